@@ -1,0 +1,2 @@
+//! The ABI.
+#![cfg_attr(target_arch = "bpf", no_std)]

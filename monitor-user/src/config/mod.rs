@@ -1,0 +1,1 @@
+//! Service files: TOML to validated specs.

@@ -1,0 +1,7 @@
+//! `respawn` keeps services alive on a Linux host whatever dies, the watcher included.
+
+mod config;
+mod os;
+mod supervisor;
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Performs one action at a time; the only user-space home of `unsafe`.

@@ -1,0 +1,131 @@
+//! What the supervisor wants done: verbs, performed one at a time by `os` and the agent.
+
+use std::time::Duration;
+
+use super::cause::Death;
+use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
+use super::signal::Signal;
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Start the service. Answered by `Spawned` or `SpawnFailed` with the same attempt.
+    Spawn {
+        service: ServiceName,
+        attempt: Attempt,
+    },
+    /// Send a signal to the instance's main process, if it is still that process.
+    Signal {
+        service: ServiceName,
+        instance: Instance,
+        signal: Signal,
+    },
+    /// SIGKILL the instance's whole tree: its main process too, if it lives.
+    KillTree {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// The main process has been released: kill what is left of its tree.
+    /// Answered by `TreeGone`.
+    ClearTree {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// Answer a request. Exactly one for each.
+    Reply { request: RequestId, reply: Reply },
+    /// Tell the journal and whoever follows it.
+    Publish(Notice),
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// It is so.
+    Done,
+    /// What a reload did.
+    Reloaded(ReloadSummary),
+    /// It could not be done, or was overtaken by another request.
+    Denied(DeniedReason),
+}
+
+/// What a reload did, names sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReloadSummary {
+    /// New services, started.
+    pub added: Vec<String>,
+    /// Services whose file changed.
+    pub changed: Vec<String>,
+    /// Services that are gone from the config, stopped.
+    pub removed: Vec<String>,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeniedReason {
+    /// No such service.
+    UnknownService(ServiceName),
+    /// There is no process to send a signal to.
+    NotRunning(ServiceName),
+    /// The start failed.
+    StartFailed {
+        service: ServiceName,
+        failure: SpawnFailure,
+    },
+    /// Another request took its place: a stop during a start, for instance.
+    Overtaken {
+        service: ServiceName,
+        by: &'static str,
+    },
+}
+
+/// What happened to a service, for people and programs that follow along.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// An instance runs. `restarts` counts the starts since the agent's first, less one.
+    Started {
+        service: ServiceName,
+        instance: Instance,
+        restarts: u64,
+    },
+    /// An instance of an earlier agent was taken over.
+    Adopted {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// An instance ended.
+    Exited {
+        service: ServiceName,
+        instance: Instance,
+        death: Death,
+    },
+    /// A stop began.
+    Stopping {
+        service: ServiceName,
+        instance: Instance,
+        signal: Signal,
+    },
+    /// The service is down and stays down.
+    Stopped { service: ServiceName },
+    /// The next start waits.
+    Backoff {
+        service: ServiceName,
+        delay: Duration,
+        reason: BackoffReason,
+    },
+    /// The service is given up until someone starts it.
+    Failed {
+        service: ServiceName,
+        reason: String,
+    },
+    /// The kernel could not report this many exits.
+    EventsLost { count: u64 },
+}
+
+/// Why a start waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackoffReason {
+    /// The service keeps ending by itself, or wants a delay.
+    Exited,
+    /// The start itself failed.
+    SpawnFailed(SpawnFailure),
+}

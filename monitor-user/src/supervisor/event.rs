@@ -1,0 +1,112 @@
+//! The facts that the supervisor is told: past tense, complete, never a request to look.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Spec;
+use super::cause::Death;
+use super::signal::Signal;
+
+/// The name of a service, as its file is named.
+pub type ServiceName = Arc<str>;
+
+/// One run of a service: a pid alone may be anybody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Instance {
+    /// Process ID, as the agent's PID namespace has it.
+    pub pid: u32,
+    /// Start time since boot, in nanoseconds at the resolution of `/proc` (10 ms).
+    pub start_time_ns: u64,
+}
+
+/// Which start of a service is meant: counted up for each `Spawn` of that service, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attempt(pub u64);
+
+/// Who waits for an answer: a control connection's pending command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Where a start failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnFailure {
+    /// "cannot run /usr/bin/x: No such file or directory (exec)"
+    pub message: String,
+}
+
+impl fmt::Display for SpawnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A fact.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A valid config was read: at the start, or for a reload that `request` waits for.
+    /// It is the whole set: a service that is not in it was removed.
+    Configured {
+        services: BTreeMap<ServiceName, Arc<Spec>>,
+        request: Option<RequestId>,
+    },
+    /// An instance that an earlier agent started was found alive.
+    Adopted {
+        service: ServiceName,
+        attempt: Attempt,
+        instance: Instance,
+    },
+    /// A start succeeded: the new program runs.
+    Spawned {
+        service: ServiceName,
+        attempt: Attempt,
+        instance: Instance,
+    },
+    /// A start failed before or in `exec`; no process is left of it.
+    SpawnFailed {
+        service: ServiceName,
+        attempt: Attempt,
+        failure: SpawnFailure,
+    },
+    /// An instance's exit became final; it may still hold memory, files and ports.
+    ProcessExited {
+        service: ServiceName,
+        instance: Instance,
+        death: Death,
+    },
+    /// An instance has let go of everything (its pidfd is readable).
+    /// `death` is what `wait` told, or the best that is known.
+    ProcessReleased {
+        service: ServiceName,
+        instance: Instance,
+        death: Death,
+    },
+    /// Nothing is left of an instance's process tree. Answers `Action::ClearTree`.
+    TreeGone {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// A person asked for it; `request` gets exactly one `Action::Reply`.
+    StartRequested {
+        service: ServiceName,
+        request: RequestId,
+    },
+    StopRequested {
+        service: ServiceName,
+        request: RequestId,
+    },
+    RestartRequested {
+        service: ServiceName,
+        request: RequestId,
+    },
+    SignalRequested {
+        service: ServiceName,
+        signal: Signal,
+        request: RequestId,
+    },
+    /// The kernel could not report some exits; the agent has compared every instance with
+    /// its pidfd and reports the dead ones by the facts above.
+    EventsLost { count: u64 },
+}

@@ -1,0 +1,2 @@
+//! respawn's build, test, demo and CI commands: `cargo xtask --help`.
+fn main() {}
