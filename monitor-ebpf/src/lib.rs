@@ -1,2 +1,277 @@
-//! The ABI.
+//! The ABI: records, map keys and read-only globals shared by the kernel programs and user space.
+//!
+//! Fixed layouts only: no dependency, no behaviour. Sizes are asserted, so that a change of layout
+//! is a change of [`ABI_VERSION`] too.
 #![cfg_attr(target_arch = "bpf", no_std)]
+
+use core::mem::size_of;
+
+/// Counted up with every change of a record, a map or a global in this file.
+pub const ABI_VERSION: u32 = 1;
+
+/// Size of a process's name in the kernel, its terminating NUL included (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+
+/// Nanoseconds in one tick of `/proc/PID/stat`'s start time (`USER_HZ` is 100 everywhere).
+pub const TICK_NS: u64 = 10_000_000;
+
+/// One process's exit, as the exit program writes it to the ring.
+///
+/// Times are on `CLOCK_BOOTTIME`, in nanoseconds. Pids are those of the observer's PID namespace
+/// unless named otherwise.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitRecord {
+    /// When the process started.
+    pub start_time_ns: u64,
+    /// When its exit became final.
+    pub exit_time_ns: u64,
+    /// ID of its cgroup in the v2 hierarchy.
+    pub cgroup_id: u64,
+    /// Process ID.
+    pub pid: u32,
+    /// Process ID in the initial PID namespace.
+    pub host_pid: u32,
+    /// The parent's process ID; 0 if the parent is outside the observer's PID namespace.
+    pub parent_pid: u32,
+    /// Real user ID, in the initial user namespace.
+    pub uid: u32,
+    /// As `wait(2)` returns it.
+    pub wait_status: u32,
+    /// [`EXIT_WATCHED`].
+    pub flags: u32,
+    /// The process's name, NUL-terminated: the name of its leading thread.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// Flag of [`ExitRecord`]: the process was in the watch map, and this record took it out.
+pub const EXIT_WATCHED: u32 = 1;
+
+const _: () = assert!(size_of::<ExitRecord>() == 64);
+
+/// Value of the watch map; the key is the pid in the observer's PID namespace, as a `u32`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchEntry {
+    /// Start time in ticks since boot, as in `/proc/PID/stat`: tells the process from another one
+    /// that has its pid.
+    pub start_ticks: u64,
+    /// [`WATCHING`] or [`LOST`].
+    pub state: u64,
+}
+
+/// State of a [`WatchEntry`]: the process lives.
+pub const WATCHING: u64 = 0;
+/// State of a [`WatchEntry`]: the process is gone, and the ring had no room for its record.
+pub const LOST: u64 = 1;
+
+const _: () = assert!(size_of::<WatchEntry>() == 16);
+
+impl WatchEntry {
+    /// An entry for a process that lives.
+    pub const fn watching(start_ticks: u64) -> Self {
+        Self {
+            start_ticks,
+            state: WATCHING,
+        }
+    }
+
+    /// The value as the map holds it.
+    pub const fn words(self) -> [u64; 2] {
+        [self.start_ticks, self.state]
+    }
+
+    /// The entry that the map holds as these words.
+    pub const fn from_words([start_ticks, state]: [u64; 2]) -> Self {
+        Self { start_ticks, state }
+    }
+}
+
+/// Key of the claim map of kernels before 6.16.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimKey {
+    /// When the process started, on `CLOCK_BOOTTIME`.
+    pub start_time_ns: u64,
+    /// Process ID in the initial PID namespace.
+    pub host_pid: u64,
+}
+
+/// Read-only global `OFFSETS`: where the running kernel keeps its fields, in bytes, from its BTF.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offsets {
+    /// `task_struct.group_leader`
+    pub task_group_leader: u32,
+    /// `task_struct.real_parent`
+    pub task_real_parent: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.exit_code`
+    pub task_exit_code: u32,
+    /// `task_struct.start_boottime`
+    pub task_start_boottime: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `signal_struct.flags`
+    pub signal_flags: u32,
+    /// `signal_struct.group_exit_code`
+    pub signal_group_exit_code: u32,
+    /// `signal_struct.pids[PIDTYPE_TGID]`
+    pub signal_tgid_pid: u32,
+    /// `pid.level`
+    pub pid_level: u32,
+    /// `pid.numbers`
+    pub pid_numbers: u32,
+    /// Size of `struct upid`
+    pub upid_size: u32,
+    /// `upid.nr`
+    pub upid_nr: u32,
+    /// `upid.ns`
+    pub upid_ns: u32,
+    /// `pid_namespace.ns.inum`
+    pub pid_namespace_inum: u32,
+}
+
+const _: () = assert!(size_of::<Offsets>() == 17 * 4);
+
+impl Offsets {
+    /// The fields in the order of their declaration, as the object holds them.
+    pub const fn words(&self) -> [u32; 17] {
+        [
+            self.task_group_leader,
+            self.task_real_parent,
+            self.task_tgid,
+            self.task_exit_code,
+            self.task_start_boottime,
+            self.task_comm,
+            self.task_signal,
+            self.signal_live,
+            self.signal_flags,
+            self.signal_group_exit_code,
+            self.signal_tgid_pid,
+            self.pid_level,
+            self.pid_numbers,
+            self.upid_size,
+            self.upid_nr,
+            self.upid_ns,
+            self.pid_namespace_inum,
+        ]
+    }
+}
+
+/// Read-only global `FILTER`: which exits are reported beside those of watched pids.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Inode number of the observer's PID namespace; 0 for the initial one.
+    pub pid_namespace: u32,
+    /// 1: every process of the namespace is reported.
+    pub all: u32,
+    /// 1: processes whose name [`NameMatcher`] accepts are reported.
+    pub names: u32,
+}
+
+impl Filter {
+    /// The fields in the order of their declaration, as the object holds them.
+    pub const fn words(&self) -> [u32; 3] {
+        [self.pid_namespace, self.all, self.names]
+    }
+}
+
+/// Deepest nesting of PID namespaces (`MAX_PID_NS_LEVEL`).
+pub const MAX_PID_NAMESPACE_LEVEL: u32 = 32;
+
+/// Words of states in a [`NameMatcher`]. No pattern spans two words.
+pub const NAME_WORDS: usize = 4;
+
+/// Read-only global `NAMES`: name patterns as one nondeterministic automaton, run over a name's
+/// bytes with a few bit operations for each (the Shift-And algorithm).
+///
+/// State *i* set means that the pattern atoms before *i* have been matched. On byte *c*, every
+/// state whose atom accepts *c* moves on to the next one, and a state with a `*` before its atom
+/// stays.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameMatcher {
+    /// States before the first byte.
+    pub start: [u64; NAME_WORDS],
+    /// States that stay set whatever the byte: a `*`.
+    pub stay: [u64; NAME_WORDS],
+    /// States that mean a match after the last byte.
+    pub accept: [u64; NAME_WORDS],
+    /// For each byte, the states whose atom accepts it.
+    pub atoms: [[u64; NAME_WORDS]; 256],
+}
+
+impl NameMatcher {
+    /// The matcher that accepts no name.
+    pub const NONE: Self = Self {
+        start: [0; NAME_WORDS],
+        stay: [0; NAME_WORDS],
+        accept: [0; NAME_WORDS],
+        atoms: [[0; NAME_WORDS]; 256],
+    };
+
+    /// The fields in the order of their declaration, as the object holds them.
+    pub fn rows(&self) -> [[u64; NAME_WORDS]; 259] {
+        let mut rows = [[0; NAME_WORDS]; 259];
+        rows[0] = self.start;
+        rows[1] = self.stay;
+        rows[2] = self.accept;
+        rows[3..].copy_from_slice(&self.atoms);
+        rows
+    }
+
+    /// Whether one of the patterns matches the name up to its NUL.
+    #[inline(always)]
+    pub fn matches(&self, name: &[u8; COMM_LEN]) -> bool {
+        let mut states = self.start;
+        for &byte in name {
+            if byte == 0 {
+                break;
+            }
+            let atoms = &self.atoms[byte as usize];
+            for word in 0..NAME_WORDS {
+                states[word] = (states[word] & atoms[word]) << 1 | states[word] & self.stay[word];
+            }
+        }
+        let mut matched = 0;
+        for word in 0..NAME_WORDS {
+            matched |= states[word] & self.accept[word];
+        }
+        matched != 0
+    }
+}
+
+/// Names of the maps in the object.
+pub mod maps {
+    /// Ring buffer of records.
+    pub const EVENTS: &str = "EVENTS";
+    /// Hash of pid to [`WatchEntry`](super::WatchEntry).
+    pub const WATCHED: &str = "WATCHED";
+    /// Per-CPU array with one `u64`: records that found the ring full.
+    pub const LOST: &str = "LOST";
+}
+
+/// Names of the programs in the object.
+pub mod programs {
+    /// Exit program for kernels whose tracepoint tells the last thread (6.16 and later).
+    pub const EXIT_GROUP_DEAD: &str = "exit_group_dead";
+    /// Exit program for the kernels before.
+    pub const EXIT_LIVE_ZERO: &str = "exit_live_zero";
+}
+
+/// Names of the read-only globals in the object.
+pub mod globals {
+    /// [`Offsets`](super::Offsets)
+    pub const OFFSETS: &str = "OFFSETS";
+    /// [`Filter`](super::Filter)
+    pub const FILTER: &str = "FILTER";
+    /// [`NameMatcher`](super::NameMatcher)
+    pub const NAMES: &str = "NAMES";
+}

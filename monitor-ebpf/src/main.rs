@@ -1,4 +1,81 @@
-//! Kernel programs.
+//! The kernel programs: maps and entry points. What they do is in one module for each hook.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod exit;
+#[cfg(target_arch = "bpf")]
+mod task;
+
+/// Maps, globals and programs.
+#[cfg(target_arch = "bpf")]
+mod object {
+    use aya_ebpf::{
+        macros::{btf_tracepoint, map},
+        maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+        programs::BtfTracePointContext,
+    };
+    use monitor_ebpf::{ClaimKey, Filter, NameMatcher, Offsets, WatchEntry};
+
+    use crate::{exit, task::Task};
+
+    #[map]
+    pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+    #[map]
+    pub(crate) static WATCHED: HashMap<u32, WatchEntry> = HashMap::with_max_entries(16_384, 0);
+
+    /// Records that found the ring full.
+    #[map]
+    pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+    /// Which processes have been reported, where two threads may both take themselves for the last.
+    #[map]
+    pub(crate) static CLAIMED: LruHashMap<ClaimKey, u8> = LruHashMap::with_max_entries(4096, 0);
+
+    #[unsafe(no_mangle)]
+    pub(crate) static OFFSETS: Offsets = ZERO_OFFSETS;
+    #[unsafe(no_mangle)]
+    pub(crate) static FILTER: Filter = Filter {
+        pid_namespace: 0,
+        all: 0,
+        names: 0,
+    };
+    #[unsafe(no_mangle)]
+    pub(crate) static NAMES: NameMatcher = NameMatcher::NONE;
+
+    // SAFETY: an all-zero `Offsets` is a valid one, and it is plain integers throughout.
+    const ZERO_OFFSETS: Offsets = unsafe { core::mem::zeroed() };
+
+    /// Kernels from 6.16 on: `sched_process_exit(struct task_struct *task, bool group_dead)`.
+    #[btf_tracepoint(function = "sched_process_exit")]
+    pub(crate) fn exit_group_dead(ctx: BtfTracePointContext) -> i32 {
+        if ctx.arg::<u8>(1) != 0 {
+            exit::report(&ctx, Task(ctx.arg(0)), exit::LastThread::Certain);
+        }
+        0
+    }
+
+    /// Kernels before 6.16: `sched_process_exit(struct task_struct *task)`, for every thread.
+    #[btf_tracepoint(function = "sched_process_exit")]
+    pub(crate) fn exit_live_zero(ctx: BtfTracePointContext) -> i32 {
+        let task = Task(ctx.arg(0));
+        if task.live_threads() == Ok(0) {
+            exit::report(&ctx, task, exit::LastThread::Claimed);
+        }
+        0
+    }
+
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+
+    /// Required of programs that call GPL-only helpers.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+/// On the host the object's binary is empty: there is only the library to build and to check.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,7 +1,42 @@
 //! `respawn` keeps services alive on a Linux host whatever dies, the watcher included.
 
+mod cli;
+mod clock;
 mod config;
+mod decode;
 mod os;
+mod probe;
+mod report;
 mod supervisor;
 
-fn main() {}
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let result = start_log(&cli.global.log).and_then(|()| cli::run(cli));
+    result.unwrap_or_else(|error| {
+        // Standard error may be closed: then nobody is left to tell.
+        let _ =
+            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("respawn: {error:#}\n"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Sends `tracing`, and through it the kernel programs' own diagnostics, to standard error.
+fn start_log(filter: &str) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter:?}: expected a level such as \"debug\""))?;
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_log::LogTracer::init()?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .finish();
+    tracing::subscriber::set_global_default(subscriber)?;
+    Ok(())
+}

@@ -1,1 +1,332 @@
 //! The harness of the black-box tests: finds the binary, starts processes, waits for events.
+//!
+//! Waits for what is to happen, with a generous deadline, never for a time. Kills only what it
+//! started.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a harness fails by panicking"
+)]
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// How long anything may take before a test gives up: far longer than it ever takes.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The binary under test: `RESPAWN_BIN`, or the release build of this checkout.
+pub fn respawn() -> Command {
+    let path = std::env::var_os("RESPAWN_BIN").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../target/release/respawn"
+            ))
+        },
+        PathBuf::from,
+    );
+    assert!(
+        path.exists(),
+        "no {}: run `cargo xtask build`, or set RESPAWN_BIN",
+        path.display()
+    );
+    Command::new(path)
+}
+
+/// Says that a test cannot run on this host, and why; `cargo xtask test` counts these.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("SKIPPED {test}: {reason}");
+    if let Some(path) = std::env::var_os("RESPAWN_SKIPS") {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .expect("RESPAWN_SKIPS");
+        writeln!(file, "{test}\t{reason}").expect("RESPAWN_SKIPS");
+    }
+}
+
+/// Whether the test may go on: only root may load kernel programs and make namespaces.
+pub fn is_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        skip(test, "needs root");
+    }
+    root
+}
+
+/// Ends the test as skipped unless it runs as root.
+#[macro_export]
+macro_rules! needs_root {
+    ($test:expr) => {
+        if !$crate::is_root($test) {
+            return;
+        }
+    };
+}
+
+/// A process that the test started; killed when the value goes.
+pub struct Victim {
+    child: Child,
+    lines: Lines,
+}
+
+impl Victim {
+    /// Starts `program`.
+    pub fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::from_command(Command::new(program).args(arguments))
+    }
+
+    /// Starts a command with its standard input and output piped.
+    pub fn from_command(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let lines = Lines::of(child.stdout.take().expect("piped"));
+        Self { child, lines }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its next line of output.
+    pub fn line(&mut self) -> String {
+        self.lines
+            .next()
+            .expect("the process ended without the expected line")
+    }
+
+    /// Its standard input.
+    pub fn stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        drop(self.child.stdin.take());
+        self.child.wait().expect("wait")
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Lines of a stream, read by a thread so that waiting for them has a deadline.
+pub struct Lines(Receiver<String>);
+
+impl Lines {
+    /// Reads `stream` to its end.
+    pub fn of(stream: impl Read + Send + 'static) -> Self {
+        let (send, receive) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self(receive)
+    }
+
+    /// The next line; `None` at the end.
+    pub fn next(&mut self) -> Option<String> {
+        match self.0.recv_timeout(DEADLINE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("no line within {DEADLINE:?}"),
+        }
+    }
+}
+
+/// A running `respawn watch`.
+pub struct Watch {
+    child: Child,
+    events: Lines,
+    errors: Lines,
+    stdout: Option<ChildStdout>,
+}
+
+/// How a watch ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Exit events that had not been asked for.
+    pub exits: Vec<Value>,
+    /// The `summary` event.
+    pub summary: Value,
+    /// What it said on standard error since it started to watch.
+    pub stderr: Vec<String>,
+}
+
+impl Watch {
+    /// Starts `respawn watch --json` with more arguments; returns when it watches.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut watch = Self::start_unread(arguments);
+        watch.read();
+        watch
+    }
+
+    /// The same, with a standard output that nobody reads yet.
+    pub fn start_unread(arguments: &[&str]) -> Self {
+        Self::from_command_unread(respawn().args(["watch", "--json"]).args(arguments))
+    }
+
+    /// Starts a command that ends up as `respawn watch --json`.
+    pub fn from_command(command: &mut Command) -> Self {
+        let mut watch = Self::from_command_unread(command);
+        watch.read();
+        watch
+    }
+
+    fn from_command_unread(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stderr: ChildStderr = child.stderr.take().expect("piped");
+        let mut errors = Lines::of(stderr);
+        loop {
+            match errors.next() {
+                Some(line) if line.contains("watching ") && line.contains("Ctrl-C") => break,
+                Some(line) => eprintln!("{line}"),
+                None => panic!("the watch ended before it watched: {:?}", child.wait()),
+            }
+        }
+        let stdout = child.stdout.take();
+        Self {
+            child,
+            events: Lines(channel().1),
+            errors,
+            stdout,
+        }
+    }
+
+    /// Starts reading its standard output.
+    pub fn read(&mut self) {
+        if let Some(stdout) = self.stdout.take() {
+            self.events = Lines::of(stdout);
+        }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next event.
+    pub fn next(&mut self) -> Value {
+        let line = self
+            .events
+            .next()
+            .expect("the watch ended before the expected event");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    }
+
+    /// The next exit of that process.
+    pub fn exit_of(&mut self, pid: u32) -> Value {
+        loop {
+            let event = self.next();
+            if event["event"] == "exited" && event["pid"] == pid {
+                return event;
+            }
+        }
+    }
+
+    /// Ends it by SIGINT.
+    pub fn stop(self) -> Ended {
+        kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGINT).expect("kill");
+        self.wait()
+    }
+
+    /// Waits for its own end.
+    pub fn wait(mut self) -> Ended {
+        self.read();
+        let mut exits = Vec::new();
+        let mut summary = Value::Null;
+        while let Some(line) = self.events.next() {
+            let event: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            match event["event"].as_str() {
+                Some("summary") => summary = event,
+                Some("exited") => exits.push(event),
+                _ => {}
+            }
+        }
+        let status = self.child.wait().expect("wait");
+        let mut stderr = Vec::new();
+        while let Some(line) = self.errors.next() {
+            stderr.push(line);
+        }
+        Ended {
+            status,
+            exits,
+            summary,
+            stderr,
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a command in PID and mount namespaces of its own, with their own `/proc`.
+pub fn in_pid_namespace(shell_script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args([
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--mount-proc",
+        "sh",
+        "-c",
+        shell_script,
+    ]);
+    command
+}
+
+/// Has `command` run by an unprivileged user (nobody).
+pub fn unprivileged(command: &mut Command) -> &mut Command {
+    command.uid(65534).gid(65534)
+}
+
+/// Start time in nanoseconds since boot, from `/proc`.
+pub fn start_time_ns(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let (_, rest) = stat.rsplit_once(')').expect("stat");
+    let ticks: u64 = rest
+        .split_ascii_whitespace()
+        .nth(19)
+        .and_then(|text| text.parse().ok())
+        .expect("stat");
+    ticks * 10_000_000
+}

@@ -1,0 +1,81 @@
+//! The command line: one file a subcommand. Parses, and hands on what was meant.
+
+pub(crate) mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Keeps services alive on a Linux host whatever dies, the watcher included.
+#[derive(Debug, Parser)]
+#[command(
+    name = "respawn",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Where the agent keeps its socket, lock, journal and state
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "RESPAWN_RUNTIME_DIR",
+        default_value = "/run/respawn"
+    )]
+    pub(crate) runtime_dir: PathBuf,
+    /// Where the agent pins its kernel programs and maps, on a bpf file system
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "RESPAWN_PIN_DIR",
+        default_value = "/sys/fs/bpf/respawn"
+    )]
+    pub(crate) pin_dir: PathBuf,
+    /// The kernel's BTF, if it is not at /sys/kernel/btf/vmlinux
+    #[arg(long, global = true, value_name = "FILE", env = "RESPAWN_BTF")]
+    pub(crate) btf: Option<PathBuf>,
+    /// A kernel object to load instead of the one in this binary, to test it
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "RESPAWN_BPF_OBJECT",
+        hide = true
+    )]
+    pub(crate) bpf_object: Option<PathBuf>,
+    /// What to log on standard error: error, warn, info, debug, trace, or a filter such as "respawn=debug"
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "RESPAWN_LOG",
+        default_value = "warn"
+    )]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Watch(watch::Arguments),
+}
+
+/// Runs what was asked for.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Watch(arguments) => watch::run(&cli.global, &arguments),
+    }
+}

@@ -1,0 +1,227 @@
+//! `respawn watch`: exits of the host's processes, live. Needs no agent and no config.
+
+mod output;
+mod source;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::output::{Flushed, Output};
+use self::source::Source;
+use super::Global;
+use crate::os::process::{OpenError, Process};
+use crate::probe;
+
+/// How long the last lines may take once the end is wanted.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Stream the exits of processes as they happen
+///
+/// Shows each process once, when its last thread goes. Ctrl-C ends it with a summary.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["pid", "name", "all"]))]
+pub(crate) struct Arguments {
+    /// Watch this process; ends by itself when nothing else is watched and all are gone
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pid: Vec<u32>,
+    /// Watch the processes whose name (comm) matches, such as "nginx*"
+    #[arg(long, value_name = "GLOB", value_parser = name_pattern)]
+    name: Vec<String>,
+    /// Watch every process
+    #[arg(long)]
+    all: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Size of the ring between kernel and respawn, in bytes: a power of two, at least a page
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = ring_bytes)]
+    ring_bytes: u32,
+    /// Switch the kernel's BPF statistics on, and tell in the summary what the exit hook costs
+    #[arg(long)]
+    stats: bool,
+    /// Use the kernel program for kernels before 6.16, to test it
+    #[arg(long, hide = true)]
+    live_zero: bool,
+}
+
+fn name_pattern(text: &str) -> Result<String> {
+    let pattern = text.to_owned();
+    probe::compile_names(std::slice::from_ref(&pattern)).map(|_| pattern)
+}
+
+fn ring_bytes(text: &str) -> Result<u32, String> {
+    let expected = "expected a power of two from 4096 to 1073741824";
+    let bytes: u32 = text.parse().map_err(|_| expected.to_owned())?;
+    // The kernel wants whole pages, which may be larger than 4 KiB.
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten();
+    let smallest = page
+        .and_then(|page| u32::try_from(page).ok())
+        .unwrap_or(4096);
+    if bytes.is_power_of_two() && (smallest..=1 << 30).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(expected.to_owned())
+    }
+}
+
+/// Runs until a signal, a closed standard output, or the last watched process's end.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(watch(global, arguments));
+    // A write to a reader that does not read may still hang in its thread.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
+    let mut interrupts = Interrupts::listen()?;
+    let options = probe::Options {
+        all: arguments.all,
+        names: match &arguments.name[..] {
+            [] => None,
+            names => Some(Box::new(probe::compile_names(names)?)),
+        },
+        ring_bytes: Some(arguments.ring_bytes),
+        btf: global.btf.clone(),
+        object: global.bpf_object.clone(),
+        live_zero: arguments.live_zero,
+    };
+    let only_pids = !arguments.all && arguments.name.is_empty();
+    let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
+    let mut source = Source::open(&options, only_pids)?;
+    let mut output = Output::new(arguments.json)?;
+    for &pid in &arguments.pid {
+        match Process::open(pid) {
+            Ok(process) => source.add(process)?,
+            Err(OpenError::Gone) => {
+                eprint_line(&format!(
+                    "process {pid} is gone: there is no such process any more"
+                ));
+                output.gone(pid)?;
+            }
+            Err(OpenError::NotAProcess) => {
+                bail!("--pid {pid}: that is a thread, not a process; give its process's pid")
+            }
+            Err(OpenError::Other(error)) => bail!("--pid {pid}: {error}"),
+        }
+    }
+    if !(only_pids && source.is_empty()) {
+        eprint_line(&source.describe(arguments));
+    }
+    let followed = follow(&mut source, &mut output, &mut interrupts, only_pids).await;
+    let summary = Summary {
+        shown: output.shown(),
+        lost: source.lost(),
+        wakeups: source.wakeups(),
+        hook: statistics.as_ref().and_then(|_| source.statistics()),
+    };
+    output.finish(&summary).await;
+    eprint_line(&summary.to_string());
+    followed
+}
+
+/// Shows exits as they come. With `only_pids`, ends when all of those have been shown.
+async fn follow(
+    source: &mut Source,
+    output: &mut Output,
+    interrupts: &mut Interrupts,
+    only_pids: bool,
+) -> Result<()> {
+    loop {
+        match show(source, output, interrupts).await? {
+            Flushed::Done => {}
+            Flushed::Interrupted => break,
+            Flushed::Closed => return Ok(()),
+        }
+        if only_pids && source.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = interrupts.next() => break,
+            () = output.closed() => return Ok(()),
+            ready = source.ready() => ready?,
+        }
+    }
+    // What is in the ring by now is shown as well, as long as somebody reads it.
+    let rest = async {
+        while show(source, output, interrupts).await? == Flushed::Interrupted {}
+        Ok(())
+    };
+    tokio::time::timeout(LAST_WORDS, rest)
+        .await
+        .unwrap_or(Ok(()))
+}
+
+/// Shows all that has come.
+async fn show(
+    source: &mut Source,
+    output: &mut Output,
+    interrupts: &mut Interrupts,
+) -> Result<Flushed> {
+    loop {
+        let more = source.take(output)?;
+        match output.flush(interrupts).await? {
+            Flushed::Done if more => {}
+            flushed => return Ok(flushed),
+        }
+    }
+}
+
+/// SIGINT, SIGTERM or SIGHUP.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind);
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+            _ = hangup.recv() => (),
+        }
+    }
+}
+
+/// What the watch has come to.
+struct Summary {
+    shown: u64,
+    lost: u64,
+    wakeups: u64,
+    hook: Option<probe::HookStatistics>,
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plural = if self.shown == 1 { "exit" } else { "exits" };
+        write!(f, "{} {plural} shown, {} lost", self.shown, self.lost)?;
+        if let Some(hook) = self.hook {
+            let mean = hook.run_time_ns.checked_div(hook.runs).unwrap_or(0);
+            write!(
+                f,
+                "; the hook ran {} times, {mean} ns each on average; woken {} times",
+                hook.runs, self.wakeups
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Says something on standard error, if it is open.
+fn eprint_line(text: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("respawn: {text}\n"));
+}

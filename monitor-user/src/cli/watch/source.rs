@@ -1,0 +1,269 @@
+//! Where `watch` has its exits from: the kernel program's ring, or only pidfds.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use monitor_ebpf::TICK_NS;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
+
+use super::{Arguments, eprint_line, output::Output};
+use crate::clock::{self, WallClock};
+use crate::decode::{self, ProcessExit};
+use crate::os;
+use crate::os::process::Process;
+use crate::probe::{HookStatistics, KernelProbe, Options};
+use crate::report::Exited;
+use crate::supervisor::Cause;
+
+/// Where the exits come from.
+pub(super) struct Source {
+    kind: Kind,
+    wakeups: u64,
+}
+
+enum Kind {
+    Kernel(Box<Kernel>),
+    Pidfds {
+        waiting: JoinSet<Result<Process>>,
+        ended: Vec<Process>,
+    },
+}
+
+struct Kernel {
+    probe: KernelProbe,
+    /// Watched by pid, and not shown yet.
+    processes: HashMap<u32, Process>,
+    /// Lost records that have been told of.
+    lost: u64,
+    /// One of `processes` may have ended without a record.
+    unsure: bool,
+}
+
+impl Source {
+    /// Loads the kernel programs. Where that fails and `only_pids` are wanted, says what is
+    /// missing and goes on without.
+    pub(super) fn open(options: &Options, only_pids: bool) -> Result<Self> {
+        let kind = match KernelProbe::load(options) {
+            Ok(probe) => Kind::Kernel(Box::new(Kernel {
+                probe,
+                processes: HashMap::new(),
+                lost: 0,
+                unsure: false,
+            })),
+            Err(error) if only_pids => {
+                eprint_line(&format!(
+                    "without eBPF: {error:#}\nrespawn: watching pidfds instead: exits come later, \
+                     and what the kernel does not tell is unknown; `respawn doctor` tells more"
+                ));
+                Kind::Pidfds {
+                    waiting: JoinSet::new(),
+                    ended: Vec::new(),
+                }
+            }
+            Err(error) => {
+                return Err(error).context(
+                    "--all and --name need eBPF: run as root (or with CAP_BPF and CAP_PERFMON) on \
+                     a kernel with BTF; `respawn doctor` tells what is missing",
+                );
+            }
+        };
+        Ok(Self { kind, wakeups: 0 })
+    }
+
+    /// Watches one more process.
+    pub(super) fn add(&mut self, process: Process) -> Result<()> {
+        match &mut self.kind {
+            Kind::Kernel(kernel) => kernel.add(process),
+            Kind::Pidfds { waiting, .. } => {
+                let process = os::async_fd(process, Interest::READABLE)?;
+                waiting.spawn(async move {
+                    process.readable().await?.retain_ready();
+                    Ok(process.into_inner())
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether every process that was added has been shown.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.kind {
+            Kind::Kernel(kernel) => kernel.processes.is_empty(),
+            Kind::Pidfds { waiting, ended } => waiting.is_empty() && ended.is_empty(),
+        }
+    }
+
+    /// What is being watched, in one line.
+    pub(super) fn describe(&self, arguments: &Arguments) -> String {
+        let mut what = Vec::new();
+        if arguments.all {
+            what.push("every process".to_owned());
+        }
+        if !arguments.name.is_empty() {
+            what.push(format!("processes named {}", arguments.name.join(", ")));
+        }
+        if !arguments.pid.is_empty() {
+            let count = arguments.pid.len();
+            what.push(format!(
+                "{count} process{}",
+                if count == 1 { "" } else { "es" }
+            ));
+        }
+        format!("watching {}; Ctrl-C ends it", what.join(" and "))
+    }
+
+    /// Waits for something to take.
+    pub(super) async fn ready(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Kernel(kernel) => kernel.probe.readable().await?,
+            Kind::Pidfds { waiting, ended } => match waiting.join_next().await {
+                Some(process) => ended.push(process??),
+                None => std::future::pending().await,
+            },
+        }
+        self.wakeups += 1;
+        Ok(())
+    }
+
+    /// Shows what has come. `true`: there is more, as soon as that is written.
+    pub(super) fn take(&mut self, output: &mut Output) -> Result<bool> {
+        match &mut self.kind {
+            Kind::Kernel(kernel) => kernel.take(output),
+            Kind::Pidfds { ended, .. } => {
+                for process in ended.drain(..) {
+                    output.exited(&without_record(&process))?;
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Times it was woken.
+    pub(super) fn wakeups(&self) -> u64 {
+        self.wakeups
+    }
+
+    /// Exits that could not be reported.
+    pub(super) fn lost(&self) -> u64 {
+        match &self.kind {
+            Kind::Kernel(kernel) => kernel.probe.lost().unwrap_or(kernel.lost),
+            Kind::Pidfds { .. } => 0,
+        }
+    }
+
+    /// Figures of the exit hook.
+    pub(super) fn statistics(&self) -> Option<HookStatistics> {
+        match &self.kind {
+            Kind::Kernel(kernel) => kernel.probe.statistics().ok(),
+            Kind::Pidfds { .. } => None,
+        }
+    }
+}
+
+impl Kernel {
+    fn add(&mut self, process: Process) -> Result<()> {
+        let instance = process.instance;
+        self.probe
+            .watch(instance.pid, instance.start_time_ns / TICK_NS)?;
+        self.processes.insert(instance.pid, process);
+        self.unsure = true;
+        Ok(())
+    }
+
+    fn take(&mut self, output: &mut Output) -> Result<bool> {
+        if self.drain(output)? {
+            return Ok(true);
+        }
+        let lost = self.probe.lost()?;
+        if lost > self.lost {
+            output.lost(lost - self.lost);
+            self.lost = lost;
+            self.unsure = true;
+        }
+        if std::mem::take(&mut self.unsure) {
+            self.resync(output)?;
+        }
+        Ok(false)
+    }
+
+    /// Shows what is in the ring. `true`: there is more, as soon as that is written.
+    fn drain(&mut self, output: &mut Output) -> Result<bool> {
+        let wall = WallClock::read();
+        while !output.is_full() {
+            match self.probe.next(decode::exit) {
+                None => return Ok(false),
+                Some(None) => tracing::error!("the ring holds a record that is not of this build"),
+                Some(Some(exit)) => {
+                    if exit.watched {
+                        self.processes.remove(&exit.instance.pid);
+                    }
+                    output.exited(&with_record(exit, &wall))?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Shows watched processes that ended unreported: between the look and the watch, or while the
+    /// ring was full.
+    fn resync(&mut self, output: &mut Output) -> Result<()> {
+        let ended = |process: &&Process| process.has_ended();
+        let ended: Vec<u32> = self
+            .processes
+            .values()
+            .filter(ended)
+            .map(|process| process.instance.pid)
+            .collect();
+        // A record comes before the pidfd's end: whose record is not in the ring now has none.
+        while self.drain(output)? {
+            output.make_room();
+        }
+        for pid in ended {
+            if let Some(process) = self.processes.remove(&pid) {
+                output.exited(&without_record(&process))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn with_record(exit: ProcessExit, wall: &WallClock) -> Exited {
+    Exited {
+        event: "exited",
+        time: wall.at(exit.exited_at),
+        service: None,
+        pid: exit.instance.pid,
+        host_pid: Some(exit.host_pid),
+        start_time_ns: Some(exit.instance.start_time_ns),
+        comm: Some(exit.comm),
+        uptime_ns: u64::try_from(exit.uptime.as_nanos()).ok(),
+        cause: exit.cause,
+        parent_pid: Some(exit.parent_pid),
+        uid: Some(exit.uid),
+        cgroup_id: Some(exit.cgroup_id),
+    }
+}
+
+/// What can be told of a process that ended without a record.
+fn without_record(process: &Process) -> Exited {
+    let start_time_ns = process.instance.start_time_ns;
+    let now = u64::try_from(clock::since_boot().as_nanos()).unwrap_or(u64::MAX);
+    Exited {
+        event: "exited",
+        time: clock::now(),
+        service: None,
+        pid: process.instance.pid,
+        host_pid: None,
+        start_time_ns: Some(start_time_ns),
+        comm: process.comm.clone(),
+        uptime_ns: Some(now.saturating_sub(start_time_ns)),
+        cause: process
+            .exit_status()
+            .map_or(Cause::Unknown, Cause::from_wait_status),
+        parent_pid: None,
+        uid: None,
+        cgroup_id: None,
+    }
+}

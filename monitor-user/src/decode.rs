@@ -1,0 +1,158 @@
+//! The only reader of the kernel's bytes.
+
+use std::mem::offset_of;
+use std::time::Duration;
+
+use monitor_ebpf::{COMM_LEN, EXIT_WATCHED, ExitRecord, TICK_NS};
+
+use crate::supervisor::{Blame, Cause, Instance, Signal};
+
+/// A process's exit, as the kernel program reported it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ProcessExit {
+    /// The process, in the observer's PID namespace.
+    pub(crate) instance: Instance,
+    /// Its pid in the initial PID namespace.
+    pub(crate) host_pid: u32,
+    /// Its parent; 0 if that is outside the observer's PID namespace.
+    pub(crate) parent_pid: u32,
+    /// Real user ID.
+    pub(crate) uid: u32,
+    /// ID of its cgroup in the v2 hierarchy.
+    pub(crate) cgroup_id: u64,
+    /// Its name at its death; bytes that are not UTF-8 replaced.
+    pub(crate) comm: String,
+    /// When its exit became final, since boot.
+    pub(crate) exited_at: Duration,
+    /// From start to exit.
+    pub(crate) uptime: Duration,
+    /// Why.
+    pub(crate) cause: Cause,
+    /// Whether it was taken out of the watch map by this report.
+    pub(crate) watched: bool,
+}
+
+/// Start time as `/proc` tells it: whole ticks.
+pub(crate) fn whole_ticks(start_time_ns: u64) -> u64 {
+    start_time_ns - start_time_ns % TICK_NS
+}
+
+/// Reads an exit record; `None` if the bytes are not one.
+pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
+    let field = Fields::of(bytes)?;
+    let start = field.u64(offset_of!(ExitRecord, start_time_ns));
+    let exit = field.u64(offset_of!(ExitRecord, exit_time_ns));
+    let comm: [u8; COMM_LEN] = field.array(offset_of!(ExitRecord, comm));
+    let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    Some(ProcessExit {
+        instance: Instance {
+            pid: field.u32(offset_of!(ExitRecord, pid)),
+            start_time_ns: whole_ticks(start),
+        },
+        host_pid: field.u32(offset_of!(ExitRecord, host_pid)),
+        parent_pid: field.u32(offset_of!(ExitRecord, parent_pid)),
+        uid: field.u32(offset_of!(ExitRecord, uid)),
+        cgroup_id: field.u64(offset_of!(ExitRecord, cgroup_id)),
+        comm: String::from_utf8_lossy(name).into_owned(),
+        exited_at: Duration::from_nanos(exit),
+        uptime: Duration::from_nanos(exit.saturating_sub(start)),
+        cause: Cause::from_wait_status(
+            field.u32(offset_of!(ExitRecord, wait_status)).cast_signed(),
+        ),
+        watched: field.u32(offset_of!(ExitRecord, flags)) & EXIT_WATCHED != 0,
+    })
+}
+
+/// Whose doing a death was. Until senders are known, the signals that a person, an init or a
+/// script sends count as someone else's.
+pub(crate) fn blame(cause: &Cause) -> Blame {
+    match cause {
+        Cause::Signaled { signal, .. }
+            if [Signal::KILL, Signal::TERM, Signal::HUP, Signal::INT].contains(signal) =>
+        {
+            Blame::SomeoneElse
+        }
+        _ => Blame::Itself,
+    }
+}
+
+/// The bytes of one record, known to be long enough for each of its fields.
+struct Fields<'a>(&'a [u8; size_of::<ExitRecord>()]);
+
+impl<'a> Fields<'a> {
+    /// The ring hands out a record's bytes with its length rounded up to 8.
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Bytes that the record does not have are zero.
+    fn array<const N: usize>(&self, offset: usize) -> [u8; N] {
+        self.0
+            .get(offset..)
+            .and_then(|rest| rest.first_chunk())
+            .copied()
+            .unwrap_or([0; N])
+    }
+
+    fn u32(&self, offset: usize) -> u32 {
+        u32::from_ne_bytes(self.array(offset))
+    }
+
+    fn u64(&self, offset: usize) -> u64 {
+        u64::from_ne_bytes(self.array(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_field_at_its_place() {
+        let mut bytes = [0_u8; size_of::<ExitRecord>()];
+        bytes[0..8].copy_from_slice(&1_234_567_890_u64.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&2_234_567_891_u64.to_ne_bytes());
+        bytes[16..24].copy_from_slice(&77_u64.to_ne_bytes());
+        for (index, value) in [42_u32, 4242, 1, 1000, 0x8b, 1].into_iter().enumerate() {
+            bytes[24 + index * 4..28 + index * 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes[48..53].copy_from_slice(b"name\0");
+        let exit = exit(&bytes).unwrap();
+        assert_eq!(
+            exit.instance,
+            Instance {
+                pid: 42,
+                start_time_ns: 1_230_000_000
+            }
+        );
+        assert_eq!((exit.host_pid, exit.parent_pid, exit.uid), (4242, 1, 1000));
+        assert_eq!(
+            (exit.cgroup_id, exit.comm.as_str(), exit.watched),
+            (77, "name", true)
+        );
+        assert_eq!(exit.uptime, Duration::from_nanos(1_000_000_001));
+        assert_eq!(exit.cause.to_string(), "killed by SIGSEGV, core dumped");
+    }
+
+    #[test]
+    fn other_lengths_are_no_record() {
+        assert_eq!(exit(&[]), None);
+        assert_eq!(exit(&[0; 63]), None);
+        assert_eq!(exit(&[0; 72]), None);
+    }
+
+    #[test]
+    fn signals_that_people_send_are_someone_elses() {
+        let killed = |signal| blame(&Cause::from_wait_status(signal));
+        for signal in 1..=31 {
+            let expected = if [1, 2, 9, 15].contains(&signal) {
+                Blame::SomeoneElse
+            } else {
+                Blame::Itself
+            };
+            assert_eq!(killed(signal), expected, "signal {signal}");
+        }
+        assert_eq!(blame(&Cause::OomKilled), Blame::Itself);
+        assert_eq!(blame(&Cause::Exited { code: 143 }), Blame::Itself);
+    }
+}

@@ -1,0 +1,9 @@
+//! The kernel side as user space sees it; the only user of aya. Reads no record: `decode` does.
+
+pub(crate) mod btf;
+mod kernel;
+mod names;
+pub(crate) mod namespace;
+
+pub(crate) use kernel::{HookStatistics, KernelProbe, Options, enable_statistics};
+pub(crate) use names::compile as compile_names;

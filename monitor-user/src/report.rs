@@ -1,0 +1,142 @@
+//! Events in the words of the contract: one JSON object a line, or a line for a person.
+
+use std::fmt;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::supervisor::Cause;
+
+/// An exit, as `watch` and `events` show it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Exited {
+    /// Always "exited".
+    pub(crate) event: &'static str,
+    /// When its exit became final.
+    pub(crate) time: Timestamp,
+    /// The service whose instance it was.
+    pub(crate) service: Option<String>,
+    pub(crate) pid: u32,
+    /// The pid in the initial PID namespace, where the kernel's record tells it.
+    pub(crate) host_pid: Option<u32>,
+    /// Since boot, at the resolution of `/proc` (10 ms).
+    pub(crate) start_time_ns: Option<u64>,
+    pub(crate) comm: Option<String>,
+    pub(crate) uptime_ns: Option<u64>,
+    pub(crate) cause: Cause,
+    pub(crate) parent_pid: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) cgroup_id: Option<u64>,
+}
+
+/// The columns' names, in the widths of [`Exited::line`].
+pub(crate) const HEADER: &str = "TIME              PID  COMM                LIVED  CAUSE";
+
+impl Exited {
+    /// A line for a person, aligned under [`HEADER`], with colours.
+    pub(crate) fn line(&self, zone: &TimeZone) -> String {
+        let dim = Style::new().dimmed();
+        let cause = cause_style(&self.cause);
+        let time = self
+            .time
+            .to_zoned(zone.clone())
+            .strftime("%H:%M:%S%.3f")
+            .to_string();
+        let lived = self.uptime_ns.map_or_else(
+            || "?".to_owned(),
+            |ns| Age(Duration::from_nanos(ns)).to_string(),
+        );
+        format!(
+            "{dim}{time}{dim:#}  {:>7}  {:<16}  {lived:>7}  {cause}{}{cause:#}",
+            self.pid,
+            printable(self.comm.as_deref().unwrap_or("?")),
+            self.cause
+        )
+    }
+}
+
+/// A process may call itself anything: what would move a terminal's cursor is replaced.
+fn printable(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// Green for success, yellow for a failing exit, red for a violent death.
+pub(crate) fn cause_style(cause: &Cause) -> Style {
+    let colour = match cause {
+        Cause::Exited { code: 0 } => AnsiColor::Green,
+        Cause::Exited { .. } | Cause::Unknown => AnsiColor::Yellow,
+        Cause::Signaled { .. } | Cause::OomKilled => AnsiColor::Red,
+    };
+    Style::new().fg_color(Some(colour.into()))
+}
+
+/// A length of time in at most seven characters: "340us", "12.3ms", "4.20s", "3m12s", "5d03h".
+pub(crate) struct Age(pub(crate) Duration);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (micros, secs) = (self.0.as_micros(), self.0.as_secs());
+        let text = match (micros, secs) {
+            (0..1000, _) => format!("{micros}us"),
+            (1000..100_000, _) => format!("{}.{}ms", micros / 1000, micros / 100 % 10),
+            (100_000..1_000_000, _) => format!("{}ms", micros / 1000),
+            (_, 0..60) => format!("{secs}.{:02}s", micros / 10_000 % 100),
+            (_, 60..3600) => format!("{}m{:02}s", secs / 60, secs % 60),
+            (_, 3600..86400) => format!("{}h{:02}m", secs / 3600, secs / 60 % 60),
+            _ => format!("{}d{:02}h", secs / 86400, secs / 3600 % 24),
+        };
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_stay_short() {
+        for (micros, text) in [
+            (0, "0us"),
+            (999, "999us"),
+            (12_345, "12.3ms"),
+            (123_456, "123ms"),
+            (4_200_000, "4.20s"),
+            (59_999_999, "59.99s"),
+            (192_000_000, "3m12s"),
+            (3_600_000_000, "1h00m"),
+            (442_800_000_000, "5d03h"),
+        ] {
+            assert_eq!(Age(Duration::from_micros(micros)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_line_stands_under_its_header() {
+        let exited = Exited {
+            event: "exited",
+            time: Timestamp::from_second(0).unwrap(),
+            service: None,
+            pid: 123,
+            host_pid: None,
+            start_time_ns: None,
+            comm: Some("evil\u{1b}[2J".to_owned()),
+            uptime_ns: Some(2_000_000_000),
+            cause: Cause::from_wait_status(9),
+            parent_pid: None,
+            uid: None,
+            cgroup_id: None,
+        };
+        let line = anstream::adapter::strip_str(&exited.line(&TimeZone::UTC)).to_string();
+        assert_eq!(
+            line,
+            "00:00:00.000      123  evil?[2J            2.00s  killed by SIGKILL"
+        );
+        assert_eq!(line.find("killed"), HEADER.find("CAUSE"));
+        assert_eq!(line.find("evil"), HEADER.find("COMM"));
+    }
+}

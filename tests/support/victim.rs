@@ -1,0 +1,105 @@
+//! What the tests start and kill: a process for each way to live and to end.
+//!
+//! `victim exit N | abort | linger | leader-exits | exec-from-thread | storm N | touch MIB`.
+//! Those that live on print a line when they are where the test wants them.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let number = || {
+        arguments
+            .get(2)
+            .and_then(|text| text.parse::<usize>().ok())
+            .unwrap_or(0)
+    };
+    match arguments.get(1).map(String::as_str) {
+        Some("exit") => std::process::exit(i32::try_from(number()).unwrap_or(0)),
+        Some("abort") => std::process::abort(),
+        Some("linger") => linger(),
+        Some("leader-exits") => leader_exits(),
+        Some("exec-from-thread") => exec_from_thread(),
+        Some("storm") => storm(number()),
+        Some("touch") => touch(number()),
+        _ => {
+            eprintln!("victim: unknown arguments {arguments:?}");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+fn linger() -> ! {
+    say("ready");
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+/// The leading thread ends with code 7; another one lives on until standard input ends, and then
+/// ends the process with code 9.
+fn leader_exits() {
+    let leader = nix::unistd::getpid();
+    thread::spawn(move || {
+        // The leader of a living process that has ended itself is a zombie until the last thread
+        // goes.
+        while !std::fs::read_to_string(format!("/proc/{leader}/task/{leader}/stat"))
+            .is_ok_and(|stat| stat.contains(") Z "))
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+        say("leader gone");
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(9);
+    });
+    // SAFETY: ends this thread alone; it holds no lock that the other one needs.
+    unsafe { libc::syscall(libc::SYS_exit, 7) };
+}
+
+/// A thread that is not the leader replaces the program: the old leader goes without a death.
+fn exec_from_thread() {
+    let thread = thread::spawn(|| {
+        let error = Command::new("/proc/self/exe").arg("linger").exec();
+        eprintln!("victim: exec: {error}");
+        std::process::exit(1);
+    });
+    let _ = thread.join();
+}
+
+/// Forks `count` children that end at once, the n-th with code n % 256, and prints
+/// "PID CODE" for each.
+fn storm(count: usize) {
+    let mut lines = String::new();
+    for index in 0..count {
+        let code = i32::try_from(index % 256).unwrap_or(0);
+        // SAFETY: this process has one thread, so that the child may do anything.
+        match unsafe { nix::unistd::fork() } {
+            // SAFETY: ends the child without running the parent's exit handlers.
+            Ok(nix::unistd::ForkResult::Child) => unsafe { libc::_exit(code) },
+            Ok(nix::unistd::ForkResult::Parent { child }) => {
+                lines.push_str(&format!("{child} {code}\n"));
+                let _ = nix::sys::wait::waitpid(child, None);
+            }
+            Err(error) => {
+                eprintln!("victim: fork: {error}");
+                std::process::exit(1);
+            }
+        }
+    }
+    say(lines.trim_end());
+}
+
+/// Touches so many MiB, then lives on.
+fn touch(mebibytes: usize) {
+    let memory = vec![1_u8; mebibytes << 20];
+    std::hint::black_box(&memory);
+    linger();
+}
