@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Parses, and hands on what was meant.
 
+pub(crate) mod check;
 pub(crate) mod watch;
 
 use std::path::PathBuf;
@@ -68,14 +69,29 @@ pub(crate) struct Global {
     pub(crate) log: String,
 }
 
+/// Where the config is, for the subcommands that read it.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ConfigDir {
+    /// The config directory, with services/*.toml and agent.toml
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RESPAWN_CONFIG",
+        default_value = "/etc/respawn"
+    )]
+    pub(crate) config: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Watch(watch::Arguments),
+    Check(check::Arguments),
 }
 
 /// Runs what was asked for.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
+        Command::Check(arguments) => check::run(&arguments),
     }
 }

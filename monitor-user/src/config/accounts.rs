@@ -1,0 +1,168 @@
+//! Users and groups, by name or number, as the host's databases have them.
+
+use std::ffi::CString;
+use std::fmt::Display;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use crate::supervisor::Identity;
+
+use super::cursor::{Item, quoted};
+
+/// A user that a service runs as.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    uid: u32,
+    /// `None`: a number that the user database does not have.
+    entry: Option<User>,
+}
+
+impl Account {
+    /// The variables that a login of this user would have.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let Some(user) = &self.entry else {
+            return Vec::new();
+        };
+        let home = user.dir.to_string_lossy().into_owned();
+        let shell = user.shell.to_string_lossy().into_owned();
+        [
+            ("HOME", home),
+            ("USER", user.name.clone()),
+            ("LOGNAME", user.name.clone()),
+            ("SHELL", shell),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+}
+
+/// -1, which the kernel takes for "leave it as it is".
+const NO_ID: u32 = u32::MAX;
+
+/// A user's name or number. A number need not be in the user database.
+pub(super) fn user(item: &Item<'_>) -> Option<Account> {
+    match name_or_number(item, "a user's name or number")? {
+        Named::Number(uid) => Some(Account {
+            uid,
+            entry: looked_up(item, User::from_uid(Uid::from_raw(uid)))?,
+        }),
+        Named::Name(name) => {
+            let entry = looked_up(item, User::from_name(name))?;
+            if entry.is_none() {
+                item.problem(format!("no user is named {}", quoted(name)));
+            }
+            entry.map(|user| Account {
+                uid: user.uid.as_raw(),
+                entry: Some(user),
+            })
+        }
+    }
+}
+
+/// A group's name or number. A number need not be in the group database.
+pub(super) fn group(item: &Item<'_>) -> Option<u32> {
+    match name_or_number(item, "a group's name or number")? {
+        Named::Number(gid) => Some(gid),
+        Named::Name(name) => {
+            let entry = looked_up(item, Group::from_name(name))?;
+            if entry.is_none() {
+                item.problem(format!("no group is named {}", quoted(name)));
+            }
+            entry.map(|group| group.gid.as_raw())
+        }
+    }
+}
+
+enum Named<'a> {
+    Name(&'a str),
+    Number(u32),
+}
+
+/// A string of digits is a number too, as no account is named so.
+fn name_or_number<'a>(item: &Item<'a>, what: &str) -> Option<Named<'a>> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = match item.as_str() {
+        Some(text) if digits(text) => text.parse().ok(),
+        Some("") => {
+            item.expected(what, None);
+            return None;
+        }
+        Some(_) => return item.string(what).map(Named::Name),
+        None => match item.as_integer() {
+            Some((number, _)) => u32::try_from(number).ok(),
+            None => {
+                item.expected(what, None);
+                return None;
+            }
+        },
+    };
+    let number = number.filter(|number| *number != NO_ID);
+    if number.is_none() {
+        item.expected(&format!("{what} from 0 to {}", NO_ID - 1), None);
+    }
+    number.map(Named::Number)
+}
+
+/// A database that cannot be asked is a problem of its own: "no such user" would mislead.
+fn looked_up<T>(item: &Item<'_>, answer: Result<Option<T>, Errno>) -> Option<Option<T>> {
+    answer.map_err(|error| cannot_look_up(item, &error)).ok()
+}
+
+fn cannot_look_up(item: &Item<'_>, error: &dyn Display) {
+    item.problem(format!("cannot be looked up: {error}"));
+}
+
+/// What `user` and `group` together come to; `None` if the agent's own identity is kept.
+///
+/// Without `group`: the user's primary group. Without `user`: the agent's user. The
+/// supplementary groups are those of the user, as after a login.
+pub(super) fn identity(
+    user: Option<(&Account, &Item<'_>)>,
+    group: Option<(u32, &Item<'_>)>,
+    agent_uid: u32,
+) -> Option<Identity> {
+    let (account, item) = match (user, group) {
+        (None, None) => return None,
+        (Some((account, item)), _) => (account.clone(), item),
+        (None, Some((_, item))) => {
+            let entry = looked_up(item, User::from_uid(Uid::from_raw(agent_uid)))?;
+            let uid = agent_uid;
+            (Account { uid, entry }, item)
+        }
+    };
+    let primary = account.entry.as_ref().map(|user| user.gid.as_raw());
+    let Some(gid) = group.map(|(gid, _)| gid).or(primary) else {
+        let uid = account.uid;
+        item.problem(format!(
+            "user {uid} has no primary group, for it is not in the user database; add group = …"
+        ));
+        return None;
+    };
+    let groups = match &account.entry {
+        Some(user) => supplementary_groups(item, &user.name, gid)?,
+        None => vec![gid],
+    };
+    Some(Identity {
+        uid: account.uid,
+        gid,
+        groups,
+    })
+}
+
+/// Sorted, so that two readings of the same config are equal.
+fn supplementary_groups(item: &Item<'_>, user: &str, gid: u32) -> Option<Vec<u32>> {
+    let name = CString::new(user).ok()?;
+    match getgrouplist(&name, Gid::from_raw(gid)) {
+        Ok(groups) => {
+            let mut groups: Vec<_> = groups.into_iter().map(Gid::as_raw).collect();
+            groups.sort_unstable();
+            groups.dedup();
+            Some(groups)
+        }
+        Err(error) => {
+            cannot_look_up(item, &format_args!("the groups of {user}: {error}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The complete environment of a service, and the files that parts of it are kept in.
+//!
+//! A service gets, each overriding the ones before: `PATH` and `LANG` of the agent (a default
+//! `PATH` if it has none); `HOME`, `USER`, `LOGNAME` and `SHELL` where `user` is set; its
+//! `environment_file`; its `environment`. Nothing else of the agent's environment is inherited:
+//! a service runs the same whether init or a person's shell started the agent.
+//!
+//! Values may be secrets and never appear in a message.
+
+use std::collections::BTreeMap;
+
+use super::Surroundings;
+use super::cursor::{Item, quoted};
+use super::problem::Report;
+use super::source::Source;
+
+/// What the agent's own environment gives to services.
+const INHERITED: [&str; 2] = ["PATH", "LANG"];
+
+/// Where programs are looked up when nobody says.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What every service begins with.
+pub(super) fn base(surroundings: &Surroundings) -> BTreeMap<String, String> {
+    let mut base = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
+    for key in INHERITED {
+        let value = surroundings.environment.get(key);
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            base.insert(key.to_owned(), value.clone());
+        }
+    }
+    base
+}
+
+/// The `environment` table.
+pub(super) fn table(item: &Item<'_>) -> Option<BTreeMap<String, String>> {
+    const TABLE: &str = "a table such as { KEY = \"value\" }";
+    if item.as_str().is_some() {
+        item.problem(format!("expected {TABLE}, found a string"));
+        return None;
+    }
+    let table = item.table(TABLE)?;
+    let mut environment = BTreeMap::new();
+    for (key, item) in table.items() {
+        if key.is_empty() || key.contains(['=', '\0']) {
+            item.problem_at_key("expected a name that is not empty and has no '=' and no NUL byte");
+            continue;
+        }
+        // Not by `Item::string`, whose message tells what was found.
+        match item.as_str() {
+            Some(value) if !value.contains('\0') => {
+                environment.insert(key.to_owned(), value.to_owned());
+            }
+            Some(_) => item.problem("expected a string without NUL bytes"),
+            None => item.problem("expected a string: put the value in quotes"),
+        }
+    }
+    Some(environment)
+}
+
+/// Reads a file of `KEY=VALUE` lines; bad lines are reported with their own file and line.
+pub(super) fn file(source: &Source, key: &str, report: &Report) -> Vec<(String, String)> {
+    let mut variables = Vec::new();
+    let mut line_start = 0;
+    for line in source.text.split_inclusive('\n') {
+        match parse_line(line.trim_end_matches(['\n', '\r'])) {
+            Ok(variable) => variables.extend(variable),
+            Err(bad) => {
+                let offset = line_start + bad.offset;
+                report.problem(source.problem(offset, Some(key.to_owned()), bad.message));
+            }
+        }
+        line_start += line.len();
+    }
+    variables
+}
+
+#[derive(Debug, PartialEq)]
+struct BadLine {
+    offset: usize,
+    message: String,
+}
+
+/// One line, in systemd's syntax without its continued lines: comments begin with `#` or `;`.
+fn parse_line(line: &str) -> Result<Option<(String, String)>, BadLine> {
+    let indent = line.len() - line.trim_start().len();
+    let bad = |offset: usize, message: String| BadLine { offset, message };
+    let text = line.trim_start();
+    if text.is_empty() || text.starts_with(['#', ';']) {
+        return Ok(None);
+    }
+    let Some((key, value)) = text.split_once('=') else {
+        return Err(bad(indent, "expected KEY=VALUE, found no '='".to_owned()));
+    };
+    let key = key.trim_end();
+    let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if key.is_empty() || !key.chars().all(valid) || key.starts_with(|c: char| c.is_ascii_digit()) {
+        let hint = match key.strip_prefix("export ") {
+            Some(_) => "; leave out export",
+            None => "",
+        };
+        let message = format!(
+            "expected a name of letters, digits and '_', found {}{hint}",
+            quoted(key)
+        );
+        return Err(bad(indent, message));
+    }
+    if value.contains('\0') {
+        return Err(bad(indent, "expected no NUL byte".to_owned()));
+    }
+    let value_offset = line.len() - value.len();
+    let value = unquote(value)
+        .map_err(|(offset, message)| bad(value_offset + offset, message.to_owned()))?;
+    Ok(Some((key.to_owned(), value)))
+}
+
+/// Where in a value the reader is.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Before the first character, or after a closing quote: only here a quote opens.
+    Between,
+    Plain,
+    Single {
+        opened: usize,
+    },
+    Double {
+        opened: usize,
+    },
+}
+
+/// Takes quotes and backslashes away as systemd does; an error is an offset and a message.
+fn unquote(text: &str) -> Result<String, (usize, &'static str)> {
+    const CONTINUED: &str = "expected a whole value: a line is not continued on the next";
+    let mut value = String::new();
+    // White space at the end is kept only within quotes.
+    let mut kept = 0;
+    let mut place = Place::Between;
+    let mut characters = text.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match (place, c) {
+            (Place::Between, '\'') => place = Place::Single { opened: at },
+            (Place::Between, '"') => place = Place::Double { opened: at },
+            (Place::Between, c) if c.is_whitespace() => {}
+            (Place::Between | Place::Plain, '\\') => {
+                let (_, escaped) = characters.next().ok_or((at, CONTINUED))?;
+                value.push(escaped);
+                kept = value.len();
+                place = Place::Plain;
+            }
+            (Place::Between | Place::Plain, c) => {
+                value.push(c);
+                if !c.is_whitespace() {
+                    kept = value.len();
+                }
+                place = Place::Plain;
+            }
+            (Place::Single { .. }, '\'') | (Place::Double { .. }, '"') => {
+                kept = value.len();
+                place = Place::Between;
+            }
+            (Place::Double { .. }, '\\') => match characters.next() {
+                Some((_, escaped @ ('"' | '\\' | '$' | '`'))) => value.push(escaped),
+                Some((_, other)) => value.extend(['\\', other]),
+                None => return Err((at, CONTINUED)),
+            },
+            (Place::Single { .. } | Place::Double { .. }, c) => value.push(c),
+        }
+    }
+    if let Place::Single { opened } | Place::Double { opened } = place {
+        return Err((opened, "expected the quote to be closed on its line"));
+    }
+    value.truncate(kept);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_read_as_in_systemd() {
+        for (line, expected) in [
+            ("", None),
+            ("  # comment", None),
+            ("; comment", None),
+            ("A=1", Some(("A", "1"))),
+            ("  A = 1  ", Some(("A", "1"))),
+            ("A=", Some(("A", ""))),
+            ("A=b c # d", Some(("A", "b c # d"))),
+            ("A=b=c", Some(("A", "b=c"))),
+            ("A=' b '", Some(("A", " b "))),
+            ("A=\" b \"", Some(("A", " b "))),
+            (r#"A="a\"b\\c\$d\n""#, Some(("A", "a\"b\\c$d\\n"))),
+            (r"A='a\b'", Some(("A", r"a\b"))),
+            (r"A=a\ b\ ", Some(("A", "a b "))),
+            ("A=it's", Some(("A", "it's"))),
+            ("A='b' \"c\"", Some(("A", "bc"))),
+            ("_a1=ä", Some(("_a1", "ä"))),
+        ] {
+            let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            assert_eq!(parse_line(line), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_refused_where_they_are_bad() {
+        for (line, offset, message) in [
+            ("  nothing", 2, "found no '='"),
+            ("=1", 0, "expected a name"),
+            ("1A=1", 0, "expected a name"),
+            ("export A=1", 0, "leave out export"),
+            ("A B=1", 0, "expected a name"),
+            ("A='b", 2, "to be closed"),
+            ("A=b\\", 3, "not continued"),
+            ("A=\"b\\", 4, "not continued"),
+            ("A=\0", 0, "NUL"),
+        ] {
+            let bad = parse_line(line).unwrap_err();
+            assert_eq!(bad.offset, offset, "{line}");
+            assert!(bad.message.contains(message), "{line}: {}", bad.message);
+        }
+    }
+}

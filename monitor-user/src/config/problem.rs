@@ -1,0 +1,139 @@
+//! What is wrong with a config, for people and for programs. Finds nothing itself.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Problem {
+    /// The file or directory, as it was named.
+    #[serde(serialize_with = "lossy")]
+    pub(crate) file: PathBuf,
+    /// From 1; `None` where the file as a whole is meant.
+    pub(crate) line: Option<usize>,
+    /// From 1, in characters.
+    pub(crate) column: Option<usize>,
+    /// The key's full path, such as `limits.nofile` or `service.web.command[0]`.
+    pub(crate) key: Option<String>,
+    /// What was found and what was expected, in one line.
+    pub(crate) message: String,
+}
+
+impl Problem {
+    /// A problem with the file as a whole.
+    pub(super) fn of_file(file: &Path, message: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: None,
+            column: None,
+            key: None,
+            message: message.into(),
+        }
+    }
+}
+
+/// `/etc/respawn/services/web.toml:7:16: stop_timeout: expected …`
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&printable(&self.file))?;
+        for number in [self.line, self.column].into_iter().flatten() {
+            write!(f, ":{number}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ": {key}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// A path for a terminal: control characters, which a file name may have, are escaped.
+pub(super) fn printable(path: &Path) -> String {
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// JSON has no bytes: a path that is not UTF-8 gets U+FFFD for what is wrong.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+/// A config that cannot be used: all that is wrong with it, sorted by place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Invalid {
+    /// At least one.
+    pub(crate) problems: Vec<Problem>,
+    /// What would work, but hardly as meant.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// The problems, each on a line of its own.
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// How many problems are told at most.
+const MAX_PROBLEMS: usize = 1000;
+
+/// Collects problems while a config is read, so that one mistake does not hide the next.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
+}
+
+impl Report {
+    pub(super) fn problem(&self, problem: Problem) {
+        if !self.is_full() {
+            self.problems.borrow_mut().push(problem);
+        }
+    }
+
+    /// Whether further problems are not told: nobody reads them, and finding their places in a
+    /// file of nothing else takes long.
+    pub(super) fn is_full(&self) -> bool {
+        self.count() > MAX_PROBLEMS
+    }
+
+    pub(super) fn warn(&self, warning: Problem) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// How many problems there are so far: unchanged means that what was read since is valid.
+    pub(super) fn count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
+    /// Problems and warnings, each sorted by place, none twice.
+    pub(super) fn finish(self) -> (Vec<Problem>, Vec<Problem>) {
+        let sorted = |cell: RefCell<Vec<Problem>>| {
+            let mut problems = cell.into_inner();
+            problems.sort();
+            problems.dedup();
+            if problems.len() > MAX_PROBLEMS
+                && let Some(last) = problems.last_mut()
+            {
+                *last = Problem::of_file(&last.file, "there are more problems than these");
+            }
+            problems
+        };
+        (sorted(self.problems), sorted(self.warnings))
+    }
+}

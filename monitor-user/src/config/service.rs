@@ -1,0 +1,389 @@
+//! One service's table to one [`Spec`]: all keys of a service file, and what holds between them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::supervisor::{
+    Exec, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit, UnknownSignal,
+};
+
+use super::Surroundings;
+use super::accounts::{self, Account};
+use super::cursor::{Item, Keys, Table, keep, quoted};
+use super::environment;
+use super::limits::limits;
+use super::problem::{Report, printable};
+use super::source::Source;
+use super::value::{absolute_path, duration, word};
+
+const COMMAND: &str = r#"an array of words such as ["/usr/bin/example", "--flag"]"#;
+
+/// Every key of a service, each with its reader, a line each.
+#[rustfmt::skip]
+const KEYS: &Keys<Draft> = &[
+    ("command", |d, i| keep(&mut d.command, command(i))),
+    ("user", |d, i| keep(&mut d.user, accounts::user(i))),
+    ("group", |d, i| keep(&mut d.group, accounts::group(i))),
+    ("working_directory", |d, i| keep(&mut d.working_directory, working_directory(i))),
+    ("environment", |d, i| keep(&mut d.environment, environment::table(i))),
+    ("environment_file", |d, i| keep(&mut d.environment_file, absolute_path(i))),
+    ("umask", |d, i| keep(&mut d.umask, umask(i))),
+    ("nice", |d, i| keep(&mut d.nice, i.integer::<i32>("an integer", -20..=19))),
+    ("limits", |d, i| keep(&mut d.limits, limits(i))),
+    ("restart", |d, i| keep(&mut d.policy.restart, word(i, RESTARTS))),
+    ("restart_delay", |d, i| keep(&mut d.policy.restart_delay, duration(i))),
+    ("restart_max_delay", |d, i| keep(&mut d.restart_max_delay, duration(i))),
+    ("stable_after", |d, i| keep(&mut d.policy.stable_after, duration(i))),
+    ("start_limit", |d, i| keep(&mut d.policy.start_limit, start_limit(i))),
+    ("success_exit_status", |d, i| keep(&mut d.policy.success_exit_status, exit_status(i))),
+    ("stop_signal", |d, i| keep(&mut d.policy.stop_signal, signal(i))),
+    ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, duration(i))),
+    ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
+    ("stdout", |d, i| keep(&mut d.stdout, output(i))),
+    ("stderr", |d, i| keep(&mut d.stderr, output(i))),
+];
+
+const RESTARTS: &[(&str, RestartPolicy)] = &[
+    ("always", RestartPolicy::Always),
+    ("on-failure", RestartPolicy::OnFailure),
+    ("no", RestartPolicy::No),
+];
+
+/// What was read so far; what a file does not say has its default here.
+struct Draft {
+    policy: Policy,
+    /// `None`: 30 s, or `restart_delay` if that is longer.
+    restart_max_delay: Option<Duration>,
+    command: Option<Vec<String>>,
+    user: Option<Account>,
+    group: Option<u32>,
+    working_directory: PathBuf,
+    environment: BTreeMap<String, String>,
+    environment_file: Option<PathBuf>,
+    umask: Option<u32>,
+    nice: Option<i32>,
+    limits: Vec<Limit>,
+    stdout: Output,
+    /// `None`: where `stdout` goes.
+    stderr: Option<Output>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self {
+            policy: Policy {
+                restart: RestartPolicy::Always,
+                restart_delay: Duration::ZERO,
+                restart_max_delay: Duration::from_secs(30),
+                stable_after: Duration::from_secs(10),
+                start_limit: None,
+                success_exit_status: vec![0],
+                stop_signal: Signal::TERM,
+                stop_timeout: Duration::from_secs(10),
+                overlap: false,
+            },
+            restart_max_delay: None,
+            command: None,
+            user: None,
+            group: None,
+            working_directory: PathBuf::from("/"),
+            environment: BTreeMap::new(),
+            environment_file: None,
+            umask: None,
+            nice: None,
+            limits: Vec::new(),
+            stdout: Output::Inherit,
+            stderr: None,
+        }
+    }
+}
+
+/// Reads a service's table; `None` if anything in it is invalid.
+pub(super) fn read(
+    table: &Table<'_>,
+    report: &Report,
+    surroundings: &Surroundings,
+) -> Option<Spec> {
+    let before = report.count();
+    let mut draft = Draft::default();
+    table.read(KEYS, &mut draft);
+    let spec = finish(draft, table, report, surroundings);
+    spec.filter(|_| report.count() == before)
+}
+
+/// Checks what holds between keys, and fills in what follows from others.
+fn finish(
+    mut draft: Draft,
+    table: &Table<'_>,
+    report: &Report,
+    surroundings: &Surroundings,
+) -> Option<Spec> {
+    draft.policy.restart_max_delay = max_delay(&draft, table);
+    let (user_item, group_item) = (table.get("user"), table.get("group"));
+    let user = draft.user.as_ref().zip(user_item.as_ref());
+    let group = draft.group.zip(group_item.as_ref());
+    // An invalid user or group has been reported; without it, the other says nothing.
+    let complete = user.is_some() == user_item.is_some() && group.is_some() == group_item.is_some();
+    let identity = if complete {
+        accounts::identity(user, group, surroundings.uid)
+    } else {
+        None
+    };
+    let environment = complete_environment(&draft, table, report, surroundings);
+
+    let Some(command_item) = table.get("command") else {
+        table.missing("command", COMMAND);
+        return None;
+    };
+    let arguments = draft.command?;
+    let search = environment.get("PATH").map_or("", String::as_str);
+    let program = program(arguments.first()?, &command_item, search)?;
+    Some(Spec {
+        policy: draft.policy,
+        exec: Exec {
+            program,
+            arguments,
+            environment,
+            identity,
+            working_directory: draft.working_directory,
+            umask: draft.umask,
+            nice: draft.nice,
+            limits: draft.limits,
+            stderr: draft.stderr.unwrap_or_else(|| draft.stdout.clone()),
+            stdout: draft.stdout,
+        },
+    })
+}
+
+fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
+    let delay = draft.policy.restart_delay;
+    match (draft.restart_max_delay, table.get("restart_max_delay")) {
+        (Some(max), Some(item)) => {
+            if max < delay {
+                item.expected(&format!("at least restart_delay, which is {delay:?}"), None);
+            }
+            max
+        }
+        _ => delay.max(draft.policy.restart_max_delay),
+    }
+}
+
+/// The complete environment, in the order that [`environment`](super::environment) gives.
+fn complete_environment(
+    draft: &Draft,
+    table: &Table<'_>,
+    report: &Report,
+    surroundings: &Surroundings,
+) -> BTreeMap<String, String> {
+    let mut environment = environment::base(surroundings);
+    environment.extend(draft.user.iter().flat_map(Account::environment));
+    if let (Some(path), Some(item)) = (&draft.environment_file, table.get("environment_file")) {
+        environment.extend(environment_file(path, &item, report, surroundings));
+    }
+    environment.extend(draft.environment.clone());
+    environment
+}
+
+/// A file that cannot be read is reported at the key that names it, a bad line at the line.
+fn environment_file(
+    path: &Path,
+    item: &Item<'_>,
+    report: &Report,
+    surroundings: &Surroundings,
+) -> Vec<(String, String)> {
+    let of_file = Report::default();
+    let source = Source::read(path, &of_file, surroundings);
+    let (problems, warnings) = of_file.finish();
+    for problem in problems {
+        item.problem(format!("{}: {}", printable(path), problem.message));
+    }
+    for warning in warnings {
+        report.warn(warning);
+    }
+    source.map_or_else(Vec::new, |source| {
+        environment::file(&source, &item.path, report)
+    })
+}
+
+/// argv: at least one word, and the first not empty.
+fn command(item: &Item<'_>) -> Option<Vec<String>> {
+    let Some(items) = item.as_array() else {
+        let hint = item
+            .as_str()
+            .map(|_| r#"no shell reads it: for one, write ["/bin/sh", "-c", "…"]"#);
+        item.expected(COMMAND, hint);
+        return None;
+    };
+    let words: Vec<_> = items.iter().map(|item| item.string("a string")).collect();
+    let words: Option<Vec<_>> = words.into_iter().collect();
+    let words: Vec<_> = words?.into_iter().map(str::to_owned).collect();
+    match (items.first(), words.first()) {
+        (Some(item), Some(first)) if first.is_empty() => {
+            item.expected("a program", None);
+            None
+        }
+        (_, None) => {
+            item.expected(COMMAND, None);
+            None
+        }
+        _ => Some(words),
+    }
+}
+
+/// The program's absolute path. One that does not exist is only warned about: the start fails
+/// and is tried again, and the program may be on a file system that is mounted later.
+fn program(word: &str, command: &Item<'_>, search: &str) -> Option<PathBuf> {
+    let items = command.as_array()?;
+    let item = items.first()?;
+    let path = Path::new(word);
+    if path.is_absolute() {
+        if let Some(why) = not_runnable(path) {
+            item.warn(format!("{why}, so that starting the service fails"));
+        }
+        return Some(path.to_owned());
+    }
+    if word.contains('/') {
+        item.expected("an absolute path, or a name to look up in PATH", None);
+        return None;
+    }
+    let directories = search.split(':').map(Path::new);
+    let found = directories
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(word))
+        .find(|path| not_runnable(path).is_none());
+    if found.is_none() {
+        item.problem(format!(
+            "no program {} is in PATH ({})",
+            quoted(word),
+            search.escape_debug()
+        ));
+    }
+    found
+}
+
+fn not_runnable(path: &Path) -> Option<String> {
+    let name = printable(path);
+    match fs::metadata(path) {
+        Err(error) => Some(format!("cannot find {name}: {error}")),
+        Ok(metadata) if !metadata.is_file() => Some(format!("{name} is not a regular file")),
+        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
+            Some(format!("{name} is not executable"))
+        }
+        Ok(_) => None,
+    }
+}
+
+fn working_directory(item: &Item<'_>) -> Option<PathBuf> {
+    let path = absolute_path(item)?;
+    if !path.is_dir() {
+        item.warn("is no directory, so that starting the service fails");
+    }
+    Some(path)
+}
+
+/// An octal string, or TOML's own octal integer: 27 could mean both 027 and 033.
+fn umask(item: &Item<'_>) -> Option<u32> {
+    const WHAT: &str = r#"a mask in octal such as "0027""#;
+    let digits = |text: &&str| text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    let mask = match (item.as_str(), item.as_integer()) {
+        (Some(text), _) => Some(text)
+            .filter(digits)
+            .and_then(|text| u32::from_str_radix(text, 8).ok()),
+        (None, Some((mask, 8))) => u32::try_from(mask).ok(),
+        (None, Some((mask, _))) => {
+            item.expected(
+                WHAT,
+                Some(&format!("write \"{mask:04}\", if that was meant")),
+            );
+            return None;
+        }
+        (None, None) => None,
+    };
+    let mask = mask.filter(|mask| *mask <= 0o777);
+    if mask.is_none() {
+        item.expected(WHAT, Some("from \"0000\" to \"0777\""));
+    }
+    mask
+}
+
+#[derive(Default)]
+struct StartLimitDraft {
+    burst: Option<u32>,
+    interval: Option<Duration>,
+}
+
+#[rustfmt::skip]
+const START_LIMIT: &Keys<StartLimitDraft> = &[
+    ("burst", |d, i| keep(&mut d.burst, i.integer::<u32>("a number of starts", 1..=1_000_000))),
+    ("interval", |d, i| keep(&mut d.interval, interval(i))),
+];
+
+fn start_limit(item: &Item<'_>) -> Option<StartLimit> {
+    let table = item.table(r#"a table such as { burst = 5, interval = "10s" }"#)?;
+    let mut draft = StartLimitDraft::default();
+    table.read(START_LIMIT, &mut draft);
+    if table.get("burst").is_none() {
+        table.missing("burst", "a number of starts");
+    }
+    if table.get("interval").is_none() {
+        table.missing("interval", "a duration such as \"10s\"");
+    }
+    Some(StartLimit {
+        burst: draft.burst?,
+        interval: draft.interval?,
+    })
+}
+
+fn interval(item: &Item<'_>) -> Option<Duration> {
+    let interval = duration(item)?;
+    if interval.is_zero() {
+        item.expected("a duration longer than nothing", None);
+        return None;
+    }
+    Some(interval)
+}
+
+/// Sorted, each once.
+fn exit_status(item: &Item<'_>) -> Option<Vec<u8>> {
+    let items = item.array("an array of exit statuses such as [0, 3]")?;
+    let statuses: Vec<_> = items
+        .iter()
+        .map(|item| item.integer("an exit status", 0..=255))
+        .collect();
+    let mut statuses = statuses.into_iter().collect::<Option<Vec<u8>>>()?;
+    statuses.sort_unstable();
+    statuses.dedup();
+    Some(statuses)
+}
+
+fn signal(item: &Item<'_>) -> Option<Signal> {
+    let text = match item.as_integer() {
+        Some((number, _)) => number.to_string(),
+        None => item.string("a signal such as \"SIGTERM\"")?.to_owned(),
+    };
+    text.parse()
+        .map_err(|unknown: UnknownSignal| item.problem(unknown.to_string()))
+        .ok()
+}
+
+fn output(item: &Item<'_>) -> Option<Output> {
+    const WHAT: &str = r#"an absolute path, "null" or "inherit""#;
+    match item.string(WHAT)? {
+        "null" => Some(Output::Null),
+        "inherit" => Some(Output::Inherit),
+        path if Path::new(path).is_absolute() => {
+            let path = PathBuf::from(path);
+            if path.parent().is_none_or(|parent| !parent.is_dir()) {
+                item.warn("its directory does not exist, so that starting the service fails");
+            }
+            Some(Output::File(path))
+        }
+        _ => {
+            item.expected(WHAT, None);
+            None
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Reads a config file's text, whatever the path leads to, and tells lines and columns in it.
+//!
+//! Never blocks and never opens what is not a regular file: a FIFO would wait for a writer, and
+//! opening a device can act on it. Understands nothing of the text.
+
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Surroundings;
+use super::problem::{Problem, Report, printable};
+
+/// No service needs more; what is larger is a mistake, such as a log file.
+const MAX_SIZE: u64 = 1024 * 1024;
+
+/// A file's text, with its place.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    /// Offsets at which lines begin; the first is 0.
+    line_starts: Vec<usize>,
+}
+
+impl Source {
+    /// Reads a regular file of UTF-8 text; a file that is none is reported by name.
+    pub(super) fn read(path: &Path, report: &Report, surroundings: &Surroundings) -> Option<Self> {
+        match read_text(path) {
+            Ok((text, metadata)) => {
+                warn_if_writable(path, &metadata, report, surroundings);
+                Some(Self::new(path, text))
+            }
+            Err(problem) => {
+                report.problem(problem);
+                None
+            }
+        }
+    }
+
+    /// A text that is in memory already.
+    pub(super) fn new(path: &Path, text: String) -> Self {
+        let after_newlines = text.match_indices('\n').map(|(index, _)| index + 1);
+        Self {
+            path: path.to_owned(),
+            line_starts: std::iter::once(0).chain(after_newlines).collect(),
+            text,
+        }
+    }
+
+    /// Line and column of a byte offset, both from 1, the column in characters.
+    pub(super) fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = offset.min(self.text.len());
+        let line = self.line_starts.partition_point(|start| *start <= offset);
+        let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
+        let before = self.text.get(start..offset);
+        let column = before.map_or(offset - start, |text| text.chars().count());
+        (line, column + 1)
+    }
+
+    /// The line that the offset is on, without its end.
+    pub(super) fn line_at(&self, offset: usize) -> &str {
+        let line = self.line_starts.partition_point(|start| *start <= offset);
+        let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
+        let rest = self.text.get(start..).unwrap_or("");
+        rest.lines().next().unwrap_or("")
+    }
+
+    /// A problem at a byte offset.
+    pub(super) fn problem(&self, offset: usize, key: Option<String>, message: String) -> Problem {
+        let (line, column) = self.position(offset);
+        Problem {
+            file: self.path.clone(),
+            line: Some(line),
+            column: Some(column),
+            key,
+            message,
+        }
+    }
+}
+
+fn read_text(path: &Path) -> Result<(String, Metadata), Problem> {
+    let refuse = |message: String| Problem::of_file(path, message);
+    let unreadable = |error: io::Error| refuse(unreadable(path, &error));
+
+    // Looked at before it is opened, and again after, for it may have been exchanged.
+    let check = |metadata: &Metadata| match irregular(metadata.file_type()) {
+        Some(kind) => Err(refuse(format!("expected a regular file, found {kind}"))),
+        None => Ok(()),
+    };
+    check(&fs::metadata(path).map_err(unreadable)?)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    check(&metadata)?;
+
+    let bytes = read_bounded(&file).map_err(unreadable)?;
+    let Some(bytes) = bytes else {
+        let message = "is larger than 1 MiB, which no config file needs".to_owned();
+        return Err(refuse(message));
+    };
+    String::from_utf8(bytes)
+        .map(|text| (text, metadata))
+        .map_err(|error| not_utf8(path, &error))
+}
+
+/// The content, or `None` if it is too large. The size that the file tells is not asked: it may
+/// still grow.
+fn read_bounded(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes)?;
+    let fits = u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_SIZE);
+    Ok(fits.then_some(bytes))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    let is_link = || fs::symlink_metadata(path).is_ok_and(|link| link.is_symlink());
+    match error.kind() {
+        io::ErrorKind::NotFound if is_link() => match fs::read_link(path) {
+            Ok(target) => format!("is a dangling symbolic link to {}", printable(&target)),
+            Err(_) => "is a dangling symbolic link".to_owned(),
+        },
+        io::ErrorKind::NotFound => "does not exist".to_owned(),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> Problem {
+    let valid = error.utf8_error().valid_up_to();
+    let before = error.as_bytes().get(..valid).unwrap_or_default();
+    let source = Source::new(path, String::from_utf8_lossy(before).into_owned());
+    let byte = error.as_bytes().get(valid).copied().unwrap_or_default();
+    let message = format!("expected UTF-8 text, found the byte 0x{byte:02x}");
+    source.problem(valid, None, message)
+}
+
+/// What else than a regular file it is.
+fn irregular(kind: FileType) -> Option<&'static str> {
+    if kind.is_file() {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a FIFO")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a device")
+    }
+}
+
+/// Warns where anybody could make a privileged agent run commands.
+pub(super) fn warn_if_writable(
+    path: &Path,
+    metadata: &Metadata,
+    report: &Report,
+    surroundings: &Surroundings,
+) {
+    // In a sticky directory others can add files, which is as bad.
+    if surroundings.uid == 0 && metadata.mode() & 0o002 != 0 {
+        report.warn(Problem::of_file(
+            path,
+            "everyone may write to it, and so run commands as root; remedy: chmod o-w",
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        let source = Source::new(Path::new("x"), "a\näb\n\nc".to_owned());
+        for (offset, position) in [(0, (1, 1)), (1, (1, 2)), (2, (2, 1)), (4, (2, 2))] {
+            assert_eq!(source.position(offset), position, "{offset}");
+        }
+        assert_eq!(source.position(7), (4, 1));
+        assert_eq!(source.position(1000), (4, 2));
+        assert_eq!(source.line_at(4), "äb");
+    }
+}
