@@ -23,6 +23,9 @@ mod signal;
 mod spec;
 mod status;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;

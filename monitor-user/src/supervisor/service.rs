@@ -790,7 +790,11 @@ impl Service {
     fn limit_reason(&self) -> String {
         let mut reason = String::from("start limit reached");
         if let Some(limit) = self.spec.policy.start_limit {
-            reason += &format!(": {} starts within {:?}", limit.burst, limit.interval);
+            let plural = if limit.burst == 1 { "" } else { "s" };
+            reason += &format!(
+                ": {} start{plural} within {:?}",
+                limit.burst, limit.interval
+            );
         }
         let last = match (&self.last_failure, &self.last_exit) {
             (Some(failure), _) => failure.to_string(),
