@@ -55,11 +55,11 @@ pub enum Event {
         services: BTreeMap<ServiceName, Arc<Spec>>,
         request: Option<RequestId>,
     },
-    /// An earlier agent left this; told for each such service before the first `Configured`,
-    /// ignored after it. `instance` is the one whose end the earlier agent did not see through
-    /// (tree and all). One that died since is given as well: its `ProcessReleased` follows,
-    /// best before `Configured`, so that nobody is told of its adoption.
-    /// Told twice with different instances, the later attempt is kept, the other killed.
+    /// An earlier agent left this. Told before the first `Configured`, ignored after it: once
+    /// for each instance whose end the earlier agent did not see through (tree and all), alive
+    /// or not, and with `None` for a service that had none. A death since then is told by its
+    /// `ProcessReleased`, best before `Configured`, so that nobody is told of an adoption.
+    /// Of several instances that should live, the latest attempt's is kept, the others killed.
     Remembered {
         service: ServiceName,
         memory: Box<Memory>,

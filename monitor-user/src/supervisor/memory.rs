@@ -35,15 +35,6 @@ pub enum Rest {
     },
 }
 
-/// The last death of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastExit {
-    /// Whose death it was: the same death is not counted again by the next agent.
-    pub instance: Instance,
-    /// What is known of it.
-    pub death: Death,
-}
-
 /// One service's memory. Times are durations before or after the moment of the export, so that
 /// it can be read where no `Instant` of the writer has a meaning.
 ///
@@ -55,6 +46,8 @@ pub struct Memory {
     pub desired: Desired,
     /// The last attempt that was made.
     pub last_attempt: Attempt,
+    /// The instance that had not exited, as far as was known.
+    pub instance: Option<Instance>,
     /// How many instances were started so far.
     pub starts: u64,
     /// Ends by itself in a row: how far the delay has grown.
@@ -65,10 +58,14 @@ pub struct Memory {
     pub next_start_in: Option<Duration>,
     /// Whether its instance is on its way down, to stay there or to be started again.
     pub stopping: bool,
-    /// Why it is down although it is desired up; never `Rest::Stopped`.
+    /// Why it is to stay down although it is desired up; never `Rest::Stopped`.
     pub rest: Option<Rest>,
+    /// Whether it is down, and that has been told.
+    pub at_rest: bool,
     /// The last death.
-    pub last_exit: Option<LastExit>,
+    pub last_exit: Option<Death>,
+    /// Instances whose death has been counted, but that had not let go of everything.
+    pub leaving: Vec<Instance>,
     /// Why the last start failed, until one succeeds.
     pub last_failure: Option<SpawnFailure>,
     /// How long it has been in its state.

@@ -24,6 +24,8 @@ mod spec;
 mod status;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,7 +41,7 @@ pub use signal::*;
 pub use spec::*;
 pub use status::*;
 
-use service::{Legacy, Service, Step};
+use service::{Dead, Legacy, Service, Step};
 
 /// All services of one agent.
 #[derive(Default)]
@@ -58,9 +60,6 @@ pub struct Supervisor {
     is_shutting_down: bool,
     shutdown_requests: Vec<RequestId>,
 }
-
-/// Instances that are told to be dead.
-type Dead = BTreeSet<(ServiceName, Instance)>;
 
 /// What was told before the first config.
 #[derive(Default)]
@@ -146,7 +145,11 @@ impl Supervisor {
                 service,
                 memory,
                 instance,
-            } => startup.remember(service, *memory, instance),
+            } => {
+                let legacy = startup.legacies.entry(service).or_default();
+                legacy.memory = *memory;
+                legacy.instances.extend(instance);
+            }
             Event::ProcessExited { .. }
             | Event::ProcessReleased { .. }
             | Event::TreeGone { .. } => startup.facts.push(event),
@@ -244,11 +247,10 @@ impl Supervisor {
             facts,
         } = self.startup.take().unwrap_or_default();
         for legacy in legacies.values() {
-            let born = legacy.instance.map(|(attempt, _)| attempt);
-            self.last_attempt = self
-                .last_attempt
-                .max(legacy.memory.last_attempt)
-                .max(born.unwrap_or_default());
+            let born = legacy.instances.iter().map(|(attempt, _)| *attempt);
+            self.last_attempt = born
+                .chain([legacy.memory.last_attempt])
+                .fold(self.last_attempt, Attempt::max);
         }
         let dead = told_dead(&facts);
         let mut summary = ReloadSummary::default();
@@ -294,10 +296,7 @@ impl Supervisor {
                 let service = Service::new(name.clone(), spec, self.is_shutting_down, now);
                 self.services.insert(name.clone(), service);
                 self.visit(&name, now, |it, step| match legacy {
-                    Some(legacy) => {
-                        let is_dead = legacy.is_dead(it.name(), dead);
-                        it.resume(legacy, is_dead, step);
-                    }
+                    Some(legacy) => it.resume(legacy, dead, step),
                     None => it.begin(step),
                 });
             }
@@ -335,10 +334,7 @@ impl Supervisor {
         summary.removed.push(name.to_string());
         let service = Service::unlisted(name.clone(), self.is_shutting_down, now);
         self.services.insert(name.clone(), service);
-        self.visit(&name, now, |it, step| {
-            let is_dead = legacy.is_dead(it.name(), dead);
-            it.resume(legacy, is_dead, step);
-        });
+        self.visit(&name, now, |it, step| it.resume(legacy, dead, step));
     }
 
     fn shut_down(&mut self, request: RequestId, now: Instant) {
@@ -403,33 +399,6 @@ impl Startup {
     fn is_empty(&self) -> bool {
         self.legacies.is_empty()
     }
-
-    /// Keeps what an earlier agent left; of two instances of a service, the later is its own.
-    fn remember(
-        &mut self,
-        service: ServiceName,
-        memory: Memory,
-        instance: Option<(Attempt, Instance)>,
-    ) {
-        let Some(known) = self.legacies.get_mut(&service) else {
-            let surplus = Vec::new();
-            let legacy = Legacy {
-                memory,
-                instance,
-                surplus,
-            };
-            self.legacies.insert(service, legacy);
-            return;
-        };
-        match (known.instance, instance) {
-            (Some(old), Some(new)) if old.1 != new.1 => {
-                known.instance = Some(old.max(new));
-                known.surplus.push(old.min(new).1);
-            }
-            (None, Some(_)) => known.instance = instance,
-            _ => {}
-        }
-    }
 }
 
 /// Every instance that is dead by these facts.
@@ -444,11 +413,4 @@ fn told_dead(facts: &[Event]) -> Dead {
         _ => None,
     });
     dead.collect()
-}
-
-impl Legacy {
-    fn is_dead(&self, name: &ServiceName, dead: &Dead) -> bool {
-        self.instance
-            .is_some_and(|(_, instance)| dead.contains(&(name.clone(), instance)))
-    }
 }

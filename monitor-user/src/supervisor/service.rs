@@ -45,7 +45,7 @@
 //! - `journal_agrees`: the notices, read in order, tell the state.
 //! - `timers_ahead`: after a timeout was handled, the next one is ahead: no busy loop.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ use super::action::{Action, BackoffReason, DeniedReason, Notice, Reply};
 use super::backoff::{Backoff, after};
 use super::cause::{Blame, Cause, Death};
 use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
-use super::memory::{Desired, LastExit, Memory, Rest};
+use super::memory::{Desired, Memory, Rest};
 use super::signal::Signal;
 use super::spec::{Exec, Output, Policy, RestartPolicy, Spec};
 use super::status::{State, Status};
@@ -79,12 +79,15 @@ impl Step<'_> {
 }
 
 /// What an earlier agent left of one service.
+#[derive(Default)]
 pub(super) struct Legacy {
     pub(super) memory: Memory,
-    pub(super) instance: Option<(Attempt, Instance)>,
-    /// Instances that should not be: the service has a later one.
-    pub(super) surplus: Vec<Instance>,
+    /// Those that had not let go of everything.
+    pub(super) instances: Vec<(Attempt, Instance)>,
 }
+
+/// Instances that are told to be dead before the first config.
+pub(super) type Dead = BTreeSet<(ServiceName, Instance)>;
 
 /// Whether a start counts towards the start limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +163,7 @@ pub(super) struct Service {
     backoff: Backoff,
     last_attempt: Attempt,
     starts: u64,
-    last_exit: Option<LastExit>,
+    last_exit: Option<Death>,
     last_failure: Option<SpawnFailure>,
     /// Starts and restarts, replied to when an instance is there.
     waiting_up: Vec<RequestId>,
@@ -237,7 +240,7 @@ impl Service {
             instance: self.live_instance(),
             since: self.since,
             restarts: self.starts.saturating_sub(1),
-            last_exit: self.last_exit.as_ref().map(|last| &last.death),
+            last_exit: self.last_exit.as_ref(),
             last_failure: self.last_failure.as_ref(),
             failed: match &self.state {
                 ServiceState::Down(Rest::Failed { reason })
@@ -255,6 +258,7 @@ impl Service {
         Memory {
             desired: self.desired,
             last_attempt: self.last_attempt,
+            instance: self.live_instance(),
             starts: self.starts,
             failures: self.backoff.failures(),
             starts_ago: self.backoff.starts_ago(now),
@@ -268,7 +272,9 @@ impl Service {
                 ServiceState::Down(rest) | ServiceState::Ending(rest) => Some(rest.clone()),
                 _ => None,
             },
+            at_rest: self.is_down(),
             last_exit: self.last_exit.clone(),
+            leaving: self.leaving.iter().map(|old| old.instance).collect(),
             last_failure: self.last_failure.clone(),
             state_age: now.saturating_duration_since(self.since),
         }
@@ -403,80 +409,89 @@ impl Service {
         self.bring_down(step);
     }
 
-    /// Goes on where an earlier agent was. `is_dead`: the instance has exited since.
-    pub(super) fn resume(&mut self, legacy: Legacy, is_dead: bool, step: &mut Step<'_>) {
+    /// Goes on where an earlier agent was.
+    pub(super) fn resume(&mut self, legacy: Legacy, dead: &Dead, step: &mut Step<'_>) {
         let memory = legacy.memory;
         self.desired = memory.desired;
         self.last_attempt = memory.last_attempt;
         self.starts = memory.starts;
         self.backoff = Backoff::restore(memory.failures, &memory.starts_ago, step.now);
-        self.last_exit = memory.last_exit;
-        self.last_failure = memory.last_failure;
-        for instance in legacy.surplus {
-            step.actions.push_back(Action::KillTree {
-                service: self.name.clone(),
-                instance,
-            });
-            self.leave(instance);
-        }
-        match legacy.instance {
+        self.last_exit = memory.last_exit.clone();
+        self.last_failure = memory.last_failure.clone();
+        let (leaving, mut own): (Vec<_>, Vec<_>) = legacy
+            .instances
+            .into_iter()
+            .partition(|(_, instance)| memory.leaving.contains(instance));
+        leaving
+            .into_iter()
+            .for_each(|(_, instance)| self.leave(instance));
+        own.sort_unstable();
+        match own.pop() {
             Some((attempt, instance)) => {
                 self.last_attempt = self.last_attempt.max(attempt);
-                self.starts = self.starts.max(1);
-                if self.last_exit.as_ref().map(|last| last.instance) == Some(instance) {
-                    self.leave(instance);
-                    self.resume_down(memory.rest, memory.next_start_in, step);
-                } else {
-                    self.adopt(instance, is_dead, memory.stopping, step);
-                }
+                let is_dead = dead.contains(&(self.name.clone(), instance));
+                self.adopt(instance, is_dead, &memory, step);
             }
-            None => self.resume_down(memory.rest, memory.next_start_in, step),
+            None => self.resume_down(&memory, step.now),
+        }
+        for (_, instance) in own {
+            self.kill_surplus(instance, step);
         }
         // An Instant before the clock's own beginning does not exist: then it is since now.
         self.since = step.now.checked_sub(memory.state_age).unwrap_or(step.now);
         self.settle(step);
     }
 
-    /// Goes on with an instance whose end is not known to have been counted.
-    fn adopt(&mut self, instance: Instance, is_dead: bool, stopping: bool, step: &mut Step<'_>) {
-        let stop = stopping || !self.is_wanted();
-        self.enter(ServiceState::Running { instance }, step);
-        if is_dead && stop {
-            let kill_at = None;
-            self.enter(ServiceState::Stopping { instance, kill_at }, step);
-        }
-        if is_dead {
-            return;
-        }
-        step.publish(Notice::Adopted {
+    /// An instance that should not be: the service has a later one.
+    fn kill_surplus(&mut self, instance: Instance, step: &mut Step<'_>) {
+        step.actions.push_back(Action::KillTree {
             service: self.name.clone(),
             instance,
         });
-        if stop {
+        self.leave(instance);
+    }
+
+    /// Goes on with an instance whose end has not been counted. A dead one is adopted only in
+    /// name, and told of only if nobody was ever told of it.
+    fn adopt(&mut self, instance: Instance, is_dead: bool, memory: &Memory, step: &mut Step<'_>) {
+        let is_untold = memory.instance != Some(instance);
+        if is_untold {
+            self.starts = self.starts.saturating_add(1);
+        }
+        if is_untold || !is_dead {
+            step.publish(Notice::Adopted {
+                service: self.name.clone(),
+                instance,
+            });
+        }
+        let is_stopping = memory.stopping || !self.is_wanted();
+        if !is_stopping {
+            self.enter(ServiceState::Running { instance }, step);
+        } else if is_dead {
+            let kill_at = None;
+            self.enter(ServiceState::Stopping { instance, kill_at }, step);
+        } else {
             self.begin_stop(instance, step);
         }
     }
 
     /// Goes on without a live instance.
-    fn resume_down(
-        &mut self,
-        rest: Option<Rest>,
-        next_start_in: Option<Duration>,
-        step: &mut Step<'_>,
-    ) {
-        let rest = rest.filter(|rest| *rest != Rest::Stopped);
-        let state = match (rest, next_start_in) {
-            _ if !self.is_wanted() => ServiceState::Ending(Rest::Stopped),
+    fn resume_down(&mut self, memory: &Memory, now: Instant) {
+        let rest = match &memory.rest {
+            _ if !self.is_wanted() => Some(Rest::Stopped),
+            Some(Rest::Stopped) | None => None,
+            Some(rest) => Some(rest.clone()),
+        };
+        self.state = match (rest, memory.next_start_in) {
+            // It was told when it happened.
+            (Some(rest), _) if memory.at_rest && self.leaving.is_empty() => {
+                ServiceState::Down(rest)
+            }
             (Some(rest), _) => ServiceState::Ending(rest),
             (None, Some(delay)) => ServiceState::Backoff {
-                until: after(step.now, delay),
+                until: after(now, delay),
             },
             (None, None) => ServiceState::Due(Start::Counted),
-        };
-        // What was down already stays down without a word: it was told when it happened.
-        self.state = match state {
-            ServiceState::Ending(rest) if self.leaving.is_empty() => ServiceState::Down(rest),
-            other => other,
         };
     }
 
@@ -645,7 +660,7 @@ impl Service {
         } else {
             self.enter(ServiceState::Ending(Rest::Stopped), step);
         }
-        self.last_exit = Some(LastExit { instance, death });
+        self.last_exit = Some(death);
     }
 
     /// Goes on after a death that nobody asked for here.
@@ -798,7 +813,7 @@ impl Service {
         }
         let last = match (&self.last_failure, &self.last_exit) {
             (Some(failure), _) => failure.to_string(),
-            (None, Some(last)) => last.death.cause.to_string(),
+            (None, Some(last)) => last.cause.to_string(),
             (None, None) => return reason,
         };
         reason + "; last: " + &last

@@ -3,3 +3,5 @@
 mod promises;
 mod script;
 mod table;
+
+pub(super) use script::default_spec;

@@ -960,6 +960,19 @@ fn a_stop_whose_instance_died_between_agents_is_over() {
 }
 
 #[test]
+fn a_stop_of_a_start_that_never_was_is_told_by_the_next_agent() {
+    check(
+        "
+        config     -> spawn 1
+        stop a     ->
+        agent-dies ->
+        remember   ->
+        config     -> stopped
+        ",
+    );
+}
+
+#[test]
 fn a_failed_service_stays_failed() {
     check(
         "
@@ -1022,7 +1035,7 @@ fn of_two_remembered_instances_the_later_is_kept() {
         "
         remember 2 ->
         remember 1 ->
-        config     -> kill 1; adopted 2
+        config     -> adopted 2; kill 1
         release 1  -> clear 1
         gone 1     ->
         ",
@@ -1035,7 +1048,7 @@ fn a_remembered_service_that_the_config_lacks_is_stopped_and_forgotten() {
         "
         remember 7 @old ->
         remember @older ->
-        config          -> spawn 8; adopted 7 @old; stopping 7 @old; SIGTERM 7 @old
+        config          -> spawn 8; adopted 7 @old; stopping 7 @old; SIGTERM 7 @old; stopped @older
         +10s            -> kill 7 @old
         ends 7 @old     -> exited 7 @old; clear 7 @old; stopped @old
         start a @old    -> unknown a

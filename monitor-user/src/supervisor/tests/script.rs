@@ -26,7 +26,7 @@ pub(super) struct Bench {
 }
 
 /// The spec that a `Bench` starts from: the contract's defaults.
-pub(super) fn default_spec() -> Spec {
+pub(in crate::supervisor) fn default_spec() -> Spec {
     Spec {
         policy: Policy {
             restart: RestartPolicy::Always,
