@@ -46,7 +46,8 @@ pub struct Sender {
 }
 
 /// Whose doing a death was: only the service's own counts towards delay and start limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Blame {
     /// The service failed, or ended, by itself.
     Itself,
@@ -55,7 +56,7 @@ pub enum Blame {
 }
 
 /// What is known of one death.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Death {
     /// Why.
     pub cause: Cause,

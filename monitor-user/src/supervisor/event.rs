@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Spec;
 use super::cause::Death;
+use super::memory::Memory;
 use super::signal::Signal;
 
 /// The name of a service, as its file is named.
@@ -22,8 +23,10 @@ pub struct Instance {
     pub start_time_ns: u64,
 }
 
-/// Which start of a service is meant: counted up for each `Spawn` of that service, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Which start of a service is meant: counted up for each `Spawn`, never reused.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Attempt(pub u64);
 
 /// Who waits for an answer: a control connection's pending command.
@@ -52,13 +55,17 @@ pub enum Event {
         services: BTreeMap<ServiceName, Arc<Spec>>,
         request: Option<RequestId>,
     },
-    /// An instance that an earlier agent started was found alive.
-    Adopted {
+    /// An earlier agent left this. Told before the first `Configured`, ignored after it: once
+    /// for each instance whose end the earlier agent did not see through (tree and all), alive
+    /// or not, and with `None` for a service that had none. A death since then is told by its
+    /// `ProcessReleased`, best before `Configured`, so that nobody is told of an adoption.
+    /// Of several instances that should live, the latest attempt's is kept, the others killed.
+    Remembered {
         service: ServiceName,
-        attempt: Attempt,
-        instance: Instance,
+        memory: Box<Memory>,
+        instance: Option<(Attempt, Instance)>,
     },
-    /// A start succeeded: the new program runs.
+    /// A start succeeded: the new program runs. Told before its `ProcessReleased`.
     Spawned {
         service: ServiceName,
         attempt: Attempt,
@@ -106,6 +113,10 @@ pub enum Event {
         signal: Signal,
         request: RequestId,
     },
+    /// The agent wants to go and leave nothing running. Every service goes down, but what is
+    /// desired stays as it is: a later agent starts them again. Nothing starts any more.
+    /// Answered when all is gone.
+    ShutdownRequested { request: RequestId },
     /// The kernel could not report some exits; the agent has compared every instance with
     /// its pidfd and reports the dead ones by the facts above.
     EventsLost { count: u64 },

@@ -2,15 +2,415 @@
 //!
 //! Pure: no clock, no tokio, no aya, no syscalls. Inputs are facts ([`Event`]) with the time at
 //! which they became known, outputs are verbs ([`Action`]).
+//!
+//! The loop around it:
+//! 1. `handle_event` for each fact, `handle_timeout` when [`Supervisor::poll_timeout`] is due;
+//! 2. after each of them, perform every [`Supervisor::next_action`];
+//! 3. where memory is kept, write that of every [`Supervisor::next_changed`];
+//! 4. sleep until the next fact or `poll_timeout`.
+//!
+//! What it counts on: each `Spawn` is answered once, before that instance's `ProcessReleased`;
+//! each instance is released at some time, and each `ClearTree` answered. All else may be lost,
+//! told twice or late, or be about something that never was.
 
 mod action;
+mod backoff;
 mod cause;
 mod event;
+mod memory;
+mod service;
 mod signal;
 mod spec;
+mod status;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
 
 pub use action::*;
 pub use cause::*;
 pub use event::*;
+pub use memory::*;
 pub use signal::*;
 pub use spec::*;
+pub use status::*;
+
+use service::{Dead, Legacy, Service, Step};
+
+/// All services of one agent.
+#[derive(Default)]
+pub struct Supervisor {
+    services: BTreeMap<ServiceName, Service>,
+    /// Each service's next deadline, if it has one.
+    deadlines: BTreeSet<(Instant, ServiceName)>,
+    actions: VecDeque<Action>,
+    last_attempt: Attempt,
+    /// Services whose memory may differ from what was last read of it.
+    changed: BTreeSet<ServiceName>,
+    /// How many services are not down.
+    active: usize,
+    startup: Option<Startup>,
+    is_configured: bool,
+    is_shutting_down: bool,
+    shutdown_requests: Vec<RequestId>,
+}
+
+/// What was told before the first config.
+#[derive(Default)]
+struct Startup {
+    legacies: BTreeMap<ServiceName, Legacy>,
+    /// Facts about the legacies' instances, told again once the services are known.
+    facts: Vec<Event>,
+}
+
+impl Supervisor {
+    /// A supervisor that knows nothing yet. `Remembered` facts may follow, then `Configured`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a fact, known at `now`. What is to be done about it is left in `next_action`.
+    pub fn handle_event(&mut self, event: Event, now: Instant) {
+        if let Some(event) = self.hold_until_configured(event) {
+            self.dispatch(event, now);
+        }
+        self.reply_to_shutdown();
+    }
+
+    /// Does what is due at `now`. To be called when `poll_timeout` has come; harmless earlier.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((deadline, _)) = self.deadlines.first()
+            && *deadline <= now
+        {
+            // The service sets its next deadline itself, and `visit` enters it here.
+            let Some((_, name)) = self.deadlines.pop_first() else {
+                break;
+            };
+            self.visit(&name, now, Service::timeout);
+        }
+        self.reply_to_shutdown();
+    }
+
+    /// When `handle_timeout` is to be called next; `None`: not before another fact.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The next thing to do, in order. To be drained after every event and timeout.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The next service whose memory may have changed, or that is forgotten (then it has none).
+    pub fn next_changed(&mut self) -> Option<ServiceName> {
+        self.changed.pop_first()
+    }
+
+    /// One service as it is now; `None` if there is none of that name.
+    pub fn status(&self, service: &str) -> Option<Status<'_>> {
+        self.services.get(service).map(Service::status)
+    }
+
+    /// All services as they are now, by name.
+    pub fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
+        self.services.values().map(Service::status)
+    }
+
+    /// What the next agent needs to know of a service; `None` if there is none of that name.
+    pub fn memory(&self, service: &str, now: Instant) -> Option<Memory> {
+        self.services
+            .get(service)
+            .map(|service| service.memory(now))
+    }
+
+    /// The spec that a `Spawn` for this service means, at the time when it is drained.
+    pub fn spec(&self, service: &str) -> Option<&Arc<Spec>> {
+        self.services.get(service).map(Service::spec)
+    }
+
+    /// Keeps what cannot be used before the first config; gives back the rest.
+    fn hold_until_configured(&mut self, event: Event) -> Option<Event> {
+        if self.is_configured {
+            return Some(event);
+        }
+        let startup = self.startup.get_or_insert_default();
+        match event {
+            Event::Remembered {
+                service,
+                memory,
+                instance,
+            } => {
+                let legacy = startup.legacies.entry(service).or_default();
+                legacy.memory = *memory;
+                legacy.instances.extend(instance);
+            }
+            Event::ProcessExited { .. }
+            | Event::ProcessReleased { .. }
+            | Event::TreeGone { .. } => startup.facts.push(event),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn dispatch(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Configured { services, request } => self.configure(services, request, now),
+            // Too late: what is in the config is known by now, and may have been started.
+            Event::Remembered { .. } => {}
+            Event::Spawned {
+                service,
+                attempt,
+                instance,
+            } => self.visit(&service, now, |it, step| {
+                it.spawned(attempt, instance, step)
+            }),
+            Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            } => self.visit(&service, now, |it, step| {
+                it.spawn_failed(attempt, failure, step);
+            }),
+            Event::ProcessExited {
+                service,
+                instance,
+                death,
+            } => self.visit(&service, now, |it, step| it.exited(instance, death, step)),
+            Event::ProcessReleased {
+                service,
+                instance,
+                death,
+            } => self.visit(&service, now, |it, step| it.released(instance, death, step)),
+            Event::TreeGone { service, instance } => {
+                self.visit(&service, now, |it, step| it.tree_gone(instance, step));
+            }
+            Event::EventsLost { count } => self
+                .actions
+                .push_back(Action::Publish(Notice::EventsLost { count })),
+            Event::ShutdownRequested { request } => self.shut_down(request, now),
+            Event::StartRequested { .. }
+            | Event::StopRequested { .. }
+            | Event::RestartRequested { .. }
+            | Event::SignalRequested { .. } => self.request(event, now),
+        }
+    }
+
+    /// A person asked for something of one service.
+    fn request(&mut self, event: Event, now: Instant) {
+        let (service, request, brings_up) = match &event {
+            Event::StartRequested { service, request }
+            | Event::RestartRequested { service, request } => (service.clone(), *request, true),
+            Event::StopRequested { service, request }
+            | Event::SignalRequested {
+                service, request, ..
+            } => (service.clone(), *request, false),
+            _ => return,
+        };
+        let denied = match self.services.get(&service) {
+            None => Some(DeniedReason::UnknownService(service.clone())),
+            Some(known) if brings_up && known.is_removed() => {
+                Some(DeniedReason::UnknownService(service.clone()))
+            }
+            Some(_) if brings_up && self.is_shutting_down => Some(DeniedReason::Overtaken {
+                service: service.clone(),
+                by: "shutdown",
+            }),
+            Some(_) => None,
+        };
+        if let Some(reason) = denied {
+            return self.reply(request, Reply::Denied(reason));
+        }
+        self.visit(&service, now, |it, step| match event {
+            Event::StartRequested { .. } => it.start(request, step),
+            Event::RestartRequested { .. } => it.restart(request, step),
+            Event::SignalRequested { signal, .. } => it.signal(signal, request, step),
+            _ => it.stop(request, step),
+        });
+    }
+
+    /// A config was read: the whole set.
+    fn configure(
+        &mut self,
+        specs: BTreeMap<ServiceName, Arc<Spec>>,
+        request: Option<RequestId>,
+        now: Instant,
+    ) {
+        self.is_configured = true;
+        let Startup {
+            mut legacies,
+            facts,
+        } = self.startup.take().unwrap_or_default();
+        for legacy in legacies.values() {
+            let born = legacy.instances.iter().map(|(attempt, _)| *attempt);
+            self.last_attempt = born
+                .chain([legacy.memory.last_attempt])
+                .fold(self.last_attempt, Attempt::max);
+        }
+        let dead = told_dead(&facts);
+        let mut summary = ReloadSummary::default();
+        self.remove_unlisted(&specs, &mut summary, now);
+        for (name, spec) in specs {
+            let legacy = legacies.remove(&name);
+            self.configure_one(name, spec, legacy, &dead, &mut summary, now);
+        }
+        for (name, legacy) in legacies {
+            self.resume_unlisted(name, legacy, &dead, &mut summary, now);
+        }
+        if let Some(request) = request {
+            self.reply(request, Reply::Reloaded(summary));
+        }
+        for fact in facts {
+            self.dispatch(fact, now);
+        }
+    }
+
+    fn configure_one(
+        &mut self,
+        name: ServiceName,
+        spec: Arc<Spec>,
+        legacy: Option<Legacy>,
+        dead: &Dead,
+        summary: &mut ReloadSummary,
+        now: Instant,
+    ) {
+        match self.services.get(&name).map(Service::is_removed) {
+            Some(true) => {
+                summary.added.push(name.to_string());
+                self.visit(&name, now, |it, step| it.add_again(spec, step));
+            }
+            Some(false) => {
+                let mut differs = false;
+                self.visit(&name, now, |it, step| differs = it.reconfigure(spec, step));
+                if differs {
+                    summary.changed.push(name.to_string());
+                }
+            }
+            None => {
+                summary.added.push(name.to_string());
+                let service = Service::new(name.clone(), spec, self.is_shutting_down, now);
+                self.services.insert(name.clone(), service);
+                self.visit(&name, now, |it, step| match legacy {
+                    Some(legacy) => it.resume(legacy, dead, step),
+                    None => it.begin(step),
+                });
+            }
+        }
+    }
+
+    /// Stops every service that the config no longer has.
+    fn remove_unlisted(
+        &mut self,
+        specs: &BTreeMap<ServiceName, Arc<Spec>>,
+        summary: &mut ReloadSummary,
+        now: Instant,
+    ) {
+        let unlisted: Vec<ServiceName> = self
+            .services
+            .iter()
+            .filter(|(name, service)| !service.is_removed() && !specs.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in unlisted {
+            summary.removed.push(name.to_string());
+            self.visit(&name, now, Service::remove);
+        }
+    }
+
+    /// Stops what an earlier agent left of a service that the config does not have.
+    fn resume_unlisted(
+        &mut self,
+        name: ServiceName,
+        legacy: Legacy,
+        dead: &Dead,
+        summary: &mut ReloadSummary,
+        now: Instant,
+    ) {
+        summary.removed.push(name.to_string());
+        let service = Service::unlisted(name.clone(), self.is_shutting_down, now);
+        self.services.insert(name.clone(), service);
+        self.visit(&name, now, |it, step| it.resume(legacy, dead, step));
+    }
+
+    fn shut_down(&mut self, request: RequestId, now: Instant) {
+        self.is_shutting_down = true;
+        self.shutdown_requests.push(request);
+        let names: Vec<ServiceName> = self.services.keys().cloned().collect();
+        for name in names {
+            self.visit(&name, now, Service::shut_down);
+        }
+    }
+
+    fn reply_to_shutdown(&mut self) {
+        // What an earlier agent left can be stopped only once the first config is known.
+        if self.active == 0 && self.startup.as_ref().is_none_or(Startup::is_empty) {
+            for request in mem::take(&mut self.shutdown_requests) {
+                self.reply(request, Reply::Done);
+            }
+        }
+    }
+
+    fn reply(&mut self, request: RequestId, reply: Reply) {
+        self.actions.push_back(Action::Reply { request, reply });
+    }
+
+    /// Tells one service something and keeps the books: its deadline, whether it is down,
+    /// whether it can be forgotten. A service that is not known is not told.
+    fn visit(&mut self, name: &str, now: Instant, tell: impl FnOnce(&mut Service, &mut Step<'_>)) {
+        let Some(service) = self.services.get_mut(name) else {
+            return;
+        };
+        let (old_deadline, was_down) = (service.deadline(), service.is_down());
+        let mut step = Step {
+            now,
+            actions: &mut self.actions,
+            last_attempt: &mut self.last_attempt,
+        };
+        tell(service, &mut step);
+        let (new_deadline, is_down) = (service.deadline(), service.is_down());
+        let name = service.name().clone();
+        let is_forgotten = service.is_removed() && is_down;
+        if old_deadline != new_deadline {
+            if let Some(deadline) = old_deadline {
+                self.deadlines.remove(&(deadline, name.clone()));
+            }
+            if let Some(deadline) = new_deadline {
+                self.deadlines.insert((deadline, name.clone()));
+            }
+        }
+        match (was_down, is_down) {
+            (true, false) => self.active += 1,
+            (false, true) => self.active = self.active.saturating_sub(1),
+            _ => {}
+        }
+        if is_forgotten {
+            self.services.remove(&name);
+        }
+        self.changed.insert(name);
+    }
+}
+
+impl Startup {
+    fn is_empty(&self) -> bool {
+        self.legacies.is_empty()
+    }
+}
+
+/// Every instance that is dead by these facts.
+fn told_dead(facts: &[Event]) -> Dead {
+    let dead = facts.iter().filter_map(|fact| match fact {
+        Event::ProcessExited {
+            service, instance, ..
+        }
+        | Event::ProcessReleased {
+            service, instance, ..
+        } => Some((service.clone(), *instance)),
+        _ => None,
+    });
+    dead.collect()
+}

@@ -1,0 +1,103 @@
+//! How long a service waits before its next start, and how often it may start.
+//!
+//! Only counts and answers: what follows from an answer is the service's to decide.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::spec::{Policy, StartLimit};
+
+/// The least delay of a service that keeps failing, even if its `restart_delay` is zero.
+const LEAST_GROWING_DELAY: Duration = Duration::from_millis(100);
+
+/// A point in time that stands for "never" where a sum would overflow: 30 years on.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// `now + delay`, for any delay.
+pub(super) fn after(now: Instant, delay: Duration) -> Instant {
+    now.checked_add(delay.min(NEVER)).unwrap_or(now)
+}
+
+/// What one service's own failures have cost it so far.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Backoff {
+    /// Ends by itself in a row, none of them after a stable run.
+    failures: u32,
+    /// The starts that count towards the limit, oldest first, at most `burst` of them.
+    starts: VecDeque<Instant>,
+}
+
+impl Backoff {
+    /// Takes up what an earlier agent had counted; `starts_ago` oldest first.
+    pub(super) fn restore(failures: u32, starts_ago: &[Duration], now: Instant) -> Self {
+        Self {
+            failures,
+            starts: starts_ago
+                .iter()
+                .filter_map(|ago| now.checked_sub(*ago))
+                .collect(),
+        }
+    }
+
+    /// Ends by itself in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// How long ago the starts were that count towards the limit, oldest first.
+    pub(super) fn starts_ago(&self, now: Instant) -> Vec<Duration> {
+        self.starts
+            .iter()
+            .map(|start| now.saturating_duration_since(*start))
+            .collect()
+    }
+
+    /// Delay and limit start afresh.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+        self.starts.clear();
+    }
+
+    /// The delay before the next start, after one more failure.
+    pub(super) fn fail(&mut self, policy: &Policy) -> Duration {
+        let delay = delay_after(self.failures, policy);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
+
+    /// Whether one more start stays within the limit. A start is out of the window once it is
+    /// `interval` old.
+    pub(super) fn admits(&mut self, limit: Option<StartLimit>, now: Instant) -> bool {
+        let Some(StartLimit { burst, interval }) = limit else {
+            return true;
+        };
+        while let Some(first) = self.starts.front()
+            && now.saturating_duration_since(*first) >= interval
+        {
+            self.starts.pop_front();
+        }
+        self.starts.len() < usize::try_from(burst).unwrap_or(usize::MAX)
+    }
+
+    /// Counts a start.
+    pub(super) fn record_start(&mut self, limit: Option<StartLimit>, now: Instant) {
+        if limit.is_some() {
+            self.starts.push_back(now);
+        }
+    }
+}
+
+/// The delay after `failures` earlier ones in a row: `restart_delay`, then
+/// `max(restart_delay, 100 ms)` and its doubles up to `restart_max_delay`.
+fn delay_after(failures: u32, policy: &Policy) -> Duration {
+    let longest = policy.restart_max_delay.max(policy.restart_delay);
+    let Some(doublings) = failures.checked_sub(1) else {
+        return policy.restart_delay;
+    };
+    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
+    policy
+        .restart_delay
+        .max(LEAST_GROWING_DELAY)
+        .saturating_mul(factor)
+        .min(longest)
+}

@@ -1,0 +1,893 @@
+//! One service's state machine: what is (`ServiceState`) beside what is desired (`Desired`).
+//!
+//! Knows nothing of other services, of deadlines' order, or of how an action is performed.
+//!
+//! A service is *wanted* while it is desired up, in the config, and the agent is not going.
+//! An instance has two ends: it *exits* (early, perhaps untold), and then *lets go*: released,
+//! and its tree cleared. From exit to tree gone it is in `leaving`, beside the state.
+//!
+//! ```text
+//!            start,       stop        new exec,   spawned      spawn    exited     timeout   old ones
+//! state      restart                  wanted                   failed                        let go
+//! ---------  -----------  ----------  ----------  -----------  -------  ---------  --------  --------
+//! Down       Due          done        Due         -            -        -          -         -
+//! Ending     Due          join        Due         -            -        -          -         Down
+//! Due        join         Ending      Due         -            -        -          -         Starting
+//! Backoff    Due          Ending      Due         -            -        -          Due       -
+//! Starting   join         (1)         (1)         Running (2)  next(3)  -          -         -
+//! Running    done; Stop-  Stopping    Stopping    -            -        next (3)   -         -
+//!            ping if restart
+//! Stopping   join         join        -           -            -        next (4)   KillTree  -
+//! ```
+//!
+//! - `-`: the fact is about something unknown, twice told or late: nothing happens. "join": the
+//!   request waits for what goes on already.
+//! - (1) Nothing can be done to a start under way. Its answer decides: an instance that is not
+//!   wanted any more, or was started from an exec that has changed, is stopped at once.
+//! - (2) or straight on to Stopping, by (1).
+//! - (3) by restart policy: Due, Backoff, or Ending with success or failure. A failed start
+//!   that is not wanted any more: Ending. One whose exec has changed: Due.
+//! - (4) Due if wanted, else Ending.
+//! - Due becomes Starting as soon as no old instance is leaving (with `overlap`: at most one
+//!   is), or Ending where the start limit forbids it. Ending becomes Down when none is leaving.
+//! - Removal and shutdown act like stop, but leave `Desired` as it is; back in the config is
+//!   like start.
+//!
+//! Invariants, by the names under which `simulation.rs` checks them:
+//! - `one_live`: at most one instance has not exited.
+//! - `one_predecessor`: nothing is spawned while more than one old instance is leaving; without
+//!   `overlap`, while any is.
+//! - `up_is_pursued`: a wanted service runs, is being started, is being stopped for a restart,
+//!   has a timer armed, or has been ended by its policy.
+//! - `stop_ends`: a stop needs no more than its timeout and the facts that answer its actions.
+//! - `no_start_while_down`: nothing is spawned while it is not wanted.
+//! - `one_reply`: each request is replied to once, with the words that are true at that moment.
+//! - `journal_agrees`: the notices, read in order, tell the state.
+//! - `timers_ahead`: after a timeout was handled, the next one is ahead: no busy loop.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::action::{Action, BackoffReason, DeniedReason, Notice, Reply};
+use super::backoff::{Backoff, after};
+use super::cause::{Blame, Cause, Death};
+use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
+use super::memory::{Desired, Memory, Rest};
+use super::signal::Signal;
+use super::spec::{Exec, Output, Policy, RestartPolicy, Spec};
+use super::status::{State, Status};
+
+/// What a service is told along with each fact, and where it leaves its actions.
+pub(super) struct Step<'a> {
+    pub(super) now: Instant,
+    pub(super) actions: &'a mut VecDeque<Action>,
+    /// The last attempt of all services: one count for all, so that a service that is removed
+    /// and added again never uses a number twice.
+    pub(super) last_attempt: &'a mut Attempt,
+}
+
+impl Step<'_> {
+    fn publish(&mut self, notice: Notice) {
+        self.actions.push_back(Action::Publish(notice));
+    }
+
+    fn reply(&mut self, request: RequestId, reply: Reply) {
+        self.actions.push_back(Action::Reply { request, reply });
+    }
+}
+
+/// What an earlier agent left of one service.
+#[derive(Default)]
+pub(super) struct Legacy {
+    pub(super) memory: Memory,
+    /// Those that had not let go of everything.
+    pub(super) instances: Vec<(Attempt, Instance)>,
+}
+
+/// Instances that are told to be dead before the first config.
+pub(super) type Dead = BTreeSet<(ServiceName, Instance)>;
+
+/// Whether a start counts towards the start limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Counted,
+    /// It mends what someone else broke.
+    Free,
+}
+
+/// What a service does. The table is in the module's head.
+#[derive(Debug)]
+enum ServiceState {
+    /// Nothing of it is left, and nothing is under way.
+    Down(Rest),
+    /// Nothing is to be started; old instances are still letting go.
+    Ending(Rest),
+    /// To be started as soon as the old instances permit it.
+    Due(Start),
+    /// To be started then.
+    Backoff {
+        until: Instant,
+    },
+    /// `Spawn` is not answered yet.
+    Starting {
+        attempt: Attempt,
+        spec: Arc<Spec>,
+    },
+    Running {
+        instance: Instance,
+    },
+    /// The stop signal is sent; SIGKILL follows at `kill_at`, once.
+    Stopping {
+        instance: Instance,
+        kill_at: Option<Instant>,
+    },
+}
+
+/// An instance that has exited, but has not let go of everything.
+#[derive(Debug)]
+struct Leaving {
+    instance: Instance,
+    /// Told so, and `ClearTree` is not answered yet.
+    released: bool,
+}
+
+/// What the restart policy says of a death.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Start again, after the delay.
+    Restart,
+    /// Start again at once, at nobody's cost.
+    Mend,
+    /// Leave it: it has done its work.
+    Finish,
+    /// Leave it: it failed.
+    Fail,
+}
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Service {
+    name: ServiceName,
+    spec: Arc<Spec>,
+    desired: Desired,
+    /// Gone from the config: forgotten once it is down.
+    removed: bool,
+    /// The agent is going.
+    shutdown: bool,
+    state: ServiceState,
+    /// When `state` became what it is.
+    since: Instant,
+    leaving: Vec<Leaving>,
+    backoff: Backoff,
+    last_attempt: Attempt,
+    starts: u64,
+    last_exit: Option<Death>,
+    last_failure: Option<SpawnFailure>,
+    /// Starts and restarts, replied to when an instance is there.
+    waiting_up: Vec<RequestId>,
+    /// Stops, replied to when nothing is left.
+    waiting_down: Vec<RequestId>,
+}
+
+impl Service {
+    /// A service that is desired up and still down; `begin` or `resume` follows.
+    pub(super) fn new(name: ServiceName, spec: Arc<Spec>, shutdown: bool, now: Instant) -> Self {
+        Self {
+            name,
+            spec,
+            desired: Desired::Up,
+            removed: false,
+            shutdown,
+            state: ServiceState::Down(Rest::Stopped),
+            since: now,
+            leaving: Vec::new(),
+            backoff: Backoff::default(),
+            last_attempt: Attempt::default(),
+            starts: 0,
+            last_exit: None,
+            last_failure: None,
+            waiting_up: Vec::new(),
+            waiting_down: Vec::new(),
+        }
+    }
+
+    /// A service that is not in the config: known only to be stopped.
+    pub(super) fn unlisted(name: ServiceName, shutdown: bool, now: Instant) -> Self {
+        let mut service = Self::new(name, Arc::new(last_resort_spec()), shutdown, now);
+        service.removed = true;
+        service
+    }
+
+    // ---- reading ----
+
+    pub(super) fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    pub(super) fn spec(&self) -> &Arc<Spec> {
+        &self.spec
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed
+    }
+
+    /// Whether nothing is left of it and nothing is under way.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state, ServiceState::Down(_))
+    }
+
+    /// When `timeout` has to be called, if ever.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            ServiceState::Backoff { until } => Some(until),
+            ServiceState::Stopping { kill_at, .. } => kill_at,
+            _ => None,
+        }
+    }
+
+    pub(super) fn status(&self) -> Status<'_> {
+        Status {
+            service: &self.name,
+            state: self.contract_state(),
+            desired: if self.removed {
+                Desired::Down
+            } else {
+                self.desired
+            },
+            instance: self.live_instance(),
+            since: self.since,
+            restarts: self.starts.saturating_sub(1),
+            last_exit: self.last_exit.as_ref(),
+            last_failure: self.last_failure.as_ref(),
+            failed: match &self.state {
+                ServiceState::Down(Rest::Failed { reason })
+                | ServiceState::Ending(Rest::Failed { reason }) => Some(reason),
+                _ => None,
+            },
+            next_start: match self.state {
+                ServiceState::Backoff { until } => Some(until),
+                _ => None,
+            },
+        }
+    }
+
+    pub(super) fn memory(&self, now: Instant) -> Memory {
+        Memory {
+            desired: self.desired,
+            last_attempt: self.last_attempt,
+            instance: self.live_instance(),
+            starts: self.starts,
+            failures: self.backoff.failures(),
+            starts_ago: self.backoff.starts_ago(now),
+            next_start_in: match self.state {
+                ServiceState::Backoff { until } => Some(until.saturating_duration_since(now)),
+                _ => None,
+            },
+            stopping: matches!(self.state, ServiceState::Stopping { .. }) && !self.shutdown,
+            rest: match &self.state {
+                ServiceState::Down(Rest::Stopped) | ServiceState::Ending(Rest::Stopped) => None,
+                ServiceState::Down(rest) | ServiceState::Ending(rest) => Some(rest.clone()),
+                _ => None,
+            },
+            at_rest: self.is_down(),
+            last_exit: self.last_exit.clone(),
+            leaving: self.leaving.iter().map(|old| old.instance).collect(),
+            last_failure: self.last_failure.clone(),
+            state_age: now.saturating_duration_since(self.since),
+        }
+    }
+
+    fn contract_state(&self) -> State {
+        match &self.state {
+            ServiceState::Down(Rest::Failed { .. }) => State::Failed,
+            ServiceState::Down(_) => State::Stopped,
+            ServiceState::Due(_) => State::Starting,
+            ServiceState::Backoff { .. } => State::Backoff,
+            ServiceState::Starting { .. } if self.is_wanted() => State::Starting,
+            ServiceState::Running { .. } => State::Running,
+            ServiceState::Ending(_)
+            | ServiceState::Starting { .. }
+            | ServiceState::Stopping { .. } => State::Stopping,
+        }
+    }
+
+    fn live_instance(&self) -> Option<Instance> {
+        match self.state {
+            ServiceState::Running { instance } | ServiceState::Stopping { instance, .. } => {
+                Some(instance)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.desired == Desired::Up && !self.removed && !self.shutdown
+    }
+
+    // ---- what people ask ----
+
+    pub(super) fn start(&mut self, request: RequestId, step: &mut Step<'_>) {
+        self.desired = Desired::Up;
+        self.overtake_down("start", step);
+        if matches!(self.state, ServiceState::Running { .. }) {
+            step.reply(request, Reply::Done);
+        } else {
+            self.waiting_up.push(request);
+            self.start_afresh(step);
+        }
+    }
+
+    pub(super) fn restart(&mut self, request: RequestId, step: &mut Step<'_>) {
+        self.desired = Desired::Up;
+        self.overtake_down("restart", step);
+        self.waiting_up.push(request);
+        self.replace_or_start(step);
+    }
+
+    pub(super) fn stop(&mut self, request: RequestId, step: &mut Step<'_>) {
+        self.desired = Desired::Down;
+        self.overtake_up("stop", step);
+        self.waiting_down.push(request);
+        match &mut self.state {
+            ServiceState::Down(rest) => {
+                if matches!(rest, Rest::Failed { .. }) {
+                    step.publish(Notice::Stopped {
+                        service: self.name.clone(),
+                    });
+                    self.since = step.now;
+                }
+                *rest = Rest::Stopped;
+            }
+            ServiceState::Ending(rest) => *rest = Rest::Stopped,
+            _ => {}
+        }
+        self.bring_down(step);
+    }
+
+    /// Sends a signal to the main process, if there is one.
+    pub(super) fn signal(&self, signal: Signal, request: RequestId, step: &mut Step<'_>) {
+        let service = self.name.clone();
+        let Some(instance) = self.live_instance() else {
+            return step.reply(request, Reply::Denied(DeniedReason::NotRunning(service)));
+        };
+        step.actions.push_back(Action::Signal {
+            service,
+            instance,
+            signal,
+        });
+        step.reply(request, Reply::Done);
+    }
+
+    // ---- what the config says ----
+
+    /// The first start of a service that was not known before.
+    pub(super) fn begin(&mut self, step: &mut Step<'_>) {
+        if self.is_wanted() {
+            self.start_afresh(step);
+        }
+    }
+
+    /// Takes the service's spec of a newer config; returns whether it differs. A changed policy
+    /// holds from the next decision on; a changed exec restarts what is wanted.
+    pub(super) fn reconfigure(&mut self, spec: Arc<Spec>, step: &mut Step<'_>) -> bool {
+        if Arc::ptr_eq(&self.spec, &spec) || self.spec == spec {
+            return false;
+        }
+        let new_exec = self.spec.exec != spec.exec;
+        self.spec = spec;
+        if new_exec && self.is_wanted() {
+            self.replace_or_start(step);
+        } else {
+            self.settle(step);
+        }
+        true
+    }
+
+    /// Gone from the config.
+    pub(super) fn remove(&mut self, step: &mut Step<'_>) {
+        self.removed = true;
+        self.overtake_up("reload", step);
+        self.bring_down(step);
+    }
+
+    /// Back in the config before its removal was through.
+    pub(super) fn add_again(&mut self, spec: Arc<Spec>, step: &mut Step<'_>) {
+        self.removed = false;
+        self.spec = spec;
+        self.desired = Desired::Up;
+        self.overtake_down("reload", step);
+        self.begin(step);
+    }
+
+    /// The agent is going.
+    pub(super) fn shut_down(&mut self, step: &mut Step<'_>) {
+        self.shutdown = true;
+        self.overtake_up("shutdown", step);
+        self.bring_down(step);
+    }
+
+    /// Goes on where an earlier agent was.
+    pub(super) fn resume(&mut self, legacy: Legacy, dead: &Dead, step: &mut Step<'_>) {
+        let memory = legacy.memory;
+        self.desired = memory.desired;
+        self.last_attempt = memory.last_attempt;
+        self.starts = memory.starts;
+        self.backoff = Backoff::restore(memory.failures, &memory.starts_ago, step.now);
+        self.last_exit = memory.last_exit.clone();
+        self.last_failure = memory.last_failure.clone();
+        let (leaving, mut own): (Vec<_>, Vec<_>) = legacy
+            .instances
+            .into_iter()
+            .partition(|(_, instance)| memory.leaving.contains(instance));
+        leaving
+            .into_iter()
+            .for_each(|(_, instance)| self.leave(instance));
+        own.sort_unstable();
+        match own.pop() {
+            Some((attempt, instance)) => {
+                self.last_attempt = self.last_attempt.max(attempt);
+                let is_dead = dead.contains(&(self.name.clone(), instance));
+                self.adopt(instance, is_dead, &memory, step);
+            }
+            None => self.resume_down(&memory, step.now),
+        }
+        for (_, instance) in own {
+            self.kill_surplus(instance, step);
+        }
+        // An Instant before the clock's own beginning does not exist: then it is since now.
+        self.since = step.now.checked_sub(memory.state_age).unwrap_or(step.now);
+        self.settle(step);
+    }
+
+    /// An instance that should not be: the service has a later one.
+    fn kill_surplus(&mut self, instance: Instance, step: &mut Step<'_>) {
+        step.actions.push_back(Action::KillTree {
+            service: self.name.clone(),
+            instance,
+        });
+        self.leave(instance);
+    }
+
+    /// Goes on with an instance whose end has not been counted. A dead one is adopted only in
+    /// name, and told of only if nobody was ever told of it.
+    fn adopt(&mut self, instance: Instance, is_dead: bool, memory: &Memory, step: &mut Step<'_>) {
+        let is_untold = memory.instance != Some(instance);
+        if is_untold {
+            self.starts = self.starts.saturating_add(1);
+        }
+        if is_untold || !is_dead {
+            step.publish(Notice::Adopted {
+                service: self.name.clone(),
+                instance,
+            });
+        }
+        let is_stopping = memory.stopping || !self.is_wanted();
+        if !is_stopping {
+            self.enter(ServiceState::Running { instance }, step);
+        } else if is_dead {
+            let kill_at = None;
+            self.enter(ServiceState::Stopping { instance, kill_at }, step);
+        } else {
+            self.begin_stop(instance, step);
+        }
+    }
+
+    /// Goes on without a live instance.
+    fn resume_down(&mut self, memory: &Memory, now: Instant) {
+        let rest = match &memory.rest {
+            _ if !self.is_wanted() => Some(Rest::Stopped),
+            Some(Rest::Stopped) | None => None,
+            Some(rest) => Some(rest.clone()),
+        };
+        self.state = match (rest, memory.next_start_in) {
+            // It was told when it happened.
+            (Some(rest), _) if memory.at_rest && self.leaving.is_empty() => {
+                ServiceState::Down(rest)
+            }
+            (Some(rest), _) => ServiceState::Ending(rest),
+            (None, Some(delay)) => ServiceState::Backoff {
+                until: after(now, delay),
+            },
+            (None, None) => ServiceState::Due(Start::Counted),
+        };
+    }
+
+    // ---- what happened ----
+
+    pub(super) fn spawned(&mut self, attempt: Attempt, instance: Instance, step: &mut Step<'_>) {
+        let Some(spec) = self.answered(attempt) else {
+            return;
+        };
+        let outdated = spec.exec != self.spec.exec;
+        self.starts = self.starts.saturating_add(1);
+        self.last_failure = None;
+        self.enter(ServiceState::Running { instance }, step);
+        step.publish(Notice::Started {
+            service: self.name.clone(),
+            instance,
+            restarts: self.starts.saturating_sub(1),
+        });
+        if !self.is_wanted() || outdated {
+            self.begin_stop(instance, step);
+        } else {
+            for request in mem::take(&mut self.waiting_up) {
+                step.reply(request, Reply::Done);
+            }
+        }
+    }
+
+    pub(super) fn spawn_failed(
+        &mut self,
+        attempt: Attempt,
+        failure: SpawnFailure,
+        step: &mut Step<'_>,
+    ) {
+        let Some(spec) = self.answered(attempt) else {
+            return;
+        };
+        let outdated = spec.exec != self.spec.exec;
+        self.last_failure = Some(failure.clone());
+        if !self.is_wanted() {
+            self.enter(ServiceState::Ending(Rest::Stopped), step);
+        } else if outdated {
+            self.backoff.reset();
+            self.enter(ServiceState::Due(Start::Counted), step);
+        } else {
+            self.deny_up(&failure, step);
+            if self.spec.policy.restart == RestartPolicy::No {
+                let reason = failure.message;
+                self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+            } else {
+                self.back_off(BackoffReason::SpawnFailed(failure), step);
+            }
+        }
+        self.settle(step);
+    }
+
+    pub(super) fn exited(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
+        self.count_death(instance, death, step);
+        self.settle(step);
+    }
+
+    pub(super) fn released(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
+        self.count_death(instance, death, step);
+        let leaving = self
+            .leaving
+            .iter_mut()
+            .find(|old| old.instance == instance && !old.released);
+        if let Some(old) = leaving {
+            old.released = true;
+            step.actions.push_back(Action::ClearTree {
+                service: self.name.clone(),
+                instance,
+            });
+        }
+        self.settle(step);
+    }
+
+    pub(super) fn tree_gone(&mut self, instance: Instance, step: &mut Step<'_>) {
+        self.leaving
+            .retain(|old| !(old.instance == instance && old.released));
+        self.settle(step);
+    }
+
+    pub(super) fn timeout(&mut self, step: &mut Step<'_>) {
+        match &mut self.state {
+            ServiceState::Backoff { until } if *until <= step.now => {
+                self.enter(ServiceState::Due(Start::Counted), step);
+            }
+            ServiceState::Stopping { instance, kill_at }
+                if kill_at.is_some_and(|at| at <= step.now) =>
+            {
+                *kill_at = None;
+                step.actions.push_back(Action::KillTree {
+                    service: self.name.clone(),
+                    instance: *instance,
+                });
+            }
+            _ => {}
+        }
+        self.settle(step);
+    }
+
+    // ---- deciding ----
+
+    /// The spec that the start under way was made from, if `attempt` is that start.
+    fn answered(&self, attempt: Attempt) -> Option<Arc<Spec>> {
+        match &self.state {
+            ServiceState::Starting {
+                attempt: current,
+                spec,
+            } if *current == attempt => Some(Arc::clone(spec)),
+            _ => None,
+        }
+    }
+
+    /// What follows from a death, by policy alone.
+    fn verdict(&self, death: &Death) -> Verdict {
+        let policy = &self.spec.policy;
+        let success = matches!(
+            death.cause,
+            Cause::Exited { code } if policy.success_exit_status.contains(&code)
+        );
+        match (policy.restart, death.blame) {
+            (RestartPolicy::No, _) if success => Verdict::Finish,
+            (RestartPolicy::No, _) => Verdict::Fail,
+            (_, Blame::SomeoneElse) => Verdict::Mend,
+            (RestartPolicy::OnFailure, Blame::Itself) if success => Verdict::Finish,
+            (_, Blame::Itself) => Verdict::Restart,
+        }
+    }
+
+    /// Whether the old instances permit a start.
+    fn may_spawn(&self) -> bool {
+        self.leaving.len() <= usize::from(self.spec.policy.overlap)
+    }
+
+    // ---- doing ----
+
+    fn enter(&mut self, state: ServiceState, step: &Step<'_>) {
+        self.state = state;
+        self.since = step.now;
+    }
+
+    fn leave(&mut self, instance: Instance) {
+        self.leaving.push(Leaving {
+            instance,
+            released: false,
+        });
+    }
+
+    /// Counts a death once, whichever fact tells it first.
+    fn count_death(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
+        if self.live_instance() != Some(instance) {
+            return;
+        }
+        let asked = matches!(self.state, ServiceState::Stopping { .. });
+        step.publish(Notice::Exited {
+            service: self.name.clone(),
+            instance,
+            death: death.clone(),
+        });
+        self.leave(instance);
+        if !asked {
+            self.follow_policy(&death, step);
+        } else if self.is_wanted() {
+            self.enter(ServiceState::Due(Start::Counted), step);
+        } else {
+            self.enter(ServiceState::Ending(Rest::Stopped), step);
+        }
+        self.last_exit = Some(death);
+    }
+
+    /// Goes on after a death that nobody asked for here.
+    fn follow_policy(&mut self, death: &Death, step: &mut Step<'_>) {
+        let uptime = death
+            .uptime
+            .unwrap_or_else(|| step.now.saturating_duration_since(self.since));
+        if uptime >= self.spec.policy.stable_after {
+            self.backoff.reset();
+        }
+        match self.verdict(death) {
+            Verdict::Restart => self.back_off(BackoffReason::Exited, step),
+            Verdict::Mend => self.enter(ServiceState::Due(Start::Free), step),
+            Verdict::Finish => self.enter(ServiceState::Ending(Rest::Finished), step),
+            Verdict::Fail => {
+                let reason = death.cause.to_string();
+                self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+            }
+        }
+    }
+
+    /// Waits for the next start, or not at all where the delay is zero.
+    fn back_off(&mut self, reason: BackoffReason, step: &mut Step<'_>) {
+        let delay = self.backoff.fail(&self.spec.policy);
+        if delay.is_zero() {
+            return self.enter(ServiceState::Due(Start::Counted), step);
+        }
+        step.publish(Notice::Backoff {
+            service: self.name.clone(),
+            delay,
+            reason,
+        });
+        let until = after(step.now, delay);
+        self.enter(ServiceState::Backoff { until }, step);
+    }
+
+    /// Starts without a delay, whatever came before; joins a start or a restart under way.
+    fn start_afresh(&mut self, step: &mut Step<'_>) {
+        match self.state {
+            ServiceState::Running { .. } | ServiceState::Starting { .. } => {}
+            ServiceState::Stopping { .. } => self.backoff.reset(),
+            ServiceState::Down(_)
+            | ServiceState::Ending(_)
+            | ServiceState::Due(_)
+            | ServiceState::Backoff { .. } => {
+                self.backoff.reset();
+                self.enter(ServiceState::Due(Start::Counted), step);
+            }
+        }
+        self.settle(step);
+    }
+
+    /// Has the running instance replaced by a new one; starts one where none runs.
+    fn replace_or_start(&mut self, step: &mut Step<'_>) {
+        if let ServiceState::Running { instance } = self.state {
+            self.backoff.reset();
+            self.begin_stop(instance, step);
+        } else {
+            self.start_afresh(step);
+        }
+    }
+
+    fn begin_stop(&mut self, instance: Instance, step: &mut Step<'_>) {
+        let signal = self.spec.policy.stop_signal;
+        step.publish(Notice::Stopping {
+            service: self.name.clone(),
+            instance,
+            signal,
+        });
+        step.actions.push_back(Action::Signal {
+            service: self.name.clone(),
+            instance,
+            signal,
+        });
+        let kill_at = Some(after(step.now, self.spec.policy.stop_timeout));
+        self.enter(ServiceState::Stopping { instance, kill_at }, step);
+    }
+
+    /// On the way down from any state. A start under way is dealt with when it is answered.
+    fn bring_down(&mut self, step: &mut Step<'_>) {
+        match self.state {
+            ServiceState::Running { instance } => self.begin_stop(instance, step),
+            ServiceState::Due(_) | ServiceState::Backoff { .. } => {
+                self.enter(ServiceState::Ending(Rest::Stopped), step);
+            }
+            ServiceState::Down(_)
+            | ServiceState::Ending(_)
+            | ServiceState::Starting { .. }
+            | ServiceState::Stopping { .. } => {}
+        }
+        self.settle(step);
+    }
+
+    /// Does what the state has waited for, if it may be done now.
+    fn settle(&mut self, step: &mut Step<'_>) {
+        if let ServiceState::Due(start) = self.state
+            && self.may_spawn()
+        {
+            self.spawn(start, step);
+        }
+        if let ServiceState::Ending(rest) = &self.state
+            && self.leaving.is_empty()
+        {
+            let rest = rest.clone();
+            self.come_to_rest(rest, step);
+        }
+        if self.is_down() {
+            for request in mem::take(&mut self.waiting_down) {
+                step.reply(request, Reply::Done);
+            }
+        }
+    }
+
+    fn spawn(&mut self, start: Start, step: &mut Step<'_>) {
+        let limit = self.spec.policy.start_limit;
+        if start == Start::Counted {
+            if !self.backoff.admits(limit, step.now) {
+                return self.give_up(step);
+            }
+            self.backoff.record_start(limit, step.now);
+        }
+        let attempt = Attempt(step.last_attempt.0.saturating_add(1));
+        *step.last_attempt = attempt;
+        self.last_attempt = attempt;
+        step.actions.push_back(Action::Spawn {
+            service: self.name.clone(),
+            attempt,
+        });
+        let spec = Arc::clone(&self.spec);
+        self.enter(ServiceState::Starting { attempt, spec }, step);
+    }
+
+    /// One more start would exceed the limit.
+    fn give_up(&mut self, step: &mut Step<'_>) {
+        let reason = self.limit_reason();
+        let message = reason.clone();
+        self.deny_up(&SpawnFailure { message }, step);
+        self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+    }
+
+    /// "start limit reached: 5 starts within 10s; last: exited with 1"
+    fn limit_reason(&self) -> String {
+        let mut reason = String::from("start limit reached");
+        if let Some(limit) = self.spec.policy.start_limit {
+            let plural = if limit.burst == 1 { "" } else { "s" };
+            reason += &format!(
+                ": {} start{plural} within {:?}",
+                limit.burst, limit.interval
+            );
+        }
+        let last = match (&self.last_failure, &self.last_exit) {
+            (Some(failure), _) => failure.to_string(),
+            (None, Some(last)) => last.cause.to_string(),
+            (None, None) => return reason,
+        };
+        reason + "; last: " + &last
+    }
+
+    fn come_to_rest(&mut self, rest: Rest, step: &mut Step<'_>) {
+        let service = self.name.clone();
+        step.publish(match &rest {
+            Rest::Stopped | Rest::Finished => Notice::Stopped { service },
+            Rest::Failed { reason } => Notice::Failed {
+                service,
+                reason: reason.clone(),
+            },
+        });
+        self.enter(ServiceState::Down(rest), step);
+    }
+
+    fn overtake_up(&mut self, by: &'static str, step: &mut Step<'_>) {
+        overtake(&self.name, mem::take(&mut self.waiting_up), by, step);
+    }
+
+    fn overtake_down(&mut self, by: &'static str, step: &mut Step<'_>) {
+        overtake(&self.name, mem::take(&mut self.waiting_down), by, step);
+    }
+
+    fn deny_up(&mut self, failure: &SpawnFailure, step: &mut Step<'_>) {
+        for request in mem::take(&mut self.waiting_up) {
+            let reason = DeniedReason::StartFailed {
+                service: self.name.clone(),
+                failure: failure.clone(),
+            };
+            step.reply(request, Reply::Denied(reason));
+        }
+    }
+}
+
+fn overtake(
+    service: &ServiceName,
+    requests: Vec<RequestId>,
+    by: &'static str,
+    step: &mut Step<'_>,
+) {
+    for request in requests {
+        let service = service.clone();
+        let reason = DeniedReason::Overtaken { service, by };
+        step.reply(request, Reply::Denied(reason));
+    }
+}
+
+/// How to stop a service that no config describes any more: as one that says nothing of it.
+fn last_resort_spec() -> Spec {
+    Spec {
+        policy: Policy {
+            restart: RestartPolicy::No,
+            restart_delay: Duration::ZERO,
+            restart_max_delay: Duration::ZERO,
+            stable_after: Duration::ZERO,
+            start_limit: None,
+            success_exit_status: Vec::new(),
+            stop_signal: Signal::TERM,
+            stop_timeout: Duration::from_secs(10),
+            overlap: false,
+        },
+        exec: Exec {
+            program: "/".into(),
+            arguments: Vec::new(),
+            environment: Default::default(),
+            identity: None,
+            working_directory: "/".into(),
+            umask: None,
+            nice: None,
+            limits: Vec::new(),
+            stdout: Output::Null,
+            stderr: Output::Null,
+        },
+    }
+}

@@ -1,0 +1,200 @@
+//! What one service must look like, from what was told, asked and published.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::*;
+use super::Check;
+
+/// The last notice of a service, as far as it tells the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Started,
+    Exited,
+    Stopping,
+    Stopped,
+    Backoff,
+    Failed,
+}
+
+pub(super) struct Shadow {
+    pub(super) spec: Arc<Spec>,
+    /// In the last config.
+    pub(super) is_listed: bool,
+    pub(super) desired: Desired,
+    /// Since when it has not been wanted, with the jumps of the clock up to then.
+    pub(super) unwanted_since: Option<(Instant, Duration)>,
+    /// The instance that lives by the journal.
+    pub(super) live: Option<Instance>,
+    pub(super) told: Option<Told>,
+    starts: u64,
+    /// Starts that must stay within the limit: those since the last reason to forget them.
+    window: Vec<Instant>,
+    /// The next start mends what someone else broke.
+    pub(super) is_free: bool,
+    /// Whether any policy since the last start allows it to be given up, to end with success.
+    may_fail: bool,
+    may_finish: bool,
+    kill_not_before: Option<Instant>,
+}
+
+impl Shadow {
+    pub(super) fn new(spec: Arc<Spec>) -> Self {
+        let mut shadow = Self {
+            spec: Arc::clone(&spec),
+            is_listed: true,
+            desired: Desired::Up,
+            unwanted_since: None,
+            live: None,
+            told: None,
+            starts: 0,
+            window: Vec::new(),
+            is_free: false,
+            may_fail: false,
+            may_finish: false,
+            kill_not_before: None,
+        };
+        shadow.take_spec(spec);
+        shadow
+    }
+
+    /// A spec from a config; what was allowed since the last start stays allowed.
+    pub(super) fn take_spec(&mut self, spec: Arc<Spec>) {
+        if self.spec.exec != spec.exec {
+            self.forget_starts();
+        }
+        self.allow(&spec.policy);
+        self.spec = spec;
+    }
+
+    fn allow(&mut self, policy: &Policy) {
+        self.may_fail |= policy.restart == RestartPolicy::No || policy.start_limit.is_some();
+        self.may_finish |= policy.restart != RestartPolicy::Always;
+    }
+
+    /// Delay and limit are afresh.
+    pub(super) fn forget_starts(&mut self) {
+        self.window.clear();
+        self.is_free = false;
+    }
+
+    pub(super) fn is_wanted(&self, is_going: bool) -> bool {
+        self.is_listed && self.desired == Desired::Up && !is_going
+    }
+
+    /// `Spawn` came out.
+    pub(super) fn spawning(&mut self, now: Instant) -> Check {
+        self.may_fail = false;
+        self.may_finish = false;
+        let policy = self.spec.policy.clone();
+        self.allow(&policy);
+        if std::mem::take(&mut self.is_free) {
+            return Ok(());
+        }
+        if let Some(limit) = policy.start_limit {
+            self.window
+                .retain(|start| now.duration_since(*start) < limit.interval);
+            self.window.push(now);
+            if self.window.len() > usize::try_from(limit.burst).unwrap() {
+                return Err(format!("start_limit: one start too many within {limit:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// `KillTree` came out.
+    pub(super) fn killing(&self, now: Instant) -> Check {
+        match self.kill_not_before {
+            Some(time) if now >= time => Ok(()),
+            other => Err(format!(
+                "stop_ends: killed at {now:?}, not before {other:?}"
+            )),
+        }
+    }
+
+    /// `journal_agrees`, first half: the notices make sense one after the other.
+    pub(super) fn read(&mut self, notice: &Notice, now: Instant) -> Check {
+        let (told, fits) = match notice {
+            Notice::Started {
+                instance, restarts, ..
+            } => {
+                let fits = self.live.is_none() && *restarts == self.starts;
+                self.starts += 1;
+                self.live = Some(*instance);
+                (Told::Started, fits)
+            }
+            Notice::Adopted { instance, .. } => {
+                // A start that the earlier agent had no time to tell.
+                let fits = self.live.is_none_or(|live| live == *instance);
+                if self.live.is_none() {
+                    self.starts += 1;
+                }
+                self.live = Some(*instance);
+                (Told::Started, fits)
+            }
+            Notice::Exited { instance, .. } => {
+                let fits = self.live == Some(*instance);
+                self.live = None;
+                (Told::Exited, fits)
+            }
+            Notice::Stopping { instance, .. } => {
+                self.kill_not_before = now.checked_add(self.spec.policy.stop_timeout);
+                (Told::Stopping, self.live == Some(*instance))
+            }
+            Notice::Stopped { .. } => (Told::Stopped, self.live.is_none()),
+            Notice::Failed { .. } => (Told::Failed, self.live.is_none() && self.may_fail),
+            Notice::Backoff { delay, .. } => {
+                let policy = &self.spec.policy;
+                let longest = policy.restart_max_delay.max(policy.restart_delay);
+                let fits = (policy.restart_delay..=longest).contains(delay);
+                (Told::Backoff, self.live.is_none() && fits)
+            }
+            Notice::EventsLost { .. } => return Ok(()),
+        };
+        self.told = Some(told);
+        if fits {
+            Ok(())
+        } else {
+            Err(format!("journal_agrees: {notice:?} does not follow"))
+        }
+    }
+
+    /// `journal_agrees`, second half: the notices tell the state.
+    pub(super) fn agree(&self, status: &Status<'_>) -> Check {
+        let told = self.told;
+        let agrees = match status.state {
+            State::Running => told == Some(Told::Started),
+            State::Stopping if status.instance.is_some() => told == Some(Told::Stopping),
+            State::Backoff => told == Some(Told::Backoff),
+            State::Failed => told == Some(Told::Failed),
+            // Added while the agent goes, it never was anything else.
+            State::Stopped => matches!(told, Some(Told::Stopped) | None),
+            State::Starting | State::Stopping => self.live.is_none(),
+        };
+        if agrees && self.live == status.instance {
+            Ok(())
+        } else {
+            Err(format!(
+                "journal_agrees: {status:?}, but the journal says {told:?}, live {:?}",
+                self.live
+            ))
+        }
+    }
+
+    /// `up_is_pursued`, where the world is not asked: it was ended by its policy.
+    pub(super) fn may_rest(&self, status: &Status<'_>) -> bool {
+        match status.state {
+            State::Failed => self.may_fail,
+            State::Stopped => {
+                let success = matches!(status.last_exit, Some(death) if is_success(death));
+                self.may_finish && success
+            }
+            _ => true,
+        }
+    }
+}
+
+/// All specs of the simulation count 0 as success and nothing else.
+fn is_success(death: &Death) -> bool {
+    death.cause == Cause::Exited { code: 0 }
+}

@@ -1,0 +1,1136 @@
+//! The world around the supervisor: processes that obey late or not at all, facts that come
+//! late, twice, in the wrong order or never, people, and an agent that dies.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::tests::default_spec;
+use super::super::*;
+use super::shadow::{Shadow, Told};
+use super::{Check, Random};
+
+/// Nothing that the world owes takes longer, jumps of the clock aside.
+const LONGEST_LATENCY: Duration = Duration::from_secs(2);
+
+/// `stop_ends`: the longest stop timeout (that of an unlisted service), and an answer each to
+/// the spawn, the signal or kill, the release and the clearing; twice, for a predecessor.
+const LONGEST_STOP: Duration = Duration::from_secs(10 + 2 * 4 * 2);
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+struct Process {
+    service: ServiceName,
+    instance: Instance,
+    attempt: Attempt,
+    exec: Exec,
+    ignores_stop: bool,
+    is_adopted: bool,
+    born: Instant,
+    /// The truth, which the supervisor does not know yet.
+    exited: bool,
+    /// The cause that was told first.
+    told: Option<Death>,
+    is_published: bool,
+    is_release_told: bool,
+    /// By the present agent.
+    is_clear_asked: bool,
+}
+
+/// What the world will do at its time.
+enum Happening {
+    Tell(Event),
+    /// The spawn that was asked for comes through, or fails.
+    Spawn {
+        service: ServiceName,
+        attempt: Attempt,
+        exec: Exec,
+    },
+    Die(Instance, Cause, Blame),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Start,
+    Stop,
+    Restart,
+    Signal,
+    Reload,
+    Shutdown,
+}
+
+struct Request {
+    kind: Kind,
+    service: ServiceName,
+    /// Which instance a restart is to replace.
+    instance: Option<Instance>,
+}
+
+pub(super) struct Simulation {
+    random: Random,
+    supervisor: Supervisor,
+    now: Instant,
+    /// How far the clock has jumped so far.
+    jumped: Duration,
+    queue: BTreeMap<(Instant, u64), Happening>,
+    sequence: u64,
+    processes: Vec<Process>,
+    spawning: BTreeMap<ServiceName, Attempt>,
+    shadows: BTreeMap<ServiceName, Shadow>,
+    requests: BTreeMap<RequestId, Request>,
+    last_request: u64,
+    expected_reload: ReloadSummary,
+    /// Facts that may be told again.
+    recent: VecDeque<Event>,
+    is_going: bool,
+    /// Nothing from outside any more, and no process ends by itself.
+    is_quiet: bool,
+    /// Between an agent's start and its first config there is nothing to see.
+    is_held: bool,
+    /// The actions of a new agent's first config are being read.
+    is_resuming: bool,
+    steps: u64,
+    trace: Option<VecDeque<String>>,
+}
+
+macro_rules! ensure {
+    ($holds:expr, $($broken:tt)+) => {
+        if !$holds {
+            return Err(format!($($broken)+));
+        }
+    };
+}
+
+// ---- the course of a world ----
+
+impl Simulation {
+    pub(super) fn new(seed: u64, traces: bool) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "any Instant will do to begin with"
+        )]
+        let now = Instant::now();
+        Self {
+            random: Random(seed),
+            supervisor: Supervisor::new(),
+            now,
+            jumped: Duration::ZERO,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            processes: Vec::new(),
+            spawning: BTreeMap::new(),
+            shadows: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            last_request: 0,
+            expected_reload: ReloadSummary::default(),
+            recent: VecDeque::new(),
+            is_going: false,
+            is_quiet: false,
+            is_held: false,
+            is_resuming: false,
+            steps: 0,
+            trace: traces.then(VecDeque::new),
+        }
+    }
+
+    /// The last events and actions, if this world keeps them.
+    pub(super) fn trace(&self) -> String {
+        self.trace
+            .iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// Random steps, then quiet, then a shutdown. Returns how many steps were taken.
+    pub(super) fn run(&mut self, steps: u64) -> Result<u64, String> {
+        self.reload(None)?;
+        while self.steps < steps {
+            if self.random.chance(70) {
+                self.advance()?;
+            } else {
+                self.interfere()?;
+            }
+        }
+        self.is_quiet = true;
+        self.settle("up_is_pursued")?;
+        self.check_quiet()?;
+        self.request(Kind::Shutdown)?;
+        self.settle("stop_ends")?;
+        self.check_end()?;
+        Ok(self.steps)
+    }
+
+    /// Until nothing is under way and no timer is armed.
+    fn settle(&mut self, invariant: &str) -> Check {
+        for _ in 0..1_000 {
+            if self.queue.is_empty() && self.supervisor.poll_timeout().is_none() {
+                return Ok(());
+            }
+            self.advance()?;
+        }
+        Err(format!(
+            "{invariant}: no rest after 1,000 steps without interference"
+        ))
+    }
+
+    /// Lets the next thing happen, whenever that is.
+    fn advance(&mut self) -> Check {
+        let fact = self.queue.first_key_value().map(|((time, _), _)| *time);
+        let timer = self.supervisor.poll_timeout();
+        let is_timer = match (fact, timer) {
+            (None, None) => return Ok(()),
+            (Some(fact), Some(timer)) if fact.max(timer) <= self.now => self.random.chance(50),
+            (Some(fact), Some(timer)) => timer <= fact,
+            (fact, _) => fact.is_none(),
+        };
+        if is_timer {
+            self.now = self.now.max(timer.unwrap_or(self.now));
+            return self.time_out();
+        }
+        let Some(((time, _), happening)) = self.queue.pop_first() else {
+            return Ok(());
+        };
+        self.now = self.now.max(time);
+        match happening {
+            Happening::Tell(event) => self.tell(event),
+            Happening::Spawn {
+                service,
+                attempt,
+                exec,
+            } => self.come_through(service, attempt, exec),
+            Happening::Die(instance, cause, blame) => {
+                self.die(instance, cause, blame);
+                Ok(())
+            }
+        }
+    }
+
+    fn time_out(&mut self) -> Check {
+        self.note(|_| "timeout".into());
+        self.supervisor.handle_timeout(self.now);
+        let next = self.supervisor.poll_timeout();
+        ensure!(
+            next.is_none_or(|next| next > self.now),
+            "timers_ahead: {next:?} is not after {:?}",
+            self.now
+        );
+        self.after_step()
+    }
+
+    /// Something from outside.
+    fn interfere(&mut self) -> Check {
+        match self.random.below(100) {
+            0..12 => self.request(Kind::Start),
+            12..26 => self.request(Kind::Stop),
+            26..36 => self.request(Kind::Restart),
+            36..42 => self.request(Kind::Signal),
+            42..54 => self.request(Kind::Reload),
+            54..72 => {
+                self.kill_someone();
+                Ok(())
+            }
+            72..82 => self.tell_again(),
+            82..90 => self.tell_nonsense(),
+            90..93 => self.tell(Event::EventsLost { count: 1 }),
+            93..95 => {
+                let jump = self.random.duration(Duration::from_secs(3600));
+                self.now += jump;
+                self.jumped += jump;
+                Ok(())
+            }
+            95..97 => self.time_out(),
+            97..99 => self.replace_agent(),
+            _ if self.random.chance(2) => self.request(Kind::Shutdown),
+            _ => Ok(()),
+        }
+    }
+
+    fn later(&mut self, longest: Duration, happening: Happening) {
+        let time = self.now + self.random.duration(longest.min(LONGEST_LATENCY));
+        self.at(time, happening);
+    }
+
+    fn at(&mut self, time: Instant, happening: Happening) {
+        self.sequence += 1;
+        self.queue.insert((time, self.sequence), happening);
+    }
+
+    fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = format!("{:>6} {}", self.steps, line(self));
+            let trace = self.trace.get_or_insert_default();
+            trace.push_back(line);
+            if trace.len() > 80 {
+                trace.pop_front();
+            }
+        }
+    }
+}
+
+// ---- processes ----
+
+impl Simulation {
+    fn come_through(&mut self, service: ServiceName, attempt: Attempt, exec: Exec) -> Check {
+        if !self.is_quiet && self.random.chance(15) {
+            let failure = SpawnFailure {
+                message: "cannot run".into(),
+            };
+            return self.tell(Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            });
+        }
+        let instance = self.bear(&service, attempt, exec)?;
+        let spawned = Event::Spawned {
+            service,
+            attempt,
+            instance,
+        };
+        if self.random.chance(70) {
+            return self.tell(spawned);
+        }
+        self.later(Duration::from_millis(20), Happening::Tell(spawned));
+        Ok(())
+    }
+
+    fn bear(
+        &mut self,
+        service: &ServiceName,
+        attempt: Attempt,
+        exec: Exec,
+    ) -> Result<Instance, String> {
+        let twin = self.of(service).find(|process| !process.exited);
+        ensure!(
+            twin.is_none(),
+            "one_live: {service} lives already at attempt {attempt:?}"
+        );
+        self.sequence += 1;
+        let instance = Instance {
+            // Few enough that they are reused all the time.
+            pid: u32::try_from(self.random.below(20)).unwrap() + 2,
+            start_time_ns: self.sequence * 10_000_000,
+        };
+        let ignores_stop = self.random.chance(25);
+        self.processes.push(Process {
+            service: service.clone(),
+            instance,
+            attempt,
+            exec,
+            ignores_stop,
+            is_adopted: false,
+            born: self.now,
+            exited: false,
+            told: None,
+            is_published: false,
+            is_release_told: false,
+            is_clear_asked: false,
+        });
+        if !self.is_quiet && self.random.chance(60) {
+            let longest = self.random.pick(&[5, 200, 2_000, 20_000]);
+            let lifetime = self.random.duration(Duration::from_millis(longest));
+            let cause = self.own_cause();
+            let happening = Happening::Die(instance, cause, Blame::Itself);
+            self.at(self.now + lifetime, happening);
+        }
+        Ok(instance)
+    }
+
+    fn own_cause(&mut self) -> Cause {
+        let segv = Cause::Signaled {
+            signal: Signal::from_number(11).unwrap(),
+            core_dumped: true,
+            sender: None,
+        };
+        let clean = Cause::Exited { code: 0 };
+        let failure = Cause::Exited { code: 1 };
+        self.random
+            .pick(&[clean.clone(), clean, failure, segv, Cause::OomKilled])
+    }
+
+    /// The exit becomes final; the facts of it are on their way.
+    fn die(&mut self, instance: Instance, cause: Cause, blame: Blame) {
+        let knows_uptime = self.random.chance(50);
+        let now = self.now;
+        let Some(process) = self.alive(instance) else {
+            return;
+        };
+        if self.is_quiet && blame == Blame::Itself {
+            return;
+        }
+        let Some(process) = self.processes.get_mut(process) else {
+            return;
+        };
+        process.exited = true;
+        let uptime = knows_uptime.then(|| now.duration_since(process.born));
+        let comm = None;
+        let death = Death {
+            cause,
+            blame,
+            comm,
+            uptime,
+        };
+        let service = process.service.clone();
+        for _ in 0..self.random.pick(&[0, 1, 1, 1, 2]) {
+            let (service, death) = (service.clone(), death.clone());
+            let early = Event::ProcessExited {
+                service,
+                instance,
+                death,
+            };
+            self.later(Duration::from_secs(1), Happening::Tell(early));
+        }
+        self.owe_release(service, instance, death);
+    }
+
+    /// The authoritative fact: it comes in any case, but never before `Spawned`.
+    fn owe_release(&mut self, service: ServiceName, instance: Instance, death: Death) {
+        let spawned = self.queue.iter().find_map(|((time, _), happening)| {
+            let Happening::Tell(Event::Spawned { instance: born, .. }) = happening else {
+                return None;
+            };
+            (*born == instance).then_some(*time)
+        });
+        let death = Death {
+            cause: if self.random.chance(50) {
+                death.cause
+            } else {
+                Cause::Unknown
+            },
+            ..death
+        };
+        let time = self.now + self.random.duration(LONGEST_LATENCY);
+        let released = Event::ProcessReleased {
+            service,
+            instance,
+            death,
+        };
+        self.at(time.max(spawned.unwrap_or(time)), Happening::Tell(released));
+    }
+
+    fn alive(&self, instance: Instance) -> Option<usize> {
+        self.processes
+            .iter()
+            .position(|process| process.instance == instance && !process.exited)
+    }
+
+    fn of(&self, service: &str) -> impl Iterator<Item = &Process> {
+        self.processes
+            .iter()
+            .filter(move |process| &*process.service == service)
+    }
+
+    fn find(&mut self, instance: Instance) -> Option<&mut Process> {
+        self.processes
+            .iter_mut()
+            .find(|process| process.instance == instance)
+    }
+
+    fn kill_someone(&mut self) {
+        let alive = self.processes.iter().filter(|process| !process.exited);
+        let alive: Vec<Instance> = alive.map(|process| process.instance).collect();
+        if !alive.is_empty() {
+            let victim = self.random.pick(&alive);
+            self.die(victim, killed_by(Signal::KILL), Blame::SomeoneElse);
+        }
+    }
+}
+
+fn killed_by(signal: Signal) -> Cause {
+    Cause::Signaled {
+        signal,
+        core_dumped: false,
+        sender: None,
+    }
+}
+
+// ---- people ----
+
+impl Simulation {
+    fn request(&mut self, kind: Kind) -> Check {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        let service: ServiceName = self.random.pick(&["a", "b", "c", "a", "b", "d"]).into();
+        let status = self.supervisor.status(&service);
+        let instance = status.and_then(|status| status.instance);
+        let entry = Request {
+            kind,
+            service: service.clone(),
+            instance,
+        };
+        self.requests.insert(request, entry);
+        let is_going = self.is_going;
+        let shadow = self.shadows.get_mut(&service);
+        match (kind, shadow) {
+            (Kind::Start | Kind::Restart, Some(shadow)) if shadow.is_listed && !is_going => {
+                shadow.desired = Desired::Up;
+                if kind == Kind::Restart || shadow.told != Some(Told::Started) {
+                    shadow.forget_starts();
+                }
+            }
+            (Kind::Stop, Some(shadow)) => shadow.desired = Desired::Down,
+            (Kind::Reload, _) => return self.reload(Some(request)),
+            (Kind::Shutdown, _) => self.is_going = true,
+            _ => {}
+        }
+        let signal = self.random.pick(&[Signal::HUP, Signal::KILL]);
+        let event = match kind {
+            Kind::Start => Event::StartRequested { service, request },
+            Kind::Stop => Event::StopRequested { service, request },
+            Kind::Restart => Event::RestartRequested { service, request },
+            Kind::Signal => Event::SignalRequested {
+                service,
+                signal,
+                request,
+            },
+            Kind::Reload | Kind::Shutdown => Event::ShutdownRequested { request },
+        };
+        self.tell(event)
+    }
+
+    /// A config that mostly resembles the last one.
+    fn reload(&mut self, request: Option<RequestId>) -> Check {
+        let services = self.next_config();
+        self.expected_reload = self.take_config(&services);
+        self.tell(Event::Configured { services, request })?;
+        let unanswered = request.filter(|request| self.requests.contains_key(request));
+        ensure!(unanswered.is_none(), "one_reply: no answer to a reload");
+        Ok(())
+    }
+
+    fn next_config(&mut self) -> BTreeMap<ServiceName, Arc<Spec>> {
+        let is_first = self.shadows.is_empty();
+        let mut services = BTreeMap::new();
+        for name in NAMES {
+            let name: ServiceName = name.into();
+            let old = self.shadows.get(&name).filter(|shadow| shadow.is_listed);
+            let old = old.map(|shadow| Arc::clone(&shadow.spec));
+            match (self.random.below(10), old) {
+                (0, Some(_)) => {}
+                (1, _) | (_, None) if is_first || self.random.chance(70) => {
+                    services.insert(name, Arc::new(self.random_spec()));
+                }
+                (2, Some(old)) => {
+                    let policy = self.random_spec().policy;
+                    let exec = old.exec.clone();
+                    services.insert(name, Arc::new(Spec { policy, exec }));
+                }
+                (_, Some(old)) => {
+                    services.insert(name, old);
+                }
+                (_, None) => {}
+            }
+        }
+        services
+    }
+
+    fn random_spec(&mut self) -> Spec {
+        let mut spec = default_spec();
+        let random = &mut self.random;
+        let limit = |burst, seconds| {
+            let interval = Duration::from_secs(seconds);
+            Some(StartLimit { burst, interval })
+        };
+        spec.exec.arguments = vec![random.pick(&["x", "y", "z"]).to_owned()];
+        spec.policy = Policy {
+            restart: random.pick(&[
+                RestartPolicy::Always,
+                RestartPolicy::Always,
+                RestartPolicy::Always,
+                RestartPolicy::OnFailure,
+                RestartPolicy::No,
+            ]),
+            restart_delay: Duration::from_millis(random.pick(&[0, 0, 50, 1_000])),
+            restart_max_delay: Duration::from_millis(random.pick(&[500, 5_000, 30_000])),
+            stable_after: Duration::from_secs(random.pick(&[1, 10])),
+            start_limit: random.pick(&[None, None, limit(1, 1), limit(3, 5), limit(5, 10)]),
+            success_exit_status: vec![0],
+            stop_signal: random.pick(&[Signal::TERM, Signal::INT, Signal::KILL]),
+            stop_timeout: Duration::from_secs(random.pick(&[0, 1, 5])),
+            overlap: random.chance(50),
+        };
+        spec
+    }
+
+    /// What the shadows make of a config; returns what a reload has to say of it.
+    fn take_config(&mut self, services: &BTreeMap<ServiceName, Arc<Spec>>) -> ReloadSummary {
+        let mut summary = ReloadSummary::default();
+        for (name, shadow) in &mut self.shadows {
+            if shadow.is_listed && !services.contains_key(name) {
+                shadow.is_listed = false;
+                summary.removed.push(name.to_string());
+            }
+        }
+        for (name, spec) in services {
+            match self.shadows.get_mut(name) {
+                Some(shadow) if shadow.is_listed => {
+                    if shadow.spec != *spec {
+                        summary.changed.push(name.to_string());
+                    }
+                    shadow.take_spec(Arc::clone(spec));
+                }
+                Some(shadow) => {
+                    summary.added.push(name.to_string());
+                    shadow.is_listed = true;
+                    if !self.is_resuming {
+                        shadow.desired = Desired::Up;
+                        shadow.forget_starts();
+                    }
+                    shadow.take_spec(Arc::clone(spec));
+                }
+                None => {
+                    summary.added.push(name.to_string());
+                    let shadow = Shadow::new(Arc::clone(spec));
+                    self.shadows.insert(name.clone(), shadow);
+                }
+            }
+        }
+        summary
+    }
+}
+
+// ---- what the supervisor is told ----
+
+impl Simulation {
+    /// One step: a fact, all that follows, and every invariant.
+    fn tell(&mut self, event: Event) -> Check {
+        self.note(|_| format!("{event:?}"));
+        self.learn(&event);
+        if matches!(
+            event,
+            Event::Spawned { .. }
+                | Event::SpawnFailed { .. }
+                | Event::ProcessExited { .. }
+                | Event::ProcessReleased { .. }
+                | Event::TreeGone { .. }
+        ) {
+            self.recent.push_back(event.clone());
+            if self.recent.len() > 16 {
+                self.recent.pop_front();
+            }
+        }
+        self.supervisor.handle_event(event, self.now);
+        self.after_step()
+    }
+
+    /// What follows for world and shadows from a fact that is about to be told.
+    fn learn(&mut self, event: &Event) {
+        match event {
+            Event::Spawned {
+                service, attempt, ..
+            }
+            | Event::SpawnFailed {
+                service, attempt, ..
+            } if self.spawning.get(service) == Some(attempt) => {
+                self.spawning.remove(service);
+            }
+            Event::ProcessExited {
+                service,
+                instance,
+                death,
+            } => self.learn_death(service, *instance, death),
+            Event::ProcessReleased {
+                service,
+                instance,
+                death,
+            } => {
+                self.learn_death(service, *instance, death);
+                if let Some(process) = self.find(*instance)
+                    && process.service == *service
+                {
+                    process.is_release_told = true;
+                }
+            }
+            Event::TreeGone { service, instance } => self.processes.retain(|process| {
+                process.instance != *instance
+                    || process.service != *service
+                    || !process.is_clear_asked
+            }),
+            _ => {}
+        }
+    }
+
+    /// The first fact of a death that the supervisor can know of decides.
+    fn learn_death(&mut self, service: &ServiceName, instance: Instance, death: &Death) {
+        let now = self.now;
+        let Some(process) = self.find(instance) else {
+            return;
+        };
+        if process.service != *service || process.told.is_some() {
+            return;
+        }
+        let uptime = death.uptime.unwrap_or(now.duration_since(process.born));
+        let (is_published, attempt) = (process.is_published, process.attempt);
+        // Before `Spawned` it is nobody's.
+        if self.spawning.get(service) == Some(&attempt) || is_published {
+            return;
+        }
+        if let Some(process) = self.find(instance) {
+            process.told = Some(death.clone());
+        }
+        let Some(shadow) = self.shadows.get_mut(service) else {
+            return;
+        };
+        if uptime >= shadow.spec.policy.stable_after {
+            shadow.forget_starts();
+        }
+        shadow.is_free = shadow.told == Some(Told::Started) && death.blame == Blame::SomeoneElse;
+    }
+
+    fn tell_again(&mut self) -> Check {
+        if self.recent.is_empty() {
+            return Ok(());
+        }
+        let recent: Vec<Event> = self.recent.iter().cloned().collect();
+        let event = self.random.pick(&recent);
+        self.tell(event)
+    }
+
+    /// A fact about something that never was: a reused pid, another's service, a lost attempt.
+    fn tell_nonsense(&mut self) -> Check {
+        let service: ServiceName = self.random.pick(&NAMES).into();
+        let known: Vec<Instance> = self.processes.iter().map(|it| it.instance).collect();
+        let mut instance = Instance {
+            pid: u32::try_from(self.random.below(20)).unwrap() + 2,
+            start_time_ns: self.random.below(1_000),
+        };
+        if !known.is_empty() && self.random.chance(50) {
+            instance = self.random.pick(&known);
+            if self
+                .of(&service)
+                .any(|process| process.instance == instance)
+            {
+                instance.start_time_ns += 1;
+            }
+        }
+        let attempt = Attempt(1_000_000 + self.random.below(10));
+        let death = Death {
+            cause: Cause::Unknown,
+            blame: self.random.pick(&[Blame::Itself, Blame::SomeoneElse]),
+            comm: None,
+            uptime: None,
+        };
+        let failure = SpawnFailure {
+            message: "nonsense".into(),
+        };
+        let choice = self.random.below(5);
+        self.tell(match choice {
+            0 => Event::Spawned {
+                service,
+                attempt,
+                instance,
+            },
+            1 => Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            },
+            2 => Event::ProcessExited {
+                service,
+                instance,
+                death,
+            },
+            3 => Event::ProcessReleased {
+                service,
+                instance,
+                death,
+            },
+            _ => Event::TreeGone { service, instance },
+        })
+    }
+
+    /// The agent dies; the next one finds what the kernel and the memory have.
+    fn replace_agent(&mut self) -> Check {
+        if self.is_going {
+            return Ok(());
+        }
+        self.note(|_| "the agent dies".into());
+        let names: BTreeSet<ServiceName> = self.shadows.keys().cloned().collect();
+        let memories: BTreeMap<ServiceName, Memory> = names
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.supervisor.memory(name, self.now)?)))
+            .collect();
+        self.supervisor = Supervisor::new();
+        self.requests.clear();
+        self.recent.clear();
+        self.spawning.clear();
+        self.lose_what_was_under_way()?;
+        let mut facts = self.remembered(&memories);
+        facts.extend(self.deaths_in_between());
+        self.is_held = true;
+        for fact in facts {
+            self.tell(fact)?;
+        }
+        self.is_held = false;
+        self.is_resuming = true;
+        for shadow in self.shadows.values_mut() {
+            shadow.unwanted_since = None;
+        }
+        let resumed = self.reload(None);
+        self.is_resuming = false;
+        resumed
+    }
+
+    /// Facts on their way are lost; a spawn under way comes through unseen, or never.
+    fn lose_what_was_under_way(&mut self) -> Check {
+        for (key, happening) in std::mem::take(&mut self.queue) {
+            match happening {
+                Happening::Tell(_) => {}
+                Happening::Spawn {
+                    service,
+                    attempt,
+                    exec,
+                } => {
+                    if self.random.chance(50) {
+                        self.bear(&service, attempt, exec)?;
+                    }
+                }
+                die @ Happening::Die(..) => drop(self.queue.insert(key, die)),
+            }
+        }
+        Ok(())
+    }
+
+    fn remembered(&mut self, memories: &BTreeMap<ServiceName, Memory>) -> Vec<Event> {
+        let mut facts = Vec::new();
+        for (service, memory) in memories {
+            let instances = self.of(service).map(|it| Some((it.attempt, it.instance)));
+            let mut instances: Vec<_> = instances.collect();
+            if instances.is_empty() {
+                instances.push(None);
+            }
+            if self.random.chance(50) {
+                instances.reverse();
+            }
+            facts.extend(instances.into_iter().map(|instance| Event::Remembered {
+                service: service.clone(),
+                memory: Box::new(memory.clone()),
+                instance,
+            }));
+        }
+        facts
+    }
+
+    /// What has died is told to the new agent: some at once, the others when it is at work.
+    fn deaths_in_between(&mut self) -> Vec<Event> {
+        let mut facts = Vec::new();
+        let mut processes = std::mem::take(&mut self.processes);
+        for process in &mut processes {
+            process.is_adopted = true;
+            process.is_clear_asked = false;
+            process.is_release_told = false;
+            if !process.is_published {
+                process.told = None;
+            }
+            if !process.exited {
+                continue;
+            }
+            let (service, instance) = (process.service.clone(), process.instance);
+            let cause = Cause::Unknown;
+            let death = Death {
+                cause,
+                blame: Blame::Itself,
+                comm: None,
+                uptime: None,
+            };
+            if self.random.chance(50) {
+                self.owe_release(service, instance, death);
+            } else {
+                facts.push(Event::ProcessReleased {
+                    service,
+                    instance,
+                    death,
+                });
+            }
+        }
+        self.processes = processes;
+        facts
+    }
+}
+
+// ---- what the supervisor does, and what must hold after it ----
+
+impl Simulation {
+    fn after_step(&mut self) -> Check {
+        self.steps += 1;
+        while let Some(action) = self.supervisor.next_action() {
+            self.note(|_| format!("    -> {action:?}"));
+            self.act(action)?;
+        }
+        while self.supervisor.next_changed().is_some() {}
+        if self.is_held {
+            return Ok(());
+        }
+        for name in NAMES {
+            self.check_service(name)?;
+        }
+        let supervisor = &self.supervisor;
+        self.shadows
+            .retain(|name, _| supervisor.status(name).is_some());
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> Check {
+        match action {
+            Action::Spawn { service, attempt } => self.spawn(service, attempt),
+            Action::Signal {
+                instance, signal, ..
+            } => {
+                let ignores = self.find(instance).is_some_and(|it| it.ignores_stop);
+                if signal == Signal::KILL || !ignores {
+                    let happening = Happening::Die(instance, killed_by(signal), Blame::SomeoneElse);
+                    self.later(LONGEST_LATENCY, happening);
+                }
+                Ok(())
+            }
+            Action::KillTree { service, instance } => {
+                if !self.is_resuming
+                    && let Some(shadow) = self.shadows.get(&service)
+                {
+                    shadow.killing(self.now)?;
+                }
+                let cause = killed_by(Signal::KILL);
+                let happening = Happening::Die(instance, cause, Blame::SomeoneElse);
+                self.later(Duration::from_millis(100), happening);
+                Ok(())
+            }
+            Action::ClearTree { service, instance } => {
+                let process = self.find(instance);
+                let is_due = process.is_some_and(|process| {
+                    let is_first = !std::mem::replace(&mut process.is_clear_asked, true);
+                    is_first && process.is_release_told && process.exited
+                });
+                ensure!(is_due, "ClearTree of {instance:?} comes untimely");
+                let gone = Event::TreeGone { service, instance };
+                self.later(LONGEST_LATENCY, Happening::Tell(gone));
+                Ok(())
+            }
+            Action::Reply { request, reply } => self.replied(request, &reply),
+            Action::Publish(notice) => self.published(&notice),
+        }
+    }
+
+    fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Check {
+        let is_going = self.is_going;
+        let Some(shadow) = self.shadows.get_mut(&service) else {
+            return Err(format!("no_start_while_down: {service} is not known"));
+        };
+        ensure!(
+            shadow.is_wanted(is_going),
+            "no_start_while_down: {service} is not wanted"
+        );
+        shadow.spawning(self.now)?;
+        let (exec, overlap) = (shadow.spec.exec.clone(), shadow.spec.policy.overlap);
+        let old = self.of(&service).count();
+        ensure!(
+            old <= usize::from(overlap),
+            "one_predecessor: {service} has {old} old instances, overlap {overlap}"
+        );
+        ensure!(
+            self.of(&service).all(|process| process.exited),
+            "one_live: {service} is spawned while it lives"
+        );
+        ensure!(
+            self.spawning.insert(service.clone(), attempt).is_none(),
+            "one_live: {service} is spawned twice"
+        );
+        let happening = Happening::Spawn {
+            service,
+            attempt,
+            exec,
+        };
+        self.later(Duration::from_millis(50), happening);
+        Ok(())
+    }
+
+    fn published(&mut self, notice: &Notice) -> Check {
+        let service = match notice {
+            Notice::EventsLost { .. } => return Ok(()),
+            Notice::Started { service, .. }
+            | Notice::Adopted { service, .. }
+            | Notice::Exited { service, .. }
+            | Notice::Stopping { service, .. }
+            | Notice::Stopped { service }
+            | Notice::Backoff { service, .. }
+            | Notice::Failed { service, .. } => service.clone(),
+        };
+        if let Notice::Exited {
+            instance, death, ..
+        } = notice
+        {
+            let process = self.find(*instance);
+            let Some(process) = process.filter(|process| process.exited) else {
+                return Err(format!("journal_agrees: {instance:?} has not exited"));
+            };
+            ensure!(
+                !std::mem::replace(&mut process.is_published, true),
+                "journal_agrees: the exit of {instance:?} is told twice"
+            );
+            ensure!(
+                process.told.as_ref() == Some(death),
+                "journal_agrees: {death:?}, but first told was {:?}",
+                process.told
+            );
+        }
+        let now = self.now;
+        match self.shadows.get_mut(&service) {
+            Some(shadow) => shadow.read(notice, now),
+            None => Err(format!("journal_agrees: {service} is not known")),
+        }
+    }
+
+    /// `one_reply`: once each, and true.
+    fn replied(&mut self, request: RequestId, reply: &Reply) -> Check {
+        let Some(asked) = self.requests.remove(&request) else {
+            return Err(format!(
+                "one_reply: {request:?} was answered already: {reply:?}"
+            ));
+        };
+        let service = &asked.service;
+        let status = self.supervisor.status(service);
+        let live = status.as_ref().and_then(|status| status.instance);
+        let is_empty = self.of(service).next().is_none() && !self.spawning.contains_key(service);
+        let is_wanted = self
+            .shadows
+            .get(service)
+            .is_some_and(|shadow| shadow.is_wanted(self.is_going));
+        let is_true = match (reply, asked.kind) {
+            (Reply::Done, Kind::Start) => live.is_some(),
+            (Reply::Done, Kind::Restart) => live.is_some() && live != asked.instance,
+            (Reply::Done, Kind::Stop) => is_empty && !is_wanted,
+            (Reply::Done, Kind::Signal) => live.is_some(),
+            (Reply::Done, Kind::Shutdown) => self.processes.is_empty() && self.spawning.is_empty(),
+            (Reply::Reloaded(summary), Kind::Reload) => *summary == self.expected_reload,
+            (Reply::Denied(reason), kind) => match reason {
+                DeniedReason::UnknownService(_) => {
+                    let shadow = self.shadows.get(service);
+                    shadow.is_none_or(|shadow| !shadow.is_listed)
+                }
+                DeniedReason::NotRunning(_) => kind == Kind::Signal && live.is_none(),
+                DeniedReason::StartFailed { .. } => {
+                    matches!(kind, Kind::Start | Kind::Restart) && live.is_none()
+                }
+                DeniedReason::Overtaken { .. } => (kind == Kind::Stop) == is_wanted,
+            },
+            _ => false,
+        };
+        ensure!(
+            is_true,
+            "one_reply: {:?} of {service} got {reply:?}, wanted {is_wanted}, status {status:?}",
+            asked.kind
+        );
+        Ok(())
+    }
+
+    fn check_service(&mut self, name: &str) -> Check {
+        let (is_going, now, jumped) = (self.is_going, self.now, self.jumped);
+        let Some(status) = self.supervisor.status(name) else {
+            let is_forgotten = self.shadows.get(name).is_none_or(|it| !it.is_listed);
+            let is_empty = self.of(name).next().is_none() && !self.spawning.contains_key(name);
+            ensure!(
+                is_forgotten && is_empty,
+                "stop_ends: {name} is forgotten before its end"
+            );
+            return Ok(());
+        };
+        let Some(shadow) = self.shadows.get(name) else {
+            return Err(format!("{name} should not be known"));
+        };
+        shadow.agree(&status)?;
+        let desired = if shadow.is_listed {
+            shadow.desired
+        } else {
+            Desired::Down
+        };
+        ensure!(status.desired == desired, "{name}: desired is {desired:?}");
+        self.check_pursuit(shadow, &status)?;
+        let is_down = matches!(status.state, State::Stopped | State::Failed);
+        let is_wanted = shadow.is_wanted(is_going);
+        let since = shadow.unwanted_since.unwrap_or((now, jumped));
+        let took = (now - since.0).saturating_sub(jumped - since.1);
+        ensure!(
+            is_wanted || is_down || took <= LONGEST_STOP,
+            "stop_ends: {name} has been stopping for {took:?}: {status:?}"
+        );
+        if let Some(shadow) = self.shadows.get_mut(name) {
+            shadow.unwanted_since = (!is_wanted).then_some(since);
+        }
+        Ok(())
+    }
+
+    /// `up_is_pursued`, and its like for what is on its way down: what the status says is
+    /// under way is under way in the world.
+    fn check_pursuit(&self, shadow: &Shadow, status: &Status<'_>) -> Check {
+        let name: &str = status.service;
+        let is_spawning = self.spawning.contains_key(name);
+        let mut old = self
+            .of(name)
+            .filter(|it| Some(it.instance) != status.instance);
+        let is_leaving = old.next().is_some();
+        let lives = self
+            .of(name)
+            .any(|it| Some(it.instance) == status.instance && !it.is_release_told);
+        let timer = self.supervisor.poll_timeout();
+        let holds = match status.state {
+            State::Running => lives && !is_spawning,
+            State::Starting => is_spawning || is_leaving,
+            State::Stopping => lives || is_spawning || is_leaving,
+            State::Backoff => !is_spawning && status.next_start.is_some_and(|it| timer <= Some(it)),
+            State::Stopped | State::Failed => !is_spawning && !is_leaving && !lives,
+        };
+        ensure!(holds, "up_is_pursued: nothing is behind {status:?}");
+        ensure!(
+            !shadow.is_wanted(self.is_going) || shadow.may_rest(status),
+            "up_is_pursued: no policy allows {status:?}"
+        );
+        Ok(())
+    }
+
+    /// Left alone, everything that is wanted runs, from the exec that is wanted.
+    fn check_quiet(&self) -> Check {
+        for status in self.supervisor.statuses() {
+            let Some(shadow) = self.shadows.get(status.service) else {
+                return Err(format!("{} should not be known", status.service));
+            };
+            let process = self
+                .of(status.service)
+                .find(|process| Some(process.instance) == status.instance);
+            let fits = match process {
+                Some(process) => process.is_adopted || process.exec == shadow.spec.exec,
+                None => true,
+            };
+            ensure!(fits, "up_is_pursued: {status:?} runs an old exec");
+            let rests = matches!(status.state, State::Stopped | State::Failed);
+            ensure!(
+                rests || (status.state == State::Running && shadow.is_wanted(self.is_going)),
+                "up_is_pursued: left alone, {status:?}"
+            );
+        }
+        ensure!(
+            self.requests.is_empty(),
+            "one_reply: {} requests were not answered",
+            self.requests.len()
+        );
+        Ok(())
+    }
+
+    fn check_end(&self) -> Check {
+        ensure!(
+            self.requests.is_empty(),
+            "one_reply: {} requests were not answered",
+            self.requests.len()
+        );
+        ensure!(
+            self.processes.is_empty(),
+            "stop_ends: something still lives"
+        );
+        let mut states = self.supervisor.statuses().map(|status| status.state);
+        ensure!(
+            states.all(|state| matches!(state, State::Stopped | State::Failed)),
+            "stop_ends: not everything is down"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,1241 @@
+//! Each promise of the contract by its own script.
+
+use std::time::{Duration, Instant};
+
+use super::super::*;
+use super::script::{Bench, check, default_spec, instance};
+
+// ---- delay ----
+
+#[test]
+fn the_delay_doubles_from_a_hundred_milliseconds_to_its_maximum() {
+    check(
+        "
+        set restart_max_delay=1s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        ends 1    -> exited 1; clear 1; spawn 2
+        spawned 2 -> started 2
+        ends 2    -> exited 2; backoff 100ms; clear 2
+        +99ms     ->
+        +1ms      -> spawn 3
+        spawned 3 -> started 3
+        ends 3    -> exited 3; backoff 200ms; clear 3
+        +200ms    -> spawn 4
+        nospawn 4 -> backoff 400ms
+        +400ms    -> spawn 5
+        nospawn 5 -> backoff 800ms
+        +800ms    -> spawn 6
+        nospawn 6 -> backoff 1s
+        +1s       -> spawn 7
+        nospawn 7 -> backoff 1s
+        ",
+    );
+}
+
+#[test]
+fn the_delay_doubles_from_the_configured_one() {
+    check(
+        "
+        set restart_delay=3s restart_max_delay=10s ->
+        config    -> spawn 1
+        nospawn 1 -> backoff 3s
+        +3s       -> spawn 2
+        nospawn 2 -> backoff 3s
+        +3s       -> spawn 3
+        nospawn 3 -> backoff 6s
+        +6s       -> spawn 4
+        nospawn 4 -> backoff 10s
+        +10s      -> spawn 5
+        nospawn 5 -> backoff 10s
+        ",
+    );
+}
+
+#[test]
+fn a_small_delay_grows_from_a_hundred_milliseconds() {
+    check(
+        "
+        set restart_delay=10ms ->
+        config    -> spawn 1
+        nospawn 1 -> backoff 10ms
+        +10ms     -> spawn 2
+        nospawn 2 -> backoff 100ms
+        +100ms    -> spawn 3
+        nospawn 3 -> backoff 200ms
+        ",
+    );
+}
+
+#[test]
+fn a_maximum_below_the_delay_does_not_shorten_it() {
+    check(
+        "
+        set restart_delay=5s restart_max_delay=1s ->
+        config    -> spawn 1
+        nospawn 1 -> backoff 5s
+        +5s       -> spawn 2
+        nospawn 2 -> backoff 5s
+        ",
+    );
+}
+
+#[test]
+fn any_duration_is_survived() {
+    let bench = check(
+        "
+        set restart_delay=max restart_max_delay=max stop_timeout=max stable_after=max ->
+        set start_limit=9/max ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        stop a    -> stopping 1; SIGTERM 1
+        start b   -> overtaken a by start
+        ends 1    -> exited 1; clear 1; spawn 2
+        nospawn 2 -> start failed b; backoff 18446744073709551615.999999999s
+        +3600s    ->
+        ",
+    );
+    assert!(bench.supervisor.poll_timeout() > Some(bench.now));
+}
+
+#[test]
+fn a_hundred_failures_overflow_nothing() {
+    let mut bench = check("config -> spawn 1");
+    for attempt in 1..=100 {
+        bench.tell(&format!("nospawn {attempt}"));
+        bench.tell("+30s");
+    }
+    assert_eq!(bench.tell("nospawn 101"), "backoff 30s");
+}
+
+#[test]
+fn a_stable_run_has_the_delay_afresh() {
+    check(
+        "
+        set stable_after=10s ->
+        config    -> spawn 1
+        nospawn 1 -> spawn 2
+        nospawn 2 -> backoff 100ms
+        +100ms    -> spawn 3
+        spawned 3 -> started 3
+        +9s       ->
+        ends 3    -> exited 3; backoff 200ms; clear 3
+        +200ms    -> spawn 4
+        spawned 4 -> started 4
+        +10s      ->
+        ends 4    -> exited 4; clear 4; spawn 5
+        spawned 5 -> started 5
+        ends 5    -> exited 5; backoff 100ms; clear 5
+        ",
+    );
+}
+
+#[test]
+fn the_kernels_uptime_is_believed_before_our_own() {
+    check(
+        "
+        config          -> spawn 1
+        spawned 1       -> started 1
+        ends 1          -> exited 1; clear 1; spawn 2
+        spawned 2       -> started 2
+        +60s            ->
+        ends 2 up=5s    -> exited 2; backoff 100ms; clear 2
+        +100ms          -> spawn 3
+        spawned 3       -> started 3
+        ends 3 up=10s   -> exited 3; clear 3; spawn 4
+        ",
+    );
+}
+
+#[test]
+fn the_delay_runs_beside_the_teardown() {
+    check(
+        "
+        set restart_delay=1s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        exit 1    -> exited 1; backoff 1s
+        +600ms    ->
+        release 1 -> clear 1
+        +400ms    ->
+        gone 1    -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn clean_exits_under_always_are_a_loop_as_well() {
+    check(
+        "
+        config        -> spawn 1
+        spawned 1     -> started 1
+        ends 1 code=0 -> exited 1; clear 1; spawn 2
+        spawned 2     -> started 2
+        ends 2 code=0 -> exited 2; backoff 100ms; clear 2
+        ",
+    );
+}
+
+// ---- whose doing ----
+
+#[test]
+fn someone_elses_kill_costs_nothing_and_resets_nothing() {
+    check(
+        "
+        set start_limit=3/10s restart_delay=1s ->
+        config              -> spawn 1
+        spawned 1           -> started 1
+        ends 1 SIGKILL else -> exited 1; clear 1; spawn 2
+        spawned 2           -> started 2
+        ends 2 SIGKILL else -> exited 2; clear 2; spawn 3
+        spawned 3           -> started 3
+        ends 3 SIGTERM else -> exited 3; clear 3; spawn 4
+        spawned 4           -> started 4
+        ends 4              -> exited 4; backoff 1s; clear 4
+        +1s                 -> spawn 5
+        spawned 5           -> started 5
+        ends 5 SIGKILL else -> exited 5; clear 5; spawn 6
+        spawned 6           -> started 6
+        ends 6              -> exited 6; backoff 1s; clear 6
+        +1s                 -> spawn 7
+        spawned 7           -> started 7
+        ends 7              -> exited 7; backoff 2s; clear 7
+        +2s                 -> failed (start limit reached: 3 starts within 10s; last: exited with 1)
+        ",
+    );
+}
+
+#[test]
+fn out_of_memory_is_its_own_failure() {
+    check(
+        "
+        set restart_delay=1s ->
+        config     -> spawn 1
+        spawned 1  -> started 1
+        ends 1 oom -> exited 1; backoff 1s; clear 1
+        ",
+    );
+}
+
+#[test]
+fn a_kill_after_a_stable_run_has_the_count_afresh() {
+    check(
+        "
+        set start_limit=1/60s ->
+        config                     -> spawn 1
+        spawned 1                  -> started 1
+        ends 1 SIGKILL else up=20s -> exited 1; clear 1; spawn 2
+        spawned 2                  -> started 2
+        ends 2                     -> exited 2; clear 2; spawn 3
+        ",
+    );
+}
+
+// ---- restart policy ----
+
+#[test]
+fn every_policy_with_every_death() {
+    let again = "exited 1; clear 1; spawn 2";
+    let done = "exited 1; clear 1; stopped";
+    let rows = [
+        ("always", "code=0", again),
+        ("always", "code=1", again),
+        ("always", "code=7", again),
+        ("always", "SIGSEGV", again),
+        ("always", "SIGKILL else", again),
+        ("always", "oom", again),
+        ("always", "unknown", again),
+        ("on-failure", "code=0", again),
+        ("on-failure", "code=1", again),
+        ("on-failure", "code=7", done),
+        ("on-failure", "SIGSEGV", again),
+        ("on-failure", "SIGKILL else", again),
+        ("on-failure", "code=7 else", again),
+        ("on-failure", "oom", again),
+        ("on-failure", "unknown", again),
+        ("no", "code=0", "exited 1; clear 1; failed (exited with 0)"),
+        ("no", "code=1", "exited 1; clear 1; failed (exited with 1)"),
+        ("no", "code=7", done),
+        ("no", "code=7 else", done),
+        (
+            "no",
+            "SIGSEGV",
+            "exited 1; clear 1; failed (killed by SIGSEGV)",
+        ),
+        (
+            "no",
+            "SIGKILL else",
+            "exited 1; clear 1; failed (killed by SIGKILL)",
+        ),
+        (
+            "no",
+            "oom",
+            "exited 1; clear 1; failed (killed for lack of memory)",
+        ),
+        (
+            "no",
+            "unknown",
+            "exited 1; clear 1; failed (gone, cause unknown)",
+        ),
+    ];
+    for (policy, death, expected) in rows {
+        let mut bench = Bench::new();
+        for line in [
+            &format!("set restart={policy} success=7"),
+            "config",
+            "spawned 1",
+        ] {
+            bench.tell(line);
+        }
+        let actual = bench.tell(&format!("ends 1 {death}"));
+        assert_eq!(actual, expected, "restart = {policy:?} after {death}");
+    }
+}
+
+#[test]
+fn a_failed_start_is_a_failure_under_every_policy() {
+    for (policy, expected) in [
+        ("always", "backoff 1s"),
+        ("on-failure", "backoff 1s"),
+        ("no", "failed (no such file)"),
+    ] {
+        let mut bench = Bench::new();
+        bench.tell(&format!("set restart={policy} restart_delay=1s"));
+        bench.tell("config");
+        assert_eq!(bench.tell("nospawn 1"), expected, "restart = {policy:?}");
+        let status = bench.supervisor.status("s").unwrap();
+        assert_eq!(status.last_failure.unwrap().message, "no such file");
+    }
+}
+
+// ---- start limit ----
+
+#[test]
+fn the_start_limit_slides() {
+    check(
+        "
+        set start_limit=2/10s stable_after=60s restart_delay=6s restart_max_delay=6s ->
+        config    -> spawn 1
+        nospawn 1 -> backoff 6s
+        +6s       -> spawn 2
+        nospawn 2 -> backoff 6s
+        +6s       -> spawn 3
+        nospawn 3 -> backoff 6s
+        set restart_delay=1s restart_max_delay=1s ->
+        config    ->
+        +6s       -> spawn 4
+        nospawn 4 -> backoff 1s
+        +1s       -> failed (start limit reached: 2 starts within 10s; last: no such file)
+        +60s      ->
+        ",
+    );
+}
+
+#[test]
+fn a_start_exactly_one_interval_later_is_within_the_limit() {
+    check(
+        "
+        set start_limit=1/10s restart_delay=10s ->
+        config    -> spawn 1
+        nospawn 1 -> backoff 10s
+        +10s      -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn someone_who_starts_it_again_resets_the_count_and_the_delay() {
+    for verb in ["start", "restart"] {
+        check(&format!(
+            "
+            set start_limit=2/60s ->
+            config    -> spawn 1
+            nospawn 1 -> spawn 2
+            nospawn 2 -> backoff 100ms
+            +100ms    -> failed (start limit reached: 2 starts within 60s; last: no such file)
+            {verb} a  -> spawn 3
+            spawned 3 -> started 3; done a
+            ends 3    -> exited 3; clear 3; spawn 4
+            nospawn 4 -> backoff 100ms
+            +100ms    -> failed (start limit reached: 2 starts within 60s; last: no such file)
+            "
+        ));
+    }
+}
+
+#[test]
+fn a_limit_of_nothing_still_answers() {
+    check(
+        "
+        set start_limit=0/60s ->
+        config  -> failed (start limit reached: 0 starts within 60s)
+        start a -> start failed a; failed (start limit reached: 0 starts within 60s)
+        ",
+    );
+}
+
+// ---- two moments of a death ----
+
+#[test]
+fn a_death_counts_once_however_it_is_told() {
+    for (told, last) in [
+        (
+            "exit 1 -> exited 1\nexit 1 ->\nrelease 1 -> clear 1",
+            "gone 1 -> spawn 2",
+        ),
+        (
+            "release 1 -> exited 1; clear 1\nexit 1 ->\nrelease 1 ->",
+            "gone 1 -> spawn 2",
+        ),
+        (
+            "exit 1 -> exited 1\nrelease 1 -> clear 1\nrelease 1 ->\nexit 1 ->",
+            "gone 1 -> spawn 2",
+        ),
+        (
+            "gone 1 ->\nrelease 1 -> exited 1; clear 1",
+            "gone 1 -> spawn 2",
+        ),
+        (
+            "exit 1 -> exited 1\ngone 1 ->\nrelease 1 -> clear 1",
+            "gone 1 -> spawn 2",
+        ),
+    ] {
+        check(&format!(
+            "
+            config    -> spawn 1
+            spawned 1 -> started 1
+            {told}
+            {last}
+            exit 1    ->
+            release 1 ->
+            gone 1    ->
+            spawned 2 -> started 2
+            exit 1    ->
+            release 1 ->
+            gone 1    ->
+            "
+        ));
+    }
+}
+
+#[test]
+fn the_first_cause_is_kept() {
+    let bench = check(
+        "
+        config            -> spawn 1
+        spawned 1         -> started 1
+        exit 1 oom        -> exited 1
+        release 1 unknown -> clear 1
+        ",
+    );
+    let status = bench.supervisor.status("s").unwrap();
+    assert_eq!(status.last_exit.unwrap().cause, Cause::OomKilled);
+}
+
+#[test]
+fn a_reused_pid_is_somebody_else() {
+    let mut bench = check("config -> spawn 1\nspawned 1 -> started 1");
+    let other = Instance {
+        start_time_ns: 77,
+        ..instance(1)
+    };
+    let death = Death {
+        cause: Cause::Unknown,
+        blame: Blame::Itself,
+        comm: None,
+        uptime: None,
+    };
+    bench.event(Event::ProcessReleased {
+        service: "s".into(),
+        instance: other,
+        death,
+    });
+    assert_eq!(bench.supervisor.next_action(), None);
+    assert_eq!(bench.supervisor.status("s").unwrap().state, State::Running);
+}
+
+// ---- overlap ----
+
+#[test]
+fn with_overlap_the_next_one_starts_beside_the_teardown() {
+    check(
+        "
+        set overlap=true ->
+        config              -> spawn 1
+        spawned 1           -> started 1
+        exit 1 SIGKILL else -> exited 1; spawn 2
+        spawned 2           -> started 2
+        release 1           -> clear 1
+        gone 1              ->
+        ends 2 SIGKILL else -> exited 2; spawn 3; clear 2
+        ",
+    );
+}
+
+#[test]
+fn with_overlap_and_no_early_event_it_starts_at_release() {
+    check(
+        "
+        set overlap=true ->
+        config              -> spawn 1
+        spawned 1           -> started 1
+        release 1           -> exited 1; clear 1; spawn 2
+        ",
+    );
+}
+
+#[test]
+fn with_overlap_a_third_waits_for_the_first_ones_tree() {
+    check(
+        "
+        set overlap=true ->
+        config              -> spawn 1
+        spawned 1           -> started 1
+        exit 1 SIGKILL else -> exited 1; spawn 2
+        spawned 2           -> started 2
+        exit 2 SIGKILL else -> exited 2
+        release 2           -> clear 2
+        release 1           -> clear 1
+        gone 1              -> spawn 3
+        gone 2              ->
+        ",
+    );
+}
+
+#[test]
+fn with_overlap_a_delay_is_waited_for() {
+    check(
+        "
+        set overlap=true restart_delay=1s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        exit 1    -> exited 1; backoff 1s
+        +1s       -> spawn 2
+        release 1 -> clear 1
+        gone 1    ->
+        spawned 2 -> started 2
+        ",
+    );
+}
+
+#[test]
+fn with_overlap_a_restart_starts_at_the_exit_and_a_stop_waits_for_both() {
+    check(
+        "
+        set overlap=true ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        restart a -> stopping 1; SIGTERM 1
+        exit 1    -> exited 1; spawn 2
+        spawned 2 -> started 2; done a
+        stop b    -> stopping 2; SIGTERM 2
+        ends 2    -> exited 2; clear 2
+        release 1 -> clear 1
+        gone 1    -> stopped; done b
+        ",
+    );
+}
+
+// ---- stop ----
+
+#[test]
+fn a_stop_goes_from_signal_to_kill_to_gone() {
+    check(
+        "
+        set stop_signal=SIGQUIT stop_timeout=3s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        stop a    -> stopping 1; SIGQUIT 1
+        +2s       ->
+        stop b    ->
+        +1s       -> kill 1
+        +3600s    ->
+        exit 1    -> exited 1
+        release 1 -> clear 1
+        gone 1    -> stopped; done a; done b
+        stop c    -> done c
+        ",
+    );
+}
+
+#[test]
+fn a_stop_timeout_that_runs_is_not_changed_by_a_reload() {
+    check(
+        "
+        set stop_timeout=3s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        stop a    -> stopping 1; SIGTERM 1
+        set stop_timeout=60s ->
+        config b  -> reloaded b ~s
+        +3s       -> kill 1
+        ",
+    );
+}
+
+#[test]
+fn a_stop_timeout_of_zero_kills_at_the_next_look() {
+    check(
+        "
+        set stop_timeout=0s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        stop a    -> stopping 1; SIGTERM 1
+        +0s       -> kill 1
+        ",
+    );
+}
+
+#[test]
+fn a_stopped_service_does_not_come_back() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        exit 1    -> exited 1
+        stop a    ->
+        release 1 -> clear 1
+        gone 1    -> stopped; done a
+        +3600s    ->
+        set exec=new ->
+        config b  -> reloaded b ~s
+        +3600s    ->
+        start c   -> spawn 2
+        ",
+    );
+}
+
+// ---- requests that meet ----
+
+#[test]
+fn two_restarts_at_once_end_with_one_instance() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        restart a -> stopping 1; SIGTERM 1
+        restart b ->
+        ends 1    -> exited 1; clear 1; spawn 2
+        restart c ->
+        start d   ->
+        spawned 2 -> started 2; done a; done b; done c; done d
+        ",
+    );
+}
+
+#[test]
+fn the_later_request_wins() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        stop a    -> stopping 1; SIGTERM 1
+        stop b    ->
+        restart c -> overtaken a by restart; overtaken b by restart
+        start d   ->
+        stop e    -> overtaken c by stop; overtaken d by stop
+        start f   -> overtaken e by start
+        ends 1    -> exited 1; clear 1; spawn 2
+        stop g    -> overtaken f by stop
+        spawned 2 -> started 2; stopping 2; SIGTERM 2
+        start h   -> overtaken g by start
+        ends 2    -> exited 2; clear 2; spawn 3
+        spawned 3 -> started 3; done h
+        ",
+    );
+}
+
+#[test]
+fn a_stop_that_is_taken_back_before_the_start_is_answered_costs_nothing() {
+    check(
+        "
+        config    -> spawn 1
+        stop a    ->
+        start b   -> overtaken a by start
+        spawned 1 -> started 1; done b
+        ",
+    );
+}
+
+#[test]
+fn a_restart_is_no_failure() {
+    check(
+        "
+        set start_limit=1/60s restart_delay=5s ->
+        config        -> spawn 1
+        spawned 1     -> started 1
+        restart a     -> stopping 1; SIGTERM 1
+        ends 1 SIGABRT -> exited 1; clear 1; spawn 2
+        spawned 2     -> started 2; done a
+        ",
+    );
+}
+
+#[test]
+fn an_unknown_service_is_denied() {
+    check(
+        "
+        start a @nobody         -> unknown a
+        config                  -> spawn 1
+        start b @nobody         -> unknown b
+        stop c @nobody          -> unknown c
+        restart d @nobody       -> unknown d
+        signal SIGHUP e @nobody -> unknown e
+        spawned 9 @nobody       ->
+        ends 9 @nobody          ->
+        ",
+    );
+}
+
+#[test]
+fn a_signal_goes_only_to_what_lives() {
+    check(
+        "
+        signal TERM a -> unknown a
+        config        -> spawn 1
+        signal TERM b -> not running b
+        spawned 1     -> started 1
+        signal TERM c -> SIGTERM 1; done c
+        exit 1        -> exited 1
+        signal TERM d -> not running d
+        ",
+    );
+}
+
+// ---- reload ----
+
+#[test]
+fn a_reload_restarts_only_what_changed_in_a_way_that_needs_it() {
+    check(
+        "
+        add @b ->
+        add @c ->
+        add @d ->
+        config       -> spawn 1 @b; spawn 2 @c; spawn 3 @d; spawn 4
+        spawned 1 @b -> started 1 @b
+        spawned 2 @c -> started 2 @c
+        spawned 3 @d -> started 3 @d
+        spawned 4    -> started 4
+        config x     -> reloaded x
+        set exec=y @b ->
+        set stop_timeout=1s @c ->
+        drop @d ->
+        add @e ->
+        config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b; spawn 5 @e; reloaded y +e ~b ~c -d
+        ends 1 @b    -> exited 1 @b; clear 1 @b; spawn 6 @b
+        ends 3 @d    -> exited 3 @d; clear 3 @d; stopped @d
+        ",
+    );
+}
+
+#[test]
+fn a_service_that_comes_back_during_its_removal_starts_after_it() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        drop      ->
+        config a  -> stopping 1; SIGTERM 1; reloaded a -s
+        stop b    ->
+        add       ->
+        config c  -> overtaken b by reload; reloaded c +s
+        start d   ->
+        exit 1    -> exited 1
+        release 1 -> clear 1
+        gone 1    -> spawn 2
+        spawned 2 -> started 2; done d
+        ",
+    );
+}
+
+#[test]
+fn a_removal_answers_everyone_who_waits() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        restart a -> stopping 1; SIGTERM 1
+        drop      ->
+        config b  -> overtaken a by reload; reloaded b -s
+        stop c    ->
+        start d   -> unknown d
+        ends 1    -> exited 1; clear 1; stopped; done c
+        stop e    -> unknown e
+        ",
+    );
+}
+
+#[test]
+fn a_removed_service_that_was_starting_is_stopped_once_it_runs() {
+    check(
+        "
+        config    -> spawn 1
+        drop      ->
+        config    ->
+        spawned 1 -> started 1; stopping 1; SIGTERM 1
+        ends 1    -> exited 1; clear 1; stopped
+        add       ->
+        config    -> spawn 2
+        spawned 1 ->
+        nospawn 1 ->
+        spawned 2 -> started 2
+        ",
+    );
+}
+
+#[test]
+fn an_exec_that_changes_back_while_it_starts_needs_no_restart() {
+    check(
+        "
+        config    -> spawn 1
+        set exec=new ->
+        config    ->
+        set exec=s ->
+        config    ->
+        spawned 1 -> started 1
+        ",
+    );
+}
+
+#[test]
+fn a_start_from_an_old_exec_is_replaced_and_its_requests_wait_for_the_new_one() {
+    check(
+        "
+        config    -> spawn 1
+        start a   ->
+        set exec=new ->
+        config b  -> reloaded b ~s
+        spawned 1 -> started 1; stopping 1; SIGTERM 1
+        ends 1    -> exited 1; clear 1; spawn 2
+        spawned 2 -> started 2; done a
+        ",
+    );
+}
+
+#[test]
+fn a_new_exec_frees_a_failed_service() {
+    check(
+        "
+        set start_limit=1/60s ->
+        config    -> spawn 1
+        nospawn 1 -> failed (start limit reached: 1 start within 60s; last: no such file)
+        set exec=right ->
+        config a  -> spawn 2; reloaded a ~s
+        spawned 2 -> started 2
+        ",
+    );
+}
+
+#[test]
+fn a_policy_alone_frees_nothing() {
+    check(
+        "
+        set start_limit=1/60s ->
+        config    -> spawn 1
+        nospawn 1 -> failed (start limit reached: 1 start within 60s; last: no such file)
+        set start_limit=no ->
+        config a  -> reloaded a ~s
+        ",
+    );
+}
+
+// ---- the next agent ----
+
+#[test]
+fn what_runs_is_adopted_and_kept() {
+    let bench = check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        ends 1     -> exited 1; clear 1; spawn 2
+        spawned 2  -> started 2
+        agent-dies ->
+        remember 2 ->
+        config     -> adopted 2
+        ends 2     -> exited 2; backoff 100ms; clear 2
+        +100ms     -> spawn 3
+        spawned 3  -> started 3
+        ",
+    );
+    assert_eq!(bench.supervisor.status("s").unwrap().restarts, 2);
+}
+
+#[test]
+fn a_death_while_no_agent_was_there_counts_once() {
+    check(
+        "
+        config            -> spawn 1
+        spawned 1         -> started 1
+        agent-dies        ->
+        remember 1        ->
+        release 1 unknown ->
+        config            -> exited 1; clear 1
+        gone 1            -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn a_death_that_the_earlier_agent_counted_is_not_counted_again() {
+    check(
+        "
+        set restart_delay=5s ->
+        config     -> spawn 1
+        spawned 1  -> started 1
+        exit 1     -> exited 1; backoff 5s
+        +2s        ->
+        agent-dies ->
+        remember 1 ->
+        config     ->
+        exit 1     ->
+        release 1  -> clear 1
+        +2s        ->
+        +1s        ->
+        gone 1     -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn what_was_stopped_stays_stopped() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        stop a     -> stopping 1; SIGTERM 1
+        ends 1     -> exited 1; clear 1; stopped; done a
+        agent-dies ->
+        remember   ->
+        config     ->
+        start b    -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn a_stop_is_seen_through_by_the_next_agent() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        stop a     -> stopping 1; SIGTERM 1
+        agent-dies ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1; SIGTERM 1
+        ends 1     -> exited 1; clear 1; stopped
+        ",
+    );
+}
+
+#[test]
+fn a_restart_is_seen_through_by_the_next_agent() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        restart a  -> stopping 1; SIGTERM 1
+        agent-dies ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1; SIGTERM 1
+        ends 1     -> exited 1; clear 1; spawn 2
+        ",
+    );
+}
+
+#[test]
+fn a_stop_whose_instance_died_between_agents_is_over() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        stop a     -> stopping 1; SIGTERM 1
+        agent-dies ->
+        remember 1 ->
+        exit 1     ->
+        release 1  ->
+        config     -> exited 1; clear 1
+        gone 1     -> stopped
+        ",
+    );
+}
+
+#[test]
+fn a_stop_of_a_start_that_never_was_is_told_by_the_next_agent() {
+    check(
+        "
+        config     -> spawn 1
+        stop a     ->
+        agent-dies ->
+        remember   ->
+        config     -> stopped
+        ",
+    );
+}
+
+#[test]
+fn a_failed_service_stays_failed() {
+    check(
+        "
+        set restart=no ->
+        config     -> spawn 1
+        nospawn 1  -> failed (no such file)
+        agent-dies ->
+        remember   ->
+        config     ->
+        start a    -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn the_start_limit_holds_across_agents() {
+    check(
+        "
+        set start_limit=2/10s ->
+        config     -> spawn 1
+        nospawn 1  -> spawn 2
+        spawned 2  -> started 2
+        agent-dies ->
+        +1s        ->
+        remember 2 ->
+        config     -> adopted 2
+        ends 2     -> exited 2; backoff 100ms; clear 2
+        +100ms     -> failed (start limit reached: 2 starts within 10s; last: exited with 1)
+        ",
+    );
+}
+
+#[test]
+fn a_birth_that_the_memory_does_not_know_is_adopted() {
+    check(
+        "
+        config     -> spawn 1
+        agent-dies ->
+        remember 1 ->
+        config     -> adopted 1
+        ends 1     -> exited 1; clear 1; spawn 2
+        ",
+    );
+}
+
+#[test]
+fn attempts_go_on_beyond_the_remembered() {
+    check(
+        "
+        remember 41 ->
+        config      -> adopted 41
+        ends 41     -> exited 41; clear 41; spawn 42
+        ",
+    );
+}
+
+#[test]
+fn of_two_remembered_instances_the_later_is_kept() {
+    check(
+        "
+        remember 2 ->
+        remember 1 ->
+        config     -> adopted 2; kill 1
+        release 1  -> clear 1
+        gone 1     ->
+        ",
+    );
+}
+
+#[test]
+fn a_remembered_service_that_the_config_lacks_is_stopped_and_forgotten() {
+    check(
+        "
+        remember 7 @old ->
+        remember @older ->
+        config          -> spawn 8; adopted 7 @old; stopping 7 @old; SIGTERM 7 @old; stopped @older
+        +10s            -> kill 7 @old
+        ends 7 @old     -> exited 7 @old; clear 7 @old; stopped @old
+        start a @old    -> unknown a
+        start b @older  -> unknown b
+        ",
+    );
+}
+
+#[test]
+fn a_memory_survives_its_own_writing() {
+    let mut bench = check(
+        "
+        set start_limit=5/60s restart_delay=1s ->
+        config     -> spawn 1
+        spawned 1  -> started 1
+        ends 1 SIGKILL -> exited 1; backoff 1s; clear 1
+        ",
+    );
+    bench.tell("+400ms");
+    let memory = bench.supervisor.memory("s", bench.now).unwrap();
+    let text = serde_json::to_string(&memory).unwrap();
+    assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory);
+    assert_eq!(memory.next_start_in, Some(Duration::from_millis(600)));
+    let aged = memory.aged(Duration::from_millis(500));
+    assert_eq!(aged.next_start_in, Some(Duration::from_millis(100)));
+    assert_eq!(aged.starts_ago, [Duration::from_millis(900)]);
+    assert_eq!(
+        serde_json::from_str::<Memory>("{}").unwrap(),
+        Memory::default()
+    );
+}
+
+// ---- shutdown ----
+
+#[test]
+fn a_shutdown_stops_everything_and_changes_no_desire() {
+    let mut bench = check(
+        "
+        add @b ->
+        config       -> spawn 1 @b; spawn 2
+        spawned 1 @b -> started 1 @b
+        spawned 2    -> started 2
+        restart a    -> stopping 2; SIGTERM 2
+        shutdown x   -> stopping 1 @b; SIGTERM 1 @b; overtaken a by shutdown
+        start b      -> overtaken b by shutdown
+        shutdown y   ->
+        add @c       ->
+        config z     -> reloaded z +c
+        ends 1 @b    -> exited 1 @b; clear 1 @b; stopped @b
+        ends 2       -> exited 2; clear 2; stopped; done x; done y
+        shutdown z   -> done z
+        ",
+    );
+    assert_eq!(bench.supervisor.poll_timeout(), None);
+    bench.tell("agent-dies");
+    bench.tell("remember");
+    bench.tell("remember @b");
+    assert_eq!(bench.tell("config"), "spawn 3 @b; spawn 4 @c; spawn 5");
+}
+
+#[test]
+fn a_shutdown_before_the_config_waits_for_what_is_remembered() {
+    check(
+        "
+        remember 1 ->
+        shutdown a ->
+        config     -> adopted 1; stopping 1; SIGTERM 1
+        ends 1     -> exited 1; clear 1; stopped; done a
+        ",
+    );
+}
+
+#[test]
+fn a_shutdown_of_nothing_is_done() {
+    check("shutdown a -> done a");
+}
+
+// ---- reading ----
+
+#[test]
+fn status_tells_all() {
+    let mut bench = check(
+        "
+        set restart_delay=2s ->
+        config        -> spawn 1
+        spawned 1     -> started 1
+        ends 1 code=3 -> exited 1; backoff 2s; clear 1
+        ",
+    );
+    let status = bench.supervisor.status("s").unwrap();
+    assert_eq!(status.state, State::Backoff);
+    assert_eq!(status.desired, Desired::Up);
+    assert_eq!(status.instance, None);
+    assert_eq!(status.restarts, 0);
+    assert_eq!(status.since, bench.now);
+    assert_eq!(status.next_start, Some(bench.now + Duration::from_secs(2)));
+    assert_eq!(status.last_exit.unwrap().cause, Cause::Exited { code: 3 });
+    bench.tell("+2s");
+    bench.tell("spawned 2");
+    let status = bench.supervisor.status("s").unwrap();
+    assert_eq!((status.instance, status.restarts), (Some(instance(2)), 1));
+    assert_eq!(bench.supervisor.statuses().count(), 1);
+    assert!(bench.supervisor.status("nobody").is_none());
+    assert!(bench.supervisor.spec("s").is_some());
+}
+
+#[test]
+fn changed_memories_are_named_once_each() {
+    let mut bench = check("add @b ->\nconfig -> spawn 1 @b; spawn 2");
+    bench.tell("spawned 2");
+    let names: Vec<_> = std::iter::from_fn(|| bench.supervisor.next_changed()).collect();
+    assert_eq!(
+        names.iter().map(|name| &**name).collect::<Vec<_>>(),
+        ["b", "s"]
+    );
+    bench.tell("lost 1");
+    assert_eq!(bench.supervisor.next_changed(), None);
+}
+
+/// Ten thousand services: every fact costs the same as with one, or this takes minutes.
+#[test]
+fn ten_thousand_services_are_no_burden() {
+    let mut bench = Bench::new();
+    let now = bench.now;
+    let mut spec = default_spec();
+    spec.policy.restart_delay = Duration::from_secs(1);
+    let spec = std::sync::Arc::new(spec);
+    let names: Vec<ServiceName> = (0..10_000).map(|n| format!("service-{n}").into()).collect();
+    let services = names.iter().map(|name| (name.clone(), spec.clone()));
+    let event = Event::Configured {
+        services: services.collect(),
+        request: None,
+    };
+    bench.supervisor.handle_event(event, now);
+    for _ in 0..10 {
+        let mut pending = std::collections::VecDeque::new();
+        let mut backing_off = 0;
+        bench.now += Duration::from_secs(30);
+        bench.supervisor.handle_timeout(bench.now);
+        loop {
+            while let Some(action) = bench.supervisor.next_action() {
+                backing_off +=
+                    usize::from(matches!(action, Action::Publish(Notice::Backoff { .. })));
+                pending.extend(answer(action));
+            }
+            let Some(event) = pending.pop_front() else {
+                break;
+            };
+            bench.supervisor.handle_event(event, bench.now);
+        }
+        assert_eq!(backing_off, 10_000);
+    }
+}
+
+/// The world's answer: every start succeeds, and the instance ends at once.
+fn answer(action: Action) -> Vec<Event> {
+    let death = || Death {
+        cause: Cause::Exited { code: 1 },
+        blame: Blame::Itself,
+        comm: None,
+        uptime: None,
+    };
+    match action {
+        Action::Spawn { service, attempt } => vec![
+            Event::Spawned {
+                service: service.clone(),
+                attempt,
+                instance: instance(attempt.0),
+            },
+            Event::ProcessReleased {
+                service,
+                instance: instance(attempt.0),
+                death: death(),
+            },
+        ],
+        Action::ClearTree { service, instance } => vec![Event::TreeGone { service, instance }],
+        _ => Vec::new(),
+    }
+}
+
+/// The core is asked for its next deadline by a loop that would spin if it were in the past.
+#[test]
+fn no_deadline_is_left_behind() {
+    let mut bench = check("set stop_timeout=0s ->\nconfig -> spawn 1\nspawned 1 -> started 1");
+    bench.tell("stop a");
+    assert_eq!(bench.supervisor.poll_timeout(), Some(bench.now));
+    bench.supervisor.handle_timeout(bench.now);
+    let never: Option<Instant> = None;
+    assert_eq!(bench.supervisor.poll_timeout(), never);
+}

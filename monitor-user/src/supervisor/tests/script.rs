@@ -1,0 +1,361 @@
+//! Tests as text: a fact on the left, the actions that follow from it on the right.
+//!
+//! ```text
+//! set restart_delay=1s    ->
+//! config                  -> spawn 1
+//! spawned 1               -> started 1
+//! exit 1 code=3           -> exited 1; backoff 1s
+//! ```
+//! The service is `s` where none is named with `@name`. The instance of attempt N is called N
+//! everywhere; a request is a letter. `+1s` lets time pass and handles what is due by then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::*;
+
+/// A supervisor with the world's side of its conversation.
+pub(super) struct Bench {
+    pub(super) supervisor: Supervisor,
+    pub(super) now: Instant,
+    /// What the next `config` says.
+    specs: BTreeMap<ServiceName, Spec>,
+    /// What a dead agent left: `remember` tells it to the next one.
+    memories: BTreeMap<ServiceName, Memory>,
+}
+
+/// The spec that a `Bench` starts from: the contract's defaults.
+pub(in crate::supervisor) fn default_spec() -> Spec {
+    Spec {
+        policy: Policy {
+            restart: RestartPolicy::Always,
+            restart_delay: Duration::ZERO,
+            restart_max_delay: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            start_limit: None,
+            success_exit_status: vec![0],
+            stop_signal: Signal::TERM,
+            stop_timeout: Duration::from_secs(10),
+            overlap: false,
+        },
+        exec: Exec {
+            program: "/bin/s".into(),
+            arguments: vec!["s".into()],
+            environment: BTreeMap::new(),
+            identity: None,
+            working_directory: "/".into(),
+            umask: None,
+            nice: None,
+            limits: Vec::new(),
+            stdout: Output::Null,
+            stderr: Output::Null,
+        },
+    }
+}
+
+/// Runs a script and shows every line that came out otherwise.
+#[track_caller]
+pub(super) fn check(script: &str) -> Bench {
+    let mut bench = Bench::new();
+    let mut wrong = String::new();
+    for line in script
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        let (fact, expected) = line.split_once("->").unwrap_or((line, ""));
+        let actual = bench.tell(fact.trim());
+        if actual != expected.trim() {
+            wrong += &format!(
+                "{fact}\n  expected: {}\n  actual:   {actual}\n",
+                expected.trim()
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    bench
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "any Instant will do to begin with"
+        )]
+        let now = Instant::now();
+        Self {
+            supervisor: Supervisor::new(),
+            now,
+            specs: BTreeMap::from([("s".into(), default_spec())]),
+            memories: BTreeMap::new(),
+        }
+    }
+
+    /// Tells one line's fact; returns the actions that follow, as text.
+    pub(super) fn tell(&mut self, fact: &str) -> String {
+        let (fact, service) = fact.split_once(" @").unwrap_or((fact, "s"));
+        let service: ServiceName = service.into();
+        let words: Vec<&str> = fact.split_whitespace().collect();
+        let number = || words[1].parse::<u64>().unwrap();
+        match words[0] {
+            "set" => words[1..].iter().for_each(|word| self.set(&service, word)),
+            "add" => drop(self.specs.insert(service, default_spec())),
+            "drop" => drop(self.specs.remove(&service)),
+            "config" => {
+                let request = words.get(1).map(|word| request(word));
+                let specs = self.specs.iter();
+                let services = specs
+                    .map(|(name, spec)| (name.clone(), Arc::new(spec.clone())))
+                    .collect();
+                self.event(Event::Configured { services, request });
+            }
+            "agent-dies" => self.agent_dies(),
+            "remember" => {
+                let memory = Box::new(self.memories.get(&service).cloned().unwrap_or_default());
+                let instance = words
+                    .get(1)
+                    .map(|_| (Attempt(number()), instance(number())));
+                self.event(Event::Remembered {
+                    service,
+                    memory,
+                    instance,
+                });
+            }
+            "spawned" => self.event(Event::Spawned {
+                service,
+                attempt: Attempt(number()),
+                instance: instance(number()),
+            }),
+            "nospawn" => self.event(Event::SpawnFailed {
+                service,
+                attempt: Attempt(number()),
+                failure: SpawnFailure {
+                    message: "no such file".into(),
+                },
+            }),
+            "exit" | "release" | "gone" | "ends" => {
+                self.death(words[0], service, instance(number()), death(&words[2..]));
+            }
+            "lost" => self.event(Event::EventsLost { count: number() }),
+            verb => match verb.strip_prefix('+') {
+                Some(time) => {
+                    self.now += duration(time);
+                    self.supervisor.handle_timeout(self.now);
+                }
+                None => self.ask(verb, service, &words[1..]),
+            },
+        }
+        self.drain().join("; ")
+    }
+
+    fn ask(&mut self, verb: &str, service: ServiceName, words: &[&str]) {
+        let request = request(words.last().unwrap());
+        self.event(match verb {
+            "start" => Event::StartRequested { service, request },
+            "stop" => Event::StopRequested { service, request },
+            "restart" => Event::RestartRequested { service, request },
+            "shutdown" => Event::ShutdownRequested { request },
+            "signal" => Event::SignalRequested {
+                service,
+                signal: words[0].parse().unwrap(),
+                request,
+            },
+            other => panic!("unknown fact {other:?}"),
+        });
+    }
+
+    fn death(&mut self, kind: &str, service: ServiceName, instance: Instance, death: Death) {
+        let all = kind == "ends";
+        if all || kind == "exit" {
+            let (service, death) = (service.clone(), death.clone());
+            self.event(Event::ProcessExited {
+                service,
+                instance,
+                death,
+            });
+        }
+        if all || kind == "release" {
+            let service = service.clone();
+            self.event(Event::ProcessReleased {
+                service,
+                instance,
+                death,
+            });
+        }
+        if all || kind == "gone" {
+            self.event(Event::TreeGone { service, instance });
+        }
+    }
+
+    fn agent_dies(&mut self) {
+        let supervisor = std::mem::take(&mut self.supervisor);
+        self.memories = supervisor
+            .statuses()
+            .map(|status| status.service.clone())
+            .filter_map(|name| Some((name.clone(), supervisor.memory(&name, self.now)?)))
+            .collect();
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.supervisor.handle_event(event, self.now);
+    }
+
+    fn drain(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.supervisor.next_action())
+            .map(|action| render(&action))
+            .collect()
+    }
+
+    fn set(&mut self, service: &ServiceName, word: &str) {
+        let (key, value) = word.split_once('=').unwrap();
+        let spec = self.specs.get_mut(service).unwrap();
+        let policy = &mut spec.policy;
+        match key {
+            "exec" => spec.exec.arguments = vec![value.into()],
+            "restart" => {
+                policy.restart = match value {
+                    "always" => RestartPolicy::Always,
+                    "on-failure" => RestartPolicy::OnFailure,
+                    _ => RestartPolicy::No,
+                }
+            }
+            "restart_delay" => policy.restart_delay = duration(value),
+            "restart_max_delay" => policy.restart_max_delay = duration(value),
+            "stable_after" => policy.stable_after = duration(value),
+            "start_limit" => {
+                policy.start_limit = value.split_once('/').map(|(burst, interval)| StartLimit {
+                    burst: burst.parse().unwrap(),
+                    interval: duration(interval),
+                });
+            }
+            "success" => policy.success_exit_status = vec![value.parse().unwrap()],
+            "stop_signal" => policy.stop_signal = value.parse().unwrap(),
+            "stop_timeout" => policy.stop_timeout = duration(value),
+            "overlap" => policy.overlap = value == "true",
+            other => panic!("unknown key {other:?}"),
+        }
+    }
+}
+
+pub(super) fn instance(number: u64) -> Instance {
+    Instance {
+        pid: 1000 + u32::try_from(number).unwrap(),
+        start_time_ns: number * 10_000_000,
+    }
+}
+
+fn request(letter: &str) -> RequestId {
+    RequestId(u64::from(letter.as_bytes()[0]))
+}
+
+fn letter(request: RequestId) -> char {
+    char::from(u8::try_from(request.0).unwrap())
+}
+
+fn duration(text: &str) -> Duration {
+    match text.strip_suffix("ms") {
+        Some(number) => Duration::from_millis(number.parse().unwrap()),
+        None if text == "max" => Duration::MAX,
+        None => Duration::from_secs(text.strip_suffix('s').unwrap().parse().unwrap()),
+    }
+}
+
+/// "code=3", "SIGKILL", "oom", "unknown"; "else" for someone else's doing; "up=5s".
+fn death(words: &[&str]) -> Death {
+    let mut death = Death {
+        cause: Cause::Exited { code: 1 },
+        blame: Blame::Itself,
+        comm: None,
+        uptime: None,
+    };
+    for word in words {
+        if let Some(code) = word.strip_prefix("code=") {
+            let code = code.parse().unwrap();
+            death.cause = Cause::Exited { code };
+        } else if let Some(time) = word.strip_prefix("up=") {
+            death.uptime = Some(duration(time));
+        } else if let Ok(signal) = word.parse() {
+            death.cause = Cause::Signaled {
+                signal,
+                core_dumped: false,
+                sender: None,
+            };
+        } else {
+            match *word {
+                "else" => death.blame = Blame::SomeoneElse,
+                "oom" => death.cause = Cause::OomKilled,
+                "unknown" => death.cause = Cause::Unknown,
+                other => panic!("unknown word {other:?}"),
+            }
+        }
+    }
+    death
+}
+
+fn render(action: &Action) -> String {
+    let number = |instance: &Instance| instance.pid - 1000;
+    let (text, service) = match action {
+        Action::Spawn { service, attempt } => (format!("spawn {}", attempt.0), service),
+        Action::Signal {
+            service,
+            instance,
+            signal,
+        } => (format!("{signal} {}", number(instance)), service),
+        Action::KillTree { service, instance } => (format!("kill {}", number(instance)), service),
+        Action::ClearTree { service, instance } => (format!("clear {}", number(instance)), service),
+        Action::Reply { request, reply } => return render_reply(letter(*request), reply),
+        Action::Publish(Notice::EventsLost { count }) => return format!("lost {count}"),
+        Action::Publish(notice) => render_notice(notice),
+    };
+    if &**service == "s" {
+        text
+    } else {
+        format!("{text} @{service}")
+    }
+}
+
+fn render_reply(request: char, reply: &Reply) -> String {
+    match reply {
+        Reply::Done => format!("done {request}"),
+        Reply::Reloaded(summary) => {
+            let mut text = format!("reloaded {request}");
+            for (mark, names) in [
+                ('+', &summary.added),
+                ('~', &summary.changed),
+                ('-', &summary.removed),
+            ] {
+                names
+                    .iter()
+                    .for_each(|name| text += &format!(" {mark}{name}"));
+            }
+            text
+        }
+        Reply::Denied(DeniedReason::UnknownService(_)) => format!("unknown {request}"),
+        Reply::Denied(DeniedReason::NotRunning(_)) => format!("not running {request}"),
+        Reply::Denied(DeniedReason::StartFailed { .. }) => format!("start failed {request}"),
+        Reply::Denied(DeniedReason::Overtaken { by, .. }) => {
+            format!("overtaken {request} by {by}")
+        }
+    }
+}
+
+fn render_notice(notice: &Notice) -> (String, &ServiceName) {
+    let number = |instance: &Instance| instance.pid - 1000;
+    match notice {
+        Notice::Started {
+            service, instance, ..
+        } => (format!("started {}", number(instance)), service),
+        Notice::Adopted { service, instance } => (format!("adopted {}", number(instance)), service),
+        Notice::Exited {
+            service, instance, ..
+        } => (format!("exited {}", number(instance)), service),
+        Notice::Stopping {
+            service, instance, ..
+        } => (format!("stopping {}", number(instance)), service),
+        Notice::Stopped { service } => ("stopped".into(), service),
+        Notice::Backoff { service, delay, .. } => (format!("backoff {delay:?}"), service),
+        Notice::Failed { service, reason } => (format!("failed ({reason})"), service),
+        Notice::EventsLost { .. } => panic!("has no service"),
+    }
+}
