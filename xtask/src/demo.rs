@@ -56,7 +56,7 @@ const PACE: Duration = Duration::from_millis(500);
 /// What `respawn watch` may take from SIGINT to its last line.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A process of the demo. It waits until its turn, so that it can also be watched by its pid.
+/// A process of the demo, which leaves no core file. It waits until its turn, so that it can also be watched by its pid.
 struct Actor {
     does: &'static str,
     command: &'static [&'static str],
@@ -90,12 +90,12 @@ const ACTORS: [Actor; 5] = [
     },
     Actor {
         does: "sends itself SIGSEGV",
-        command: &["sh", "-c", "read x; kill -SEGV $$"],
+        command: &["sh", "-c", "read x; ulimit -c 0; kill -SEGV $$"],
         cue: Cue::EndOfInput,
     },
     Actor {
         does: "sends itself SIGABRT",
-        command: &["sh", "-c", "read x; kill -ABRT $$"],
+        command: &["sh", "-c", "read x; ulimit -c 0; kill -ABRT $$"],
         cue: Cue::EndOfInput,
     },
 ];
