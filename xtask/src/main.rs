@@ -1,2 +1,76 @@
 //! respawn's build, test, demo and CI commands: `cargo xtask --help`.
-fn main() {}
+//!
+//! Holds no logic: a command is a file, and one line in each of the three lists below.
+
+mod build;
+mod ci;
+mod demo;
+mod ebpf;
+mod setup;
+mod test;
+
+mod apt;
+mod manifest;
+mod object_file;
+mod report;
+mod summary;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use report::note;
+use workspace::Workspace;
+
+/// respawn's build, test, demo and CI commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Build(build::Args),
+    Ebpf(ebpf::Args),
+    Test(test::Args),
+    Demo(demo::Args),
+    Ci(ci::Args),
+    #[command(hide = true)]
+    Tethered(demo::TetheredArgs),
+}
+
+/// How a command that ran to its end ended. Whatever stopped one on the way is an error instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Pass,
+    /// The command has already said why.
+    Fail,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(Verdict::Pass) => ExitCode::SUCCESS,
+        Ok(Verdict::Fail) => ExitCode::FAILURE,
+        Err(error) => {
+            note!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Verdict> {
+    let workspace = Workspace::find;
+    match command {
+        Command::Setup(args) => setup::run(&workspace()?, &args),
+        Command::Build(args) => build::run(&workspace()?, &args),
+        Command::Ebpf(args) => ebpf::run(&workspace()?, &args),
+        Command::Test(args) => test::run(&workspace()?, &args),
+        Command::Demo(args) => demo::run(&workspace()?, &args),
+        Command::Ci(args) => ci::run(&workspace()?, &args),
+        Command::Tethered(args) => demo::tethered(&args),
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask test`: all tests, with the committed kernel object.
+//!
+//! Needs stable Rust, a C linker and the packages of `Cargo.lock`; no kernel toolchain.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    Verdict,
+    report::note,
+    summary::{Counts, Summary, read_skips},
+    workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, shown},
+};
+
+/// Run all tests: each crate's own, and those of the `respawn` binary on this kernel
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Passed on to `cargo test`: names of tests, `-p PACKAGE`, `-- --nocapture` …
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGS"
+    )]
+    arguments: Vec<String>,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
+    let mut command = workspace.cargo();
+    command.args(["test", "--no-fail-fast"]);
+    if !names_a_package(&args.arguments) {
+        command.arg("--workspace");
+    }
+    command.args(&args.arguments);
+    run_tests(workspace, command)
+}
+
+/// Runs the tests of the binary with this kernel object in place of the one it embeds.
+///
+/// # Errors
+/// When the tests cannot be run; a test that fails is a verdict.
+pub(crate) fn black_box_with(workspace: &Workspace, object: &Path) -> Result<Verdict> {
+    note!("the tests of the binary, with {}", object.display());
+    let mut command = workspace.cargo();
+    command.args(["test", "--no-fail-fast", "--package", "respawn-tests"]);
+    command.env(BPF_OBJECT_VARIABLE, object);
+    run_tests(workspace, command)
+}
+
+/// Whether cargo is told which packages to test.
+fn names_a_package(arguments: &[String]) -> bool {
+    let for_cargo = arguments.iter().take_while(|argument| *argument != "--");
+    for_cargo.into_iter().any(|argument| {
+        ["--package", "--workspace", "--all", "--manifest-path"]
+            .iter()
+            .any(|option| argument == option || argument.starts_with(&format!("{option}=")))
+            || (argument.starts_with("-p") && !argument.starts_with("--"))
+    })
+}
+
+fn run_tests(workspace: &Workspace, mut command: Command) -> Result<Verdict> {
+    if !nix::unistd::geteuid().is_root() {
+        note!("not root: the tests that load a kernel program will be skipped");
+    }
+    let binary = workspace.build_respawn(Profile::Release, None)?;
+    let skips = tempfile::NamedTempFile::new().context("make the file for skipped tests")?;
+    command
+        .env("RESPAWN_BIN", &binary)
+        .env("RESPAWN_SKIPS", skips.path())
+        .stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("start {}", shown(&command)))?;
+    let stdout = child.stdout.take().context("cargo's output is not piped")?;
+    let counts = pass_on(stdout, &mut io::stdout());
+    // Wait whatever became of its output: no test run is left behind.
+    let status = child.wait().context("wait for cargo test")?;
+    let text = fs::read(skips.path()).context("read which tests were skipped")?;
+    let skips = read_skips(&String::from_utf8_lossy(&text));
+    let summary = Summary {
+        counts: counts?,
+        skips,
+        cargo_passed: status.success(),
+    };
+    writeln!(io::stdout(), "\n{summary}")?;
+    Ok(if summary.failed() == 0 {
+        Verdict::Pass
+    } else {
+        Verdict::Fail
+    })
+}
+
+/// Copies as it comes, and counts on the way.
+fn pass_on(mut from: impl io::Read, to: &mut impl io::Write) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let mut line = Vec::new();
+    let mut buffer = [0; 8192];
+    loop {
+        let length = from.read(&mut buffer).context("read cargo's output")?;
+        let chunk = &buffer[..length];
+        to.write_all(chunk)
+            .and_then(|()| to.flush())
+            .context("write cargo's output")?;
+        for byte in chunk {
+            if *byte == b'\n' {
+                counts.add_line(&String::from_utf8_lossy(&line));
+                line.clear();
+            } else {
+                line.push(*byte);
+            }
+        }
+        if length == 0 {
+            counts.add_line(&String::from_utf8_lossy(&line));
+            return Ok(counts);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_everything_and_counts_across_reads() {
+        let output = "test result: ok. 1 passed; 0 failed;\nrest\ntest result: ok. 2 passed";
+        let mut shown = Vec::new();
+        // One byte a read.
+        let counts = pass_on(OneByOne(output.as_bytes()), &mut shown).unwrap();
+        assert_eq!(shown, output.as_bytes());
+        assert_eq!(counts.passed, 3);
+    }
+
+    struct OneByOne<'a>(&'a [u8]);
+
+    impl io::Read for OneByOne<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(&mut buffer[..1])
+        }
+    }
+
+    #[test]
+    fn knows_when_a_package_is_named() {
+        let named = |arguments: &[&str]| {
+            names_a_package(
+                &arguments
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert!(named(&["-p", "xtask"]));
+        assert!(named(&["-pxtask", "name"]));
+        assert!(named(&["--package=xtask"]));
+        assert!(!named(&["name_of_a_test", "--", "-p"]));
+        assert!(!named(&[]));
+    }
+}
