@@ -6,7 +6,14 @@
     reason = "the agent's loop, which calls all of this, is written beside it"
 )]
 
+pub(crate) mod cgroup;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod signal;
+pub(crate) mod spawn;
+mod sys;
+pub(crate) mod tree;
 pub(crate) mod waiter;
+
+#[cfg(test)]
+mod testing;
