@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use monitor_ebpf::TICK_NS;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::pidfd;
+use super::proc::{self, Stat};
 use crate::supervisor::Instance;
 
 /// A process, alive when it was opened.
@@ -34,13 +34,18 @@ pub(crate) enum OpenError {
 impl Process {
     /// Opens process `pid` of the caller's PID namespace.
     pub(crate) fn open(pid: u32) -> Result<Self, OpenError> {
-        let pidfd = pidfd_open(pid)?;
+        let pidfd = pidfd::open(pid).map_err(|error| match error.raw_os_error() {
+            Some(libc::ESRCH) => OpenError::Gone,
+            // EINVAL up to 6.8, ENOENT since: the task leads no thread group (kernel/pid.c).
+            Some(libc::EINVAL | libc::ENOENT) => OpenError::NotAProcess,
+            _ => OpenError::Other(error),
+        })?;
         let stat = read_stat(pidfd.as_fd());
         match stat {
             Ok(stat) => {
                 let instance = Instance {
                     pid,
-                    start_time_ns: stat.start_ticks * TICK_NS,
+                    start_time_ns: stat.start_time_ns,
                 };
                 Ok(Self {
                     instance,
@@ -48,14 +53,14 @@ impl Process {
                     pidfd,
                 })
             }
-            Err(_) if has_ended(pidfd.as_fd()) => Err(OpenError::Gone),
+            Err(_) if pidfd::has_exited(pidfd.as_fd()).unwrap_or(false) => Err(OpenError::Gone),
             Err(error) => Err(OpenError::Other(error)),
         }
     }
 
     /// Whether all its threads have ended and it has let go of what it held.
     pub(crate) fn has_ended(&self) -> bool {
-        has_ended(self.pidfd.as_fd())
+        pidfd::has_exited(self.pidfd.as_fd()).unwrap_or(false)
     }
 
     /// The wait status of an ended process, if anybody still knows it: the kernel by the pidfd
@@ -63,7 +68,7 @@ impl Process {
     pub(crate) fn exit_status(&self) -> Option<i32> {
         // It may be reaped between the two looks, so the first look comes twice.
         exit_info(self.pidfd.as_fd())
-            .or_else(|| read_stat(self.pidfd.as_fd()).ok()?.exit_status())
+            .or_else(|| zombie_status(self.pidfd.as_fd()))
             .or_else(|| exit_info(self.pidfd.as_fd()))
     }
 }
@@ -80,75 +85,25 @@ impl AsRawFd for Process {
     }
 }
 
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(1))
-}
-
-fn pidfd_open(pid: u32) -> Result<OwnedFd, OpenError> {
-    let pid = i32::try_from(pid).map_err(|_| OpenError::Gone)?;
-    // SAFETY: the call takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if let Ok(fd) = i32::try_from(fd)
-        && fd >= 0
-    {
-        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
-    }
-    Err(match Errno::last() {
-        Errno::ESRCH => OpenError::Gone,
-        // EINVAL to 6.8, ENOENT since: the task is not a thread group's leader (kernel/pid.c).
-        Errno::EINVAL | Errno::ENOENT => OpenError::NotAProcess,
-        errno => OpenError::Other(errno.into()),
-    })
-}
-
-/// What `/proc/PID/stat` tells.
-struct Stat {
-    comm: String,
-    state: char,
-    start_ticks: u64,
-    status: i32,
-}
-
-impl Stat {
-    fn exit_status(&self) -> Option<i32> {
-        // Zero may also mean that the caller may not know.
-        (self.state == 'Z' && self.status != 0).then_some(self.status)
-    }
-}
-
 /// Reads the process's stat by way of the pidfd, whose `fdinfo` names the pid that it has in the
 /// PID namespace of this `/proc`.
 fn read_stat(pidfd: BorrowedFd<'_>) -> io::Result<Stat> {
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let pid: i32 = info
+    let pid = info
         .lines()
-        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
-        .ok_or_else(|| invalid("no Pid in the pidfd's fdinfo"))?;
-    if pid <= 0 {
-        return Err(Errno::ESRCH.into());
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok())
+        .ok_or_else(|| io::Error::other("no Pid in the pidfd's fdinfo"))?;
+    // -1 once it is reaped, 0 if this /proc cannot see it.
+    match u32::try_from(pid) {
+        Ok(pid) if pid > 0 => proc::stat(pid),
+        _ => Err(Errno::ESRCH.into()),
     }
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may itself contain spaces and parentheses.
-    let (head, rest) = text
-        .rsplit_once(')')
-        .ok_or_else(|| invalid("no name in stat"))?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let number = |index: usize| fields.get(index).copied().unwrap_or_default();
-    // Fields 3, 22 and 52 of proc_pid_stat(5), counted from the one after the name.
-    Ok(Stat {
-        comm: head
-            .split_once('(')
-            .map(|(_, comm)| comm.to_owned())
-            .unwrap_or_default(),
-        state: number(0).chars().next().unwrap_or('?'),
-        start_ticks: number(19)
-            .parse()
-            .map_err(|_| invalid("no start time in stat"))?,
-        status: number(49).parse().unwrap_or(0),
-    })
+}
+
+fn zombie_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let stat = read_stat(pidfd).ok()?;
+    // Zero may also mean that the caller may not know.
+    (stat.is_zombie() && stat.wait_status != 0).then_some(stat.wait_status)
 }
 
 /// `struct pidfd_info` as of 6.15, include/uapi/linux/pidfd.h.
@@ -179,6 +134,7 @@ fn exit_info(pidfd: BorrowedFd<'_>) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout};
     use std::process::Command;
 
     #[test]

@@ -1,0 +1,172 @@
+//! Processes by pidfd: opening, telling them apart by start time, reaping. Sends no signal.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::proc;
+
+/// What reaping one process came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reaped {
+    /// It is reaped; the status as `wait(2)` returns it.
+    Status(i32),
+    /// It still runs.
+    Running,
+    /// It is not our child (adopted), or somebody has reaped it: its status is not ours to read.
+    NotOurChild,
+}
+
+/// Opens a pidfd (close-on-exec) of the process that has this pid now.
+///
+/// # Errors
+/// ESRCH if there is none, EINVAL or ENOENT if it is a thread that leads no process.
+pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // SAFETY: touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a pidfd of the process that has this pid **and** this start time; `None` if it is gone,
+/// or the pid is another's by now.
+///
+/// The pidfd is opened first and compared after: were the process replaced between, the start
+/// time would differ and the pidfd is let go, untouched. A zombie is still itself.
+///
+/// # Errors
+/// What keeps the question from being answered: no descriptors left, no `/proc`.
+pub(crate) fn identify(pid: u32, start_time_ns: u64) -> io::Result<Option<OwnedFd>> {
+    let pidfd = match open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            return match error.raw_os_error() {
+                Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
+    match proc::start_time_ns(pid) {
+        Ok(found) => Ok((found == start_time_ns).then_some(pidfd)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error of `/proc/PID` means that the process is gone.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// Whether the process has ended (its pidfd is readable), reaped or not.
+///
+/// # Errors
+/// If the descriptor cannot be polled.
+pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+}
+
+/// Reaps one child, without waiting.
+///
+/// # Errors
+/// If `pidfd` is none.
+pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Reaped> {
+    wait_for(pidfd, libc::WEXITED | libc::WNOHANG | libc::__WALL)
+}
+
+/// Reaps one child whose end is certain and near: waits for it.
+pub(super) fn reap_blocking(pidfd: BorrowedFd<'_>) -> io::Result<Reaped> {
+    wait_for(pidfd, libc::WEXITED | libc::__WALL)
+}
+
+fn wait_for(pidfd: BorrowedFd<'_>, options: i32) -> io::Result<Reaped> {
+    let id = libc::id_t::try_from(pidfd.as_raw_fd()).map_err(io::Error::other)?;
+    match waitid(libc::P_PIDFD, id, options) {
+        Ok(Some((_, status))) => Ok(Reaped::Status(status)),
+        Ok(None) => Ok(Reaped::Running),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(Reaped::NotOurChild),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reaps all dead children that nobody else waits for: orphans that became ours, as PID 1 or as
+/// a subreaper.
+///
+/// Stops at the first zombie of which `known` says that it is an instance, and returns its pid:
+/// its tree must be cleared before it is reaped (see `tree`). Handle it as if its pidfd had told
+/// of it, then call again. `Ok(None)`: no dead child is left.
+///
+/// # Errors
+/// If the kernel refuses to wait; ECHILD is none.
+pub(crate) fn reap_orphans(mut known: impl FnMut(u32) -> bool) -> io::Result<Option<u32>> {
+    let peek = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    let take = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    loop {
+        let pid = match waitid(libc::P_ALL, 0, peek) {
+            Ok(Some((pid, _))) => pid,
+            Ok(None) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if known(pid) {
+            return Ok(Some(pid));
+        }
+        match waitid(libc::P_PID, pid, take) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `waitid` → pid and wait status, `None` if nothing has ended yet.
+fn waitid(kind: libc::idtype_t, id: u32, options: i32) -> io::Result<Option<(u32, i32)>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    loop {
+        // SAFETY: the kernel fills in a siginfo_t, which is what the pointer leads to.
+        if unsafe { libc::waitid(kind, id, info.as_mut_ptr(), options) } == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all bit patterns, zeros among them, are a siginfo_t.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: waitid has filled in the SIGCHLD members, or has left all zeros.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    let status = match info.si_code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => status | 0x80,
+        _ => status,
+    };
+    Ok(u32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid != 0)
+        .map(|pid| (pid, status)))
+}
+
+/// Makes orphaned descendants ours, as if we were PID 1.
+///
+/// # Errors
+/// None on a kernel from 3.4 on, unless a seccomp filter forbids it.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Another descriptor of the same process.
+///
+/// # Errors
+/// If there are none left.
+pub(crate) fn duplicate(pidfd: impl AsFd) -> io::Result<OwnedFd> {
+    pidfd.as_fd().try_clone_to_owned()
+}

@@ -1,0 +1,214 @@
+//! What the child does between clone and exec.
+//!
+//! It runs in the agent's memory, beside the agent's threads: it may read what was prepared, and
+//! write to its own stack and to [`Shared`]. No allocation, no lock, no libc, no panic.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+
+use super::Stage;
+use super::prepared::{Prepared, Stream};
+use crate::os::sys::{self, Errno};
+
+/// New log files: the owner writes, the group reads.
+const LOG_MODE: u32 = 0o640;
+/// Opened without waiting for the reader of a FIFO; writes wait as usual afterwards.
+const LOG_FLAGS: c_int = libc::O_WRONLY
+    | libc::O_APPEND
+    | libc::O_CREAT
+    | libc::O_NOCTTY
+    | libc::O_CLOEXEC
+    | libc::O_NONBLOCK;
+const NULL_FLAGS: c_int = libc::O_RDWR | libc::O_CLOEXEC;
+const DEV_NULL: &CStr = c"/dev/null";
+
+/// Why, and at what, the child gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) stage: Stage,
+    /// Which of several: the index of a limit; 1 for the gid, 0 for the groups.
+    pub(super) detail: u32,
+    pub(super) errno: Errno,
+}
+
+impl Failure {
+    pub(super) fn new(stage: Stage, errno: Errno) -> Self {
+        Self {
+            stage,
+            detail: 0,
+            errno,
+        }
+    }
+}
+
+/// The words through which agent and child talk.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// 1 until the kernel clears it, when the child has left the agent's memory.
+    running: AtomicU32,
+    /// Where the child is, and at which of several.
+    stage: AtomicU32,
+    detail: AtomicU32,
+    /// Set once, when it gives up; 0 until then.
+    errno: AtomicI32,
+    /// The `cgroup.procs` to join through; -1 if there is none.
+    members: AtomicI32,
+    /// What to become; null: just end.
+    command: AtomicPtr<Prepared>,
+}
+
+impl Shared {
+    /// Sets the words for the next child.
+    pub(super) fn begin(&self, command: Option<&Prepared>, members: i32) {
+        let command = command.map_or(ptr::null_mut(), |command| ptr::from_ref(command).cast_mut());
+        self.command.store(command, Ordering::Relaxed);
+        self.members.store(members, Ordering::Relaxed);
+        self.stage.store(Stage::Fork as u32, Ordering::Relaxed);
+        self.detail.store(0, Ordering::Relaxed);
+        self.errno.store(0, Ordering::Relaxed);
+        self.running.store(1, Ordering::Release);
+    }
+
+    /// Where the kernel clears `running`.
+    pub(super) fn running_address(&self) -> u64 {
+        self.running.as_ptr() as u64
+    }
+
+    /// Waits until the child has left the memory; `false` after so many milliseconds.
+    pub(super) fn wait(&self, milliseconds: u32) -> bool {
+        let timeout = libc::timespec {
+            tv_sec: i64::from(milliseconds / 1000),
+            tv_nsec: i64::from(milliseconds % 1000) * 1_000_000,
+        };
+        // Not FUTEX_PRIVATE_FLAG: the kernel wakes through the shared kind.
+        // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L1328
+        // SAFETY: the word and the timeout outlive the call; a FUTEX_WAIT writes to neither.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.running.as_ptr(),
+                libc::FUTEX_WAIT,
+                1,
+                &raw const timeout,
+            )
+        };
+        // Woken, timed out or changed before: the word alone tells.
+        let _ = result;
+        self.running.load(Ordering::Acquire) == 0
+    }
+
+    /// What the child noted before it ended; `None` if it became the program.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        let errno = self.errno.load(Ordering::Acquire);
+        (errno != 0).then(|| self.progress(errno))
+    }
+
+    /// How far the child has come.
+    pub(super) fn progress(&self, errno: Errno) -> Failure {
+        Failure {
+            stage: Stage::from_code(self.stage.load(Ordering::Relaxed)),
+            detail: self.detail.load(Ordering::Relaxed),
+            errno,
+        }
+    }
+
+    fn reach(&self, stage: Stage, detail: u32) {
+        self.detail.store(detail, Ordering::Relaxed);
+        self.stage.store(stage as u32, Ordering::Relaxed);
+    }
+}
+
+/// Where the child begins. `argument` is the [`Shared`].
+pub(super) extern "C" fn run(argument: *const c_void) -> ! {
+    // SAFETY: the spawner passes its stack's shared words, which stay mapped while this runs.
+    let shared = unsafe { &*argument.cast::<Shared>() };
+    // SAFETY: null, or what was prepared for this start: the spawner borrows it until this
+    // process has left its memory, and nobody changes it meanwhile.
+    let command = unsafe { shared.command.load(Ordering::Relaxed).as_ref() };
+    let failed = join_cgroup(shared).and_then(|()| match command {
+        None => sys::exit(0),
+        Some(command) => become_service(shared, command),
+    });
+    let Err(errno) = failed;
+    shared.errno.store(errno, Ordering::Release);
+    sys::exit(127)
+}
+
+/// Where clone3 could not do it; before the file table goes that `members` is in.
+fn join_cgroup(shared: &Shared) -> Result<(), Errno> {
+    let members = shared.members.load(Ordering::Relaxed);
+    if members < 0 {
+        return Ok(());
+    }
+    shared.reach(Stage::Cgroup, 0);
+    sys::write(members, b"0")
+}
+
+/// Everything in the order that privileges ask for: the log files are opened, limits raised and
+/// the directory entered with the agent's rights, then these are dropped.
+fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Errno> {
+    shared.reach(Stage::Files, 0);
+    sys::own_file_table()?;
+    sys::default_dispositions();
+    shared.reach(Stage::Session, 0);
+    sys::new_session()?;
+    open_streams(shared, command)?;
+    for (index, (resource, limit)) in command.limits.iter().enumerate() {
+        shared.reach(Stage::Limits, u32::try_from(index).unwrap_or(u32::MAX));
+        sys::set_limit(*resource, limit)?;
+    }
+    if let Some(nice) = command.nice {
+        shared.reach(Stage::Nice, 0);
+        sys::set_nice(nice)?;
+    }
+    shared.reach(Stage::WorkingDirectory, 0);
+    sys::change_directory(&command.working_directory)?;
+    if let Some(identity) = &command.identity {
+        shared.reach(Stage::Groups, 0);
+        sys::set_groups(&identity.groups)?;
+        shared.reach(Stage::Groups, 1);
+        sys::set_gid(identity.gid)?;
+        shared.reach(Stage::User, 0);
+        sys::set_uid(identity.uid)?;
+    }
+    shared.reach(Stage::Exec, 0);
+    // Now a core dump by a signal that waits in the mask would take the agent with it.
+    sys::forbid_dumps();
+    sys::set_signal_mask(0);
+    // SAFETY: `Prepared` keeps the strings and the null-terminated arrays that lead to them.
+    Err(unsafe {
+        sys::execute(
+            &command.program,
+            command.argv.as_ptr(),
+            command.envp.as_ptr(),
+        )
+    })
+}
+
+fn open_streams(shared: &Shared, command: &Prepared) -> Result<(), Errno> {
+    // So that a log has exactly LOG_MODE, whatever the agent's umask.
+    sys::set_umask(0);
+    shared.reach(Stage::Stdin, 0);
+    sys::duplicate(sys::open(DEV_NULL, NULL_FLAGS, 0)?, libc::STDIN_FILENO)?;
+    shared.reach(Stage::Stdout, 0);
+    open_stream(&command.stdout, libc::STDOUT_FILENO)?;
+    shared.reach(Stage::Stderr, 0);
+    open_stream(&command.stderr, libc::STDERR_FILENO)?;
+    sys::set_umask(command.umask);
+    Ok(())
+}
+
+fn open_stream(stream: &Stream, target: c_int) -> Result<(), Errno> {
+    match stream {
+        Stream::Inherit => Ok(()),
+        Stream::Null => sys::duplicate(libc::STDIN_FILENO, target),
+        Stream::AsStdout => sys::duplicate(libc::STDOUT_FILENO, target),
+        Stream::File(path) => {
+            let fd = sys::open(path, LOG_FLAGS, LOG_MODE)?;
+            sys::set_status_flags(fd, libc::O_APPEND)?;
+            sys::duplicate(fd, target)
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! Starts a process at a cost that does not grow with the agent. Watches none.
+//!
+//! The child is cloned with the agent's memory (CLONE_VM), as vfork does, so no page table is
+//! copied; and with the agent's file table (CLONE_FILES), which it leaves at once for a fresh one
+//! with just 0, 1 and 2, so that thousands of descriptors are neither copied nor closed.
+//!
+//! It differs from vfork in one point: the agent is not suspended by the kernel but waits on a
+//! word that the kernel clears when the child has left the shared memory (CLONE_CHILD_CLEARTID:
+//! the same place in the kernel that ends a vfork). This wait can have an end. Once the child has
+//! the service's uid, that user may stop it (SIGSTOP needs no more); a suspended agent would hang
+//! until somebody continues it, and so it would on a log file on a dead network mount.
+//! <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L1338>
+//!
+//! ```text
+//! agent                                  child (own stack, agent's memory, all signals blocked)
+//! block all signals
+//! clone3 ─────────────────────────────▶  join cgroup¹, fresh file table, dispositions, session,
+//! wait until `running` is 0                stdin, stdout, stderr, umask, limits, nice, cwd,
+//!   (every 50 ms: SIGCONT)                 groups, gid, uid, no core dumps, empty mask
+//!                       ◀─ running = 0 ─  execve, or failure noted and exit
+//! a failure noted? reap, tell it
+//! restore mask                            ¹ only where clone3 cannot do it
+//! ```
+//!
+//! While they share memory the child can be neither dumped nor traced by its new user
+//! (PR_SET_DUMPABLE): before Linux 5.16 a core dump ends everyone who shares the memory. With
+//! `fs.suid_dumpable = 1` the kernel undoes that for an instant; its documentation calls that
+//! setting insecure.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+
+use super::cgroup::Slot;
+use super::proc::{self, TICK_NS};
+use super::sys::{self, CloneArgs, Errno};
+use super::{pidfd, signal};
+use crate::supervisor::{Exec, Signal, SpawnFailure};
+
+mod child;
+mod prepared;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+use child::Failure;
+pub(crate) use prepared::Prepared;
+use stack::Stack;
+
+/// Not in every libc crate's target.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// How often a child that takes its time is continued, should it have been stopped.
+const WAIT_STEP_MS: u32 = 50;
+/// How often the agent waits so long before it gives a start up: 10 s in all.
+const WAIT_STEPS: u32 = 200;
+
+/// A service's main process, just started.
+#[derive(Debug)]
+pub(crate) struct Child {
+    /// Process ID, as the agent's PID namespace has it.
+    pub(crate) pid: u32,
+    /// Readable when it has ended; close-on-exec.
+    pub(crate) pidfd: OwnedFd,
+    /// Start time since boot, at the resolution of `/proc` (10 ms).
+    pub(crate) start_time_ns: u64,
+}
+
+/// What was being done when a start failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub(crate) enum Stage {
+    /// Making the process.
+    Fork,
+    /// Putting it into its cgroup.
+    Cgroup,
+    /// Giving it a file table of its own.
+    Files,
+    /// Its session.
+    Session,
+    Stdin,
+    Stdout,
+    Stderr,
+    Limits,
+    Nice,
+    WorkingDirectory,
+    Groups,
+    User,
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Self; 13] = [
+        Self::Fork,
+        Self::Cgroup,
+        Self::Files,
+        Self::Session,
+        Self::Stdin,
+        Self::Stdout,
+        Self::Stderr,
+        Self::Limits,
+        Self::Nice,
+        Self::WorkingDirectory,
+        Self::Groups,
+        Self::User,
+        Self::Exec,
+    ];
+
+    fn from_code(code: u32) -> Self {
+        let known = |stage: &Self| *stage as u32 == code;
+        Self::ALL.into_iter().find(known).unwrap_or(Self::Exec)
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fork => "fork",
+            Self::Cgroup => "cgroup",
+            Self::Files => "files",
+            Self::Session => "session",
+            Self::Stdin => "stdin",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Limits => "limits",
+            Self::Nice => "nice",
+            Self::WorkingDirectory => "working directory",
+            Self::Groups => "groups",
+            Self::User => "user",
+            Self::Exec => "exec",
+        })
+    }
+}
+
+/// Why a start failed. Nothing is left of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SpawnError {
+    /// Where.
+    pub(crate) stage: Stage,
+    /// The kernel's error number.
+    pub(crate) errno: i32,
+    /// "cannot run /usr/bin/x: No such file or directory (exec)"
+    pub(crate) message: String,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+impl From<SpawnError> for SpawnFailure {
+    fn from(error: SpawnError) -> Self {
+        Self {
+            message: error.message,
+        }
+    }
+}
+
+/// The limit on open files, as it was before [`raise_fd_limit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FdLimit {
+    /// What counts.
+    pub(crate) soft: u64,
+    /// How far an unprivileged process may raise `soft`.
+    pub(crate) hard: u64,
+}
+
+/// Raises the agent's own limit on open files: to 1,048,576 where it may (CAP_SYS_RESOURCE), else
+/// to its hard limit. Returns the original, which [`Spawner::new`] wants for the services.
+///
+/// # Errors
+/// If the limit can be neither read nor set.
+pub(crate) fn raise_fd_limit() -> io::Result<FdLimit> {
+    /// The kernel's default for the highest that can be set, `fs.nr_open`.
+    const MOST: u64 = 1 << 20;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let raised =
+        hard < MOST && setrlimit(Resource::RLIMIT_NOFILE, MOST, MOST).is_ok() || soft == hard;
+    if !raised {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(FdLimit { soft, hard })
+}
+
+/// Starts processes. Knows what the kernel offers, and holds the stack that children begin on.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    stack: Stack,
+    /// Whether `clone3` may be called; found out once, and corrected by its first refusal.
+    clone3: Cell<bool>,
+    fd_limit: Option<FdLimit>,
+}
+
+impl Spawner {
+    /// Finds out what the kernel offers. `fd_limit` is what services get as their limit on open
+    /// files unless they say otherwise; `None`: the agent's own.
+    ///
+    /// # Errors
+    /// If there is no memory for the stack.
+    pub(crate) fn new(fd_limit: Option<FdLimit>) -> io::Result<Self> {
+        if !sys::has_close_range() {
+            close_stray_fds_on_exec();
+        }
+        Ok(Self {
+            stack: Stack::new()?,
+            clone3: Cell::new(sys::has_clone3()),
+            fd_limit,
+        })
+    }
+
+    /// Lays out all that the child needs, once for each change of the service's file.
+    ///
+    /// # Errors
+    /// A NUL in a path, an argument or the environment.
+    pub(crate) fn prepare(&self, exec: &Exec) -> Result<Prepared, SpawnError> {
+        Prepared::new(exec, self.fd_limit)
+    }
+
+    /// Starts the process, in the cgroup if one is given; returns when the new program has
+    /// replaced the agent's memory, or the start has failed.
+    ///
+    /// This takes as long as the kernel takes for exec, and at most about 11 s. When it returns,
+    /// exec has passed its point of no return, but `/proc` may show the old name for an instant.
+    ///
+    /// # Errors
+    /// Stage, error number and a message for people. No process is left, except one that hangs
+    /// in the kernel beyond the reach of SIGKILL; it is an orphan to reap, should it ever end.
+    pub(crate) fn spawn(
+        &mut self,
+        command: &Prepared,
+        slot: Option<&Slot>,
+    ) -> Result<Child, SpawnError> {
+        let Some(slot) = slot else {
+            return self.start(command, None);
+        };
+        match self.start_in(command, slot) {
+            // Someone has removed it, or the last instance has left controllers enabled in it.
+            Err(error) if error.stage == Stage::Cgroup && slot.reset().is_ok() => {
+                self.start_in(command, slot)
+            }
+            result => result,
+        }
+    }
+
+    fn start_in(&mut self, command: &Prepared, slot: &Slot) -> Result<Child, SpawnError> {
+        let failed = |error: io::Error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            command.error_in(Some(slot), Stage::Cgroup, 0, errno)
+        };
+        let directory = slot.open().map_err(failed)?;
+        let place = Place {
+            slot,
+            directory: directory.as_fd(),
+        };
+        self.start(command, Some(&place))
+    }
+
+    fn start(
+        &mut self,
+        command: &Prepared,
+        place: Option<&Place<'_>>,
+    ) -> Result<Child, SpawnError> {
+        let slot = place.map(|place| place.slot);
+        let directory = place.map(|place| place.directory);
+        self.run(Some(command), directory)
+            .map_err(|failure| command.error_in(slot, failure.stage, failure.detail, failure.errno))
+    }
+
+    /// Whether processes can be started in this cgroup: tries it with one that ends at once.
+    ///
+    /// # Errors
+    /// The kernel's: EACCES, EBUSY, EOPNOTSUPP, ENOENT …
+    pub(crate) fn try_cgroup(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
+        let child = self
+            .run(None, Some(directory))
+            .map_err(|failure| io::Error::from_raw_os_error(failure.errno))?;
+        pidfd::reap_blocking(child.pidfd.as_fd()).map(drop)
+    }
+
+    /// One child, up to its exec; with no command, one that just ends.
+    fn run(
+        &mut self,
+        command: Option<&Prepared>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Child, Failure> {
+        let dumpable = is_dumpable();
+        let old_mask = sys::set_signal_mask(u64::MAX);
+        let result = self.clone(command, cgroup).and_then(|begun| {
+            self.wait_for_exec(begun.child.pidfd.as_fd())?;
+            Ok(begun.child)
+        });
+        sys::set_signal_mask(old_mask);
+        if dumpable {
+            // The child has forbidden it for the memory that it shared with us.
+            let _ = nix::sys::prctl::set_dumpable(true);
+        }
+        result
+    }
+
+    /// Makes the child, which begins to run at once.
+    fn clone(
+        &self,
+        command: Option<&Prepared>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Begun, Failure> {
+        if self.clone3.get() {
+            let mut args = CloneArgs {
+                flags: CLONE_CLEAR_SIGHAND,
+                ..CloneArgs::default()
+            };
+            if let Some(directory) = cgroup {
+                args.flags |= CLONE_INTO_CGROUP;
+                args.cgroup = u64::try_from(directory.as_raw_fd()).unwrap_or(u64::MAX);
+            }
+            let stage = match self.clone_by(sys::clone3, args, command, -1) {
+                Ok(child) => {
+                    return Ok(Begun {
+                        child,
+                        _members: None,
+                    });
+                }
+                // Flags that this kernel lacks, or a seccomp filter.
+                Err(libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM) => None,
+                Err(errno @ (libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
+                    Some((Stage::Fork, errno))
+                }
+                Err(errno) if cgroup.is_some() => Some((Stage::Cgroup, errno)),
+                Err(errno) => Some((Stage::Fork, errno)),
+            };
+            if let Some((stage, errno)) = stage {
+                return Err(Failure::new(stage, errno));
+            }
+        }
+        let begun = self.clone_by_the_older_call(command, cgroup)?;
+        // It works where clone3 did not: no need to ask that again.
+        self.clone3.set(false);
+        Ok(begun)
+    }
+
+    fn clone_by_the_older_call(
+        &self,
+        command: Option<&Prepared>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Begun, Failure> {
+        let members = match cgroup.map(open_members) {
+            None => None,
+            Some(Ok(members)) => Some(members),
+            Some(Err(errno)) => return Err(Failure::new(Stage::Cgroup, errno as i32)),
+        };
+        let number = members.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let child = self
+            .clone_by(sys::clone, CloneArgs::default(), command, number)
+            .map_err(|errno| Failure::new(Stage::Fork, errno))?;
+        Ok(Begun {
+            child,
+            _members: members,
+        })
+    }
+
+    /// Fills in what both calls have in common. `members`: the `cgroup.procs` that the child
+    /// writes itself into, or -1.
+    fn clone_by(
+        &self,
+        call: CloneCall,
+        mut args: CloneArgs,
+        command: Option<&Prepared>,
+        members: i32,
+    ) -> Result<Child, Errno> {
+        let shared = self.stack.shared();
+        shared.begin(command, members);
+        let mut pidfd: i32 = -1;
+        let flags =
+            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
+        args.flags |= u64::from(flags.cast_unsigned());
+        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+        args.pidfd = &raw mut pidfd as u64;
+        args.child_tid = shared.running_address();
+        (args.stack, args.stack_size) = self.stack.extent();
+        let before = proc::since_boot_ns();
+        // SAFETY: no other child is on the stack: `run` is `&mut self` and waits until the child
+        // has left this memory, or else puts another stack in this one's place and never frees
+        // it. For the same reason `command` and the shared words are there as long as the child
+        // looks at them. All signals are blocked, so no handler of ours runs in the child.
+        let pid = unsafe { call(&args, child::run, ptr::from_ref(shared).cast::<c_void>()) }?;
+        let after = proc::since_boot_ns();
+        // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        let pid = u32::try_from(pid).map_err(|_| libc::EIO)?;
+        Ok(Child {
+            pid,
+            pidfd,
+            start_time_ns: start_time_between(pid, before, after),
+        })
+    }
+
+    /// Waits until the child has left the shared memory; reaps it if it has failed.
+    fn wait_for_exec(&mut self, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
+        let shared = self.stack.shared();
+        for _ in 0..WAIT_STEPS {
+            if shared.wait(WAIT_STEP_MS) {
+                return match shared.failure() {
+                    None => Ok(()),
+                    Some(failure) => {
+                        let _ = pidfd::reap_blocking(pidfd);
+                        Err(failure)
+                    }
+                };
+            }
+            if let Some(cont) = Signal::from_number(libc::SIGCONT) {
+                let _ = signal::send(pidfd, cont);
+            }
+        }
+        let late = shared.progress(libc::ETIMEDOUT);
+        let _ = signal::send(pidfd, Signal::KILL);
+        if shared.wait(WAIT_STEP_MS * 20) {
+            let _ = pidfd::reap_blocking(pidfd);
+        } else if let Ok(fresh) = Stack::new() {
+            // It hangs in the kernel, which will clear `running` one day: never unmap that.
+            std::mem::forget(std::mem::replace(&mut self.stack, fresh));
+        }
+        Err(late)
+    }
+}
+
+/// `sys::clone3` or `sys::clone`.
+type CloneCall = unsafe fn(&CloneArgs, sys::Entry, *const c_void) -> Result<usize, Errno>;
+
+/// A cgroup with its directory opened.
+struct Place<'a> {
+    slot: &'a Slot,
+    directory: BorrowedFd<'a>,
+}
+
+/// A child on its way to exec.
+struct Begun {
+    child: Child,
+    /// The child writes to it by number, in the table that it shares with us for a moment.
+    _members: Option<OwnedFd>,
+}
+
+fn open_members(cgroup: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    nix::fcntl::openat(
+        cgroup,
+        "cgroup.procs",
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+}
+
+/// The start time of a process made between two moments: known without asking `/proc` unless a
+/// tick has passed between them.
+///
+/// The kernel takes it from the same clock, and `/proc` cuts it down to ticks.
+/// <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2172>
+fn start_time_between(pid: u32, before_ns: u64, after_ns: u64) -> u64 {
+    let tick = before_ns / TICK_NS;
+    if tick == after_ns / TICK_NS {
+        return tick * TICK_NS;
+    }
+    proc::start_time_ns(pid).unwrap_or(tick * TICK_NS)
+}
+
+fn is_dumpable() -> bool {
+    nix::sys::prctl::get_dumpable().unwrap_or(false)
+}
+
+/// Without `close_range` a child keeps what is not marked close-on-exec. All of the agent's own
+/// is marked; what init has handed down may not be.
+fn close_stray_fds_on_exec() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let number = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        if let Some(fd @ 3..) = number {
+            // SAFETY: marks a descriptor, which changes it for nobody in this process; one that
+            // is closed meanwhile is an error, and ignored.
+            let _ = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! A service's `Exec` laid out for the child, and the words for what went wrong with it.
+
+use std::ffi::{CStr, CString, OsStr, c_char};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use super::{FdLimit, SpawnError, Stage};
+use crate::os::cgroup::Slot;
+use crate::os::sys::Limit64;
+use crate::supervisor::{Exec, Identity, Limit, Output};
+
+/// What new files of a service may not have, unless its file says otherwise.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// The kernel's names of the limits, by number, on both architectures.
+/// <https://github.com/torvalds/linux/blob/v5.10/include/uapi/asm-generic/resource.h>
+const LIMIT_NAMES: [&str; 16] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// One of stdout and stderr.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Null,
+    Inherit,
+    /// The same file as stdout: opened once.
+    AsStdout,
+    File(CString),
+}
+
+/// All that a start needs, in the form in which the child needs it: built once, used for each
+/// start, so that nothing is allocated between an exit and the next exec.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(super) program: CString,
+    /// Null-terminated, into `_strings`.
+    pub(super) argv: Vec<*const c_char>,
+    /// Null-terminated, into `_strings`.
+    pub(super) envp: Vec<*const c_char>,
+    _strings: Vec<CString>,
+    pub(super) identity: Option<Identity>,
+    pub(super) working_directory: CString,
+    pub(super) umask: u32,
+    pub(super) nice: Option<i32>,
+    pub(super) limits: Vec<(u32, Limit64)>,
+    pub(super) stdout: Stream,
+    pub(super) stderr: Stream,
+}
+
+// SAFETY: the pointers lead into `_strings`, whose bytes live on the heap, never change and move
+// with the structure; nothing is written through them.
+unsafe impl Send for Prepared {}
+// SAFETY: as above.
+unsafe impl Sync for Prepared {}
+
+impl Prepared {
+    pub(super) fn new(exec: &Exec, fd_limit: Option<FdLimit>) -> Result<Self, SpawnError> {
+        let program = c_path(&exec.program, Stage::Exec, "run")?;
+        let mut strings = Vec::with_capacity(exec.arguments.len() + exec.environment.len());
+        for argument in &exec.arguments {
+            strings.push(
+                c_string(argument.as_bytes()).ok_or_else(|| {
+                    has_nul(Stage::Exec, &format!("run {}", exec.program.display()))
+                })?,
+            );
+        }
+        for (key, value) in &exec.environment {
+            let assignment = c_string(format!("{key}={value}").as_bytes());
+            let failed = || has_nul(Stage::Exec, &format!("set the environment's {key:?}"));
+            strings.push(assignment.ok_or_else(failed)?);
+        }
+        let pointers = |strings: &[CString]| {
+            let strings = strings.iter().map(|string| string.as_ptr());
+            strings.chain([ptr::null()]).collect()
+        };
+        let (arguments, environment) = strings.split_at(exec.arguments.len());
+        let (argv, envp) = (pointers(arguments), pointers(environment));
+        if let Some(identity) = &exec.identity {
+            refuse_no_identity(identity)?;
+        }
+        let stdout = stream(&exec.stdout, Stage::Stdout)?;
+        let stderr = match &exec.stderr {
+            Output::File(path) if exec.stdout == Output::File(path.clone()) => Stream::AsStdout,
+            other => stream(other, Stage::Stderr)?,
+        };
+        Ok(Self {
+            program,
+            argv,
+            envp,
+            _strings: strings,
+            identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
+            working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
+            umask: exec.umask.unwrap_or(DEFAULT_UMASK),
+            nice: exec.nice,
+            limits: limits(&exec.limits, fd_limit),
+            stdout,
+            stderr,
+        })
+    }
+
+    /// What went wrong, in words.
+    pub(super) fn error_in(
+        &self,
+        slot: Option<&Slot>,
+        stage: Stage,
+        detail: u32,
+        errno: i32,
+    ) -> SpawnError {
+        let action = match stage {
+            Stage::Fork => format!("make a process for {}", shown(&self.program)),
+            Stage::Cgroup => match slot {
+                Some(slot) => format!("start in the cgroup {}", slot.path().display()),
+                None => "join the cgroup".to_owned(),
+            },
+            Stage::Files => "leave the agent's files".to_owned(),
+            Stage::Session => "begin a session".to_owned(),
+            Stage::Stdin => "open /dev/null".to_owned(),
+            Stage::Stdout => self.open_action(&self.stdout),
+            Stage::Stderr => self.open_action(&self.stderr),
+            Stage::Limits => self.limit_action(detail),
+            Stage::Nice => format!("set nice to {}", self.nice.unwrap_or(0)),
+            Stage::WorkingDirectory => format!("enter {}", shown(&self.working_directory)),
+            Stage::Groups | Stage::User => self.identity_action(stage, detail),
+            Stage::Exec => format!("run {}", shown(&self.program)),
+        };
+        let reason = describe(errno);
+        let hint = match stage {
+            Stage::Exec => exec_hint(Path::new(OsStr::from_bytes(self.program.to_bytes())), errno),
+            Stage::Stdout | Stage::Stderr if errno == libc::ENXIO => {
+                Some("nobody reads this FIFO".to_owned())
+            }
+            _ => None,
+        };
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        SpawnError {
+            stage,
+            errno,
+            message: format!("cannot {action}: {reason} ({stage}){hint}"),
+        }
+    }
+
+    fn open_action(&self, stream: &Stream) -> String {
+        match stream {
+            Stream::File(path) => format!("open {}", shown(path)),
+            Stream::AsStdout => self.open_action(&self.stdout),
+            Stream::Null | Stream::Inherit => "open /dev/null".to_owned(),
+        }
+    }
+
+    fn limit_action(&self, index: u32) -> String {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let Some((resource, limit)) = self.limits.get(index) else {
+            return "set the limits".to_owned();
+        };
+        let number = usize::try_from(*resource).unwrap_or(usize::MAX);
+        let name = match LIMIT_NAMES.get(number) {
+            Some(name) => (*name).to_owned(),
+            None => resource.to_string(),
+        };
+        let amount = |value: u64| match value {
+            u64::MAX => "unlimited".to_owned(),
+            value => value.to_string(),
+        };
+        let (soft, hard) = (amount(limit.soft), amount(limit.hard));
+        format!("set the limit {name} to {soft} (hard {hard})")
+    }
+
+    fn identity_action(&self, stage: Stage, detail: u32) -> String {
+        let Some(identity) = &self.identity else {
+            return "change the user".to_owned();
+        };
+        match (stage, detail) {
+            (Stage::User, _) => format!("become user {}", identity.uid),
+            (_, 1) => format!("become group {}", identity.gid),
+            _ => {
+                let groups: Vec<_> = identity.groups.iter().map(u32::to_string).collect();
+                format!("join the groups [{}]", groups.join(", "))
+            }
+        }
+    }
+}
+
+fn stream(output: &Output, stage: Stage) -> Result<Stream, SpawnError> {
+    Ok(match output {
+        Output::Null => Stream::Null,
+        Output::Inherit => Stream::Inherit,
+        Output::File(path) => Stream::File(c_path(path, stage, "open")?),
+    })
+}
+
+fn limits(wanted: &[Limit], fd_limit: Option<FdLimit>) -> Vec<(u32, Limit64)> {
+    let amount = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    let mut limits: Vec<_> = wanted
+        .iter()
+        .map(|limit| {
+            let values = Limit64 {
+                soft: amount(limit.soft),
+                hard: amount(limit.hard),
+            };
+            (limit.resource, values)
+        })
+        .collect();
+    let nofile = libc::RLIMIT_NOFILE;
+    if let Some(FdLimit { soft, hard }) = fd_limit
+        && !wanted.iter().any(|limit| limit.resource == nofile)
+    {
+        limits.push((nofile, Limit64 { soft, hard }));
+    }
+    limits
+}
+
+/// Whether the agent has this identity already: an unprivileged agent could not even ask for it.
+fn is_own(wanted: &Identity) -> bool {
+    let (Ok(users), Ok(groups)) = (nix::unistd::getresuid(), nix::unistd::getresgid()) else {
+        return false;
+    };
+    let uids = [users.real, users.effective, users.saved].map(nix::unistd::Uid::as_raw);
+    let gids = [groups.real, groups.effective, groups.saved].map(nix::unistd::Gid::as_raw);
+    let Ok(own) = nix::unistd::getgroups() else {
+        return false;
+    };
+    let mut own: Vec<_> = own.into_iter().map(nix::unistd::Gid::as_raw).collect();
+    let mut groups = wanted.groups.clone();
+    for list in [&mut own, &mut groups] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    uids == [wanted.uid; 3] && gids == [wanted.gid; 3] && own == groups
+}
+
+/// To the kernel, the highest ID means "leave it as it is": the service would keep the agent's.
+fn refuse_no_identity(identity: &Identity) -> Result<(), SpawnError> {
+    let (stage, what) = match identity {
+        Identity { uid: u32::MAX, .. } => (Stage::User, "user"),
+        Identity { gid: u32::MAX, .. } => (Stage::Groups, "group"),
+        _ => return Ok(()),
+    };
+    Err(SpawnError {
+        stage,
+        errno: libc::EINVAL,
+        message: format!("cannot become {what} {}: not an ID ({stage})", u32::MAX),
+    })
+}
+
+fn c_string(bytes: &[u8]) -> Option<CString> {
+    CString::new(bytes).ok()
+}
+
+fn c_path(path: &Path, stage: Stage, verb: &str) -> Result<CString, SpawnError> {
+    c_string(path.as_os_str().as_bytes())
+        .ok_or_else(|| has_nul(stage, &format!("{verb} {}", path.display())))
+}
+
+fn has_nul(stage: Stage, action: &str) -> SpawnError {
+    let action = action.replace('\0', "\\0");
+    SpawnError {
+        stage,
+        errno: libc::EINVAL,
+        message: format!("cannot {action}: there is a NUL byte in it ({stage})"),
+    }
+}
+
+fn shown(path: &CStr) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// "No such file or directory"
+fn describe(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((reason, _)) => reason.to_owned(),
+        None => text,
+    }
+}
+
+/// What the error number leaves out: a file that is there can be "not found" all the same.
+fn exec_hint(program: &Path, errno: i32) -> Option<String> {
+    match errno {
+        libc::ENOENT if program.exists() => Some(match interpreter(program) {
+            Some(path) => format!(
+                "the file is there, but not its interpreter {}",
+                path.display()
+            ),
+            None => "the file is there, but not the loader that it was linked for".to_owned(),
+        }),
+        libc::ENOEXEC => {
+            Some("it is neither a program for this machine nor begins with #!".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// The interpreter that a script's first line names.
+fn interpreter(script: &Path) -> Option<PathBuf> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(script)
+        .ok()?;
+    let line = first_line(&file)?;
+    let rest = line.strip_prefix(b"#!")?.trim_ascii();
+    let end = rest
+        .iter()
+        .position(|byte| byte.is_ascii_whitespace())
+        .unwrap_or(rest.len());
+    Some(PathBuf::from(OsStr::from_bytes(rest.get(..end)?)))
+}
+
+/// As far as the kernel reads it: 256 bytes.
+fn first_line(file: &File) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(256).read_to_end(&mut text).ok()?;
+    let end = text.iter().position(|byte| *byte == b'\n');
+    text.truncate(end.unwrap_or(text.len()));
+    Some(text)
+}

@@ -1,0 +1,470 @@
+//! Raw system calls for the moment between clone and exec, and the clone itself.
+//!
+//! A child that shares the agent's memory also shares its thread-local `errno` and its heap, so
+//! nothing here goes through the C library, allocates, locks or panics. glibc's `setuid` and
+//! friends are out for another reason: they signal every thread that glibc knows of, and those
+//! are the agent's.
+
+use std::arch::asm;
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ptr;
+
+/// A kernel error number, positive.
+pub(super) type Errno = i32;
+
+/// `struct clone_args`, as of Linux 5.7.
+/// <https://github.com/torvalds/linux/blob/v5.10/include/uapi/linux/sched.h#L92>
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct CloneArgs {
+    pub(super) flags: u64,
+    pub(super) pidfd: u64,
+    pub(super) child_tid: u64,
+    pub(super) parent_tid: u64,
+    pub(super) exit_signal: u64,
+    pub(super) stack: u64,
+    pub(super) stack_size: u64,
+    pub(super) tls: u64,
+    pub(super) set_tid: u64,
+    pub(super) set_tid_size: u64,
+    pub(super) cgroup: u64,
+}
+
+/// What a cloned process runs. It must not return, and must not unwind.
+pub(super) type Entry = extern "C" fn(*const c_void) -> !;
+
+/// A limit as `prlimit64` takes it; `u64::MAX` is unlimited.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limit64 {
+    pub(super) soft: u64,
+    pub(super) hard: u64,
+}
+
+/// The kernel's `struct sigaction` (not the C library's), zeroed: SIG_DFL, no flags, empty mask.
+/// Its members differ in order between architectures; its size does not.
+#[repr(C)]
+struct DefaultAction([u64; 4]);
+
+/// The bytes of the kernel's signal set.
+const SIGNAL_SET_BYTES: usize = 8;
+
+/// # Safety
+/// As for the system call of that number with these arguments.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn invoke(number: c_long, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the register convention of the x86-64 kernel: number in rax, arguments in these
+    // six, rcx and r11 lost, the stack untouched. The call's own effects are the caller's.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack, preserves_flags)
+        );
+    }
+    result
+}
+
+/// # Safety
+/// As for the system call of that number with these arguments.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+unsafe fn invoke(number: c_long, args: [usize; 6]) -> isize {
+    let result: usize;
+    // SAFETY: the register convention of the arm64 kernel: number in x8, arguments in x0 to x5,
+    // all but x0 kept, the stack untouched. The call's own effects are the caller's.
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") args[0] => result,
+            in("x1") args[1],
+            in("x2") args[2],
+            in("x3") args[3],
+            in("x4") args[4],
+            in("x5") args[5],
+            options(nostack, preserves_flags)
+        );
+    }
+    result.cast_signed()
+}
+
+/// # Safety
+/// The arguments are those of `clone` or `clone3`: a stack that nobody else uses, CLONE_VM, and
+/// whatever the child reads and writes stays valid until it has left this memory.
+#[cfg(target_arch = "x86_64")]
+unsafe fn invoke_clone(
+    number: c_long,
+    args: [usize; 5],
+    entry: Entry,
+    argument: *const c_void,
+) -> isize {
+    let result: isize;
+    // SAFETY: in the parent this is one system call. In the child, which starts behind it with
+    // the same registers and its own 16-byte aligned stack, `entry` is called as the C ABI wants
+    // it and never comes back, so no frame of the parent is seen twice.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") number => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            in("r12") argument,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        );
+    }
+    result
+}
+
+/// # Safety
+/// The arguments are those of `clone` or `clone3`: a stack that nobody else uses, CLONE_VM, and
+/// whatever the child reads and writes stays valid until it has left this memory.
+#[cfg(target_arch = "aarch64")]
+unsafe fn invoke_clone(
+    number: c_long,
+    args: [usize; 5],
+    entry: Entry,
+    argument: *const c_void,
+) -> isize {
+    let result: usize;
+    // SAFETY: in the parent this is one system call. In the child, which starts behind it with
+    // the same registers and its own 16-byte aligned stack, `entry` is called as the C ABI wants
+    // it and never comes back, so no frame of the parent is seen twice.
+    unsafe {
+        asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "mov x0, x10",
+            "blr x11",
+            "brk #1",
+            "2:",
+            in("x8") number,
+            inlateout("x0") args[0] => result,
+            in("x1") args[1],
+            in("x2") args[2],
+            in("x3") args[3],
+            in("x4") args[4],
+            in("x10") argument,
+            in("x11") entry,
+            options(nostack)
+        );
+    }
+    result.cast_signed()
+}
+
+fn outcome(result: isize) -> Result<usize, Errno> {
+    if result < 0 {
+        Err(Errno::try_from(-result).unwrap_or(libc::EINVAL))
+    } else {
+        Ok(result.cast_unsigned())
+    }
+}
+
+/// # Safety
+/// As for the system call of that number with these arguments.
+#[inline(always)]
+unsafe fn call(number: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise, passed on.
+    outcome(unsafe { invoke(number, args) })
+}
+
+/// The register that holds a C `int`.
+fn word(value: c_int) -> usize {
+    (value as isize).cast_unsigned()
+}
+
+/// Whether the kernel (and a seccomp filter before it) lets `clone3` be called at all.
+///
+/// An argument size of 0 is refused with EINVAL before anything is read.
+/// <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2609>
+pub(super) fn has_clone3() -> bool {
+    // SAFETY: with a size of 0 the kernel reads no argument and makes no process.
+    let result = unsafe { call(libc::SYS_clone3, [0; 6]) };
+    result == Err(libc::EINVAL)
+}
+
+/// Whether `close_range` (Linux 5.9) can be called.
+pub(super) fn has_close_range() -> bool {
+    let last = u32::MAX as usize;
+    // SAFETY: no process can have a file descriptor of that number, so nothing is closed.
+    unsafe { call(libc::SYS_close_range, [last, last, 0, 0, 0, 0]) }.is_ok()
+}
+
+/// Makes a process by `clone3`; returns its pid to the parent.
+///
+/// # Safety
+/// `args` names CLONE_VM, a stack that nobody else uses, and words that stay valid, as does all
+/// that `argument` leads to, until the child has left this memory (by exec or exit).
+pub(super) unsafe fn clone3(
+    args: &CloneArgs,
+    entry: Entry,
+    argument: *const c_void,
+) -> Result<usize, Errno> {
+    let words = [
+        ptr::from_ref(args) as usize,
+        size_of::<CloneArgs>(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: `args` is a valid structure of that size; the rest is the caller's promise.
+    outcome(unsafe { invoke_clone(libc::SYS_clone3, words, entry, argument) })
+}
+
+/// The same by the older `clone`, which knows no cgroup and no flag beyond 32 bits.
+///
+/// # Safety
+/// As for [`clone3`].
+pub(super) unsafe fn clone(
+    args: &CloneArgs,
+    entry: Entry,
+    argument: *const c_void,
+) -> Result<usize, Errno> {
+    let register = |value: u64| usize::try_from(value).unwrap_or(0);
+    let flags = register((args.flags & u64::from(u32::MAX)) | args.exit_signal);
+    let stack = register(args.stack + args.stack_size);
+    // CLONE_PIDFD puts the pidfd where CLONE_PARENT_SETTID would put the pid.
+    // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2108
+    let pidfd = register(args.pidfd);
+    let child_tid = register(args.child_tid);
+    // The last two arguments are the other way round on arm64 (CONFIG_CLONE_BACKWARDS).
+    // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2543
+    let words = if cfg!(target_arch = "aarch64") {
+        [flags, stack, pidfd, 0, child_tid]
+    } else {
+        [flags, stack, pidfd, child_tid, 0]
+    };
+    // SAFETY: the caller's promise, passed on.
+    outcome(unsafe { invoke_clone(libc::SYS_clone, words, entry, argument) })
+}
+
+/// Replaces the calling thread's signal mask (bit n−1 is signal n); returns the old one.
+///
+/// Unlike the C library's, it leaves out no signal.
+pub(super) fn set_signal_mask(mask: u64) -> u64 {
+    let mut old = 0_u64;
+    // SAFETY: both pointers lead to eight bytes, the size that is passed.
+    let result = unsafe {
+        call(
+            libc::SYS_rt_sigprocmask,
+            [
+                word(libc::SIG_SETMASK),
+                ptr::from_ref(&mask) as usize,
+                ptr::from_mut(&mut old) as usize,
+                SIGNAL_SET_BYTES,
+                0,
+                0,
+            ],
+        )
+    };
+    // It cannot fail with a valid `how`, size and pointers.
+    debug_assert!(result.is_ok());
+    old
+}
+
+/// Sets every signal to its default, the ignored ones too (which CLONE_CLEAR_SIGHAND leaves).
+/// <https://github.com/torvalds/linux/blob/v5.10/kernel/signal.c#L502>
+pub(super) fn default_dispositions() {
+    let action = DefaultAction([0; 4]);
+    for signal in 1..=64 {
+        // SAFETY: the structure is as large as the kernel's; no old one is asked for. SIGKILL
+        // and SIGSTOP are refused, and are as wanted.
+        let _ = unsafe {
+            call(
+                libc::SYS_rt_sigaction,
+                [
+                    word(signal),
+                    ptr::from_ref(&action) as usize,
+                    0,
+                    SIGNAL_SET_BYTES,
+                    0,
+                    0,
+                ],
+            )
+        };
+    }
+}
+
+/// Gives the caller a file table of its own, with nothing above stderr in it where the kernel
+/// can do that in one go (5.9), else a whole copy.
+///
+/// With all higher descriptors closed the kernel does not even copy them.
+/// <https://github.com/torvalds/linux/blob/v5.10/fs/file.c#L655>
+pub(super) fn own_file_table() -> Result<(), Errno> {
+    let unshare = libc::CLOSE_RANGE_UNSHARE as usize;
+    // SAFETY: closes descriptors of the caller's own table only; the caller, a fresh child, uses
+    // none of them.
+    let closed = unsafe {
+        call(
+            libc::SYS_close_range,
+            [3, u32::MAX as usize, unshare, 0, 0, 0],
+        )
+    };
+    if closed.is_ok() {
+        return Ok(());
+    }
+    // SAFETY: changes nothing but whose the file table is.
+    unsafe { call(libc::SYS_unshare, [word(libc::CLONE_FILES), 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// `setsid`: a session and a process group of its own.
+pub(super) fn new_session() -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_setsid, [0; 6]) }.map(drop)
+}
+
+/// `umask`, which cannot fail.
+pub(super) fn set_umask(mask: u32) {
+    // SAFETY: touches no memory.
+    let _ = unsafe { call(libc::SYS_umask, [mask as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// `openat` from the working directory.
+pub(super) fn open(path: &CStr, flags: c_int, mode: u32) -> Result<c_int, Errno> {
+    // SAFETY: the path ends in a NUL and outlives the call.
+    let fd = unsafe {
+        call(
+            libc::SYS_openat,
+            [
+                word(libc::AT_FDCWD),
+                path.as_ptr() as usize,
+                word(flags),
+                mode as usize,
+                0,
+                0,
+            ],
+        )
+    }?;
+    c_int::try_from(fd).map_err(|_| libc::EMFILE)
+}
+
+/// Makes `target` a second name of `fd`, open across exec.
+pub(super) fn duplicate(fd: c_int, target: c_int) -> Result<(), Errno> {
+    // dup3 refuses to do nothing.
+    let (number, args) = if fd == target {
+        (libc::SYS_fcntl, [word(fd), word(libc::F_SETFD), 0, 0, 0, 0])
+    } else {
+        (libc::SYS_dup3, [word(fd), word(target), 0, 0, 0, 0])
+    };
+    // SAFETY: touches no memory; the descriptors are those of the caller's own file table.
+    unsafe { call(number, args) }.map(drop)
+}
+
+/// `fcntl(F_SETFL)`: sets the status flags.
+pub(super) fn set_status_flags(fd: c_int, flags: c_int) -> Result<(), Errno> {
+    let args = [word(fd), word(libc::F_SETFL), word(flags), 0, 0, 0];
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_fcntl, args) }.map(drop)
+}
+
+/// Writes, once.
+pub(super) fn write(fd: c_int, bytes: &[u8]) -> Result<(), Errno> {
+    let args = [word(fd), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+    // SAFETY: pointer and length are those of one slice.
+    unsafe { call(libc::SYS_write, args) }.map(drop)
+}
+
+/// `prlimit64` of the caller itself.
+pub(super) fn set_limit(resource: u32, limit: &Limit64) -> Result<(), Errno> {
+    let args = [0, resource as usize, ptr::from_ref(limit) as usize, 0, 0, 0];
+    // SAFETY: the structure is the kernel's `rlimit64`; no old one is asked for.
+    unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
+}
+
+/// `setpriority` of the caller itself.
+pub(super) fn set_nice(nice: i32) -> Result<(), Errno> {
+    let args = [libc::PRIO_PROCESS as usize, 0, word(nice), 0, 0, 0];
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_setpriority, args) }.map(drop)
+}
+
+/// `chdir`
+pub(super) fn change_directory(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path ends in a NUL and outlives the call.
+    unsafe { call(libc::SYS_chdir, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// `setgroups` of the calling task alone.
+pub(super) fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    let args = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: length and pointer are those of one slice; gid_t is 32 bits wide in these calls.
+    unsafe { call(libc::SYS_setgroups, args) }.map(drop)
+}
+
+/// `setresgid` of the calling task alone: real, effective and saved.
+pub(super) fn set_gid(gid: u32) -> Result<(), Errno> {
+    let gid = gid as usize;
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0]) }.map(drop)
+}
+
+/// `setresuid` of the calling task alone: real, effective and saved.
+pub(super) fn set_uid(uid: u32) -> Result<(), Errno> {
+    let uid = uid as usize;
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]) }.map(drop)
+}
+
+/// Forbids core dumps of, and ptrace to, all who share the caller's memory.
+pub(super) fn forbid_dumps() {
+    let args = [word(libc::PR_SET_DUMPABLE), 0, 0, 0, 0, 0];
+    // SAFETY: touches no user memory. It cannot fail with that value.
+    let _ = unsafe { call(libc::SYS_prctl, args) };
+}
+
+/// `execve`; returns only its error.
+///
+/// # Safety
+/// `argv` and `envp` are arrays of pointers to strings that end in a NUL, and end in a null.
+pub(super) unsafe fn execute(
+    program: &CStr,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+) -> Errno {
+    let args = [
+        program.as_ptr() as usize,
+        argv as usize,
+        envp as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: `program` ends in a NUL, and the arrays are as the caller promises.
+    match unsafe { call(libc::SYS_execve, args) } {
+        Ok(_) => libc::EINVAL,
+        Err(errno) => errno,
+    }
+}
+
+/// `exit_group`, with nothing run or flushed before it.
+pub(super) fn exit(status: c_int) -> ! {
+    loop {
+        // SAFETY: touches no memory, and does not come back.
+        let _ = unsafe { call(libc::SYS_exit_group, [word(status), 0, 0, 0, 0, 0]) };
+    }
+}
