@@ -4,6 +4,7 @@ mod cli;
 mod clock;
 mod config;
 mod decode;
+mod journal;
 mod os;
 mod probe;
 mod report;
