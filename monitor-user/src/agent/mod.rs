@@ -28,7 +28,7 @@ use crate::clock;
 use crate::config::{self, Config, Surroundings};
 use crate::control::{Command, Incoming, Response, Server, ServiceStatus};
 use crate::decode::{self, ProcessExit};
-use crate::journal::{Entry, Journal};
+use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
 use crate::os::{pidfd, proc};
 use crate::probe::{self, KernelProbe};
@@ -134,7 +134,7 @@ impl Agent {
             ended: false,
             options: options.clone(),
         };
-        agent.record(&Entry::agent_started(clock::now()));
+        agent.record(&Entry::agent_started(clock::now(), std::process::id()));
         agent.remember(&config)?;
         agent.tell(Event::Configured { services: config.services, request: None });
         Ok(agent)
@@ -362,7 +362,7 @@ impl Agent {
 
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
-        self.record(&Entry::from_notice(notice, clock::now()));
+        self.record(&Entry::from_notice(notice, ExtraFacts::at(clock::now())));
     }
 
     fn record(&mut self, entry: &Entry) {
@@ -432,19 +432,12 @@ impl Agent {
 
     fn status(&self, services: &[String]) -> Response {
         let now = Self::now();
-        if services.is_empty() {
-            let all = self.supervisor.statuses().map(|status| status_line(&status, now));
-            return Response::Status { services: all.collect(), unknown: Vec::new() };
-        }
-        let mut found = Vec::new();
-        let mut unknown = Vec::new();
-        for service in services {
-            match self.supervisor.status(service) {
-                Some(status) => found.push(status_line(&status, now)),
-                None => unknown.push(service.clone()),
-            }
-        }
-        Response::Status { services: found, unknown }
+        let line = |status| status_line(&status, now);
+        let services = match services {
+            [] => self.supervisor.statuses().map(line).collect(),
+            some => some.iter().filter_map(|name| self.supervisor.status(name)).map(line).collect(),
+        };
+        Response::Status { services }
     }
 
     fn reload_unasked(&mut self) {

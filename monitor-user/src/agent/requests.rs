@@ -5,20 +5,27 @@ use std::collections::HashMap;
 use tokio::sync::oneshot;
 
 use crate::control::{Response, ServiceResult};
-use crate::supervisor::{DeniedReason, Reply, RequestId};
+use crate::supervisor::{Reply, RequestId};
 
 /// All that wait.
 #[derive(Default)]
 pub(super) struct Requests {
     last: u64,
-    /// Which group a request belongs to, and its service.
-    waiting: HashMap<RequestId, (u64, Option<String>)>,
+    waiting: HashMap<RequestId, Waiting>,
     groups: HashMap<u64, Group>,
+}
+
+/// One request to the supervisor.
+struct Waiting {
+    group: u64,
+    /// Its place among the group's results; `None` if it is not about a single service.
+    result: Option<usize>,
 }
 
 /// The services of one command, answered together.
 struct Group {
     missing: usize,
+    /// As long as nothing else is known of a service, all is well.
     results: Vec<ServiceResult>,
     reply: oneshot::Sender<Response>,
 }
@@ -38,9 +45,8 @@ impl Requests {
         services: &[String],
         reply: oneshot::Sender<Response>,
     ) -> Asked {
-        let id = self.new_group(services.len(), reply);
-        let requests =
-            services.iter().map(|service| self.new_request(id, Some(service.clone()))).collect();
+        let id = self.new_group(services, services.len(), reply);
+        let requests = (0..services.len()).map(|index| self.new_request(id, Some(index))).collect();
         if services.is_empty() {
             self.release(id);
         }
@@ -49,19 +55,15 @@ impl Requests {
 
     /// Answers a command for which nobody wants to wait: what was not denied by now is under way.
     pub(super) fn release(&mut self, id: u64) {
-        let Some(mut group) = self.groups.remove(&id) else {
-            return;
-        };
-        for (_, (_, service)) in self.waiting.extract_if(|_, (of, _)| *of == id) {
-            let done = |service| ServiceResult { service, ok: true, error: None };
-            group.results.extend(service.map(done));
+        if let Some(group) = self.groups.remove(&id) {
+            self.waiting.retain(|_, waiting| waiting.group != id);
+            answer(group.reply, Response::Done { results: group.results });
         }
-        answer(group.reply, Response::Done { results: group.results });
     }
 
     /// A command that is not about single services.
     pub(super) fn single(&mut self, reply: oneshot::Sender<Response>) -> RequestId {
-        let group = self.new_group(1, reply);
+        let group = self.new_group(&[], 1, reply);
         self.new_request(group, None)
     }
 
@@ -71,44 +73,48 @@ impl Requests {
         RequestId(self.last)
     }
 
-    fn new_group(&mut self, missing: usize, reply: oneshot::Sender<Response>) -> u64 {
+    fn new_group(
+        &mut self,
+        services: &[String],
+        missing: usize,
+        reply: oneshot::Sender<Response>,
+    ) -> u64 {
         self.last += 1;
-        self.groups.insert(self.last, Group { missing, results: Vec::new(), reply });
+        let results =
+            services.iter().map(|service| ServiceResult::new(service, &Reply::Done)).collect();
+        self.groups.insert(self.last, Group { missing, results, reply });
         self.last
     }
 
-    fn new_request(&mut self, group: u64, service: Option<String>) -> RequestId {
+    fn new_request(&mut self, group: u64, result: Option<usize>) -> RequestId {
         self.last += 1;
-        self.waiting.insert(RequestId(self.last), (group, service));
+        self.waiting.insert(RequestId(self.last), Waiting { group, result });
         RequestId(self.last)
     }
 
     /// Takes the supervisor's answer; the last one of a group answers the command.
     pub(super) fn answer(&mut self, request: RequestId, reply: Reply) {
-        let Some((id, service)) = self.waiting.remove(&request) else {
+        let Some(Waiting { group: id, result }) = self.waiting.remove(&request) else {
             return;
         };
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        let error = match reply {
-            Reply::Done => None,
-            Reply::Denied(reason) => Some(words(&reason)),
-            Reply::Reloaded(summary) => {
-                if let Some(group) = self.groups.remove(&id) {
-                    answer(group.reply, Response::Reloaded { summary });
-                }
-                return;
-            }
-        };
-        if let Some(service) = service {
-            group.results.push(ServiceResult { service, ok: error.is_none(), error });
-        }
         group.missing -= 1;
-        if group.missing == 0
-            && let Some(group) = self.groups.remove(&id)
-        {
-            answer(group.reply, Response::Done { results: group.results });
+        if let Some(result) = result.and_then(|index| group.results.get_mut(index)) {
+            *result = ServiceResult::new(&result.service, &reply);
+        }
+        if group.missing > 0 {
+            return;
+        }
+        if let Some(Group { results, reply: sender, .. }) = self.groups.remove(&id) {
+            answer(
+                sender,
+                match reply {
+                    Reply::Reloaded(summary) => Response::Reloaded { summary },
+                    _ => Response::Done { results },
+                },
+            );
         }
     }
 }
@@ -116,13 +122,4 @@ impl Requests {
 /// Answers a command; its client may have gone.
 pub(super) fn answer(reply: oneshot::Sender<Response>, response: Response) {
     let _ = reply.send(response);
-}
-
-fn words(reason: &DeniedReason) -> String {
-    match reason {
-        DeniedReason::UnknownService(service) => format!("there is no service {service}"),
-        DeniedReason::NotRunning(service) => format!("{service} is not running"),
-        DeniedReason::StartFailed { failure, .. } => failure.to_string(),
-        DeniedReason::Overtaken { by, .. } => format!("overtaken by a {by}"),
-    }
 }
