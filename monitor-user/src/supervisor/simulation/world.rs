@@ -262,7 +262,7 @@ impl Simulation {
             let line = format!("{:>6} {}", self.steps, line(self));
             let trace = self.trace.get_or_insert_default();
             trace.push_back(line);
-            if trace.len() > 80 {
+            if trace.len() > 200 {
                 trace.pop_front();
             }
         }
@@ -654,7 +654,7 @@ impl Simulation {
 
     /// The first fact of a death that the supervisor can know of decides.
     fn learn_death(&mut self, service: &ServiceName, instance: Instance, death: &Death) {
-        let now = self.now;
+        let (now, is_held) = (self.now, self.is_held);
         let Some(process) = self.find(instance) else {
             return;
         };
@@ -673,7 +673,8 @@ impl Simulation {
         let Some(shadow) = self.shadows.get_mut(service) else {
             return;
         };
-        if uptime >= shadow.spec.policy.stable_after {
+        // Between two agents it is not known yet which policy it will be judged by.
+        if is_held || uptime >= shadow.spec.policy.stable_after {
             shadow.forget_starts();
         }
         shadow.is_free = shadow.told == Some(Told::Started) && death.blame == Blame::SomeoneElse;

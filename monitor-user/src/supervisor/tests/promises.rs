@@ -1019,6 +1019,25 @@ fn a_birth_that_the_memory_does_not_know_is_adopted() {
 }
 
 #[test]
+fn the_age_of_what_went_before_is_not_the_uptime_of_a_birth_nobody_was_told_of() {
+    check(
+        "
+        set restart_delay=60s restart_max_delay=300s stable_after=10s ->
+        config     -> spawn 1
+        nospawn 1  -> backoff 60s
+        +60s       -> spawn 2
+        +20s       ->
+        agent-dies ->
+        remember 2 ->
+        config     -> adopted 2
+        ends 2     -> exited 2; backoff 60s; clear 2
+        +60s       -> spawn 3
+        nospawn 3  -> backoff 120s
+        ",
+    );
+}
+
+#[test]
 fn attempts_go_on_beyond_the_remembered() {
     check(
         "
