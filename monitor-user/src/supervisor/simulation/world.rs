@@ -242,7 +242,7 @@ impl Simulation {
             }
             95..97 => self.time_out(),
             97..99 => self.replace_agent(),
-            _ if self.random.chance(2) => self.request(Kind::Shutdown),
+            _ if self.random.chance(10) => self.request(Kind::Shutdown),
             _ => Ok(()),
         }
     }
@@ -761,6 +761,10 @@ impl Simulation {
         let mut facts = self.remembered(&memories);
         facts.extend(self.deaths_in_between());
         self.is_held = true;
+        for shadow in self.shadows.values_mut() {
+            // Whose doing the last death was is not remembered.
+            shadow.is_free = false;
+        }
         for fact in facts {
             self.tell(fact)?;
         }
@@ -867,6 +871,12 @@ impl Simulation {
         for name in NAMES {
             self.check_service(name)?;
         }
+        let mut states = self.supervisor.statuses().map(|status| status.state);
+        ensure!(
+            self.supervisor.poll_timeout().is_none()
+                || states.any(|state| matches!(state, State::Backoff | State::Stopping)),
+            "timers_ahead: a timer is armed that nobody needs"
+        );
         let supervisor = &self.supervisor;
         self.shadows
             .retain(|name, _| supervisor.status(name).is_some());
