@@ -2,7 +2,7 @@
 //!
 //! Only the shape and its ageing: the agent keeps it, the supervisor fills and reads it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,5 +82,11 @@ impl Memory {
             *ago = ago.saturating_add(by);
         }
         self
+    }
+
+    /// Since when it has been in its state, on the reader's clock.
+    pub(super) fn since(&self, now: Instant) -> Instant {
+        // An Instant before the clock's own beginning does not exist.
+        now.checked_sub(self.state_age).unwrap_or(now)
     }
 }

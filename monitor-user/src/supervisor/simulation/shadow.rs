@@ -152,6 +152,15 @@ impl Shadow {
             Notice::EventsLost { .. } => return Ok(()),
         };
         self.told = Some(told);
+        let costs = match notice {
+            Notice::Failed { reason, .. } => reason.starts_with("start limit"),
+            _ => told == Told::Backoff,
+        };
+        if self.is_free && costs {
+            return Err(format!(
+                "start_limit: {notice:?} after someone else's doing"
+            ));
+        }
         if fits {
             Ok(())
         } else {

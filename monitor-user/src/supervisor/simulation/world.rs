@@ -242,7 +242,7 @@ impl Simulation {
             }
             95..97 => self.time_out(),
             97..99 => self.replace_agent(),
-            _ if self.random.chance(2) => self.request(Kind::Shutdown),
+            _ if self.random.chance(10) => self.request(Kind::Shutdown),
             _ => Ok(()),
         }
     }
@@ -262,7 +262,7 @@ impl Simulation {
             let line = format!("{:>6} {}", self.steps, line(self));
             let trace = self.trace.get_or_insert_default();
             trace.push_back(line);
-            if trace.len() > 80 {
+            if trace.len() > 200 {
                 trace.pop_front();
             }
         }
@@ -654,7 +654,7 @@ impl Simulation {
 
     /// The first fact of a death that the supervisor can know of decides.
     fn learn_death(&mut self, service: &ServiceName, instance: Instance, death: &Death) {
-        let now = self.now;
+        let (now, is_held) = (self.now, self.is_held);
         let Some(process) = self.find(instance) else {
             return;
         };
@@ -673,7 +673,8 @@ impl Simulation {
         let Some(shadow) = self.shadows.get_mut(service) else {
             return;
         };
-        if uptime >= shadow.spec.policy.stable_after {
+        // Between two agents it is not known yet which policy it will be judged by.
+        if is_held || uptime >= shadow.spec.policy.stable_after {
             shadow.forget_starts();
         }
         shadow.is_free = shadow.told == Some(Told::Started) && death.blame == Blame::SomeoneElse;
@@ -760,6 +761,10 @@ impl Simulation {
         let mut facts = self.remembered(&memories);
         facts.extend(self.deaths_in_between());
         self.is_held = true;
+        for shadow in self.shadows.values_mut() {
+            // Whose doing the last death was is not remembered.
+            shadow.is_free = false;
+        }
         for fact in facts {
             self.tell(fact)?;
         }
@@ -866,6 +871,12 @@ impl Simulation {
         for name in NAMES {
             self.check_service(name)?;
         }
+        let mut states = self.supervisor.statuses().map(|status| status.state);
+        ensure!(
+            self.supervisor.poll_timeout().is_none()
+                || states.any(|state| matches!(state, State::Backoff | State::Stopping)),
+            "timers_ahead: a timer is armed that nobody needs"
+        );
         let supervisor = &self.supervisor;
         self.shadows
             .retain(|name, _| supervisor.status(name).is_some());
