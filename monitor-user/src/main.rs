@@ -1,8 +1,10 @@
 //! `respawn` keeps services alive on a Linux host whatever dies, the watcher included.
 
+mod agent;
 mod cli;
 mod clock;
 mod config;
+mod control;
 mod decode;
 mod journal;
 mod os;

@@ -18,7 +18,7 @@ use crate::os::tree::{Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, signal};
 use crate::supervisor::{
-    Attempt, Cause, Death, Event, Instance, ServiceName, Signal, Spec, SpawnFailure,
+    Attempt, Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
 };
 
 /// Instances, and what it takes to start more.
@@ -72,7 +72,9 @@ impl Instances {
         let cgroups = match Cgroups::open(name, &mut spawner) {
             Ok(cgroups) => Some(cgroups),
             Err(error) => {
-                tracing::warn!("without cgroups: {error}; descendants with sessions of their own are not killed with their service");
+                tracing::warn!(
+                    "without cgroups: {error}; descendants with sessions of their own are not killed with their service"
+                );
                 None
             }
         };
@@ -102,11 +104,19 @@ impl Instances {
         spec: &Arc<Spec>,
     ) -> Result<Instance, SpawnFailure> {
         self.prepare(service, spec)?;
-        let failure = |error: &dyn std::fmt::Display| SpawnFailure { message: error.to_string() };
-        let prelude = self.services.get(service).ok_or_else(|| failure(&"not prepared"))?;
+        let failure = |error: &dyn std::fmt::Display| SpawnFailure {
+            message: error.to_string(),
+        };
+        let prelude = self
+            .services
+            .get(service)
+            .ok_or_else(|| failure(&"not prepared"))?;
         let slot = prelude.cgroup.as_ref().map(|cgroup| cgroup.slot(attempt.0));
         let child = self.spawner.spawn(&prelude.command, slot)?;
-        let instance = Instance { pid: child.pid, start_time_ns: child.start_time_ns };
+        let instance = Instance {
+            pid: child.pid,
+            start_time_ns: child.start_time_ns,
+        };
         let tree = Tree::new(child.pid, child.start_time_ns, slot.cloned());
         let held = self.hold(service, instance, tree.clone(), child.pidfd);
         held.map_err(|error| {
@@ -132,14 +142,23 @@ impl Instances {
             None => None,
         };
         let slot = cgroup.as_ref().map(|cgroup| {
-            cgroup.holding(instance.pid).unwrap_or_else(|| cgroup.slot(attempt.0)).clone()
+            cgroup
+                .holding(instance.pid)
+                .unwrap_or_else(|| cgroup.slot(attempt.0))
+                .clone()
         });
         let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
         if let Some(pidfd) = pidfd::identify(instance.pid, instance.start_time_ns)? {
             self.hold(service, instance, tree, pidfd)?;
             return Ok(true);
         }
-        let held = Held { service: service.clone(), tree, state: HeldState::Dead, asked: false, tokens: Vec::new() };
+        let held = Held {
+            service: service.clone(),
+            tree,
+            state: HeldState::Dead,
+            asked: false,
+            tokens: Vec::new(),
+        };
         self.held.insert(instance, held);
         Ok(false)
     }
@@ -161,7 +180,11 @@ impl Instances {
 
     /// Lays out what the next start of a service needs, if its spec is another than the last one.
     fn prepare(&mut self, service: &ServiceName, spec: &Arc<Spec>) -> Result<(), SpawnFailure> {
-        if self.services.get(service).is_some_and(|prelude| Arc::ptr_eq(&prelude.spec, spec)) {
+        if self
+            .services
+            .get(service)
+            .is_some_and(|prelude| Arc::ptr_eq(&prelude.spec, spec))
+        {
             return Ok(());
         }
         let command = self.spawner.prepare(&spec.exec)?;
@@ -171,14 +194,22 @@ impl Instances {
             })?),
             None => None,
         };
-        let prelude = Prelude { spec: spec.clone(), command, cgroup };
+        let prelude = Prelude {
+            spec: spec.clone(),
+            command,
+            cgroup,
+        };
         self.services.insert(service.clone(), prelude);
         Ok(())
     }
 
     /// Lets go of what was laid out for a service that is no more.
     pub(super) fn forget(&mut self, service: &ServiceName) {
-        if let Some(Prelude { cgroup: Some(cgroup), .. }) = self.services.remove(service) {
+        if let Some(Prelude {
+            cgroup: Some(cgroup),
+            ..
+        }) = self.services.remove(service)
+        {
             // Busy, if something is in it after all: the next agent prunes it.
             let _ = cgroup.remove();
         }
@@ -192,10 +223,21 @@ impl Instances {
         pidfd: OwnedFd,
     ) -> io::Result<()> {
         let token = self.token(instance);
-        self.waiter.get_ref().add(&pidfd, Interest::Readable, token)?;
+        self.waiter
+            .get_ref()
+            .add(&pidfd, Interest::Readable, token)?;
         let state = HeldState::Main(pidfd);
         self.main.insert(instance.pid, instance);
-        self.held.insert(instance, Held { service: service.clone(), tree, state, asked: false, tokens: vec![token] });
+        self.held.insert(
+            instance,
+            Held {
+                service: service.clone(),
+                tree,
+                state,
+                asked: false,
+                tokens: vec![token],
+            },
+        );
         Ok(())
     }
 
@@ -217,7 +259,10 @@ impl Instances {
         if let Err(error) = self.waiter.get_mut().drain(&mut ready) {
             tracing::error!("cannot read the epoll instance: {error}");
         }
-        ready.into_iter().filter_map(|(token, _)| self.look(*self.tokens.get(&token)?)).collect()
+        ready
+            .into_iter()
+            .filter_map(|(token, _)| self.look(*self.tokens.get(&token)?))
+            .collect()
     }
 
     /// Reaps children that are no instance's main process; tells of those that are.
@@ -225,7 +270,12 @@ impl Instances {
         let mut events = Vec::new();
         loop {
             match pidfd::reap_orphans(|pid| self.main.contains_key(&pid)) {
-                Ok(Some(pid)) => match self.main.get(&pid).copied().and_then(|instance| self.look(instance)) {
+                Ok(Some(pid)) => match self
+                    .main
+                    .get(&pid)
+                    .copied()
+                    .and_then(|instance| self.look(instance))
+                {
                     Some(event) => events.push(event),
                     None => return events,
                 },
@@ -247,7 +297,11 @@ impl Instances {
                     return None;
                 }
                 let (service, death) = (held.service.clone(), self.release(instance)?);
-                Some(Event::ProcessReleased { service, instance, death })
+                Some(Event::ProcessReleased {
+                    service,
+                    instance,
+                    death,
+                })
             }
             HeldState::Leftover(rest) => match rest.is_gone() {
                 Ok(false) => None,
@@ -270,7 +324,9 @@ impl Instances {
         let HeldState::Main(pidfd) = &held.state else {
             return None;
         };
-        let comm = proc::stat(instance.pid).ok().filter(|stat| stat.is_zombie());
+        let comm = proc::stat(instance.pid)
+            .ok()
+            .filter(|stat| stat.is_zombie());
         let mut status = None;
         let leftover = match held.tree.release(pidfd.as_fd()) {
             Ok(released) => {
@@ -318,9 +374,16 @@ impl Instances {
     }
 
     /// Answers `Action::ClearTree`, now or by a later `take_ready`.
-    pub(super) fn clear_tree(&mut self, service: &ServiceName, instance: Instance) -> Option<Event> {
+    pub(super) fn clear_tree(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+    ) -> Option<Event> {
         let Some(held) = self.held.get_mut(&instance) else {
-            return Some(Event::TreeGone { service: service.clone(), instance });
+            return Some(Event::TreeGone {
+                service: service.clone(),
+                instance,
+            });
         };
         held.asked = true;
         if matches!(held.state, HeldState::Dead) {
@@ -341,12 +404,19 @@ impl Instances {
         for token in &held.tokens {
             self.tokens.remove(token);
         }
-        Some(Event::TreeGone { service: held.service, instance })
+        Some(Event::TreeGone {
+            service: held.service,
+            instance,
+        })
     }
 
     /// Sends a signal to an instance's main process, if it still is that process.
     pub(super) fn signal(&self, instance: Instance, signal: Signal) {
-        let Some(Held { state: HeldState::Main(pidfd), service, .. }) = self.held.get(&instance)
+        let Some(Held {
+            state: HeldState::Main(pidfd),
+            service,
+            ..
+        }) = self.held.get(&instance)
         else {
             return;
         };
@@ -357,8 +427,12 @@ impl Instances {
 
     /// Kills an instance's whole tree.
     pub(super) fn kill_tree(&self, instance: Instance) {
-        let Some(Held { state: HeldState::Main(pidfd), service, tree, .. }) =
-            self.held.get(&instance)
+        let Some(Held {
+            state: HeldState::Main(pidfd),
+            service,
+            tree,
+            ..
+        }) = self.held.get(&instance)
         else {
             return;
         };
@@ -370,6 +444,8 @@ impl Instances {
     /// Those whose main process has ended by now, whether or not that was told.
     pub(super) fn look_at_all(&mut self) -> Vec<Event> {
         let all: Vec<Instance> = self.held.keys().copied().collect();
-        all.into_iter().filter_map(|instance| self.look(instance)).collect()
+        all.into_iter()
+            .filter_map(|instance| self.look(instance))
+            .collect()
     }
 }

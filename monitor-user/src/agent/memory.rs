@@ -33,7 +33,10 @@ impl MemoryDir {
     /// Makes the directory where it is missing.
     pub(super) fn open(runtime_dir: &Path) -> Result<Self> {
         let path = runtime_dir.join("state");
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
         let boot_id = proc::boot_id().context("cannot read the kernel's boot ID")?;
         Ok(Self { path, boot_id })
@@ -47,7 +50,9 @@ impl MemoryDir {
             .with_context(|| format!("cannot read {}", self.path.display()))?;
         for entry in entries {
             let path = entry?.path();
-            let service = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+            let service = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_suffix(".json"));
             match (service, read(&path)) {
                 (Some(service), Ok(file)) if file.boot_id == self.boot_id => {
                     let age = clock::since_boot().saturating_sub(file.written_at);
@@ -74,7 +79,11 @@ impl MemoryDir {
             };
         };
         let written_at = clock::since_boot();
-        let file = File { boot_id: self.boot_id.clone(), written_at, memory };
+        let file = File {
+            boot_id: self.boot_id.clone(),
+            written_at,
+            memory,
+        };
         let bytes = serde_json::to_vec(&file)?;
         let temporary = self.path.join(format!("{service}.new"));
         let mut options = fs::OpenOptions::new();

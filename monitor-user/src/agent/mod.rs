@@ -24,9 +24,9 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use self::instances::Instances;
 use self::memory::MemoryDir;
 use self::requests::Requests;
-use crate::clock;
+use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
-use crate::control::{Command, Incoming, Response, Server, ServiceStatus};
+use crate::control::{self, Command, Incoming, Response, Server, ServiceStatus};
 use crate::decode::{self, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
@@ -53,12 +53,18 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     lock::make_runtime_dir(&options.runtime_dir)?;
     let _lock = lock::take(&options.runtime_dir, || {
-        tracing::info!("another agent works in {}: waiting", options.runtime_dir.display());
+        tracing::info!(
+            "another agent works in {}: waiting",
+            options.runtime_dir.display()
+        );
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut agent = Agent::start(options)?;
         agent.work().await;
+        agent.finish().await;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -80,6 +86,8 @@ struct Agent {
     memory: MemoryDir,
     journal: Journal,
     journal_failed: bool,
+    /// What the kernel's record of the exit that is being handled tells beside the death.
+    facts: Option<ExtraFacts>,
     server: Server,
     requests: Requests,
     signals: Signals,
@@ -127,7 +135,8 @@ impl Agent {
             memory: MemoryDir::open(runtime_dir)?,
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
             journal_failed: false,
-            server: Server::bind(&runtime_dir.join(crate::control::SOCKET), group)?,
+            facts: None,
+            server: Server::bind(&control::socket(runtime_dir), group)?,
             requests: Requests::default(),
             signals,
             shutdown: None,
@@ -136,7 +145,10 @@ impl Agent {
         };
         agent.record(&Entry::agent_started(clock::now(), std::process::id()));
         agent.remember(&config)?;
-        agent.tell(Event::Configured { services: config.services, request: None });
+        agent.tell(Event::Configured {
+            services: config.services,
+            request: None,
+        });
         Ok(agent)
     }
 
@@ -145,7 +157,9 @@ impl Agent {
         let mut known: Vec<ServiceName> = Vec::new();
         for (service, memory) in self.memory.read()? {
             known.push(service.clone());
-            let instance = memory.instance.map(|instance| (memory.last_attempt, instance));
+            let instance = memory
+                .instance
+                .map(|instance| (memory.last_attempt, instance));
             let leaving = memory.leaving.clone();
             let attempt = memory.last_attempt;
             self.tell(Event::Remembered {
@@ -153,11 +167,19 @@ impl Agent {
                 memory: Box::new(memory),
                 instance,
             });
-            for instance in instance.map(|(_, instance)| instance).into_iter().chain(leaving) {
+            for instance in instance
+                .map(|(_, instance)| instance)
+                .into_iter()
+                .chain(leaving)
+            {
                 self.take_over(&service, attempt, instance);
             }
         }
-        for service in config.services.keys().filter(|service| !known.contains(service)) {
+        for service in config
+            .services
+            .keys()
+            .filter(|service| !known.contains(service))
+        {
             match self.instances.kill_unknown(service) {
                 Ok(false) => {}
                 Ok(true) => tracing::warn!(%service, "killed what an agent left unrecorded"),
@@ -168,17 +190,29 @@ impl Agent {
     }
 
     fn take_over(&mut self, service: &ServiceName, attempt: Attempt, instance: Instance) {
-        let alive = self.instances.adopt(service, attempt, instance).unwrap_or_else(|error| {
-            tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
-            false
-        });
+        let alive = self
+            .instances
+            .adopt(service, attempt, instance)
+            .unwrap_or_else(|error| {
+                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
+                false
+            });
         if alive {
             self.watch(instance);
         } else {
             let cause = crate::supervisor::Cause::Unknown;
             let blame = decode::blame(&cause);
-            let death = Death { cause, blame, comm: None, uptime: None };
-            self.tell(Event::ProcessReleased { service: service.clone(), instance, death });
+            let death = Death {
+                cause,
+                blame,
+                comm: None,
+                uptime: None,
+            };
+            self.tell(Event::ProcessReleased {
+                service: service.clone(),
+                instance,
+                death,
+            });
         }
     }
 
@@ -221,6 +255,13 @@ impl Agent {
         }
     }
 
+    /// Lets the last answers out. The services stay.
+    async fn finish(mut self) {
+        self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        drop(self.requests);
+        self.server.finish().await;
+    }
+
     /// PID 1 of a container takes its services with it, so they are stopped in order first.
     fn end(&mut self) -> Flow {
         if std::process::id() != 1 {
@@ -247,18 +288,44 @@ impl Agent {
     }
 
     fn drain_ring(&mut self) {
-        while let Some(exit) = self.probe.as_mut().and_then(|probe| probe.next(decode::exit)) {
-            let Some(ProcessExit { instance, cause, comm, uptime, .. }) = exit else {
+        while let Some(exit) = self
+            .probe
+            .as_mut()
+            .and_then(|probe| probe.next(decode::exit))
+        {
+            let Some(exit) = exit else {
                 tracing::error!("the ring holds a record that is not of this build");
                 continue;
             };
-            let Some(service) = self.instances.service_of(&instance).cloned() else {
-                continue;
-            };
-            let blame = decode::blame(&cause);
-            let death = Death { cause, blame, comm: Some(comm), uptime: Some(uptime) };
-            self.tell(Event::ProcessExited { service, instance, death });
+            if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
+                self.tell_exit(service, exit);
+            }
         }
+    }
+
+    /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
+    fn tell_exit(&mut self, service: ServiceName, exit: ProcessExit) {
+        self.facts = Some(ExtraFacts {
+            time: clock::now(),
+            exited_at: Some(WallClock::read().at(exit.exited_at)),
+            host_pid: Some(exit.host_pid),
+            parent_pid: Some(exit.parent_pid),
+            uid: Some(exit.uid),
+            cgroup_id: Some(exit.cgroup_id),
+        });
+        let instance = exit.instance;
+        let death = Death {
+            blame: decode::blame(&exit.cause),
+            cause: exit.cause,
+            comm: Some(exit.comm),
+            uptime: Some(exit.uptime),
+        };
+        self.tell(Event::ProcessExited {
+            service,
+            instance,
+            death,
+        });
+        self.facts = None;
     }
 
     /// After a loss every instance is compared with its pidfd.
@@ -294,7 +361,10 @@ impl Agent {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the agent's loop is where time is read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's loop is where time is read"
+    )]
     fn now() -> Instant {
         Instant::now()
     }
@@ -330,7 +400,9 @@ impl Agent {
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn { service, attempt } => return Some(self.spawn(service, attempt)),
-            Action::Signal { instance, signal, .. } => self.instances.signal(instance, signal),
+            Action::Signal {
+                instance, signal, ..
+            } => self.instances.signal(instance, signal),
             Action::KillTree { instance, .. } => self.instances.kill_tree(instance),
             Action::ClearTree { service, instance } => {
                 return self.instances.clear_tree(&service, instance);
@@ -354,15 +426,27 @@ impl Agent {
         match spawned {
             Ok(instance) => {
                 self.watch(instance);
-                Event::Spawned { service, attempt, instance }
+                Event::Spawned {
+                    service,
+                    attempt,
+                    instance,
+                }
             }
-            Err(failure) => Event::SpawnFailed { service, attempt, failure },
+            Err(failure) => Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            },
         }
     }
 
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
-        self.record(&Entry::from_notice(notice, ExtraFacts::at(clock::now())));
+        let facts = match (notice, self.facts) {
+            (Notice::Exited { .. }, Some(facts)) => facts,
+            _ => ExtraFacts::at(clock::now()),
+        };
+        self.record(&Entry::from_notice(notice, facts));
     }
 
     fn record(&mut self, entry: &Entry) {
@@ -384,7 +468,11 @@ impl Agent {
                     Event::StartRequested { service, request }
                 });
             }
-            Command::Stop { mut services, all, no_wait } => {
+            Command::Stop {
+                mut services,
+                all,
+                no_wait,
+            } => {
                 if all {
                     services = self.names();
                 }
@@ -399,7 +487,11 @@ impl Agent {
             }
             Command::Signal { service, signal } => {
                 self.request(&[service], false, reply, |service, request| {
-                    Event::SignalRequested { service, signal, request }
+                    Event::SignalRequested {
+                        service,
+                        signal,
+                        request,
+                    }
                 });
             }
             Command::Reload => self.reload(Some(reply)),
@@ -427,7 +519,10 @@ impl Agent {
     }
 
     fn names(&self) -> Vec<String> {
-        self.supervisor.statuses().map(|status| status.service.to_string()).collect()
+        self.supervisor
+            .statuses()
+            .map(|status| status.service.to_string())
+            .collect()
     }
 
     fn status(&self, services: &[String]) -> Response {
@@ -435,7 +530,11 @@ impl Agent {
         let line = |status| status_line(&status, now);
         let services = match services {
             [] => self.supervisor.statuses().map(line).collect(),
-            some => some.iter().filter_map(|name| self.supervisor.status(name)).map(line).collect(),
+            some => some
+                .iter()
+                .filter_map(|name| self.supervisor.status(name))
+                .map(line)
+                .collect(),
         };
         Response::Status { services }
     }
@@ -449,13 +548,23 @@ impl Agent {
         match config::load(&self.options.config, &self.surroundings) {
             Ok(config) => {
                 log_warnings(&config);
-                self.server.set_group(config.agent.control_group);
+                if let Err(error) = self.server.set_group(config.agent.control_group) {
+                    tracing::error!("{error:#}");
+                }
                 let request = reply.map(|reply| self.requests.single(reply));
-                self.tell(Event::Configured { services: config.services, request });
+                self.tell(Event::Configured {
+                    services: config.services,
+                    request,
+                });
             }
             Err(invalid) => match reply {
                 Some(reply) => {
-                    requests::answer(reply, Response::Invalid { problems: invalid.problems });
+                    requests::answer(
+                        reply,
+                        Response::Invalid {
+                            problems: invalid.problems,
+                        },
+                    );
                 }
                 None => tracing::error!("the config stays as it was: {invalid}"),
             },
@@ -465,14 +574,26 @@ impl Agent {
 
 /// One agent's cgroups are told from another's by the runtime directory.
 fn cgroup_name(runtime_dir: &Path) -> String {
-    let path = runtime_dir.canonicalize().unwrap_or_else(|_| runtime_dir.to_owned());
+    let path = runtime_dir
+        .canonicalize()
+        .unwrap_or_else(|_| runtime_dir.to_owned());
     let name: String = path
         .to_string_lossy()
         .trim_matches('/')
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
-    if name == "run-respawn" { "respawn".to_owned() } else { format!("respawn-{name}") }
+    if name == "run-respawn" {
+        "respawn".to_owned()
+    } else {
+        format!("respawn-{name}")
+    }
 }
 
 fn load_probe(options: &Options) -> Option<KernelProbe> {
@@ -501,9 +622,9 @@ fn log_warnings(config: &Config) {
 
 fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
     let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).ok();
-    let uptime_ns = status.instance.map(|instance| {
-        proc::since_boot_ns().saturating_sub(instance.start_time_ns)
-    });
+    let uptime_ns = status
+        .instance
+        .map(|instance| proc::since_boot_ns().saturating_sub(instance.start_time_ns));
     ServiceStatus {
         service: status.service.to_string(),
         state: status.state,

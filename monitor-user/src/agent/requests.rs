@@ -40,13 +40,11 @@ pub(super) struct Asked {
 
 impl Requests {
     /// A command for each of `services`. With none, it is answered at once.
-    pub(super) fn group(
-        &mut self,
-        services: &[String],
-        reply: oneshot::Sender<Response>,
-    ) -> Asked {
+    pub(super) fn group(&mut self, services: &[String], reply: oneshot::Sender<Response>) -> Asked {
         let id = self.new_group(services, services.len(), reply);
-        let requests = (0..services.len()).map(|index| self.new_request(id, Some(index))).collect();
+        let requests = (0..services.len())
+            .map(|index| self.new_request(id, Some(index)))
+            .collect();
         if services.is_empty() {
             self.release(id);
         }
@@ -57,7 +55,12 @@ impl Requests {
     pub(super) fn release(&mut self, id: u64) {
         if let Some(group) = self.groups.remove(&id) {
             self.waiting.retain(|_, waiting| waiting.group != id);
-            answer(group.reply, Response::Done { results: group.results });
+            answer(
+                group.reply,
+                Response::Done {
+                    results: group.results,
+                },
+            );
         }
     }
 
@@ -80,15 +83,25 @@ impl Requests {
         reply: oneshot::Sender<Response>,
     ) -> u64 {
         self.last += 1;
-        let results =
-            services.iter().map(|service| ServiceResult::new(service, &Reply::Done)).collect();
-        self.groups.insert(self.last, Group { missing, results, reply });
+        let results = services
+            .iter()
+            .map(|service| ServiceResult::new(service, &Reply::Done))
+            .collect();
+        self.groups.insert(
+            self.last,
+            Group {
+                missing,
+                results,
+                reply,
+            },
+        );
         self.last
     }
 
     fn new_request(&mut self, group: u64, result: Option<usize>) -> RequestId {
         self.last += 1;
-        self.waiting.insert(RequestId(self.last), Waiting { group, result });
+        self.waiting
+            .insert(RequestId(self.last), Waiting { group, result });
         RequestId(self.last)
     }
 
@@ -107,7 +120,12 @@ impl Requests {
         if group.missing > 0 {
             return;
         }
-        if let Some(Group { results, reply: sender, .. }) = self.groups.remove(&id) {
+        if let Some(Group {
+            results,
+            reply: sender,
+            ..
+        }) = self.groups.remove(&id)
+        {
             answer(
                 sender,
                 match reply {

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Parses, and hands on what was meant.
 
+pub(crate) mod agent;
 pub(crate) mod check;
 pub(crate) mod watch;
 
@@ -84,6 +85,7 @@ pub(crate) struct ConfigDir {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Agent(agent::Arguments),
     Watch(watch::Arguments),
     Check(check::Arguments),
 }
@@ -91,6 +93,7 @@ enum Command {
 /// Runs what was asked for.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
     }

@@ -74,7 +74,9 @@ impl Process {
 /// look.
 pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
     // It may be reaped between the two looks, so the first look comes twice.
-    exit_info(pidfd).or_else(|| zombie_status(pidfd)).or_else(|| exit_info(pidfd))
+    exit_info(pidfd)
+        .or_else(|| zombie_status(pidfd))
+        .or_else(|| exit_info(pidfd))
 }
 
 impl AsFd for Process {
