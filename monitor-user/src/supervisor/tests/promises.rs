@@ -1141,6 +1141,23 @@ fn a_shutdown_before_the_config_waits_for_what_is_remembered() {
 }
 
 #[test]
+fn a_stop_is_not_overtaken_while_the_agent_goes() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        drop       ->
+        config     -> stopping 1; SIGTERM 1
+        stop a     ->
+        shutdown b ->
+        add        ->
+        config c   -> reloaded c +s
+        ends 1     -> exited 1; clear 1; stopped; done a; done b
+        ",
+    );
+}
+
+#[test]
 fn a_shutdown_of_nothing_is_done() {
     check("shutdown a -> done a");
 }
