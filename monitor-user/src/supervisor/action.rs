@@ -20,13 +20,13 @@ pub enum Action {
         instance: Instance,
         signal: Signal,
     },
-    /// SIGKILL the instance's whole tree: its main process too, if it lives.
+    /// SIGKILL the instance's whole tree: its main process too, if it lives. Said once.
     KillTree {
         service: ServiceName,
         instance: Instance,
     },
-    /// The main process has been released: kill what is left of its tree.
-    /// Answered by `TreeGone`.
+    /// The main process has been released: kill what is left of its tree, and of no other: with
+    /// `overlap`, the service's next instance may live already. Answered by `TreeGone`, always.
     ClearTree {
         service: ServiceName,
         instance: Instance,
@@ -87,7 +87,8 @@ pub enum Notice {
         instance: Instance,
         restarts: u64,
     },
-    /// An instance of an earlier agent was taken over.
+    /// An instance of an earlier agent was taken over. One that died in between is told of so
+    /// only if its start never was.
     Adopted {
         service: ServiceName,
         instance: Instance,

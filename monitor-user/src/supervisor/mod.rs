@@ -5,8 +5,9 @@
 //!
 //! The loop around it:
 //! 1. `handle_event` for each fact, `handle_timeout` when [`Supervisor::poll_timeout`] is due;
-//! 2. after each of them, perform every [`Supervisor::next_action`];
-//! 3. where memory is kept, write that of every [`Supervisor::next_changed`];
+//! 2. after each of them, where memory is kept, write that of every
+//!    [`Supervisor::next_changed`], so that what is then answered outlives the agent;
+//! 3. perform every [`Supervisor::next_action`];
 //! 4. sleep until the next fact or `poll_timeout`.
 //!
 //! What it counts on: each `Spawn` is answered once, before that instance's `ProcessReleased`;

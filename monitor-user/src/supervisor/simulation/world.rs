@@ -677,6 +677,8 @@ impl Simulation {
         if is_held || uptime >= shadow.spec.policy.stable_after {
             shadow.forget_starts();
         }
+        let was_stable = |uptime| uptime >= shadow.spec.policy.stable_after;
+        shadow.is_fresh = !is_held && death.uptime.is_some_and(was_stable);
         shadow.is_free = shadow.told == Some(Told::Started) && death.blame == Blame::SomeoneElse;
     }
 
@@ -705,6 +707,9 @@ impl Simulation {
             {
                 instance.start_time_ns += 1;
             }
+        }
+        if self.random.chance(20) {
+            return self.tell_gone_too_early(service);
         }
         let attempt = Attempt(1_000_000 + self.random.below(10));
         let death = Death {
@@ -740,6 +745,17 @@ impl Simulation {
             },
             _ => Event::TreeGone { service, instance },
         })
+    }
+
+    /// Of an instance that really is, but has not been cleared.
+    fn tell_gone_too_early(&mut self, service: ServiceName) -> Check {
+        let early = self.of(&service).filter(|it| !it.is_clear_asked);
+        let early: Vec<Instance> = early.map(|process| process.instance).collect();
+        if early.is_empty() {
+            return Ok(());
+        }
+        let instance = self.random.pick(&early);
+        self.tell(Event::TreeGone { service, instance })
     }
 
     /// The agent dies; the next one finds what the kernel and the memory have.
