@@ -7,7 +7,7 @@ use std::ptr;
 use crate::supervisor::Signal;
 
 /// Sends to the process group of the pidfd's process (Linux 6.9).
-/// <https://github.com/torvalds/linux/blob/v6.9/include/uapi/linux/pidfd.h#L21>
+/// <https://github.com/torvalds/linux/blob/v6.9/include/uapi/linux/pidfd.h>
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
 /// Sends a signal to the process; `false` if it has been reaped.

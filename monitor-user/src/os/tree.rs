@@ -224,7 +224,7 @@ impl Session {
 ///
 /// F_SETOWN refuses a number that the kernel does not know in any of these roles. The owner that
 /// it sets gets signals only of files opened with O_ASYNC, and is cleared again.
-/// <https://github.com/torvalds/linux/blob/v5.10/fs/fcntl.c#L111>
+/// `f_setown` in <https://github.com/torvalds/linux/blob/v5.10/fs/fcntl.c>
 fn number_in_use(any: BorrowedFd<'_>, number: u32) -> bool {
     let set_owner = |number: libc::pid_t| {
         // SAFETY: touches no memory.

@@ -83,7 +83,7 @@ impl Shared {
             tv_nsec: i64::from(milliseconds % 1000) * 1_000_000,
         };
         // Not FUTEX_PRIVATE_FLAG: the kernel wakes through the shared kind.
-        // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L1328
+        // `mm_release` in https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c
         // SAFETY: the word and the timeout outlive the call; a FUTEX_WAIT writes to neither.
         let result = unsafe {
             libc::syscall(

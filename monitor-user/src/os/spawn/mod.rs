@@ -9,7 +9,7 @@
 //! the same place in the kernel that ends a vfork). This wait can have an end. Once the child has
 //! the service's uid, that user may stop it (SIGSTOP needs no more); a suspended agent would hang
 //! until somebody continues it, and so it would on a log file on a dead network mount.
-//! <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L1338>
+//! `mm_release` in <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c>
 //!
 //! ```text
 //! agent                                  child (own stack, agent's memory, all signals blocked)
@@ -69,6 +69,7 @@ const WAIT_STEPS: u32 = 200;
 /// into a cgroup whose `cgroup.kill` was written once: they compare that cgroup's count of kills
 /// with that of the parent's. Fixed by 8e3599202166 ("cgroup: fix spurious SIGKILL of
 /// CLONE_INTO_CGROUP children").
+/// `cgroup_css_set_fork` in
 /// <https://github.com/gregkh/linux/blob/v6.18.38/kernel/cgroup/cgroup.c#L6716>
 pub(super) const UNBORN: Errno = libc::ECANCELED;
 
@@ -489,7 +490,7 @@ fn open_members(cgroup: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// tick has passed between them.
 ///
 /// The kernel takes it from the same clock, and `/proc` cuts it down to ticks.
-/// <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2172>
+/// `copy_process` in <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c>, `do_task_stat` in fs/proc/array.c.
 fn start_time_between(pid: u32, before_ns: u64, after_ns: u64) -> u64 {
     let tick = before_ns / TICK_NS;
     if tick == after_ns / TICK_NS {

@@ -599,6 +599,73 @@ fn an_agent_whose_own_cgroup_was_killed_once_starts_services() {
     fs::write(parent.join("cgroup.procs"), "0").unwrap();
 }
 
+/// Makes these system calls fail for this thread and its children, as an old kernel or a
+/// container's filter does.
+fn refuse_calls(numbers: &[libc::c_long], errno: i32) {
+    let statement = |code: u32, k: u32, jt: u8| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt,
+        jf: 0,
+        k,
+    };
+    let word = |value: i64| u32::try_from(value).unwrap();
+    let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    for (index, number) in numbers.iter().enumerate() {
+        let to_refusal = u8::try_from(numbers.len() - index).unwrap();
+        let test = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        program.push(statement(test, word(*number), to_refusal));
+    }
+    let refusal = libc::SECCOMP_RET_ERRNO | word(i64::from(errno));
+    for end in [libc::SECCOMP_RET_ALLOW, refusal] {
+        program.push(statement(libc::BPF_RET | libc::BPF_K, end, 0));
+    }
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap(),
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the filter and its program outlive the call.
+    let result = unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const filter,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+fn starts_without_leaks_where_calls_are_refused(errno: i32) {
+    // SAFETY: makes a descriptor that exec would keep; it is ours to close.
+    let stray = unsafe { OwnedFd::from_raw_fd(libc::dup(2)) };
+    refuse_calls(&[libc::SYS_clone3, libc::SYS_close_range], errno);
+    let mut spawner = Spawner::new(None).unwrap();
+    assert!(!spawner.clone3.get());
+    let child = start(&mut spawner, &exec(&["/bin/sleep", "60"]));
+    child.wait_for_name("sleep");
+    let fds = fs::read_dir(format!("/proc/{}/fd", child.pid)).unwrap();
+    assert_eq!(fds.count(), 3);
+    // One that is refused only now is found out by the first start.
+    spawner.clone3.set(true);
+    assert_eq!(start(&mut spawner, &shell("exit 6")).status(), 6 << 8);
+    assert!(!spawner.clone3.get());
+    drop(stray);
+}
+
+#[test]
+fn an_old_kernel_will_do() {
+    if alone("os::spawn::tests::an_old_kernel_will_do") {
+        starts_without_leaks_where_calls_are_refused(libc::ENOSYS);
+    }
+}
+
+#[test]
+fn a_filtered_kernel_will_do() {
+    if alone("os::spawn::tests::a_filtered_kernel_will_do") {
+        starts_without_leaks_where_calls_are_refused(libc::EPERM);
+    }
+}
+
 #[test]
 fn hundreds_of_starts_leave_nothing_behind() {
     if !alone("os::spawn::tests::hundreds_of_starts_leave_nothing_behind") {
