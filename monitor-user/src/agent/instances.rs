@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
 use crate::decode;
-use crate::os::cgroup::{Cgroups, ServiceCgroup};
+use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
 use crate::os::spawn::{FdLimit, Prepared, Spawner};
@@ -18,7 +18,7 @@ use crate::os::tree::{Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, signal};
 use crate::supervisor::{
-    Attempt, Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
+    Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
 };
 
 /// Instances, and what it takes to start more.
@@ -27,6 +27,7 @@ pub(super) struct Instances {
     cgroups: Option<Cgroups>,
     services: HashMap<ServiceName, Prelude>,
     held: HashMap<Instance, Held>,
+    by_service: HashMap<ServiceName, Vec<Instance>>,
     /// Main processes that have not been released, by pid.
     main: HashMap<u32, Instance>,
     /// What a token of the waiter means.
@@ -84,6 +85,7 @@ impl Instances {
             cgroups,
             services: HashMap::new(),
             held: HashMap::new(),
+            by_service: HashMap::new(),
             main: HashMap::new(),
             tokens: HashMap::new(),
             last_token: 0,
@@ -100,7 +102,6 @@ impl Instances {
     pub(super) fn spawn(
         &mut self,
         service: &ServiceName,
-        attempt: Attempt,
         spec: &Arc<Spec>,
     ) -> Result<Instance, SpawnFailure> {
         self.prepare(service, spec)?;
@@ -111,40 +112,62 @@ impl Instances {
             .services
             .get(service)
             .ok_or_else(|| failure(&"not prepared"))?;
-        let slot = prelude.cgroup.as_ref().map(|cgroup| cgroup.slot(attempt.0));
-        let child = self.spawner.spawn(&prelude.command, slot)?;
+        let slot = prelude
+            .cgroup
+            .as_ref()
+            .map(|cgroup| self.free_slot(service, cgroup));
+        let child = self.spawner.spawn(&prelude.command, slot.as_ref())?;
         let instance = Instance {
             pid: child.pid,
             start_time_ns: child.start_time_ns,
         };
-        let tree = Tree::new(child.pid, child.start_time_ns, slot.cloned());
-        let held = self.hold(service, instance, tree.clone(), child.pidfd);
-        held.map_err(|error| {
-            // Without a way to see its end it must not live. As an orphan it will be reaped.
-            if let Ok(Some(pidfd)) = pidfd::identify(instance.pid, instance.start_time_ns) {
-                let _ = tree.kill_all(pidfd.as_fd());
-            }
-            failure(&format_args!("cannot wait for the new process: {error}"))
-        })?;
+        let tree = Tree::new(child.pid, child.start_time_ns, slot);
+        self.hold(service, instance, tree, child.pidfd)
+            .map_err(|error| {
+                // Without a way to see its end it must not live. As an orphan it will be reaped.
+                if let Ok(Some(pidfd)) = pidfd::identify(instance.pid, instance.start_time_ns) {
+                    let _ = signal::send(pidfd.as_fd(), Signal::KILL);
+                }
+                failure(&format_args!("cannot wait for the new process: {error}"))
+            })?;
         Ok(instance)
+    }
+
+    /// One of a service's cgroups that no instance is in, not even one that is on its way out.
+    fn free_slot(&self, service: &ServiceName, cgroup: &ServiceCgroup) -> Slot {
+        let instances = self.by_service.get(service).into_iter().flatten();
+        let held: Vec<&Held> = instances
+            .filter_map(|instance| self.held.get(instance))
+            .collect();
+        let taken = |slot: &&Slot| {
+            let holds = |held: &&Held| {
+                held.tree
+                    .cgroup()
+                    .is_some_and(|of| of.path() == slot.path())
+            };
+            held.iter().any(holds)
+        };
+        cgroup
+            .slots()
+            .iter()
+            .find(|slot| !taken(slot))
+            .unwrap_or_else(|| cgroup.slot(0))
+            .clone()
     }
 
     /// Takes over what an earlier agent started. `false`: it is gone, and only what is left of
     /// its tree is held.
-    pub(super) fn adopt(
-        &mut self,
-        service: &ServiceName,
-        attempt: Attempt,
-        instance: Instance,
-    ) -> io::Result<bool> {
+    pub(super) fn adopt(&mut self, service: &ServiceName, instance: Instance) -> io::Result<bool> {
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service)?),
             None => None,
         };
         let slot = cgroup.as_ref().map(|cgroup| {
+            let populated = |slot: &&Slot| slot.is_populated().unwrap_or(false);
             cgroup
                 .holding(instance.pid)
-                .unwrap_or_else(|| cgroup.slot(attempt.0))
+                .or_else(|| cgroup.slots().iter().find(populated))
+                .unwrap_or_else(|| cgroup.slot(0))
                 .clone()
         });
         let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
@@ -152,14 +175,7 @@ impl Instances {
             self.hold(service, instance, tree, pidfd)?;
             return Ok(true);
         }
-        let held = Held {
-            service: service.clone(),
-            tree,
-            state: HeldState::Dead,
-            asked: false,
-            tokens: Vec::new(),
-        };
-        self.held.insert(instance, held);
+        self.insert(service, instance, tree, HeldState::Dead, Vec::new());
         Ok(false)
     }
 
@@ -205,6 +221,7 @@ impl Instances {
 
     /// Lets go of what was laid out for a service that is no more.
     pub(super) fn forget(&mut self, service: &ServiceName) {
+        self.by_service.remove(service);
         if let Some(Prelude {
             cgroup: Some(cgroup),
             ..
@@ -226,19 +243,34 @@ impl Instances {
         self.waiter
             .get_ref()
             .add(&pidfd, Interest::Readable, token)?;
-        let state = HeldState::Main(pidfd);
         self.main.insert(instance.pid, instance);
+        self.insert(service, instance, tree, HeldState::Main(pidfd), vec![token]);
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+        tree: Tree,
+        state: HeldState,
+        tokens: Vec<u64>,
+    ) {
+        self.by_service
+            .entry(service.clone())
+            .or_default()
+            .push(instance);
+        let service = service.clone();
         self.held.insert(
             instance,
             Held {
-                service: service.clone(),
+                service,
                 tree,
                 state,
                 asked: false,
-                tokens: vec![token],
+                tokens,
             },
         );
-        Ok(())
     }
 
     fn token(&mut self, instance: Instance) -> u64 {
@@ -327,23 +359,18 @@ impl Instances {
         let comm = proc::stat(instance.pid)
             .ok()
             .filter(|stat| stat.is_zombie());
-        let mut status = None;
-        let leftover = match held.tree.release(pidfd.as_fd()) {
-            Ok(released) => {
-                if let Reaped::Status(reaped) = released.main {
-                    status = Some(reaped);
-                }
-                released.leftover
-            }
-            Err(error) => {
-                tracing::error!(service = %held.service, "cannot clear its tree: {error}");
-                Leftover::None
-            }
+        let released = held.tree.release(pidfd.as_fd());
+        if let Some(problem) = released.problem {
+            tracing::error!(service = %held.service, "its tree may not be gone: {problem}");
+        }
+        let status = match released.main {
+            Reaped::Status(status) => Some(status),
+            Reaped::Running | Reaped::NotOurChild => None,
         };
         let status = status.or_else(|| process::exit_status(pidfd.as_fd()));
         let cause = status.map_or(Cause::Unknown, Cause::from_wait_status);
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
-        self.keep(instance, leftover);
+        self.keep(instance, released.leftover);
         Some(Death {
             blame: decode::blame(&cause),
             cause,
@@ -403,6 +430,9 @@ impl Instances {
         let held = self.held.remove(&instance)?;
         for token in &held.tokens {
             self.tokens.remove(token);
+        }
+        if let Some(of_service) = self.by_service.get_mut(&held.service) {
+            of_service.retain(|other| *other != instance);
         }
         Some(Event::TreeGone {
             service: held.service,

@@ -161,7 +161,6 @@ impl Agent {
                 .instance
                 .map(|instance| (memory.last_attempt, instance));
             let leaving = memory.leaving.clone();
-            let attempt = memory.last_attempt;
             self.tell(Event::Remembered {
                 service: service.clone(),
                 memory: Box::new(memory),
@@ -172,7 +171,7 @@ impl Agent {
                 .into_iter()
                 .chain(leaving)
             {
-                self.take_over(&service, attempt, instance);
+                self.take_over(&service, instance);
             }
         }
         for service in config
@@ -189,10 +188,10 @@ impl Agent {
         Ok(())
     }
 
-    fn take_over(&mut self, service: &ServiceName, attempt: Attempt, instance: Instance) {
+    fn take_over(&mut self, service: &ServiceName, instance: Instance) {
         let alive = self
             .instances
-            .adopt(service, attempt, instance)
+            .adopt(service, instance)
             .unwrap_or_else(|error| {
                 tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
                 false
@@ -380,12 +379,19 @@ impl Agent {
         self.settle();
     }
 
+    /// What is to be remembered is written before what follows from it is done: the next agent
+    /// then knows of everything that was answered.
     fn settle(&mut self) {
+        self.remember_changes();
         while let Some(action) = self.supervisor.next_action() {
             if let Some(event) = self.perform(action) {
                 self.supervisor.handle_event(event, Self::now());
+                self.remember_changes();
             }
         }
+    }
+
+    fn remember_changes(&mut self) {
         while let Some(service) = self.supervisor.next_changed() {
             let memory: Option<Memory> = self.supervisor.memory(&service, Self::now());
             if memory.is_none() {
@@ -418,7 +424,7 @@ impl Agent {
 
     fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Event {
         let spawned = match self.supervisor.spec(&service).cloned() {
-            Some(spec) => self.instances.spawn(&service, attempt, &spec),
+            Some(spec) => self.instances.spawn(&service, &spec),
             None => Err(crate::supervisor::SpawnFailure {
                 message: format!("{service} is gone from the config"),
             }),

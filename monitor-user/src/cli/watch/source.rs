@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use monitor_ebpf::TICK_NS;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
 use super::{Arguments, eprint_line, output::Output};
