@@ -3,6 +3,7 @@
 mod cli;
 mod clock;
 mod config;
+mod control;
 mod decode;
 mod os;
 mod probe;

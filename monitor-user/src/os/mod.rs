@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod cgroup;
+pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod process;

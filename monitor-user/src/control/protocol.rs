@@ -1,0 +1,518 @@
+//! What goes over the control socket: a request is one JSON object on a line, and so is its answer.
+//!
+//! Knows the shapes, and what is wrong with a line; reads and writes no socket.
+//!
+//! ```text
+//! {"version":1,"command":"stop","services":["web"],"no_wait":false}
+//! {"version":1,"ok":true,"kind":"done","results":[{"service":"web","ok":true,"error":null}]}
+//! ```
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::Problem;
+use crate::supervisor::{Cause, DeniedReason, Desired, ReloadSummary, Reply, Signal, State};
+
+/// The version of the protocol. It grows only when an older side would misread a newer one.
+pub(crate) const VERSION: u32 = 1;
+
+/// How long a request's line may be, in bytes, its newline not counted.
+pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+
+/// What someone wants of the agent. A key that a command does not have is refused, not ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Command {
+    /// Answered by [`Response::Status`].
+    Status {
+        /// Empty: all.
+        #[serde(default)]
+        services: Vec<String>,
+    },
+    /// Answered by [`Response::Done`], as `Stop`, `Restart`, `Signal` and `Shutdown` are.
+    Start {
+        /// At least one.
+        services: Vec<String>,
+        /// Answer as soon as it is under way.
+        #[serde(default)]
+        no_wait: bool,
+    },
+    /// Desires the services down, which outlives the agent.
+    Stop {
+        /// At least one, or `all`.
+        #[serde(default)]
+        services: Vec<String>,
+        /// Every service that there is.
+        #[serde(default)]
+        all: bool,
+        /// Answer as soon as it is under way.
+        #[serde(default)]
+        no_wait: bool,
+    },
+    /// Starts what is down, too.
+    Restart {
+        /// At least one.
+        services: Vec<String>,
+        /// Answer as soon as it is under way.
+        #[serde(default)]
+        no_wait: bool,
+    },
+    /// Sends a signal to a service's main process.
+    Signal {
+        /// Its name.
+        service: String,
+        /// In JSON a name or a number in a string, such as "SIGHUP", "hup" or "1".
+        signal: Signal,
+    },
+    /// Answered by [`Response::Reloaded`], or by [`Response::Invalid`].
+    Reload,
+    /// Stops all services and then the agents; what is desired stays as it is.
+    Shutdown,
+}
+
+/// The agent's answer to one command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Response {
+    /// What came of it, for each service asked about.
+    Done {
+        /// In the order of the request.
+        results: Vec<ServiceResult>,
+    },
+    /// The services asked about as they are now; one that does not exist is left out.
+    Status {
+        /// In the order of the request, or sorted if all were asked for.
+        services: Vec<ServiceStatus>,
+    },
+    /// The config was read again.
+    Reloaded {
+        /// What has changed.
+        #[serde(flatten)]
+        summary: ReloadSummary,
+    },
+    /// The config is bad: nothing was changed.
+    Invalid {
+        /// All that is wrong with it.
+        problems: Vec<Problem>,
+    },
+    /// The request as a whole was not done.
+    Error {
+        /// What was found and what was expected, in one line.
+        message: String,
+    },
+}
+
+/// What came of a command for one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ServiceResult {
+    pub(crate) service: String,
+    pub(crate) ok: bool,
+    /// Why it is not done, in one line that does not repeat the service's name.
+    pub(crate) error: Option<String>,
+}
+
+/// One service as it is now, in the words of the contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceStatus {
+    pub(crate) service: String,
+    pub(crate) state: State,
+    pub(crate) desired: Desired,
+    /// Of the instance that has not exited, as are the next two.
+    pub(crate) pid: Option<u32>,
+    /// Since boot, at the resolution of `/proc` (10 ms).
+    pub(crate) start_time_ns: Option<u64>,
+    pub(crate) uptime_ns: Option<u64>,
+    pub(crate) restarts: u64,
+    pub(crate) last_exit: Option<Cause>,
+    /// When the last exit became final, if that is known.
+    pub(crate) last_exit_time: Option<Timestamp>,
+    /// In backoff: how long until the next start.
+    pub(crate) next_start_in_ns: Option<u64>,
+    /// Why the last start failed, or why the service was given up.
+    pub(crate) error: Option<String>,
+}
+
+impl ServiceResult {
+    /// The supervisor's reply about one service, for people.
+    pub(crate) fn new(service: &str, reply: &Reply) -> Self {
+        let error = match reply {
+            Reply::Done | Reply::Reloaded(_) => None,
+            Reply::Denied(reason) => Some(words(reason)),
+        };
+        Self {
+            service: service.to_owned(),
+            ok: error.is_none(),
+            error,
+        }
+    }
+}
+
+fn words(reason: &DeniedReason) -> String {
+    match reason {
+        DeniedReason::UnknownService(_) => "no service has this name".to_owned(),
+        DeniedReason::NotRunning(_) => "it is not running".to_owned(),
+        DeniedReason::StartFailed { failure, .. } => failure.to_string(),
+        DeniedReason::Overtaken { by, .. } => format!("overtaken by a {by}"),
+    }
+}
+
+/// Why a line is no request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BadRequest {
+    /// Not a JSON object: the peer speaks something else, and there is no use in listening on.
+    NotAnObject(String),
+    /// An object that asks for nothing that there is.
+    Refused(String),
+}
+
+/// A line on the socket.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok: Option<bool>,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+impl Command {
+    /// The line that asks for it, newline included.
+    pub(crate) fn to_line(&self) -> Vec<u8> {
+        to_line(None, self)
+    }
+
+    /// Reads a request's line.
+    ///
+    /// # Errors
+    /// What was found, and what was expected instead.
+    pub(crate) fn from_line(line: &[u8]) -> Result<Self, BadRequest> {
+        let Value::Object(mut object) =
+            serde_json::from_slice(line).map_err(|error| not_an_object(&error.to_string()))?
+        else {
+            return Err(not_an_object("this is JSON, but no object"));
+        };
+        check_version(object.remove("version").as_ref()).map_err(BadRequest::Refused)?;
+        let keys = object.len();
+        let command: Self = serde_json::from_value(Value::Object(object))
+            .map_err(|error| BadRequest::Refused(shortened(&format!("bad command: {error}"))))?;
+        match command.missing(keys) {
+            None => Ok(command),
+            Some(missing) => Err(BadRequest::Refused(format!("bad command: {missing}"))),
+        }
+    }
+
+    /// What the command lacks, or has too much, beyond its shape.
+    fn missing(&self, keys: usize) -> Option<&'static str> {
+        match self {
+            Self::Start { services, .. } | Self::Restart { services, .. }
+                if services.is_empty() =>
+            {
+                Some(r#"no service is named, expected "services":["NAME"]"#)
+            }
+            Self::Stop { services, all, .. } if services.is_empty() != *all => {
+                Some(r#"expected either "services":["NAME"] or "all":true"#)
+            }
+            Self::Reload | Self::Shutdown if keys > 1 => {
+                Some("expected no other key than version and command")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Response {
+    /// Whether all that was asked for is so.
+    pub(crate) fn is_ok(&self) -> bool {
+        match self {
+            Self::Done { results } => results.iter().all(|result| result.ok),
+            Self::Status { .. } | Self::Reloaded { .. } => true,
+            Self::Invalid { .. } | Self::Error { .. } => false,
+        }
+    }
+
+    /// The line that answers with it, newline included.
+    pub(crate) fn to_line(&self) -> Vec<u8> {
+        to_line(Some(self.is_ok()), self)
+    }
+
+    /// Reads an answer's line.
+    ///
+    /// # Errors
+    /// What was found, and what was expected instead.
+    pub(crate) fn from_line(line: &[u8]) -> Result<Self, String> {
+        let mut value: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let version = value.as_object_mut().and_then(|o| o.remove("version"));
+        check_version(version.as_ref())?;
+        serde_json::from_value(value).map_err(|error| shortened(&error.to_string()))
+    }
+}
+
+fn to_line(ok: Option<bool>, body: &impl Serialize) -> Vec<u8> {
+    let line = Line {
+        version: VERSION,
+        ok,
+        body,
+    };
+    // Everything above has string keys and writes to memory: nothing in it can fail.
+    let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+fn check_version(version: Option<&Value>) -> Result<(), String> {
+    match version {
+        Some(version) if version.as_u64() == Some(VERSION.into()) => Ok(()),
+        Some(other) => Err(shortened(&format!(
+            "version {other} of the protocol is not spoken here, expected {VERSION}"
+        ))),
+        None => Err(format!(
+            "no version is given, expected \"version\":{VERSION}"
+        )),
+    }
+}
+
+fn not_an_object(found: &str) -> BadRequest {
+    BadRequest::NotAnObject(format!(
+        "expected a JSON object on a line, such as {{\"version\":{VERSION},\"command\":\"status\"}}; {found}"
+    ))
+}
+
+/// A message may quote what it complains about, whose length is anybody's.
+fn shortened(message: &str) -> String {
+    const MOST: usize = 500;
+    match message.char_indices().nth(MOST) {
+        None => message.to_owned(),
+        Some((end, _)) => format!("{}…", &message[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn command(value: &Value) -> Result<Command, BadRequest> {
+        Command::from_line(value.to_string().as_bytes())
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn every_command_reads_back() {
+        for command in [
+            Command::Status { services: vec![] },
+            Command::Start {
+                services: names(&["web", "db"]),
+                no_wait: true,
+            },
+            Command::Stop {
+                services: vec![],
+                all: true,
+                no_wait: false,
+            },
+            Command::Restart {
+                services: names(&["web"]),
+                no_wait: false,
+            },
+            Command::Signal {
+                service: "web".to_owned(),
+                signal: Signal::HUP,
+            },
+            Command::Reload,
+            Command::Shutdown,
+        ] {
+            let line = command.to_line();
+            assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
+            assert_eq!(Command::from_line(&line), Ok(command));
+        }
+    }
+
+    #[test]
+    fn a_request_is_as_the_documentation_has_it() {
+        let line = Command::Signal {
+            service: "web".to_owned(),
+            signal: Signal::HUP,
+        }
+        .to_line();
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            "{\"version\":1,\"command\":\"signal\",\"service\":\"web\",\"signal\":\"SIGHUP\"}\n"
+        );
+        assert_eq!(
+            command(&json!({"command": "stop", "services": ["web"], "version": 1})),
+            Ok(Command::Stop {
+                services: names(&["web"]),
+                all: false,
+                no_wait: false
+            })
+        );
+    }
+
+    #[test]
+    fn a_bad_command_is_told_what_was_expected() {
+        for (request, expected) in [
+            (json!({"command": "status"}), "\"version\":1"),
+            (json!({"version": 2, "command": "status"}), "version 2 of"),
+            (json!({"version": "1", "command": "status"}), "expected 1"),
+            (json!({"version": 1}), "missing field `command`"),
+            (
+                json!({"version": 1, "command": "dance"}),
+                "expected one of `status`",
+            ),
+            (
+                json!({"version": 1, "command": "start"}),
+                "missing field `services`",
+            ),
+            (
+                json!({"version": 1, "command": "start", "services": []}),
+                "no service is named",
+            ),
+            (
+                json!({"version": 1, "command": "start", "services": "web"}),
+                "expected a sequence",
+            ),
+            (json!({"version": 1, "command": "stop"}), "\"all\":true"),
+            (
+                json!({"version": 1, "command": "stop", "services": ["a"], "all": true}),
+                "either",
+            ),
+            (
+                json!({"version": 1, "command": "status", "service": "a"}),
+                "unknown field `service`",
+            ),
+            (
+                json!({"version": 1, "command": "reload", "now": true}),
+                "no other key",
+            ),
+            (
+                json!({"version": 1, "command": "signal", "service": "a", "signal": "SIGFOO"}),
+                "unknown signal \"SIGFOO\"",
+            ),
+        ] {
+            match command(&request) {
+                Err(BadRequest::Refused(message)) => {
+                    assert!(message.contains(expected), "{request}: {message}");
+                }
+                other => panic!("{request}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_apart() {
+        for line in [
+            "",
+            "GET / HTTP/1.1",
+            "[]",
+            "null",
+            "{\"version\":1",
+            "\u{0}",
+        ] {
+            let result = Command::from_line(line.as_bytes());
+            assert!(
+                matches!(result, Err(BadRequest::NotAnObject(_))),
+                "{line:?}"
+            );
+        }
+        let deep = "[".repeat(MAX_REQUEST);
+        assert!(Command::from_line(deep.as_bytes()).is_err());
+        assert!(Command::from_line(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_long_complaint_is_cut() {
+        let long = "x".repeat(60_000);
+        let Err(BadRequest::Refused(message)) = command(&json!({"version": 1, "command": long}))
+        else {
+            panic!("accepted");
+        };
+        assert!(message.chars().count() <= 501);
+    }
+
+    #[test]
+    fn every_response_reads_back() {
+        let result = |ok| ServiceResult {
+            service: "web".to_owned(),
+            ok,
+            error: (!ok).then(|| "it is not running".to_owned()),
+        };
+        let status = ServiceStatus {
+            service: "web".to_owned(),
+            state: State::Backoff,
+            desired: Desired::Up,
+            pid: None,
+            start_time_ns: None,
+            uptime_ns: None,
+            restarts: 3,
+            last_exit: Some(Cause::from_wait_status(9)),
+            last_exit_time: Some("2026-01-02T03:04:05.678Z".parse().unwrap()),
+            next_start_in_ns: Some(1_500_000_000),
+            error: None,
+        };
+        let problem = Problem {
+            file: "/etc/respawn/services/web.toml".into(),
+            line: Some(7),
+            column: None,
+            key: Some("nice".to_owned()),
+            message: "expected an integer".to_owned(),
+        };
+        for (response, ok) in [
+            (
+                Response::Done {
+                    results: vec![result(true)],
+                },
+                true,
+            ),
+            (
+                Response::Done {
+                    results: vec![result(true), result(false)],
+                },
+                false,
+            ),
+            (
+                Response::Status {
+                    services: vec![status],
+                },
+                true,
+            ),
+            (
+                Response::Reloaded {
+                    summary: ReloadSummary::default(),
+                },
+                true,
+            ),
+            (
+                Response::Invalid {
+                    problems: vec![problem],
+                },
+                false,
+            ),
+            (
+                Response::Error {
+                    message: "no".to_owned(),
+                },
+                false,
+            ),
+        ] {
+            let line = response.to_line();
+            let value: Value = serde_json::from_slice(&line).unwrap();
+            assert_eq!((&value["version"], &value["ok"]), (&json!(1), &json!(ok)));
+            assert_eq!(Response::from_line(&line), Ok(response));
+        }
+    }
+
+    #[test]
+    fn a_denial_is_told_in_words() {
+        let denied = Reply::Denied(DeniedReason::Overtaken {
+            service: "web".into(),
+            by: "stop",
+        });
+        let result = ServiceResult::new("web", &denied);
+        assert_eq!(result.error.as_deref(), Some("overtaken by a stop"));
+        assert!(!result.ok && ServiceResult::new("web", &Reply::Done).ok);
+    }
+}
