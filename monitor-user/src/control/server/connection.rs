@@ -116,9 +116,9 @@ impl Connection {
     /// Reads some more; a line that has begun has to end by `deadline`, which is set here.
     async fn read(&mut self, deadline: &mut Option<Instant>) -> Result<usize, End> {
         if self.buffer.is_empty() {
-            // An idle connection keeps no memory of the long line that it once sent.
-            self.buffer = Vec::new();
-            self.stream.readable().await?;
+            // An idle connection has all the time, and keeps no memory of its long lines.
+            self.buffer = Vec::with_capacity(CHUNK);
+            return Ok(self.stream.read_buf(&mut self.buffer).await?);
         }
         self.buffer.reserve(CHUNK);
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);

@@ -1,0 +1,293 @@
+//! The agent's end of the socket: listens, checks who calls, and hands on whole commands.
+//!
+//! Decides nothing and waits for nobody: each connection is a task of its own, and the agent's
+//! loop takes a command from [`Server::next`] as it takes any other fact.
+//!
+//! A connection's line, and what ends it:
+//! - what is no JSON object, or is longer than `MAX_REQUEST`: an error, then the end;
+//! - an object that is no command: an error, and on with the next line;
+//! - half a line, or an answer that is not read, for `PATIENCE`: the end;
+//! - more than `MOST_CONNECTIONS`: the one that has been idle longest makes room.
+//!
+//! Several lines at once are answered one after the other, in their order. An idle connection
+//! costs no timer. One whose command the agent works on is never closed to make room; when its
+//! peer hangs up, the command goes on, and its answer is lost.
+
+mod access;
+mod connection;
+mod listen;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{MsgFlags, send};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::access::{Access, Caller};
+use self::connection::Connection;
+use super::protocol::{Command, Response};
+
+/// How many connections there are at once.
+const MOST_CONNECTIONS: usize = 256;
+
+/// How many commands wait for the agent's loop; more wait on their connections.
+const MOST_WAITING: usize = 64;
+
+/// How long a started line may take to end, and an answer to be read.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the last answers may take once the agent goes.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// After a connection could not be accepted, for lack of descriptors above all.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A command, and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) command: Command,
+    /// To be used once. The send fails if the peer has hung up meanwhile: nobody minds.
+    pub(crate) reply: oneshot::Sender<Response>,
+    /// Who asks, for the log.
+    pub(crate) peer: Peer,
+}
+
+/// Who is at the other end, as it was when it connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// 0 for a process of another PID namespace.
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+}
+
+/// The listening socket and its connections; dropped, it closes them all.
+pub(crate) struct Server {
+    path: PathBuf,
+    listener: UnixListener,
+    access: Access,
+    connections: Vec<Held>,
+    /// Counts the connections' acts, so that their order is known without a clock.
+    acts: Arc<AtomicU64>,
+    commands: mpsc::Sender<Incoming>,
+    incoming: mpsc::Receiver<Incoming>,
+    /// Set while accepting fails.
+    paused_until: Option<Instant>,
+}
+
+/// A connection, seen from the server.
+struct Held {
+    caller: Caller,
+    activity: Arc<Activity>,
+    task: JoinHandle<()>,
+}
+
+/// What a connection does, as far as the server needs to know.
+struct Activity {
+    acts: Arc<AtomicU64>,
+    /// The number of its last act, or `WITH_AGENT`.
+    last_act: AtomicU64,
+    /// Between a request's end and its answer's.
+    answering: AtomicBool,
+    /// The answer under way is its last.
+    ending: AtomicBool,
+}
+
+/// The agent works on the connection's command.
+const WITH_AGENT: u64 = u64::MAX;
+
+impl Activity {
+    fn acts(&self) {
+        self.last_act
+            .store(self.acts.fetch_add(1, Relaxed), Relaxed);
+    }
+
+    fn waits_for_agent(&self) {
+        self.last_act.store(WITH_AGENT, Relaxed);
+    }
+}
+
+impl Server {
+    /// Listens at `path`, for root, the agent's own user and the members of `group`.
+    ///
+    /// A socket that an earlier agent left there is replaced: the caller holds the agent's lock.
+    /// To be called in the runtime.
+    ///
+    /// # Errors
+    /// Something else is at `path`, which is left as it is, or the directory or group does not
+    /// permit it.
+    pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<Self> {
+        let listener = listen::listen(path, group)
+            .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
+        listener.set_nonblocking(true)?;
+        let (commands, incoming) = mpsc::channel(MOST_WAITING);
+        Ok(Self {
+            path: path.to_owned(),
+            listener: UnixListener::from_std(listener)?,
+            access: Access {
+                own_uid: nix::unistd::geteuid().as_raw(),
+                group,
+            },
+            connections: Vec::new(),
+            acts: Arc::default(),
+            commands,
+            incoming,
+            paused_until: None,
+        })
+    }
+
+    /// The next command; accepts connections meanwhile. Cancel-safe: nothing is lost.
+    pub(crate) async fn next(&mut self) -> Incoming {
+        loop {
+            tokio::select! {
+                // Never `None`: a sender is kept.
+                Some(incoming) = self.incoming.recv() => return incoming,
+                accepted = accept(&self.listener, self.paused_until) => self.admit(accepted),
+            }
+        }
+    }
+
+    /// Lets the members of another group in; who may not ask any more is cut off.
+    ///
+    /// # Errors
+    /// The socket's group cannot be changed. The old one's members are out nevertheless.
+    pub(crate) fn set_group(&mut self, group: Option<u32>) -> Result<()> {
+        if group == self.access.group {
+            return Ok(());
+        }
+        self.access.group = group;
+        let access = &self.access;
+        self.connections.retain(|held| {
+            let stays = access.permits(&held.caller);
+            if !stays {
+                held.task.abort();
+            }
+            stays
+        });
+        listen::set_rights(&self.path, group)
+            .with_context(|| format!("cannot set the group of {}", self.path.display()))
+    }
+
+    /// Gives the last answers the time to be written, and ends.
+    ///
+    /// Commands without an answer by now are told that the agent goes, if their `reply` was
+    /// dropped. The socket stays where it is: the next agent replaces it.
+    pub(crate) async fn finish(mut self) {
+        self.incoming.close();
+        // Commands that nobody will take any more: dropping them tells their connections.
+        while self.incoming.try_recv().is_ok() {}
+        let mut last = Vec::new();
+        for held in &mut self.connections {
+            held.activity.ending.store(true, Relaxed);
+            if held.activity.answering.load(Relaxed) {
+                last.push(&mut held.task);
+            }
+        }
+        let written = async {
+            for task in last {
+                // A connection's panic would have been logged; its end is all that matters.
+                let _ = task.await;
+            }
+        };
+        let _ = timeout(LAST_WORDS, written).await;
+    }
+
+    fn admit(&mut self, accepted: io::Result<UnixStream>) {
+        match accepted {
+            Ok(stream) => {
+                self.paused_until = None;
+                self.welcome(stream);
+            }
+            // The peer was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if self.paused_until.is_none() {
+                    tracing::warn!(%error, "cannot accept a connection on the control socket");
+                }
+                self.paused_until = Some(Instant::now() + ACCEPT_PAUSE);
+                self.make_room();
+            }
+        }
+    }
+
+    fn welcome(&mut self, stream: UnixStream) {
+        let caller = match Caller::of(&stream) {
+            Ok(caller) => caller,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell who connects to the control socket");
+                return;
+            }
+        };
+        if !self.access.permits(&caller) {
+            tracing::info!(?caller.peer, "refused a connection to the control socket");
+            return refuse(&stream, self.access.refusal(&caller));
+        }
+        self.connections.retain(|held| !held.task.is_finished());
+        if self.connections.len() >= MOST_CONNECTIONS && !self.make_room() {
+            let message = format!("{MOST_CONNECTIONS} commands are being worked on; ask later");
+            return refuse(&stream, message);
+        }
+        let activity = Arc::new(Activity {
+            acts: self.acts.clone(),
+            last_act: AtomicU64::default(),
+            answering: AtomicBool::default(),
+            ending: AtomicBool::default(),
+        });
+        activity.acts();
+        let commands = self.commands.clone();
+        let connection = Connection::new(stream, caller.peer, activity.clone(), commands);
+        self.connections.push(Held {
+            caller,
+            activity,
+            task: tokio::spawn(connection.serve()),
+        });
+    }
+
+    /// Closes the connection that has been idle longest; `false` if there is none.
+    fn make_room(&mut self) -> bool {
+        let last_act = |held: &Held| held.activity.last_act.load(Relaxed);
+        let idle = self.connections.iter().enumerate();
+        let longest = idle
+            .filter(|(_, held)| last_act(held) != WITH_AGENT)
+            .min_by_key(|(_, held)| last_act(held))
+            .map(|(index, _)| index);
+        if let Some(index) = longest {
+            let held = self.connections.swap_remove(index);
+            tracing::debug!(?held.caller.peer, "closed an idle connection to make room");
+            held.task.abort();
+        }
+        longest.is_some()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for held in &self.connections {
+            held.task.abort();
+        }
+    }
+}
+
+/// Accepts a connection, not before `paused_until`.
+async fn accept(listener: &UnixListener, paused_until: Option<Instant>) -> io::Result<UnixStream> {
+    if let Some(until) = paused_until {
+        sleep_until(until).await;
+    }
+    listener.accept().await.map(|(stream, _)| stream)
+}
+
+/// Says why a connection is closed, as far as its socket takes that without waiting.
+fn refuse(stream: &UnixStream, message: String) {
+    let line = Response::Error { message }.to_line();
+    // Past the runtime, which does not know yet that a new socket is writable.
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    // A peer that has gone already needs no answer.
+    let _ = send(stream.as_raw_fd(), &line, flags);
+}
