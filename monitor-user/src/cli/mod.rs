@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod check;
+mod output;
 pub(crate) mod watch;
 
 use std::path::PathBuf;
