@@ -2,6 +2,8 @@
 
 pub(crate) mod agent;
 pub(crate) mod check;
+pub(crate) mod events;
+mod output;
 pub(crate) mod watch;
 
 use std::path::PathBuf;
@@ -88,6 +90,7 @@ enum Command {
     Agent(agent::Arguments),
     Watch(watch::Arguments),
     Check(check::Arguments),
+    Events(events::Arguments),
 }
 
 /// Runs what was asked for.
@@ -96,5 +99,6 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Events(arguments) => events::run(&cli.global, &arguments),
     }
 }

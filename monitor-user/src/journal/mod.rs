@@ -9,7 +9,9 @@
 //! - `seq` grows by one from line to line, across files and agents; a hole is a line that is lost;
 //! - only one agent writes: the one that holds the lock.
 
+mod changes;
 mod entry;
+mod reader;
 mod writer;
 
 #[cfg(test)]
@@ -17,7 +19,9 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use changes::Changes;
 pub(crate) use entry::{Entry, ExtraFacts};
+pub(crate) use reader::{Line, Reader};
 pub(crate) use writer::Journal;
 
 /// The file that is written to.
