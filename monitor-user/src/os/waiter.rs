@@ -124,7 +124,7 @@ mod tests {
         tokens.sort_unstable();
         assert_eq!(tokens, (0..3000).collect::<Vec<_>>());
         assert!(!readable_within(&waiter, 0));
-        assert_eq!(drained(&mut waiter), []);
+        assert!(drained(&mut waiter).is_empty());
         events[7].write(1).unwrap();
         assert_eq!(drained(&mut waiter), [7]);
     }
@@ -134,7 +134,7 @@ mod tests {
         let mut waiter = Waiter::new().unwrap();
         let child = Running::start(&exec(&["/bin/sleep", "60"]));
         waiter.add(&child.pidfd, Interest::Readable, 1).unwrap();
-        assert_eq!(drained(&mut waiter), []);
+        assert!(drained(&mut waiter).is_empty());
         child.signal(Signal::KILL);
         assert!(readable_within(&waiter, 10_000));
         assert_eq!(drained(&mut waiter), [1]);
@@ -154,7 +154,7 @@ mod tests {
         second.write(1).unwrap();
         waiter.remove(&first).unwrap();
         drop(second);
-        assert_eq!(drained(&mut waiter), []);
+        assert!(drained(&mut waiter).is_empty());
         assert!(waiter.add(&first, Interest::Readable, 1).is_ok());
         assert!(waiter.add(&first, Interest::Readable, 1).is_err());
     }
