@@ -11,6 +11,7 @@
 //! The loop only ever receives commands that are whole and valid, from those who may give them.
 //! Whoever writes half a line, or does not read, holds up its own connection and nothing else.
 
+pub(crate) mod client;
 mod protocol;
 mod server;
 
