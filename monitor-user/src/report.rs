@@ -59,7 +59,7 @@ impl Exited {
 }
 
 /// A process may call itself anything: what would move a terminal's cursor is replaced.
-fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()

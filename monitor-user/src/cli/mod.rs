@@ -1,6 +1,10 @@
 //! The command line: one file a subcommand. Parses, and hands on what was meant.
 
+mod ask;
 pub(crate) mod check;
+pub(crate) mod reload;
+pub(crate) mod status;
+pub(crate) mod steer;
 pub(crate) mod watch;
 
 use std::path::PathBuf;
@@ -85,6 +89,13 @@ pub(crate) struct ConfigDir {
 #[derive(Debug, Subcommand)]
 enum Command {
     Watch(watch::Arguments),
+    Status(status::Arguments),
+    Start(steer::Start),
+    Stop(steer::Stop),
+    Restart(steer::Restart),
+    Signal(steer::SignalArguments),
+    Reload(reload::Arguments),
+    Shutdown(steer::Shutdown),
     Check(check::Arguments),
 }
 
@@ -92,6 +103,13 @@ enum Command {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
+        Command::Status(arguments) => status::run(&cli.global, &arguments),
+        Command::Start(arguments) => steer::start(&cli.global, arguments),
+        Command::Stop(arguments) => steer::stop(&cli.global, arguments),
+        Command::Restart(arguments) => steer::restart(&cli.global, arguments),
+        Command::Signal(arguments) => steer::signal(&cli.global, arguments),
+        Command::Reload(arguments) => reload::run(&cli.global, &arguments),
+        Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
     }
 }
