@@ -1,10 +1,12 @@
 //! `respawn` keeps services alive on a Linux host whatever dies, the watcher included.
 
+mod agent;
 mod cli;
 mod clock;
 mod config;
 mod control;
 mod decode;
+mod journal;
 mod os;
 mod probe;
 mod report;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::supervisor::Cause;
 
@@ -58,6 +59,98 @@ impl Exited {
     }
 }
 
+/// What an event of the journal says, for a person, with colours: "started pid 123", "killed by
+/// SIGKILL after 3m12s, pid 123", "next start in 200ms". An event of a newer agent is told as it
+/// stands there.
+pub(crate) fn happening(event: &Value) -> String {
+    let number = |key: &str| event[key].as_u64().unwrap_or_default();
+    let text = |key: &str| printable(event[key].as_str().unwrap_or("?"));
+    let pid = || format!("pid {}", number("pid"));
+    let red = AnsiColor::Red.on_default();
+    let (style, words) = match event["event"].as_str().unwrap_or_default() {
+        "started" => (AnsiColor::Green.on_default(), started(event)),
+        "exited" => return ended(event),
+        "adopted" => (AnsiColor::Green.on_default(), format!("adopted, {}", pid())),
+        "ready" => (AnsiColor::Green.on_default(), "ready".to_owned()),
+        "stopping" => (
+            Style::new(),
+            format!("stopping with {}, {}", text("signal"), pid()),
+        ),
+        "stopped" => (Style::new(), "stopped".to_owned()),
+        "backoff" => (AnsiColor::Yellow.on_default(), backoff(event)),
+        "failed" => (red, format!("failed: {}", text("reason"))),
+        "agent_started" => {
+            let version = text("version");
+            (
+                Style::new(),
+                format!("agent started {}, version {version}", pid()),
+            )
+        }
+        "agent_stopped" => (Style::new(), format!("agent stopped, {}", pid())),
+        "events_lost" => {
+            let exits = counted(number("count"), "exit");
+            (red, format!("{exits} lost: the kernel's ring was full"))
+        }
+        "journal_gap" => {
+            let events = counted(number("count"), "event");
+            (red, format!("{events} could not be written here"))
+        }
+        "events_missed" => {
+            let events = counted(number("count"), "event");
+            (red, format!("{events} missing here"))
+        }
+        other => (Style::new(), unknown(other, event)),
+    };
+    format!("{style}{words}{style:#}")
+}
+
+fn started(event: &Value) -> String {
+    let pid = event["pid"].as_u64().unwrap_or_default();
+    match event["restarts"].as_u64() {
+        None | Some(0) => format!("started pid {pid}"),
+        Some(restarts) => format!("started pid {pid}, restart {restarts}"),
+    }
+}
+
+fn ended(event: &Value) -> String {
+    let cause = Cause::deserialize(&event["cause"]).unwrap_or(Cause::Unknown);
+    let style = cause_style(&cause);
+    let after = event["uptime_ns"]
+        .as_u64()
+        .map(|ns| format!(" after {}", Age(Duration::from_nanos(ns))));
+    format!(
+        "{style}{}{style:#}{}, pid {}",
+        printable(&cause.to_string()),
+        after.unwrap_or_default(),
+        event["pid"].as_u64().unwrap_or_default()
+    )
+}
+
+fn backoff(event: &Value) -> String {
+    let delay = Duration::from_nanos(event["delay_ns"].as_u64().unwrap_or_default());
+    let when = format!("next start in {}", Age(delay));
+    match event["message"].as_str() {
+        Some(message) => format!("{when}: {}", printable(message)),
+        None => when,
+    }
+}
+
+fn unknown(name: &str, event: &Value) -> String {
+    let told = ["seq", "event", "time", "service"];
+    let mut words = printable(name);
+    for (key, value) in event.as_object().into_iter().flatten() {
+        if !told.contains(&key.as_str()) {
+            words += &printable(&format!(" {key}={value}"));
+        }
+    }
+    words
+}
+
+/// "1 exit", "2 exits".
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A process may call itself anything: what would move a terminal's cursor is replaced.
 pub(crate) fn printable(name: &str) -> String {
     name.chars()
@@ -96,6 +189,8 @@ impl fmt::Display for Age {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -138,5 +233,68 @@ mod tests {
         );
         assert_eq!(line.find("killed"), HEADER.find("CAUSE"));
         assert_eq!(line.find("evil"), HEADER.find("COMM"));
+    }
+
+    #[test]
+    fn happenings_are_told_in_words() {
+        let exited = |cause: Value| json!({"event": "exited", "pid": 7, "uptime_ns": 192_000_000_000_u64, "cause": cause});
+        let killed = json!({"kind": "signaled", "signal": "SIGKILL", "core_dumped": false,
+            "sender": {"pid": 3, "start_time_ns": 0, "uid": 0, "comm": "ba\u{7}sh"}});
+        for (event, words) in [
+            (
+                json!({"event": "started", "pid": 7, "restarts": 0}),
+                "started pid 7",
+            ),
+            (
+                json!({"event": "started", "pid": 7, "restarts": 3}),
+                "started pid 7, restart 3",
+            ),
+            (
+                exited(killed),
+                "killed by SIGKILL from ba?sh (pid 3, uid 0) after 3m12s, pid 7",
+            ),
+            (
+                exited(json!(null)),
+                "gone, cause unknown after 3m12s, pid 7",
+            ),
+            (json!({"event": "adopted", "pid": 7}), "adopted, pid 7"),
+            (
+                json!({"event": "stopping", "pid": 7, "signal": "SIGTERM"}),
+                "stopping with SIGTERM, pid 7",
+            ),
+            (json!({"event": "stopped"}), "stopped"),
+            (
+                json!({"event": "backoff", "delay_ns": 200_000_000, "reason": "exited"}),
+                "next start in 200ms",
+            ),
+            (
+                json!({"event": "backoff", "delay_ns": 200_000_000, "message": "cannot run"}),
+                "next start in 200ms: cannot run",
+            ),
+            (
+                json!({"event": "failed", "reason": "a\u{1b}[2Jb"}),
+                "failed: a?[2Jb",
+            ),
+            (
+                json!({"event": "agent_started", "pid": 1, "version": "0.1.0"}),
+                "agent started pid 1, version 0.1.0",
+            ),
+            (
+                json!({"event": "events_lost", "count": 1}),
+                "1 exit lost: the kernel's ring was full",
+            ),
+            (
+                json!({"event": "journal_gap", "count": 2}),
+                "2 events could not be written here",
+            ),
+            (
+                json!({"event": "newer", "seq": 1, "time": "t", "service": "s", "key": [1]}),
+                "newer key=[1]",
+            ),
+            (json!({"event": "started"}), "started pid 0"),
+        ] {
+            let told = anstream::adapter::strip_str(&happening(&event)).to_string();
+            assert_eq!(told, words, "{event}");
+        }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     workspace::{Workspace, cargo_home, run_to_end},
 };
 
-/// Build the kernel object from source, and commit it to `monitor-ebpf/prebuilt`
+/// Build the kernel object from source, into `monitor-ebpf/prebuilt`, where it is committed
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Change nothing: prove that manifest, object and sources agree, and that an object built
@@ -92,10 +92,11 @@ impl Prebuilt {
     /// When one of them is missing or differs; the error says which, and what to do.
     pub(crate) fn verify(&self, root: &Path) -> Result<Manifest> {
         let remedy = "run `cargo xtask ebpf` and commit what it writes";
-        let manifest = Manifest::read(&self.manifest).context(remedy)?;
+        let missing = || format!("the committed kernel object is incomplete: {remedy}");
+        let manifest = Manifest::read(&self.manifest).with_context(missing)?;
         let object = fs::read(&self.object)
             .with_context(|| format!("read {}", self.object.display()))
-            .context(remedy)?;
+            .with_context(missing)?;
         if manifest.object != digest_of(&object) || manifest.size != object.len() {
             bail!(
                 "{} is not the object that its manifest names: {remedy}",

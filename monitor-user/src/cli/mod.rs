@@ -1,7 +1,10 @@
 //! The command line: one file a subcommand. Parses, and hands on what was meant.
 
+pub(crate) mod agent;
 mod ask;
 pub(crate) mod check;
+pub(crate) mod events;
+mod output;
 pub(crate) mod reload;
 pub(crate) mod status;
 pub(crate) mod steer;
@@ -88,6 +91,7 @@ pub(crate) struct ConfigDir {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Agent(agent::Arguments),
     Watch(watch::Arguments),
     Status(status::Arguments),
     Start(steer::Start),
@@ -97,11 +101,13 @@ enum Command {
     Reload(reload::Arguments),
     Shutdown(steer::Shutdown),
     Check(check::Arguments),
+    Events(events::Arguments),
 }
 
 /// Runs what was asked for.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Status(arguments) => status::run(&cli.global, &arguments),
         Command::Start(arguments) => steer::start(&cli.global, arguments),
@@ -111,5 +117,6 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Reload(arguments) => reload::run(&cli.global, &arguments),
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Events(arguments) => events::run(&cli.global, &arguments),
     }
 }

@@ -10,8 +10,8 @@
 //! the agent's own cgroup. Two slots for each service keep an instance that starts apart from
 //! one that still dies, and both are made beforehand: no `mkdir` on the way to a restart.
 //!
-//! Nothing is kept open: two directories and two files for each of thousands of services would
-//! be most of the agent's descriptors, and opening one costs about a microsecond or two.
+//! Only the agent's directory is kept open, and by a `tree::Tree` the `cgroup.events` of its
+//! instance: descriptors are a scarce good of an agent with thousands of services.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -20,13 +20,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::pidfd::is_gone;
-use super::spawn::Spawner;
+use super::spawn::{Spawner, UNBORN};
 use super::{pidfd, proc, signal};
 use crate::supervisor::Signal;
 
@@ -54,6 +55,7 @@ impl std::error::Error for Unavailable {}
 #[derive(Debug)]
 pub(crate) struct Cgroups {
     base: PathBuf,
+    directory: Arc<OwnedFd>,
     /// `base` as `/proc/PID/cgroup` names it.
     name: String,
     /// Whether there is `cgroup.kill` (Linux 5.14).
@@ -103,10 +105,15 @@ impl Cgroups {
         let base = parent.join(COMMON).join(&name);
         fs::create_dir_all(&base)?;
         let directory = open_directory(&base)?;
-        spawner.try_cgroup(directory.as_fd())?;
+        match spawner.try_cgroup(directory.as_fd()) {
+            // Somebody has killed all that is below: no matter for the services' new cgroups.
+            Err(error) if error.raw_os_error() == Some(UNBORN) => {}
+            result => result?,
+        }
         Ok(Self {
             kill_file: base.join("cgroup.kill").exists(),
             name: format!("{}/{COMMON}/{name}", parent_name.trim_end_matches('/')),
+            directory: Arc::new(directory),
             base,
         })
     }
@@ -122,10 +129,15 @@ impl Cgroups {
     /// The kernel's, ENOSPC at `cgroup.max.descendants` among them.
     pub(crate) fn for_service(&self, service: &str) -> io::Result<ServiceCgroup> {
         let service = escape(service);
-        let slots = [0, 1].map(|number| Slot {
-            path: self.base.join(format!("{service}.{number}")),
-            name: format!("{}/{service}.{number}", self.name),
-            kill_file: self.kill_file,
+        let slots = [0, 1].map(|number| {
+            let leaf = format!("{service}.{number}");
+            Slot {
+                path: self.base.join(&leaf),
+                name: format!("{}/{leaf}", self.name),
+                kill_file: self.kill_file,
+                parent: Arc::clone(&self.directory),
+                leaf,
+            }
         });
         for slot in &slots {
             slot.make()?;
@@ -137,13 +149,8 @@ impl Cgroups {
     /// it before the first [`Cgroups::for_service`], or leave out what it has made.
     pub(crate) fn prune(&self) {
         for child in subdirectories(&self.base) {
-            let slot = Slot {
-                name: String::new(),
-                path: child,
-                kill_file: self.kill_file,
-            };
-            if matches!(slot.is_populated(), Ok(false)) {
-                let _ = remove_nested(&slot.path);
+            if matches!(is_populated(&child), Ok(false)) {
+                let _ = remove_nested(&child);
             }
         }
     }
@@ -159,7 +166,7 @@ impl Cgroups {
 }
 
 /// A service's two cgroups, used in turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ServiceCgroup {
     slots: [Slot; 2],
 }
@@ -192,9 +199,12 @@ impl ServiceCgroup {
 }
 
 /// One cgroup, in which one instance lives with all that descends from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Slot {
     path: PathBuf,
+    /// The agent's directory, and the slot's name in it: shorter than the whole path.
+    parent: Arc<OwnedFd>,
+    leaf: String,
     /// As `/proc/PID/cgroup` names it.
     name: String,
     kill_file: bool,
@@ -212,7 +222,11 @@ impl Slot {
     /// # Errors
     /// The kernel's; `NotFound` if it was removed.
     pub(super) fn open(&self) -> io::Result<OwnedFd> {
-        let directory = File::from(open_directory(&self.path)?);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = openat(&self.parent, self.leaf.as_str(), flags, Mode::empty())
+            // The agent's directory may be another by now.
+            .or_else(|_| open_directory(&self.path))?;
+        let directory = File::from(directory);
         // A directory has a link for itself, one in its parent, and one in each child.
         if directory.metadata()?.nlink() > 2 && !self.is_populated()? {
             self.reset()?;
@@ -238,8 +252,18 @@ impl Slot {
     pub(super) fn for_test(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            parent: Arc::new(open_directory(path.parent().unwrap()).unwrap()),
+            leaf: path.file_name().unwrap().to_str().unwrap().to_owned(),
             name: String::new(),
             kill_file: true,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_kill_file(&self, kill_file: bool) -> Self {
+        Self {
+            kill_file,
+            ..self.clone()
         }
     }
 
@@ -266,11 +290,7 @@ impl Slot {
     /// # Errors
     /// If the kernel's file cannot be read; a cgroup that is gone is empty.
     pub(crate) fn is_populated(&self) -> io::Result<bool> {
-        match fs::read(self.path.join("cgroup.events")) {
-            Ok(events) => Ok(says_populated(&events)),
-            Err(error) if is_removed(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+        is_populated(&self.path)
     }
 
     /// Opens `cgroup.events`, which is ready with `Interest::Priority` after each change.
@@ -293,6 +313,11 @@ impl Slot {
             Err(error) if is_removed(&error) => Ok(()),
             result => result,
         }
+    }
+
+    /// Whether one [`Slot::kill`] is enough, whatever forks meanwhile.
+    pub(super) fn kills_at_once(&self) -> bool {
+        self.kill_file
     }
 
     /// Before Linux 5.14. A process that forks meanwhile is met in the next round.
@@ -352,6 +377,14 @@ impl Slot {
             Some(rest) => rest.is_empty() || rest.starts_with('/'),
             None => false,
         }
+    }
+}
+
+fn is_populated(path: &Path) -> io::Result<bool> {
+    match fs::read(path.join("cgroup.events")) {
+        Ok(events) => Ok(says_populated(&events)),
+        Err(error) if is_removed(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -481,4 +514,142 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 fn inside_mount<'a>(path: &'a str, root: &str) -> Option<&'a Path> {
     let rest = path.strip_prefix(root.trim_end_matches('/'))?;
     (rest.is_empty() || rest.starts_with('/')).then(|| Path::new(rest.trim_start_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::{Running, TestCgroups, readable_within, shell, until};
+    use crate::os::waiter::{Interest, Waiter};
+
+    fn start(slot: &Slot, script: &str) -> Running {
+        let mut spawner = Spawner::new(None).unwrap();
+        Running::start_with(&mut spawner, &shell(script), Some(slot)).unwrap()
+    }
+
+    #[test]
+    fn mounts_are_read() {
+        let text = b"24 30 0:22 / /proc rw - proc proc rw\n\
+            41 31 0:38 / /a\\040b\\134c rw,nosuid shared:5 master:2 - cgroup2 none rw\n\
+            42 31 0:38 /x /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n\
+            40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+            43 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\n1 2 torn";
+        let mounts = parse_mounts(text);
+        let points: Vec<_> = mounts.iter().map(|m| m.point.to_str().unwrap()).collect();
+        let expected = ["/a b\\c", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        assert_eq!(points, expected);
+        assert_eq!(mounts[1].root, "/x");
+        assert!(mounts[1].read_only && !mounts[0].read_only);
+        assert_eq!(best_mount(&mounts), Some(&mounts[2]));
+        assert_eq!(best_mount(&mounts[..2]), Some(&mounts[0]));
+        assert_eq!(best_mount(&[]), None);
+    }
+
+    #[test]
+    fn own_place_is_found_below_the_mount() {
+        let inside = |path, root| inside_mount(path, root).and_then(Path::to_str);
+        assert_eq!(inside("/a/b", "/"), Some("a/b"));
+        assert_eq!(inside("/", "/"), Some(""));
+        assert_eq!(inside("/a/b", "/a"), Some("b"));
+        assert_eq!(inside("/a", "/a"), Some(""));
+        assert_eq!(inside("/ab", "/a"), None);
+        assert_eq!(inside("/b", "/a"), None);
+    }
+
+    #[test]
+    fn names_become_one_component() {
+        assert_eq!(escape("web-1_a.b@c:d"), "web-1_a.b@c:d");
+        assert_eq!(escape("a/b\n\\ü"), "a\\x2fb\\x0a\\x5c\\xc3\\xbc");
+        assert_eq!(escape("..") + escape(".x").as_str(), "\\x2e.\\x2ex");
+        let long = |last: &str| escape(&("x".repeat(240) + last));
+        assert_eq!(long("a").len(), LONGEST_NAME);
+        assert_ne!(long("a"), long("b"));
+    }
+
+    #[test]
+    fn two_slots_in_turn_and_found_again() {
+        let Some(cgroups) = TestCgroups::open("turn") else {
+            return;
+        };
+        let service = cgroups.for_service("a/b").unwrap();
+        let path = |attempt| service.slot(attempt).path();
+        let again = cgroups.for_service("a/b").unwrap();
+        assert_eq!(again.slot(0).path(), path(0));
+        assert_eq!(path(0), path(2));
+        assert_ne!(path(0), path(1));
+        let child = start(service.slot(1), "sleep 60 & wait");
+        assert_eq!(service.holding(child.pid).map(Slot::path), Some(path(1)));
+        assert!(!service.slot(0).is_populated().unwrap());
+        assert!(service.holding(std::process::id()).is_none());
+        // Not emptied by removing: EBUSY, and all as before.
+        let error = service.slot(1).remove().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+        cgroups.prune();
+        assert!(service.slot(1).is_populated().unwrap());
+        assert!(!service.slot(0).path().exists());
+        service.slot(1).kill().unwrap();
+        child.wait_readable();
+        until("empty", || !service.slot(1).is_populated().unwrap());
+    }
+
+    #[test]
+    fn all_that_is_nested_is_killed_with_and_without_the_kernels_help() {
+        let Some(cgroups) = TestCgroups::open("nested") else {
+            return;
+        };
+        let service = cgroups.for_service("web").unwrap();
+        for kill_file in [true, false] {
+            let slot = Slot {
+                kill_file: kill_file && cgroups.kill_file,
+                ..service.slot(0).clone()
+            };
+            let script = format!(
+                "mkdir -p {0}; (echo 0 > {0}/cgroup.procs; exec setsid sleep 60) & \
+                 trap '' TERM; sleep 60 & wait",
+                slot.path().join("a/b").display()
+            );
+            let child = start(&slot, &script);
+            until("all", || {
+                let nested = fs::read_to_string(slot.path().join("a/b/cgroup.procs"));
+                nested.is_ok_and(|text| text.lines().count() == 1)
+                    && slot.pids().unwrap().len() == 3
+            });
+            let mut waiter = Waiter::new().unwrap();
+            let events = slot.open_events().unwrap();
+            waiter.add(&events, Interest::Priority, 1).unwrap();
+            waiter.drain(&mut Vec::new()).unwrap();
+            slot.kill().unwrap();
+            assert_eq!(child.status(), libc::SIGKILL);
+            until("empty", || {
+                readable_within(&waiter, 1000);
+                waiter.drain(&mut Vec::new()).unwrap();
+                !slot.is_populated().unwrap()
+            });
+            assert_eq!(slot.pids().unwrap(), [0; 0]);
+            // The next start finds a slot with nothing of the last one in it.
+            let next = start(&slot, "exit 0");
+            assert!(!slot.path().join("a").exists());
+            assert_eq!(next.status(), 0);
+            slot.kill().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_empty() {
+        let Some(cgroups) = TestCgroups::open("gone") else {
+            return;
+        };
+        let service = cgroups.for_service("web").unwrap();
+        service.remove().unwrap();
+        service.remove().unwrap();
+        for kill_file in [true, false] {
+            let slot = Slot {
+                kill_file,
+                ..service.slot(0).clone()
+            };
+            assert!(!slot.is_populated().unwrap());
+            assert_eq!(slot.pids().unwrap(), [0; 0]);
+            slot.kill().unwrap();
+        }
+    }
 }

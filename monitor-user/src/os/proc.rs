@@ -51,7 +51,7 @@ pub(crate) fn stat(pid: u32) -> io::Result<Stat> {
 
 /// The fields are numbered as in proc_pid_stat(5): comm is field 2, and may hold any byte, so
 /// the rest begins behind the last parenthesis.
-/// <https://github.com/torvalds/linux/blob/v5.10/fs/proc/array.c#L447>
+/// `do_task_stat` in <https://github.com/torvalds/linux/blob/v5.10/fs/proc/array.c>
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let open = text.iter().position(|byte| *byte == b'(')?;
     let close = text.iter().rposition(|byte| *byte == b')')?;

@@ -63,14 +63,20 @@ impl Process {
         pidfd::has_exited(self.pidfd.as_fd()).unwrap_or(false)
     }
 
-    /// The wait status of an ended process, if anybody still knows it: the kernel by the pidfd
-    /// once it is reaped (6.15 and later), `/proc` before that if the caller may look.
+    /// Its wait status, as [`exit_status`] tells it.
     pub(crate) fn exit_status(&self) -> Option<i32> {
-        // It may be reaped between the two looks, so the first look comes twice.
-        exit_info(self.pidfd.as_fd())
-            .or_else(|| zombie_status(self.pidfd.as_fd()))
-            .or_else(|| exit_info(self.pidfd.as_fd()))
+        exit_status(self.pidfd.as_fd())
     }
+}
+
+/// The wait status of an ended process that is not our child, if anybody still knows it: the
+/// kernel by the pidfd once it is reaped (6.15 and later), `/proc` before that if the caller may
+/// look.
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    // It may be reaped between the two looks, so the first look comes twice.
+    exit_info(pidfd)
+        .or_else(|| zombie_status(pidfd))
+        .or_else(|| exit_info(pidfd))
 }
 
 impl AsFd for Process {

@@ -7,7 +7,7 @@ use std::ptr;
 use crate::supervisor::Signal;
 
 /// Sends to the process group of the pidfd's process (Linux 6.9).
-/// <https://github.com/torvalds/linux/blob/v6.9/include/uapi/linux/pidfd.h#L21>
+/// <https://github.com/torvalds/linux/blob/v6.9/include/uapi/linux/pidfd.h>
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
 /// Sends a signal to the process; `false` if it has been reaped.
@@ -84,5 +84,69 @@ fn told(result: io::Result<()>) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::os::pidfd;
+    use crate::os::testing::{Running, exec, shell, until};
+
+    #[test]
+    fn every_signal_arrives() {
+        for number in (1..=31).chain(34..=64) {
+            let child = Running::start(&exec(&["/bin/sleep", "60"]));
+            child.signal(Signal::from_number(number).unwrap());
+            let ignored = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+            let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+            if ignored.contains(&number) || stops.contains(&number) {
+                assert!(!pidfd::has_exited(child.pidfd.as_fd()).unwrap(), "{number}");
+            } else {
+                assert_eq!(child.status() & 0x7f, number);
+            }
+        }
+    }
+
+    #[test]
+    fn a_real_time_signal_can_be_handled() {
+        let child = Running::start(&shell("trap 'exit 7' 36; while :; do sleep 0.01; done"));
+        let caught = || u64::from_str_radix(&child.status_line("SigCgt"), 16).unwrap();
+        until("a trap", || caught() & 1 << 35 != 0);
+        child.signal(Signal::from_number(36).unwrap());
+        assert_eq!(child.status(), 7 << 8);
+    }
+
+    #[test]
+    fn a_group_is_signalled_whole_until_its_leader_is_reaped() {
+        type Send = fn(BorrowedFd<'_>, u32, Signal) -> io::Result<bool>;
+        for send in [send_to_group as Send, send_to_group_by_number] {
+            let child = Running::start(&shell("sleep 60 & wait"));
+            let children = format!("/proc/{0}/task/{0}/children", child.pid);
+            let read = || std::fs::read_to_string(&children).unwrap_or_default();
+            until("a child", || !read().is_empty());
+            let member = pidfd::open(read().trim().parse().unwrap()).unwrap();
+            assert!(send(child.pidfd.as_fd(), child.pid, Signal::TERM).unwrap());
+            until("its end", || pidfd::has_exited(member.as_fd()).unwrap());
+            child.wait_readable();
+            assert!(send(child.pidfd.as_fd(), child.pid, Signal::TERM).unwrap());
+            assert_eq!(child.status(), libc::SIGTERM);
+        }
+    }
+
+    #[test]
+    fn a_group_by_number_is_not_signalled_once_the_number_is_free() {
+        let child = Running::start(&exec(&["/bin/true"]));
+        child.status();
+        let sent = send_to_group_by_number(child.pidfd.as_fd(), child.pid, Signal::KILL);
+        assert!(!sent.unwrap());
+        assert!(!send_to_group(child.pidfd.as_fd(), child.pid, Signal::KILL).unwrap());
+        let living = Running::start(&exec(&["/bin/sleep", "60"]));
+        for leader in [0, 1] {
+            let sent = send_to_group_by_number(living.pidfd.as_fd(), leader, Signal::HUP);
+            assert_eq!(sent.unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::ptr;
 pub(super) type Errno = i32;
 
 /// `struct clone_args`, as of Linux 5.7.
-/// <https://github.com/torvalds/linux/blob/v5.10/include/uapi/linux/sched.h#L92>
+/// <https://github.com/torvalds/linux/blob/v5.10/include/uapi/linux/sched.h>
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(super) struct CloneArgs {
@@ -201,7 +201,7 @@ fn word(value: c_int) -> usize {
 /// Whether the kernel (and a seccomp filter before it) lets `clone3` be called at all.
 ///
 /// An argument size of 0 is refused with EINVAL before anything is read.
-/// <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2609>
+/// `copy_clone_args_from_user` in <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c>
 pub(super) fn has_clone3() -> bool {
     // SAFETY: with a size of 0 the kernel reads no argument and makes no process.
     let result = unsafe { call(libc::SYS_clone3, [0; 6]) };
@@ -249,11 +249,11 @@ pub(super) unsafe fn clone(
     let flags = register((args.flags & u64::from(u32::MAX)) | args.exit_signal);
     let stack = register(args.stack + args.stack_size);
     // CLONE_PIDFD puts the pidfd where CLONE_PARENT_SETTID would put the pid.
-    // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2108
+    // `copy_process` in https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c
     let pidfd = register(args.pidfd);
     let child_tid = register(args.child_tid);
     // The last two arguments are the other way round on arm64 (CONFIG_CLONE_BACKWARDS).
-    // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2543
+    // The same file, above its `SYSCALL_DEFINE5(clone)`.
     let words = if cfg!(target_arch = "aarch64") {
         [flags, stack, pidfd, 0, child_tid]
     } else {
@@ -288,7 +288,7 @@ pub(super) fn set_signal_mask(mask: u64) -> u64 {
 }
 
 /// Sets every signal to its default, the ignored ones too (which CLONE_CLEAR_SIGHAND leaves).
-/// <https://github.com/torvalds/linux/blob/v5.10/kernel/signal.c#L502>
+/// `flush_signal_handlers` in <https://github.com/torvalds/linux/blob/v5.10/kernel/signal.c>
 pub(super) fn default_dispositions() {
     let action = DefaultAction([0; 4]);
     for signal in 1..=64 {
@@ -314,7 +314,7 @@ pub(super) fn default_dispositions() {
 /// can do that in one go (5.9), else a whole copy.
 ///
 /// With all higher descriptors closed the kernel does not even copy them.
-/// <https://github.com/torvalds/linux/blob/v5.10/fs/file.c#L655>
+/// `__close_range` in <https://github.com/torvalds/linux/blob/v5.10/fs/file.c>
 pub(super) fn own_file_table() -> Result<(), Errno> {
     let unshare = libc::CLOSE_RANGE_UNSHARE as usize;
     // SAFETY: closes descriptors of the caller's own table only; the caller, a fresh child, uses

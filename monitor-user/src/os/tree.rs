@@ -18,8 +18,11 @@
 //! In the common case nothing is left, and [`Leftover::None`] is known after a few system calls.
 //! Else [`Leftover::Some`] is one descriptor to wait for.
 
-use std::io::{self, Read, Seek};
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use super::cgroup::{Slot, is_removed, says_populated};
 use super::pidfd::{self, Reaped};
@@ -31,12 +34,27 @@ use crate::supervisor::Signal;
 const SEARCH_ROUNDS: u32 = 16;
 
 /// A service's main process with all that it has started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Tree {
-    /// The main process, and so the number of its group and session.
+    session: Session,
+    cgroup: Option<Cgroup>,
+    /// Whether [`Tree::kill_all`] was called: the cgroup has to be made anew (see `spawn`).
+    killed: Cell<bool>,
+}
+
+/// The session and process group of a main process, which have its pid as their number.
+#[derive(Debug, Clone, Copy)]
+struct Session {
     main: u32,
     start_time_ns: u64,
-    cgroup: Option<Slot>,
+}
+
+#[derive(Debug)]
+struct Cgroup {
+    slot: Slot,
+    /// Its `cgroup.events`, so that a death is not held up by opening it; `None` where that
+    /// failed, for want of descriptors.
+    events: Option<File>,
 }
 
 /// What [`Tree::release`] came to.
@@ -46,6 +64,8 @@ pub(crate) struct Released {
     pub(crate) main: Reaped,
     /// What of its tree still lives.
     pub(crate) leftover: Leftover,
+    /// What kept it from being sure: something may be left that is not told of. For the log.
+    pub(crate) problem: Option<io::Error>,
 }
 
 /// What still lives of a tree, all of it killed already.
@@ -60,16 +80,23 @@ pub(crate) enum Leftover {
 impl Tree {
     /// The tree of an instance, started in `cgroup` if there is one.
     pub(crate) fn new(main: u32, start_time_ns: u64, cgroup: Option<Slot>) -> Self {
+        let cgroup = cgroup.map(|slot| Cgroup {
+            events: slot.open_events().ok(),
+            slot,
+        });
         Self {
-            main,
-            start_time_ns,
+            session: Session {
+                main,
+                start_time_ns,
+            },
             cgroup,
+            killed: Cell::new(false),
         }
     }
 
     /// Its cgroup.
     pub(crate) fn cgroup(&self) -> Option<&Slot> {
-        self.cgroup.as_ref()
+        self.cgroup.as_ref().map(|cgroup| &cgroup.slot)
     }
 
     /// SIGKILL to all of it, the main process too. `main` is the main process's pidfd, not
@@ -78,67 +105,93 @@ impl Tree {
     /// # Errors
     /// The first, after all has been tried.
     pub(crate) fn kill_all(&self, main: BorrowedFd<'_>) -> io::Result<()> {
-        let cgroup = match &self.cgroup {
-            Some(slot) => slot.kill(),
-            None => Ok(()),
+        self.killed.set(true);
+        // First of all, before it can wonder at its children's deaths and end in another way.
+        let killed = signal::send(main, Signal::KILL).map(drop);
+        let group = signal::send_to_group(main, self.session.main, Signal::KILL).map(drop);
+        let rest = match &self.cgroup {
+            Some(cgroup) => cgroup.slot.kill(),
+            None => {
+                let now = proc::since_boot_ns();
+                self.session.kill_members(now).map(drop)
+            }
         };
-        // Members in other groups of the session: found as long as their leader lives.
-        let others = match &self.cgroup {
-            Some(_) => Ok(()),
-            None => self.kill_members(u64::MAX).map(drop),
-        };
-        let group = signal::send_to_group(main, self.main, Signal::KILL);
-        let main = signal::send(main, Signal::KILL);
-        cgroup.and(others).and(group.map(drop)).and(main.map(drop))
+        killed.and(group).and(rest)
     }
 
     /// Kills what is left, reaps the main process and tells what is still there. Call it when the
     /// main process's pidfd is readable; before that it kills the group but reaps nothing.
     ///
-    /// # Errors
-    /// The kernel's: the cgroup cannot be read, no descriptor is left. What could be done is.
-    pub(crate) fn release(&self, main: BorrowedFd<'_>) -> io::Result<Released> {
-        let killed = signal::send_to_group(main, self.main, Signal::KILL).map(drop);
+    /// It does not fail: the main process has ended, and that has to be told in any case.
+    pub(crate) fn release(&self, main: BorrowedFd<'_>) -> Released {
+        let killed = signal::send_to_group(main, self.session.main, Signal::KILL).map(drop);
         let populated = match &self.cgroup {
-            Some(slot) if slot.is_populated()? => slot.kill().map(|()| true)?,
-            _ => false,
+            Some(cgroup) => cgroup.kill_if_populated(),
+            None => Ok(false),
         };
-        let reaped = pidfd::reap(main)?;
-        // EPERM: every member has another user, which only an agent without root meets.
-        if self.cgroup.is_none() {
-            killed?;
-        }
-        let leftover = match &self.cgroup {
-            Some(slot) if populated => Rest::of_cgroup(slot)?,
-            Some(_) => Leftover::None,
-            None if !number_in_use(main, self.main) => Leftover::None,
-            None => Rest::of_session(self)?,
+        let reaped = pidfd::reap(main);
+        let leftover = match (&self.cgroup, populated) {
+            (_, Err(error)) => Err(error),
+            (Some(cgroup), Ok(true)) => Rest::of_cgroup(&cgroup.slot),
+            (Some(cgroup), Ok(false)) => {
+                if self.killed.get() {
+                    let _ = cgroup.slot.reset();
+                }
+                Ok(Leftover::None)
+            }
+            // EPERM: every member has another user, which only an agent without root meets.
+            (None, _) => killed.and_then(|()| match number_in_use(main, self.session.main) {
+                true => Rest::of_session(self.session),
+                false => Ok(Leftover::None),
+            }),
         };
-        Ok(Released {
-            main: reaped,
+        let (main, unreaped) = apart(reaped, Reaped::NotOurChild);
+        let (leftover, unsure) = apart(leftover, Leftover::None);
+        Released {
+            main,
             leftover,
-        })
+            problem: unreaped.or(unsure),
+        }
     }
 
     /// Kills and tells what is left of an instance that ended while no agent ran: its main
     /// process is gone, and was reaped by others.
     ///
     /// # Errors
-    /// As [`Tree::release`].
+    /// The kernel's: the cgroup cannot be read, no descriptor is left.
     pub(crate) fn clear(&self) -> io::Result<Leftover> {
         match &self.cgroup {
-            Some(slot) if slot.is_populated()? => {
-                slot.kill()?;
-                Rest::of_cgroup(slot)
-            }
+            Some(cgroup) if cgroup.kill_if_populated()? => Rest::of_cgroup(&cgroup.slot),
             Some(_) => Ok(Leftover::None),
-            None => Rest::of_session(self),
+            None => Rest::of_session(self.session),
         }
     }
+}
 
+impl Cgroup {
+    fn kill_if_populated(&self) -> io::Result<bool> {
+        let populated = match &self.events {
+            Some(events) => read_populated(events)?,
+            None => self.slot.is_populated()?,
+        };
+        if populated {
+            self.slot.kill()?;
+        }
+        Ok(populated)
+    }
+}
+
+fn apart<T>(result: io::Result<T>, otherwise: T) -> (T, Option<io::Error>) {
+    match result {
+        Ok(value) => (value, None),
+        Err(error) => (otherwise, Some(error)),
+    }
+}
+
+impl Session {
     /// Kills the members of session and group that started up to then, the main process left
     /// out, and returns their pidfds.
-    fn kill_members(&self, until_ns: u64) -> io::Result<Vec<OwnedFd>> {
+    fn kill_members(self, until_ns: u64) -> io::Result<Vec<OwnedFd>> {
         let mut found = Vec::new();
         match proc::start_time_ns(self.main) {
             // The number is someone else's by now, so nobody of ours holds it.
@@ -171,7 +224,7 @@ impl Tree {
 ///
 /// F_SETOWN refuses a number that the kernel does not know in any of these roles. The owner that
 /// it sets gets signals only of files opened with O_ASYNC, and is cleared again.
-/// <https://github.com/torvalds/linux/blob/v5.10/fs/fcntl.c#L111>
+/// `f_setown` in <https://github.com/torvalds/linux/blob/v5.10/fs/fcntl.c>
 fn number_in_use(any: BorrowedFd<'_>, number: u32) -> bool {
     let set_owner = |number: libc::pid_t| {
         // SAFETY: touches no memory.
@@ -201,10 +254,10 @@ pub(crate) struct Rest {
 enum Kind {
     Cgroup {
         slot: Slot,
-        events: std::fs::File,
+        events: File,
     },
     Session {
-        tree: Tree,
+        session: Session,
         /// When the last of the known members was killed. Whatever it had forked started before
         /// that, and what starts later with this number has got it anew.
         until_ns: u64,
@@ -229,11 +282,11 @@ impl Rest {
         .settle()
     }
 
-    fn of_session(tree: &Tree) -> io::Result<Leftover> {
+    fn of_session(session: Session) -> io::Result<Leftover> {
         Self {
             waiter: Waiter::new()?,
             kind: Kind::Session {
-                tree: tree.clone(),
+                session,
                 until_ns: proc::since_boot_ns(),
                 members: Vec::new(),
             },
@@ -258,14 +311,17 @@ impl Rest {
         match &mut self.kind {
             Kind::Cgroup { slot, events } => {
                 let populated = read_populated(events)?;
-                if populated {
+                if !populated {
+                    // Not now on the way to a start, but for the one after the next.
+                    let _ = slot.reset();
+                } else if !slot.kills_at_once() {
                     // A new one may have been forked by one that was not dead yet.
                     slot.kill()?;
                 }
                 Ok(!populated)
             }
             Kind::Session {
-                tree,
+                session,
                 until_ns,
                 members,
             } => {
@@ -274,7 +330,7 @@ impl Rest {
                     if !members.is_empty() {
                         return Ok(false);
                     }
-                    let found = tree.kill_members(*until_ns)?;
+                    let found = session.kill_members(*until_ns)?;
                     if found.is_empty() {
                         return Ok(true);
                     }
@@ -308,12 +364,291 @@ fn retain_living(members: &mut Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-fn read_populated(events: &mut std::fs::File) -> io::Result<bool> {
-    let mut text = Vec::with_capacity(64);
-    let read = events.rewind().and_then(|()| events.read_to_end(&mut text));
-    match read {
-        Ok(_) => Ok(says_populated(&text)),
+/// Reads `cgroup.events` from its start, which also makes its next change known.
+fn read_populated(events: &File) -> io::Result<bool> {
+    let mut text = [0; 128];
+    match events.read_at(&mut text, 0) {
+        Ok(length) => Ok(says_populated(text.get(..length).unwrap_or_default())),
         Err(error) if is_removed(&error) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::os::cgroup::ServiceCgroup;
+    use crate::os::spawn::Spawner;
+    use crate::os::testing::{Running, TestCgroups, alone, exec, readable_within, shell, until};
+    use crate::supervisor::{Exec, Output};
+
+    /// With cgroups where there are any, and without.
+    fn with_and_without_cgroups(test: &str, body: impl Fn(Option<&ServiceCgroup>)) {
+        body(None);
+        if let Some(cgroups) = TestCgroups::open(test) {
+            body(Some(&cgroups.for_service("web").unwrap()));
+        }
+    }
+
+    fn start(exec: &Exec, cgroup: Option<&ServiceCgroup>) -> (Running, Tree) {
+        let slot = cgroup.map(|cgroup| cgroup.slot(0));
+        let mut spawner = Spawner::new(None).unwrap();
+        let main = Running::start_with(&mut spawner, exec, slot).unwrap();
+        let tree = Tree::new(main.pid, main.start_time_ns, slot.cloned());
+        (main, tree)
+    }
+
+    fn release(tree: &Tree, main: &Running) -> Released {
+        let released = tree.release(main.pidfd.as_fd());
+        assert!(released.problem.is_none(), "{released:?}");
+        released
+    }
+
+    fn wait_for(leftover: Leftover) {
+        let Leftover::Some(mut rest) = leftover else {
+            return;
+        };
+        let mut rounds = 0;
+        while !rest.is_gone().unwrap() {
+            assert!(readable_within(&rest, 10_000), "not gone");
+            rounds += 1;
+            assert!(rounds < 1000, "woken for nothing");
+        }
+    }
+
+    /// The pids that the script has written, one a line, as it got ready.
+    fn written_pids(path: &Path, count: usize) -> Vec<u32> {
+        let read = || std::fs::read_to_string(path).unwrap_or_default();
+        until("all started", || read().lines().count() == count);
+        read()
+            .lines()
+            .map(|line| line.trim().parse().unwrap())
+            .collect()
+    }
+
+    fn is_alive(pid: u32) -> bool {
+        proc::stat(pid).is_ok_and(|stat| !stat.is_zombie())
+    }
+
+    #[test]
+    fn nothing_left_is_known_at_once() {
+        with_and_without_cgroups("nothing", |cgroup| {
+            let (main, tree) = start(&shell("exit 5"), cgroup);
+            main.wait_readable();
+            let released = release(&tree, &main);
+            assert_eq!(released.main, Reaped::Status(5 << 8));
+            if cgroup.is_none() {
+                assert!(matches!(released.leftover, Leftover::None));
+            }
+            wait_for(released.leftover);
+            assert!(matches!(tree.clear().unwrap(), Leftover::None));
+        });
+    }
+
+    #[test]
+    fn children_that_ignore_sigterm_go_when_their_parent_has_gone() {
+        with_and_without_cgroups("ignore", |cgroup| {
+            let directory = tempfile::tempdir().unwrap();
+            let log = directory.path().join("log");
+            let mut service = shell(
+                "trap '' TERM; for i in 1 2 3; do sh -c 'echo $$; sleep 60; sleep 60' & done; wait",
+            );
+            service.stdout = Output::File(log.clone());
+            let (main, tree) = start(&service, cgroup);
+            let pids = written_pids(&log, 3);
+            signal::send_to_group(main.pidfd.as_fd(), main.pid, Signal::TERM).unwrap();
+            assert!(pids.iter().all(|pid| is_alive(*pid)));
+            main.signal(Signal::KILL);
+            main.wait_readable();
+            let released = release(&tree, &main);
+            assert_eq!(released.main, Reaped::Status(libc::SIGKILL));
+            wait_for(released.leftover);
+            assert!(!pids.iter().any(|pid| is_alive(*pid)));
+        });
+    }
+
+    /// A shell with job control gives each job a group of its own, in the same session.
+    #[test]
+    fn other_groups_of_the_session_go_too() {
+        if !Path::new("/bin/bash").exists() {
+            eprintln!("SKIPPED: needs bash");
+            return;
+        }
+        with_and_without_cgroups("groups", |cgroup| {
+            let directory = tempfile::tempdir().unwrap();
+            let log = directory.path().join("log");
+            let script = "set -m; sh -c 'echo $$; sleep 60; sleep 60' & wait";
+            let mut service = exec(&["/bin/bash", "-c", script]);
+            service.stdout = Output::File(log.clone());
+            for kill_all in [false, true] {
+                let _ = std::fs::remove_file(&log);
+                let (main, tree) = start(&service, cgroup);
+                let job = written_pids(&log, 1)[0];
+                let stat = proc::stat(job).unwrap();
+                assert_eq!((stat.group, stat.session), (job, main.pid));
+                if kill_all {
+                    tree.kill_all(main.pidfd.as_fd()).unwrap();
+                } else {
+                    main.signal(Signal::KILL);
+                }
+                main.wait_readable();
+                let released = release(&tree, &main);
+                wait_for(released.leftover);
+                assert!(!is_alive(job));
+            }
+        });
+    }
+
+    #[test]
+    fn a_daemon_with_a_session_of_its_own_goes_where_there_are_cgroups() {
+        let Some(cgroups) = TestCgroups::open("daemon") else {
+            return;
+        };
+        let cgroup = cgroups.for_service("web").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        // Forked twice, holding stdout, and orphaned.
+        let mut service = shell("(setsid sh -c 'trap \"\" TERM; echo $$; sleep 60; sleep 60' &)");
+        service.stdout = Output::File(log.clone());
+        let (main, tree) = start(&service, Some(&cgroup));
+        let daemon = written_pids(&log, 1)[0];
+        main.wait_readable();
+        assert!(is_alive(daemon));
+        let released = release(&tree, &main);
+        assert_eq!(released.main, Reaped::Status(0));
+        wait_for(released.leftover);
+        assert!(!is_alive(daemon));
+    }
+
+    #[test]
+    fn a_living_tree_is_killed_whole() {
+        with_and_without_cgroups("whole", |cgroup| {
+            let directory = tempfile::tempdir().unwrap();
+            let log = directory.path().join("log");
+            let mut service = shell("trap '' TERM; sh -c 'echo $$; sleep 60; sleep 60' & wait");
+            service.stdout = Output::File(log.clone());
+            let (main, tree) = start(&service, cgroup);
+            let child = written_pids(&log, 1)[0];
+            tree.kill_all(main.pidfd.as_fd()).unwrap();
+            main.wait_readable();
+            let released = release(&tree, &main);
+            assert_eq!(released.main, Reaped::Status(libc::SIGKILL));
+            wait_for(released.leftover);
+            assert!(!is_alive(child));
+        });
+    }
+
+    #[test]
+    fn what_an_earlier_agent_left_is_cleared() {
+        with_and_without_cgroups("earlier", |cgroup| {
+            let directory = tempfile::tempdir().unwrap();
+            let log = directory.path().join("log");
+            let mut service = shell("sh -c 'echo $$; sleep 60; sleep 60' & wait");
+            service.stdout = Output::File(log.clone());
+            let (main, tree) = start(&service, cgroup);
+            let child = written_pids(&log, 1)[0];
+            main.signal(Signal::KILL);
+            main.status();
+            assert!(is_alive(child));
+            wait_for(tree.clear().unwrap());
+            assert!(!is_alive(child));
+        });
+    }
+
+    #[test]
+    fn a_number_that_is_someone_elses_is_left_alone() {
+        let (other, _) = start(&shell("sleep 60 & wait"), None);
+        until("a child", || {
+            let children = format!("/proc/{0}/task/{0}/children", other.pid);
+            std::fs::read_to_string(children).is_ok_and(|text| !text.is_empty())
+        });
+        // An instance of ours had this pid once.
+        let start_time_ns = other.start_time_ns - proc::TICK_NS;
+        let tree = Tree::new(other.pid, start_time_ns, None);
+        assert!(matches!(tree.clear().unwrap(), Leftover::None));
+        assert!(!pidfd::has_exited(other.pidfd.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn a_fork_storm_ends() {
+        let Some(cgroups) = TestCgroups::open("storm") else {
+            return;
+        };
+        let cgroup = cgroups.for_service("web").unwrap();
+        let storm = "while :; do (setsid sleep 60 &) ; done";
+        for kill_file in [true, false] {
+            let (main, _) = start(&shell(storm), Some(&cgroup));
+            let slot = cgroup.slot(0);
+            until("a storm", || slot.pids().unwrap().len() > 20);
+            let slot = &slot.with_kill_file(kill_file);
+            let tree = Tree::new(main.pid, main.start_time_ns, Some(slot.clone()));
+            tree.kill_all(main.pidfd.as_fd()).unwrap();
+            main.wait_readable();
+            wait_for(release(&tree, &main).leftover);
+            assert_eq!(slot.pids().unwrap(), [0; 0]);
+        }
+    }
+
+    #[test]
+    fn a_number_in_use_is_known_in_each_role() {
+        let main = Running::start(&shell("sleep 60 & sleep 60"));
+        let any = main.pidfd.as_fd();
+        assert!(number_in_use(any, main.pid));
+        assert!(!number_in_use(any, u32::MAX));
+        let children = format!("/proc/{0}/task/{0}/children", main.pid);
+        let read = || std::fs::read_to_string(&children).unwrap_or_default();
+        until("two children", || read().split_whitespace().count() == 2);
+        let members: Vec<_> = read()
+            .split_whitespace()
+            .map(|pid| pidfd::open(pid.parse().unwrap()).unwrap())
+            .collect();
+        main.signal(Signal::KILL);
+        main.status();
+        assert!(number_in_use(any, main.pid));
+        for member in &members {
+            signal::send(member.as_fd(), Signal::KILL).unwrap();
+        }
+        // Orphans now: PID 1 reaps them, sooner or later.
+        until("free", || !number_in_use(any, main.pid));
+    }
+
+    /// `cargo test --release -p monitor-user os::tree -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    #[allow(clippy::disallowed_methods, reason = "it measures time")]
+    fn measure_release_with_nothing_left() {
+        use std::time::Instant;
+
+        if !alone("os::tree::tests::measure_release_with_nothing_left") {
+            return;
+        }
+        with_and_without_cgroups("measure", |cgroup| {
+            let mut times: Vec<_> = (0..500)
+                .map(|_| {
+                    let (main, tree) = start(&exec(&["/bin/true"]), cgroup);
+                    main.wait_readable();
+                    let before = Instant::now();
+                    let released = release(&tree, &main);
+                    let took = before.elapsed();
+                    wait_for(released.leftover);
+                    took
+                })
+                .collect();
+            times.sort();
+            let (median, last) = (times[250], times[494]);
+            let kind = if cgroup.is_some() { "with" } else { "without" };
+            eprintln!("{kind} a cgroup: median {median:?}, 99 % {last:?}");
+            let Some(slot) = cgroup.map(|cgroup| cgroup.slot(0)) else {
+                return;
+            };
+            let before = Instant::now();
+            (0..10_000).for_each(|_| drop(slot.is_populated()));
+            eprintln!("is_populated: {:?}", before.elapsed() / 10_000);
+            let before = Instant::now();
+            (0..10_000).for_each(|_| drop(slot.open()));
+            eprintln!("open: {:?}", before.elapsed() / 10_000);
+        });
     }
 }

@@ -93,3 +93,69 @@ impl AsRawFd for Waiter {
         self.epoll.0.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::eventfd::EventFd;
+
+    use super::*;
+    use crate::os::testing::{Running, exec, readable_within, until};
+    use crate::supervisor::Signal;
+
+    fn drained(waiter: &mut Waiter) -> Vec<u64> {
+        let mut ready = Vec::new();
+        waiter.drain(&mut ready).unwrap();
+        ready.into_iter().map(|(token, _)| token).collect()
+    }
+
+    #[test]
+    fn thousands_are_told_once_each() {
+        let mut waiter = Waiter::new().unwrap();
+        let events: Vec<_> = (0..3000).map(|_| EventFd::new().unwrap()).collect();
+        for (token, event) in (0..).zip(&events) {
+            waiter.add(event, Interest::Readable, token).unwrap();
+        }
+        assert!(!readable_within(&waiter, 0));
+        for event in &events {
+            event.write(1).unwrap();
+        }
+        assert!(readable_within(&waiter, 0));
+        let mut tokens = drained(&mut waiter);
+        tokens.sort_unstable();
+        assert_eq!(tokens, (0..3000).collect::<Vec<_>>());
+        assert!(!readable_within(&waiter, 0));
+        assert!(drained(&mut waiter).is_empty());
+        events[7].write(1).unwrap();
+        assert_eq!(drained(&mut waiter), [7]);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_before_is_told() {
+        let mut waiter = Waiter::new().unwrap();
+        let child = Running::start(&exec(&["/bin/sleep", "60"]));
+        waiter.add(&child.pidfd, Interest::Readable, 1).unwrap();
+        assert!(drained(&mut waiter).is_empty());
+        child.signal(Signal::KILL);
+        assert!(readable_within(&waiter, 10_000));
+        assert_eq!(drained(&mut waiter), [1]);
+        waiter.remove(&child.pidfd).unwrap();
+        assert!(waiter.remove(&child.pidfd).is_err());
+        waiter.add(&child.pidfd, Interest::Readable, 2).unwrap();
+        until("told", || drained(&mut waiter) == [2]);
+    }
+
+    #[test]
+    fn what_is_removed_or_closed_is_not_told() {
+        let mut waiter = Waiter::new().unwrap();
+        let (first, second) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+        waiter.add(&first, Interest::Readable, 1).unwrap();
+        waiter.add(&second, Interest::Readable, 2).unwrap();
+        first.write(1).unwrap();
+        second.write(1).unwrap();
+        waiter.remove(&first).unwrap();
+        drop(second);
+        assert!(drained(&mut waiter).is_empty());
+        assert!(waiter.add(&first, Interest::Readable, 1).is_ok());
+        assert!(waiter.add(&first, Interest::Readable, 1).is_err());
+    }
+}

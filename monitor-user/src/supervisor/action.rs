@@ -8,7 +8,7 @@ use super::signal::Signal;
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Start the service. Answered by `Spawned` or `SpawnFailed` with the same attempt.
     Spawn {
         service: ServiceName,
@@ -20,13 +20,13 @@ pub enum Action {
         instance: Instance,
         signal: Signal,
     },
-    /// SIGKILL the instance's whole tree: its main process too, if it lives.
+    /// SIGKILL the instance's whole tree: its main process too, if it lives. Said once.
     KillTree {
         service: ServiceName,
         instance: Instance,
     },
-    /// The main process has been released: kill what is left of its tree.
-    /// Answered by `TreeGone`.
+    /// The main process has been released: kill what is left of its tree, and of no other: with
+    /// `overlap`, the service's next instance may live already. Answered by `TreeGone`, always.
     ClearTree {
         service: ServiceName,
         instance: Instance,
@@ -39,7 +39,7 @@ pub enum Action {
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// It is so.
     Done,
     /// What a reload did.
@@ -50,18 +50,18 @@ pub enum Reply {
 
 /// What a reload did, names sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ReloadSummary {
+pub(crate) struct ReloadSummary {
     /// New services, started.
-    pub added: Vec<String>,
+    pub(crate) added: Vec<String>,
     /// Services whose file changed.
-    pub changed: Vec<String>,
+    pub(crate) changed: Vec<String>,
     /// Services that are gone from the config, stopped.
-    pub removed: Vec<String>,
+    pub(crate) removed: Vec<String>,
 }
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeniedReason {
+pub(crate) enum DeniedReason {
     /// No such service.
     UnknownService(ServiceName),
     /// There is no process to send a signal to.
@@ -80,14 +80,15 @@ pub enum DeniedReason {
 
 /// What happened to a service, for people and programs that follow along.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// An instance runs. `restarts` counts the starts since the agent's first, less one.
     Started {
         service: ServiceName,
         instance: Instance,
         restarts: u64,
     },
-    /// An instance of an earlier agent was taken over.
+    /// An instance of an earlier agent was taken over. One that died in between is told of so
+    /// only if its start never was.
     Adopted {
         service: ServiceName,
         instance: Instance,
@@ -123,7 +124,7 @@ pub enum Notice {
 
 /// Why a start waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackoffReason {
+pub(crate) enum BackoffReason {
     /// The service keeps ending by itself, or wants a delay.
     Exited,
     /// The start itself failed.

@@ -11,7 +11,7 @@ use super::signal::Signal;
 
 /// Why a process ended, as `wait` would tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// It called `exit`, or returned from main.
     Exited {
         /// The exit status, 0 to 255.
@@ -34,21 +34,21 @@ pub enum Cause {
 
 /// Who sent the fatal signal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sender {
+pub(crate) struct Sender {
     /// Process ID, as the agent's PID namespace has it.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Start time since boot, in nanoseconds at the resolution of `/proc` (10 ms).
-    pub start_time_ns: u64,
+    pub(crate) start_time_ns: u64,
     /// Real user ID.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// The sender's name.
-    pub comm: String,
+    pub(crate) comm: String,
 }
 
 /// Whose doing a death was: only the service's own counts towards delay and start limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Blame {
+pub(crate) enum Blame {
     /// The service failed, or ended, by itself.
     Itself,
     /// Someone else ended it.
@@ -57,20 +57,20 @@ pub enum Blame {
 
 /// What is known of one death.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Death {
+pub(crate) struct Death {
     /// Why.
-    pub cause: Cause,
+    pub(crate) cause: Cause,
     /// Whose doing it was, answered by `decode`.
-    pub blame: Blame,
+    pub(crate) blame: Blame,
     /// The process's own name when it died, if the kernel's record tells.
-    pub comm: Option<String>,
+    pub(crate) comm: Option<String>,
     /// From start to death, if known.
-    pub uptime: Option<Duration>,
+    pub(crate) uptime: Option<Duration>,
 }
 
 impl Cause {
     /// Reads a wait status as `wait(2)` returns it.
-    pub fn from_wait_status(status: i32) -> Self {
+    pub(crate) fn from_wait_status(status: i32) -> Self {
         let signal = status & 0x7f;
         if signal == 0 {
             return Self::Exited {

@@ -12,32 +12,32 @@ use super::memory::Memory;
 use super::signal::Signal;
 
 /// The name of a service, as its file is named.
-pub type ServiceName = Arc<str>;
+pub(crate) type ServiceName = Arc<str>;
 
 /// One run of a service: a pid alone may be anybody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// Process ID, as the agent's PID namespace has it.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Start time since boot, in nanoseconds at the resolution of `/proc` (10 ms).
-    pub start_time_ns: u64,
+    pub(crate) start_time_ns: u64,
 }
 
 /// Which start of a service is meant: counted up for each `Spawn`, never reused.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-pub struct Attempt(pub u64);
+pub(crate) struct Attempt(pub u64);
 
 /// Who waits for an answer: a control connection's pending command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
+pub(crate) struct RequestId(pub u64);
 
 /// Where a start failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpawnFailure {
+pub(crate) struct SpawnFailure {
     /// "cannot run /usr/bin/x: No such file or directory (exec)"
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for SpawnFailure {
@@ -48,7 +48,7 @@ impl fmt::Display for SpawnFailure {
 
 /// A fact.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub(crate) enum Event {
     /// A valid config was read: at the start, or for a reload that `request` waits for.
     /// It is the whole set: a service that is not in it was removed.
     Configured {

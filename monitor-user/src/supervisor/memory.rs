@@ -2,7 +2,7 @@
 //!
 //! Only the shape and its ageing: the agent keeps it, the supervisor fills and reads it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::event::{Attempt, Instance, SpawnFailure};
 /// What people and config want of a service, whatever it does at the moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Desired {
+pub(crate) enum Desired {
     /// To run.
     #[default]
     Up,
@@ -23,7 +23,7 @@ pub enum Desired {
 /// Why a service that is down is down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rest {
+pub(crate) enum Rest {
     /// It was asked for: a stop, a removal, a shutdown.
     Stopped,
     /// It ended with success, and its restart policy leaves it there.
@@ -41,46 +41,52 @@ pub enum Rest {
 /// Every field may be missing when it is read: a newer agent reads an older one's memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// What is desired; a shutdown does not change it.
-    pub desired: Desired,
+    pub(crate) desired: Desired,
     /// The last attempt that was made.
-    pub last_attempt: Attempt,
+    pub(crate) last_attempt: Attempt,
     /// The instance that had not exited, as far as was known.
-    pub instance: Option<Instance>,
+    pub(crate) instance: Option<Instance>,
     /// How many instances were started so far.
-    pub starts: u64,
+    pub(crate) starts: u64,
     /// Ends by itself in a row: how far the delay has grown.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// How long ago the starts were that count towards the start limit, oldest first.
-    pub starts_ago: Vec<Duration>,
+    pub(crate) starts_ago: Vec<Duration>,
     /// In backoff: how long until the next start.
-    pub next_start_in: Option<Duration>,
+    pub(crate) next_start_in: Option<Duration>,
     /// Whether its instance is on its way down, to stay there or to be started again.
-    pub stopping: bool,
+    pub(crate) stopping: bool,
     /// Why it is to stay down although it is desired up; never `Rest::Stopped`.
-    pub rest: Option<Rest>,
+    pub(crate) rest: Option<Rest>,
     /// Whether it is down, and that has been told.
-    pub at_rest: bool,
+    pub(crate) at_rest: bool,
     /// The last death.
-    pub last_exit: Option<Death>,
+    pub(crate) last_exit: Option<Death>,
     /// Instances whose death has been counted, but that had not let go of everything.
-    pub leaving: Vec<Instance>,
+    pub(crate) leaving: Vec<Instance>,
     /// Why the last start failed, until one succeeds.
-    pub last_failure: Option<SpawnFailure>,
+    pub(crate) last_failure: Option<SpawnFailure>,
     /// How long it has been in its state.
-    pub state_age: Duration,
+    pub(crate) state_age: Duration,
 }
 
 impl Memory {
     /// The same memory after some more time, for a reader who knows how old it is.
     #[must_use]
-    pub fn aged(mut self, by: Duration) -> Self {
+    pub(crate) fn aged(mut self, by: Duration) -> Self {
         self.state_age = self.state_age.saturating_add(by);
         self.next_start_in = self.next_start_in.map(|left| left.saturating_sub(by));
         for ago in &mut self.starts_ago {
             *ago = ago.saturating_add(by);
         }
         self
+    }
+
+    /// Since when it has been in its state, on the reader's clock.
+    pub(super) fn since(&self, now: Instant) -> Instant {
+        // An Instant before the clock's own beginning does not exist.
+        now.checked_sub(self.state_age).unwrap_or(now)
     }
 }

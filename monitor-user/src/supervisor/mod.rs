@@ -5,8 +5,9 @@
 //!
 //! The loop around it:
 //! 1. `handle_event` for each fact, `handle_timeout` when [`Supervisor::poll_timeout`] is due;
-//! 2. after each of them, perform every [`Supervisor::next_action`];
-//! 3. where memory is kept, write that of every [`Supervisor::next_changed`];
+//! 2. after each of them, where memory is kept, write that of every
+//!    [`Supervisor::next_changed`], so that what is then answered outlives the agent;
+//! 3. perform every [`Supervisor::next_action`];
 //! 4. sleep until the next fact or `poll_timeout`.
 //!
 //! What it counts on: each `Spawn` is answered once, before that instance's `ProcessReleased`;
@@ -33,19 +34,19 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use action::*;
-pub use cause::*;
-pub use event::*;
-pub use memory::*;
-pub use signal::*;
-pub use spec::*;
-pub use status::*;
+pub(crate) use action::*;
+pub(crate) use cause::*;
+pub(crate) use event::*;
+pub(crate) use memory::*;
+pub(crate) use signal::*;
+pub(crate) use spec::*;
+pub(crate) use status::*;
 
 use service::{Dead, Legacy, Service, Step};
 
 /// All services of one agent.
 #[derive(Default)]
-pub struct Supervisor {
+pub(crate) struct Supervisor {
     services: BTreeMap<ServiceName, Service>,
     /// Each service's next deadline, if it has one.
     deadlines: BTreeSet<(Instant, ServiceName)>,
@@ -71,12 +72,12 @@ struct Startup {
 
 impl Supervisor {
     /// A supervisor that knows nothing yet. `Remembered` facts may follow, then `Configured`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Takes a fact, known at `now`. What is to be done about it is left in `next_action`.
-    pub fn handle_event(&mut self, event: Event, now: Instant) {
+    pub(crate) fn handle_event(&mut self, event: Event, now: Instant) {
         if let Some(event) = self.hold_until_configured(event) {
             self.dispatch(event, now);
         }
@@ -84,7 +85,7 @@ impl Supervisor {
     }
 
     /// Does what is due at `now`. To be called when `poll_timeout` has come; harmless earlier.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while let Some((deadline, _)) = self.deadlines.first()
             && *deadline <= now
         {
@@ -98,39 +99,39 @@ impl Supervisor {
     }
 
     /// When `handle_timeout` is to be called next; `None`: not before another fact.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// The next thing to do, in order. To be drained after every event and timeout.
-    pub fn next_action(&mut self) -> Option<Action> {
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// The next service whose memory may have changed, or that is forgotten (then it has none).
-    pub fn next_changed(&mut self) -> Option<ServiceName> {
+    pub(crate) fn next_changed(&mut self) -> Option<ServiceName> {
         self.changed.pop_first()
     }
 
     /// One service as it is now; `None` if there is none of that name.
-    pub fn status(&self, service: &str) -> Option<Status<'_>> {
+    pub(crate) fn status(&self, service: &str) -> Option<Status<'_>> {
         self.services.get(service).map(Service::status)
     }
 
     /// All services as they are now, by name.
-    pub fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
         self.services.values().map(Service::status)
     }
 
     /// What the next agent needs to know of a service; `None` if there is none of that name.
-    pub fn memory(&self, service: &str, now: Instant) -> Option<Memory> {
+    pub(crate) fn memory(&self, service: &str, now: Instant) -> Option<Memory> {
         self.services
             .get(service)
             .map(|service| service.memory(now))
     }
 
     /// The spec that a `Spawn` for this service means, at the time when it is drained.
-    pub fn spec(&self, service: &str) -> Option<&Arc<Spec>> {
+    pub(crate) fn spec(&self, service: &str) -> Option<&Arc<Spec>> {
         self.services.get(service).map(Service::spec)
     }
 

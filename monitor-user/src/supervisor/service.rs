@@ -398,7 +398,9 @@ impl Service {
         self.removed = false;
         self.spec = spec;
         self.desired = Desired::Up;
-        self.overtake_down("reload", step);
+        if self.is_wanted() {
+            self.overtake_down("reload", step);
+        }
         self.begin(step);
     }
 
@@ -437,8 +439,6 @@ impl Service {
         for (_, instance) in own {
             self.kill_surplus(instance, step);
         }
-        // An Instant before the clock's own beginning does not exist: then it is since now.
-        self.since = step.now.checked_sub(memory.state_age).unwrap_or(step.now);
         self.settle(step);
     }
 
@@ -467,6 +467,9 @@ impl Service {
         let is_stopping = memory.stopping || !self.is_wanted();
         if !is_stopping {
             self.enter(ServiceState::Running { instance }, step);
+            if !is_untold {
+                self.since = memory.since(step.now);
+            }
         } else if is_dead {
             let kill_at = None;
             self.enter(ServiceState::Stopping { instance, kill_at }, step);
@@ -482,6 +485,7 @@ impl Service {
             Some(Rest::Stopped) | None => None,
             Some(rest) => Some(rest.clone()),
         };
+        self.since = memory.since(now);
         self.state = match (rest, memory.next_start_in) {
             // It was told when it happened.
             (Some(rest), _) if memory.at_rest && self.leaving.is_empty() => {

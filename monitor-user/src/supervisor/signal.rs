@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A Linux signal, 1 to 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Signal(u8);
+pub(crate) struct Signal(u8);
 
 /// The names of signals 1 to 31, on every architecture that respawn runs on (x86-64, aarch64).
 const NAMES: [&str; 31] = [
@@ -49,16 +49,16 @@ const REAL_TIME: (u8, u8) = (34, 64);
 
 impl Signal {
     /// SIGHUP
-    pub const HUP: Self = Self(1);
+    pub(crate) const HUP: Self = Self(1);
     /// SIGINT
-    pub const INT: Self = Self(2);
+    pub(crate) const INT: Self = Self(2);
     /// SIGKILL
-    pub const KILL: Self = Self(9);
+    pub(crate) const KILL: Self = Self(9);
     /// SIGTERM
-    pub const TERM: Self = Self(15);
+    pub(crate) const TERM: Self = Self(15);
 
     /// The signal of that number; `None` outside 1 to 64.
-    pub fn from_number(number: i32) -> Option<Self> {
+    pub(crate) fn from_number(number: i32) -> Option<Self> {
         u8::try_from(number)
             .ok()
             .filter(|n| (1..=64).contains(n))
@@ -66,7 +66,7 @@ impl Signal {
     }
 
     /// The kernel's number, 1 to 64.
-    pub fn number(self) -> i32 {
+    pub(crate) fn number(self) -> i32 {
         i32::from(self.0)
     }
 }
@@ -84,7 +84,7 @@ impl fmt::Display for Signal {
 
 /// What is no signal, in the words shown to the user.
 #[derive(Debug, PartialEq, Eq)]
-pub struct UnknownSignal(String);
+pub(crate) struct UnknownSignal(String);
 
 impl fmt::Display for UnknownSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,16 +8,16 @@ use super::signal::Signal;
 
 /// One service, validated by `config`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
+pub(crate) struct Spec {
     /// When to start again, and how to stop. A change of it alone restarts nothing.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
     /// How to run it. A change of it restarts the service.
-    pub exec: Exec,
+    pub(crate) exec: Exec,
 }
 
 /// When a service is started again after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartPolicy {
+pub(crate) enum RestartPolicy {
     /// After every end.
     Always,
     /// After an end that is not a success.
@@ -28,37 +28,37 @@ pub enum RestartPolicy {
 
 /// At most `burst` starts within `interval`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StartLimit {
+pub(crate) struct StartLimit {
     /// Starts, at least 1.
-    pub burst: u32,
+    pub(crate) burst: u32,
     /// The sliding window.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
 }
 
 /// What the supervisor decides by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    pub restart: RestartPolicy,
+pub(crate) struct Policy {
+    pub(crate) restart: RestartPolicy,
     /// Before the first restart; the later ones double from `max(restart_delay, 100 ms)`.
-    pub restart_delay: Duration,
+    pub(crate) restart_delay: Duration,
     /// The longest delay.
-    pub restart_max_delay: Duration,
+    pub(crate) restart_max_delay: Duration,
     /// Up this long, a service has its delay and its start limit afresh.
-    pub stable_after: Duration,
+    pub(crate) stable_after: Duration,
     /// `None`: never give up.
-    pub start_limit: Option<StartLimit>,
+    pub(crate) start_limit: Option<StartLimit>,
     /// Exit codes that are a success.
-    pub success_exit_status: Vec<u8>,
-    pub stop_signal: Signal,
+    pub(crate) success_exit_status: Vec<u8>,
+    pub(crate) stop_signal: Signal,
     /// From `stop_signal` to SIGKILL.
-    pub stop_timeout: Duration,
+    pub(crate) stop_timeout: Duration,
     /// Start the next instance on the early event, beside the dying one's teardown.
-    pub overlap: bool,
+    pub(crate) overlap: bool,
 }
 
 /// Where one of the standard streams goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     /// `/dev/null`
     Null,
     /// The agent's own.
@@ -69,39 +69,39 @@ pub enum Output {
 
 /// A user or group ID with all that `exec` needs of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    pub uid: u32,
-    pub gid: u32,
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Supplementary groups.
-    pub groups: Vec<u32>,
+    pub(crate) groups: Vec<u32>,
 }
 
 /// A resource limit; `None` is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// The kernel's `RLIMIT_…` number.
-    pub resource: u32,
-    pub soft: Option<u64>,
-    pub hard: Option<u64>,
+    pub(crate) resource: u32,
+    pub(crate) soft: Option<u64>,
+    pub(crate) hard: Option<u64>,
 }
 
 /// What the child needs to become the service.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// The program's absolute path, looked up already.
-    pub program: PathBuf,
+    pub(crate) program: PathBuf,
     /// argv, argv[0] included; never empty.
-    pub arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
     /// The complete environment.
-    pub environment: BTreeMap<String, String>,
+    pub(crate) environment: BTreeMap<String, String>,
     /// `None`: the agent's own identity.
-    pub identity: Option<Identity>,
-    pub working_directory: PathBuf,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) working_directory: PathBuf,
     /// `None`: 0022.
-    pub umask: Option<u32>,
+    pub(crate) umask: Option<u32>,
     /// -20 to 19; `None`: the agent's own.
-    pub nice: Option<i32>,
-    pub limits: Vec<Limit>,
-    pub stdout: Output,
-    pub stderr: Output,
+    pub(crate) nice: Option<i32>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
 }

@@ -12,7 +12,7 @@ use super::memory::Desired;
 /// The contract's words for what a service does. Coarser than the machine in `service.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     /// An instance runs.
     Running,
     /// A start is under way, or waits only for the old instance to let go.
@@ -29,7 +29,7 @@ pub enum State {
 
 impl State {
     /// "running", "starting", "stopping", "stopped", "backoff" or "failed".
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Starting => "starting",
@@ -49,25 +49,25 @@ impl fmt::Display for State {
 
 /// One service as it is now.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Status<'a> {
+pub(crate) struct Status<'a> {
     /// Its name.
-    pub service: &'a ServiceName,
+    pub(crate) service: &'a ServiceName,
     /// What it does.
-    pub state: State,
+    pub(crate) state: State,
     /// What is wanted of it; down for a service that is gone from the config.
-    pub desired: Desired,
+    pub(crate) desired: Desired,
     /// The instance that has not exited yet.
-    pub instance: Option<Instance>,
+    pub(crate) instance: Option<Instance>,
     /// Since when it has been in this state.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// Starts so far, less one.
-    pub restarts: u64,
+    pub(crate) restarts: u64,
     /// The last death.
-    pub last_exit: Option<&'a Death>,
+    pub(crate) last_exit: Option<&'a Death>,
     /// Why the last start failed, until one succeeds.
-    pub last_failure: Option<&'a SpawnFailure>,
+    pub(crate) last_failure: Option<&'a SpawnFailure>,
     /// Why it was given up, if it was.
-    pub failed: Option<&'a str>,
+    pub(crate) failed: Option<&'a str>,
     /// In backoff: when the next start is due.
-    pub next_start: Option<Instant>,
+    pub(crate) next_start: Option<Instant>,
 }

@@ -4,19 +4,15 @@ mod output;
 mod source;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::output::{Flushed, Output};
+use self::output::View;
 use self::source::Source;
 use super::Global;
+use super::output::{Flushed, Interrupts, LAST_WORDS, eprint_line};
 use crate::os::process::{OpenError, Process};
 use crate::probe;
-
-/// How long the last lines may take once the end is wanted.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Stream the exits of processes as they happen
 ///
@@ -96,7 +92,7 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
     let only_pids = !arguments.all && arguments.name.is_empty();
     let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
     let mut source = Source::open(&options, only_pids)?;
-    let mut output = Output::new(arguments.json)?;
+    let mut view = View::new(arguments.json);
     for &pid in &arguments.pid {
         match Process::open(pid) {
             Ok(process) => source.add(process)?,
@@ -104,7 +100,7 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
                 eprint_line(&format!(
                     "process {pid} is gone: there is no such process any more"
                 ));
-                output.gone(pid)?;
+                view.gone(pid)?;
             }
             Err(OpenError::NotAProcess) => {
                 bail!("--pid {pid}: that is a thread, not a process; give its process's pid")
@@ -115,14 +111,14 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
     if !(only_pids && source.is_empty()) {
         eprint_line(&source.describe(arguments));
     }
-    let followed = follow(&mut source, &mut output, &mut interrupts, only_pids).await;
+    let followed = follow(&mut source, &mut view, &mut interrupts, only_pids).await;
     let summary = Summary {
-        shown: output.shown(),
+        shown: view.shown(),
         lost: source.lost(),
         wakeups: source.wakeups(),
         hook: statistics.as_ref().and_then(|_| source.statistics()),
     };
-    output.finish(&summary).await;
+    view.finish(&summary).await;
     eprint_line(&summary.to_string());
     followed
 }
@@ -130,12 +126,12 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
 /// Shows exits as they come. With `only_pids`, ends when all of those have been shown.
 async fn follow(
     source: &mut Source,
-    output: &mut Output,
+    view: &mut View,
     interrupts: &mut Interrupts,
     only_pids: bool,
 ) -> Result<()> {
     loop {
-        match show(source, output, interrupts).await? {
+        match show(source, view, interrupts).await? {
             Flushed::Done => {}
             Flushed::Interrupted => break,
             Flushed::Closed => return Ok(()),
@@ -145,13 +141,13 @@ async fn follow(
         }
         tokio::select! {
             () = interrupts.next() => break,
-            () = output.closed() => return Ok(()),
+            () = view.output.closed() => return Ok(()),
             ready = source.ready() => ready?,
         }
     }
     // What is in the ring by now is shown as well, as long as somebody reads it.
     let rest = async {
-        while show(source, output, interrupts).await? == Flushed::Interrupted {}
+        while show(source, view, interrupts).await? == Flushed::Interrupted {}
         Ok(())
     };
     tokio::time::timeout(LAST_WORDS, rest)
@@ -162,37 +158,14 @@ async fn follow(
 /// Shows all that has come.
 async fn show(
     source: &mut Source,
-    output: &mut Output,
+    view: &mut View,
     interrupts: &mut Interrupts,
 ) -> Result<Flushed> {
     loop {
-        let more = source.take(output)?;
-        match output.flush(interrupts).await? {
+        let more = source.take(view)?;
+        match view.flush(interrupts).await? {
             Flushed::Done if more => {}
             flushed => return Ok(flushed),
-        }
-    }
-}
-
-/// SIGINT, SIGTERM or SIGHUP.
-struct Interrupts([Signal; 3]);
-
-impl Interrupts {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind);
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => (),
-            _ = terminate.recv() => (),
-            _ = hangup.recv() => (),
         }
     }
 }
@@ -219,9 +192,4 @@ impl std::fmt::Display for Summary {
         }
         Ok(())
     }
-}
-
-/// Says something on standard error, if it is open.
-fn eprint_line(text: &str) {
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("respawn: {text}\n"));
 }

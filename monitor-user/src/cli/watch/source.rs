@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use monitor_ebpf::TICK_NS;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
-use super::{Arguments, eprint_line, output::Output};
+use super::Arguments;
+use super::output::View;
+use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
 use crate::decode::{self, ProcessExit};
 use crate::os;
@@ -128,12 +129,12 @@ impl Source {
     }
 
     /// Shows what has come. `true`: there is more, as soon as that is written.
-    pub(super) fn take(&mut self, output: &mut Output) -> Result<bool> {
+    pub(super) fn take(&mut self, view: &mut View) -> Result<bool> {
         match &mut self.kind {
-            Kind::Kernel(kernel) => kernel.take(output),
+            Kind::Kernel(kernel) => kernel.take(view),
             Kind::Pidfds { ended, .. } => {
                 for process in ended.drain(..) {
-                    output.exited(&without_record(&process))?;
+                    view.exited(&without_record(&process))?;
                 }
                 Ok(false)
             }
@@ -172,26 +173,26 @@ impl Kernel {
         Ok(())
     }
 
-    fn take(&mut self, output: &mut Output) -> Result<bool> {
-        if self.drain(output)? {
+    fn take(&mut self, view: &mut View) -> Result<bool> {
+        if self.drain(view)? {
             return Ok(true);
         }
         let lost = self.probe.lost()?;
         if lost > self.lost {
-            output.lost(lost - self.lost);
+            view.lost(lost - self.lost);
             self.lost = lost;
             self.unsure = true;
         }
         if std::mem::take(&mut self.unsure) {
-            self.resync(output)?;
+            self.resync(view)?;
         }
         Ok(false)
     }
 
     /// Shows what is in the ring. `true`: there is more, as soon as that is written.
-    fn drain(&mut self, output: &mut Output) -> Result<bool> {
+    fn drain(&mut self, view: &mut View) -> Result<bool> {
         let wall = WallClock::read();
-        while !output.is_full() {
+        while !view.output.is_full() {
             match self.probe.next(decode::exit) {
                 None => return Ok(false),
                 Some(None) => tracing::error!("the ring holds a record that is not of this build"),
@@ -199,7 +200,7 @@ impl Kernel {
                     if exit.watched {
                         self.processes.remove(&exit.instance.pid);
                     }
-                    output.exited(&with_record(exit, &wall))?;
+                    view.exited(&with_record(exit, &wall))?;
                 }
             }
         }
@@ -208,7 +209,7 @@ impl Kernel {
 
     /// Shows watched processes that ended unreported: between the look and the watch, or while the
     /// ring was full.
-    fn resync(&mut self, output: &mut Output) -> Result<()> {
+    fn resync(&mut self, view: &mut View) -> Result<()> {
         let ended = |process: &&Process| process.has_ended();
         let ended: Vec<u32> = self
             .processes
@@ -217,12 +218,12 @@ impl Kernel {
             .map(|process| process.instance.pid)
             .collect();
         // A record comes before the pidfd's end: whose record is not in the ring now has none.
-        while self.drain(output)? {
-            output.make_room();
+        while self.drain(view)? {
+            view.output.make_room();
         }
         for pid in ended {
             if let Some(process) = self.processes.remove(&pid) {
-                output.exited(&without_record(&process))?;
+                view.exited(&without_record(&process))?;
             }
         }
         Ok(())

@@ -83,7 +83,7 @@ impl Shared {
             tv_nsec: i64::from(milliseconds % 1000) * 1_000_000,
         };
         // Not FUTEX_PRIVATE_FLAG: the kernel wakes through the shared kind.
-        // https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L1328
+        // `mm_release` in https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c
         // SAFETY: the word and the timeout outlive the call; a FUTEX_WAIT writes to neither.
         let result = unsafe {
             libc::syscall(
@@ -114,6 +114,11 @@ impl Shared {
         }
     }
 
+    /// Whether the child ended before its first instruction.
+    pub(super) fn is_unborn(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == Stage::Fork as u32
+    }
+
     fn reach(&self, stage: Stage, detail: u32) {
         self.detail.store(detail, Ordering::Relaxed);
         self.stage.store(stage as u32, Ordering::Relaxed);
@@ -127,8 +132,12 @@ pub(super) extern "C" fn run(argument: *const c_void) -> ! {
     // SAFETY: null, or what was prepared for this start: the spawner borrows it until this
     // process has left its memory, and nobody changes it meanwhile.
     let command = unsafe { shared.command.load(Ordering::Relaxed).as_ref() };
+    shared.reach(Stage::Cgroup, 0);
     let failed = join_cgroup(shared).and_then(|()| match command {
-        None => sys::exit(0),
+        None => {
+            shared.reach(Stage::Exec, 0);
+            sys::exit(0)
+        }
         Some(command) => become_service(shared, command),
     });
     let Err(errno) = failed;
@@ -142,7 +151,6 @@ fn join_cgroup(shared: &Shared) -> Result<(), Errno> {
     if members < 0 {
         return Ok(());
     }
-    shared.reach(Stage::Cgroup, 0);
     sys::write(members, b"0")
 }
 

@@ -9,7 +9,7 @@
 //! the same place in the kernel that ends a vfork). This wait can have an end. Once the child has
 //! the service's uid, that user may stop it (SIGSTOP needs no more); a suspended agent would hang
 //! until somebody continues it, and so it would on a log file on a dead network mount.
-//! <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L1338>
+//! `mm_release` in <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c>
 //!
 //! ```text
 //! agent                                  child (own stack, agent's memory, all signals blocked)
@@ -62,6 +62,16 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const WAIT_STEP_MS: u32 = 50;
 /// How often the agent waits so long before it gives a start up: 10 s in all.
 const WAIT_STEPS: u32 = 200;
+
+/// The child was killed before its first instruction.
+///
+/// Linux 6.14 to 7.2, and stable kernels with the same change, do this to each child that is cloned
+/// into a cgroup whose `cgroup.kill` was written once: they compare that cgroup's count of kills
+/// with that of the parent's. Fixed by 8e3599202166 ("cgroup: fix spurious SIGKILL of
+/// CLONE_INTO_CGROUP children").
+/// `cgroup_css_set_fork` in
+/// <https://github.com/gregkh/linux/blob/v6.18.38/kernel/cgroup/cgroup.c#L6716>
+pub(super) const UNBORN: Errno = libc::ECANCELED;
 
 /// A service's main process, just started.
 #[derive(Debug)]
@@ -199,6 +209,8 @@ pub(crate) struct Spawner {
     stack: Stack,
     /// Whether `clone3` may be called; found out once, and corrected by its first refusal.
     clone3: Cell<bool>,
+    /// Whether `clone3` may put the child into its cgroup: not where that kills it ([`UNBORN`]).
+    into_cgroup: Cell<bool>,
     fd_limit: Option<FdLimit>,
 }
 
@@ -215,6 +227,7 @@ impl Spawner {
         Ok(Self {
             stack: Stack::new()?,
             clone3: Cell::new(sys::has_clone3()),
+            into_cgroup: Cell::new(true),
             fd_limit,
         })
     }
@@ -244,13 +257,25 @@ impl Spawner {
         let Some(slot) = slot else {
             return self.start(command, None);
         };
-        match self.start_in(command, slot) {
-            // Someone has removed it, or the last instance has left controllers enabled in it.
-            Err(error) if error.stage == Stage::Cgroup && slot.reset().is_ok() => {
-                self.start_in(command, slot)
-            }
-            result => result,
+        let error = match self.start_in(command, slot) {
+            Err(error) if error.stage == Stage::Cgroup => error,
+            result => return result,
+        };
+        // Someone has removed it, or the last instance has left controllers enabled in it, or
+        // the kernel has killed the child at birth.
+        let (error, is_fresh) = match slot.reset().map(|()| self.start_in(command, slot)) {
+            Ok(Err(error)) => (error, true),
+            Ok(result) => return result,
+            Err(_) => (error, false),
+        };
+        if error.errno != UNBORN {
+            return Err(error);
         }
+        // Processes are left in it, or it is our own cgroup that was killed once.
+        self.into_cgroup.set(false);
+        let result = self.start_in(command, slot);
+        self.into_cgroup.set(!(is_fresh && result.is_ok()));
+        result
     }
 
     fn start_in(&mut self, command: &Prepared, slot: &Slot) -> Result<Child, SpawnError> {
@@ -280,7 +305,7 @@ impl Spawner {
     /// Whether processes can be started in this cgroup: tries it with one that ends at once.
     ///
     /// # Errors
-    /// The kernel's: EACCES, EBUSY, EOPNOTSUPP, ENOENT …
+    /// The kernel's: EACCES, EBUSY, EOPNOTSUPP, ENOENT …; [`UNBORN`].
     pub(crate) fn try_cgroup(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
         let child = self
             .run(None, Some(directory))
@@ -297,7 +322,7 @@ impl Spawner {
         let dumpable = is_dumpable();
         let old_mask = sys::set_signal_mask(u64::MAX);
         let result = self.clone(command, cgroup).and_then(|begun| {
-            self.wait_for_exec(begun.child.pidfd.as_fd())?;
+            self.wait_for_exec(begun.child.pidfd.as_fd(), cgroup.is_some())?;
             Ok(begun.child)
         });
         sys::set_signal_mask(old_mask);
@@ -314,6 +339,9 @@ impl Spawner {
         command: Option<&Prepared>,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Begun, Failure> {
+        if cgroup.is_some() && !self.into_cgroup.get() {
+            return self.clone_by_the_older_call(command, cgroup);
+        }
         if self.clone3.get() {
             let mut args = CloneArgs {
                 flags: CLONE_CLEAR_SIGHAND,
@@ -405,17 +433,17 @@ impl Spawner {
     }
 
     /// Waits until the child has left the shared memory; reaps it if it has failed.
-    fn wait_for_exec(&mut self, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
+    fn wait_for_exec(&mut self, pidfd: BorrowedFd<'_>, in_cgroup: bool) -> Result<(), Failure> {
         let shared = self.stack.shared();
         for _ in 0..WAIT_STEPS {
             if shared.wait(WAIT_STEP_MS) {
-                return match shared.failure() {
-                    None => Ok(()),
-                    Some(failure) => {
-                        let _ = pidfd::reap_blocking(pidfd);
-                        Err(failure)
-                    }
+                let failure = match shared.failure() {
+                    None if in_cgroup && shared.is_unborn() => Failure::new(Stage::Cgroup, UNBORN),
+                    None => return Ok(()),
+                    Some(failure) => failure,
                 };
+                let _ = pidfd::reap_blocking(pidfd);
+                return Err(failure);
             }
             if let Some(cont) = Signal::from_number(libc::SIGCONT) {
                 let _ = signal::send(pidfd, cont);
@@ -462,7 +490,7 @@ fn open_members(cgroup: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// tick has passed between them.
 ///
 /// The kernel takes it from the same clock, and `/proc` cuts it down to ticks.
-/// <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c#L2172>
+/// `copy_process` in <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c>, `do_task_stat` in fs/proc/array.c.
 fn start_time_between(pid: u32, before_ns: u64, after_ns: u64) -> u64 {
     let tick = before_ns / TICK_NS;
     if tick == after_ns / TICK_NS {

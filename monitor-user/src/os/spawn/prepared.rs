@@ -285,6 +285,10 @@ fn shown(path: &CStr) -> String {
 
 /// "No such file or directory"
 fn describe(errno: i32) -> String {
+    if errno == libc::ETIMEDOUT {
+        // The C library's words for it speak of a connection.
+        return "timed out".to_owned();
+    }
     let text = io::Error::from_raw_os_error(errno).to_string();
     match text.rsplit_once(" (os error ") {
         Some((reason, _)) => reason.to_owned(),

@@ -232,10 +232,10 @@ fn limits_nice_directory_and_environment() {
         assert_eq!(stat.split(' ').nth(18), Some("7"));
         let directory = fs::read_link(format!("/proc/{}/cwd", child.pid)).unwrap();
         assert_eq!(directory, fs::canonicalize("/usr/bin").unwrap());
-        assert_eq!(
-            fs::read(format!("/proc/{}/environ", child.pid)).unwrap(),
-            b"A=b c=d\0PATH=/usr/bin:/bin\0"
-        );
+        // Exec lays it out after the name is set.
+        let environment = || fs::read(format!("/proc/{}/environ", child.pid)).unwrap();
+        until("environment", || !environment().is_empty());
+        assert_eq!(environment(), b"A=b c=d\0PATH=/usr/bin:/bin\0");
         assert_eq!(
             fs::read(format!("/proc/{}/cmdline", child.pid)).unwrap(),
             b"/bin/sleep\x0060\0"
@@ -525,7 +525,10 @@ fn a_start_is_in_its_cgroup_from_the_first_instruction() {
         let slot = service.slot(attempt);
         let child =
             Running::start_with(&mut spawner, &exec(&["/bin/sleep", "60"]), Some(slot)).unwrap();
-        assert_eq!(service.holding(child.pid), Some(slot));
+        assert_eq!(
+            service.holding(child.pid).map(Slot::path),
+            Some(slot.path())
+        );
         assert!(slot.is_populated().unwrap());
         assert_eq!(slot.pids().unwrap(), [child.pid]);
     }
@@ -545,9 +548,121 @@ fn a_removed_cgroup_is_made_again() {
         let slot = service.slot(1);
         let child =
             Running::start_with(&mut spawner, &exec(&["/bin/sleep", "60"]), Some(slot)).unwrap();
-        assert_eq!(service.holding(child.pid), Some(slot));
+        assert_eq!(
+            service.holding(child.pid).map(Slot::path),
+            Some(slot.path())
+        );
         drop(child);
         until("empty", || !slot.is_populated().unwrap());
+    }
+}
+
+#[test]
+fn a_cgroup_that_was_killed_takes_the_next_start() {
+    let Some(cgroups) = TestCgroups::open("killed") else {
+        return;
+    };
+    let service = cgroups.for_service("web").unwrap();
+    for mut spawner in spawners() {
+        for _ in 0..3 {
+            let slot = service.slot(0);
+            let child = Running::start_with(&mut spawner, &shell("exit 4"), Some(slot)).unwrap();
+            assert_eq!(child.status(), 4 << 8);
+            slot.kill().unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_agent_whose_own_cgroup_was_killed_once_starts_services() {
+    if !alone("os::spawn::tests::an_agent_whose_own_cgroup_was_killed_once_starts_services") {
+        return;
+    }
+    let Some(cgroups) = TestCgroups::open("own") else {
+        return;
+    };
+    let own = cgroups.for_service("agent").unwrap();
+    own.slot(0).kill().unwrap();
+    fs::write(own.slot(0).path().join("cgroup.procs"), "0").unwrap();
+    let service = cgroups.for_service("web").unwrap();
+    let [mut spawner, _] = spawners();
+    for attempt in 0..3 {
+        let slot = service.slot(attempt);
+        let sleep = exec(&["/bin/sleep", "60"]);
+        let child = Running::start_with(&mut spawner, &sleep, Some(slot)).unwrap();
+        assert_eq!(
+            service.holding(child.pid).map(Slot::path),
+            Some(slot.path())
+        );
+    }
+    let parent = cgroups.path().ancestors().nth(2).unwrap();
+    fs::write(parent.join("cgroup.procs"), "0").unwrap();
+}
+
+/// Makes these system calls fail for this thread and its children, as an old kernel or a
+/// container's filter does.
+fn refuse_calls(numbers: &[libc::c_long], errno: i32) {
+    let statement = |code: u32, k: u32, jt: u8| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt,
+        jf: 0,
+        k,
+    };
+    let word = |value: i64| u32::try_from(value).unwrap();
+    let mut program = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
+    for (index, number) in numbers.iter().enumerate() {
+        let to_refusal = u8::try_from(numbers.len() - index).unwrap();
+        let test = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        program.push(statement(test, word(*number), to_refusal));
+    }
+    let refusal = libc::SECCOMP_RET_ERRNO | word(i64::from(errno));
+    for end in [libc::SECCOMP_RET_ALLOW, refusal] {
+        program.push(statement(libc::BPF_RET | libc::BPF_K, end, 0));
+    }
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap(),
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the filter and its program outlive the call.
+    let result = unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const filter,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+fn starts_without_leaks_where_calls_are_refused(errno: i32) {
+    // SAFETY: makes a descriptor that exec would keep; it is ours to close.
+    let stray = unsafe { OwnedFd::from_raw_fd(libc::dup(2)) };
+    refuse_calls(&[libc::SYS_clone3, libc::SYS_close_range], errno);
+    let mut spawner = Spawner::new(None).unwrap();
+    assert!(!spawner.clone3.get());
+    let child = start(&mut spawner, &exec(&["/bin/sleep", "60"]));
+    child.wait_for_name("sleep");
+    let fds = fs::read_dir(format!("/proc/{}/fd", child.pid)).unwrap();
+    assert_eq!(fds.count(), 3);
+    // One that is refused only now is found out by the first start.
+    spawner.clone3.set(true);
+    assert_eq!(start(&mut spawner, &shell("exit 6")).status(), 6 << 8);
+    assert!(!spawner.clone3.get());
+    drop(stray);
+}
+
+#[test]
+fn an_old_kernel_will_do() {
+    if alone("os::spawn::tests::an_old_kernel_will_do") {
+        starts_without_leaks_where_calls_are_refused(libc::ENOSYS);
+    }
+}
+
+#[test]
+fn a_filtered_kernel_will_do() {
+    if alone("os::spawn::tests::a_filtered_kernel_will_do") {
+        starts_without_leaks_where_calls_are_refused(libc::EPERM);
     }
 }
 
@@ -606,13 +721,16 @@ fn other_threads_allocate_open_and_fork_meanwhile() {
                 assert!(status.success());
             }
         });
+        let mut statuses = Vec::new();
         for mut spawner in spawners() {
             let service = shell("exit 3");
             for _ in 0..150 {
-                assert_eq!(start(&mut spawner, &service).status(), 3 << 8);
+                let started = Running::start_with(&mut spawner, &service, None);
+                statuses.push(started.map(|child| child.status()));
             }
         }
         done.store(true, Ordering::Relaxed);
+        assert!(statuses.iter().all(|status| *status == Ok(3 << 8)));
     });
 }
 
@@ -625,23 +743,37 @@ fn a_child_that_is_stopped_on_its_way_is_continued() {
         return;
     }
     thread::scope(|scope| {
+        // Stops each child once, as soon as it is seen: some before exec, some after.
         scope.spawn(|| {
+            let mut seen = String::new();
             while !done.load(Ordering::Relaxed) {
                 let children = fs::read_to_string(&own_children).unwrap_or_default();
-                for pid in children.split_ascii_whitespace() {
-                    let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
-                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP);
+                if children != seen {
+                    for pid in children.split_ascii_whitespace() {
+                        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+                        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP);
+                    }
+                    seen = children;
                 }
             }
         });
+        let mut results = Vec::new();
         for mut spawner in spawners() {
             for _ in 0..15 {
-                let child = start(&mut spawner, &exec(&["/bin/sleep", "60"]));
-                child.signal(Signal::KILL);
-                assert_eq!(child.status(), libc::SIGKILL);
+                results.push(Running::start_with(
+                    &mut spawner,
+                    &exec(&["/bin/sleep", "60"]),
+                    None,
+                ));
+                thread::sleep(std::time::Duration::from_millis(1));
             }
         }
         done.store(true, Ordering::Relaxed);
+        for result in results {
+            let child = result.unwrap();
+            child.signal(Signal::KILL);
+            assert_eq!(child.status(), libc::SIGKILL);
+        }
     });
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Shadow {
     window: Vec<Instant>,
     /// The next start mends what someone else broke.
     pub(super) is_free: bool,
+    /// It was up long enough: the next delay is the first one again.
+    pub(super) is_fresh: bool,
     /// Whether any policy since the last start allows it to be given up, to end with success.
     may_fail: bool,
     may_finish: bool,
@@ -50,6 +52,7 @@ impl Shadow {
             starts: 0,
             window: Vec::new(),
             is_free: false,
+            is_fresh: false,
             may_fail: false,
             may_finish: false,
             kill_not_before: None,
@@ -86,6 +89,7 @@ impl Shadow {
     pub(super) fn spawning(&mut self, now: Instant) -> Check {
         self.may_fail = false;
         self.may_finish = false;
+        self.is_fresh = false;
         let policy = self.spec.policy.clone();
         self.allow(&policy);
         if std::mem::take(&mut self.is_free) {
@@ -146,12 +150,26 @@ impl Shadow {
             Notice::Backoff { delay, .. } => {
                 let policy = &self.spec.policy;
                 let longest = policy.restart_max_delay.max(policy.restart_delay);
+                let longest = if self.is_fresh {
+                    policy.restart_delay
+                } else {
+                    longest
+                };
                 let fits = (policy.restart_delay..=longest).contains(delay);
                 (Told::Backoff, self.live.is_none() && fits)
             }
             Notice::EventsLost { .. } => return Ok(()),
         };
         self.told = Some(told);
+        let costs = match notice {
+            Notice::Failed { reason, .. } => reason.starts_with("start limit"),
+            _ => told == Told::Backoff,
+        };
+        if self.is_free && costs {
+            return Err(format!(
+                "start_limit: {notice:?} after someone else's doing"
+            ));
+        }
         if fits {
             Ok(())
         } else {

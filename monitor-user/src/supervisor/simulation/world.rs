@@ -242,7 +242,7 @@ impl Simulation {
             }
             95..97 => self.time_out(),
             97..99 => self.replace_agent(),
-            _ if self.random.chance(2) => self.request(Kind::Shutdown),
+            _ if self.random.chance(10) => self.request(Kind::Shutdown),
             _ => Ok(()),
         }
     }
@@ -262,7 +262,7 @@ impl Simulation {
             let line = format!("{:>6} {}", self.steps, line(self));
             let trace = self.trace.get_or_insert_default();
             trace.push_back(line);
-            if trace.len() > 80 {
+            if trace.len() > 200 {
                 trace.pop_front();
             }
         }
@@ -654,7 +654,7 @@ impl Simulation {
 
     /// The first fact of a death that the supervisor can know of decides.
     fn learn_death(&mut self, service: &ServiceName, instance: Instance, death: &Death) {
-        let now = self.now;
+        let (now, is_held) = (self.now, self.is_held);
         let Some(process) = self.find(instance) else {
             return;
         };
@@ -673,9 +673,12 @@ impl Simulation {
         let Some(shadow) = self.shadows.get_mut(service) else {
             return;
         };
-        if uptime >= shadow.spec.policy.stable_after {
+        // Between two agents it is not known yet which policy it will be judged by.
+        if is_held || uptime >= shadow.spec.policy.stable_after {
             shadow.forget_starts();
         }
+        let was_stable = |uptime| uptime >= shadow.spec.policy.stable_after;
+        shadow.is_fresh = !is_held && death.uptime.is_some_and(was_stable);
         shadow.is_free = shadow.told == Some(Told::Started) && death.blame == Blame::SomeoneElse;
     }
 
@@ -704,6 +707,9 @@ impl Simulation {
             {
                 instance.start_time_ns += 1;
             }
+        }
+        if self.random.chance(20) {
+            return self.tell_gone_too_early(service);
         }
         let attempt = Attempt(1_000_000 + self.random.below(10));
         let death = Death {
@@ -741,6 +747,17 @@ impl Simulation {
         })
     }
 
+    /// Of an instance that really is, but has not been cleared.
+    fn tell_gone_too_early(&mut self, service: ServiceName) -> Check {
+        let early = self.of(&service).filter(|it| !it.is_clear_asked);
+        let early: Vec<Instance> = early.map(|process| process.instance).collect();
+        if early.is_empty() {
+            return Ok(());
+        }
+        let instance = self.random.pick(&early);
+        self.tell(Event::TreeGone { service, instance })
+    }
+
     /// The agent dies; the next one finds what the kernel and the memory have.
     fn replace_agent(&mut self) -> Check {
         if self.is_going {
@@ -760,6 +777,10 @@ impl Simulation {
         let mut facts = self.remembered(&memories);
         facts.extend(self.deaths_in_between());
         self.is_held = true;
+        for shadow in self.shadows.values_mut() {
+            // Whose doing the last death was is not remembered.
+            shadow.is_free = false;
+        }
         for fact in facts {
             self.tell(fact)?;
         }
@@ -866,6 +887,12 @@ impl Simulation {
         for name in NAMES {
             self.check_service(name)?;
         }
+        let mut states = self.supervisor.statuses().map(|status| status.state);
+        ensure!(
+            self.supervisor.poll_timeout().is_none()
+                || states.any(|state| matches!(state, State::Backoff | State::Stopping)),
+            "timers_ahead: a timer is armed that nobody needs"
+        );
         let supervisor = &self.supervisor;
         self.shadows
             .retain(|name, _| supervisor.status(name).is_some());

@@ -1019,6 +1019,25 @@ fn a_birth_that_the_memory_does_not_know_is_adopted() {
 }
 
 #[test]
+fn the_age_of_what_went_before_is_not_the_uptime_of_a_birth_nobody_was_told_of() {
+    check(
+        "
+        set restart_delay=60s restart_max_delay=300s stable_after=10s ->
+        config     -> spawn 1
+        nospawn 1  -> backoff 60s
+        +60s       -> spawn 2
+        +20s       ->
+        agent-dies ->
+        remember 2 ->
+        config     -> adopted 2
+        ends 2     -> exited 2; backoff 60s; clear 2
+        +60s       -> spawn 3
+        nospawn 3  -> backoff 120s
+        ",
+    );
+}
+
+#[test]
 fn attempts_go_on_beyond_the_remembered() {
     check(
         "
@@ -1117,6 +1136,23 @@ fn a_shutdown_before_the_config_waits_for_what_is_remembered() {
         shutdown a ->
         config     -> adopted 1; stopping 1; SIGTERM 1
         ends 1     -> exited 1; clear 1; stopped; done a
+        ",
+    );
+}
+
+#[test]
+fn a_stop_is_not_overtaken_while_the_agent_goes() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        drop       ->
+        config     -> stopping 1; SIGTERM 1
+        stop a     ->
+        shutdown b ->
+        add        ->
+        config c   -> reloaded c +s
+        ends 1     -> exited 1; clear 1; stopped; done a; done b
         ",
     );
 }

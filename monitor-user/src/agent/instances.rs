@@ -1,0 +1,481 @@
+//! The processes that the agent holds: from their start, or adoption, until nothing of their tree
+//! is left. Performs what the supervisor wants done with them.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+
+use crate::decode;
+use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
+use crate::os::pidfd::{self, Reaped};
+use crate::os::process;
+use crate::os::spawn::{FdLimit, Prepared, Spawner};
+use crate::os::tree::{Leftover, Rest, Tree};
+use crate::os::waiter::{Interest, Waiter};
+use crate::os::{self, proc, signal};
+use crate::supervisor::{
+    Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
+};
+
+/// Instances, and what it takes to start more.
+pub(super) struct Instances {
+    spawner: Spawner,
+    cgroups: Option<Cgroups>,
+    services: HashMap<ServiceName, Prelude>,
+    held: HashMap<Instance, Held>,
+    by_service: HashMap<ServiceName, Vec<Instance>>,
+    /// Main processes that have not been released, by pid.
+    main: HashMap<u32, Instance>,
+    /// What a token of the waiter means.
+    tokens: HashMap<u64, Instance>,
+    last_token: u64,
+    waiter: AsyncFd<Waiter>,
+}
+
+/// What is laid out before a service's next start.
+struct Prelude {
+    /// What it was laid out from.
+    spec: Arc<Spec>,
+    command: Prepared,
+    cgroup: Option<ServiceCgroup>,
+}
+
+/// One instance.
+struct Held {
+    service: ServiceName,
+    tree: Tree,
+    state: HeldState,
+    /// The supervisor waits to hear that its tree is gone.
+    asked: bool,
+    /// What tells of it.
+    tokens: Vec<u64>,
+}
+
+enum HeldState {
+    /// Its main process has not been released.
+    Main(OwnedFd),
+    /// It ended while no agent lived; its tree has not been looked at.
+    Dead,
+    /// Its main process is gone, its tree killed.
+    Leftover(Rest),
+    /// Nothing is left of it.
+    Gone,
+}
+
+impl Instances {
+    /// `name` tells agents on one host apart.
+    pub(super) fn new(name: &str, fd_limit: Option<FdLimit>) -> io::Result<Self> {
+        let mut spawner = Spawner::new(fd_limit)?;
+        let cgroups = match Cgroups::open(name, &mut spawner) {
+            Ok(cgroups) => Some(cgroups),
+            Err(error) => {
+                tracing::warn!(
+                    "without cgroups: {error}; descendants with sessions of their own are not killed with their service"
+                );
+                None
+            }
+        };
+        let waiter = os::async_fd(Waiter::new()?, tokio::io::Interest::READABLE)?;
+        Ok(Self {
+            spawner,
+            cgroups,
+            services: HashMap::new(),
+            held: HashMap::new(),
+            by_service: HashMap::new(),
+            main: HashMap::new(),
+            tokens: HashMap::new(),
+            last_token: 0,
+            waiter,
+        })
+    }
+
+    /// Whose instance it is, if it is held.
+    pub(super) fn service_of(&self, instance: &Instance) -> Option<&ServiceName> {
+        self.held.get(instance).map(|held| &held.service)
+    }
+
+    /// Starts a service.
+    pub(super) fn spawn(
+        &mut self,
+        service: &ServiceName,
+        spec: &Arc<Spec>,
+    ) -> Result<Instance, SpawnFailure> {
+        self.prepare(service, spec)?;
+        let failure = |error: &dyn std::fmt::Display| SpawnFailure {
+            message: error.to_string(),
+        };
+        let prelude = self
+            .services
+            .get(service)
+            .ok_or_else(|| failure(&"not prepared"))?;
+        let slot = prelude
+            .cgroup
+            .as_ref()
+            .map(|cgroup| self.free_slot(service, cgroup));
+        let child = self.spawner.spawn(&prelude.command, slot.as_ref())?;
+        let instance = Instance {
+            pid: child.pid,
+            start_time_ns: child.start_time_ns,
+        };
+        let tree = Tree::new(child.pid, child.start_time_ns, slot);
+        self.hold(service, instance, tree, child.pidfd)
+            .map_err(|error| {
+                // Without a way to see its end it must not live. As an orphan it will be reaped.
+                if let Ok(Some(pidfd)) = pidfd::identify(instance.pid, instance.start_time_ns) {
+                    let _ = signal::send(pidfd.as_fd(), Signal::KILL);
+                }
+                failure(&format_args!("cannot wait for the new process: {error}"))
+            })?;
+        Ok(instance)
+    }
+
+    /// One of a service's cgroups that no instance is in, not even one that is on its way out.
+    fn free_slot(&self, service: &ServiceName, cgroup: &ServiceCgroup) -> Slot {
+        let instances = self.by_service.get(service).into_iter().flatten();
+        let held: Vec<&Held> = instances
+            .filter_map(|instance| self.held.get(instance))
+            .collect();
+        let taken = |slot: &&Slot| {
+            let holds = |held: &&Held| {
+                held.tree
+                    .cgroup()
+                    .is_some_and(|of| of.path() == slot.path())
+            };
+            held.iter().any(holds)
+        };
+        cgroup
+            .slots()
+            .iter()
+            .find(|slot| !taken(slot))
+            .unwrap_or_else(|| cgroup.slot(0))
+            .clone()
+    }
+
+    /// Takes over what an earlier agent started. `false`: it is gone, and only what is left of
+    /// its tree is held.
+    pub(super) fn adopt(&mut self, service: &ServiceName, instance: Instance) -> io::Result<bool> {
+        let cgroup = match &self.cgroups {
+            Some(cgroups) => Some(cgroups.for_service(service)?),
+            None => None,
+        };
+        let slot = cgroup.as_ref().map(|cgroup| {
+            let populated = |slot: &&Slot| slot.is_populated().unwrap_or(false);
+            cgroup
+                .holding(instance.pid)
+                .or_else(|| cgroup.slots().iter().find(populated))
+                .unwrap_or_else(|| cgroup.slot(0))
+                .clone()
+        });
+        let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
+        if let Some(pidfd) = pidfd::identify(instance.pid, instance.start_time_ns)? {
+            self.hold(service, instance, tree, pidfd)?;
+            return Ok(true);
+        }
+        self.insert(service, instance, tree, HeldState::Dead, Vec::new());
+        Ok(false)
+    }
+
+    /// Whether anything lives in a service's cgroups: an instance that nobody remembers.
+    pub(super) fn kill_unknown(&self, service: &ServiceName) -> io::Result<bool> {
+        let Some(cgroups) = &self.cgroups else {
+            return Ok(false);
+        };
+        let mut found = false;
+        for slot in cgroups.for_service(service)?.slots() {
+            if slot.is_populated()? {
+                slot.kill()?;
+                found = true;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Lays out what the next start of a service needs, if its spec is another than the last one.
+    fn prepare(&mut self, service: &ServiceName, spec: &Arc<Spec>) -> Result<(), SpawnFailure> {
+        if self
+            .services
+            .get(service)
+            .is_some_and(|prelude| Arc::ptr_eq(&prelude.spec, spec))
+        {
+            return Ok(());
+        }
+        let command = self.spawner.prepare(&spec.exec)?;
+        let cgroup = match &self.cgroups {
+            Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {
+                message: format!("cannot make its cgroup: {error} (cgroup)"),
+            })?),
+            None => None,
+        };
+        let prelude = Prelude {
+            spec: spec.clone(),
+            command,
+            cgroup,
+        };
+        self.services.insert(service.clone(), prelude);
+        Ok(())
+    }
+
+    /// Lets go of what was laid out for a service that is no more.
+    pub(super) fn forget(&mut self, service: &ServiceName) {
+        self.by_service.remove(service);
+        if let Some(Prelude {
+            cgroup: Some(cgroup),
+            ..
+        }) = self.services.remove(service)
+        {
+            // Busy, if something is in it after all: the next agent prunes it.
+            let _ = cgroup.remove();
+        }
+    }
+
+    fn hold(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+        tree: Tree,
+        pidfd: OwnedFd,
+    ) -> io::Result<()> {
+        let token = self.token(instance);
+        self.waiter
+            .get_ref()
+            .add(&pidfd, Interest::Readable, token)?;
+        self.main.insert(instance.pid, instance);
+        self.insert(service, instance, tree, HeldState::Main(pidfd), vec![token]);
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+        tree: Tree,
+        state: HeldState,
+        tokens: Vec<u64>,
+    ) {
+        self.by_service
+            .entry(service.clone())
+            .or_default()
+            .push(instance);
+        let service = service.clone();
+        self.held.insert(
+            instance,
+            Held {
+                service,
+                tree,
+                state,
+                asked: false,
+                tokens,
+            },
+        );
+    }
+
+    fn token(&mut self, instance: Instance) -> u64 {
+        self.last_token += 1;
+        self.tokens.insert(self.last_token, instance);
+        self.last_token
+    }
+
+    /// Waits until `take_ready` has something to tell. Cancellation loses nothing.
+    pub(super) async fn ready(&mut self) -> io::Result<()> {
+        self.waiter.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
+    /// What has become of the instances: releases, and trees that are gone.
+    pub(super) fn take_ready(&mut self) -> Vec<Event> {
+        let mut ready = Vec::new();
+        if let Err(error) = self.waiter.get_mut().drain(&mut ready) {
+            tracing::error!("cannot read the epoll instance: {error}");
+        }
+        ready
+            .into_iter()
+            .filter_map(|(token, _)| self.look(*self.tokens.get(&token)?))
+            .collect()
+    }
+
+    /// Reaps children that are no instance's main process; tells of those that are.
+    pub(super) fn reap(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            match pidfd::reap_orphans(|pid| self.main.contains_key(&pid)) {
+                Ok(Some(pid)) => match self
+                    .main
+                    .get(&pid)
+                    .copied()
+                    .and_then(|instance| self.look(instance))
+                {
+                    Some(event) => events.push(event),
+                    None => return events,
+                },
+                Ok(None) => return events,
+                Err(error) => {
+                    tracing::error!("cannot reap: {error}");
+                    return events;
+                }
+            }
+        }
+    }
+
+    /// Looks at one instance of which something was told.
+    fn look(&mut self, instance: Instance) -> Option<Event> {
+        let held = self.held.get_mut(&instance)?;
+        match &mut held.state {
+            HeldState::Main(pidfd) => {
+                if !pidfd::has_exited(pidfd.as_fd()).unwrap_or(true) {
+                    return None;
+                }
+                let (service, death) = (held.service.clone(), self.release(instance)?);
+                Some(Event::ProcessReleased {
+                    service,
+                    instance,
+                    death,
+                })
+            }
+            HeldState::Leftover(rest) => match rest.is_gone() {
+                Ok(false) => None,
+                Ok(true) => {
+                    held.state = HeldState::Gone;
+                    held.asked.then(|| self.tree_gone(instance)).flatten()
+                }
+                Err(error) => {
+                    tracing::error!(service = %held.service, "cannot look at its tree: {error}");
+                    None
+                }
+            },
+            HeldState::Dead | HeldState::Gone => None,
+        }
+    }
+
+    /// Kills what is left of an ended main process's tree, and reaps it.
+    fn release(&mut self, instance: Instance) -> Option<Death> {
+        let held = self.held.get_mut(&instance)?;
+        let HeldState::Main(pidfd) = &held.state else {
+            return None;
+        };
+        let comm = proc::stat(instance.pid)
+            .ok()
+            .filter(|stat| stat.is_zombie());
+        let released = held.tree.release(pidfd.as_fd());
+        if let Some(problem) = released.problem {
+            tracing::error!(service = %held.service, "its tree may not be gone: {problem}");
+        }
+        let status = match released.main {
+            Reaped::Status(status) => Some(status),
+            Reaped::Running | Reaped::NotOurChild => None,
+        };
+        let status = status.or_else(|| process::exit_status(pidfd.as_fd()));
+        let cause = status.map_or(Cause::Unknown, Cause::from_wait_status);
+        let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
+        self.keep(instance, released.leftover);
+        Some(Death {
+            blame: decode::blame(&cause),
+            cause,
+            comm: comm.map(|stat| stat.comm),
+            uptime: Some(Duration::from_nanos(uptime)),
+        })
+    }
+
+    /// Waits for what is left of a tree.
+    fn keep(&mut self, instance: Instance, leftover: Leftover) {
+        let mut tokens = Vec::new();
+        let state = match leftover {
+            Leftover::None => HeldState::Gone,
+            Leftover::Some(rest) => {
+                let token = self.token(instance);
+                tokens.push(token);
+                if let Err(error) = self.waiter.get_ref().add(&rest, Interest::Readable, token) {
+                    tracing::error!("cannot wait for the rest of a tree: {error}");
+                }
+                HeldState::Leftover(rest)
+            }
+        };
+        self.main.remove(&instance.pid);
+        if let Some(held) = self.held.get_mut(&instance) {
+            held.state = state;
+            held.tokens.append(&mut tokens);
+        }
+    }
+
+    /// Answers `Action::ClearTree`, now or by a later `take_ready`.
+    pub(super) fn clear_tree(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+    ) -> Option<Event> {
+        let Some(held) = self.held.get_mut(&instance) else {
+            return Some(Event::TreeGone {
+                service: service.clone(),
+                instance,
+            });
+        };
+        held.asked = true;
+        if matches!(held.state, HeldState::Dead) {
+            let leftover = held.tree.clear().unwrap_or_else(|error| {
+                tracing::error!(%service, "cannot clear its tree: {error}");
+                Leftover::None
+            });
+            self.keep(instance, leftover);
+        }
+        match self.held.get(&instance)?.state {
+            HeldState::Gone => self.tree_gone(instance),
+            _ => None,
+        }
+    }
+
+    fn tree_gone(&mut self, instance: Instance) -> Option<Event> {
+        let held = self.held.remove(&instance)?;
+        for token in &held.tokens {
+            self.tokens.remove(token);
+        }
+        if let Some(of_service) = self.by_service.get_mut(&held.service) {
+            of_service.retain(|other| *other != instance);
+        }
+        Some(Event::TreeGone {
+            service: held.service,
+            instance,
+        })
+    }
+
+    /// Sends a signal to an instance's main process, if it still is that process.
+    pub(super) fn signal(&self, instance: Instance, signal: Signal) {
+        let Some(Held {
+            state: HeldState::Main(pidfd),
+            service,
+            ..
+        }) = self.held.get(&instance)
+        else {
+            return;
+        };
+        if let Err(error) = signal::send(pidfd.as_fd(), signal) {
+            tracing::error!(%service, pid = instance.pid, %signal, "cannot send a signal: {error}");
+        }
+    }
+
+    /// Kills an instance's whole tree.
+    pub(super) fn kill_tree(&self, instance: Instance) {
+        let Some(Held {
+            state: HeldState::Main(pidfd),
+            service,
+            tree,
+            ..
+        }) = self.held.get(&instance)
+        else {
+            return;
+        };
+        if let Err(error) = tree.kill_all(pidfd.as_fd()) {
+            tracing::error!(%service, pid = instance.pid, "cannot kill its tree: {error}");
+        }
+    }
+
+    /// Those whose main process has ended by now, whether or not that was told.
+    pub(super) fn look_at_all(&mut self) -> Vec<Event> {
+        let all: Vec<Instance> = self.held.keys().copied().collect();
+        all.into_iter()
+            .filter_map(|instance| self.look(instance))
+            .collect()
+    }
+}

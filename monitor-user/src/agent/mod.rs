@@ -1,0 +1,652 @@
+//! The agent: joins the parts in one loop on one thread, and decides nothing.
+//!
+//! ```text
+//! ring ─▶ decode ─┐                        ┌─▶ instances (start, signal, kill)
+//! pidfds, SIGCHLD ─┼─▶ supervisor ─actions─┼─▶ journal
+//! control, timer ──┘        │              └─▶ requests (answers)
+//!                           └─changed──▶ memory (for the next agent)
+//! ```
+//!
+//! Woken by these, and by nothing else: it never polls.
+
+mod instances;
+mod lock;
+mod memory;
+mod requests;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+
+use self::instances::Instances;
+use self::memory::MemoryDir;
+use self::requests::Requests;
+use crate::clock::{self, WallClock};
+use crate::config::{self, Config, Surroundings};
+use crate::control::{self, Command, Incoming, Response, Server, ServiceStatus};
+use crate::decode::{self, ProcessExit};
+use crate::journal::{Entry, ExtraFacts, Journal};
+use crate::os::spawn::raise_fd_limit;
+use crate::os::{pidfd, proc};
+use crate::probe::{self, KernelProbe};
+use crate::supervisor::{
+    Action, Attempt, Death, Event, Instance, Memory, Notice, ServiceName, Status, Supervisor,
+};
+
+/// What `respawn agent` was told.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The config directory.
+    pub(crate) config: PathBuf,
+    /// Where socket, lock, journal and state are.
+    pub(crate) runtime_dir: PathBuf,
+    /// The kernel's BTF, if it is elsewhere.
+    pub(crate) btf: Option<PathBuf>,
+    /// Another kernel object than the binary's.
+    pub(crate) object: Option<PathBuf>,
+}
+
+/// Runs the agent until it is told to end, or an error at its start.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    lock::make_runtime_dir(&options.runtime_dir)?;
+    let _lock = lock::take(&options.runtime_dir, || {
+        tracing::info!(
+            "another agent works in {}: waiting",
+            options.runtime_dir.display()
+        );
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut agent = Agent::start(options)?;
+        agent.work().await;
+        agent.finish().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    GoOn,
+    End,
+}
+
+struct Agent {
+    options: Options,
+    surroundings: Surroundings,
+    supervisor: Supervisor,
+    instances: Instances,
+    probe: Option<KernelProbe>,
+    lost: u64,
+    memory: MemoryDir,
+    journal: Journal,
+    journal_failed: bool,
+    /// What the kernel's record of the exit that is being handled tells beside the death.
+    facts: Option<ExtraFacts>,
+    server: Server,
+    requests: Requests,
+    signals: Signals,
+    /// The request whose answer ends the agent.
+    shutdown: Option<crate::supervisor::RequestId>,
+    ended: bool,
+}
+
+struct Signals {
+    child: SignalStream,
+    hangup: SignalStream,
+    interrupt: SignalStream,
+    terminate: SignalStream,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            child: signal(SignalKind::child())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
+impl Agent {
+    fn start(options: &Options) -> Result<Self> {
+        let signals = Signals::listen()?;
+        let surroundings = Surroundings::of_this_process();
+        let config = config::load(&options.config, &surroundings)?;
+        log_warnings(&config);
+        let fd_limit = raise_fd_limit()
+            .map_err(|error| tracing::warn!("cannot raise the limit on open files: {error}"))
+            .ok();
+        pidfd::become_subreaper().context("cannot become the reaper of orphans")?;
+        let group = config.agent.control_group;
+        let runtime_dir = &options.runtime_dir;
+        let mut agent = Self {
+            surroundings,
+            supervisor: Supervisor::new(),
+            instances: Instances::new(&cgroup_name(runtime_dir), fd_limit)?,
+            probe: load_probe(options),
+            lost: 0,
+            memory: MemoryDir::open(runtime_dir)?,
+            journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
+            journal_failed: false,
+            facts: None,
+            server: Server::bind(&control::socket(runtime_dir), group)?,
+            requests: Requests::default(),
+            signals,
+            shutdown: None,
+            ended: false,
+            options: options.clone(),
+        };
+        agent.record(&Entry::agent_started(clock::now(), std::process::id()));
+        agent.remember(&config)?;
+        agent.tell(Event::Configured {
+            services: config.services,
+            request: None,
+        });
+        Ok(agent)
+    }
+
+    /// Takes up what earlier agents left: their memory, and the instances that still live.
+    fn remember(&mut self, config: &Config) -> Result<()> {
+        let mut known: Vec<ServiceName> = Vec::new();
+        for (service, memory) in self.memory.read()? {
+            known.push(service.clone());
+            let instance = memory
+                .instance
+                .map(|instance| (memory.last_attempt, instance));
+            let leaving = memory.leaving.clone();
+            self.tell(Event::Remembered {
+                service: service.clone(),
+                memory: Box::new(memory),
+                instance,
+            });
+            for instance in instance
+                .map(|(_, instance)| instance)
+                .into_iter()
+                .chain(leaving)
+            {
+                self.take_over(&service, instance);
+            }
+        }
+        for service in config
+            .services
+            .keys()
+            .filter(|service| !known.contains(service))
+        {
+            match self.instances.kill_unknown(service) {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!(%service, "killed what an agent left unrecorded"),
+                Err(error) => tracing::error!(%service, "cannot look at its cgroups: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self, service: &ServiceName, instance: Instance) {
+        let alive = self
+            .instances
+            .adopt(service, instance)
+            .unwrap_or_else(|error| {
+                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
+                false
+            });
+        if alive {
+            self.watch(instance);
+        } else {
+            let cause = crate::supervisor::Cause::Unknown;
+            let blame = decode::blame(&cause);
+            let death = Death {
+                cause,
+                blame,
+                comm: None,
+                uptime: None,
+            };
+            self.tell(Event::ProcessReleased {
+                service: service.clone(),
+                instance,
+                death,
+            });
+        }
+    }
+
+    /// Has the kernel report an instance's exit. Without it the pidfd tells.
+    fn watch(&mut self, instance: Instance) {
+        if let Some(probe) = &mut self.probe
+            && let Err(error) = probe.watch(instance.pid, instance.start_time_ns / proc::TICK_NS)
+        {
+            tracing::warn!(pid = instance.pid, "{error:#}");
+        }
+    }
+
+    /// Until it is told to end.
+    async fn work(&mut self) {
+        let mut flow = Flow::GoOn;
+        while flow == Flow::GoOn && !self.ended {
+            let deadline = self.supervisor.poll_timeout();
+            let timer = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ring = async {
+                match &mut self.probe {
+                    Some(probe) => probe.readable().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ready = ring => self.read_ring(ready),
+                ready = self.instances.ready() => self.read_pidfds(ready),
+                _ = self.signals.child.recv() => self.reap(),
+                () = timer => self.handle_timeout(),
+                incoming = self.server.next() => self.obey(incoming),
+                _ = self.signals.hangup.recv() => self.reload_unasked(),
+                _ = self.signals.interrupt.recv() => flow = self.end(),
+                _ = self.signals.terminate.recv() => flow = self.end(),
+            }
+        }
+    }
+
+    /// Lets the last answers out. The services stay.
+    async fn finish(mut self) {
+        self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        drop(self.requests);
+        self.server.finish().await;
+    }
+
+    /// PID 1 of a container takes its services with it, so they are stopped in order first.
+    fn end(&mut self) -> Flow {
+        if std::process::id() != 1 {
+            return Flow::End;
+        }
+        let request = self.requests.nobody();
+        self.shut_down(request);
+        Flow::GoOn
+    }
+
+    fn shut_down(&mut self, request: crate::supervisor::RequestId) {
+        self.shutdown = Some(request);
+        self.tell(Event::ShutdownRequested { request });
+    }
+
+    fn read_ring(&mut self, ready: Result<()>) {
+        if let Err(error) = ready {
+            tracing::error!("the kernel's ring cannot be read any more: {error:#}");
+            self.probe = None;
+            return;
+        }
+        self.drain_ring();
+        self.check_loss();
+    }
+
+    fn drain_ring(&mut self) {
+        while let Some(exit) = self
+            .probe
+            .as_mut()
+            .and_then(|probe| probe.next(decode::exit))
+        {
+            let Some(exit) = exit else {
+                tracing::error!("the ring holds a record that is not of this build");
+                continue;
+            };
+            if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
+                self.tell_exit(service, exit);
+            }
+        }
+    }
+
+    /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
+    fn tell_exit(&mut self, service: ServiceName, exit: ProcessExit) {
+        self.facts = Some(ExtraFacts {
+            time: clock::now(),
+            exited_at: Some(WallClock::read().at(exit.exited_at)),
+            host_pid: Some(exit.host_pid),
+            parent_pid: Some(exit.parent_pid),
+            uid: Some(exit.uid),
+            cgroup_id: Some(exit.cgroup_id),
+        });
+        let instance = exit.instance;
+        let death = Death {
+            blame: decode::blame(&exit.cause),
+            cause: exit.cause,
+            comm: Some(exit.comm),
+            uptime: Some(exit.uptime),
+        };
+        self.tell(Event::ProcessExited {
+            service,
+            instance,
+            death,
+        });
+        self.facts = None;
+    }
+
+    /// After a loss every instance is compared with its pidfd.
+    fn check_loss(&mut self) {
+        let Some(Ok(lost)) = self.probe.as_ref().map(KernelProbe::lost) else {
+            return;
+        };
+        if lost > self.lost {
+            let count = lost - self.lost;
+            self.lost = lost;
+            for event in self.instances.look_at_all() {
+                self.tell(event);
+            }
+            self.tell(Event::EventsLost { count });
+        }
+    }
+
+    fn read_pidfds(&mut self, ready: std::io::Result<()>) {
+        if let Err(error) = ready {
+            tracing::error!("cannot wait for pidfds: {error}");
+        }
+        // The ring's record comes before the pidfd's end, and tells more.
+        self.drain_ring();
+        for event in self.instances.take_ready() {
+            self.tell(event);
+        }
+    }
+
+    fn reap(&mut self) {
+        self.drain_ring();
+        for event in self.instances.reap() {
+            self.tell(event);
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the agent's loop is where time is read"
+    )]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    fn handle_timeout(&mut self) {
+        self.supervisor.handle_timeout(Self::now());
+        self.settle();
+    }
+
+    /// Tells the supervisor a fact, and does all that follows from it.
+    fn tell(&mut self, event: Event) {
+        self.supervisor.handle_event(event, Self::now());
+        self.settle();
+    }
+
+    /// What is to be remembered is written before what follows from it is done: the next agent
+    /// then knows of everything that was answered.
+    fn settle(&mut self) {
+        self.remember_changes();
+        while let Some(action) = self.supervisor.next_action() {
+            if let Some(event) = self.perform(action) {
+                self.supervisor.handle_event(event, Self::now());
+                self.remember_changes();
+            }
+        }
+    }
+
+    fn remember_changes(&mut self) {
+        while let Some(service) = self.supervisor.next_changed() {
+            let memory: Option<Memory> = self.supervisor.memory(&service, Self::now());
+            if memory.is_none() {
+                self.instances.forget(&service);
+            }
+            if let Err(error) = self.memory.write(&service, memory) {
+                tracing::error!(%service, "cannot remember it: {error}");
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn { service, attempt } => return Some(self.spawn(service, attempt)),
+            Action::Signal {
+                instance, signal, ..
+            } => self.instances.signal(instance, signal),
+            Action::KillTree { instance, .. } => self.instances.kill_tree(instance),
+            Action::ClearTree { service, instance } => {
+                return self.instances.clear_tree(&service, instance);
+            }
+            Action::Reply { request, reply } => {
+                self.ended |= self.shutdown == Some(request);
+                self.requests.answer(request, reply);
+            }
+            Action::Publish(notice) => self.publish(&notice),
+        }
+        None
+    }
+
+    fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Event {
+        let spawned = match self.supervisor.spec(&service).cloned() {
+            Some(spec) => self.instances.spawn(&service, &spec),
+            None => Err(crate::supervisor::SpawnFailure {
+                message: format!("{service} is gone from the config"),
+            }),
+        };
+        match spawned {
+            Ok(instance) => {
+                self.watch(instance);
+                Event::Spawned {
+                    service,
+                    attempt,
+                    instance,
+                }
+            }
+            Err(failure) => Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            },
+        }
+    }
+
+    fn publish(&mut self, notice: &Notice) {
+        tracing::debug!("{notice:?}");
+        let facts = match (notice, self.facts) {
+            (Notice::Exited { .. }, Some(facts)) => facts,
+            _ => ExtraFacts::at(clock::now()),
+        };
+        self.record(&Entry::from_notice(notice, facts));
+    }
+
+    fn record(&mut self, entry: &Entry) {
+        match self.journal.append(entry) {
+            Ok(()) => self.journal_failed = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.journal_failed, true) {
+                    tracing::error!("the journal cannot be written: {error}");
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, Incoming { command, reply, .. }: Incoming) {
+        match command {
+            Command::Status { services } => requests::answer(reply, self.status(&services)),
+            Command::Start { services, no_wait } => {
+                self.request(&services, no_wait, reply, |service, request| {
+                    Event::StartRequested { service, request }
+                });
+            }
+            Command::Stop {
+                mut services,
+                all,
+                no_wait,
+            } => {
+                if all {
+                    services = self.names();
+                }
+                self.request(&services, no_wait, reply, |service, request| {
+                    Event::StopRequested { service, request }
+                });
+            }
+            Command::Restart { services, no_wait } => {
+                self.request(&services, no_wait, reply, |service, request| {
+                    Event::RestartRequested { service, request }
+                });
+            }
+            Command::Signal { service, signal } => {
+                self.request(&[service], false, reply, |service, request| {
+                    Event::SignalRequested {
+                        service,
+                        signal,
+                        request,
+                    }
+                });
+            }
+            Command::Reload => self.reload(Some(reply)),
+            Command::Shutdown => {
+                let request = self.requests.single(reply);
+                self.shut_down(request);
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        services: &[String],
+        no_wait: bool,
+        reply: tokio::sync::oneshot::Sender<Response>,
+        event: impl Fn(ServiceName, crate::supervisor::RequestId) -> Event,
+    ) {
+        let group = self.requests.group(services, reply);
+        for (service, request) in services.iter().zip(&group.requests) {
+            self.tell(event(ServiceName::from(service.as_str()), *request));
+        }
+        if no_wait {
+            self.requests.release(group.id);
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.supervisor
+            .statuses()
+            .map(|status| status.service.to_string())
+            .collect()
+    }
+
+    fn status(&self, services: &[String]) -> Response {
+        let now = Self::now();
+        let line = |status| status_line(&status, now);
+        let services = match services {
+            [] => self.supervisor.statuses().map(line).collect(),
+            some => some
+                .iter()
+                .filter_map(|name| self.supervisor.status(name))
+                .map(line)
+                .collect(),
+        };
+        Response::Status { services }
+    }
+
+    fn reload_unasked(&mut self) {
+        tracing::info!("SIGHUP: reading the config again");
+        self.reload(None);
+    }
+
+    fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<Response>>) {
+        match config::load(&self.options.config, &self.surroundings) {
+            Ok(config) => {
+                log_warnings(&config);
+                if let Err(error) = self.server.set_group(config.agent.control_group) {
+                    tracing::error!("{error:#}");
+                }
+                let request = reply.map(|reply| self.requests.single(reply));
+                self.tell(Event::Configured {
+                    services: config.services,
+                    request,
+                });
+            }
+            Err(invalid) => match reply {
+                Some(reply) => {
+                    requests::answer(
+                        reply,
+                        Response::Invalid {
+                            problems: invalid.problems,
+                        },
+                    );
+                }
+                None => tracing::error!("the config stays as it was: {invalid}"),
+            },
+        }
+    }
+}
+
+/// One agent's cgroups are told from another's by the runtime directory.
+fn cgroup_name(runtime_dir: &Path) -> String {
+    let path = runtime_dir
+        .canonicalize()
+        .unwrap_or_else(|_| runtime_dir.to_owned());
+    let name: String = path
+        .to_string_lossy()
+        .trim_matches('/')
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    if name == "run-respawn" {
+        "respawn".to_owned()
+    } else {
+        format!("respawn-{name}")
+    }
+}
+
+fn load_probe(options: &Options) -> Option<KernelProbe> {
+    let loaded = KernelProbe::load(&probe::Options {
+        btf: options.btf.clone(),
+        object: options.object.clone(),
+        ..probe::Options::default()
+    });
+    match loaded {
+        Ok(probe) => Some(probe),
+        Err(error) => {
+            tracing::warn!(
+                "without eBPF: {error:#}; exits are seen by pidfds alone, later, and what happens \
+                 while no agent lives is not remembered; `respawn doctor` tells more"
+            );
+            None
+        }
+    }
+}
+
+fn log_warnings(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
+    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).ok();
+    let uptime_ns = status
+        .instance
+        .map(|instance| proc::since_boot_ns().saturating_sub(instance.start_time_ns));
+    ServiceStatus {
+        service: status.service.to_string(),
+        state: status.state,
+        desired: status.desired,
+        pid: status.instance.map(|instance| instance.pid),
+        start_time_ns: status.instance.map(|instance| instance.start_time_ns),
+        uptime_ns,
+        restarts: status.restarts,
+        last_exit: status.last_exit.map(|death| death.cause.clone()),
+        last_exit_time: None,
+        next_start_in_ns: status
+            .next_start
+            .and_then(|at| nanos(at.saturating_duration_since(now))),
+        error: status
+            .failed
+            .map(str::to_owned)
+            .or_else(|| status.last_failure.map(ToString::to_string)),
+    }
+}

@@ -1,0 +1,33 @@
+//! `respawn agent`: keeps the configured services running.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{ConfigDir, Global};
+use crate::agent;
+
+/// Run the agent in the foreground, as init wants it
+///
+/// Keeps the configured services running. A second agent on the same runtime directory waits as
+/// the spare, and takes over when the first one dies.
+///
+/// SIGTERM and SIGINT end the agent and leave its services running; the next agent takes them
+/// over. `respawn stop --all` stops the services, `respawn shutdown` the services and then the
+/// agent. SIGHUP reads the config again. As PID 1 of a container, SIGTERM stops the services in
+/// order and then ends the agent.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigDir,
+}
+
+/// Runs until a signal or a shutdown ends it.
+pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
+    agent::run(&agent::Options {
+        config: arguments.config.config,
+        runtime_dir: global.runtime_dir.clone(),
+        btf: global.btf.clone(),
+        object: global.bpf_object.clone(),
+    })
+}

@@ -1,0 +1,282 @@
+//! `respawn events`: the agent's journal, the past and what comes. Reads the file itself, so that
+//! it needs no agent and outlives it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anstyle::Style;
+use anyhow::{Context, Result};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use serde_json::json;
+
+use super::Global;
+use super::output::{Flushed, Interrupts, Output, eprint_line};
+use crate::clock;
+use crate::journal::{Changes, Line, Reader};
+use crate::report::{happening, printable};
+
+/// The exit status that says that there is no agent.
+const NO_AGENT: u8 = 3;
+
+/// Show what happened to the services: starts, exits and their causes, restarts, stops
+///
+/// Reads the agent's journal, which is kept across the agent's own death.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Go on with new events as they come, until Ctrl-C
+    #[arg(long, short)]
+    follow: bool,
+    /// Only events of so long ago or less, such as "10m", "1h30m" or "2 days"
+    #[arg(long, value_name = "DURATION", value_parser = past)]
+    since: Option<Span>,
+    /// Only events of this service
+    #[arg(long, value_name = "S")]
+    service: Vec<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn past(text: &str) -> Result<Span, String> {
+    match text.parse::<Span>() {
+        Ok(span) if !span.is_negative() => Ok(span),
+        Ok(span) if text.trim_end().ends_with("ago") => Ok(span.abs()),
+        _ => Err("expected a length of time such as \"10m\", \"1h30m\" or \"2 days\"".to_owned()),
+    }
+}
+
+/// Runs to the journal's end; with `--follow` until a signal or a closed standard output.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(events(&global.runtime_dir, arguments));
+    // A write to a reader that does not read may still hang in its thread.
+    runtime.shutdown_background();
+    result
+}
+
+async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
+    let mut interrupts = Interrupts::listen()?;
+    // Before the journal is read, so that nothing falls between the past and what comes.
+    let changes = match arguments.follow.then(|| Changes::of(dir)) {
+        Some(Err(error)) if error.kind() == ErrorKind::NotFound => return Ok(no_agent(dir)),
+        Some(changes) => Some(changes.with_context(|| format!("cannot watch {}", dir.display()))?),
+        None => None,
+    };
+    let mut reader = Reader::open(dir)?;
+    if reader.is_missing() && !has_socket(dir) {
+        return Ok(no_agent(dir));
+    }
+    let mut view = View::new(arguments);
+    let shown = show_all(&mut reader, changes.as_ref(), &mut view, &mut interrupts).await;
+    match reader.damaged() {
+        0 => {}
+        1 => eprint_line("1 damaged line of the journal was skipped"),
+        count => eprint_line(&format!(
+            "{count} damaged lines of the journal were skipped"
+        )),
+    }
+    shown.map(|()| ExitCode::SUCCESS)
+}
+
+/// Shows what there is, and with `changes` what comes.
+async fn show_all(
+    reader: &mut Reader,
+    changes: Option<&Changes>,
+    view: &mut View<'_>,
+    interrupts: &mut Interrupts,
+) -> Result<()> {
+    loop {
+        let more = view.take(reader)?;
+        if view.output.flush(interrupts).await? != Flushed::Done {
+            return Ok(());
+        }
+        if more {
+            continue;
+        }
+        let Some(changes) = changes else {
+            return Ok(());
+        };
+        tokio::select! {
+            () = interrupts.next() => return Ok(()),
+            () = view.output.closed() => return Ok(()),
+            lives_on = changes.next() => if !lives_on? {
+                eprint_line("the runtime directory is gone, and the journal with it");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What is shown of an event.
+struct View<'a> {
+    output: Output,
+    json: bool,
+    services: &'a [String],
+    since: Option<Timestamp>,
+    zone: TimeZone,
+}
+
+impl<'a> View<'a> {
+    fn new(arguments: &'a Arguments) -> Self {
+        let zone = TimeZone::system();
+        let now = clock::now().to_zoned(zone.clone());
+        let since = arguments.since.as_ref().map(|span| {
+            now.checked_sub(*span)
+                .map_or(Timestamp::MIN, |since| since.timestamp())
+        });
+        Self {
+            output: Output::new(),
+            json: arguments.json,
+            services: &arguments.service,
+            since,
+            zone,
+        }
+    }
+
+    /// Takes what there is, until it is time to write. `true`: there is more.
+    fn take(&mut self, reader: &mut Reader) -> Result<bool> {
+        let today = clock::now().to_zoned(self.zone.clone()).date();
+        while !self.output.is_full() {
+            let Some(line) = reader.next()? else {
+                return Ok(false);
+            };
+            match reader.take_missed() {
+                0 => {}
+                count => self.missed(count, &line, today),
+            }
+            if self.is_recent(&line) && self.is_of_service(&line) {
+                self.show(&line, today);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_recent(&self, line: &Line) -> bool {
+        let is_recent = |since| line.time().is_some_and(|time| time >= since);
+        self.since.is_none_or(is_recent)
+    }
+
+    fn is_of_service(&self, line: &Line) -> bool {
+        let is_it = |name: &str| self.services.iter().any(|wanted| wanted == name);
+        self.services.is_empty() || line.service().is_some_and(is_it)
+    }
+
+    /// Says that events before that line cannot be shown: they are gone.
+    fn missed(&mut self, count: u64, before: &Line, today: Date) {
+        if self.is_recent(before) {
+            let time = &before.event["time"];
+            let event =
+                json!({"event": "events_missed", "time": time, "service": null, "count": count});
+            let text = event.to_string();
+            self.show(&Line { text, event }, today);
+        }
+    }
+
+    fn show(&mut self, line: &Line, today: Date) {
+        if self.json {
+            self.output.verbatim(&line.text);
+        } else {
+            let line = human(line, &self.zone, today);
+            self.output.line(&line);
+        }
+    }
+}
+
+/// A line for a person; the date is told where it is not today's.
+fn human(line: &Line, zone: &TimeZone, today: Date) -> String {
+    let time = line.time().map(|time| time.to_zoned(zone.clone()));
+    let time = match time {
+        None => "?".to_owned(),
+        Some(time) if time.date() == today => time.strftime("%H:%M:%S%.3f").to_string(),
+        Some(time) => time.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+    };
+    let dim = Style::new().dimmed();
+    let bold = Style::new().bold();
+    format!(
+        "{dim}{time}{dim:#}  {bold}{:<12}{bold:#}  {}",
+        printable(line.service().unwrap_or("-")),
+        happening(&line.event)
+    )
+}
+
+/// Whether an agent has been at work there, even though it has written nothing.
+fn has_socket(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+    })
+}
+
+fn no_agent(dir: &Path) -> ExitCode {
+    eprint_line(&format!(
+        "no agent has kept a journal in {}; is --runtime-dir the agent's?",
+        dir.display()
+    ));
+    ExitCode::from(NO_AGENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(time: &str, service: Option<&str>) -> Line {
+        let event =
+            json!({"event": "started", "time": time, "service": service, "pid": 7, "restarts": 0});
+        Line {
+            text: event.to_string(),
+            event,
+        }
+    }
+
+    #[test]
+    fn a_line_tells_the_date_unless_it_is_todays() {
+        let today = Date::constant(2026, 7, 24);
+        let told = |time, service| {
+            let line = human(&line(time, service), &TimeZone::UTC, today);
+            anstream::adapter::strip_str(&line).to_string()
+        };
+        assert_eq!(
+            told("2026-07-24T12:03:04.5678Z", Some("web")),
+            "12:03:04.567  web           started pid 7"
+        );
+        assert_eq!(
+            told("2026-07-23T12:03:04Z", None),
+            "2026-07-23 12:03:04.000  -             started pid 7"
+        );
+        assert_eq!(told("nonsense", None), "?  -             started pid 7");
+    }
+
+    #[test]
+    fn lengths_of_time_are_friendly_and_lie_in_the_past() {
+        for text in [
+            "10m",
+            "1h30m",
+            "2 days",
+            "1d 2h",
+            "PT5M",
+            "0s",
+            "10 minutes ago",
+        ] {
+            assert!(past(text).is_ok_and(|span| !span.is_negative()), "{text}");
+        }
+        for text in [
+            "",
+            "10",
+            "-10m",
+            "m",
+            "10 parsecs",
+            "yesterday",
+            "99999999999999999999s",
+        ] {
+            assert!(past(text).unwrap_err().contains("10m"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What the journal can hold, in the words of the contract.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::report::Exited;
+use crate::supervisor::{BackoffReason, Death, Instance, Notice, Signal};
+
+/// One event, not yet numbered.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Entry {
+    /// An instance's end, in the shape that `watch` shows too.
+    Exited(Exited),
+    /// Anything else.
+    Other(Happened),
+}
+
+/// An event that is not an exit.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Happened {
+    time: Timestamp,
+    service: Option<String>,
+    #[serde(flatten)]
+    what: What,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum What {
+    Started {
+        pid: u32,
+        start_time_ns: u64,
+        restarts: u64,
+    },
+    Adopted {
+        pid: u32,
+        start_time_ns: u64,
+    },
+    Stopping {
+        pid: u32,
+        start_time_ns: u64,
+        signal: Signal,
+    },
+    Stopped,
+    Backoff {
+        delay_ns: u64,
+        /// "exited" or "start_failed"
+        reason: &'static str,
+        /// Why the start failed, in words.
+        message: Option<String>,
+    },
+    Failed {
+        reason: String,
+    },
+    EventsLost {
+        count: u64,
+    },
+    AgentStarted {
+        pid: u32,
+        version: &'static str,
+    },
+    AgentStopped {
+        pid: u32,
+    },
+    /// So many events could not be written here.
+    JournalGap {
+        count: u64,
+    },
+}
+
+/// What a [`Notice`] does not tell.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExtraFacts {
+    /// When it became known.
+    pub(crate) time: Timestamp,
+    /// Of an exit: when it became final, if the kernel's record tells.
+    pub(crate) exited_at: Option<Timestamp>,
+    /// Of an exit: the pid in the initial PID namespace.
+    pub(crate) host_pid: Option<u32>,
+    /// Of an exit: the parent's pid.
+    pub(crate) parent_pid: Option<u32>,
+    /// Of an exit: the real user ID.
+    pub(crate) uid: Option<u32>,
+    /// Of an exit: the ID of its cgroup in the v2 hierarchy.
+    pub(crate) cgroup_id: Option<u64>,
+}
+
+impl ExtraFacts {
+    /// Nothing but when it became known.
+    pub(crate) fn at(time: Timestamp) -> Self {
+        Self {
+            time,
+            exited_at: None,
+            host_pid: None,
+            parent_pid: None,
+            uid: None,
+            cgroup_id: None,
+        }
+    }
+}
+
+impl Entry {
+    /// What the supervisor tells, with what else is known of it.
+    pub(crate) fn from_notice(notice: &Notice, facts: ExtraFacts) -> Self {
+        let (service, what) = match notice {
+            Notice::Exited {
+                service,
+                instance,
+                death,
+            } => return Self::Exited(exited(service, *instance, death, facts)),
+            Notice::Started {
+                service,
+                instance: Instance { pid, start_time_ns },
+                restarts,
+            } => {
+                let (pid, start_time_ns, restarts) = (*pid, *start_time_ns, *restarts);
+                (
+                    Some(service),
+                    What::Started {
+                        pid,
+                        start_time_ns,
+                        restarts,
+                    },
+                )
+            }
+            Notice::Adopted {
+                service,
+                instance: Instance { pid, start_time_ns },
+            } => {
+                let (pid, start_time_ns) = (*pid, *start_time_ns);
+                (Some(service), What::Adopted { pid, start_time_ns })
+            }
+            Notice::Stopping {
+                service,
+                instance: Instance { pid, start_time_ns },
+                signal,
+            } => {
+                let (pid, start_time_ns, signal) = (*pid, *start_time_ns, *signal);
+                (
+                    Some(service),
+                    What::Stopping {
+                        pid,
+                        start_time_ns,
+                        signal,
+                    },
+                )
+            }
+            Notice::Stopped { service } => (Some(service), What::Stopped),
+            Notice::Backoff {
+                service,
+                delay,
+                reason,
+            } => (Some(service), backoff(*delay, reason)),
+            Notice::Failed { service, reason } => {
+                let reason = reason.clone();
+                (Some(service), What::Failed { reason })
+            }
+            Notice::EventsLost { count } => (None, What::EventsLost { count: *count }),
+        };
+        Self::other(facts.time, service.map(|name| name.as_ref()), what)
+    }
+
+    /// An agent has taken up work; a spare that waits has not.
+    pub(crate) fn agent_started(time: Timestamp, pid: u32) -> Self {
+        let version = env!("CARGO_PKG_VERSION");
+        Self::other(time, None, What::AgentStarted { pid, version })
+    }
+
+    /// An agent ends because it was asked to.
+    pub(crate) fn agent_stopped(time: Timestamp, pid: u32) -> Self {
+        Self::other(time, None, What::AgentStopped { pid })
+    }
+
+    /// So many events could not be written before this one.
+    pub(super) fn gap(time: Timestamp, count: u64) -> Self {
+        Self::other(time, None, What::JournalGap { count })
+    }
+
+    /// When it happened.
+    pub(super) fn time(&self) -> Timestamp {
+        match self {
+            Self::Exited(exited) => exited.time,
+            Self::Other(happened) => happened.time,
+        }
+    }
+
+    fn other(time: Timestamp, service: Option<&str>, what: What) -> Self {
+        Self::Other(Happened {
+            time,
+            service: service.map(str::to_owned),
+            what,
+        })
+    }
+}
+
+fn exited(service: &str, instance: Instance, death: &Death, facts: ExtraFacts) -> Exited {
+    Exited {
+        event: "exited",
+        time: facts.exited_at.unwrap_or(facts.time),
+        service: Some(service.to_owned()),
+        pid: instance.pid,
+        host_pid: facts.host_pid,
+        start_time_ns: Some(instance.start_time_ns),
+        comm: death.comm.clone(),
+        uptime_ns: death.uptime.map(nanoseconds),
+        cause: death.cause.clone(),
+        parent_pid: facts.parent_pid,
+        uid: facts.uid,
+        cgroup_id: facts.cgroup_id,
+    }
+}
+
+fn backoff(delay: Duration, reason: &BackoffReason) -> What {
+    let (reason, message) = match reason {
+        BackoffReason::Exited => ("exited", None),
+        BackoffReason::SpawnFailed(failure) => ("start_failed", Some(failure.message.clone())),
+    };
+    What::Backoff {
+        delay_ns: nanoseconds(delay),
+        reason,
+        message,
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,259 @@
+//! The reading side: every event once, oldest first, from both files and what becomes of them.
+//!
+//! Needs no agent, and never writes. Which file follows on which is told by the files' identity
+//! while they are held open, so that nothing is read twice whatever is renamed meanwhile.
+//!
+//! ```text
+//! held: [journal.1] journal     read to the end, then let go of
+//!                   ▲
+//!                   └── its name leads to another file: that one, or the two that are new, follow
+//! ```
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{current_path, older_path};
+
+/// Longer lines are damage: the writer's are far shorter.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// The journal from its oldest line on. New lines may come at any time.
+pub(crate) struct Reader {
+    dir: PathBuf,
+    /// Oldest first; at the last one's end it is looked whether another one follows.
+    files: VecDeque<OpenFile>,
+    last_seq: Option<u64>,
+    /// Damaged lines since the last good one.
+    damaged_since: u64,
+    damaged: u64,
+    missed: u64,
+}
+
+/// One event as it was written, unknown keys and all.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Line {
+    /// The line without its newline.
+    pub(crate) text: String,
+    /// The same, parsed: an object with an `event`.
+    pub(crate) event: Value,
+}
+
+impl Line {
+    /// When it happened.
+    pub(crate) fn time(&self) -> Option<Timestamp> {
+        self.event["time"].as_str()?.parse().ok()
+    }
+
+    /// Which service it is about.
+    pub(crate) fn service(&self) -> Option<&str> {
+        self.event["service"].as_str()
+    }
+
+    fn parse(bytes: Vec<u8>) -> Option<Self> {
+        let text = String::from_utf8(bytes).ok()?;
+        let event: Value = serde_json::from_str(&text).ok()?;
+        event["event"].is_string().then_some(Self { text, event })
+    }
+}
+
+impl Reader {
+    /// Opens what there is of a journal in `runtime_dir`: maybe nothing, yet.
+    ///
+    /// # Errors
+    /// No right to read it; something that is not a file is in its place.
+    pub(crate) fn open(runtime_dir: &Path) -> Result<Self> {
+        Ok(Self {
+            dir: runtime_dir.to_owned(),
+            files: open_both(runtime_dir)?.into_iter().flatten().collect(),
+            last_seq: None,
+            damaged_since: 0,
+            damaged: 0,
+            missed: 0,
+        })
+    }
+
+    /// Whether there is no journal so far.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The next event; `None` if there is none at the moment.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn next(&mut self) -> Result<Option<Line>> {
+        loop {
+            let path = || current_path(&self.dir);
+            let cannot_read = || format!("cannot read the journal {}", path().display());
+            let line = match self.files.front_mut() {
+                Some(file) => file.next_line().with_context(cannot_read)?,
+                None => None,
+            };
+            match line {
+                Some(line) => match Line::parse(line) {
+                    Some(line) => {
+                        self.count(&line);
+                        return Ok(Some(line));
+                    }
+                    None => self.count_damaged(),
+                },
+                None if self.files.len() > 1 => self.finish_file(),
+                None if self.find_newer()? => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Lines that were no events, so far. A torn last line is not among them.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Events missed since this was asked last: their file was gone before it could be read.
+    pub(crate) fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+
+    fn count(&mut self, line: &Line) {
+        let damaged = std::mem::take(&mut self.damaged_since);
+        let Some(seq) = line.event["seq"].as_u64() else {
+            return;
+        };
+        if let Some(last) = self.last_seq.replace(seq) {
+            let hole = seq.saturating_sub(last).saturating_sub(1);
+            self.missed += hole.saturating_sub(damaged);
+        }
+    }
+
+    fn count_damaged(&mut self) {
+        self.damaged += 1;
+        self.damaged_since += 1;
+    }
+
+    /// Lets go of the oldest file: all of it is read, and no more comes.
+    fn finish_file(&mut self) {
+        if let Some(file) = self.files.pop_front()
+            && !file.unfinished.is_empty()
+        {
+            self.count_damaged();
+        }
+    }
+
+    /// Takes up the files that came after the last one that is held, if any did.
+    fn find_newer(&mut self) -> Result<bool> {
+        let held = self.files.back().map(|file| file.identity);
+        let current = identity(&current_path(&self.dir))?;
+        if current.is_none() || current == held {
+            return Ok(false);
+        }
+        let [older, current] = open_both(&self.dir)?;
+        let newer = |file: &OpenFile| Some(file.identity) != held;
+        let before = self.files.len();
+        self.files.extend(older.filter(newer));
+        self.files.extend(current.filter(newer));
+        Ok(self.files.len() > before)
+    }
+}
+
+/// Device and inode: no other file has them while this one is open.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> Result<Option<Identity>> {
+    match fs::symlink_metadata(path) {
+        Ok(file) => Ok(Some((file.dev(), file.ino()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+}
+
+/// Opens the older file and the current one that came right after it.
+fn open_both(dir: &Path) -> Result<[Option<OpenFile>; 2]> {
+    loop {
+        let path = current_path(dir);
+        let current = OpenFile::open(&path)?;
+        let older = OpenFile::open(&older_path(dir))?;
+        let [current_id, older_id] = [&current, &older].map(|file| Some(file.as_ref()?.identity));
+        // Otherwise the files took their next names meanwhile.
+        let is_settled = identity(&path)? == current_id;
+        if is_settled && (current_id.is_none() || current_id != older_id) {
+            return Ok([older, current]);
+        }
+    }
+}
+
+struct OpenFile {
+    identity: Identity,
+    reader: BufReader<File>,
+    /// The begin of a line whose end has not come.
+    unfinished: Vec<u8>,
+    /// The line's begin was thrown away.
+    too_long: bool,
+}
+
+impl OpenFile {
+    fn open(path: &Path) -> Result<Option<Self>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path);
+        let file = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened,
+        };
+        let (file, metadata) = file
+            .and_then(|file| file.metadata().map(|metadata| (file, metadata)))
+            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        anyhow::ensure!(
+            metadata.is_file(),
+            "{}: expected the journal, found something that is not a regular file",
+            path.display()
+        );
+        Ok(Some(Self {
+            identity: (metadata.dev(), metadata.ino()),
+            reader: BufReader::with_capacity(64 * 1024, file),
+            unfinished: Vec::new(),
+            too_long: false,
+        }))
+    }
+
+    /// The next line without its newline; `None` if it has not come to its end.
+    /// Of a line that is too long for an event, nothing is left.
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            let room = LONGEST_LINE - self.unfinished.len();
+            let room = u64::try_from(room).unwrap_or(u64::MAX);
+            let reader = &mut self.reader;
+            reader.take(room).read_until(b'\n', &mut self.unfinished)?;
+            if self.unfinished.last() == Some(&b'\n') {
+                self.unfinished.pop();
+                let line = std::mem::take(&mut self.unfinished);
+                let too_long = std::mem::take(&mut self.too_long);
+                return Ok(Some(if too_long { Vec::new() } else { line }));
+            }
+            if self.unfinished.len() >= LONGEST_LINE {
+                self.unfinished.clear();
+                self.too_long = true;
+            } else if !self.was_truncated()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Begins again where someone has emptied the file in its place.
+    fn was_truncated(&mut self) -> io::Result<bool> {
+        let truncated = self.reader.get_ref().metadata()?.len() < self.reader.stream_position()?;
+        if truncated {
+            self.reader.rewind()?;
+            self.unfinished.clear();
+            self.too_long = false;
+        }
+        Ok(truncated)
+    }
+}

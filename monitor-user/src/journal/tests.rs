@@ -1,0 +1,687 @@
+//! The journal on real files.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::supervisor::{
+    BackoffReason, Blame, Cause, Death, Instance, Notice, Signal, SpawnFailure,
+};
+
+const MAX_SIZE: u64 = 8 << 20;
+
+fn open(dir: &Path) -> Journal {
+    Journal::open(dir, MAX_SIZE, None).unwrap()
+}
+
+fn at(second: i64) -> ExtraFacts {
+    ExtraFacts::at(Timestamp::from_second(second).unwrap())
+}
+
+fn started(pid: u32) -> Entry {
+    let notice = Notice::Started {
+        service: Arc::from("web"),
+        instance: Instance {
+            pid,
+            start_time_ns: 10_000_000,
+        },
+        restarts: 2,
+    };
+    Entry::from_notice(&notice, at(0))
+}
+
+/// The lines of a file that are JSON.
+fn good_lines(path: &Path) -> Vec<Value> {
+    let text = fs::read(path).unwrap();
+    text.split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect()
+}
+
+fn numbers(path: &Path) -> Vec<u64> {
+    good_lines(path)
+        .iter()
+        .map(|line| line["seq"].as_u64().unwrap())
+        .collect()
+}
+
+#[test]
+fn every_notice_is_told_in_the_words_of_the_contract() {
+    let service: Arc<str> = Arc::from("web");
+    let s = || service.clone();
+    let instance = Instance {
+        pid: 7,
+        start_time_ns: 30_000_000,
+    };
+    let who = json!({"pid": 7, "start_time_ns": 30_000_000});
+    let with = |event: &str, more: &[&Value]| {
+        let mut object = json!({"event": event, "service": "web", "time": "1970-01-01T00:00:05Z"});
+        for (key, value) in more.iter().filter_map(|more| more.as_object()).flatten() {
+            object[key] = value.clone();
+        }
+        object
+    };
+    let cases = [
+        (
+            Notice::Started {
+                service: s(),
+                instance,
+                restarts: 3,
+            },
+            with("started", &[&who, &json!({"restarts": 3})]),
+        ),
+        (
+            Notice::Adopted {
+                service: s(),
+                instance,
+            },
+            with("adopted", &[&who]),
+        ),
+        (
+            Notice::Stopping {
+                service: s(),
+                instance,
+                signal: Signal::TERM,
+            },
+            with("stopping", &[&who, &json!({"signal": "SIGTERM"})]),
+        ),
+        (Notice::Stopped { service: s() }, with("stopped", &[])),
+        (
+            Notice::Failed {
+                service: s(),
+                reason: "why".to_owned(),
+            },
+            with("failed", &[&json!({"reason": "why"})]),
+        ),
+        (
+            Notice::EventsLost { count: 9 },
+            with("events_lost", &[&json!({"count": 9, "service": null})]),
+        ),
+    ];
+    for (notice, expected) in cases {
+        let entry = Entry::from_notice(&notice, at(5));
+        assert_eq!(serde_json::to_value(entry).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_backoff_tells_why_and_how_long() {
+    let told = |delay, reason| {
+        let service = Arc::from("web");
+        let notice = Notice::Backoff {
+            service,
+            delay,
+            reason,
+        };
+        let value = serde_json::to_value(Entry::from_notice(&notice, at(5))).unwrap();
+        assert_eq!(value["event"], "backoff");
+        (
+            value["delay_ns"].as_u64().unwrap(),
+            value["reason"].clone(),
+            value["message"].clone(),
+        )
+    };
+    assert_eq!(
+        told(Duration::from_millis(200), BackoffReason::Exited),
+        (200_000_000, json!("exited"), json!(null))
+    );
+    let failure = SpawnFailure {
+        message: "cannot run".to_owned(),
+    };
+    assert_eq!(
+        told(Duration::MAX, BackoffReason::SpawnFailed(failure)),
+        (u64::MAX, json!("start_failed"), json!("cannot run"))
+    );
+}
+
+#[test]
+fn an_exit_is_told_with_the_time_at_which_it_was_final() {
+    let notice = Notice::Exited {
+        service: Arc::from("web"),
+        instance: Instance {
+            pid: 7,
+            start_time_ns: 30_000_000,
+        },
+        death: Death {
+            cause: Cause::from_wait_status(9),
+            blame: Blame::SomeoneElse,
+            comm: Some("nginx".to_owned()),
+            uptime: Some(Duration::from_secs(2)),
+        },
+    };
+    let facts = ExtraFacts {
+        exited_at: Some(Timestamp::from_second(3).unwrap()),
+        uid: Some(33),
+        ..at(5)
+    };
+    let value = serde_json::to_value(Entry::from_notice(&notice, facts)).unwrap();
+    assert_eq!(value["time"], "1970-01-01T00:00:03Z");
+    assert_eq!(
+        (&value["event"], &value["service"]),
+        (&json!("exited"), &json!("web"))
+    );
+    assert_eq!(
+        (&value["comm"], &value["uid"]),
+        (&json!("nginx"), &json!(33))
+    );
+    assert_eq!(
+        (&value["uptime_ns"], &value["cause"]["signal"]),
+        (&json!(2_000_000_000_u64), &json!("SIGKILL"))
+    );
+    let value = serde_json::to_value(Entry::from_notice(&notice, at(5))).unwrap();
+    assert_eq!(value["time"], "1970-01-01T00:00:05Z");
+}
+
+#[test]
+fn numbers_go_on_across_agents_and_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for agent in 0..3 {
+        let mut journal = open(dir.path());
+        journal
+            .append(&Entry::agent_started(at(agent).time, 1))
+            .unwrap();
+        journal.append(&started(2)).unwrap();
+    }
+    let path = current_path(dir.path());
+    assert_eq!(numbers(&path), [1, 2, 3, 4, 5, 6]);
+    // An agent that ends between putting the file aside and beginning a new one.
+    fs::rename(&path, older_path(dir.path())).unwrap();
+    open(dir.path()).append(&started(3)).unwrap();
+    assert_eq!(numbers(&path), [7]);
+}
+
+#[test]
+fn a_torn_last_line_is_ended_at_every_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let mut journal = open(dir.path());
+    journal.append(&started(1)).unwrap();
+    let whole_first = fs::read(&path).unwrap().len();
+    journal.append(&started(2)).unwrap();
+    let whole = fs::read(&path).unwrap();
+    for cut in whole_first..=whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let mut journal = open(dir.path());
+        journal.append(&started(3)).unwrap();
+        journal.append(&started(4)).unwrap();
+        // What lacks its newline only is whole again.
+        let survives = cut + 1 >= whole.len();
+        let expected: &[u64] = if survives { &[1, 2, 3, 4] } else { &[1, 2, 3] };
+        assert_eq!(numbers(&path), expected, "cut at {cut}");
+        let pids: Vec<_> = good_lines(&path)
+            .iter()
+            .map(|line| line["pid"].as_u64())
+            .collect();
+        let expected = [1, 2, 3, 4].map(Some);
+        let expected = if survives {
+            &expected[..]
+        } else {
+            &[Some(1), Some(3), Some(4)]
+        };
+        assert_eq!(pids, expected, "cut at {cut}");
+    }
+}
+
+#[test]
+fn damage_at_the_end_is_looked_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    open(dir.path()).append(&started(1)).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend(std::iter::repeat_n(0, 70_000));
+    bytes.extend(b"\n{\"seq\":\"x\"}\n\n[]\nnull\n\xff\n");
+    fs::write(&path, &bytes).unwrap();
+    open(dir.path()).append(&started(2)).unwrap();
+    assert_eq!(good_lines(&path).last().unwrap()["seq"], 2);
+}
+
+#[test]
+fn two_files_never_hold_more_than_they_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, older) = (current_path(dir.path()), older_path(dir.path()));
+    let mut journal = Journal::open(dir.path(), 4096, None).unwrap();
+    for pid in 1..=200 {
+        journal.append(&started(pid)).unwrap();
+        let sizes = [&path, &older].map(|path| fs::metadata(path).map_or(0, |file| file.len()));
+        assert!(sizes.iter().all(|&size| size <= 2048), "{sizes:?}");
+    }
+    let kept: Vec<u64> = numbers(&older).into_iter().chain(numbers(&path)).collect();
+    let expected: Vec<u64> = (201 - kept.len() as u64..=200).collect();
+    assert_eq!(kept, expected);
+    // A line that alone is larger than a file may be is written all the same.
+    let mut journal = Journal::open(dir.path(), 10, None).unwrap();
+    journal.append(&started(1)).unwrap();
+    journal.append(&started(2)).unwrap();
+    assert_eq!((numbers(&older), numbers(&path)), (vec![201], vec![202]));
+}
+
+#[test]
+fn a_removed_journal_is_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path());
+    journal.append(&started(1)).unwrap();
+    fs::remove_file(current_path(dir.path())).unwrap();
+    journal.append(&started(2)).unwrap();
+    assert_eq!(numbers(&current_path(dir.path())), [2]);
+}
+
+#[test]
+fn what_could_not_be_written_is_counted_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let mut journal = open(dir.path());
+    journal.append(&started(1)).unwrap();
+    // The directory is away: no new file can be begun.
+    let away = dir.path().with_extension("away");
+    fs::remove_file(&path).unwrap();
+    fs::rename(dir.path(), &away).unwrap();
+    for pid in 2..=4 {
+        journal.append(&started(pid)).unwrap_err();
+    }
+    fs::rename(&away, dir.path()).unwrap();
+    journal.append(&started(5)).unwrap();
+    journal.append(&started(6)).unwrap();
+    let lines = good_lines(&path);
+    assert_eq!(
+        (&lines[0]["event"], &lines[0]["count"]),
+        (&json!("journal_gap"), &json!(3))
+    );
+    assert_eq!(numbers(&path), [2, 3, 4]);
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let refused = || {
+        let error = Journal::open(dir.path(), MAX_SIZE, None).unwrap_err();
+        assert!(
+            format!("{error:#}").contains(path.to_str().unwrap()),
+            "{error:#}"
+        );
+    };
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused();
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refused();
+    fs::remove_dir(&path).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+    refused();
+    assert!(Journal::open(&path.join("none"), MAX_SIZE, None).is_err());
+}
+
+#[test]
+fn only_the_owner_and_the_group_may_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let mut journal = Journal::open(dir.path(), 10, None).unwrap();
+    journal.append(&started(1)).unwrap();
+    journal.append(&started(2)).unwrap();
+    assert_eq!(mode(current_path(dir.path())), 0o600);
+    let own = nix::unistd::getegid().as_raw();
+    let mut journal = Journal::open(dir.path(), 10, Some(own)).unwrap();
+    assert_eq!(mode(older_path(dir.path())), 0o640);
+    journal.append(&started(3)).unwrap();
+    assert_eq!(mode(current_path(dir.path())), 0o640);
+}
+
+/// Numbers of all lines that a reader tells until there is no more.
+fn read_on(reader: &mut Reader) -> Vec<u64> {
+    std::iter::from_fn(|| reader.next().unwrap())
+        .map(|line| line.event["seq"].as_u64().unwrap())
+        .collect()
+}
+
+fn read(dir: &Path) -> (Vec<u64>, Reader) {
+    let mut reader = Reader::open(dir).unwrap();
+    (read_on(&mut reader), reader)
+}
+
+#[test]
+fn a_reader_skips_a_torn_last_line_of_every_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let mut journal = open(dir.path());
+    journal.append(&started(1)).unwrap();
+    let whole_first = fs::read(&path).unwrap().len();
+    journal.append(&started(2)).unwrap();
+    let whole = fs::read(&path).unwrap();
+    for cut in whole_first..=whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let (told, mut reader) = read(dir.path());
+        let is_whole = cut == whole.len();
+        assert_eq!(
+            told,
+            if is_whole { vec![1, 2] } else { vec![1] },
+            "cut at {cut}"
+        );
+        assert_eq!(reader.damaged(), 0);
+        // The rest of the line comes while it is followed.
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, &whole[cut..]))
+            .unwrap();
+        assert_eq!(
+            read_on(&mut reader),
+            if is_whole { vec![] } else { vec![2] },
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn damaged_lines_are_skipped_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let mut journal = open(dir.path());
+    for pid in 1..=5 {
+        journal.append(&started(pid)).unwrap();
+    }
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let long = "x".repeat(3 << 20);
+    for damage in [
+        "",
+        "{}",
+        "{\"seq\":2}",
+        "[1]",
+        "{\"seq\":2,\"event\":3}",
+        "\u{0}\u{0}",
+        &lines[1][..20],
+        &long,
+    ] {
+        let damaged = [lines[0], damage, lines[2], lines[3], lines[4], ""].join("\n");
+        fs::write(&path, damaged).unwrap();
+        let (told, mut reader) = read(dir.path());
+        assert_eq!((told, reader.damaged()), (vec![1, 3, 4, 5], 1));
+        assert_eq!(reader.take_missed(), 0);
+    }
+    // A line that is gone altogether is missed.
+    fs::write(&path, [lines[0], lines[2], lines[4], ""].join("\n")).unwrap();
+    let (told, mut reader) = read(dir.path());
+    assert_eq!(
+        (told, reader.damaged(), reader.take_missed()),
+        (vec![1, 3, 5], 0, 2)
+    );
+    assert_eq!(reader.take_missed(), 0);
+}
+
+#[test]
+fn a_reader_follows_the_files_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), 2048, None).unwrap();
+    let mut from_the_start = Reader::open(dir.path()).unwrap();
+    let (mut told, mut last_of_older) = (Vec::new(), 0);
+    for pid in 1..=200 {
+        journal.append(&started(pid)).unwrap();
+        if pid % 3 == 0 {
+            told.extend(read_on(&mut from_the_start));
+        }
+        // One that comes later begins with the oldest line that is kept.
+        let (late, reader) = read(dir.path());
+        let expected: Vec<u64> = (late[0]..=pid.into()).collect();
+        assert_eq!((late, reader.damaged()), (expected, 0));
+        last_of_older = last_of_older.max(numbers(&older_or_current(dir.path()))[0]);
+    }
+    told.extend(read_on(&mut from_the_start));
+    assert_eq!(told, (1..=200).collect::<Vec<u64>>());
+    assert_eq!(from_the_start.take_missed(), 0);
+    assert!(last_of_older > 100, "the files were turned over");
+}
+
+fn older_or_current(dir: &Path) -> PathBuf {
+    let older = older_path(dir);
+    if older.exists() {
+        older
+    } else {
+        current_path(dir)
+    }
+}
+
+#[test]
+fn who_reads_too_slowly_is_told_how_much_was_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), 2048, None).unwrap();
+    journal.append(&started(1)).unwrap();
+    let (mut told, mut reader) = read(dir.path());
+    for pid in 2..=200 {
+        journal.append(&started(pid)).unwrap();
+    }
+    told.extend(read_on(&mut reader));
+    assert!(
+        told.is_sorted_by(|a, b| a < b) && told.last() == Some(&200),
+        "{told:?}"
+    );
+    assert_eq!(reader.take_missed(), 200 - told.len() as u64);
+}
+
+#[test]
+fn a_journal_that_is_emptied_or_removed_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let mut journal = open(dir.path());
+    for pid in 1..=3 {
+        journal.append(&started(pid)).unwrap();
+    }
+    let (told, mut reader) = read(dir.path());
+    assert_eq!(told, [1, 2, 3]);
+    fs::write(&path, "").unwrap();
+    journal.append(&started(4)).unwrap();
+    assert_eq!(read_on(&mut reader), [4]);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(read_on(&mut reader), Vec::<u64>::new());
+    journal.append(&started(5)).unwrap();
+    assert_eq!(read_on(&mut reader), [5]);
+    drop(journal);
+    fs::remove_file(&path).unwrap();
+    open(dir.path()).append(&started(1)).unwrap();
+    assert_eq!(read_on(&mut reader), [1]);
+}
+
+#[test]
+fn a_journal_that_does_not_exist_yet_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reader = Reader::open(dir.path()).unwrap();
+    assert!(reader.is_missing());
+    assert_eq!(read_on(&mut reader), Vec::<u64>::new());
+    open(dir.path()).append(&started(1)).unwrap();
+    assert_eq!(read_on(&mut reader), [1]);
+    assert!(!reader.is_missing());
+}
+
+/// Writes `count` events while a follower that starts at any time reads, and gives the numbers
+/// that it was told and how many files there were.
+fn follow(seed: u64, count: u32) -> (Vec<u64>, u32) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), 8192, None).unwrap();
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = move |below: u32| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        u32::try_from(random % u64::from(below)).unwrap()
+    };
+    let before = next(20);
+    for pid in 0..before {
+        journal.append(&started(pid)).unwrap();
+    }
+    let seen = Arc::new(AtomicU64::new(0));
+    let path = dir.path().to_owned();
+    let seen_by_writer = Arc::clone(&seen);
+    let writer = std::thread::spawn(move || {
+        let mut files = 1;
+        let mut size = 0;
+        for pid in before..count {
+            // As far ahead as the two files allow, and no farther.
+            while u64::from(pid) > seen_by_writer.load(Ordering::Acquire) + 40 {
+                std::thread::yield_now();
+            }
+            if next(30) == 0 {
+                std::thread::sleep(Duration::from_micros(next(500).into()));
+            }
+            journal.append(&started(pid)).unwrap();
+            let now = fs::metadata(current_path(&path)).unwrap().len();
+            files += u32::from(now < size);
+            size = now;
+        }
+        files
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let told = runtime.block_on(async {
+        let changes = Changes::of(dir.path()).unwrap();
+        let mut reader = Reader::open(dir.path()).unwrap();
+        let mut told: Vec<u64> = Vec::new();
+        loop {
+            while let Some(line) = reader.next().unwrap() {
+                told.push(line.event["seq"].as_u64().unwrap());
+                seen.store(*told.last().unwrap(), Ordering::Release);
+            }
+            assert_eq!((reader.damaged(), reader.take_missed()), (0, 0));
+            if told.last() == Some(&count.into()) {
+                return told;
+            }
+            let waiting = tokio::time::timeout(Duration::from_secs(30), changes.next());
+            assert!(waiting.await.expect("a change is told").unwrap());
+        }
+    });
+    (told, writer.join().unwrap())
+}
+
+#[test]
+fn a_follower_is_told_each_event_once_while_files_are_turned_over() {
+    let mut turned = 0;
+    for seed in 1..=20 {
+        let (told, files) = follow(seed, 1000);
+        assert_eq!(told, (1..=1000).collect::<Vec<u64>>(), "seed {seed}");
+        assert!(files > 20, "{files}");
+        turned += files;
+    }
+    println!("{turned} files");
+}
+
+#[test]
+fn a_removed_directory_ends_the_following() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let changes = Changes::of(dir.path()).unwrap();
+        fs::write(dir.path().join("other"), "").unwrap();
+        drop(dir);
+        assert!(!changes.next().await.unwrap());
+    });
+}
+
+#[test]
+fn appending_is_cheap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path());
+    let entry = started(1);
+    let count: u32 = 100_000;
+    let begin = crate::clock::since_boot();
+    for _ in 0..count {
+        journal.append(&entry).unwrap();
+    }
+    let took = crate::clock::since_boot() - begin;
+    println!(
+        "{:.0} events/s, {:?} each",
+        f64::from(count) / took.as_secs_f64(),
+        took / count
+    );
+    let (told, mut reader) = read(dir.path());
+    assert_eq!(
+        (told.last(), reader.take_missed()),
+        (Some(&count.into()), 0)
+    );
+}
+
+#[test]
+fn a_full_disk_loses_events_and_says_how_many() {
+    let test = "a_full_disk_loses_events_and_says_how_many";
+    let dir = tempfile::tempdir().unwrap();
+    let _mount = match SmallDisk::mount(dir.path()) {
+        Ok(mount) => mount,
+        Err(error) => return eprintln!("SKIPPED {test}: cannot mount a small tmpfs: {error}"),
+    };
+    let filler = dir.path().join("filler");
+    let mut journal = open(dir.path());
+    let mut pid = 0;
+    let mut append = |journal: &mut Journal| {
+        pid += 1;
+        journal.append(&started(pid))
+    };
+    let mut lost = 0;
+    for _ in 0..3 {
+        append(&mut journal).unwrap();
+        // All but the page that the journal has begun.
+        let _ = fs::write(&filler, vec![0; 1 << 20]);
+        let failed = std::iter::repeat_with(|| append(&mut journal)).find_map(Result::err);
+        assert_eq!(
+            failed.map(|error| error.kind()),
+            Some(std::io::ErrorKind::StorageFull)
+        );
+        append(&mut journal).unwrap_err();
+        lost += 2;
+        fs::remove_file(&filler).unwrap();
+        append(&mut journal).unwrap();
+    }
+    let mut reader = Reader::open(dir.path()).unwrap();
+    let lines: Vec<Line> = std::iter::from_fn(|| reader.next().unwrap()).collect();
+    let gaps = lines
+        .iter()
+        .filter(|line| line.event["event"] == "journal_gap");
+    let told: u64 = gaps
+        .clone()
+        .map(|line| line.event["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!((gaps.count(), told), (3, lost));
+    // Each torn line is ended, and nothing else is damaged.
+    assert!(reader.damaged() <= 3);
+    assert_eq!(lines.len() as u64 - 3 + lost, u64::from(pid));
+}
+
+/// A tmpfs of 64 KiB, in a mount namespace of the test's own thread.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: &Path) -> nix::Result<Self> {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )?;
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("size=64k"),
+        )?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount(&self.0);
+    }
+}
