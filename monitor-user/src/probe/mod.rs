@@ -4,6 +4,8 @@ pub(crate) mod btf;
 mod kernel;
 mod names;
 pub(crate) mod namespace;
+mod pins;
 
 pub(crate) use kernel::{HookStatistics, KernelProbe, Options, enable_statistics};
 pub(crate) use names::compile as compile_names;
+pub(crate) use pins::PinDir;
