@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
@@ -45,6 +45,13 @@ pub(crate) struct Options {
     pub(crate) live_zero: bool,
 }
 
+/// Flag of a map's update: leave what is there.
+const BPF_NOEXIST: u64 = 1;
+
+fn is_there(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AlreadyExists
+}
+
 /// The kernel programs at work. They end with this value, unless they are pinned.
 pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
@@ -55,6 +62,7 @@ pub(crate) struct KernelProbe {
     logger: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
     /// Of the exit program.
     program: u32,
+    records_births: bool,
     /// Keep the programs attached.
     _links: Vec<FdLink>,
 }
@@ -149,13 +157,12 @@ impl KernelProbe {
         let exit_program = loaded.exit;
         let birth = loaded.attach_birth()?;
         let exit = loaded.attach_exit()?;
-        let links = vec![
-            pins.replace_link(programs::BIRTH, birth)?,
-            pins.replace_link(exit_program, exit.0)?,
-        ];
+        let birth = pins.replace_link(programs::BIRTH, birth)?;
+        let links = vec![pins.replace_link(exit_program, exit.0)?, birth];
         Self::new(|name| take_map(&mut loaded.object, name), exit.1, links)
     }
 
+    /// Of `links`, the birth program's is the second.
     fn new(
         mut map: impl FnMut(&str) -> Result<Map>,
         program: u32,
@@ -170,8 +177,14 @@ impl KernelProbe {
             notes: Array::try_from(map(maps::NOTES)?)?,
             logger: kernel_log(program),
             program,
+            records_births: links.len() > 1,
             _links: links,
         })
+    }
+
+    /// Whether births are recorded: only where the programs are pinned.
+    pub(crate) fn records_births(&self) -> bool {
+        self.records_births
     }
 
     /// Has the forks of the caller, which `agent` names, recorded as births of a service's
@@ -242,11 +255,18 @@ impl KernelProbe {
             .context("cannot write the notes map")
     }
 
-    /// Has the exit of process `pid`, started at `start_ticks`, reported.
-    pub(crate) fn watch(&mut self, pid: u32, start_ticks: u64) -> Result<()> {
-        self.watched
-            .insert(pid, WatchEntry::watching(start_ticks).words(), 0)
-            .with_context(|| format!("cannot watch process {pid}"))
+    /// Has a process's exit reported. One that is in the watch map already stays as it is.
+    pub(crate) fn watch(&mut self, process: Instance, birth: Birth) -> Result<()> {
+        let entry = WatchEntry {
+            service: birth.service,
+            attempt: birth.attempt,
+            ..WatchEntry::watching(process.start_time_ns / TICK_NS)
+        };
+        let pid = process.pid;
+        match self.watched.insert(pid, entry.words(), BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if is_there(&error.io_error) => Ok(()),
+            inserted => inserted.with_context(|| format!("cannot watch process {pid}")),
+        }
     }
 
     /// Waits until the ring has something to read. Cancellation loses nothing.
