@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod check;
+pub(crate) mod doctor;
 pub(crate) mod events;
 mod output;
 pub(crate) mod watch;
@@ -91,6 +92,7 @@ enum Command {
     Watch(watch::Arguments),
     Check(check::Arguments),
     Events(events::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 /// Runs what was asked for.
@@ -100,5 +102,6 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
+        Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
     }
 }
