@@ -24,7 +24,8 @@ const NO_AGENT: u8 = 3;
 
 /// Show what happened to the services: starts, exits and their causes, restarts, stops
 ///
-/// Reads the agent's journal, which is kept across the agent's own death.
+/// Reads the agent's journal, which is kept across the agent's own death. Exits with 3 if there is
+/// neither a journal nor an agent.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Go on with new events as they come, until Ctrl-C
