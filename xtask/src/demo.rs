@@ -263,7 +263,7 @@ fn signals() -> Result<Receiver<i32>> {
 }
 
 /// A command that begins as `cargo xtask tethered`.
-fn tethered_command(program: &Path) -> Result<Command> {
+pub(crate) fn tethered_command(program: &Path) -> Result<Command> {
     let mut command = Command::new(env::current_exe().context("find xtask's own path")?);
     let own = std::process::id().to_string();
     command.args(["tethered", "--to", &own, "--"]).arg(program);
