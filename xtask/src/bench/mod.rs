@@ -4,6 +4,7 @@
 //! What is compared is run in turns, so that a noisy machine is noisy for both.
 
 mod hook;
+mod latency;
 mod process;
 mod sample;
 mod table;
@@ -29,7 +30,7 @@ use crate::{
     workspace::{Profile, Workspace, output_of, run_to_end},
 };
 
-/// Measure what the kernel program costs
+/// Measure what the kernel program costs and how soon an exit is told
 ///
 /// `RESPAWN_BPF_OBJECT` names a kernel object to measure in place of the committed one.
 #[derive(clap::Args)]
@@ -49,20 +50,24 @@ pub(crate) struct Args {
 enum Name {
     /// The mean cost of the exit hook, and the wakeups that it causes
     Hook,
+    /// From the kill to the line on stdout, beside the process's pidfd
+    Latency,
 }
 
 impl Name {
-    const ALL: [Self; 1] = [Self::Hook];
+    const ALL: [Self; 2] = [Self::Hook, Self::Latency];
 
     fn word(self) -> &'static str {
         match self {
             Self::Hook => "hook",
+            Self::Latency => "latency",
         }
     }
 
     fn run(self, bench: &Bench) -> Result<Figures> {
         match self {
             Self::Hook => hook::run(bench),
+            Self::Latency => latency::run(bench),
         }
     }
 }
