@@ -6,9 +6,9 @@
  *                                    at the end of standard input it kills them
  *   actor linger MIB                 touches so much memory, says "ready", waits
  *   actor service FIFO LIFELINE ID MIB
- *                                    writes "started ID PID NS" to the FIFO, NS being the first
- *                                    thing main reads, CLOCK_MONOTONIC; with MIB also
- *                                    "ready ID PID NS" once that much memory is touched.
+ *                                    writes "running ID PID NS" to the FIFO, NS being the first
+ *                                    thing main reads, CLOCK_MONOTONIC; if there is memory to
+ *                                    touch, "started …" instead, and "touched …" after that.
  *                                    Ends when LIFELINE has no writer any more.
  */
 #define _GNU_SOURCE
@@ -142,10 +142,10 @@ static int service(char **arguments, long long started_ns)
 
 	if (fifo < 0)
 		return fail(arguments[0]);
-	tell(fifo, "started", arguments[2], started_ns);
+	tell(fifo, mebibytes > 0 ? "started" : "running", arguments[2], started_ns);
 	if (mebibytes > 0) {
 		touch(mebibytes);
-		tell(fifo, "ready", arguments[2], monotonic_ns());
+		tell(fifo, "touched", arguments[2], monotonic_ns());
 	}
 	/* Opening would block once there is no writer any more; reading has to. */
 	lifeline = open(arguments[1], O_RDONLY | O_NONBLOCK);

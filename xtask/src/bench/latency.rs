@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Aim, Bench, Figures,
     process::{Started, Watch},
-    sample::{Sample, ratio},
+    sample::{Sample, Unit, ratio},
     table::Table,
     wait::monotonic_ns,
 };
@@ -132,8 +132,8 @@ fn figures(small: &Rounds, large: &Rounds) -> Figures {
     );
     let large_name = format!("with {LARGE_MIB} MiB touched");
     for (name, rounds) in [("small", small), (&large_name, large)] {
-        let [line_median, line_p90, line_max] = rounds.line.cells();
-        let [pidfd_median, pidfd_p90, pidfd_max] = rounds.pidfd.cells();
+        let [line_median, line_p90, line_max] = rounds.line.cells(Unit::Microseconds);
+        let [pidfd_median, pidfd_p90, pidfd_max] = rounds.pidfd.cells(Unit::Microseconds);
         table.row([
             name.into(),
             rounds.line.count().to_string(),

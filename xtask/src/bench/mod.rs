@@ -6,6 +6,7 @@
 mod hook;
 mod latency;
 mod process;
+mod respawn;
 mod sample;
 mod table;
 mod wait;
@@ -30,7 +31,7 @@ use crate::{
     workspace::{Profile, Workspace, output_of, run_to_end},
 };
 
-/// Measure what the kernel program costs and how soon an exit is told
+/// Measure what the kernel program costs, how soon an exit is told, and a service back
 ///
 /// `RESPAWN_BPF_OBJECT` names a kernel object to measure in place of the committed one.
 #[derive(clap::Args)]
@@ -52,15 +53,18 @@ enum Name {
     Hook,
     /// From the kill to the line on stdout, beside the process's pidfd
     Latency,
+    /// From the kill to the first line of main under the agent, beside a loop in C
+    Respawn,
 }
 
 impl Name {
-    const ALL: [Self; 2] = [Self::Hook, Self::Latency];
+    const ALL: [Self; 3] = [Self::Hook, Self::Latency, Self::Respawn];
 
     fn word(self) -> &'static str {
         match self {
             Self::Hook => "hook",
             Self::Latency => "latency",
+            Self::Respawn => "respawn",
         }
     }
 
@@ -68,6 +72,7 @@ impl Name {
         match self {
             Self::Hook => hook::run(bench),
             Self::Latency => latency::run(bench),
+            Self::Respawn => respawn::run(bench),
         }
     }
 }
@@ -78,6 +83,8 @@ struct Bench {
     respawn: PathBuf,
     /// `actor.c`, built.
     actor: PathBuf,
+    /// `floor.c`, built.
+    floor: PathBuf,
     /// For links and FIFOs.
     scratch: TempDir,
     interrupt: Interrupt,
@@ -107,6 +114,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let bench = Bench {
         respawn: workspace.build_respawn(Profile::Release, None)?,
         actor: build_c(workspace, "actor")?,
+        floor: build_c(workspace, "floor")?,
         scratch: TempDir::with_prefix("respawn-bench-").context("make a temporary directory")?,
         interrupt: Interrupt::listen()?,
         quick: args.quick,

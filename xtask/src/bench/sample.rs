@@ -44,17 +44,29 @@ impl Sample {
     }
 
     /// Median, p90 and maximum as cells of a table.
-    pub(super) fn cells(&self) -> [String; 3] {
-        [self.median_us(), self.p90_us(), self.max_us()].map(readable_us)
+    pub(super) fn cells(&self, unit: Unit) -> [String; 3] {
+        let divisor = match unit {
+            Unit::Microseconds => 1.0,
+            Unit::Milliseconds => 1000.0,
+        };
+        let times = [self.median_us(), self.p90_us(), self.max_us()];
+        times.map(|time_us| readable(time_us / divisor))
     }
 }
 
+/// What a table's times are in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Microseconds,
+    Milliseconds,
+}
+
 /// Three significant digits or more: `1.25`, `98.4`, `1234`.
-pub(super) fn readable_us(time_us: f64) -> String {
-    match time_us {
-        ..10.0 => format!("{time_us:.2}"),
-        ..100.0 => format!("{time_us:.1}"),
-        _ => format!("{time_us:.0}"),
+fn readable(number: f64) -> String {
+    match number {
+        ..10.0 => format!("{number:.2}"),
+        ..100.0 => format!("{number:.1}"),
+        _ => format!("{number:.0}"),
     }
 }
 
@@ -76,6 +88,13 @@ mod tests {
         assert_eq!(sample.max_us(), 10.0);
         assert_eq!(Sample::of(vec![1500]).median_us(), 1.5);
         assert_eq!(Sample::of(Vec::new()).max_us(), 0.0);
+    }
+
+    #[test]
+    fn shows_three_digits() {
+        let sample = Sample::of(vec![1_250, 98_400, 1_234_000]);
+        assert_eq!(sample.cells(Unit::Microseconds), ["98.4", "1234", "1234"]);
+        assert_eq!(sample.cells(Unit::Milliseconds), ["0.10", "1.23", "1.23"]);
     }
 
     #[test]

@@ -31,6 +31,12 @@ pub(super) fn monotonic_ns() -> Result<u64> {
     Ok(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }
 
+/// Whether a pidfd's process ends within so long; not ended by Ctrl-C, so that it serves cleaning
+/// up.
+pub(super) fn ends_within(pidfd: BorrowedFd<'_>, patience: Duration) -> Result<bool> {
+    poll_within([pidfd], patience).map(|ready| ready.is_some())
+}
+
 /// Becomes readable when a signal asks for the end.
 pub(super) struct Interrupt(UnixStream);
 
@@ -49,7 +55,7 @@ impl Interrupt {
     /// # Errors
     /// When interrupted, or after [`PATIENCE`].
     pub(super) fn readable<const N: usize>(&self, fds: [BorrowedFd<'_>; N]) -> Result<[bool; N]> {
-        match self.poll(fds, PATIENCE)? {
+        match self.wait(fds, PATIENCE)? {
             Some(ready) => Ok(ready),
             None => bail!("what was waited for did not come within {PATIENCE:?}"),
         }
@@ -57,38 +63,47 @@ impl Interrupt {
 
     /// Waits for a time.
     pub(super) fn pause(&self, length: Duration) -> Result<()> {
-        self.poll([], length).map(drop)
+        self.wait([], length).map(drop)
     }
 
-    /// Waits until one of these is readable; `None`: not within `patience`.
-    fn poll<const N: usize>(
+    fn wait<const N: usize>(
         &self,
         fds: [BorrowedFd<'_>; N],
         patience: Duration,
     ) -> Result<Option<[bool; N]>> {
-        let mut polled: Vec<PollFd<'_>> = fds
-            .into_iter()
-            .chain([self.0.as_fd()])
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
-        let deadline = now() + patience;
-        loop {
-            let left = deadline.saturating_duration_since(now());
-            // Rounded up, for a poll that returns too early would be repeated at once.
-            let milliseconds = left.as_nanos().div_ceil(1_000_000);
-            match poll(&mut polled, PollTimeout::try_from(milliseconds)?) {
-                Ok(0) if milliseconds == 0 => return Ok(None),
-                Ok(0) | Err(Errno::EINTR) => continue,
-                Ok(_) => {}
-                Err(error) => return Err(error).context("poll"),
-            }
-            let ready = |index: usize| polled[index].any().unwrap_or(true);
-            if ready(N) {
-                bail!("interrupted");
-            }
-            return Ok(Some(std::array::from_fn(ready)));
+        let all = fds.into_iter().chain([self.0.as_fd()]);
+        let Some(ready) = poll_within(all, patience)? else {
+            return Ok(None);
+        };
+        if ready[N] {
+            bail!("interrupted");
+        }
+        Ok(Some(std::array::from_fn(|index| ready[index])))
+    }
+}
+
+/// Waits until at least one of these is readable or closed, and tells which are; `None`: not
+/// within `patience`.
+fn poll_within<'a>(
+    fds: impl IntoIterator<Item = BorrowedFd<'a>>,
+    patience: Duration,
+) -> Result<Option<Vec<bool>>> {
+    let polled = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut polled: Vec<PollFd<'_>> = fds.into_iter().map(polled).collect();
+    let deadline = now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(now());
+        // Rounded up, for a poll that returns too early would be repeated at once.
+        let milliseconds = left.as_nanos().div_ceil(1_000_000);
+        match poll(&mut polled, PollTimeout::try_from(milliseconds)?) {
+            Ok(0) if milliseconds == 0 => return Ok(None),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => break,
+            Err(error) => return Err(error).context("poll"),
         }
     }
+    let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+    Ok(Some(polled.iter().map(ready).collect()))
 }
 
 /// Lines from a pipe, read as they come.
