@@ -75,12 +75,18 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
             return Ok(());
         }
     }
+    // SAFETY: the map returned it.
+    let (service, attempt) = entry.map_or((0, 0), |entry| unsafe {
+        ((*entry).service, (*entry).attempt)
+    });
     let record = ExitRecord {
         start_time_ns,
         // SAFETY: these helpers take nothing and are allowed in tracing programs.
         exit_time_ns: unsafe { bpf_ktime_get_boot_ns() },
         // SAFETY: as above.
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        service,
+        attempt,
         pid,
         host_pid,
         parent_pid: leader.parent()?.process_id()?,

@@ -7,7 +7,7 @@
 use core::mem::size_of;
 
 /// Counted up with every change of a record, a map or a global in this file.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Size of a process's name in the kernel, its terminating NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -28,6 +28,10 @@ pub struct ExitRecord {
     pub exit_time_ns: u64,
     /// ID of its cgroup in the v2 hierarchy.
     pub cgroup_id: u64,
+    /// [`WatchEntry::service`] of the entry that this record took out, else 0.
+    pub service: u64,
+    /// [`WatchEntry::attempt`] of the same.
+    pub attempt: u64,
     /// Process ID.
     pub pid: u32,
     /// Process ID in the initial PID namespace.
@@ -47,7 +51,7 @@ pub struct ExitRecord {
 /// Flag of [`ExitRecord`]: the process was in the watch map, and this record took it out.
 pub const EXIT_WATCHED: u32 = 1;
 
-const _: () = assert!(size_of::<ExitRecord>() == 64);
+const _: () = assert!(size_of::<ExitRecord>() == 80);
 
 /// Value of the watch map; the key is the pid in the observer's PID namespace, as a `u32`.
 #[repr(C)]
@@ -58,6 +62,10 @@ pub struct WatchEntry {
     pub start_ticks: u64,
     /// [`WATCHING`] or [`LOST`].
     pub state: u64,
+    /// The service that it is an instance of, as the agent numbers them; 0 for none.
+    pub service: u64,
+    /// Which start of the service it is.
+    pub attempt: u64,
 }
 
 /// State of a [`WatchEntry`]: the process lives.
@@ -65,26 +73,82 @@ pub const WATCHING: u64 = 0;
 /// State of a [`WatchEntry`]: the process is gone, and the ring had no room for its record.
 pub const LOST: u64 = 1;
 
-const _: () = assert!(size_of::<WatchEntry>() == 16);
+const _: () = assert!(size_of::<WatchEntry>() == 32);
 
 impl WatchEntry {
-    /// An entry for a process that lives.
+    /// An entry for a process that lives and is no service's.
     pub const fn watching(start_ticks: u64) -> Self {
         Self {
             start_ticks,
             state: WATCHING,
+            service: 0,
+            attempt: 0,
         }
     }
 
     /// The value as the map holds it.
-    pub const fn words(self) -> [u64; 2] {
-        [self.start_ticks, self.state]
+    pub const fn words(self) -> [u64; 4] {
+        [self.start_ticks, self.state, self.service, self.attempt]
     }
 
     /// The entry that the map holds as these words.
-    pub const fn from_words([start_ticks, state]: [u64; 2]) -> Self {
-        Self { start_ticks, state }
+    pub const fn from_words([start_ticks, state, service, attempt]: [u64; 4]) -> Self {
+        Self {
+            start_ticks,
+            state,
+            service,
+            attempt,
+        }
     }
+}
+
+/// The one value of the mark map: whose forks are births of which service.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The agent's process ID in its own PID namespace; 0: nobody's.
+    pub agent_pid: u64,
+    /// The agent's start time in ticks since boot.
+    pub agent_start_ticks: u64,
+    /// For [`WatchEntry::service`].
+    pub service: u64,
+    /// For [`WatchEntry::attempt`].
+    pub attempt: u64,
+}
+
+const _: () = assert!(size_of::<Mark>() == 32);
+
+impl Mark {
+    /// Nobody's forks.
+    pub const NONE: Self = Self {
+        agent_pid: 0,
+        agent_start_ticks: 0,
+        service: 0,
+        attempt: 0,
+    };
+
+    /// The value as the map holds it.
+    pub const fn words(self) -> [u64; 4] {
+        [
+            self.agent_pid,
+            self.agent_start_ticks,
+            self.service,
+            self.attempt,
+        ]
+    }
+}
+
+/// Words of the notes map, which the kernel programs do not read: what an agent leaves for the
+/// next one beside the records.
+pub mod notes {
+    /// Fingerprint of the object and of what it was set to; 0 while it is being set up.
+    pub const BUILD: u32 = 0;
+    /// Whose it is: a hash of the agent's runtime directory.
+    pub const OWNER: u32 = 1;
+    /// Lost records that have been told of.
+    pub const LOST_TOLD: u32 = 2;
+    /// How many words there are.
+    pub const COUNT: u32 = 4;
 }
 
 /// Key of the claim map of kernels before 6.16.
@@ -254,8 +318,18 @@ pub mod maps {
     pub const EVENTS: &str = "EVENTS";
     /// Hash of pid to [`WatchEntry`](super::WatchEntry).
     pub const WATCHED: &str = "WATCHED";
+    /// Entries of the watch map.
+    pub const WATCHED_ENTRIES: u32 = 16_384;
     /// Per-CPU array with one `u64`: records that found the ring full.
     pub const LOST: &str = "LOST";
+    /// Array with one [`Mark`](super::Mark).
+    pub const MARK: &str = "MARK";
+    /// Array of [`notes`](super::notes).
+    pub const NOTES: &str = "NOTES";
+    /// LRU hash of [`ClaimKey`](super::ClaimKey) to a byte.
+    pub const CLAIMED: &str = "CLAIMED";
+    /// Entries of the claim map.
+    pub const CLAIMED_ENTRIES: u32 = 4096;
 }
 
 /// Names of the programs in the object.
@@ -264,6 +338,8 @@ pub mod programs {
     pub const EXIT_GROUP_DEAD: &str = "exit_group_dead";
     /// Exit program for the kernels before.
     pub const EXIT_LIVE_ZERO: &str = "exit_live_zero";
+    /// Records the births of instances.
+    pub const BIRTH: &str = "birth";
 }
 
 /// Names of the read-only globals in the object.

@@ -2,6 +2,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod birth;
+#[cfg(target_arch = "bpf")]
 mod exit;
 #[cfg(target_arch = "bpf")]
 mod task;
@@ -11,18 +13,19 @@ mod task;
 mod object {
     use aya_ebpf::{
         macros::{btf_tracepoint, map},
-        maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+        maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
         programs::BtfTracePointContext,
     };
-    use monitor_ebpf::{ClaimKey, Filter, NameMatcher, Offsets, WatchEntry};
+    use monitor_ebpf::{ClaimKey, Filter, Mark, NameMatcher, Offsets, WatchEntry, maps, notes};
 
-    use crate::{exit, task::Task};
+    use crate::{birth, exit, task::Task};
 
     #[map]
     pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
     #[map]
-    pub(crate) static WATCHED: HashMap<u32, WatchEntry> = HashMap::with_max_entries(16_384, 0);
+    pub(crate) static WATCHED: HashMap<u32, WatchEntry> =
+        HashMap::with_max_entries(maps::WATCHED_ENTRIES, 0);
 
     /// Records that found the ring full.
     #[map]
@@ -30,7 +33,15 @@ mod object {
 
     /// Which processes have been reported, where two threads may both take themselves for the last.
     #[map]
-    pub(crate) static CLAIMED: LruHashMap<ClaimKey, u8> = LruHashMap::with_max_entries(4096, 0);
+    pub(crate) static CLAIMED: LruHashMap<ClaimKey, u8> =
+        LruHashMap::with_max_entries(maps::CLAIMED_ENTRIES, 0);
+
+    #[map]
+    pub(crate) static MARK: Array<Mark> = Array::with_max_entries(1, 0);
+
+    /// For user space alone.
+    #[map]
+    static NOTES: Array<u64> = Array::with_max_entries(notes::COUNT, 0);
 
     #[unsafe(no_mangle)]
     pub(crate) static OFFSETS: Offsets = ZERO_OFFSETS;
@@ -62,6 +73,14 @@ mod object {
         if task.live_threads() == Ok(0) {
             exit::report(&ctx, task, exit::LastThread::Claimed);
         }
+        0
+    }
+
+    /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`: before the child
+    /// runs (kernel/fork.c, kernel_clone).
+    #[btf_tracepoint(function = "sched_process_fork")]
+    pub(crate) fn birth(ctx: BtfTracePointContext) -> i32 {
+        birth::record(&ctx, Task(ctx.arg(0)), Task(ctx.arg(1)));
         0
     }
 

@@ -64,12 +64,17 @@ impl Task {
         }
     }
 
+    /// The process ID in the initial PID namespace.
+    pub(crate) fn host_process_id(self) -> Result<u32> {
+        field(self.0, offsets().task_tgid)
+    }
+
     /// The process ID in the observer's PID namespace, 0 if it has none there.
     pub(crate) fn process_id(self) -> Result<u32> {
         // SAFETY: initialised read-only data, volatile for the reason given in `offsets`.
         let observer = unsafe { ptr::read_volatile(&raw const FILTER.pid_namespace) };
         if observer == 0 {
-            return field(self.0, offsets().task_tgid);
+            return self.host_process_id();
         }
         let offsets = offsets();
         let pid: *const u8 = field(self.signal()?, offsets.signal_tgid_pid)?;

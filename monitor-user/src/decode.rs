@@ -30,6 +30,24 @@ pub(crate) struct ProcessExit {
     pub(crate) cause: Cause,
     /// Whether it was taken out of the watch map by this report.
     pub(crate) watched: bool,
+    /// Of whose birth it was the end, if that was recorded: service and attempt.
+    pub(crate) birth: Option<Birth>,
+}
+
+/// What the kernel recorded when an agent forked an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Birth {
+    /// The service's number: see [`service_number`].
+    pub(crate) service: u64,
+    /// Which start of it.
+    pub(crate) attempt: u64,
+}
+
+/// The number by which the kernel's records name a service: the same in every agent, never 0.
+/// (FNV-1a, 64 bits; names are few and short.)
+pub(crate) fn service_number(name: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(1)
 }
 
 /// Start time as `/proc` tells it: whole ticks.
@@ -41,6 +59,7 @@ pub(crate) fn whole_ticks(start_time_ns: u64) -> u64 {
 pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
     let field = Fields::of(bytes)?;
     let start = field.u64(offset_of!(ExitRecord, start_time_ns));
+    let service = field.u64(offset_of!(ExitRecord, service));
     let exit = field.u64(offset_of!(ExitRecord, exit_time_ns));
     let comm: [u8; COMM_LEN] = field.array(offset_of!(ExitRecord, comm));
     let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -60,6 +79,10 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
             field.u32(offset_of!(ExitRecord, wait_status)).cast_signed(),
         ),
         watched: field.u32(offset_of!(ExitRecord, flags)) & EXIT_WATCHED != 0,
+        birth: (service != 0).then(|| Birth {
+            service,
+            attempt: field.u64(offset_of!(ExitRecord, attempt)),
+        }),
     })
 }
 
@@ -114,9 +137,11 @@ mod tests {
         bytes[8..16].copy_from_slice(&2_234_567_891_u64.to_ne_bytes());
         bytes[16..24].copy_from_slice(&77_u64.to_ne_bytes());
         for (index, value) in [42_u32, 4242, 1, 1000, 0x8b, 1].into_iter().enumerate() {
-            bytes[24 + index * 4..28 + index * 4].copy_from_slice(&value.to_ne_bytes());
+            bytes[40 + index * 4..44 + index * 4].copy_from_slice(&value.to_ne_bytes());
         }
-        bytes[48..53].copy_from_slice(b"name\0");
+        bytes[64..69].copy_from_slice(b"name\0");
+        bytes[24..32].copy_from_slice(&5_u64.to_ne_bytes());
+        bytes[32..40].copy_from_slice(&6_u64.to_ne_bytes());
         let exit = exit(&bytes).unwrap();
         assert_eq!(
             exit.instance,
@@ -132,13 +157,20 @@ mod tests {
         );
         assert_eq!(exit.uptime, Duration::from_nanos(1_000_000_001));
         assert_eq!(exit.cause.to_string(), "killed by SIGSEGV, core dumped");
+        assert_eq!(
+            exit.birth,
+            Some(Birth {
+                service: 5,
+                attempt: 6
+            })
+        );
     }
 
     #[test]
     fn other_lengths_are_no_record() {
         assert_eq!(exit(&[]), None);
-        assert_eq!(exit(&[0; 63]), None);
-        assert_eq!(exit(&[0; 72]), None);
+        assert_eq!(exit(&[0; 79]), None);
+        assert_eq!(exit(&[0; 88]), None);
     }
 
     #[test]

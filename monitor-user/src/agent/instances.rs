@@ -17,9 +17,7 @@ use crate::os::spawn::{FdLimit, Prepared, Spawner};
 use crate::os::tree::{Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, signal};
-use crate::supervisor::{
-    Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
-};
+use crate::supervisor::{Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec};
 
 /// Instances, and what it takes to start more.
 pub(super) struct Instances {

@@ -1,9 +1,13 @@
 //! The command line: one file a subcommand. Parses, and hands on what was meant.
 
 pub(crate) mod agent;
+mod ask;
 pub(crate) mod check;
 pub(crate) mod events;
 mod output;
+pub(crate) mod reload;
+pub(crate) mod status;
+pub(crate) mod steer;
 pub(crate) mod watch;
 
 use std::path::PathBuf;
@@ -89,6 +93,13 @@ pub(crate) struct ConfigDir {
 enum Command {
     Agent(agent::Arguments),
     Watch(watch::Arguments),
+    Status(status::Arguments),
+    Start(steer::Start),
+    Stop(steer::Stop),
+    Restart(steer::Restart),
+    Signal(steer::SignalArguments),
+    Reload(reload::Arguments),
+    Shutdown(steer::Shutdown),
     Check(check::Arguments),
     Events(events::Arguments),
 }
@@ -98,6 +109,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
+        Command::Status(arguments) => status::run(&cli.global, &arguments),
+        Command::Start(arguments) => steer::start(&cli.global, arguments),
+        Command::Stop(arguments) => steer::stop(&cli.global, arguments),
+        Command::Restart(arguments) => steer::restart(&cli.global, arguments),
+        Command::Signal(arguments) => steer::signal(&cli.global, arguments),
+        Command::Reload(arguments) => reload::run(&cli.global, &arguments),
+        Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
     }

@@ -11,13 +11,14 @@
 //! The loop only ever receives commands that are whole and valid, from those who may give them.
 //! Whoever writes half a line, or does not read, holds up its own connection and nothing else.
 
+pub(crate) mod client;
 mod protocol;
 mod server;
 
 use std::path::{Path, PathBuf};
 
 pub(crate) use protocol::{Command, Response, ServiceResult, ServiceStatus};
-pub(crate) use server::{Incoming, Peer, Server};
+pub(crate) use server::{Incoming, Server};
 
 /// The control socket of the agent with this runtime directory.
 pub(crate) fn socket(runtime_dir: &Path) -> PathBuf {

@@ -42,7 +42,7 @@ pub(crate) struct Options {
 /// The kernel programs at work; they end with this value.
 pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
-    watched: HashMap<MapData, u32, [u64; 2]>,
+    watched: HashMap<MapData, u32, [u64; 4]>,
     lost: PerCpuArray<MapData, u64>,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
     program: &'static str,

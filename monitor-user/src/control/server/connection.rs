@@ -4,13 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Activity, Incoming, PATIENCE, Peer};
+use super::{Activity, Incoming, Peer};
 use crate::control::protocol::{BadRequest, Command, MAX_REQUEST, Response};
 use crate::os;
 
@@ -19,12 +20,14 @@ const CHUNK: usize = 4096;
 
 /// The task of one peer that may command the agent.
 pub(super) struct Connection {
-    stream: UnixStream,
-    peer: Peer,
-    activity: Arc<Activity>,
-    commands: mpsc::Sender<Incoming>,
+    pub(super) stream: UnixStream,
+    pub(super) peer: Peer,
+    /// How long a started line may take to end, and an answer to be read.
+    pub(super) patience: Duration,
+    pub(super) activity: Arc<Activity>,
+    pub(super) commands: mpsc::Sender<Incoming>,
     /// What was read and not yet used.
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
 }
 
 /// Why there is no further answer.
@@ -42,21 +45,6 @@ impl From<io::Error> for End {
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: UnixStream,
-        peer: Peer,
-        activity: Arc<Activity>,
-        commands: mpsc::Sender<Incoming>,
-    ) -> Self {
-        Self {
-            stream,
-            peer,
-            activity,
-            commands,
-            buffer: Vec::new(),
-        }
-    }
-
     /// Answers until the peer hangs up, or misbehaves, or the agent goes.
     pub(super) async fn serve(mut self) {
         if let Err(End::Told(message)) = self.converse().await {
@@ -121,12 +109,12 @@ impl Connection {
             return Ok(self.stream.read_buf(&mut self.buffer).await?);
         }
         self.buffer.reserve(CHUNK);
-        let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.patience);
         match timeout_at(deadline, self.stream.read_buf(&mut self.buffer)).await {
             Ok(read) => Ok(read?),
             Err(_) => Err(End::Told(format!(
                 "the line did not end within {} s",
-                PATIENCE.as_secs()
+                self.patience.as_secs()
             ))),
         }
     }
@@ -154,7 +142,7 @@ impl Connection {
 
     async fn write(&mut self, response: &Response) -> Result<(), End> {
         let line = response.to_line();
-        match timeout(PATIENCE, self.stream.write_all(&line)).await {
+        match timeout(self.patience, self.stream.write_all(&line)).await {
             Ok(written) => Ok(written?),
             Err(_) => Err(End::Silent),
         }

@@ -6,8 +6,8 @@
 //! A connection's line, and what ends it:
 //! - what is no JSON object, or is longer than `MAX_REQUEST`: an error, then the end;
 //! - an object that is no command: an error, and on with the next line;
-//! - half a line, or an answer that is not read, for `PATIENCE`: the end;
-//! - more than `MOST_CONNECTIONS`: the one that has been idle longest makes room.
+//! - half a line, or an answer that is not read, for `patience`: the end;
+//! - more than `connections` of them: the one that has been idle longest makes room.
 //!
 //! Several lines at once are answered one after the other, in their order. An idle connection
 //! costs no timer. One whose command the agent works on is never closed to make room; when its
@@ -16,6 +16,8 @@
 mod access;
 mod connection;
 mod listen;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -35,14 +37,22 @@ use self::access::{Access, Caller};
 use self::connection::Connection;
 use super::protocol::{Command, Response};
 
-/// How many connections there are at once.
-const MOST_CONNECTIONS: usize = 256;
-
 /// How many commands wait for the agent's loop; more wait on their connections.
 const MOST_WAITING: usize = 64;
 
-/// How long a started line may take to end, and an answer to be read.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// What the connections may cost.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// How many there are at once.
+    connections: usize,
+    /// How long a started line may take to end, and an answer to be read.
+    patience: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 256,
+    patience: Duration::from_secs(10),
+};
 
 /// How long the last answers may take once the agent goes.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -73,6 +83,7 @@ pub(crate) struct Server {
     path: PathBuf,
     listener: UnixListener,
     access: Access,
+    limits: Limits,
     connections: Vec<Held>,
     /// Counts the connections' acts, so that their order is known without a clock.
     acts: Arc<AtomicU64>,
@@ -135,6 +146,7 @@ impl Server {
                 own_uid: nix::unistd::geteuid().as_raw(),
                 group,
             },
+            limits: LIMITS,
             connections: Vec::new(),
             acts: Arc::default(),
             commands,
@@ -230,8 +242,9 @@ impl Server {
             return refuse(&stream, self.access.refusal(&caller));
         }
         self.connections.retain(|held| !held.task.is_finished());
-        if self.connections.len() >= MOST_CONNECTIONS && !self.make_room() {
-            let message = format!("{MOST_CONNECTIONS} commands are being worked on; ask later");
+        let most = self.limits.connections;
+        if self.connections.len() >= most && !self.make_room() {
+            let message = format!("{most} commands are being worked on; ask again later");
             return refuse(&stream, message);
         }
         let activity = Arc::new(Activity {
@@ -241,8 +254,14 @@ impl Server {
             ending: AtomicBool::default(),
         });
         activity.acts();
-        let commands = self.commands.clone();
-        let connection = Connection::new(stream, caller.peer, activity.clone(), commands);
+        let connection = Connection {
+            stream,
+            peer: caller.peer,
+            patience: self.limits.patience,
+            activity: activity.clone(),
+            commands: self.commands.clone(),
+            buffer: Vec::new(),
+        };
         self.connections.push(Held {
             caller,
             activity,

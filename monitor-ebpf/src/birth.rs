@@ -1,0 +1,56 @@
+//! The birth program: writes an instance into the watch map before its first instruction, so that
+//! an agent that dies between its fork and its own book-keeping leaves no unknown child.
+//!
+//! Runs at every fork of the host; only those of a process that has marked itself are recorded.
+
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::warn;
+use monitor_ebpf::{TICK_NS, WATCHING, WatchEntry};
+
+use crate::{
+    object::{MARK, WATCHED},
+    task::{Result, Task},
+};
+
+/// Records `child` if `parent`, the current task, has marked its forks.
+#[inline(always)]
+pub(crate) fn record<C: EbpfContext>(ctx: &C, parent: Task, child: Task) {
+    let Some(mark) = MARK.get(0) else {
+        return;
+    };
+    if mark.agent_pid == 0 {
+        return;
+    }
+    let entry = WatchEntry {
+        start_ticks: 0,
+        state: WATCHING,
+        service: mark.service,
+        attempt: mark.attempt,
+    };
+    match try_record(mark.agent_pid, mark.agent_start_ticks, entry, parent, child) {
+        Ok(()) => {}
+        Err(errno) => warn!(ctx, "cannot record a birth: errno {}", -errno),
+    }
+}
+
+#[inline(always)]
+fn try_record(
+    agent_pid: u64,
+    agent_start_ticks: u64,
+    entry: WatchEntry,
+    parent: Task,
+    child: Task,
+) -> Result<()> {
+    if u64::from(parent.process_id()?) != agent_pid
+        || parent.leader()?.start_time()? / TICK_NS != agent_start_ticks
+        // A thread is no birth.
+        || parent.host_process_id()? == child.host_process_id()?
+    {
+        return Ok(());
+    }
+    let entry = WatchEntry {
+        start_ticks: child.start_time()? / TICK_NS,
+        ..entry
+    };
+    WATCHED.insert(&child.process_id()?, &entry, 0)
+}

@@ -1,0 +1,97 @@
+//! What the commands that ask the agent have in common: how no answer, or a refusal, is told.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::Global;
+use crate::control::client::{self, AskError};
+use crate::control::{Command, Response};
+
+/// The exit status when there is no agent to talk to.
+const NO_AGENT: u8 = 3;
+
+/// Nothing was done, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    message: String,
+    exit_status: u8,
+}
+
+impl Refusal {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            exit_status: 1,
+        }
+    }
+
+    /// An answer that does not answer what was asked.
+    pub(super) fn beside_the_point() -> Self {
+        Self::new("the agent answered something else than it was asked")
+    }
+
+    /// Tells it on standard error, and on standard output too if a program reads that.
+    pub(super) fn tell(&self, json: bool) -> anyhow::Result<ExitCode> {
+        tell_person(&self.message);
+        let mut told = Ok(());
+        if json {
+            let object = json!({ "ok": false, "error": self.message });
+            told = writeln!(io::stdout(), "{object}");
+        }
+        end(told, ExitCode::from(self.exit_status))
+    }
+}
+
+/// Asks the agent, and waits for its answer.
+pub(super) fn ask(global: &Global, command: &Command) -> Result<Response, Refusal> {
+    match client::ask(&global.runtime_dir, command) {
+        Ok(Response::Error { message }) => Err(Refusal::new(message)),
+        Ok(response) => Ok(response),
+        Err(error) => Err(Refusal {
+            message: error.to_string(),
+            exit_status: match error {
+                AskError::NoAgent { .. } => NO_AGENT,
+                _ => 1,
+            },
+        }),
+    }
+}
+
+/// A service named twice is told of once.
+pub(super) fn once_each(names: Vec<String>) -> Vec<String> {
+    let mut unique = Vec::with_capacity(names.len());
+    for name in names {
+        if !unique.contains(&name) {
+            unique.push(name);
+        }
+    }
+    unique
+}
+
+/// Says something on standard error, if it is open.
+pub(super) fn tell_person(message: &str) {
+    let _ = writeln!(io::stderr(), "respawn: {message}");
+}
+
+/// The exit status of a command whose output is written; a reader that has gone had enough.
+pub(super) fn end(written: io::Result<()>, exit_code: ExitCode) -> anyhow::Result<ExitCode> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write to standard output"))
+        }
+        _ => Ok(exit_code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_counts_once() {
+        let names = ["b", "a", "b"].map(str::to_owned).to_vec();
+        assert_eq!(once_each(names), ["b", "a"]);
+    }
+}

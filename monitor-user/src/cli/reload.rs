@@ -1,0 +1,139 @@
+//! `respawn reload`: has the agent read its config again, and tells what came of it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::Global;
+use super::ask::{Refusal, ask, end};
+use crate::config::Problem;
+use crate::control::{Command, Response};
+use crate::supervisor::ReloadSummary;
+
+/// Read the config again
+///
+/// Starts what was added, stops what was removed, and restarts what changed in a way that needs
+/// it; tells which these are. A config with a problem changes nothing, and all its problems are
+/// told, as by `respawn check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reloads, and tells the differences on stdout or the problems on stderr; with `--json` either
+/// goes to stdout.
+///
+/// # Errors
+/// Output that cannot be written.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let json = arguments.json;
+    let (written, exit_code) = match ask(global, &Command::Reload) {
+        Ok(Response::Reloaded { summary }) => {
+            let out = &mut io::stdout().lock();
+            let written = match json {
+                true => write_summary_json(&summary, out),
+                false => write_summary(&summary, out),
+            };
+            (written, ExitCode::SUCCESS)
+        }
+        Ok(Response::Invalid { problems }) => {
+            let written = match json {
+                true => {
+                    let object = json!({ "ok": false, "problems": problems });
+                    writeln!(io::stdout(), "{object}")
+                }
+                false => write_problems(&problems, &mut io::stderr().lock()),
+            };
+            (written, ExitCode::FAILURE)
+        }
+        Ok(_) => return Refusal::beside_the_point().tell(json),
+        Err(refusal) => return refusal.tell(json),
+    };
+    end(written, exit_code)
+}
+
+fn write_summary(summary: &ReloadSummary, out: &mut impl Write) -> io::Result<()> {
+    let parts = [
+        ("added", &summary.added),
+        ("changed", &summary.changed),
+        ("removed", &summary.removed),
+    ];
+    if parts.iter().all(|(_, names)| names.is_empty()) {
+        return writeln!(out, "no service has changed");
+    }
+    for (what, names) in parts.iter().filter(|(_, names)| !names.is_empty()) {
+        writeln!(out, "{what}: {}", names.join(", "))?;
+    }
+    Ok(())
+}
+
+fn write_summary_json(summary: &ReloadSummary, out: &mut impl Write) -> io::Result<()> {
+    let ReloadSummary {
+        added,
+        changed,
+        removed,
+    } = summary;
+    let object = json!({ "ok": true, "added": added, "changed": changed, "removed": removed });
+    writeln!(out, "{object}")
+}
+
+fn write_problems(problems: &[Problem], err: &mut impl Write) -> io::Result<()> {
+    for problem in problems {
+        writeln!(err, "{problem}")?;
+    }
+    match problems.len() {
+        1 => writeln!(err, "1 problem; nothing was changed"),
+        count => writeln!(err, "{count} problems; nothing was changed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut bytes = Vec::new();
+        write(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let summary = ReloadSummary {
+            added: vec!["db".to_owned(), "web".to_owned()],
+            changed: vec![],
+            removed: vec!["old".to_owned()],
+        };
+        assert_eq!(
+            text(|out| write_summary(&summary, out)),
+            "added: db, web\nremoved: old\n"
+        );
+        assert_eq!(
+            text(|out| write_summary_json(&summary, out)),
+            "{\"added\":[\"db\",\"web\"],\"changed\":[],\"ok\":true,\"removed\":[\"old\"]}\n"
+        );
+        assert_eq!(
+            text(|out| write_summary(&ReloadSummary::default(), out)),
+            "no service has changed\n"
+        );
+    }
+
+    #[test]
+    fn problems_are_told_as_check_tells_them() {
+        let problem = Problem {
+            file: "/etc/respawn/services/web.toml".into(),
+            line: Some(2),
+            column: Some(8),
+            key: Some("nice".to_owned()),
+            message: "expected an integer from -20 to 19, found the integer 99".to_owned(),
+        };
+        assert_eq!(
+            text(|err| write_problems(&[problem], err)),
+            "/etc/respawn/services/web.toml:2:8: nice: expected an integer from -20 to 19, found \
+             the integer 99\n1 problem; nothing was changed\n"
+        );
+    }
+}

@@ -1,0 +1,248 @@
+//! `respawn status`: the services as they are now.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+
+use super::Global;
+use super::ask::{Refusal, ask, end, once_each, tell_person};
+use crate::clock;
+use crate::control::{Command, Response, ServiceStatus};
+use crate::report::{Age, cause_style, printable};
+use crate::supervisor::State;
+
+/// Show services and what they do
+///
+/// Shows state, pid, uptime, restarts and the last exit of each service, and why one does not
+/// run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Show only these services
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+    /// Print one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows the services on stdout; one that does not exist is told of on stderr, with exit status 1.
+///
+/// # Errors
+/// Output that cannot be written.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let asked = once_each(arguments.services.clone());
+    let command = Command::Status {
+        services: asked.clone(),
+    };
+    let statuses = match ask(global, &command) {
+        Ok(Response::Status { services }) => services,
+        Ok(_) => return Refusal::beside_the_point().tell(false),
+        Err(refusal) => return refusal.tell(false),
+    };
+    let written = if arguments.json {
+        write_json(&statuses)
+    } else if asked.is_empty() && statuses.is_empty() {
+        writeln!(io::stdout(), "no services are configured")
+    } else if statuses.is_empty() {
+        Ok(())
+    } else {
+        anstream::stdout().write_all(table(&statuses, clock::now()).as_bytes())
+    };
+    let is_known = |name: &&String| statuses.iter().any(|status| status.service == **name);
+    let mut exit_code = ExitCode::SUCCESS;
+    for unknown in asked.iter().filter(|name| !is_known(name)) {
+        tell_person(&format!("{unknown}: no service has this name"));
+        exit_code = ExitCode::FAILURE;
+    }
+    end(written, exit_code)
+}
+
+fn write_json(statuses: &[ServiceStatus]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, statuses)?;
+    writeln!(out)
+}
+
+const HEADER: [&str; 6] = ["SERVICE", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT"];
+
+/// Whether a column's text stands at its right edge, as numbers do.
+const RIGHT: [bool; 6] = [false, false, true, true, true, false];
+
+/// A line a service, with colours, and under it why it does not run.
+fn table(statuses: &[ServiceStatus], now: Timestamp) -> String {
+    let rows: Vec<_> = statuses.iter().map(|status| row(status, now)).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].0.as_str());
+        let widths = cells
+            .chain([HEADER[column]])
+            .map(|cell| cell.chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let bold = Style::new().bold();
+    let mut text = line(&HEADER.map(|name| (name.to_owned(), bold)), &widths);
+    for (row, status) in rows.iter().zip(statuses) {
+        text.push_str(&line(row, &widths));
+        if let Some(note) = note(status) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {}", printable(&note));
+        }
+    }
+    text
+}
+
+fn line(cells: &[(String, Style); 6], widths: &[usize; 6]) -> String {
+    let mut text = String::new();
+    for (column, (cell, style)) in cells.iter().enumerate() {
+        let is_last = column + 1 == cells.len();
+        let gap = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
+        let (before, after) = match (RIGHT[column], is_last) {
+            (true, _) => (gap.as_str(), ""),
+            (false, true) => ("", ""),
+            (false, false) => ("", gap.as_str()),
+        };
+        let end = if is_last { "\n" } else { "  " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{before}{style}{cell}{style:#}{after}{end}");
+    }
+    text
+}
+
+fn row(status: &ServiceStatus, now: Timestamp) -> [(String, Style); 6] {
+    let plain = Style::new();
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let pid = status.pid.map(|pid| pid.to_string());
+    let uptime = status
+        .uptime_ns
+        .map(|ns| Age(Duration::from_nanos(ns)).to_string());
+    let exit_style = status.last_exit.as_ref().map_or(plain, cause_style);
+    [
+        (printable(&status.service), plain),
+        (status.state.to_string(), state_style(status.state)),
+        (or_dash(pid), plain),
+        (or_dash(uptime), plain),
+        (status.restarts.to_string(), plain),
+        (or_dash(last_exit(status, now)), exit_style),
+    ]
+}
+
+/// "exited with 1, 3.20s ago"
+fn last_exit(status: &ServiceStatus, now: Timestamp) -> Option<String> {
+    let cause = printable(&status.last_exit.as_ref()?.to_string());
+    // A clock that was set back makes it now, not later.
+    let ago = |time| Duration::try_from(now.duration_since(time)).unwrap_or_default();
+    Some(match status.last_exit_time {
+        Some(time) => format!("{cause}, {} ago", Age(ago(time))),
+        None => cause,
+    })
+}
+
+/// Why it does not run, or what is ahead of it.
+fn note(status: &ServiceStatus) -> Option<String> {
+    let error = status.error.as_deref();
+    let next = status
+        .next_start_in_ns
+        .map(|ns| format!("next start in {}", Age(Duration::from_nanos(ns))));
+    match (status.state, error, next) {
+        (State::Failed, Some(reason), _) => Some(format!("given up: {reason}")),
+        (_, Some(error), Some(next)) => Some(format!("{next}; the last one failed: {error}")),
+        (_, Some(error), None) => Some(format!("the last start failed: {error}")),
+        (_, None, next) => next,
+    }
+}
+
+fn state_style(state: State) -> Style {
+    let colour = match state {
+        State::Running => AnsiColor::Green,
+        State::Failed => AnsiColor::Red,
+        State::Starting | State::Stopping | State::Backoff => AnsiColor::Yellow,
+        State::Stopped => return Style::new().dimmed(),
+    };
+    Style::new().fg_color(Some(colour.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::{Cause, Desired};
+
+    fn status(service: &str, state: State) -> ServiceStatus {
+        ServiceStatus {
+            service: service.to_owned(),
+            state,
+            desired: Desired::Up,
+            pid: None,
+            start_time_ns: None,
+            uptime_ns: None,
+            restarts: 0,
+            last_exit: None,
+            last_exit_time: None,
+            next_start_in_ns: None,
+            error: None,
+        }
+    }
+
+    fn plain(statuses: &[ServiceStatus], now: &str) -> String {
+        let table = table(statuses, now.parse().unwrap());
+        anstream::adapter::strip_str(&table).to_string()
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_tells_why() {
+        let statuses = [
+            ServiceStatus {
+                pid: Some(1234),
+                start_time_ns: Some(10_000_000),
+                uptime_ns: Some(192_000_000_000),
+                restarts: 12,
+                last_exit: Some(Cause::from_wait_status(9)),
+                last_exit_time: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+                ..status("frontend", State::Running)
+            },
+            ServiceStatus {
+                restarts: 1,
+                last_exit: Some(Cause::from_wait_status(256)),
+                next_start_in_ns: Some(3_200_000_000),
+                ..status("db", State::Backoff)
+            },
+            ServiceStatus {
+                next_start_in_ns: Some(200_000_000),
+                error: Some("cannot run /x: No such file or directory (exec)".to_owned()),
+                ..status("gone", State::Backoff)
+            },
+            ServiceStatus {
+                error: Some("5 starts\u{1b}[2J within 10s".to_owned()),
+                ..status("flappy", State::Failed)
+            },
+            status("off", State::Stopped),
+        ];
+        assert_eq!(
+            plain(&statuses, "2026-01-01T00:03:12Z"),
+            "\
+SERVICE   STATE     PID  UPTIME  RESTARTS  LAST EXIT
+frontend  running  1234   3m12s        12  killed by SIGKILL, 3m12s ago
+db        backoff     -       -         1  exited with 1
+  next start in 3.20s
+gone      backoff     -       -         0  -
+  next start in 200ms; the last one failed: cannot run /x: No such file or directory (exec)
+flappy    failed      -       -         0  -
+  given up: 5 starts?[2J within 10s
+off       stopped     -       -         0  -
+"
+        );
+    }
+
+    #[test]
+    fn a_clock_set_back_does_no_harm() {
+        let status = ServiceStatus {
+            last_exit: Some(Cause::from_wait_status(0)),
+            last_exit_time: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            ..status("web", State::Stopped)
+        };
+        assert!(plain(&[status], "2025-01-01T00:00:00Z").contains("exited with 0, 0us ago"));
+    }
+}
