@@ -4,7 +4,6 @@
 //! itself be killed, by the parent-death signal that each has set before it began.
 
 use std::{
-    env,
     ffi::OsString,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
@@ -263,8 +262,9 @@ fn signals() -> Result<Receiver<i32>> {
 }
 
 /// A command that begins as `cargo xtask tethered`.
-fn tethered_command(program: &Path) -> Result<Command> {
-    let mut command = Command::new(env::current_exe().context("find xtask's own path")?);
+pub(crate) fn tethered_command(program: &Path) -> Result<Command> {
+    // Not by its path: cargo may have put a newer one there.
+    let mut command = Command::new("/proc/self/exe");
     let own = std::process::id().to_string();
     command.args(["tethered", "--to", &own, "--"]).arg(program);
     Ok(command)

@@ -2,6 +2,7 @@
 //!
 //! Holds no logic: a command is a file, and one line in each of the three lists below.
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -38,6 +39,7 @@ enum Command {
     Ebpf(ebpf::Args),
     Test(test::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
     Ci(ci::Args),
     #[command(hide = true)]
     Tethered(demo::TetheredArgs),
@@ -70,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Ebpf(args) => ebpf::run(&workspace()?, &args),
         Command::Test(args) => test::run(&workspace()?, &args),
         Command::Demo(args) => demo::run(&workspace()?, &args),
+        Command::Bench(args) => bench::run(&workspace()?, &args),
         Command::Ci(args) => ci::run(&workspace()?, &args),
         Command::Tethered(args) => demo::tethered(&args),
     }

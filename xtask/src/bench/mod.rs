@@ -1,0 +1,270 @@
+//! `cargo xtask bench`: figures about this build on this machine.
+//!
+//! A figure is no verdict: an aim that is not met is said, and the command ends well.
+//! What is compared is run in turns, so that a noisy machine is noisy for both.
+
+mod hook;
+mod latency;
+mod process;
+mod respawn;
+mod sample;
+mod table;
+mod wait;
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::utsname::uname;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use self::{table::Table, wait::Interrupt};
+use crate::{
+    Verdict,
+    demo::tethered_command,
+    report::note,
+    workspace::{Profile, Workspace, output_of, run_to_end},
+};
+
+/// Measure what the kernel program costs, how soon an exit is told, and a service back
+///
+/// `RESPAWN_BPF_OBJECT` names a kernel object to measure in place of the committed one.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure; everything by default
+    #[arg(value_enum)]
+    name: Option<Name>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Take a tenth of the rounds, to see that it runs
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Name {
+    /// The mean cost of the exit hook, and the wakeups that it causes
+    Hook,
+    /// From the kill to the line on stdout, beside the process's pidfd
+    Latency,
+    /// From the kill to the first line of main under the agent, beside a loop in C
+    Respawn,
+}
+
+impl Name {
+    const ALL: [Self; 3] = [Self::Hook, Self::Latency, Self::Respawn];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Hook => "hook",
+            Self::Latency => "latency",
+            Self::Respawn => "respawn",
+        }
+    }
+
+    fn run(self, bench: &Bench) -> Result<Figures> {
+        match self {
+            Self::Hook => hook::run(bench),
+            Self::Latency => latency::run(bench),
+            Self::Respawn => respawn::run(bench),
+        }
+    }
+}
+
+/// What every benchmark works with.
+struct Bench {
+    /// The release build.
+    respawn: PathBuf,
+    /// `actor.c`, built.
+    actor: PathBuf,
+    /// `floor.c`, built.
+    floor: PathBuf,
+    /// For links and FIFOs.
+    scratch: TempDir,
+    interrupt: Interrupt,
+    quick: bool,
+}
+
+/// What a benchmark found.
+struct Figures {
+    json: Value,
+    tables: Vec<Table>,
+    notes: Vec<String>,
+    aims: Vec<Aim>,
+}
+
+/// What a figure should be, and is.
+struct Aim {
+    what: &'static str,
+    wanted: &'static str,
+    got: String,
+    met: bool,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the benchmarks load a kernel program: run them as root");
+    }
+    let bench = Bench {
+        respawn: workspace.build_respawn(Profile::Release, None)?,
+        actor: build_c(workspace, "actor")?,
+        floor: build_c(workspace, "floor")?,
+        scratch: TempDir::with_prefix("respawn-bench-").context("make a temporary directory")?,
+        interrupt: Interrupt::listen()?,
+        quick: args.quick,
+    };
+    let names = args.name.map_or(Name::ALL.to_vec(), |name| vec![name]);
+    let machine = Machine::read(workspace)?;
+    let mut all = Map::new();
+    all.insert("machine".into(), machine.json());
+    let mut text = vec![machine.line()];
+    for name in names {
+        let figures = name
+            .run(&bench)
+            .with_context(|| format!("bench {}", name.word()))?;
+        text.push(figures.text());
+        all.insert(name.word().into(), figures.into_json());
+    }
+    let mut stdout = io::stdout();
+    match args.json {
+        true => writeln!(stdout, "{}", Value::from(all))?,
+        false => writeln!(stdout, "{}", text.join("\n\n"))?,
+    }
+    Ok(Verdict::Pass)
+}
+
+impl Bench {
+    /// A command that does not outlive the benchmark, its input empty.
+    fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = tethered_command(program)?;
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// The actor under a name (comm) that no other process of the host has.
+    fn actor_named(&self, name: &str) -> Result<(PathBuf, String)> {
+        // A comm has 15 bytes, a pid at most 7.
+        let name = format!("{name}{}", std::process::id());
+        let path = self.scratch.path().join(&name);
+        if !path.exists() {
+            std::os::unix::fs::symlink(&self.actor, &path)
+                .with_context(|| format!("make the link {}", path.display()))?;
+        }
+        Ok((path, name))
+    }
+
+    /// So many rounds, or a tenth of them.
+    fn rounds(&self, all: usize) -> usize {
+        if self.quick { all.div_ceil(10) } else { all }
+    }
+}
+
+impl Figures {
+    fn text(&self) -> String {
+        let tables = self.tables.iter().map(|table| table.to_string());
+        let notes = self.notes.iter().map(|line| format!("{line}\n"));
+        let aims = self.aims.iter().map(|aim| format!("{}\n", aim.line()));
+        let mut parts: Vec<String> = tables.collect();
+        parts.extend([notes.collect(), aims.collect()]);
+        parts.retain(|part| !part.is_empty());
+        parts.join("\n").trim_end().to_string()
+    }
+
+    fn into_json(mut self) -> Value {
+        let aims: Vec<Value> = self.aims.iter().map(Aim::json).collect();
+        self.json["aims"] = aims.into();
+        self.json
+    }
+}
+
+impl Aim {
+    fn line(&self) -> String {
+        let verdict = if self.met { "met" } else { "NOT met" };
+        format!(
+            "Aim, {}: {}; it is {}: {verdict}",
+            self.what, self.wanted, self.got
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({ "what": self.what, "wanted": self.wanted, "got": self.got, "met": self.met })
+    }
+}
+
+/// Where the figures are from.
+struct Machine {
+    kernel: String,
+    cores: usize,
+    processor: String,
+    /// Of the last minute, at the start.
+    load: f64,
+    commit: String,
+}
+
+impl Machine {
+    fn read(workspace: &Workspace) -> Result<Self> {
+        let kernel = uname().context("read the kernel's version")?;
+        let load = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
+        let load = load.split_whitespace().next().unwrap_or_default();
+        let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = processors.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            (key.trim() == "model name").then(|| value.trim().to_string())
+        });
+        let mut describe = workspace.command("git".as_ref());
+        let commit = output_of(describe.args(["describe", "--always", "--dirty"]));
+        let commit = commit.map(|text| String::from_utf8_lossy(&text).trim().to_string());
+        Ok(Self {
+            kernel: kernel.release().to_string_lossy().into_owned(),
+            cores: std::thread::available_parallelism()?.get(),
+            processor: model.unwrap_or_else(|| kernel.machine().to_string_lossy().into_owned()),
+            load: load.parse().context("read /proc/loadavg")?,
+            commit: commit.unwrap_or_else(|_| "unknown".into()),
+        })
+    }
+
+    fn line(&self) -> String {
+        let plural = if self.cores == 1 { "core" } else { "cores" };
+        format!(
+            "Linux {}, {} {plural} ({}), load {:.2} before the start, respawn {}",
+            self.kernel, self.cores, self.processor, self.load, self.commit
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kernel": self.kernel,
+            "cores": self.cores,
+            "processor": self.processor,
+            "load": self.load,
+            "commit": self.commit,
+        })
+    }
+}
+
+/// Builds one of the C programs beside this file: statically, so that its own start is short,
+/// where the C library allows it.
+fn build_c(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let directory = workspace.target.join("bench");
+    fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    let binary = directory.join(name);
+    let compile = |options: &[&str]| {
+        let mut command = workspace.command("cc".as_ref());
+        command.args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&binary);
+        command
+            .arg(format!("xtask/src/bench/{name}.c"))
+            .args(options);
+        command
+    };
+    if output_of(&mut compile(&["-static"])).is_err() {
+        note!("bench: no static C library, so {name} is linked dynamically");
+        run_to_end(&mut compile(&[])).context("the benchmarks need a C compiler")?;
+    }
+    Ok(binary)
+}
