@@ -87,7 +87,7 @@ struct Agent {
     instances: Instances,
     probe: Option<KernelProbe>,
     /// Nobody else uses the pins.
-    _pins: Option<PinDir>,
+    pins: Option<PinDir>,
     /// This process, as the kernel's mark names it.
     myself: Instance,
     lost: u64,
@@ -144,7 +144,7 @@ impl Agent {
                 .and_then(|probe| probe.lost_told().ok())
                 .unwrap_or(0),
             probe,
-            _pins: pins,
+            pins,
             myself: myself()?,
             memory: MemoryDir::open(runtime_dir)?,
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
@@ -209,8 +209,19 @@ impl Agent {
     /// Lets the last answers out. The services stay.
     async fn finish(mut self) {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        if self.ended {
+            self.unpin();
+        }
         drop(self.requests);
         self.server.finish().await;
+    }
+
+    /// After a shutdown there is nothing left to remember.
+    fn unpin(&mut self) {
+        self.probe = None;
+        if let Some(Err(error)) = self.pins.as_ref().map(PinDir::clear) {
+            tracing::warn!("{error:#}");
+        }
     }
 
     /// PID 1 of a container takes its services with it, so they are stopped in order first.
@@ -445,7 +456,15 @@ impl Agent {
         }
     }
 
-    fn obey(&mut self, Incoming { command, reply, .. }: Incoming) {
+    fn obey(
+        &mut self,
+        Incoming {
+            command,
+            reply,
+            peer,
+        }: Incoming,
+    ) {
+        tracing::debug!(pid = peer.pid, uid = peer.uid, ?command, "asked");
         match command {
             Command::Status { services } => requests::answer(reply, self.status(&services)),
             Command::Start { services, no_wait } => {

@@ -353,6 +353,16 @@ fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
     Ok(settings.into_iter().map(u64::from).fold(hash, step).max(1))
 }
 
+/// Makes a panic of the loader an error: aya 0.14 unwraps the kernel's log as UTF-8, which it is
+/// not if a damaged object has other bytes in its names.
+fn guarded<T>(load: impl FnOnce() -> Result<T>) -> Result<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load));
+    std::panic::set_hook(hook);
+    result.unwrap_or_else(|_| Err(anyhow!("the kernel object is damaged: its loader gave up")))
+}
+
 /// The object in the kernel, its programs not attached yet.
 struct Loaded {
     object: Ebpf,
@@ -396,9 +406,8 @@ impl Loaded {
                 loader.map_pin_path(shape.name, pins.pin(shape.name));
             }
         }
-        let object = loader
-            .load(&read_object(options)?)
-            .context("cannot load the kernel object")?;
+        let bytes = read_object(options)?;
+        let object = guarded(|| loader.load(&bytes).context("cannot load the kernel object"))?;
         Ok(Self { object, btf, exit })
     }
 
@@ -433,7 +442,7 @@ fn attach(object: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<
         .program_mut(name)
         .with_context(|| format!("the kernel object has no program {name}"))?
         .try_into()?;
-    program.load(tracepoint, btf).map_err(|error| match error {
+    guarded(|| Ok(program.load(tracepoint, btf)))?.map_err(|error| match error {
         // The verifier's log is long; its last lines say what is wrong.
         ProgramError::LoadError {
             io_error,

@@ -188,7 +188,7 @@ impl PinDir {
     }
 
     /// Takes all pins of this version away; programs that nothing else holds end.
-    pub(super) fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         clear(&self.path)
     }
 

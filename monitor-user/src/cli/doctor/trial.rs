@@ -5,11 +5,10 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use monitor_ebpf::TICK_NS;
 
 use crate::cli::Global;
 use crate::clock;
-use crate::decode;
+use crate::decode::{self, Birth};
 use crate::os::process::Process;
 use crate::probe::{KernelProbe, Options};
 use crate::supervisor::Cause;
@@ -57,7 +56,7 @@ pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
 async fn see_an_exit(probe: &mut KernelProbe) -> Result<Duration> {
     let child = TestChild::start()?;
     let instance = child.open()?.instance;
-    probe.watch(instance.pid, instance.start_time_ns / TICK_NS)?;
+    probe.watch(instance, Birth::NONE)?;
     child.end()?;
     loop {
         while let Some(exit) = probe.next(decode::exit) {
