@@ -175,6 +175,14 @@ impl Instances {
         self.main.get(&instance.pid) == Some(&instance)
     }
 
+    /// Whether its main process has ended.
+    pub(super) fn has_ended(&self, instance: Instance) -> bool {
+        match self.held.get(&instance).map(|held| &held.state) {
+            Some(HeldState::Main(pidfd)) => pidfd::has_exited(pidfd.as_fd()).unwrap_or(true),
+            _ => true,
+        }
+    }
+
     /// Kills what lives in those of a service's cgroups that no held instance is in, and returns
     /// a process of each, to be adopted: its end, and then that of its cgroup, are waited for.
     pub(super) fn kill_unknown(&self, service: &ServiceName) -> Vec<Instance> {

@@ -140,15 +140,16 @@ impl Agent {
                 tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
                 false
             });
-        if alive {
-            let service = decode::service_number(service);
-            self.watch(
-                instance,
-                Birth {
-                    service,
-                    attempt: attempt.0,
-                },
-            );
+        // A zombie will write no record any more: in the watch map the next agent would take it
+        // for a service's instance.
+        if alive && !self.instances.has_ended(instance) {
+            let birth = Birth {
+                service: decode::service_number(service),
+                attempt: attempt.0,
+            };
+            self.watch(instance, birth);
+        }
+        if alive && !self.instances.has_ended(instance) {
             return;
         }
         if let Some(probe) = &mut self.probe {
