@@ -69,7 +69,10 @@ impl Instances {
     pub(super) fn new(name: &str, fd_limit: Option<FdLimit>) -> io::Result<Self> {
         let mut spawner = Spawner::new(fd_limit)?;
         let cgroups = match Cgroups::open(name, &mut spawner) {
-            Ok(cgroups) => Some(cgroups),
+            Ok(cgroups) => {
+                cgroups.prune();
+                Some(cgroups)
+            }
             Err(error) => {
                 tracing::warn!(
                     "without cgroups: {error}; descendants with sessions of their own are not killed with their service"
@@ -238,6 +241,13 @@ impl Instances {
         {
             // Busy, if something is in it after all: the next agent prunes it.
             let _ = cgroup.remove();
+        }
+    }
+
+    /// After a shutdown nothing is in them.
+    pub(super) fn remove_cgroups(&mut self) {
+        if let Some(cgroups) = self.cgroups.take() {
+            cgroups.remove();
         }
     }
 
