@@ -8,6 +8,7 @@ mod latency;
 mod process;
 mod respawn;
 mod sample;
+mod scratch;
 mod table;
 mod wait;
 
@@ -21,9 +22,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::utsname::uname;
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 
-use self::{table::Table, wait::Interrupt};
+use self::{scratch::Scratch, table::Table, wait::Interrupt};
 use crate::{
     Verdict,
     demo::tethered_command,
@@ -85,8 +85,8 @@ struct Bench {
     actor: PathBuf,
     /// `floor.c`, built.
     floor: PathBuf,
-    /// For links and FIFOs.
-    scratch: TempDir,
+    /// For links, FIFOs and the agent's state.
+    scratch: Scratch,
     interrupt: Interrupt,
     quick: bool,
 }
@@ -115,7 +115,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         respawn: workspace.build_respawn(Profile::Release, None)?,
         actor: build_c(workspace, "actor")?,
         floor: build_c(workspace, "floor")?,
-        scratch: TempDir::with_prefix("respawn-bench-").context("make a temporary directory")?,
+        scratch: Scratch::make()?,
         interrupt: Interrupt::listen()?,
         quick: args.quick,
     };
