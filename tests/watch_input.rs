@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{Victim, Watch, needs_root, respawn, unprivileged};
+use support::{Victim, Watch, needs_root, readable_by_all, respawn, unprivileged};
 
 const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
 
@@ -188,23 +188,6 @@ fn without_rights_pids_are_watched_and_more_is_refused() {
         Command::new(&copy.1).args(["watch", "--pid", gone]),
     ));
     assert!(stderr.contains("without eBPF"), "{stderr}");
-}
-
-/// A copy of the binary that any user may run.
-fn readable_by_all(command: &Command) -> Option<(tempfile::TempDir, std::path::PathBuf)> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = tempfile::tempdir().ok()?;
-    let all = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), all.clone()).ok()?;
-    let copy = folder.path().join("respawn");
-    std::fs::copy(command.get_program(), &copy).ok()?;
-    std::fs::set_permissions(&copy, all).ok()?;
-    let works = unprivileged(Command::new(&copy).arg("--version"))
-        .output()
-        .ok()?
-        .status
-        .success();
-    works.then_some((folder, copy))
 }
 
 #[test]

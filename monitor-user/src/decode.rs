@@ -43,6 +43,14 @@ pub(crate) struct Birth {
     pub(crate) attempt: u64,
 }
 
+impl Birth {
+    /// Of no service.
+    pub(crate) const NONE: Self = Self {
+        service: 0,
+        attempt: 0,
+    };
+}
+
 /// The number by which the kernel's records name a service: the same in every agent, never 0.
 /// (FNV-1a, 64 bits; names are few and short.)
 pub(crate) fn service_number(name: &str) -> u64 {

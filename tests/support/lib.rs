@@ -8,8 +8,9 @@
     reason = "a harness fails by panicking"
 )]
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -317,6 +318,22 @@ pub fn in_pid_namespace(shell_script: &str) -> Command {
 /// Has `command` run by an unprivileged user (nobody).
 pub fn unprivileged(command: &mut Command) -> &mut Command {
     command.uid(65534).gid(65534)
+}
+
+/// A copy of the command's program that any user may run, in a folder that goes with the value.
+pub fn readable_by_all(command: &Command) -> Option<(tempfile::TempDir, PathBuf)> {
+    let folder = tempfile::tempdir().ok()?;
+    let all = Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), all.clone()).ok()?;
+    let copy = folder.path().join("respawn");
+    std::fs::copy(command.get_program(), &copy).ok()?;
+    std::fs::set_permissions(&copy, all).ok()?;
+    let works = unprivileged(Command::new(&copy).arg("--version"))
+        .output()
+        .ok()?
+        .status
+        .success();
+    works.then_some((folder, copy))
 }
 
 /// Start time in nanoseconds since boot, from `/proc`.

@@ -177,14 +177,29 @@ impl Instances {
         Ok(false)
     }
 
-    /// Whether anything lives in a service's cgroups: an instance that nobody remembers.
+    /// Whether it is held and its main process has not been released.
+    pub(super) fn is_main(&self, instance: Instance) -> bool {
+        self.main.get(&instance.pid) == Some(&instance)
+    }
+
+    /// Kills what lives in those of a service's cgroups that no held instance is in. Whether
+    /// there was anything.
     pub(super) fn kill_unknown(&self, service: &ServiceName) -> io::Result<bool> {
         let Some(cgroups) = &self.cgroups else {
             return Ok(false);
         };
         let mut found = false;
+        let held = self.by_service.get(service).into_iter().flatten();
+        let held: Vec<&Held> = held
+            .filter_map(|instance| self.held.get(instance))
+            .collect();
         for slot in cgroups.for_service(service)?.slots() {
-            if slot.is_populated()? {
+            let known = |held: &&Held| {
+                held.tree
+                    .cgroup()
+                    .is_some_and(|of| of.path() == slot.path())
+            };
+            if !held.iter().any(known) && slot.is_populated()? {
                 slot.kill()?;
                 found = true;
             }

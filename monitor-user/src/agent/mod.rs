@@ -12,6 +12,7 @@
 mod instances;
 mod lock;
 mod memory;
+mod recovery;
 mod requests;
 
 use std::path::{Path, PathBuf};
@@ -27,13 +28,14 @@ use self::requests::Requests;
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
 use crate::control::{self, Command, Incoming, Response, Server, ServiceStatus};
-use crate::decode::{self, ProcessExit};
+use crate::decode::{self, Birth, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
 use crate::os::{pidfd, proc};
-use crate::probe::{self, KernelProbe};
+use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
-    Action, Attempt, Death, Event, Instance, Memory, Notice, ServiceName, Status, Supervisor,
+    Action, Attempt, Death, Event, Instance, Memory, Notice, RequestId, ServiceName, SpawnFailure,
+    Status, Supervisor,
 };
 
 /// What `respawn agent` was told.
@@ -43,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) config: PathBuf,
     /// Where socket, lock, journal and state are.
     pub(crate) runtime_dir: PathBuf,
+    /// Where the kernel side is pinned.
+    pub(crate) pin_dir: PathBuf,
     /// The kernel's BTF, if it is elsewhere.
     pub(crate) btf: Option<PathBuf>,
     /// Another kernel object than the binary's.
@@ -82,6 +86,10 @@ struct Agent {
     supervisor: Supervisor,
     instances: Instances,
     probe: Option<KernelProbe>,
+    /// Nobody else uses the pins.
+    pins: Option<PinDir>,
+    /// This process, as the kernel's mark names it.
+    myself: Instance,
     lost: u64,
     memory: MemoryDir,
     journal: Journal,
@@ -92,7 +100,7 @@ struct Agent {
     requests: Requests,
     signals: Signals,
     /// The request whose answer ends the agent.
-    shutdown: Option<crate::supervisor::RequestId>,
+    shutdown: Option<RequestId>,
     ended: bool,
 }
 
@@ -126,12 +134,18 @@ impl Agent {
         pidfd::become_subreaper().context("cannot become the reaper of orphans")?;
         let group = config.agent.control_group;
         let runtime_dir = &options.runtime_dir;
+        let (probe, pins) = load_probe(options);
         let mut agent = Self {
             surroundings,
             supervisor: Supervisor::new(),
             instances: Instances::new(&cgroup_name(runtime_dir), fd_limit)?,
-            probe: load_probe(options),
-            lost: 0,
+            lost: probe
+                .as_ref()
+                .and_then(|probe| probe.lost_told().ok())
+                .unwrap_or(0),
+            probe,
+            pins,
+            myself: myself()?,
             memory: MemoryDir::open(runtime_dir)?,
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
             journal_failed: false,
@@ -144,81 +158,19 @@ impl Agent {
             options: options.clone(),
         };
         agent.record(&Entry::agent_started(clock::now(), std::process::id()));
-        agent.remember(&config)?;
+        agent.recover(&config)?;
         agent.tell(Event::Configured {
             services: config.services,
             request: None,
         });
+        agent.check_loss();
         Ok(agent)
     }
 
-    /// Takes up what earlier agents left: their memory, and the instances that still live.
-    fn remember(&mut self, config: &Config) -> Result<()> {
-        let mut known: Vec<ServiceName> = Vec::new();
-        for (service, memory) in self.memory.read()? {
-            known.push(service.clone());
-            let instance = memory
-                .instance
-                .map(|instance| (memory.last_attempt, instance));
-            let leaving = memory.leaving.clone();
-            self.tell(Event::Remembered {
-                service: service.clone(),
-                memory: Box::new(memory),
-                instance,
-            });
-            for instance in instance
-                .map(|(_, instance)| instance)
-                .into_iter()
-                .chain(leaving)
-            {
-                self.take_over(&service, instance);
-            }
-        }
-        for service in config
-            .services
-            .keys()
-            .filter(|service| !known.contains(service))
-        {
-            match self.instances.kill_unknown(service) {
-                Ok(false) => {}
-                Ok(true) => tracing::warn!(%service, "killed what an agent left unrecorded"),
-                Err(error) => tracing::error!(%service, "cannot look at its cgroups: {error}"),
-            }
-        }
-        Ok(())
-    }
-
-    fn take_over(&mut self, service: &ServiceName, instance: Instance) {
-        let alive = self
-            .instances
-            .adopt(service, instance)
-            .unwrap_or_else(|error| {
-                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
-                false
-            });
-        if alive {
-            self.watch(instance);
-        } else {
-            let cause = crate::supervisor::Cause::Unknown;
-            let blame = decode::blame(&cause);
-            let death = Death {
-                cause,
-                blame,
-                comm: None,
-                uptime: None,
-            };
-            self.tell(Event::ProcessReleased {
-                service: service.clone(),
-                instance,
-                death,
-            });
-        }
-    }
-
     /// Has the kernel report an instance's exit. Without it the pidfd tells.
-    fn watch(&mut self, instance: Instance) {
+    fn watch(&mut self, instance: Instance, birth: Birth) {
         if let Some(probe) = &mut self.probe
-            && let Err(error) = probe.watch(instance.pid, instance.start_time_ns / proc::TICK_NS)
+            && let Err(error) = probe.watch(instance, birth)
         {
             tracing::warn!(pid = instance.pid, "{error:#}");
         }
@@ -257,8 +209,19 @@ impl Agent {
     /// Lets the last answers out. The services stay.
     async fn finish(mut self) {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        if self.ended {
+            self.unpin();
+        }
         drop(self.requests);
         self.server.finish().await;
+    }
+
+    /// After a shutdown there is nothing left to remember.
+    fn unpin(&mut self) {
+        self.probe = None;
+        if let Some(Err(error)) = self.pins.as_ref().map(PinDir::clear) {
+            tracing::warn!("{error:#}");
+        }
     }
 
     /// PID 1 of a container takes its services with it, so they are stopped in order first.
@@ -271,7 +234,7 @@ impl Agent {
         Flow::GoOn
     }
 
-    fn shut_down(&mut self, request: crate::supervisor::RequestId) {
+    fn shut_down(&mut self, request: RequestId) {
         self.shutdown = Some(request);
         self.tell(Event::ShutdownRequested { request });
     }
@@ -335,6 +298,9 @@ impl Agent {
         if lost > self.lost {
             let count = lost - self.lost;
             self.lost = lost;
+            if let Some(Err(error)) = self.probe.as_mut().map(|probe| probe.set_lost_told(lost)) {
+                tracing::error!("{error:#}");
+            }
             for event in self.instances.look_at_all() {
                 self.tell(event);
             }
@@ -423,15 +389,25 @@ impl Agent {
     }
 
     fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Event {
+        let birth = Birth {
+            service: decode::service_number(&service),
+            attempt: attempt.0,
+        };
+        let marked = self.mark(birth);
         let spawned = match self.supervisor.spec(&service).cloned() {
             Some(spec) => self.instances.spawn(&service, &spec),
-            None => Err(crate::supervisor::SpawnFailure {
+            None => Err(SpawnFailure {
                 message: format!("{service} is gone from the config"),
             }),
         };
+        if marked && let Some(Err(error)) = self.probe.as_mut().map(KernelProbe::unmark) {
+            tracing::error!("{error:#}");
+        }
         match spawned {
             Ok(instance) => {
-                self.watch(instance);
+                if !marked {
+                    self.watch(instance, birth);
+                }
                 Event::Spawned {
                     service,
                     attempt,
@@ -443,6 +419,20 @@ impl Agent {
                 attempt,
                 failure,
             },
+        }
+    }
+
+    /// Has the kernel record the next forks as births; `false` where it cannot.
+    fn mark(&mut self, birth: Birth) -> bool {
+        match &mut self.probe {
+            Some(probe) if probe.records_births() => match probe.mark(self.myself, birth) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    false
+                }
+            },
+            _ => false,
         }
     }
 
@@ -466,7 +456,15 @@ impl Agent {
         }
     }
 
-    fn obey(&mut self, Incoming { command, reply, .. }: Incoming) {
+    fn obey(
+        &mut self,
+        Incoming {
+            command,
+            reply,
+            peer,
+        }: Incoming,
+    ) {
+        tracing::debug!(pid = peer.pid, uid = peer.uid, ?command, "asked");
         match command {
             Command::Status { services } => requests::answer(reply, self.status(&services)),
             Command::Start { services, no_wait } => {
@@ -513,7 +511,7 @@ impl Agent {
         services: &[String],
         no_wait: bool,
         reply: tokio::sync::oneshot::Sender<Response>,
-        event: impl Fn(ServiceName, crate::supervisor::RequestId) -> Event,
+        event: impl Fn(ServiceName, RequestId) -> Event,
     ) {
         let group = self.requests.group(services, reply);
         for (service, request) in services.iter().zip(&group.requests) {
@@ -580,10 +578,7 @@ impl Agent {
 
 /// One agent's cgroups are told from another's by the runtime directory.
 fn cgroup_name(runtime_dir: &Path) -> String {
-    let path = runtime_dir
-        .canonicalize()
-        .unwrap_or_else(|_| runtime_dir.to_owned());
-    let name: String = path
+    let name: String = canonical(runtime_dir)
         .to_string_lossy()
         .trim_matches('/')
         .chars()
@@ -602,22 +597,43 @@ fn cgroup_name(runtime_dir: &Path) -> String {
     }
 }
 
-fn load_probe(options: &Options) -> Option<KernelProbe> {
-    let loaded = KernelProbe::load(&probe::Options {
+/// The agent's own identity.
+fn myself() -> Result<Instance> {
+    let pid = std::process::id();
+    let start_time_ns = proc::start_time_ns(pid).context("cannot read /proc/self/stat")?;
+    Ok(Instance { pid, start_time_ns })
+}
+
+/// The kernel side: pinned if that can be, else for the agent's own lifetime, else not at all.
+fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
+    let settings = probe::Options {
         btf: options.btf.clone(),
         object: options.object.clone(),
         ..probe::Options::default()
-    });
-    match loaded {
-        Ok(probe) => Some(probe),
+    };
+    let owner = decode::service_number(&canonical(&options.runtime_dir).to_string_lossy());
+    let pinned = PinDir::open(&options.pin_dir)
+        .and_then(|pins| Ok((KernelProbe::resume(&settings, &pins, owner)?, pins)));
+    match pinned {
+        Ok((probe, pins)) => return (Some(probe), Some(pins)),
+        Err(error) => tracing::warn!(
+            "nothing is pinned: {error:#}; exits while no agent lives are not remembered"
+        ),
+    }
+    match KernelProbe::load(&settings) {
+        Ok(probe) => (Some(probe), None),
         Err(error) => {
             tracing::warn!(
-                "without eBPF: {error:#}; exits are seen by pidfds alone, later, and what happens \
-                 while no agent lives is not remembered; `respawn doctor` tells more"
+                "without eBPF: {error:#}; exits are seen by pidfds alone, and later; \
+                 `respawn doctor` tells more"
             );
-            None
+            (None, None)
         }
     }
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn log_warnings(config: &Config) {

@@ -27,6 +27,7 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
     agent::run(&agent::Options {
         config: arguments.config.config,
         runtime_dir: global.runtime_dir.clone(),
+        pin_dir: global.pin_dir.clone(),
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
     })

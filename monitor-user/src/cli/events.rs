@@ -1,9 +1,7 @@
 //! `respawn events`: the agent's journal, the past and what comes. Reads the file itself, so that
 //! it needs no agent and outlives it.
 
-use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -17,6 +15,7 @@ use serde_json::json;
 use super::Global;
 use super::output::{Flushed, Interrupts, Output, eprint_line};
 use crate::clock;
+use crate::control;
 use crate::journal::{Changes, Line, Reader};
 use crate::report::{happening, printable};
 
@@ -25,7 +24,8 @@ const NO_AGENT: u8 = 3;
 
 /// Show what happened to the services: starts, exits and their causes, restarts, stops
 ///
-/// Reads the agent's journal, which is kept across the agent's own death.
+/// Reads the agent's journal, which is kept across the agent's own death. Exits with 3 if there is
+/// neither a journal nor an agent.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Go on with new events as they come, until Ctrl-C
@@ -70,7 +70,7 @@ async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
         None => None,
     };
     let mut reader = Reader::open(dir)?;
-    if reader.is_missing() && !has_socket(dir) {
+    if reader.is_missing() && !control::socket(dir).exists() {
         return Ok(no_agent(dir));
     }
     let mut view = View::new(arguments);
@@ -204,15 +204,6 @@ fn human(line: &Line, zone: &TimeZone, today: Date) -> String {
         printable(line.service().unwrap_or("-")),
         happening(&line.event)
     )
-}
-
-/// Whether an agent has been at work there, even though it has written nothing.
-fn has_socket(dir: &Path) -> bool {
-    fs::read_dir(dir).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-    })
 }
 
 fn no_agent(dir: &Path) -> ExitCode {

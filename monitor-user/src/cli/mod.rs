@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 mod ask;
 pub(crate) mod check;
+pub(crate) mod doctor;
 pub(crate) mod events;
 mod output;
 pub(crate) mod reload;
@@ -102,6 +103,7 @@ enum Command {
     Shutdown(steer::Shutdown),
     Check(check::Arguments),
     Events(events::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 /// Runs what was asked for.
@@ -118,5 +120,6 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
+        Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
     }
 }

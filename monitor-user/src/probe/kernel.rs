@@ -6,18 +6,24 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
-use monitor_ebpf::{Filter, NameMatcher, WatchEntry, globals, maps, programs};
+use monitor_ebpf::{
+    Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, maps, notes, programs,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing_log::log::Log;
 
 use super::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use super::namespace;
+use super::pins::{self, PinDir};
+use crate::decode::Birth;
 use crate::os;
+use crate::supervisor::Instance;
 
 /// The object that the binary carries.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/respawn.bpf.o"));
@@ -39,14 +45,35 @@ pub(crate) struct Options {
     pub(crate) live_zero: bool,
 }
 
-/// The kernel programs at work; they end with this value.
+/// Flag of a map's update: leave what is there.
+const BPF_NOEXIST: u64 = 1;
+
+fn is_there(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AlreadyExists
+}
+
+/// The kernel programs at work. They end with this value, unless they are pinned.
 pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
     watched: HashMap<MapData, u32, [u64; 4]>,
     lost: PerCpuArray<MapData, u64>,
+    mark: Array<MapData, [u64; 4]>,
+    notes: Array<MapData, u64>,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
-    program: &'static str,
-    object: Ebpf,
+    /// Of the exit program.
+    program: u32,
+    records_births: bool,
+    /// Keep the programs attached.
+    _links: Vec<FdLink>,
+}
+
+/// A process in the watch map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// Who it is, or was.
+    pub(crate) instance: Instance,
+    /// Whose start it was; service 0: nobody's.
+    pub(crate) birth: Birth,
 }
 
 /// What the kernel's BPF statistics say of the exit program.
@@ -59,68 +86,187 @@ pub(crate) struct HookStatistics {
 }
 
 impl KernelProbe {
-    /// Loads the object and attaches its exit program.
+    /// Loads the object and attaches its exit program, for as long as this value lives.
     ///
     /// # Errors
     /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs.
     pub(crate) fn load(options: &Options) -> Result<Self> {
-        let path = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
-        let types = KernelTypes::read(path)?;
-        let offsets = types.offsets()?.words();
-        let program = match types.exit_tracepoint()? {
-            ExitTracepoint::GroupDead if !options.live_zero => programs::EXIT_GROUP_DEAD,
-            _ => programs::EXIT_LIVE_ZERO,
+        let mut loaded = Loaded::new(options, None)?;
+        let exit = loaded.attach_exit()?;
+        Self::new(
+            |name| take_map(&mut loaded.object, name),
+            exit.1,
+            vec![exit.0],
+        )
+    }
+
+    /// Takes up what an earlier agent of the same build has pinned, loading nothing. Where there
+    /// is no such thing, loads the object, attaches its programs and pins all of it; one that is
+    /// of the same ABI is taken over without a moment in which no program is attached.
+    ///
+    /// # Errors
+    /// As [`KernelProbe::load`], and what keeps pins from being made.
+    pub(crate) fn resume(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
+        let object = read_object(options)?;
+        let build = fingerprint(&object, options)?;
+        let reusable = match Self::open_pinned(options, pins, owner) {
+            Ok(probe) if probe.note(notes::BUILD)? == build => return Ok(probe),
+            Ok(_) => {
+                tracing::info!("the kernel programs are another build's: taking over from them");
+                true
+            }
+            Err(error) => {
+                if !pins.is_empty()? {
+                    tracing::warn!("the pins are cleared away: {error:#}");
+                    pins.clear()?;
+                }
+                false
+            }
         };
-        let btf = Btf::parse_file(path, Endianness::default())
-            .with_context(|| format!("{}: damaged BTF", path.display()))?;
-        let object: Cow<'static, [u8]> = match &options.object {
-            Some(path) => fs::read(path)
-                .with_context(|| format!("cannot read the kernel object {}", path.display()))?
-                .into(),
-            None => OBJECT.into(),
-        };
-        let filter = Filter {
-            pid_namespace: namespace::observer()?,
-            all: options.all.into(),
-            names: options.names.is_some().into(),
+        let probe = Self::load_pinned(options, pins);
+        if probe.is_err() && !reusable {
+            // Half of it would only be in the way of the next try.
+            let _ = pins.clear();
         }
-        .words();
-        let names = options
-            .names
-            .as_deref()
-            .unwrap_or(&NameMatcher::NONE)
-            .rows();
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(Some(&btf))
-            .override_global(globals::OFFSETS, &offsets[..], true)
-            .override_global(globals::FILTER, &filter[..], true)
-            .override_global(globals::NAMES, &names[..], true);
-        if let Some(bytes) = options.ring_bytes {
-            loader.map_max_entries(maps::EVENTS, bytes);
-        }
-        let mut object = loader
-            .load(&object)
-            .context("cannot load the kernel object")?;
-        attach(&mut object, program, &btf)?;
+        let mut probe = probe?;
+        probe.set_note(notes::OWNER, owner)?;
+        probe.set_note(notes::BUILD, build)?;
+        pins.clear_other_versions();
+        Ok(probe)
+    }
+
+    /// Everything that is pinned, if all of it is what it should be.
+    fn open_pinned(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
+        pins.check_maps(options.ring_bytes())?;
+        let exit = [programs::EXIT_GROUP_DEAD, programs::EXIT_LIVE_ZERO]
+            .into_iter()
+            .find_map(|name| pins.open_link(name).ok())
+            .context("no pinned link of an exit program")?;
+        let birth = pins.open_link(programs::BIRTH)?;
+        let probe = Self::new(|name| pins.open_map(name), exit.1, vec![exit.0, birth.0])?;
+        let found = probe.note(notes::OWNER)?;
+        anyhow::ensure!(
+            found == owner,
+            "they are those of an agent with another runtime directory"
+        );
+        Ok(probe)
+    }
+
+    fn load_pinned(options: &Options, pins: &PinDir) -> Result<Self> {
+        let mut loaded = Loaded::new(options, Some(pins))?;
+        let exit_program = loaded.exit;
+        let birth = loaded.attach_birth()?;
+        let exit = loaded.attach_exit()?;
+        let birth = pins.replace_link(programs::BIRTH, birth)?;
+        let links = vec![pins.replace_link(exit_program, exit.0)?, birth];
+        Self::new(|name| take_map(&mut loaded.object, name), exit.1, links)
+    }
+
+    /// Of `links`, the birth program's is the second.
+    fn new(
+        mut map: impl FnMut(&str) -> Result<Map>,
+        program: u32,
+        links: Vec<FdLink>,
+    ) -> Result<Self> {
+        let events = RingBuf::try_from(map(maps::EVENTS)?)?;
         Ok(Self {
-            events: os::async_fd(
-                RingBuf::try_from(take_map(&mut object, maps::EVENTS)?)?,
-                Interest::READABLE,
-            )?,
-            watched: HashMap::try_from(take_map(&mut object, maps::WATCHED)?)?,
-            lost: PerCpuArray::try_from(take_map(&mut object, maps::LOST)?)?,
-            logger: kernel_log(&mut object),
+            events: os::async_fd(events, Interest::READABLE)?,
+            watched: HashMap::try_from(map(maps::WATCHED)?)?,
+            lost: PerCpuArray::try_from(map(maps::LOST)?)?,
+            mark: Array::try_from(map(maps::MARK)?)?,
+            notes: Array::try_from(map(maps::NOTES)?)?,
+            logger: kernel_log(program),
             program,
-            object,
+            records_births: links.len() > 1,
+            _links: links,
         })
     }
 
-    /// Has the exit of process `pid`, started at `start_ticks`, reported.
-    pub(crate) fn watch(&mut self, pid: u32, start_ticks: u64) -> Result<()> {
+    /// Whether births are recorded: only where the programs are pinned.
+    pub(crate) fn records_births(&self) -> bool {
+        self.records_births
+    }
+
+    /// Has the forks of the caller, which `agent` names, recorded as births of a service's
+    /// instance, until [`KernelProbe::unmark`].
+    pub(crate) fn mark(&mut self, agent: Instance, birth: Birth) -> Result<()> {
+        let mark = Mark {
+            agent_pid: agent.pid.into(),
+            agent_start_ticks: agent.start_time_ns / TICK_NS,
+            service: birth.service,
+            attempt: birth.attempt,
+        };
+        self.mark
+            .set(0, mark.words(), 0)
+            .context("cannot mark the agent's forks")
+    }
+
+    /// Ends [`KernelProbe::mark`].
+    pub(crate) fn unmark(&mut self) -> Result<()> {
+        self.mark
+            .set(0, Mark::NONE.words(), 0)
+            .context("cannot unmark the agent's forks")
+    }
+
+    /// Every process in the watch map.
+    pub(crate) fn watched(&self) -> Result<Vec<Watched>> {
         self.watched
-            .insert(pid, WatchEntry::watching(start_ticks).words(), 0)
-            .with_context(|| format!("cannot watch process {pid}"))
+            .iter()
+            .map(|entry| {
+                let (pid, words) = entry.context("cannot read the watch map")?;
+                let entry = WatchEntry::from_words(words);
+                let start_time_ns = entry.start_ticks * TICK_NS;
+                let birth = Birth {
+                    service: entry.service,
+                    attempt: entry.attempt,
+                };
+                Ok(Watched {
+                    instance: Instance { pid, start_time_ns },
+                    birth,
+                })
+            })
+            .collect()
+    }
+
+    /// Takes a process out of the watch map; it may be gone from it already.
+    pub(crate) fn unwatch(&mut self, pid: u32) {
+        let _ = self.watched.remove(&pid);
+    }
+
+    /// Lost records that an agent has told of.
+    pub(crate) fn lost_told(&self) -> Result<u64> {
+        self.note(notes::LOST_TOLD)
+    }
+
+    /// Leaves a note for the next agent: so many lost records have been told of.
+    pub(crate) fn set_lost_told(&mut self, count: u64) -> Result<()> {
+        self.set_note(notes::LOST_TOLD, count)
+    }
+
+    fn note(&self, index: u32) -> Result<u64> {
+        self.notes
+            .get(&index, 0)
+            .context("cannot read the notes map")
+    }
+
+    fn set_note(&mut self, index: u32, value: u64) -> Result<()> {
+        self.notes
+            .set(index, value, 0)
+            .context("cannot write the notes map")
+    }
+
+    /// Has a process's exit reported. One that is in the watch map already stays as it is.
+    pub(crate) fn watch(&mut self, process: Instance, birth: Birth) -> Result<()> {
+        let entry = WatchEntry {
+            service: birth.service,
+            attempt: birth.attempt,
+            ..WatchEntry::watching(process.start_time_ns / TICK_NS)
+        };
+        let pid = process.pid;
+        match self.watched.insert(pid, entry.words(), BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if is_there(&error.io_error) => Ok(()),
+            inserted => inserted.with_context(|| format!("cannot watch process {pid}")),
+        }
     }
 
     /// Waits until the ring has something to read. Cancellation loses nothing.
@@ -163,16 +309,125 @@ impl KernelProbe {
 
     /// Figures of the exit program; zero unless the kernel's BPF statistics are on.
     pub(crate) fn statistics(&self) -> Result<HookStatistics> {
-        let program = self
-            .object
-            .program(self.program)
+        let info = aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .find(|program| program.id() == self.program)
             .context("the exit program is gone")?;
-        let info = program.info()?;
         let run_time_ns = u64::try_from(info.run_time().as_nanos())?;
         Ok(HookStatistics {
             runs: info.run_count(),
             run_time_ns,
         })
+    }
+}
+
+impl Options {
+    fn ring_bytes(&self) -> u32 {
+        self.ring_bytes.unwrap_or(1 << 20)
+    }
+}
+
+fn read_object(options: &Options) -> Result<Cow<'static, [u8]>> {
+    Ok(match &options.object {
+        Some(path) => fs::read(path)
+            .with_context(|| format!("cannot read the kernel object {}", path.display()))?
+            .into(),
+        None => OBJECT.into(),
+    })
+}
+
+/// Tells one build, and what it was set to, from another. (FNV-1a over 8 bytes at a time.)
+fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
+    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+    let word = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte))
+    };
+    let hash = object.chunks(8).map(word).fold(0xcbf2_9ce4_8422_2325, step);
+    let settings = [
+        namespace::observer()?,
+        options.ring_bytes(),
+        options.live_zero.into(),
+    ];
+    Ok(settings.into_iter().map(u64::from).fold(hash, step).max(1))
+}
+
+/// Makes a panic of the loader an error: aya 0.14 unwraps the kernel's log as UTF-8, which it is
+/// not if a damaged object has other bytes in its names.
+fn guarded<T>(load: impl FnOnce() -> Result<T>) -> Result<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load));
+    std::panic::set_hook(hook);
+    result.unwrap_or_else(|_| Err(anyhow!("the kernel object is damaged: its loader gave up")))
+}
+
+/// The object in the kernel, its programs not attached yet.
+struct Loaded {
+    object: Ebpf,
+    btf: Btf,
+    /// The exit program that fits this kernel.
+    exit: &'static str,
+}
+
+impl Loaded {
+    /// With `pins`, maps are made there, and those that are there already are used.
+    fn new(options: &Options, pins: Option<&PinDir>) -> Result<Self> {
+        let path = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
+        let types = KernelTypes::read(path)?;
+        let offsets = types.offsets()?.words();
+        let exit = match types.exit_tracepoint()? {
+            ExitTracepoint::GroupDead if !options.live_zero => programs::EXIT_GROUP_DEAD,
+            _ => programs::EXIT_LIVE_ZERO,
+        };
+        let btf = Btf::parse_file(path, Endianness::default())
+            .with_context(|| format!("{}: damaged BTF", path.display()))?;
+        let filter = Filter {
+            pid_namespace: namespace::observer()?,
+            all: options.all.into(),
+            names: options.names.is_some().into(),
+        }
+        .words();
+        let names = options
+            .names
+            .as_deref()
+            .unwrap_or(&NameMatcher::NONE)
+            .rows();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&btf))
+            .override_global(globals::OFFSETS, &offsets[..], true)
+            .override_global(globals::FILTER, &filter[..], true)
+            .override_global(globals::NAMES, &names[..], true)
+            .map_max_entries(maps::EVENTS, options.ring_bytes());
+        for shape in pins.iter().flat_map(|_| pins::shapes(options.ring_bytes())) {
+            if let Some(pins) = pins {
+                loader.map_pin_path(shape.name, pins.pin(shape.name));
+            }
+        }
+        let bytes = read_object(options)?;
+        let object = guarded(|| loader.load(&bytes).context("cannot load the kernel object"))?;
+        Ok(Self { object, btf, exit })
+    }
+
+    /// The link of the exit program, and the program's ID.
+    fn attach_exit(&mut self) -> Result<(FdLink, u32)> {
+        let link = attach(&mut self.object, self.exit, "sched_process_exit", &self.btf)?;
+        let program = self
+            .object
+            .program(self.exit)
+            .context("the exit program is gone")?;
+        Ok((link, program.info()?.id()))
+    }
+
+    fn attach_birth(&mut self) -> Result<FdLink> {
+        attach(
+            &mut self.object,
+            programs::BIRTH,
+            "sched_process_fork",
+            &self.btf,
+        )
     }
 }
 
@@ -182,30 +437,28 @@ pub(crate) fn enable_statistics() -> Result<OwnedFd> {
         .context("cannot switch the kernel's BPF statistics on (needs CAP_SYS_ADMIN)")
 }
 
-fn attach(object: &mut Ebpf, name: &str, btf: &Btf) -> Result<()> {
+fn attach(object: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<FdLink> {
     let program: &mut BtfTracePoint = object
         .program_mut(name)
         .with_context(|| format!("the kernel object has no program {name}"))?
         .try_into()?;
-    program
-        .load("sched_process_exit", btf)
-        .map_err(|error| match error {
-            // The verifier's log is long; its last lines say what is wrong.
-            ProgramError::LoadError {
-                io_error,
-                verifier_log,
-            } => {
-                let log = verifier_log.to_string();
-                let tail: Vec<&str> = log.lines().rev().take(5).collect();
-                let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-                anyhow!("the kernel refused the exit program {name}: {io_error}\n{tail}")
-            }
-            other => anyhow!(other).context(format!("cannot load the exit program {name}")),
-        })?;
-    program
+    guarded(|| Ok(program.load(tracepoint, btf)))?.map_err(|error| match error {
+        // The verifier's log is long; its last lines say what is wrong.
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            let tail: Vec<&str> = log.lines().rev().take(5).collect();
+            let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+            anyhow!("the kernel refused the program {name}: {io_error}\n{tail}")
+        }
+        other => anyhow!(other).context(format!("cannot load the program {name}")),
+    })?;
+    let link = program
         .attach()
-        .with_context(|| format!("cannot attach the exit program {name}"))?;
-    Ok(())
+        .with_context(|| format!("cannot attach the program {name}"))?;
+    Ok(program.take_link(link)?.try_into()?)
 }
 
 fn take_map(object: &mut Ebpf, name: &str) -> Result<Map> {
@@ -215,8 +468,8 @@ fn take_map(object: &mut Ebpf, name: &str) -> Result<Map> {
 }
 
 /// The programs' own diagnostics. Without them the programs work all the same.
-fn kernel_log(object: &mut Ebpf) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
-    let logger = EbpfLogger::init(object).map_err(anyhow::Error::from);
+fn kernel_log(program: u32) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
+    let logger = EbpfLogger::init_from_id(program).map_err(anyhow::Error::from);
     match logger.and_then(|logger| Ok(os::async_fd(logger, Interest::READABLE)?)) {
         Ok(logger) => Some(logger),
         Err(error) => {

@@ -2,8 +2,12 @@
 
 pub(crate) mod btf;
 mod kernel;
+mod kinds;
 mod names;
 pub(crate) mod namespace;
+mod pins;
 
 pub(crate) use kernel::{HookStatistics, KernelProbe, Options, enable_statistics};
+pub(crate) use kinds::{MapKind, has_map_kind};
 pub(crate) use names::compile as compile_names;
+pub(crate) use pins::PinDir;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
-use monitor_ebpf::TICK_NS;
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
@@ -11,7 +10,7 @@ use super::Arguments;
 use super::output::View;
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
-use crate::decode::{self, ProcessExit};
+use crate::decode::{self, Birth, ProcessExit};
 use crate::os;
 use crate::os::process::Process;
 use crate::probe::{HookStatistics, KernelProbe, Options};
@@ -166,8 +165,7 @@ impl Source {
 impl Kernel {
     fn add(&mut self, process: Process) -> Result<()> {
         let instance = process.instance;
-        self.probe
-            .watch(instance.pid, instance.start_time_ns / TICK_NS)?;
+        self.probe.watch(instance, Birth::NONE)?;
         self.processes.insert(instance.pid, process);
         self.unsure = true;
         Ok(())

@@ -232,6 +232,11 @@ impl Spawner {
         })
     }
 
+    /// Whether processes are started by `clone3`, and not by `clone`.
+    pub(crate) fn has_clone3(&self) -> bool {
+        self.clone3.get()
+    }
+
     /// Lays out all that the child needs, once for each change of the service's file.
     ///
     /// # Errors

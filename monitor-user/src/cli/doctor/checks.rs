@@ -1,0 +1,476 @@
+//! What `doctor` looks at: one table, a line a check. A check looks and changes nothing.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::sys::statfs::{BPF_FS_MAGIC, FsType, TMPFS_MAGIC, statfs};
+use nix::unistd::{AccessFlags, eaccess};
+
+use super::trial::{self, Trial};
+use super::{Check, Finding, Need};
+use crate::cli::Global;
+use crate::os::cgroup::Cgroups;
+use crate::os::process::Process;
+use crate::os::spawn::Spawner;
+use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
+use crate::probe::{MapKind, has_map_kind, namespace};
+use crate::report::Age;
+
+const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
+const TREES: Need = Need::Part("stops of processes that have left their service's group");
+const USERS: Need = Need::Part("services that run as other users");
+const NOTHING: Need = Need::Nothing(());
+
+/// Numbers of capabilities, include/uapi/linux/capability.h.
+const CAP_KILL: u32 = 5;
+const CAP_SETGID: u32 = 6;
+const CAP_SETUID: u32 = 7;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_NICE: u32 = 23;
+const CAP_SYS_RESOURCE: u32 = 24;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Every check, a line each.
+#[rustfmt::skip]
+pub(super) const CHECKS: &[Check] = &[
+    check("kernel", Need::Agent, kernel),
+    check("pidfd", Need::Agent, pidfd),
+    check("runtime_dir", Need::Agent, runtime_dir),
+    check("btf", Need::Ebpf, btf),
+    check("tracepoint", Need::Ebpf, tracepoint),
+    check("exit_program", Need::Ebpf, exit_program),
+    check("ring_buffer_map", Need::Ebpf, |host| map(host, MapKind::RingBuffer, "carries the events; since 5.8")),
+    check("hash_map", Need::Ebpf, |host| map(host, MapKind::Hash, "holds the watched processes")),
+    check("lru_hash_map", Need::Ebpf, |host| map(host, MapKind::LruHash, "tells who has been reported, before 6.16")),
+    check("per_cpu_array_map", Need::Ebpf, |host| map(host, MapKind::PerCpuArray, "counts lost events")),
+    check("array_map", Need::Ebpf, |host| map(host, MapKind::Array, "holds field offsets and filters")),
+    check("delivery", Need::Ebpf, delivery),
+    check("bpffs", REMEMBER, bpffs),
+    check("lockdown", NOTHING, lockdown),
+    check("cap_bpf", NOTHING, |host| capability(host, CAP_BPF, "load kernel programs")),
+    check("cap_perfmon", NOTHING, |host| capability(host, CAP_PERFMON, "have kernel programs read the kernel's memory")),
+    check("cap_sys_admin", NOTHING, |host| capability(host, CAP_SYS_ADMIN, "do both before 5.8, and see other PID namespaces")),
+    check("cap_kill", USERS, |host| capability(host, CAP_KILL, "stop services of other users")),
+    check("cap_setuid", USERS, |host| capability(host, CAP_SETUID, "start services as other users")),
+    check("cap_setgid", USERS, |host| capability(host, CAP_SETGID, "start services in other groups")),
+    check("cap_sys_resource", NOTHING, |host| capability(host, CAP_SYS_RESOURCE, "give services higher limits than the agent's own")),
+    check("cap_sys_nice", NOTHING, |host| capability(host, CAP_SYS_NICE, "start services with a nice value below the agent's")),
+    check("bpf_lsm", NOTHING, bpf_lsm),
+    check("cgroup", TREES, cgroup),
+    check("pid_namespace", NOTHING, pid_namespace),
+    check("pidfd_exit_info", NOTHING, pidfd_exit_info),
+    check("clone3", NOTHING, clone3),
+    check("init", NOTHING, init),
+];
+
+const fn check(name: &'static str, need: Need, look: fn(&Host<'_>) -> Finding) -> Check {
+    Check { name, need, look }
+}
+
+/// The host, and what has been found out about it for more than one check.
+pub(super) struct Host<'a> {
+    global: &'a Global,
+    kernel: String,
+    btf: &'a Path,
+    types: Result<KernelTypes>,
+    trial: Trial,
+    /// The effective capabilities, a bit each.
+    capabilities: Option<u64>,
+}
+
+impl<'a> Host<'a> {
+    pub(super) fn look(global: &'a Global) -> Result<Self> {
+        let btf = global.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
+        Ok(Self {
+            global,
+            kernel: nix::sys::utsname::uname()?
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            btf,
+            types: KernelTypes::read(btf),
+            trial: trial::of_ebpf(global)?,
+            capabilities: effective_capabilities(),
+        })
+    }
+
+    /// The kernel's release.
+    pub(super) fn kernel(&self) -> &str {
+        &self.kernel
+    }
+
+    /// Whether this process has a capability; `None`: it cannot be found out.
+    fn has(&self, capability: u32) -> Option<bool> {
+        self.capabilities.map(|held| held & 1 << capability != 0)
+    }
+
+    /// Whether it may load kernel programs, as far as capabilities go.
+    fn may_load(&self) -> bool {
+        let has = |capability| self.has(capability).unwrap_or(true);
+        has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON)
+    }
+}
+
+fn effective_capabilities() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// An error in one line.
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").trim_end().replace('\n', "; ")
+}
+
+/// "6.18.44-generic" is (6, 18).
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn kernel(host: &Host<'_>) -> Finding {
+    let release = host.kernel();
+    let advice = "run a kernel from 5.10 on";
+    match version(release) {
+        Some(version) if version >= (5, 10) => Finding::works(format!("Linux {release}")),
+        Some(version) if version < (5, 3) => {
+            Finding::missing(format!("Linux {release} has no pidfds: they came with 5.3"))
+                .advise(advice)
+        }
+        _ => Finding::limited(format!(
+            "Linux {release}: respawn is made for 5.10 and later"
+        ))
+        .advise(advice),
+    }
+}
+
+fn pidfd(_: &Host<'_>) -> Finding {
+    match Process::open(std::process::id()) {
+        Ok(_) => Finding::works("tells when a process has let go of everything"),
+        Err(error) => Finding::missing(format!("cannot open this process's own: {error:?}"))
+            .advise("run a kernel from 5.3 on with /proc mounted, and allow pidfd_open in a container's seccomp filter"),
+    }
+}
+
+fn runtime_dir(host: &Host<'_>) -> Finding {
+    let dir = &host.global.runtime_dir;
+    let shown = dir.display();
+    let elsewhere = "name another directory with --runtime-dir, or run as root";
+    let place = existing(dir);
+    if !place.is_dir() {
+        let what = place.display();
+        return Finding::missing(format!("{what} is no directory")).advise(elsewhere);
+    }
+    if let Err(error) = eaccess(&place, AccessFlags::W_OK | AccessFlags::X_OK) {
+        let what = place.display();
+        return Finding::missing(format!("cannot write in {what}: {}", error.desc()))
+            .advise(elsewhere);
+    }
+    let others_write =
+        || fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o022 != 0);
+    if place == *dir && others_write() {
+        return Finding::limited(format!("{shown} may be written by others than its owner"))
+            .advise(format!("chmod go-w {shown}"));
+    }
+    let state = if place == *dir {
+        "is there"
+    } else {
+        "will be made"
+    };
+    if is_on(&place, TMPFS_MAGIC) == Some(true) {
+        return Finding::works(format!("{shown} {state}, in memory (tmpfs)"));
+    }
+    Finding::limited(format!(
+        "{shown} {state}, but not in memory: each event is written to a disk"
+    ))
+    .advise("name a directory below /run with --runtime-dir")
+}
+
+/// The path, or the nearest directory above it that there is.
+fn existing(path: &Path) -> PathBuf {
+    let found = path.ancestors().find(|path| path.exists());
+    match found {
+        // What lies above a relative path's first name is the working directory.
+        Some(path) if path.as_os_str().is_empty() => PathBuf::from("."),
+        None => PathBuf::from("."),
+        Some(path) => path.to_owned(),
+    }
+}
+
+fn is_on(path: &Path, kind: FsType) -> Option<bool> {
+    Some(statfs(path).ok()?.filesystem_type() == kind)
+}
+
+fn btf(host: &Host<'_>) -> Finding {
+    let advice = if host.global.btf.is_some() {
+        "name a whole file with --btf (RESPAWN_BTF), or none for the kernel's own"
+    } else {
+        "run a kernel with CONFIG_DEBUG_INFO_BTF=y"
+    };
+    let path = host.btf.display();
+    match host.types.as_ref().map(KernelTypes::offsets) {
+        Ok(Ok(_)) => Finding::works(format!("{path}: every field that is read was found")),
+        Ok(Err(error)) => Finding::missing(one_line(&error)).advise(advice),
+        Err(error) => Finding::missing(one_line(error)).advise(advice),
+    }
+}
+
+fn tracepoint(host: &Host<'_>) -> Finding {
+    let Ok(types) = &host.types else {
+        return Finding::unknown("not looked for without BTF");
+    };
+    match types.exit_tracepoint() {
+        Ok(ExitTracepoint::GroupDead) => {
+            Finding::works("sched_process_exit(task, group_dead): it tells the last thread")
+        }
+        Ok(ExitTracepoint::TaskOnly) => Finding::works(
+            "sched_process_exit(task), as before 6.16: the last thread is told by signal->live",
+        ),
+        Err(error) => {
+            Finding::missing(one_line(&error)).advise("run a kernel with CONFIG_TRACEPOINTS=y")
+        }
+    }
+}
+
+fn exit_program(host: &Host<'_>) -> Finding {
+    match (&host.trial.loaded, &host.types) {
+        (Ok(()), _) => Finding::works("a BTF tracepoint program was loaded and attached"),
+        (Err(_), Err(_)) => Finding::unknown("not tried without BTF"),
+        (Err(error), Ok(_)) => Finding::missing(one_line(error)).advise(how_to_load(host)),
+    }
+}
+
+fn how_to_load(host: &Host<'_>) -> &'static str {
+    if host.may_load() {
+        "see lockdown and the kernel's log; in a container, allow bpf(2) in its seccomp filter and \
+         use the initial user namespace"
+    } else {
+        "run as root, or with CAP_BPF and CAP_PERFMON"
+    }
+}
+
+fn map(host: &Host<'_>, kind: MapKind, job: &str) -> Finding {
+    match has_map_kind(kind) {
+        Ok(true) => Finding::works(job),
+        Ok(false) => Finding::missing(format!("the kernel does not have this kind; it {job}"))
+            .advise("run a kernel from 5.10 on with CONFIG_BPF_SYSCALL=y"),
+        Err(error) => Finding::missing(one_line(&error)).advise(how_to_load(host)),
+    }
+}
+
+fn delivery(host: &Host<'_>) -> Finding {
+    match &host.trial.delivered {
+        Some(Ok(after)) => Finding::works(format!(
+            "a child's exit was told {} after it was final",
+            Age(*after)
+        )),
+        Some(Err(error)) => {
+            Finding::missing(one_line(error)).advise("report this, with what doctor says")
+        }
+        None => Finding::unknown("not tried: the exit program is not loaded"),
+    }
+}
+
+fn bpffs(host: &Host<'_>) -> Finding {
+    let dir = host.global.pin_dir.display();
+    let place = existing(&host.global.pin_dir);
+    if is_on(&place, BPF_FS_MAGIC) != Some(true) {
+        let mut advice = "mount -t bpf bpf /sys/fs/bpf".to_owned();
+        if let Some(elsewhere) = mounted("bpf") {
+            advice = format!("{advice}, or --pin-dir {}/respawn", elsewhere.display());
+        }
+        return Finding::missing(format!("{dir} is not on a bpf file system")).advise(advice);
+    }
+    match eaccess(&place, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(()) => Finding::works(format!("{dir} can keep programs and maps")),
+        Err(error) => {
+            let place = place.display();
+            Finding::missing(format!("cannot write in {place}: {}", error.desc()))
+                .advise("run as root, or name a directory of yours with --pin-dir")
+        }
+    }
+}
+
+/// Where a file system of this type is mounted.
+fn mounted(kind: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    mounts.find_map(|mut fields| {
+        let place = fields.nth(1)?;
+        (fields.next()? == kind).then(|| PathBuf::from(place))
+    })
+}
+
+/// How to see what securityfs shows; nothing is mounted by looking.
+const SECURITYFS: &str =
+    "mount -t securityfs securityfs /sys/kernel/security, and look at it again";
+
+fn lockdown(host: &Host<'_>) -> Finding {
+    let text = match fs::read_to_string("/sys/kernel/security/lockdown") {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return if mounted("securityfs").is_some() {
+                Finding::works("this kernel has no lockdown")
+            } else {
+                Finding::unknown("securityfs is not mounted").advise(SECURITYFS)
+            };
+        }
+        Err(error) => return Finding::unknown(error.to_string()).advise("run as root"),
+    };
+    let mode = text.split(['[', ']']).nth(1).unwrap_or("?");
+    if mode == "confidentiality" {
+        let refused = "confidentiality: kernel programs may not read the kernel's memory";
+        return if host.trial.loaded.is_ok() {
+            Finding::limited(refused)
+        } else {
+            Finding::missing(refused)
+        }
+        .advise("boot with lockdown=integrity");
+    }
+    Finding::works(format!(
+        "{mode}: kernel programs may read the kernel's memory"
+    ))
+}
+
+fn capability(host: &Host<'_>, capability: u32, job: &str) -> Finding {
+    let stands_in =
+        [CAP_BPF, CAP_PERFMON].contains(&capability) && host.has(CAP_SYS_ADMIN) == Some(true);
+    match host.has(capability) {
+        Some(true) => Finding::works(format!("to {job}")),
+        Some(false) if stands_in => {
+            Finding::works(format!("to {job}: CAP_SYS_ADMIN stands for it"))
+        }
+        Some(false) => Finding::missing(format!("to {job}"))
+            .advise("run the agent as root, or with this capability, if that is wanted"),
+        None => Finding::unknown("cannot read /proc/self/status").advise("mount /proc"),
+    }
+}
+
+fn bpf_lsm(_: &Host<'_>) -> Finding {
+    match fs::read_to_string("/sys/kernel/security/lsm") {
+        Ok(active) if active.trim().split(',').any(|lsm| lsm == "bpf") => {
+            Finding::works(format!("among the active: {}", active.trim()))
+        }
+        Ok(active) => {
+            let active = active.trim();
+            Finding::missing(format!(
+                "not among the active ({active}); nothing uses it so far"
+            ))
+            .advise(format!("boot with lsm={active},bpf to have it"))
+        }
+        Err(_) if mounted("securityfs").is_none() => {
+            Finding::unknown("securityfs is not mounted; nothing uses it so far").advise(SECURITYFS)
+        }
+        Err(error) => Finding::unknown(error.to_string()).advise("run as root"),
+    }
+}
+
+fn cgroup(_: &Host<'_>) -> Finding {
+    let advice =
+        "mount -t cgroup2 cgroup2 /sys/fs/cgroup, or have the agent's own cgroup delegated";
+    let name = format!("doctor-{}", std::process::id());
+    let mut spawner = match Spawner::new(None) {
+        Ok(spawner) => spawner,
+        Err(error) => return Finding::unknown(format!("cannot start a process: {error}")),
+    };
+    match Cgroups::open(&name, &mut spawner) {
+        Ok(cgroups) => {
+            let has_kill = cgroups.path().join("cgroup.kill").exists();
+            let place = cgroups.path().parent().unwrap_or(cgroups.path()).display();
+            let finding = if has_kill {
+                Finding::works(format!("v2: services get cgroups below {place}"))
+            } else {
+                Finding::limited("v2, without cgroup.kill: trees are killed one by one")
+                    .advise("run a kernel from 5.14 on")
+            };
+            cgroups.remove();
+            finding
+        }
+        Err(error) => Finding::missing(error.to_string()).advise(advice),
+    }
+}
+
+fn pid_namespace(_: &Host<'_>) -> Finding {
+    match namespace::observer() {
+        Ok(0) => Finding::works("the initial one: pids are the host's"),
+        Ok(inode) => Finding::works(format!(
+            "a nested one ({inode}): only its processes are seen, by the pids that they have in it"
+        )),
+        Err(error) => Finding::unknown(one_line(&error)).advise("mount /proc"),
+    }
+}
+
+fn pidfd_exit_info(_: &Host<'_>) -> Finding {
+    match trial::of_exit_info() {
+        Ok(true) => Finding::works("the cause of a reaped process's exit can be asked for"),
+        Ok(false) => Finding::missing("causes of adopted services' exits are known by eBPF only")
+            .advise("run a kernel from 6.15 on, where eBPF does not work"),
+        Err(error) => Finding::unknown(one_line(&error)),
+    }
+}
+
+fn clone3(_: &Host<'_>) -> Finding {
+    match Spawner::new(None) {
+        Ok(spawner) if spawner.has_clone3() => {
+            Finding::works("services start in their cgroups, with a pidfd")
+        }
+        Ok(_) => Finding::missing("refused: services are moved to their cgroups after their start")
+            .advise("run a kernel from 5.7 on, and allow clone3 in a container's seccomp filter"),
+        Err(error) => Finding::unknown(format!("cannot start a process: {error}")),
+    }
+}
+
+fn init(_: &Host<'_>) -> Finding {
+    let Ok(comm) = fs::read_to_string("/proc/1/comm") else {
+        return Finding::unknown("cannot read /proc/1/comm").advise("mount /proc");
+    };
+    let comm = comm.trim_end();
+    let program = fs::read_link("/proc/1/exe").ok();
+    let program = program.as_deref().and_then(Path::file_name);
+    match program.filter(|program| *program != comm) {
+        Some(program) => Finding::works(format!("PID 1 is {comm} ({})", program.to_string_lossy())),
+        None => Finding::works(format!("PID 1 is {comm}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_releases() {
+        for (release, expected) in [
+            ("6.18.44", Some((6, 18))),
+            ("5.10.0-30-cloud-amd64", Some((5, 10))),
+            ("7.2-rc1", Some((7, 2))),
+            ("6", None),
+            ("", None),
+            ("x.y", None),
+            ("99999999999.1", None),
+        ] {
+            assert_eq!(version(release), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_directory_is_found() {
+        assert_eq!(existing(Path::new("/no/such/place")), Path::new("/"));
+        assert_eq!(existing(Path::new("/proc/self")), Path::new("/proc/self"));
+        assert_eq!(existing(Path::new("no/such/place")), Path::new("."));
+        assert_eq!(existing(Path::new("")), Path::new("."));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CHECKS.len());
+    }
+}

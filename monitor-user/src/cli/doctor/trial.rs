@@ -1,0 +1,132 @@
+//! The self-tests: kernel programs and pidfds tried on a child of our own.
+
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::cli::Global;
+use crate::clock;
+use crate::decode::{self, Birth};
+use crate::os::process::Process;
+use crate::probe::{KernelProbe, Options};
+use crate::supervisor::Cause;
+
+/// How the test's child exits.
+const CODE: u8 = 7;
+/// How long its event may take: far longer than it ever takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the kernel programs have come to.
+pub(super) struct Trial {
+    /// Loading and attaching, in the agent's own way.
+    pub(super) loaded: Result<()>,
+    /// How long after the child's exit became final it was told; `None`: not loaded.
+    pub(super) delivered: Option<Result<Duration>>,
+}
+
+/// Loads the kernel programs, and has them tell of one exit.
+///
+/// # Errors
+/// No runtime to wait in.
+pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let options = Options {
+        btf: global.btf.clone(),
+        object: global.bpf_object.clone(),
+        ..Options::default()
+    };
+    Ok(runtime.block_on(async {
+        match KernelProbe::load(&options) {
+            Ok(mut probe) => Trial {
+                loaded: Ok(()),
+                delivered: Some(see_an_exit(&mut probe).await),
+            },
+            Err(error) => Trial {
+                loaded: Err(error),
+                delivered: None,
+            },
+        }
+    }))
+}
+
+async fn see_an_exit(probe: &mut KernelProbe) -> Result<Duration> {
+    let child = TestChild::start()?;
+    let instance = child.open()?.instance;
+    probe.watch(instance, Birth::NONE)?;
+    child.end()?;
+    loop {
+        while let Some(exit) = probe.next(decode::exit) {
+            match exit {
+                Some(exit) if exit.instance == instance => {
+                    if exit.cause != (Cause::Exited { code: CODE }) {
+                        bail!(
+                            "the child exited with {CODE}, but was told to have {}",
+                            exit.cause
+                        );
+                    }
+                    return Ok(clock::since_boot().saturating_sub(exit.exited_at));
+                }
+                Some(_) => {}
+                None => bail!("the ring holds a record that is not of this build"),
+            }
+        }
+        tokio::time::timeout(PATIENCE, probe.readable())
+            .await
+            .map_err(|_| anyhow!("nothing was told of a child's exit within {PATIENCE:?}"))??;
+    }
+}
+
+/// Whether a pidfd tells the exit status of a process that someone else has reaped.
+///
+/// # Errors
+/// The test could not be made.
+pub(super) fn of_exit_info() -> Result<bool> {
+    let child = TestChild::start()?;
+    let process = child.open()?;
+    child.end()?;
+    Ok(process.exit_status() == Some(i32::from(CODE) << 8))
+}
+
+/// This program again, as a process that exits when it is told to.
+struct TestChild(Child);
+
+impl TestChild {
+    fn start() -> Result<Self> {
+        Command::new("/proc/self/exe")
+            .args(["doctor", "--test-child"])
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map(Self)
+            .context("cannot start a child to test with")
+    }
+
+    fn open(&self) -> Result<Process> {
+        Process::open(self.0.id())
+            .map_err(|error| anyhow!("cannot open a child's pidfd: {error:?}"))
+    }
+
+    /// Has it exit, and reaps it.
+    fn end(mut self) -> Result<()> {
+        self.0.wait().context("cannot wait for a child").map(drop)
+    }
+}
+
+impl Drop for TestChild {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the child does: exits when its standard input ends.
+pub(super) fn be_the_child() -> ExitCode {
+    let _ = io::stdin().read_to_end(&mut Vec::new());
+    ExitCode::from(CODE)
+}

@@ -1,0 +1,275 @@
+//! The kernel side's pins: what keeps programs and maps at work while no agent lives.
+//!
+//! One folder for each ABI version below the pin directory, with a file for each map and link.
+//! Trusts none of them before it has looked at what it really is.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Map, MapData, MapType};
+use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
+use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
+use monitor_ebpf::{ABI_VERSION, maps, notes};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// Where the kernel's own mount point for bpffs is.
+const SYS_FS_BPF: &str = "/sys/fs/bpf";
+
+/// The ring of the kernel programs' own diagnostics, as aya-log-ebpf makes it.
+const LOGS: &str = "AYA_LOGS";
+const LOGS_BYTES: u32 = 1 << 17;
+
+/// The folder of this build's ABI, held by this agent alone.
+pub(crate) struct PinDir {
+    /// All versions' folders are in it.
+    parent: PathBuf,
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// What a pinned map has to be.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    kind: MapType,
+    key: u32,
+    value: u32,
+    entries: u32,
+}
+
+/// All maps of the object but its read-only data.
+pub(super) fn shapes(ring_bytes: u32) -> [Shape; 7] {
+    let shape = |name, kind, key, value, entries| Shape {
+        name,
+        kind,
+        key,
+        value,
+        entries,
+    };
+    [
+        shape(maps::EVENTS, MapType::RingBuf, 0, 0, ring_bytes),
+        shape(maps::WATCHED, MapType::Hash, 4, 32, maps::WATCHED_ENTRIES),
+        shape(maps::LOST, MapType::PerCpuArray, 4, 8, 1),
+        shape(maps::MARK, MapType::Array, 4, 32, 1),
+        shape(maps::NOTES, MapType::Array, 4, 8, notes::COUNT),
+        shape(
+            maps::CLAIMED,
+            MapType::LruHash,
+            16,
+            1,
+            maps::CLAIMED_ENTRIES,
+        ),
+        shape(LOGS, MapType::RingBuf, 0, 0, LOGS_BYTES),
+    ]
+}
+
+impl PinDir {
+    /// Finds or makes the folder, mounting a bpf file system where there is none.
+    ///
+    /// # Errors
+    /// No bpf file system, no right to mount one, or another living agent uses the directory.
+    pub(crate) fn open(pin_dir: &Path) -> Result<Self> {
+        ensure_bpffs(pin_dir)?;
+        let make = |path: &Path| {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .with_context(|| format!("cannot make {}", path.display()))
+        };
+        make(pin_dir)?;
+        let directory = File::open(pin_dir)?;
+        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            anyhow::anyhow!(
+                "another agent uses the pin directory {} ({errno}); give each one its own --pin-dir",
+                pin_dir.display()
+            )
+        })?;
+        let path = pin_dir.join(format!("v{ABI_VERSION}"));
+        make(&path)?;
+        Ok(Self {
+            parent: pin_dir.to_owned(),
+            path,
+            _lock: lock,
+        })
+    }
+
+    /// Where a map or link is pinned.
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether nothing is pinned yet.
+    pub(super) fn is_empty(&self) -> Result<bool> {
+        Ok(fs::read_dir(&self.path)?.next().is_none())
+    }
+
+    /// Whether every pinned map is what this build would make.
+    ///
+    /// # Errors
+    /// The first one that is not, by name, with what was found and expected.
+    pub(super) fn check_maps(&self, ring_bytes: u32) -> Result<()> {
+        for shape in shapes(ring_bytes) {
+            self.check_map(&shape)?;
+        }
+        Ok(())
+    }
+
+    fn check_map(&self, shape: &Shape) -> Result<()> {
+        let path = self.pin(shape.name);
+        let owner = fs::metadata(&path)
+            .with_context(|| format!("no pinned map {}", path.display()))?
+            .uid();
+        ensure!(
+            owner == nix::unistd::geteuid().as_raw(),
+            "{} is uid {owner}'s",
+            path.display()
+        );
+        let info = MapData::from_pin(&path)
+            .and_then(|map| map.info())
+            .with_context(|| format!("{} is no map", path.display()))?;
+        let found = (
+            info.map_type().ok(),
+            info.key_size(),
+            info.value_size(),
+            info.max_entries(),
+        );
+        let expected = (Some(shape.kind), shape.key, shape.value, shape.entries);
+        ensure!(
+            found == expected,
+            "{}: found a map with type, key, value and size {found:?}, expected {expected:?}",
+            path.display()
+        );
+        Ok(())
+    }
+
+    /// Opens a pinned map, checked before.
+    pub(super) fn open_map(&self, name: &str) -> Result<Map> {
+        let path = self.pin(name);
+        let data = MapData::from_pin(&path)
+            .with_context(|| format!("cannot open the pinned map {}", path.display()))?;
+        Ok(Map::from_map_data(data)?)
+    }
+
+    /// Opens the pinned link of a program, if it is that; also the program's ID.
+    pub(super) fn open_link(&self, program: &str) -> Result<(FdLink, u32)> {
+        let path = self.pin(program);
+        let link = PinnedLink::from_pin(&path)
+            .with_context(|| format!("cannot open the pinned link {}", path.display()))?;
+        let link = FdLink::from(link);
+        let found = program_of(&link).with_context(|| path.display().to_string())?;
+        ensure!(
+            found.name_as_str() == Some(program),
+            "{}: a link of the program {:?}, expected {program:?}",
+            path.display(),
+            found.name_as_str()
+        );
+        Ok((link, found.id()))
+    }
+
+    /// Pins a link in place of the one that is there, which ends with that.
+    pub(super) fn replace_link(&self, name: &str, link: FdLink) -> Result<FdLink> {
+        let new = self.pin(&format!("{name}_new"));
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let link = link
+            .pin(&new)
+            .with_context(|| format!("cannot pin {}", new.display()))?;
+        let path = self.pin(name);
+        fs::rename(&new, &path).with_context(|| format!("cannot rename to {}", path.display()))?;
+        Ok(link.into())
+    }
+
+    /// Takes all pins of this version away; programs that nothing else holds end.
+    pub(crate) fn clear(&self) -> Result<()> {
+        clear(&self.path)
+    }
+
+    /// Takes the pins of other versions away, once this one's programs are at work.
+    pub(super) fn clear_other_versions(&self) {
+        let entries = fs::read_dir(&self.parent).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_version(&entry.file_name())) {
+            let path = entry.path();
+            if path == self.path {
+                continue;
+            }
+            let cleared = clear(&path).and_then(|()| Ok(fs::remove_dir(&path)?));
+            match cleared {
+                Ok(()) => {
+                    tracing::info!("cleared the pins of another version at {}", path.display())
+                }
+                Err(error) => tracing::warn!("cannot clear {}: {error:#}", path.display()),
+            }
+        }
+    }
+}
+
+fn is_version(name: &OsStr) -> bool {
+    let number = name.to_str().and_then(|name| name.strip_prefix('v'));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+fn clear(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?.path();
+        fs::remove_file(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
+    }
+    Ok(())
+}
+
+/// Mounts a bpf file system, for root alone, if `pin_dir` is on none.
+fn ensure_bpffs(pin_dir: &Path) -> Result<()> {
+    let existing = pin_dir
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    if statfs(existing)?.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let target = if pin_dir.starts_with(SYS_FS_BPF) {
+        Path::new(SYS_FS_BPF)
+    } else {
+        pin_dir
+    };
+    if target == pin_dir {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(pin_dir);
+        made.with_context(|| format!("cannot make {}", pin_dir.display()))?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700")).with_context(|| {
+        format!(
+            "{} is on no bpf file system, and none can be mounted there",
+            pin_dir.display()
+        )
+    })?;
+    tracing::info!("mounted a bpf file system at {}", target.display());
+    Ok(())
+}
+
+/// The program that a pinned link holds, if it is a link at all. A pin that something else was put
+/// in place of gives numbers that no living link has.
+fn program_of(link: &FdLink) -> Result<ProgramInfo> {
+    let info = link.info()?;
+    let same =
+        |other: &LinkInfo| (other.id(), other.program_id()) == (info.id(), info.program_id());
+    ensure!(
+        loaded_links()
+            .filter_map(Result::ok)
+            .any(|other| same(&other)),
+        "not a link"
+    );
+    loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == info.program_id())
+        .context("the program of the link is gone")
+}

@@ -1,0 +1,179 @@
+//! `events` shows the journal, the past and what comes, with no agent at all.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{Lines, respawn};
+
+fn line(seq: u64, time: &str, service: &str) -> String {
+    let event = json!({
+        "seq": seq, "time": time, "service": service, "event": "started", "pid": 100 + seq,
+        "start_time_ns": 0, "restarts": 0, "a key of a newer agent": [1],
+    });
+    format!("{event}\n")
+}
+
+const LONG_AGO: &str = "2001-02-03T04:05:06.789Z";
+const FAR_AHEAD: &str = "2999-01-01T00:00:00Z";
+
+fn events(dir: &Path) -> Command {
+    let mut command = respawn();
+    command
+        .env("TZ", "UTC")
+        .arg("--runtime-dir")
+        .arg(dir)
+        .arg("events");
+    command
+}
+
+fn run(command: &mut Command) -> (Output, String) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(!stdout.contains('\u{1b}'), "{stdout}");
+    (output, stderr)
+}
+
+fn append(dir: &Path, text: &str) {
+    let path = dir.join("journal");
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn without_journal_and_agent_it_is_status_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    for dir in [folder.path(), &missing] {
+        for follow in [&[][..], &["--follow"]] {
+            let (output, stderr) = run(events(dir).args(follow));
+            assert_eq!(output.status.code(), Some(3), "{stderr}");
+            assert!(stderr.contains(dir.to_str().unwrap()), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn nonsense_is_status_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for since in ["", "10", "-10m", "yesterday", "10 parsecs"] {
+        let (output, stderr) = run(events(folder.path()).arg(format!("--since={since}")));
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("--since"), "{stderr}");
+    }
+}
+
+#[test]
+fn the_past_is_shown_whole_or_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let lines = [
+        line(1, LONG_AGO, "web"),
+        line(2, LONG_AGO, "db"),
+        line(3, FAR_AHEAD, "web"),
+    ];
+    fs::write(dir.join("journal.1"), &lines[0]).unwrap();
+    append(
+        dir,
+        &format!("{}damage\n{}{{\"seq\":4,\"ti", lines[1], lines[2]),
+    );
+    let shown = |arguments: &[&str]| {
+        let (output, stderr) = run(events(dir).args(arguments));
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.contains("1 damaged line"), "{stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // As it was written, byte by byte.
+    assert_eq!(shown(&["--json"]), lines.concat());
+    assert_eq!(shown(&["--json", "--service", "db"]), lines[1]);
+    assert_eq!(shown(&["--json", "--since", "1h 30m"]), lines[2]);
+    assert_eq!(shown(&["--service", "none"]), "");
+    assert_eq!(
+        shown(&["--service", "db"]),
+        "2001-02-03 04:05:06.789  db            started pid 102\n"
+    );
+}
+
+#[test]
+fn what_comes_follows_on_the_past_across_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    append(dir, &line(1, LONG_AGO, "web"));
+    let mut child = events(dir)
+        .args(["--follow", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut shown = Lines::of(child.stdout.take().unwrap());
+    let mut expect = |seq: u64| {
+        let event: Value = serde_json::from_str(&shown.next().unwrap()).unwrap();
+        assert_eq!(event["seq"], seq, "{event}");
+    };
+    expect(1);
+    for seq in 2..50 {
+        let text = line(seq, LONG_AGO, "web");
+        let (begin, end) = text.split_at(usize::try_from(seq).unwrap());
+        if seq % 10 == 0 {
+            fs::rename(dir.join("journal"), dir.join("journal.1")).unwrap();
+        }
+        append(dir, begin);
+        append(dir, end);
+        expect(seq);
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(shown.next(), None);
+}
+
+#[test]
+fn signals_and_a_closed_output_end_it_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    append(dir, &line(1, LONG_AGO, "web"));
+    for signal in [
+        Some(Signal::SIGINT),
+        Some(Signal::SIGTERM),
+        Some(Signal::SIGHUP),
+        None,
+    ] {
+        let mut child = events(dir)
+            .arg("--follow")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut String::new()).unwrap();
+        match signal {
+            Some(signal) => kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap(),
+            None => drop(stdout),
+        }
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{signal:?}: {output:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_journal_is_an_error_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (output, stderr) = run(&mut events(folder.path()));
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(path.to_str().unwrap()), "{stderr}");
+}
