@@ -262,10 +262,11 @@ impl Machine {
     }
 }
 
-/// Of this process, and of all that it starts from now on.
+/// Of this process, and of all that it starts from now on. Priority 1 is for actors with much
+/// memory.
 fn become_real_time() -> Result<()> {
     let mut command = Command::new("chrt");
-    command.args(["--fifo", "--pid", "1", &std::process::id().to_string()]);
+    command.args(["--fifo", "--pid", "2", &std::process::id().to_string()]);
     output_of(&mut command).context("set the real-time priority")?;
     Ok(())
 }
