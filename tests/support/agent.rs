@@ -27,6 +27,9 @@ pub enum Sight {
     PidfdsAlone,
 }
 
+/// What an agent and its spares have in their environment, and services do not.
+const AGENT: &str = "RESPAWN_TEST_AGENT";
+
 /// Both ways to see exits.
 pub const SIGHTS: [Sight; 2] = [Sight::Best, Sight::PidfdsAlone];
 
@@ -343,6 +346,10 @@ impl Drop for Agent {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let agents = format!("{AGENT}={}\0", unique(self.dir()));
+        for pid in marked(&agents) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
         while let pids @ [_, ..] = marked(&marker(self.dir(), "")).as_slice() {
             for pid in pids {
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
@@ -509,6 +516,7 @@ fn command(dir: &Path, setup: &Setup) -> Command {
         .arg("--pin-dir")
         .arg(pin_dir(dir))
         .arg("--log=info")
+        .env(AGENT, unique(dir))
         .envs(setup.environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(open("agent.out"))
