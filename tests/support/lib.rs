@@ -8,6 +8,8 @@
     reason = "a harness fails by panicking"
 )]
 
+pub mod rig;
+
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
