@@ -83,10 +83,12 @@ impl Agent {
             records: recorded.count,
             pids: Vec::new(),
         };
+        for service in config.services.keys() {
+            known.entry(service.clone()).or_default();
+        }
         for (service, known) in known {
             self.recover_service(&service, known, &recorded, &mut told);
         }
-        self.kill_unrecorded(config);
         Ok(told)
     }
 
@@ -194,52 +196,63 @@ impl Agent {
     fn recover_service(
         &mut self,
         service: &ServiceName,
-        Known { memory, instances }: Known,
+        known: Known,
         recorded: &Recorded,
         told: &mut Told,
     ) {
-        let remembered = |instance| Event::Remembered {
+        let remembered = |memory: &Memory, instance| Event::Remembered {
             service: service.clone(),
             memory: Box::new(memory.clone()),
             instance,
         };
-        if instances.is_empty() {
-            self.tell(remembered(None));
+        let mut memory = known.memory;
+        if known.instances.is_empty() && memory != Memory::default() {
+            self.tell(remembered(&memory, None));
         }
-        for (instance, attempt) in instances {
-            self.tell(remembered(Some((attempt, instance))));
+        for (instance, attempt) in known.instances {
+            self.tell(remembered(&memory, Some((attempt, instance))));
             let exit = recorded.exits.get(&instance);
-            if let Some(exit) = exit {
-                self.tell_exit(service.clone(), exit.clone());
-            }
-            // The pidfd tells of one that lives, or is still letting go.
-            if !self.instances.is_main(instance) {
-                self.tell(Event::ProcessReleased {
-                    service: service.clone(),
-                    instance,
-                    death: death_of(exit),
-                });
-                told.pids.push(instance.pid);
-            } else if exit.is_none() {
-                let birth = Birth {
-                    service: decode::service_number(service),
-                    attempt: attempt.0,
-                };
-                self.watch(instance, birth);
-            }
+            self.take_over(service, attempt, instance, exit, told);
+        }
+        // Without births in the kernel, a child may live that its agent had no time to record;
+        // its service's cgroup gives it away. It must be gone before the next one starts.
+        for instance in self.instances.kill_unknown(service) {
+            tracing::warn!(%service, pid = instance.pid, "killed what an agent left unrecorded");
+            memory.leaving.push(instance);
+            let attempt = memory.last_attempt;
+            self.tell(remembered(&memory, Some((attempt, instance))));
+            self.adopt(service, [instance].iter());
+            self.take_over(service, attempt, instance, None, told);
         }
     }
 
-    /// Without births in the kernel, a child may live that its agent had no time to record; its
-    /// service's cgroup gives it away.
-    fn kill_unrecorded(&mut self, config: &Config) {
-        for service in config.services.keys() {
-            match self.instances.kill_unknown(service) {
-                Ok(false) => {}
-                Ok(true) => tracing::warn!(%service, "killed what an agent left unrecorded"),
-                Err(error) => tracing::error!(%service, "cannot look at its cgroups: {error}"),
-            }
+    /// Tells what has become of an instance that is held, and watches it if it lives.
+    fn take_over(
+        &mut self,
+        service: &ServiceName,
+        attempt: Attempt,
+        instance: Instance,
+        exit: Option<&ProcessExit>,
+        told: &mut Told,
+    ) {
+        if let Some(exit) = exit {
+            self.tell_exit(service.clone(), exit.clone());
         }
+        if !self.instances.is_main(instance) {
+            self.tell(Event::ProcessReleased {
+                service: service.clone(),
+                instance,
+                death: death_of(exit),
+            });
+            told.pids.push(instance.pid);
+        } else if exit.is_none() && !self.instances.has_ended(instance) {
+            let birth = Birth {
+                service: decode::service_number(service),
+                attempt: attempt.0,
+            };
+            self.watch(instance, birth);
+        }
+        // Its pidfd tells of one that is still letting go.
     }
 }
 
