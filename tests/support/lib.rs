@@ -14,6 +14,8 @@
 
 mod agent;
 
+pub mod rig;
+
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
