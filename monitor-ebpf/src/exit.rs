@@ -13,7 +13,9 @@ use aya_ebpf::{
     },
 };
 use aya_log_ebpf::{debug, warn};
-use monitor_ebpf::{ClaimKey, EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, TICK_NS, WatchEntry, hints};
+use monitor_ebpf::{
+    ClaimKey, EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, TICK_NS, WatchEntry, hints,
+};
 
 use crate::{
     object::{CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, WATCHED},

@@ -16,7 +16,9 @@ mod object {
         maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
         programs::BtfTracePointContext,
     };
-    use monitor_ebpf::{ClaimKey, Filter, Mark, NameMatcher, Offsets, WatchEntry, hints, maps, notes};
+    use monitor_ebpf::{
+        ClaimKey, Filter, Mark, NameMatcher, Offsets, WatchEntry, hints, maps, notes,
+    };
 
     use crate::{birth, exit, task::Task};
 

@@ -12,7 +12,7 @@ use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
-    Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, maps, notes, programs,
+    Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, hints, maps, notes, programs,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -45,6 +45,9 @@ pub(crate) struct Options {
     pub(crate) live_zero: bool,
 }
 
+/// After so many births the hints of the dead are cleared: less than one in eight is stale then.
+const BIRTHS_PER_RENEWAL: u32 = hints::PIDS / 8;
+
 /// Flag of a map's update: leave what is there.
 const BPF_NOEXIST: u64 = 1;
 
@@ -59,6 +62,9 @@ pub(crate) struct KernelProbe {
     watched: HashMap<MapData, u32, [u64; 4]>,
     lost: PerCpuArray<MapData, u64>,
     mark: Array<MapData, [u64; 4]>,
+    hints: Array<MapData, u64>,
+    /// Births since the hints were last made anew.
+    births: u32,
     notes: Array<MapData, u64>,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
     /// Of the exit program.
@@ -189,6 +195,8 @@ impl KernelProbe {
             watched: HashMap::try_from(map(maps::WATCHED)?)?,
             lost: PerCpuArray::try_from(map(maps::LOST)?)?,
             mark: Array::try_from(map(maps::MARK)?)?,
+            hints: Array::try_from(map(maps::HINTS)?)?,
+            births: 0,
             notes: Array::try_from(map(maps::NOTES)?)?,
             logger: kernel_log(program),
             program,
@@ -211,9 +219,32 @@ impl KernelProbe {
             service: birth.service,
             attempt: birth.attempt,
         };
+        self.births += 1;
+        if self.births > BIRTHS_PER_RENEWAL {
+            self.renew_hints()?;
+        }
         self.mark
             .set(0, mark.words(), 0)
             .context("cannot mark the agent's forks")
+    }
+
+    /// Clears the hints of pids that are not in the watch map any more. None can be added
+    /// meanwhile: that is done by this thread alone.
+    pub(crate) fn renew_hints(&mut self) -> Result<()> {
+        let mut words = vec![0_u64; hints::WORDS as usize];
+        for watched in self.watched()? {
+            let (word, bit) = hints::place(watched.instance.pid);
+            if let Some(word) = words.get_mut(word as usize) {
+                *word |= bit;
+            }
+        }
+        for (index, word) in (0..).zip(words) {
+            self.hints
+                .set(index, word, 0)
+                .context("cannot write the hints map")?;
+        }
+        self.births = 0;
+        Ok(())
     }
 
     /// Ends [`KernelProbe::mark`].
@@ -279,6 +310,14 @@ impl KernelProbe {
             ..WatchEntry::watching(process.start_time_ns / TICK_NS)
         };
         let pid = process.pid;
+        let (word, bit) = hints::place(pid);
+        let hinted = self
+            .hints
+            .get(&word, 0)
+            .context("cannot read the hints map")?;
+        self.hints
+            .set(word, hinted | bit, 0)
+            .context("cannot write the hints map")?;
         match self.watched.insert(pid, entry.words(), BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if is_there(&error.io_error) => Ok(()),
             inserted => inserted.with_context(|| format!("cannot watch process {pid}")),
