@@ -300,13 +300,13 @@ impl NameMatcher {
                 break;
             }
             let atoms = &self.atoms[byte as usize];
-            for word in 0..NAME_WORDS {
-                states[word] = (states[word] & atoms[word]) << 1 | states[word] & self.stay[word];
+            for ((state, atoms), stay) in states.iter_mut().zip(atoms).zip(&self.stay) {
+                *state = (*state & atoms) << 1 | *state & stay;
             }
         }
         let mut matched = 0;
-        for word in 0..NAME_WORDS {
-            matched |= states[word] & self.accept[word];
+        for (state, accept) in states.iter().zip(&self.accept) {
+            matched |= state & accept;
         }
         matched != 0
     }

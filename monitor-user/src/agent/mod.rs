@@ -56,19 +56,27 @@ pub(crate) struct Options {
 /// Runs the agent until it is told to end, or an error at its start.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     lock::make_runtime_dir(&options.runtime_dir)?;
-    let _lock = lock::take(&options.runtime_dir, || {
+    let lock = lock::take(&options.runtime_dir, || {
         tracing::info!(
             "another agent works in {}: waiting",
             options.runtime_dir.display()
         );
     })?;
+    let Some(lock) = lock else {
+        tracing::info!("the agent was shut down, and its spare ends with it");
+        return Ok(ExitCode::SUCCESS);
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let mut agent = Agent::start(options)?;
         agent.work().await;
+        let was_shut_down = agent.ended;
         agent.finish().await;
+        if was_shut_down {
+            lock.retire();
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -211,6 +219,7 @@ impl Agent {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
         if self.ended {
             self.unpin();
+            self.instances.remove_cgroups();
         }
         drop(self.requests);
         self.server.finish().await;

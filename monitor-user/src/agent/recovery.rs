@@ -37,10 +37,12 @@ impl Agent {
             known.insert(service, Known { memory, instances });
         }
         let exits = self.recorded(config, &mut known);
+        for service in config.services.keys() {
+            known.entry(service.clone()).or_default();
+        }
         for (service, known) in known {
             self.recover_service(&service, known, &exits);
         }
-        self.kill_unrecorded(config);
         Ok(())
     }
 
@@ -95,19 +97,20 @@ impl Agent {
     fn recover_service(
         &mut self,
         service: &ServiceName,
-        Known { memory, instances }: Known,
+        known: Known,
         exits: &HashMap<Instance, ProcessExit>,
     ) {
-        let remembered = |instance| Event::Remembered {
+        let remembered = |memory: &Memory, instance| Event::Remembered {
             service: service.clone(),
             memory: Box::new(memory.clone()),
             instance,
         };
-        if instances.is_empty() {
-            self.tell(remembered(None));
+        let mut memory = known.memory;
+        if known.instances.is_empty() && memory != Memory::default() {
+            self.tell(remembered(&memory, None));
         }
-        for (instance, attempt) in instances {
-            self.tell(remembered(Some((attempt, instance))));
+        for (instance, attempt) in known.instances {
+            self.tell(remembered(&memory, Some((attempt, instance))));
             match exits.get(&instance).cloned() {
                 Some(exit) => {
                     self.hold_dead(service, instance);
@@ -116,6 +119,15 @@ impl Agent {
                 }
                 None => self.take_over(service, attempt, instance),
             }
+        }
+        // Without births in the kernel, a child may live that its agent had no time to record;
+        // its service's cgroup gives it away. It must be gone before the next one starts.
+        for instance in self.instances.kill_unknown(service) {
+            tracing::warn!(%service, pid = instance.pid, "killed what an agent left unrecorded");
+            memory.leaving.push(instance);
+            let attempt = memory.last_attempt;
+            self.tell(remembered(&memory, Some((attempt, instance))));
+            self.take_over(service, attempt, instance);
         }
     }
 
@@ -128,15 +140,16 @@ impl Agent {
                 tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
                 false
             });
-        if alive {
-            let service = decode::service_number(service);
-            self.watch(
-                instance,
-                Birth {
-                    service,
-                    attempt: attempt.0,
-                },
-            );
+        // A zombie will write no record any more: in the watch map the next agent would take it
+        // for a service's instance.
+        if alive && !self.instances.has_ended(instance) {
+            let birth = Birth {
+                service: decode::service_number(service),
+                attempt: attempt.0,
+            };
+            self.watch(instance, birth);
+        }
+        if alive && !self.instances.has_ended(instance) {
             return;
         }
         if let Some(probe) = &mut self.probe {
@@ -161,18 +174,6 @@ impl Agent {
                 instance,
                 death,
             });
-        }
-    }
-
-    /// Without births in the kernel, a child may live that its agent had no time to record; its
-    /// service's cgroup gives it away.
-    fn kill_unrecorded(&mut self, config: &Config) {
-        for service in config.services.keys() {
-            match self.instances.kill_unknown(service) {
-                Ok(false) => {}
-                Ok(true) => tracing::warn!(%service, "killed what an agent left unrecorded"),
-                Err(error) => tracing::error!(%service, "cannot look at its cgroups: {error}"),
-            }
         }
     }
 }

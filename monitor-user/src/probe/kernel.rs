@@ -458,7 +458,7 @@ fn attach(object: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<
     let link = program
         .attach()
         .with_context(|| format!("cannot attach the program {name}"))?;
-    Ok(program.take_link(link)?.try_into()?)
+    Ok(program.take_link(link)?.into())
 }
 
 fn take_map(object: &mut Ebpf, name: &str) -> Result<Map> {
