@@ -90,7 +90,7 @@ pub(crate) struct Limit {
 pub(crate) struct Exec {
     /// The program's absolute path, looked up already.
     pub(crate) program: PathBuf,
-    /// argv, argv[0] included; never empty.
+    /// `argv`, `argv[0]` included; never empty.
     pub(crate) arguments: Vec<String>,
     /// The complete environment.
     pub(crate) environment: BTreeMap<String, String>,
