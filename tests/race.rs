@@ -136,8 +136,8 @@ impl Race {
     }
 
     fn assert_single_by_full_scan(&self) {
-        assert_eq!(self.rig.live("victim"), [self.victim.0]);
-        assert_eq!(self.rig.live("bystander"), [self.bystander.0]);
+        self.rig.assert_single("victim", self.victim);
+        self.rig.assert_single("bystander", self.bystander);
     }
 
     fn end(mut self, rounds: usize) {

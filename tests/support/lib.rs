@@ -15,6 +15,7 @@
 mod agent;
 
 pub mod rig;
+pub mod tracer;
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};

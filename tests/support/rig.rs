@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -189,6 +190,30 @@ impl Rig {
         spare
     }
 
+    /// Sends the agent a request, and waits for no answer.
+    pub fn send(&self, request: &Value) -> UnixStream {
+        let mut socket = UnixStream::connect(self.runtime_dir().join("control.sock"))
+            .expect("the agent's socket");
+        let mut request = request.clone();
+        request["version"] = 1.into();
+        socket
+            .write_all(format!("{request}\n").as_bytes())
+            .expect("a request");
+        socket
+    }
+
+    /// Removes a service's file.
+    pub fn remove_service(&self, name: &str) {
+        let path = self.path().join(format!("config/services/{name}.toml"));
+        fs::remove_file(path).expect("a service file");
+    }
+
+    /// Removes what the agents have left, so that the next one finds nothing.
+    pub fn clear(&self) {
+        let _ = fs::remove_dir_all(self.runtime_dir());
+        let _ = fs::remove_dir_all(&self.pin_dir);
+    }
+
     /// What the agents have said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path().join("log")).unwrap_or_default()
@@ -215,6 +240,15 @@ impl Rig {
             .collect();
         pids.sort_unstable();
         pids
+    }
+
+    /// Asserts that a service is one process, this one.
+    pub fn assert_single(&self, service: &str, instance: Instance) {
+        // For a moment of its exec a process has no environment.
+        let live = wait_for("the environment of the process is there", || {
+            Some(self.live(service)).filter(|live| live.contains(&instance.0))
+        });
+        assert_eq!(live, [instance.0], "{service}");
     }
 
     fn marker(&self, service: &str) -> String {
@@ -309,6 +343,11 @@ impl Agent {
     /// Waits for its end, as long as anything may take.
     pub fn ended(&mut self) -> std::process::ExitStatus {
         wait_for("the agent ends", || self.0.try_wait().expect("wait"))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("kill");
     }
 
     /// Kills it.
@@ -407,6 +446,14 @@ impl Ledger {
         (agents == self.agents.len() && told.exits.is_empty()).then_some(instance)
     }
 
+    /// All instances of a service that were told of.
+    pub fn instances_of(&self, service: &str) -> impl Iterator<Item = (Instance, &Told)> {
+        let first = (service.to_owned(), (0, 0));
+        let last = (service.to_owned(), (u32::MAX, u64::MAX));
+        let of = self.instances.range(first..=last);
+        of.map(|((_, instance), told)| (*instance, told))
+    }
+
     /// What is told of an instance.
     pub fn told(&self, service: &str, instance: Instance) -> &Told {
         &self.instances[&(service.to_owned(), instance)]
@@ -419,13 +466,20 @@ impl Ledger {
             .is_some_and(|told| !told.exits.is_empty())
     }
 
+    /// Asserts that no exit is told twice.
+    pub fn assert_no_exit_twice(&self, service: &str) {
+        for (instance, told) in self.instances_of(service) {
+            assert!(told.exits.len() <= 1, "{service} {instance:?}: {told:?}");
+        }
+    }
+
     /// Asserts that each instance but the last one of a service exited once, by `signal`;
     /// returns how many did.
     pub fn assert_each_exited_once(&self, service: &str, signal: &str) -> usize {
         let last = self.last.get(service).map(|(instance, _)| *instance);
         let mut exited = 0;
-        for ((of, instance), told) in &self.instances {
-            if of != service || Some(*instance) == last {
+        for (instance, told) in self.instances_of(service) {
+            if Some(instance) == last {
                 continue;
             }
             exited += 1;

@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) btf: Option<PathBuf>,
     /// Another kernel object than the binary's.
     pub(crate) object: Option<PathBuf>,
+    /// Size of the kernel's ring in bytes, if another than usual.
+    pub(crate) ring_bytes: Option<u32>,
 }
 
 /// Runs the agent until it is told to end, or an error at its start.
@@ -683,6 +685,7 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
     let settings = probe::Options {
         btf: options.btf.clone(),
         object: options.object.clone(),
+        ring_bytes: options.ring_bytes,
         ..probe::Options::default()
     };
     let owner = decode::service_number(&canonical(&options.runtime_dir).to_string_lossy());
