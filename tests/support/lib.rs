@@ -14,6 +14,9 @@
 
 mod agent;
 
+pub mod rig;
+pub mod tracer;
+
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;

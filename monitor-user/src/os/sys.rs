@@ -341,9 +341,9 @@ pub(super) fn set_signal_mask(mask: u64) -> u64 {
 
 /// Sets every signal to its default, the ignored ones too (which CLONE_CLEAR_SIGHAND leaves).
 /// `flush_signal_handlers` in <https://github.com/torvalds/linux/blob/v5.10/kernel/signal.c>
-pub(super) fn default_dispositions() {
+pub(super) fn default_dispositions(signals: u64) {
     let action = DefaultAction([0; 4]);
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 != 0) {
         // SAFETY: the structure is as large as the kernel's; no old one is asked for. SIGKILL
         // and SIGSTOP are refused, and are as wanted.
         let _ = unsafe {

@@ -51,7 +51,7 @@ fn name_pattern(text: &str) -> Result<String> {
     probe::compile_names(std::slice::from_ref(&pattern)).map(|_| pattern)
 }
 
-fn ring_bytes(text: &str) -> Result<u32, String> {
+pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
     let expected = "expected a power of two from 4096 to 1073741824";
     let bytes: u32 = text.parse().map_err(|_| expected.to_owned())?;
     // The kernel wants whole pages, which may be larger than 4 KiB.

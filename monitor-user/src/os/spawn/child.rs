@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::Stage;
 use super::prepared::{Prepared, Stream};
@@ -59,6 +59,8 @@ pub(super) struct Shared {
     members: AtomicI32,
     /// The agent's pid as long as the child may not go on; 0 when it may.
     awaited: AtomicU32,
+    /// Signals whose dispositions the clone has not made the default ones: bit n - 1 for signal n.
+    inherited: AtomicU64,
     /// What to become; null: just end.
     command: AtomicPtr<Prepared>,
 }
@@ -73,6 +75,11 @@ impl Shared {
         self.detail.store(0, Ordering::Relaxed);
         self.errno.store(0, Ordering::Relaxed);
         self.running.store(1, Ordering::Release);
+    }
+
+    /// Has the next child make these signals' dispositions the default ones.
+    pub(super) fn inherit(&self, signals: u64) {
+        self.inherited.store(signals, Ordering::Relaxed);
     }
 
     /// Has the next child wait for the agent, which has this pid; 0: it need not.
@@ -157,7 +164,7 @@ fn join_cgroup(shared: &Shared) -> Result<(), Errno> {
 fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Errno> {
     shared.reach(Stage::Files, 0);
     sys::own_file_table()?;
-    sys::default_dispositions();
+    sys::default_dispositions(shared.inherited.load(Ordering::Relaxed));
     wait_for_go_ahead(shared)?;
     shared.reach(Stage::Session, 0);
     sys::new_session()?;

@@ -231,6 +231,8 @@ pub(crate) struct Spawner {
     into_cgroup: Cell<bool>,
     /// How many steps of the wait for exec there are.
     wait_steps: u32,
+    /// Signals that the agent ignores, from its start on: CLONE_CLEAR_SIGHAND leaves them so.
+    ignored: u64,
     fd_limit: Option<FdLimit>,
 }
 
@@ -249,6 +251,7 @@ impl Spawner {
             clone3: Cell::new(sys::has_clone3()),
             into_cgroup: Cell::new(true),
             wait_steps: WAIT_STEPS,
+            ignored: proc::ignored_signals().unwrap_or(u64::MAX),
             fd_limit,
         })
     }
@@ -446,6 +449,7 @@ impl Spawner {
                 args.flags |= CLONE_INTO_CGROUP;
                 args.cgroup = u64::try_from(directory.as_raw_fd()).unwrap_or(u64::MAX);
             }
+            self.stack.shared().inherit(self.ignored);
             let stage = match self.clone_by(sys::clone3, args, command, -1) {
                 Ok(child) => {
                     return Ok(Begun {
@@ -482,6 +486,7 @@ impl Spawner {
             Some(Err(errno)) => return Err(Failure::new(Stage::Cgroup, errno as i32)),
         };
         let number = members.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        self.stack.shared().inherit(u64::MAX);
         let child = self
             .clone_by(sys::clone, CloneArgs::default(), command, number)
             .map_err(|errno| Failure::new(Stage::Fork, errno))?;
