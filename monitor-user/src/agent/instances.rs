@@ -149,28 +149,60 @@ impl Instances {
         trees.any(|tree| tree.cgroup().is_some_and(|of| of.path() == slot.path()))
     }
 
-    /// Takes over what an earlier agent started. `false`: it is gone, and only what is left of
-    /// its tree is held.
-    pub(super) fn adopt(&mut self, service: &ServiceName, instance: Instance) -> io::Result<bool> {
+    /// Takes over what an earlier agent started; of those that are gone only what is left of
+    /// their trees is held.
+    pub(super) fn adopt(
+        &mut self,
+        service: &ServiceName,
+        instances: impl IntoIterator<Item = Instance>,
+    ) {
+        let mut dead = Vec::new();
+        for instance in instances {
+            let adopted = match pidfd::identify(instance.pid, instance.start_time_ns) {
+                Ok(Some(pidfd)) => self.adopt_living(service, instance, pidfd),
+                Ok(None) => {
+                    dead.push(instance);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = adopted {
+                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
+            }
+        }
+        // Only now is known which cgroups the living ones are in.
+        for instance in dead {
+            let slot = self.slot_left(service);
+            let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
+            self.insert(service, instance, tree, HeldState::Dead, Vec::new());
+        }
+    }
+
+    fn adopt_living(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+        pidfd: OwnedFd,
+    ) -> io::Result<()> {
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service)?),
             None => None,
         };
-        let slot = cgroup.as_ref().map(|cgroup| {
-            let populated = |slot: &&Slot| slot.is_populated().unwrap_or(false);
-            cgroup
-                .holding(instance.pid)
-                .or_else(|| cgroup.slots().iter().find(populated))
-                .unwrap_or_else(|| cgroup.slot(0))
-                .clone()
-        });
+        let slot = cgroup.and_then(|cgroup| cgroup.holding(instance.pid).cloned());
+        let slot = slot.or_else(|| self.slot_left(service));
         let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
-        if let Some(pidfd) = pidfd::identify(instance.pid, instance.start_time_ns)? {
-            self.hold(service, instance, tree, pidfd)?;
-            return Ok(true);
-        }
-        self.insert(service, instance, tree, HeldState::Dead, Vec::new());
-        Ok(false)
+        self.hold(service, instance, tree, pidfd)
+    }
+
+    /// Where the rest of a tree may be: a cgroup of the service's that is no other instance's, one
+    /// with something in it if there is one.
+    fn slot_left(&self, service: &ServiceName) -> Option<Slot> {
+        let cgroup = self.cgroups.as_ref()?.for_service(service).ok()?;
+        let slots = cgroup.slots().iter();
+        let left: Vec<&Slot> = slots.filter(|slot| !self.is_taken(service, slot)).collect();
+        let populated = |slot: &&&Slot| slot.is_populated().unwrap_or(false);
+        let slot = left.iter().find(populated).or(left.first());
+        slot.map(|slot| (*slot).clone())
     }
 
     /// Whether it is held and its main process has not been released.

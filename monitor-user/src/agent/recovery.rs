@@ -75,7 +75,8 @@ impl Agent {
             .collect();
         self.add_births(&names, &mut known);
         for (service, known) in &known {
-            self.adopt(service, known.instances.keys());
+            let instances = known.instances.keys().copied();
+            self.instances.adopt(service, instances);
         }
         let recorded = self.read_records(&names, &mut known);
         self.tell_untold(untold, &recorded);
@@ -142,18 +143,9 @@ impl Agent {
             let new = known.instances.keys();
             let new = new.filter(|instance| self.instances.service_of(instance).is_none());
             let new: Vec<Instance> = new.copied().collect();
-            self.adopt(service, new.iter());
+            self.instances.adopt(service, new);
         }
         recorded
-    }
-
-    /// Holds instances, or what may be left of the trees of dead ones.
-    fn adopt<'a>(&mut self, service: &ServiceName, instances: impl Iterator<Item = &'a Instance>) {
-        for instance in instances {
-            if let Err(error) = self.instances.adopt(service, *instance) {
-                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
-            }
-        }
     }
 
     /// Writes to the journal what an agent remembered, and died before it could write.
@@ -221,7 +213,7 @@ impl Agent {
             memory.leaving.push(instance);
             let attempt = memory.last_attempt;
             self.tell(remembered(&memory, Some((attempt, instance))));
-            self.adopt(service, [instance].iter());
+            self.instances.adopt(service, [instance]);
             self.take_over(service, attempt, instance, None, told);
         }
     }
