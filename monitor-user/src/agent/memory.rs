@@ -79,7 +79,9 @@ impl MemoryDir {
                 // Left behind by an agent that died while it wrote.
                 (None, _) => {}
             }
-            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::error!("cannot remove {}: {error}", path.display());
+            }
         }
         Ok(memories)
     }

@@ -146,10 +146,12 @@ impl KernelProbe {
     /// Everything that is pinned, if all of it is what it should be.
     fn open_pinned(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
         pins.check_maps(options.ring_bytes())?;
-        let exit = [programs::EXIT_GROUP_DEAD, programs::EXIT_LIVE_ZERO]
-            .into_iter()
-            .find_map(|name| pins.open_link(name).ok())
-            .context("no pinned link of an exit program")?;
+        let is_new = pins.pin(programs::EXIT_GROUP_DEAD).exists();
+        let exit = pins.open_link(if is_new {
+            programs::EXIT_GROUP_DEAD
+        } else {
+            programs::EXIT_LIVE_ZERO
+        })?;
         let birth = pins.open_link(programs::BIRTH)?;
         let links = vec![exit.0, birth.0];
         let probe = Self::new(

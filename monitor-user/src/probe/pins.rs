@@ -219,8 +219,14 @@ fn is_version(name: &OsStr) -> bool {
 
 fn clear(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path)? {
-        let entry = entry?.path();
-        fs::remove_file(&entry).with_context(|| format!("cannot remove {}", entry.display()))?;
+        let entry = entry?;
+        let path = entry.path();
+        let removed = if entry.file_type()?.is_dir() {
+            fs::remove_dir(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
