@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,7 +56,10 @@ pub struct Rig {
     dir: TempDir,
     token: String,
     pin_dir: PathBuf,
+    /// The one that goes with the value.
+    own_pin_dir: PathBuf,
     environment: Vec<(String, String)>,
+    run_by: Option<(PathBuf, u32)>,
 }
 
 impl Rig {
@@ -72,11 +76,14 @@ impl Rig {
         // So that no test sees the journal turned over.
         let settings = "journal_max_size = \"1GiB\"\n";
         fs::write(dir.path().join("config/agent.toml"), settings).expect("agent.toml");
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/respawn-test-{token}"));
         Self {
-            pin_dir: PathBuf::from(format!("/sys/fs/bpf/respawn-test-{token}")),
+            pin_dir: pin_dir.clone(),
+            own_pin_dir: pin_dir,
             dir,
             token,
             environment: Vec::new(),
+            run_by: None,
         }
     }
 
@@ -84,6 +91,16 @@ impl Rig {
     pub fn set(&mut self, key: &str, value: impl Into<String>) {
         self.environment.retain(|(known, _)| known != key);
         self.environment.push((key.to_owned(), value.into()));
+    }
+
+    /// Has them not know it any more.
+    pub fn unset(&mut self, key: &str) {
+        self.environment.retain(|(known, _)| known != key);
+    }
+
+    /// Has this binary run by this user from now on.
+    pub fn run_by(&mut self, binary: &Path, user: u32) {
+        self.run_by = Some((binary.to_owned(), user));
     }
 
     /// Has the agents that are started from now on pin elsewhere.
@@ -146,7 +163,14 @@ impl Rig {
 
     /// A command line of `respawn` for these directories.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = respawn();
+        let mut command = match &self.run_by {
+            None => respawn(),
+            Some((binary, user)) => {
+                let mut command = Command::new(binary);
+                command.uid(*user).gid(*user);
+                command
+            }
+        };
         command
             .args(arguments)
             .env("RESPAWN_RUNTIME_DIR", self.runtime_dir())
@@ -280,7 +304,7 @@ impl Drop for Rig {
             }
         }
         remove_folders(&cgroups_of(&self.runtime_dir()));
-        let _ = fs::remove_dir_all(&self.pin_dir);
+        let _ = fs::remove_dir_all(&self.own_pin_dir);
     }
 }
 

@@ -1,0 +1,571 @@
+//! What an agent finds at its start may be anything: damaged, someone else's, in the wrong place.
+//! It says so in clear words, and the services are kept.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::rig::{Agent, Instance, Ledger, Rig, now, report, wait_for};
+use support::{Victim, needs_root, readable_by_all, respawn, skip};
+
+/// A service that runs, and its agent.
+struct Scene {
+    rig: Rig,
+    ledger: Ledger,
+    agent: Agent,
+    web: Instance,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(Rig::new())
+    }
+
+    fn with(rig: Rig) -> Self {
+        rig.sleeper("web");
+        let mut ledger = rig.ledger();
+        let agent = rig.agent();
+        let web = ledger.current("web");
+        Self {
+            rig,
+            ledger,
+            agent,
+            web,
+        }
+    }
+
+    /// Does something while no agent lives; returns what the next one then said at its start.
+    fn between_agents(&mut self, what: impl FnOnce(&mut Rig)) -> String {
+        self.agent.kill();
+        self.ledger.read();
+        let (said, agents) = (self.rig.log().len(), self.ledger.agents.len());
+        what(&mut self.rig);
+        self.agent = self.rig.agent();
+        self.ledger.next_agent(agents);
+        self.ledger.current("web");
+        self.rig.log()[said..].to_owned()
+    }
+
+    /// Asserts that the service was kept as it was, and is watched as well as ever.
+    fn assert_kept(&mut self) {
+        assert_eq!(self.ledger.current("web"), self.web);
+        self.rig.assert_single("web", self.web);
+        self.assert_cared_for();
+    }
+
+    /// Asserts that the service's death is told once, by the kernel's record, and mended.
+    fn assert_cared_for(&mut self) {
+        let exit = self.assert_mended();
+        assert!(exit["host_pid"].is_number(), "{exit}");
+        assert_eq!(exit["cause"]["signal"], "SIGKILL", "{exit}");
+    }
+
+    /// Kills the service; asserts that its exit is told once, and that it is back.
+    fn assert_mended(&mut self) -> Value {
+        let old = self.web;
+        kill_it(old);
+        self.web = self.ledger.wait("it is back", |ledger| {
+            ledger.has_current("web").filter(|new| *new != old)
+        });
+        self.rig.assert_single("web", self.web);
+        let exits = &self.ledger.told("web", old).exits;
+        assert_eq!(exits.len(), 1, "{exits:?}");
+        exits[0].clone()
+    }
+}
+
+fn kill_it(instance: Instance) {
+    kill(Pid::from_raw(instance.0.cast_signed()), Signal::SIGKILL).unwrap();
+}
+
+fn assert_says(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "expected {word:?} in:\n{said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_damaged_memory_file_is_set_aside_with_a_word() {
+    needs_root!("a damaged memory file");
+    let mut scene = Scene::new();
+    let whole = fs::read(scene.rig.memory_file("web")).unwrap();
+    let half = whole[..whole.len() / 2].to_vec();
+    let damages: [&[u8]; 6] = [b"", b"{}", b"null", &half, &[0xff; 300], b"[[[[[[[["];
+    for damage in damages {
+        let said = scene.between_agents(|rig| {
+            fs::write(rig.memory_file("web"), damage).unwrap();
+        });
+        assert_says(&said, &["web.json", "damaged, not used"]);
+        scene.assert_kept();
+    }
+    // A torn write is left beside it and taken no notice of.
+    scene.between_agents(|rig| fs::write(rig.state_dir().join("web.new"), &half).unwrap());
+    scene.assert_kept();
+}
+
+#[test]
+fn something_else_in_a_memory_files_place_keeps_nobody_from_work() {
+    needs_root!("something else in a memory file's place");
+    let mut scene = Scene::new();
+    let said = scene.between_agents(|rig| {
+        let path = rig.memory_file("web");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("deeper")).unwrap();
+    });
+    assert_says(&said, &["web.json"]);
+    scene.assert_kept();
+}
+
+/// The memory file, changed.
+fn change(path: &Path, what: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    what(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn the_memory_of_another_boot_is_not_used() {
+    needs_root!("the memory of another boot");
+    let mut scene = Scene::new();
+    let said = scene.between_agents(|rig| {
+        change(&rig.memory_file("web"), |file| {
+            file["boot_id"] = json!("00000000-0000-4000-8000-000000000000");
+            file["memory"]["desired"] = json!("down");
+        });
+    });
+    assert_says(&said, &["web.json", "of another boot"]);
+    scene.assert_kept();
+}
+
+#[test]
+fn another_hosts_state_copied_over_starts_from_the_config() {
+    needs_root!("another host's state");
+    let mut other = Scene::new();
+    other.agent.kill();
+    let stranger = Victim::start("/usr/bin/sleep", &["100000"]);
+
+    let mut scene = Scene::new();
+    scene.agent.kill();
+    let rig = &scene.rig;
+    fs::remove_dir_all(rig.runtime_dir()).unwrap();
+    copy_folder(&other.rig.runtime_dir(), &rig.runtime_dir());
+    change(&rig.memory_file("web"), |file| {
+        file["boot_id"] = json!("00000000-0000-4000-8000-000000000000");
+        file["memory"]["instance"]["pid"] = json!(stranger.pid());
+    });
+    // The other one's journal goes on here.
+    scene.ledger = rig.ledger();
+    scene.agent = rig.agent();
+    scene.ledger.next_agent(1);
+    assert_says(&rig.log(), &["of another boot"]);
+    scene.assert_kept();
+    assert!(Path::new(&format!("/proc/{}", stranger.pid())).exists());
+}
+
+#[test]
+fn a_process_that_merely_has_the_pid_is_not_touched() {
+    needs_root!("a process that merely has the pid");
+    let mut scene = Scene::new();
+    let old = scene.web;
+    // The same pid within the same tick is never given twice.
+    let mut stranger = Victim::start("/usr/bin/sleep", &["100000"]);
+    while support::start_time_ns(stranger.pid()) == old.1 {
+        stranger = Victim::start("/usr/bin/sleep", &["100000"]);
+    }
+    scene.between_agents(|rig| {
+        // Gone without a trace, its pid another's by now.
+        kill_it(old);
+        wait_for("it is dead", || rig.live("web").is_empty().then_some(()));
+        let _ = fs::remove_dir_all(rig.pin_dir());
+        change(&rig.memory_file("web"), |file| {
+            file["memory"]["instance"]["pid"] = json!(stranger.pid());
+        });
+    });
+    scene.web = scene.ledger.current("web");
+    assert_ne!(scene.web.0, stranger.pid());
+    scene.assert_kept();
+    let stop = scene.rig.run(&["stop", "web"]);
+    assert!(stop.status.success(), "{stop:?}");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", stranger.pid())).unwrap();
+    assert!(stat.contains(") S "), "{stat}");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The pinned exit program of this kernel.
+fn exit_pin(rig: &Rig) -> &'static str {
+    ["exit_group_dead", "exit_live_zero"]
+        .into_iter()
+        .find(|name| rig.pin(name).exists())
+        .unwrap()
+}
+
+fn swap(rig: &Rig, one: &str, other: &str) {
+    let (one, other) = (rig.pin(one), rig.pin(other));
+    let aside = one.with_file_name("aside");
+    fs::rename(&one, &aside).unwrap();
+    fs::rename(&other, &one).unwrap();
+    fs::rename(&aside, &other).unwrap();
+}
+
+#[test]
+fn pins_that_are_not_what_they_should_be_are_cleared_away() {
+    needs_root!("pins that are not what they should be");
+    let mut scene = Scene::new();
+    let exit = exit_pin(&scene.rig);
+    let swaps = [
+        ("EVENTS", "LOST"),
+        ("EVENTS", "AYA_LOGS"),
+        ("WATCHED", "CLAIMED"),
+        ("MARK", "NOTES"),
+        ("birth", exit),
+        ("birth", "WATCHED"),
+        (exit, "EVENTS"),
+    ];
+    for (one, other) in swaps {
+        let said = scene.between_agents(|rig| swap(rig, one, other));
+        let pin_dir = scene.rig.pin_dir().display().to_string();
+        assert_says(&said, &["the pins are cleared away", &pin_dir]);
+        assert!(said.contains(one) || said.contains(other), "{said}");
+        scene.assert_kept();
+    }
+    for missing in ["EVENTS", "WATCHED", "MARK", "birth", exit] {
+        let said = scene.between_agents(|rig| fs::remove_file(rig.pin(missing)).unwrap());
+        assert_says(&said, &["the pins are cleared away"]);
+        scene.assert_kept();
+    }
+    let said = scene.between_agents(|rig| {
+        fs::remove_file(rig.pin("LOST")).unwrap();
+        fs::create_dir(rig.pin("LOST")).unwrap();
+    });
+    assert_says(&said, &["the pins are cleared away", "LOST"]);
+    scene.assert_kept();
+}
+
+#[test]
+fn pins_of_another_size_are_cleared_away() {
+    needs_root!("pins of another size");
+    let mut scene = Scene::new();
+    let said = scene.between_agents(|rig| rig.set("RESPAWN_RING_BYTES", "65536"));
+    let words = ["the pins are cleared away", "EVENTS", "1048576", "65536"];
+    assert_says(&said, &words);
+    scene.assert_kept();
+}
+
+#[test]
+fn pins_of_another_version_are_cleared_away() {
+    needs_root!("pins of another version");
+    let mut scene = Scene::new();
+    let said = scene.between_agents(|rig| {
+        let current = rig.pin("EVENTS");
+        let folder = current.parent().unwrap();
+        fs::rename(folder, folder.with_file_name("v1")).unwrap();
+    });
+    assert_says(&said, &["cleared the pins of another version", "v1"]);
+    assert!(!scene.rig.pin_dir().join("v1").exists());
+    scene.assert_kept();
+}
+
+#[test]
+fn without_a_place_for_pins_it_works_without() {
+    needs_root!("without a place for pins");
+    let mut rig = Rig::new();
+    let file = rig.path().join("file");
+    fs::write(&file, "").unwrap();
+    for place in [PathBuf::from("/proc/respawn"), file.join("below"), file] {
+        rig.set_pin_dir(&place);
+        let mut scene = Scene::with(rig);
+        let place = place.display().to_string();
+        let words = ["nothing is pinned", &place, "are not remembered"];
+        assert_says(&scene.rig.log(), &words);
+        // Its memory files are there all the same.
+        scene.between_agents(|_| {});
+        scene.assert_kept();
+        assert!(scene.rig.run(&["shutdown"]).status.success());
+        scene.agent.ended();
+        rig = scene.rig;
+        fs::remove_file(rig.path().join("log")).unwrap();
+        fs::remove_file(rig.runtime_dir().join("journal")).unwrap();
+    }
+}
+
+#[test]
+fn an_unprivileged_agent_says_what_it_lacks() {
+    needs_root!("an unprivileged agent");
+    let Some((_folder, binary)) = readable_by_all(&respawn()) else {
+        return skip("an unprivileged agent", "nobody cannot run a copy");
+    };
+    let mut rig = Rig::new();
+    rig.sleeper("web");
+    rig.run_by(&binary, 65534);
+    for path in [rig.path().to_owned(), rig.path().join("config")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir(rig.runtime_dir()).unwrap();
+    chown(rig.runtime_dir(), Some(65534), Some(65534)).unwrap();
+    let mut scene = Scene::with(rig);
+    assert_says(&scene.rig.log(), &["nothing is pinned", "without eBPF"]);
+    scene.between_agents(|_| {});
+    assert_eq!(scene.ledger.current("web"), scene.web);
+    scene.assert_mended();
+}
+
+/// A file system of a few pages, gone with the value.
+struct TinyDisk(PathBuf);
+
+impl TinyDisk {
+    fn at(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        let options = "size=128k,mode=755";
+        let none = MsFlags::empty();
+        mount(Some("tiny"), &path, Some("tmpfs"), none, Some(options)).unwrap();
+        Self(path)
+    }
+
+    fn fill(&self) {
+        // A write that is refused may have been too large.
+        let mut bytes = vec![0_u8; 128 << 10];
+        while !bytes.is_empty() {
+            let path = self.0.join(format!("filler-{}", bytes.len()));
+            let _ = fs::write(path, &bytes);
+            bytes.truncate(bytes.len() / 2);
+        }
+        assert!(fs::write(self.0.join("probe"), [0; 4096]).is_err());
+    }
+
+    fn empty(&self) {
+        for entry in fs::read_dir(&self.0).unwrap().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b"filler") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
+    fn set_read_only(&self) {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &self.0, None::<&str>, flags, None::<&str>).unwrap();
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_no_service_from_coming_back() {
+    needs_root!("a full disk");
+    let rig = Rig::new();
+    let disk = TinyDisk::at(rig.runtime_dir());
+    let mut scene = Scene::with(rig);
+    disk.fill();
+    for _ in 0..20 {
+        // The journal, which has a part of a page left, may tell the first ones.
+        let old = scene.web;
+        kill_it(old);
+        scene.web = wait_for("it is back", || scene.the_one_that_is_not(old));
+    }
+    scene.agent.kill();
+    let said = scene.rig.log();
+    let words = ["the journal cannot be written", "cannot remember it"];
+    assert_says(&said, &words);
+    // The next agent finds a memory file that is out of date, and the kernel that is not.
+    scene.agent = scene.rig.agent();
+    wait_for("the next agent works", || {
+        scene.rig.run(&["status"]).status.success().then_some(())
+    });
+    scene.rig.assert_single("web", scene.web);
+    let old = scene.web;
+    kill_it(old);
+    scene.web = wait_for("it is back", || scene.the_one_that_is_not(old));
+
+    disk.empty();
+    scene.assert_mended_from_here();
+}
+
+impl Scene {
+    /// The living instance, if there is one, and it is another.
+    fn the_one_that_is_not(&self, old: Instance) -> Option<Instance> {
+        let live = self.rig.live("web");
+        assert!(live.len() <= 1, "{live:?}");
+        let pid = *live.first().filter(|pid| **pid != old.0)?;
+        Some((pid, support::start_time_ns(pid)))
+    }
+
+    /// As `assert_mended`, where the journal has a gap.
+    fn assert_mended_from_here(&mut self) {
+        let old = self.web;
+        kill_it(old);
+        let journal = self.rig.runtime_dir().join("journal");
+        let event = wait_for("the journal goes on", || {
+            let text = fs::read_to_string(&journal).unwrap();
+            let mut events = text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            events.find(|event: &Value| event["event"] == "exited" && event["pid"] == old.0)
+        });
+        assert_eq!(event["cause"]["signal"], "SIGKILL", "{event}");
+        let text = fs::read_to_string(&journal).unwrap();
+        assert!(text.contains("\"journal_gap\""), "{text}");
+        self.web = wait_for("it is back", || self.the_one_that_is_not(old));
+        self.rig.assert_single("web", self.web);
+    }
+}
+
+#[test]
+fn a_runtime_directory_that_cannot_be_used_is_a_clear_error() {
+    needs_root!("a runtime directory that cannot be used");
+    let rig = Rig::new();
+    rig.sleeper("web");
+    let refused = || {
+        let mut command = rig.command(&["agent"]);
+        let output = command.stdout(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let path = rig.runtime_dir().display().to_string();
+    let disk = TinyDisk::at(rig.runtime_dir());
+    disk.set_read_only();
+    assert_says(&refused(), &[&path, "Read-only file system"]);
+    drop(disk);
+    fs::remove_dir(rig.runtime_dir()).unwrap();
+    fs::write(rig.runtime_dir(), "").unwrap();
+    assert_says(&refused(), &[&path]);
+    assert_eq!(rig.live("web"), [0; 0]);
+}
+
+#[test]
+fn two_agents_with_one_pin_directory_both_work() {
+    needs_root!("two agents with one pin directory");
+    let mut first = Scene::new();
+    let mut rig = Rig::new();
+    rig.set_pin_dir(first.rig.pin_dir());
+    let mut second = Scene::with(rig);
+    let said = second.rig.log();
+    let words = ["another agent uses the pin directory", "--pin-dir"];
+    assert_says(&said, &words);
+    second.assert_cared_for();
+    first.assert_cared_for();
+    // The second one comes back while the first one's pins are there, and its agent is not.
+    first.agent.kill();
+    second.between_agents(|_| {});
+    second.assert_kept();
+    first.between_agents(|_| {});
+    first.assert_kept();
+    second.assert_kept();
+}
+
+/// An object that differs from the binary's own in a way that means nothing.
+fn another_build(rig: &Rig) -> PathBuf {
+    let object = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../monitor-ebpf/prebuilt/respawn.bpf.o"
+    );
+    let mut bytes = fs::read(object).unwrap();
+    bytes.push(0);
+    let path = rig.path().join("another.bpf.o");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn an_upgrade_in_place_restarts_no_service() {
+    needs_root!("an upgrade in place");
+    let mut scene = Scene::new();
+    let another = another_build(&scene.rig);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        scene.agent.signal(signal);
+        scene.agent.wait();
+        let said = scene.between_agents(|rig| {
+            rig.set("RESPAWN_BPF_OBJECT", another.display().to_string());
+        });
+        assert_says(&said, &["another build's: taking over"]);
+        scene.assert_kept();
+        // The next one of the same build loads nothing.
+        let said = scene.between_agents(|_| {});
+        assert!(!said.contains("another build's"), "{said}");
+        scene.assert_kept();
+        let said = scene.between_agents(|rig| rig.unset("RESPAWN_BPF_OBJECT"));
+        assert_says(&said, &["another build's: taking over"]);
+        scene.assert_kept();
+    }
+}
+
+#[test]
+fn a_new_build_that_takes_over_while_services_die_loses_and_doubles_nothing() {
+    needs_root!("a new build takes over");
+    const SERVICES: u32 = 16;
+    const TAKEOVERS: usize = 40;
+    let mut rig = Rig::new();
+    let another = another_build(&rig);
+    let names: Vec<String> = (0..SERVICES).map(|n| format!("web-{n}")).collect();
+    for name in &names {
+        rig.sleeper(name);
+    }
+    let mut ledger = rig.ledger();
+    let mut agent = rig.agent();
+    let mut killed = 0;
+    let mut takeover = Duration::ZERO;
+    for round in 0..TAKEOVERS {
+        for name in &names {
+            ledger.current(name);
+        }
+        if round % 2 == 0 {
+            rig.set("RESPAWN_BPF_OBJECT", another.display().to_string());
+        } else {
+            rig.unset("RESPAWN_BPF_OBJECT");
+        }
+        let agents = ledger.agents.len();
+        agent.kill();
+        agent = rig.agent();
+        let start = now();
+        // One after the other while it loads, attaches, pins and recovers.
+        for (name, number) in names.iter().zip(0..) {
+            while start.elapsed() < takeover * number / SERVICES {
+                thread::sleep(Duration::from_micros(100));
+            }
+            ledger.read();
+            if let Some(instance) = ledger.has_current(name) {
+                kill_it(instance);
+                killed += 1;
+            }
+        }
+        ledger.next_agent(agents);
+        takeover = start.elapsed();
+    }
+    for name in &names {
+        let instance = ledger.current(name);
+        rig.assert_single(name, instance);
+    }
+    let told: usize = names
+        .iter()
+        .map(|name| ledger.assert_each_exited_once(name, "SIGKILL"))
+        .sum();
+    assert_eq!(ledger.lost, 0);
+    let takeovers = rig.log().matches("another build's: taking over").count();
+    assert_eq!(takeovers, TAKEOVERS);
+    report(&format!(
+        "takeover by another build: {TAKEOVERS} times, {told} exits, each told once \
+         ({killed} killed meanwhile, the last one taking {takeover:.2?})"
+    ));
+}
