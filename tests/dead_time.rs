@@ -66,13 +66,17 @@ impl Crowd {
     fn all_come_back(&mut self, old: &BTreeMap<String, Instance>) -> Duration {
         let start = now();
         self.agent = self.rig.agent();
+        let starts = old.len() * 2;
+        self.ledger.wait("all are started", |ledger| {
+            (ledger.starts >= starts).then_some(())
+        });
+        let took = start.elapsed();
         self.ledger.wait("all are back", |ledger| {
             let is_back = |(name, old): (&String, &Instance)| {
                 ledger.has_current(name).is_some_and(|new| new != *old)
             };
             old.iter().all(is_back).then_some(())
         });
-        let took = start.elapsed();
         for name in &self.names {
             assert_eq!(self.ledger.instances_of(name).count(), 2, "{name}");
         }
@@ -100,7 +104,7 @@ fn exits_while_no_agent_lives_are_told_with_their_causes() {
         assert_eq!(exits.len(), 1, "{name}: {exits:?}");
         assert_eq!(exits[0]["cause"]["signal"], signal.as_str(), "{name}");
         // From the kernel's record, not from what the next agent could still see.
-        assert_eq!(exits[0]["host_pid"].is_number(), true, "{name}");
+        assert!(exits[0]["host_pid"].is_number(), "{name}");
     }
     assert_eq!(crowd.ledger.lost, 0);
     report(&format!(

@@ -14,6 +14,7 @@
 
 mod agent;
 
+pub mod bpf;
 pub mod rig;
 pub mod tracer;
 

@@ -413,6 +413,8 @@ pub struct Ledger {
     /// For each service, the last instance that was started or adopted, and by how many agents'
     /// starts that was preceded.
     pub last: BTreeMap<String, (Instance, usize)>,
+    /// All events `started`.
+    pub starts: usize,
     /// Pids of the agents that took up work.
     pub agents: Vec<u32>,
     /// The sum of all `events_lost`.
@@ -531,7 +533,10 @@ impl Ledger {
                     .entry((service.clone(), instance))
                     .or_default();
                 match kind {
-                    "started" => told.started += 1,
+                    "started" => {
+                        self.starts += 1;
+                        told.started += 1;
+                    }
                     "adopted" => told.adopted += 1,
                     _ => return told.exits.push(event),
                 }
