@@ -100,7 +100,7 @@ fn exits_while_no_agent_lives_are_told_with_their_causes() {
         assert_eq!(exits.len(), 1, "{name}: {exits:?}");
         assert_eq!(exits[0]["cause"]["signal"], signal.as_str(), "{name}");
         // From the kernel's record, not from what the next agent could still see.
-        assert_eq!(exits[0]["host_pid"].is_number(), true, "{name}");
+        assert!(exits[0]["host_pid"].is_number(), "{name}");
     }
     assert_eq!(crowd.ledger.lost, 0);
     report(&format!(

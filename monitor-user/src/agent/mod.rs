@@ -399,6 +399,17 @@ impl Agent {
         let mut told = BTreeSet::new();
         loop {
             let notices = self.take_actions();
+            // On the way from a release to the next start, one write is enough: a tree that is
+            // cleared away is no answer to anybody, and is cleared again by the next agent.
+            if notices.is_empty()
+                && let Some(Action::ClearTree { .. }) = self.actions.front()
+                && let Some(action) = self.actions.pop_front()
+            {
+                if let Some(event) = self.perform(action) {
+                    self.supervisor.handle_event(event, Self::now());
+                }
+                continue;
+            }
             let untold = untold(&notices);
             while let Some(service) = self.supervisor.next_changed() {
                 told.remove(&service);
