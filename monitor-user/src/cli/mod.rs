@@ -5,6 +5,7 @@ mod ask;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod install;
 mod output;
 pub(crate) mod reload;
 pub(crate) mod status;
@@ -104,6 +105,8 @@ enum Command {
     Check(check::Arguments),
     Events(events::Arguments),
     Doctor(doctor::Arguments),
+    Install(install::Arguments),
+    Uninstall(install::UninstallArguments),
 }
 
 /// Runs what was asked for.
@@ -121,5 +124,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
+        Command::Install(arguments) => install::install(&cli.global, &arguments),
+        Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
     }
 }
