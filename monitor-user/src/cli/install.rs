@@ -43,8 +43,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// `respawn uninstall` leave services running. `respawn stop --all` stops them; they stay down
 /// until they are started, or until the next boot. `respawn shutdown` stops them and then ends
 /// the agents, which init starts again, and with them the services: to be rid of both, run
-/// `respawn uninstall` after `respawn stop --all`. A shutdown of the host ends services as it
-/// ends all processes: the agents first, so that nothing is started again.
+/// `respawn uninstall` after `respawn stop --all`. A shutdown of the host ends services as it ends
+/// all processes, and the agents before or with them, so that nothing is started again.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Which init keeps it; "auto" looks at PID 1
@@ -192,7 +192,8 @@ fn site(root: Root, init: Init, running: Option<Init>) -> Site {
         _ => None,
     };
     let is_running = match init {
-        Init::Runit | Init::S6 => scan_dir.is_some(),
+        // Or it will, once the host has booted.
+        Init::Runit | Init::S6 => scan_dir.is_some() || running == Some(init),
         Init::Openrc => root.is_dir("/run/openrc"),
         _ => running == Some(init),
     };
@@ -226,16 +227,14 @@ fn show(plan: &Plan, site: &Site) -> Result<ExitCode> {
 
 fn perform(plan: &Plan, site: &Site) -> Result<()> {
     for ask in &plan.before {
-        ask.perform()?;
-        say(&format!("ran {ask}"))?;
+        say(&ask.perform()?)?;
     }
     plan.apply(&site.root)?;
     for change in &plan.changes {
         say(&change.told(&site.root))?;
     }
     for ask in &plan.after {
-        ask.perform()?;
-        say(&format!("ran {ask}"))?;
+        say(&ask.perform()?)?;
     }
     for note in &plan.notes {
         say(&format!("note: {note}"))?;

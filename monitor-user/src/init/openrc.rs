@@ -2,9 +2,10 @@
 //!
 //! What each variable is for, from supervise-daemon(8), openrc-run(8) and `sh/supervise-daemon.sh`:
 //! - `respawn_max=0`: no limit; by default the eleventh start is the last;
-//! - `respawn_delay=0`: start again at once;
+//! - no `respawn_delay`: it starts again at once by default, and refuses to be told 0;
 //! - `rc_cgroup_cleanup="no"`, whatever `/etc/rc.conf` says: stopping kills no descendants;
-//! - `error_log`: supervise-daemon drops what is said otherwise.
+//! - `error_log`: supervise-daemon drops what is said otherwise;
+//! - `after`, not `need`: Debian has no `localmount`, and a start would be refused for it.
 //!
 //! supervise-daemon is a process as others are: who kills it leaves its agent running, and nobody
 //! to start that again. The spare has another supervise-daemon. Where PID 1 reads an inittab,
@@ -30,7 +31,9 @@ impl InitSystem for Openrc {
             // What `rc-update add` makes; it needs no running OpenRC.
             plan.link(&site.root, &format!("{RUNLEVEL}/{name}"), &path)?;
             if site.is_running {
-                plan.after.push(Ask::run(&["rc-service", name, "start"]));
+                // Refused while a boot or a runlevel's change starts it: also good.
+                plan.after
+                    .push(Ask::attempt(&["rc-service", name, "start"]));
             }
         }
         plan.look_at = [
@@ -79,13 +82,11 @@ command=\"{binary}\"
 command_args=\"{arguments}\"
 pidfile=\"/run/${{RC_SVCNAME}}.pid\"
 respawn_max=0
-respawn_delay=0
 rc_cgroup_cleanup=\"no\"
 error_log=\"/var/log/respawn.log\"
 
 depend() {{
-	need localmount
-	after bootmisc cgroups
+	after localmount bootmisc cgroups
 }}
 ",
         binary = entry.binary(),

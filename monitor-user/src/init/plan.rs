@@ -55,9 +55,20 @@ pub(crate) enum Change {
         path: PathBuf,
         to: PathBuf,
     },
+    /// A copy of a file as it is before the first edit. It holds `content`, and comes back into
+    /// that file's place by hand.
+    Backup {
+        path: PathBuf,
+        of: PathBuf,
+        content: Vec<u8>,
+    },
     Remove {
         path: PathBuf,
         before: Vec<u8>,
+    },
+    /// Removes a backup that says nothing more than the file it is of.
+    RemoveBackup {
+        path: PathBuf,
     },
     Unlink {
         path: PathBuf,
@@ -89,21 +100,20 @@ impl Ask {
         Self::Try(words.iter().map(ToString::to_string).collect())
     }
 
-    /// Does it.
+    /// Does it, and tells what was done.
     ///
     /// # Errors
     /// The program cannot be started, or fails.
-    pub(crate) fn perform(&self) -> Result<()> {
-        match self {
+    pub(crate) fn perform(&self) -> Result<String> {
+        let done = match self {
             Self::Hangup => kill(Pid::from_raw(1), Signal::SIGHUP)
                 .context("cannot send SIGHUP to PID 1: are you root?"),
-            Self::Run(words) => run(words),
-            Self::Try(words) => {
-                if let Err(error) = run(words) {
-                    tracing::info!("{error:#}");
-                }
-                Ok(())
-            }
+            Self::Run(words) | Self::Try(words) => run(words),
+        };
+        match done {
+            Err(error) if matches!(self, Self::Try(_)) => Ok(format!("tried {error:#}")),
+            Err(error) => Err(error),
+            Ok(()) => Ok(format!("ran {self}")),
         }
     }
 }
@@ -201,9 +211,15 @@ impl Plan {
         Ok(true)
     }
 
-    /// Removes a link if it points to `to`.
+    /// Removes a link if it points to `to`, once if several paths lead to it.
     pub(crate) fn unlink(&mut self, root: &Root, path: &str, to: &str) {
-        if root.link(path).as_deref() == Some(Path::new(to)) {
+        let place = |path: &Path| root.locate(path, false).ok();
+        let here = place(Path::new(path));
+        let is_known = self
+            .changes
+            .iter()
+            .any(|change| matches!(change, Change::Unlink { path, .. } if place(path) == here));
+        if !is_known && root.link(path).as_deref() == Some(Path::new(to)) {
             self.changes.push(Change::Unlink {
                 path: path.into(),
                 to: to.into(),
@@ -248,7 +264,13 @@ impl Change {
             Self::Link { path, to } => {
                 format!("link {} -> {}\n", root.shown(path), to.display())
             }
+            Self::Backup { path, of, .. } => {
+                format!("copy {} to {}\n", root.shown(of), root.shown(path))
+            }
             Self::Remove { path, before } => unified(&root.shown(path), Some(before), None),
+            Self::RemoveBackup { path } => {
+                format!("remove {}, which is the same then\n", root.shown(path))
+            }
             Self::Unlink { path, to } => {
                 format!("remove link {} -> {}\n", root.shown(path), to.display())
             }
@@ -264,9 +286,11 @@ impl Change {
             } => ("wrote", path),
             Self::Write { path, .. } => ("changed", path),
             Self::Link { path, .. } => ("linked", path),
-            Self::Remove { path, .. } | Self::Unlink { path, .. } | Self::RemoveDir { path } => {
-                ("removed", path)
-            }
+            Self::Backup { path, .. } => ("kept a copy in", path),
+            Self::Remove { path, .. }
+            | Self::RemoveBackup { path }
+            | Self::Unlink { path, .. }
+            | Self::RemoveDir { path } => ("removed", path),
         };
         format!("{verb} {}", root.shown(path))
     }
@@ -279,12 +303,14 @@ impl Change {
                 after,
                 mode,
             } => replace(root, path, before.as_deref(), after, *mode),
+            // Nobody but root needs it, whoever may read the file.
+            Self::Backup { path, content, .. } => replace(root, path, None, content, 0o600),
             Self::Link { path, to } => {
                 let place = root.locate(path, false)?;
                 make_parent(&place)?;
                 symlink(to, &place).and_then(|()| sync_parent(&place))
             }
-            Self::Remove { path, .. } | Self::Unlink { path, .. } => {
+            Self::Remove { path, .. } | Self::RemoveBackup { path } | Self::Unlink { path, .. } => {
                 let place = root.locate(path, false)?;
                 fs::remove_file(&place).and_then(|()| sync_parent(&place))
             }

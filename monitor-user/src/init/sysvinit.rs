@@ -80,7 +80,11 @@ pub(super) fn backup(
     inittab: &Inittab<'_>,
 ) -> Result<()> {
     if !inittab.is_installed() && site.root.read(BACKUP)?.is_none() {
-        plan.edit(BACKUP, None, text.to_vec(), 0o600);
+        plan.changes.push(Change::Backup {
+            path: BACKUP.into(),
+            of: INITTAB.into(),
+            content: text.to_vec(),
+        });
     }
     Ok(())
 }
@@ -99,9 +103,8 @@ pub(super) fn uninstall_from_inittab(site: &Site, dialect: Dialect) -> Result<Pl
     let without = block.taken_out();
     if let Some(backup) = site.root.read(BACKUP)? {
         if backup == without {
-            plan.changes.push(Change::Remove {
+            plan.changes.push(Change::RemoveBackup {
                 path: BACKUP.into(),
-                before: backup,
             });
         } else {
             plan.notes.push(format!(

@@ -287,6 +287,25 @@ fn without_its_inittab_no_init_is_given_one() {
 }
 
 #[test]
+fn runit_as_debian_has_it() {
+    // /etc/service -> runit/runsvdir/current -> default: two names of one directory.
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("etc/runit/runsvdir/default")).unwrap();
+    let link = |to: &str, path: &str| std::os::unix::fs::symlink(to, dir.path().join(path));
+    link("default", "etc/runit/runsvdir/current").unwrap();
+    link("runit/runsvdir/current", "etc/service").unwrap();
+    let before = files(dir.path());
+    let site = site(dir.path(), false);
+    let system = Init::Runit.system();
+    let plan = system.install(&site, &Entry::for_test(&[])).unwrap();
+    plan.apply(&site.root).unwrap();
+    let default = dir.path().join("etc/runit/runsvdir/default");
+    assert!(fs::read_link(default.join("respawn")).is_ok());
+    system.uninstall(&site).unwrap().apply(&site.root).unwrap();
+    assert_eq!(files(dir.path()), before);
+}
+
+#[test]
 fn s6_under_its_own_init_is_entered_for_the_next_boot_too() {
     let dir = image(Init::S6);
     let image = "etc/s6-linux-init/current/run-image/service";
