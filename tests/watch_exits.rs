@@ -2,6 +2,11 @@
 //!
 //! Each case runs through both kernel programs: the one for this kernel, and the one for kernels
 //! before 6.16, which works on later ones too.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::HashMap;
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -1,4 +1,5 @@
 //! Whatever `watch` is given, it ends with a clear error or cleanly, and never by a panic.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};

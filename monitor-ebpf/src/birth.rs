@@ -5,10 +5,10 @@
 
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
-use monitor_ebpf::{TICK_NS, WATCHING, WatchEntry};
+use monitor_ebpf::{TICK_NS, WATCHING, WatchEntry, hints};
 
 use crate::{
-    object::{MARK, WATCHED},
+    object::{HINTS, MARK, WATCHED},
     task::{Result, Task},
 };
 
@@ -52,5 +52,11 @@ fn try_record(
         start_ticks: child.start_time()? / TICK_NS,
         ..entry
     };
-    WATCHED.insert(&child.process_id()?, &entry, 0)
+    let pid = child.process_id()?;
+    let (word, bit) = hints::place(pid);
+    if let Some(word) = HINTS.get_ptr_mut(word) {
+        // SAFETY: the map returned it, and only the agent's thread writes it, which is this one.
+        unsafe { *word |= bit };
+    }
+    WATCHED.insert(&pid, &entry, 0)
 }

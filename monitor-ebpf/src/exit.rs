@@ -13,10 +13,12 @@ use aya_ebpf::{
     },
 };
 use aya_log_ebpf::{debug, warn};
-use monitor_ebpf::{ClaimKey, EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, TICK_NS, WatchEntry};
+use monitor_ebpf::{
+    ClaimKey, EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, TICK_NS, WatchEntry, hints,
+};
 
 use crate::{
-    object::{CLAIMED, EVENTS, FILTER, LOST, NAMES, WATCHED},
+    object::{CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, WATCHED},
     task::{Result, Task},
 };
 
@@ -51,8 +53,12 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
     if pid == 0 {
         return Ok(());
     }
+    let some_unwatched = filter.all != 0 || filter.names != 0;
+    if !some_unwatched && !is_hinted(pid) {
+        return Ok(());
+    }
     let entry = WATCHED.get_ptr_mut(&pid);
-    if entry.is_none() && filter.all == 0 && filter.names == 0 {
+    if entry.is_none() && !some_unwatched {
         return Ok(());
     }
 
@@ -97,6 +103,13 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
     };
     send(ctx, &record, entry);
     Ok(())
+}
+
+/// Whether the pid may be in the watch map.
+#[inline(always)]
+fn is_hinted(pid: u32) -> bool {
+    let (word, bit) = hints::place(pid);
+    HINTS.get(word).is_some_and(|word| word & bit != 0)
 }
 
 /// Writes the record, if this run of the program is the one that takes the watch entry out.

@@ -16,7 +16,9 @@ mod object {
         maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
         programs::BtfTracePointContext,
     };
-    use monitor_ebpf::{ClaimKey, Filter, Mark, NameMatcher, Offsets, WatchEntry, maps, notes};
+    use monitor_ebpf::{
+        ClaimKey, Filter, Mark, NameMatcher, Offsets, WatchEntry, hints, maps, notes,
+    };
 
     use crate::{birth, exit, task::Task};
 
@@ -35,6 +37,10 @@ mod object {
     #[map]
     pub(crate) static CLAIMED: LruHashMap<ClaimKey, u8> =
         LruHashMap::with_max_entries(maps::CLAIMED_ENTRIES, 0);
+
+    /// See [`hints`].
+    #[map]
+    pub(crate) static HINTS: Array<u64> = Array::with_max_entries(hints::WORDS, 0);
 
     #[map]
     pub(crate) static MARK: Array<Mark> = Array::with_max_entries(1, 0);

@@ -7,6 +7,15 @@
     clippy::panic,
     reason = "a harness fails by panicking"
 )]
+#![expect(
+    clippy::should_implement_trait,
+    reason = "what `next` returns here is no iterator's item"
+)]
+
+mod agent;
+
+pub mod rig;
+pub mod tracer;
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,6 +30,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+pub use agent::{
+    Agent, Follow, SIGHTS, Setup, Sight, eventually, is_alive, pid_of, proc_status, shell,
+    signal_to, sleeping, timed,
+};
 
 /// How long anything may take before a test gives up: far longer than it ever takes.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! What the tests start and kill: a process for each way to live and to end.
 //!
-//! `victim exit N | abort | linger | leader-exits | exec-from-thread | storm N | touch MIB`.
+//! `victim exit N | abort | linger | leader-exits | exec-from-thread | storm N | touch MIB |
+//! reap-no-orphans COMMAND…`.
 //! Those that live on print a line when they are where the test wants them.
 
 use std::io::Write;
@@ -25,6 +26,7 @@ fn main() {
         Some("exec-from-thread") => exec_from_thread(),
         Some("storm") => storm(number()),
         Some("touch") => touch(number()),
+        Some("reap-no-orphans") => reap_no_orphans(arguments.get(2..).unwrap_or_default()),
         _ => {
             eprintln!("victim: unknown arguments {arguments:?}");
             std::process::exit(2);
@@ -101,5 +103,20 @@ fn storm(count: usize) {
 fn touch(mebibytes: usize) {
     let memory = vec![1_u8; mebibytes << 20];
     std::hint::black_box(&memory);
+    linger();
+}
+
+/// Runs a command, and takes the orphans that it leaves without ever reaping them.
+fn reap_no_orphans(words: &[String]) {
+    let ended = nix::sys::prctl::set_child_subreaper(true)
+        .map_err(std::io::Error::from)
+        .and_then(|()| {
+            let (program, arguments) = words.split_first().ok_or(std::io::ErrorKind::NotFound)?;
+            Command::new(program).args(arguments).spawn()?.wait()
+        });
+    if let Err(error) = ended {
+        eprintln!("victim: {words:?}: {error}");
+        std::process::exit(1);
+    }
     linger();
 }

@@ -44,6 +44,8 @@ enum Command {
     Ci(ci::Args),
     #[command(hide = true)]
     Tethered(demo::TetheredArgs),
+    #[command(hide = true)]
+    DemoInit(demo::Place),
 }
 
 /// How a command that ran to its end ended. Whatever stopped one on the way is an error instead.
@@ -76,5 +78,6 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Bench(args) => bench::run(&workspace()?, &args),
         Command::Ci(args) => ci::run(&workspace()?, &args),
         Command::Tethered(args) => demo::tethered(&args),
+        Command::DemoInit(place) => demo::init(&place),
     }
 }

@@ -69,7 +69,10 @@ impl Instances {
     pub(super) fn new(name: &str, fd_limit: Option<FdLimit>) -> io::Result<Self> {
         let mut spawner = Spawner::new(fd_limit)?;
         let cgroups = match Cgroups::open(name, &mut spawner) {
-            Ok(cgroups) => Some(cgroups),
+            Ok(cgroups) => {
+                cgroups.prune();
+                Some(cgroups)
+            }
             Err(error) => {
                 tracing::warn!(
                     "without cgroups: {error}; descendants with sessions of their own are not killed with their service"
@@ -133,24 +136,17 @@ impl Instances {
 
     /// One of a service's cgroups that no instance is in, not even one that is on its way out.
     fn free_slot(&self, service: &ServiceName, cgroup: &ServiceCgroup) -> Slot {
-        let instances = self.by_service.get(service).into_iter().flatten();
-        let held: Vec<&Held> = instances
-            .filter_map(|instance| self.held.get(instance))
-            .collect();
-        let taken = |slot: &&Slot| {
-            let holds = |held: &&Held| {
-                held.tree
-                    .cgroup()
-                    .is_some_and(|of| of.path() == slot.path())
-            };
-            held.iter().any(holds)
-        };
-        cgroup
-            .slots()
-            .iter()
-            .find(|slot| !taken(slot))
+        let mut slots = cgroup.slots().iter();
+        slots
+            .find(|slot| !self.is_taken(service, slot))
             .unwrap_or_else(|| cgroup.slot(0))
             .clone()
+    }
+
+    fn is_taken(&self, service: &ServiceName, slot: &Slot) -> bool {
+        let instances = self.by_service.get(service).into_iter().flatten();
+        let mut trees = instances.filter_map(|instance| Some(&self.held.get(instance)?.tree));
+        trees.any(|tree| tree.cgroup().is_some_and(|of| of.path() == slot.path()))
     }
 
     /// Takes over what an earlier agent started. `false`: it is gone, and only what is left of
@@ -182,29 +178,32 @@ impl Instances {
         self.main.get(&instance.pid) == Some(&instance)
     }
 
-    /// Kills what lives in those of a service's cgroups that no held instance is in. Whether
-    /// there was anything.
-    pub(super) fn kill_unknown(&self, service: &ServiceName) -> io::Result<bool> {
+    /// Whether its main process has ended.
+    pub(super) fn has_ended(&self, instance: Instance) -> bool {
+        match self.held.get(&instance).map(|held| &held.state) {
+            Some(HeldState::Main(pidfd)) => pidfd::has_exited(pidfd.as_fd()).unwrap_or(true),
+            _ => true,
+        }
+    }
+
+    /// Kills what lives in those of a service's cgroups that no held instance is in, and returns
+    /// a process of each, to be adopted: its end, and then that of its cgroup, are waited for.
+    pub(super) fn kill_unknown(&self, service: &ServiceName) -> Vec<Instance> {
         let Some(cgroups) = &self.cgroups else {
-            return Ok(false);
+            return Vec::new();
         };
-        let mut found = false;
-        let held = self.by_service.get(service).into_iter().flatten();
-        let held: Vec<&Held> = held
-            .filter_map(|instance| self.held.get(instance))
-            .collect();
-        for slot in cgroups.for_service(service)?.slots() {
-            let known = |held: &&Held| {
-                held.tree
-                    .cgroup()
-                    .is_some_and(|of| of.path() == slot.path())
-            };
-            if !held.iter().any(known) && slot.is_populated()? {
-                slot.kill()?;
-                found = true;
+        let killed = cgroups.for_service(service).and_then(|cgroup| {
+            let slots = cgroup.slots().iter();
+            let unknown = slots.filter(|slot| !self.is_taken(service, slot));
+            unknown.map(kill_all_in).collect::<io::Result<Vec<_>>>()
+        });
+        match killed {
+            Ok(killed) => killed.into_iter().flatten().collect(),
+            Err(error) => {
+                tracing::error!(%service, "cannot look at its cgroups: {error}");
+                Vec::new()
             }
         }
-        Ok(found)
     }
 
     /// Lays out what the next start of a service needs, if its spec is another than the last one.
@@ -242,6 +241,13 @@ impl Instances {
         {
             // Busy, if something is in it after all: the next agent prunes it.
             let _ = cgroup.remove();
+        }
+    }
+
+    /// After a shutdown nothing is in them.
+    pub(super) fn remove_cgroups(&mut self) {
+        if let Some(cgroups) = self.cgroups.take() {
+            cgroups.remove();
         }
     }
 
@@ -491,4 +497,17 @@ impl Instances {
             .filter_map(|instance| self.look(instance))
             .collect()
     }
+}
+
+/// Kills all that lives in a cgroup, and returns one of it, if anything does.
+fn kill_all_in(slot: &Slot) -> io::Result<Option<Instance>> {
+    if !slot.is_populated()? {
+        return Ok(None);
+    }
+    let found = slot.pids()?.into_iter().find_map(|pid| {
+        let start_time_ns = proc::start_time_ns(pid).ok()?;
+        Some(Instance { pid, start_time_ns })
+    });
+    slot.kill()?;
+    Ok(found)
 }

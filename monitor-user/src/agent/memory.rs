@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::os::proc;
-use crate::supervisor::{Memory, ServiceName};
+use crate::supervisor::{Instance, Memory, ServiceName};
 
 /// The directory of these files.
 pub(super) struct MemoryDir {
@@ -27,6 +27,17 @@ struct File {
     /// When it was written, since boot.
     written_at: Duration,
     memory: Memory,
+    /// Instances whose exit is in `memory`; whether it is in the journal, only that tells.
+    #[serde(default)]
+    untold: Vec<Instance>,
+}
+
+/// What is remembered of a service.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    pub(super) memory: Memory,
+    /// Instances whose exit is in `memory`, and perhaps not in the journal.
+    pub(super) untold: Vec<Instance>,
 }
 
 impl MemoryDir {
@@ -44,7 +55,7 @@ impl MemoryDir {
 
     /// What earlier agents of this boot remembered, aged to now. What is damaged, or of another
     /// boot, is cleared away with a word.
-    pub(super) fn read(&self) -> Result<Vec<(ServiceName, Memory)>> {
+    pub(super) fn read(&self) -> Result<Vec<(ServiceName, Remembered)>> {
         let mut memories = Vec::new();
         let entries = fs::read_dir(&self.path)
             .with_context(|| format!("cannot read {}", self.path.display()))?;
@@ -56,7 +67,11 @@ impl MemoryDir {
             match (service, read(&path)) {
                 (Some(service), Ok(file)) if file.boot_id == self.boot_id => {
                     let age = clock::since_boot().saturating_sub(file.written_at);
-                    memories.push((ServiceName::from(service), file.memory.aged(age)));
+                    let remembered = Remembered {
+                        memory: file.memory.aged(age),
+                        untold: file.untold,
+                    };
+                    memories.push((ServiceName::from(service), remembered));
                     continue;
                 }
                 (Some(_), Ok(_)) => tracing::info!("{}: of another boot", path.display()),
@@ -69,8 +84,13 @@ impl MemoryDir {
         Ok(memories)
     }
 
-    /// Remembers a service, or forgets it.
-    pub(super) fn write(&self, service: &str, memory: Option<Memory>) -> io::Result<()> {
+    /// Remembers a service, or forgets it. `untold`: as in [`Remembered`].
+    pub(super) fn write(
+        &self,
+        service: &str,
+        memory: Option<Memory>,
+        untold: &[Instance],
+    ) -> io::Result<()> {
         let path = self.path.join(format!("{service}.json"));
         let Some(memory) = memory else {
             return match fs::remove_file(&path) {
@@ -83,6 +103,7 @@ impl MemoryDir {
             boot_id: self.boot_id.clone(),
             written_at,
             memory,
+            untold: untold.to_vec(),
         };
         let bytes = serde_json::to_vec(&file)?;
         let temporary = self.path.join(format!("{service}.new"));

@@ -15,6 +15,7 @@ mod memory;
 mod recovery;
 mod requests;
 
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -34,8 +35,8 @@ use crate::os::spawn::raise_fd_limit;
 use crate::os::{pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
-    Action, Attempt, Death, Event, Instance, Memory, Notice, RequestId, ServiceName, SpawnFailure,
-    Status, Supervisor,
+    Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, RequestId, ServiceName,
+    SpawnFailure, Status, Supervisor,
 };
 
 /// What `respawn agent` was told.
@@ -51,24 +52,34 @@ pub(crate) struct Options {
     pub(crate) btf: Option<PathBuf>,
     /// Another kernel object than the binary's.
     pub(crate) object: Option<PathBuf>,
+    /// Size of the kernel's ring in bytes, if another than usual.
+    pub(crate) ring_bytes: Option<u32>,
 }
 
 /// Runs the agent until it is told to end, or an error at its start.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     lock::make_runtime_dir(&options.runtime_dir)?;
-    let _lock = lock::take(&options.runtime_dir, || {
+    let lock = lock::take(&options.runtime_dir, || {
         tracing::info!(
             "another agent works in {}: waiting",
             options.runtime_dir.display()
         );
     })?;
+    let Some(lock) = lock else {
+        tracing::info!("the agent was shut down, and its spare ends with it");
+        return Ok(ExitCode::SUCCESS);
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let mut agent = Agent::start(options)?;
         agent.work().await;
+        let was_shut_down = agent.ended;
         agent.finish().await;
+        if was_shut_down {
+            lock.retire();
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -94,14 +105,26 @@ struct Agent {
     memory: MemoryDir,
     journal: Journal,
     journal_failed: bool,
-    /// What the kernel's record of the exit that is being handled tells beside the death.
-    facts: Option<ExtraFacts>,
+    /// What the kernel's records of exits that are not published yet tell beside the deaths.
+    facts: HashMap<Instance, ExtraFacts>,
+    /// What is still to be done, in order.
+    actions: VecDeque<Action>,
+    told: Told,
     server: Server,
     requests: Requests,
     signals: Signals,
     /// The request whose answer ends the agent.
     shutdown: Option<RequestId>,
     ended: bool,
+}
+
+/// What the kernel need not keep any longer, once memory and journal have it.
+#[derive(Debug, Default)]
+struct Told {
+    /// So many records at the ring's beginning.
+    records: usize,
+    /// Entries of the watch map.
+    pids: Vec<u32>,
 }
 
 struct Signals {
@@ -149,7 +172,9 @@ impl Agent {
             memory: MemoryDir::open(runtime_dir)?,
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
             journal_failed: false,
-            facts: None,
+            facts: HashMap::new(),
+            actions: VecDeque::new(),
+            told: Told::default(),
             server: Server::bind(&control::socket(runtime_dir), group)?,
             requests: Requests::default(),
             signals,
@@ -158,11 +183,15 @@ impl Agent {
             options: options.clone(),
         };
         agent.record(&Entry::agent_started(clock::now(), std::process::id()));
-        agent.recover(&config)?;
+        // Nobody has it until the services are known.
+        agent.told = agent.recover(&config)?;
         agent.tell(Event::Configured {
             services: config.services,
             request: None,
         });
+        agent.facts.clear();
+        // The kernel wakes nobody for a record that came after one that was not taken out.
+        agent.drain_ring();
         agent.check_loss();
         Ok(agent)
     }
@@ -211,6 +240,7 @@ impl Agent {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
         if self.ended {
             self.unpin();
+            self.instances.remove_cgroups();
         }
         drop(self.requests);
         self.server.finish().await;
@@ -253,41 +283,57 @@ impl Agent {
         while let Some(exit) = self
             .probe
             .as_mut()
-            .and_then(|probe| probe.next(decode::exit))
+            .and_then(|probe| probe.peek(decode::exit))
         {
-            let Some(exit) = exit else {
-                tracing::error!("the ring holds a record that is not of this build");
-                continue;
-            };
-            if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
-                self.tell_exit(service, exit);
+            self.told.records += 1;
+            match exit {
+                Some(exit) => {
+                    if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
+                        self.tell_exit(service, exit);
+                    }
+                }
+                None => tracing::error!("the ring holds a record that is not of this build"),
             }
+            self.let_kernel_forget();
         }
     }
 
     /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
     fn tell_exit(&mut self, service: ServiceName, exit: ProcessExit) {
-        self.facts = Some(ExtraFacts {
-            time: clock::now(),
-            exited_at: Some(WallClock::read().at(exit.exited_at)),
-            host_pid: Some(exit.host_pid),
-            parent_pid: Some(exit.parent_pid),
-            uid: Some(exit.uid),
-            cgroup_id: Some(exit.cgroup_id),
-        });
         let instance = exit.instance;
-        let death = Death {
-            blame: decode::blame(&exit.cause),
-            cause: exit.cause,
-            comm: Some(exit.comm),
-            uptime: Some(exit.uptime),
-        };
+        self.facts.insert(instance, facts_of(&exit));
         self.tell(Event::ProcessExited {
             service,
             instance,
-            death,
+            death: death_of(Some(&exit)),
         });
-        self.facts = None;
+        if self.supervisor.is_configured() {
+            self.facts.remove(&instance);
+        }
+    }
+
+    /// Tells of a release, or of a tree that is gone.
+    fn tell_end(&mut self, event: Event) {
+        if let Event::ProcessReleased { instance, .. } = &event {
+            // It is still in the watch map if the ring had no room for its exit, or if it ended
+            // before it was put there.
+            self.told.pids.push(instance.pid);
+        }
+        self.tell(event);
+    }
+
+    /// Takes out of ring and watch map what is in memory and journal by now.
+    fn let_kernel_forget(&mut self) {
+        let Told { records, pids } = std::mem::take(&mut self.told);
+        let Some(probe) = &mut self.probe else {
+            return;
+        };
+        for _ in 0..records {
+            probe.forget_next();
+        }
+        for pid in pids {
+            probe.unwatch(pid);
+        }
     }
 
     /// After a loss every instance is compared with its pidfd.
@@ -298,13 +344,13 @@ impl Agent {
         if lost > self.lost {
             let count = lost - self.lost;
             self.lost = lost;
+            for event in self.instances.look_at_all() {
+                self.tell_end(event);
+            }
+            self.tell(Event::EventsLost { count });
             if let Some(Err(error)) = self.probe.as_mut().map(|probe| probe.set_lost_told(lost)) {
                 tracing::error!("{error:#}");
             }
-            for event in self.instances.look_at_all() {
-                self.tell(event);
-            }
-            self.tell(Event::EventsLost { count });
         }
     }
 
@@ -315,14 +361,14 @@ impl Agent {
         // The ring's record comes before the pidfd's end, and tells more.
         self.drain_ring();
         for event in self.instances.take_ready() {
-            self.tell(event);
+            self.tell_end(event);
         }
     }
 
     fn reap(&mut self) {
         self.drain_ring();
         for event in self.instances.reap() {
-            self.tell(event);
+            self.tell_end(event);
         }
     }
 
@@ -346,26 +392,66 @@ impl Agent {
     }
 
     /// What is to be remembered is written before what follows from it is done: the next agent
-    /// then knows of everything that was answered.
+    /// then knows of everything that was answered. In between the journal is written, and the
+    /// kernel forgets: whenever this agent dies, an exit is known to the next one until it is in
+    /// the journal, and not told again by it.
     fn settle(&mut self) {
-        self.remember_changes();
-        while let Some(action) = self.supervisor.next_action() {
+        let mut told = BTreeSet::new();
+        loop {
+            let notices = self.take_actions();
+            // On the way from a release to the next start, one write is enough: a tree that is
+            // cleared away is no answer to anybody, and is cleared again by the next agent.
+            if notices.is_empty()
+                && let Some(Action::ClearTree { .. }) = self.actions.front()
+                && let Some(action) = self.actions.pop_front()
+            {
+                if let Some(event) = self.perform(action) {
+                    self.supervisor.handle_event(event, Self::now());
+                }
+                continue;
+            }
+            let untold = untold(&notices);
+            while let Some(service) = self.supervisor.next_changed() {
+                told.remove(&service);
+                self.remember(&service, untold.get(&service).map_or(&[], Vec::as_slice));
+            }
+            for notice in notices {
+                self.publish(&notice);
+            }
+            self.let_kernel_forget();
+            told.extend(untold.into_keys());
+            let Some(action) = self.actions.pop_front() else {
+                break;
+            };
             if let Some(event) = self.perform(action) {
                 self.supervisor.handle_event(event, Self::now());
-                self.remember_changes();
             }
+        }
+        for service in told {
+            self.remember(&service, &[]);
         }
     }
 
-    fn remember_changes(&mut self) {
-        while let Some(service) = self.supervisor.next_changed() {
-            let memory: Option<Memory> = self.supervisor.memory(&service, Self::now());
-            if memory.is_none() {
-                self.instances.forget(&service);
+    /// Takes what the supervisor wants done: what is to be published is returned.
+    fn take_actions(&mut self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        while let Some(action) = self.supervisor.next_action() {
+            match action {
+                Action::Publish(notice) => notices.push(notice),
+                other => self.actions.push_back(other),
             }
-            if let Err(error) = self.memory.write(&service, memory) {
-                tracing::error!(%service, "cannot remember it: {error}");
-            }
+        }
+        notices
+    }
+
+    /// `untold`: instances whose exits are known to the supervisor, and not to the journal.
+    fn remember(&mut self, service: &ServiceName, untold: &[Instance]) {
+        let memory: Option<Memory> = self.supervisor.memory(service, Self::now());
+        if memory.is_none() {
+            self.instances.forget(service);
+        }
+        if let Err(error) = self.memory.write(service, memory, untold) {
+            tracing::error!(%service, "cannot remember it: {error}");
         }
     }
 
@@ -438,10 +524,11 @@ impl Agent {
 
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
-        let facts = match (notice, self.facts) {
-            (Notice::Exited { .. }, Some(facts)) => facts,
-            _ => ExtraFacts::at(clock::now()),
+        let facts = match notice {
+            Notice::Exited { instance, .. } => self.facts.get(instance).copied(),
+            _ => None,
         };
+        let facts = facts.unwrap_or_else(|| ExtraFacts::at(clock::now()));
         self.record(&Entry::from_notice(notice, facts));
     }
 
@@ -609,6 +696,7 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
     let settings = probe::Options {
         btf: options.btf.clone(),
         object: options.object.clone(),
+        ring_bytes: options.ring_bytes,
         ..probe::Options::default()
     };
     let owner = decode::service_number(&canonical(&options.runtime_dir).to_string_lossy());
@@ -630,6 +718,43 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
             (None, None)
         }
     }
+}
+
+/// What an exit's record tells beside the death.
+fn facts_of(exit: &ProcessExit) -> ExtraFacts {
+    ExtraFacts {
+        time: clock::now(),
+        exited_at: Some(WallClock::read().at(exit.exited_at)),
+        host_pid: Some(exit.host_pid),
+        parent_pid: Some(exit.parent_pid),
+        uid: Some(exit.uid),
+        cgroup_id: Some(exit.cgroup_id),
+    }
+}
+
+/// The death that a record tells of, or nobody.
+fn death_of(exit: Option<&ProcessExit>) -> Death {
+    let cause = exit.map_or(Cause::Unknown, |exit| exit.cause.clone());
+    Death {
+        blame: decode::blame(&cause),
+        cause,
+        comm: exit.map(|exit| exit.comm.clone()),
+        uptime: exit.map(|exit| exit.uptime),
+    }
+}
+
+/// The instances of whose exit these notices tell.
+fn untold(notices: &[Notice]) -> BTreeMap<ServiceName, Vec<Instance>> {
+    let mut untold: BTreeMap<ServiceName, Vec<Instance>> = BTreeMap::new();
+    for notice in notices {
+        if let Notice::Exited {
+            service, instance, ..
+        } = notice
+        {
+            untold.entry(service.clone()).or_default().push(*instance);
+        }
+    }
+    untold
 }
 
 fn canonical(path: &Path) -> PathBuf {

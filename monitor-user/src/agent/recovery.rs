@@ -3,17 +3,24 @@
 //!
 //! An instance is known from a memory file, from its birth in the watch map, or from its birth
 //! named by the record of its exit. Whichever it is, the supervisor is told of it once, and of its
-//! death if it is dead. The watch map is read before the ring: who is not in the one any more has
-//! its record in the other.
+//! death if it is dead.
+//!
+//! The order matters, for services go on dying meanwhile. The watch map is read before the ring:
+//! who is not in the one any more has its record in the other. Whether an instance lives is found
+//! out before the ring is read: who is dead by then has its record there. The ring and the watch
+//! map keep what they have until memory and journal have it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
 
-use super::Agent;
+use super::memory::Remembered;
+use super::{Agent, Told, death_of, facts_of};
+use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, ProcessExit};
-use crate::supervisor::{Attempt, Cause, Death, Event, Instance, Memory, ServiceName};
+use crate::journal::{Entry, ExtraFacts, Reader};
+use crate::supervisor::{Attempt, Death, Event, Instance, Memory, Notice, ServiceName};
 
 /// What is known of one service.
 #[derive(Default)]
@@ -22,36 +29,73 @@ struct Known {
     instances: BTreeMap<Instance, Attempt>,
 }
 
+/// An exit that an agent counted, and perhaps had no time to write to the journal.
+struct Untold {
+    service: ServiceName,
+    instance: Instance,
+    death: Option<Death>,
+}
+
+/// What is known of all, by service.
+type AllKnown = BTreeMap<ServiceName, Known>;
+
+/// The records of exits in the ring.
+#[derive(Default)]
+struct Recorded {
+    /// How many records there are, of whatever.
+    count: usize,
+    exits: HashMap<Instance, ProcessExit>,
+}
+
 impl Agent {
-    /// Tells the supervisor all of it, before the first config.
-    pub(super) fn recover(&mut self, config: &Config) -> Result<()> {
-        let mut known: BTreeMap<ServiceName, Known> = BTreeMap::new();
-        for (service, memory) in self.memory.read()? {
-            let instances = memory
-                .instance
-                .into_iter()
-                .chain(memory.leaving.iter().copied());
+    /// Tells the supervisor all of it, before the first config; returns what the kernel may forget
+    /// after that.
+    pub(super) fn recover(&mut self, config: &Config) -> Result<Told> {
+        let mut known = AllKnown::new();
+        let mut untold = Vec::new();
+        for (service, remembered) in self.memory.read()? {
+            let Remembered { memory, untold: of } = remembered;
+            let last_exit = memory.last_exit.clone();
+            untold.extend(of.into_iter().map(|instance| Untold {
+                service: service.clone(),
+                instance,
+                death: last_exit.clone(),
+            }));
+            let instances = memory.instance.iter().chain(&memory.leaving);
             let instances = instances
-                .map(|instance| (instance, memory.last_attempt))
+                .map(|instance| (*instance, memory.last_attempt))
                 .collect();
             known.insert(service, Known { memory, instances });
         }
-        let exits = self.recorded(config, &mut known);
-        for (service, known) in known {
-            self.recover_service(&service, known, &exits);
+        let names: HashMap<u64, ServiceName> = config
+            .services
+            .keys()
+            .chain(known.keys())
+            .map(|name| (decode::service_number(name), name.clone()))
+            .collect();
+        self.add_births(&names, &mut known);
+        for (service, known) in &known {
+            self.adopt(service, known.instances.keys());
         }
-        self.kill_unrecorded(config);
-        Ok(())
+        let recorded = self.read_records(&names, &mut known);
+        self.tell_untold(untold, &recorded);
+        let mut told = Told {
+            records: recorded.count,
+            pids: Vec::new(),
+        };
+        for service in config.services.keys() {
+            known.entry(service.clone()).or_default();
+        }
+        for (service, known) in known {
+            self.recover_service(&service, known, &recorded, &mut told);
+        }
+        Ok(told)
     }
 
-    /// Adds what the kernel recorded; returns the records of exits by instance.
-    fn recorded(
-        &mut self,
-        config: &Config,
-        known: &mut BTreeMap<ServiceName, Known>,
-    ) -> HashMap<Instance, ProcessExit> {
+    /// Adds who is in the watch map.
+    fn add_births(&mut self, names: &HashMap<u64, ServiceName>, known: &mut AllKnown) {
         let Some(probe) = &mut self.probe else {
-            return HashMap::new();
+            return;
         };
         if let Err(error) = probe.unmark() {
             tracing::error!("{error:#}");
@@ -60,129 +104,169 @@ impl Agent {
             tracing::error!("{error:#}");
             Vec::new()
         });
-        let mut exits = HashMap::new();
-        while let Some(exit) = probe.next(decode::exit) {
-            match exit {
-                Some(exit) => drop(exits.insert(exit.instance, exit)),
-                None => tracing::error!("the ring holds a record that is not of this build"),
+        for watched in watched {
+            if !add_birth(watched.instance, watched.birth, names, known) {
+                probe.unwatch(watched.instance.pid);
             }
         }
-        let names: HashMap<u64, ServiceName> = config
-            .services
-            .keys()
-            .chain(known.keys())
-            .map(|name| (decode::service_number(name), name.clone()))
-            .collect();
-        let births = watched
-            .into_iter()
-            .map(|watched| (watched.instance, watched.birth))
-            .chain(
-                exits
-                    .values()
-                    .filter_map(|exit| Some((exit.instance, exit.birth?))),
-            );
-        for (instance, birth) in births {
-            let Some(service) = names.get(&birth.service) else {
-                probe.unwatch(instance.pid);
+    }
+
+    /// Reads the ring, and adds and holds who is known from there alone.
+    fn read_records(
+        &mut self,
+        names: &HashMap<u64, ServiceName>,
+        known: &mut AllKnown,
+    ) -> Recorded {
+        let Some(probe) = &self.probe else {
+            return Recorded::default();
+        };
+        let records = probe.peek_all(decode::exit).unwrap_or_else(|error| {
+            tracing::error!("{error:#}");
+            Vec::new()
+        });
+        let mut recorded = Recorded {
+            count: records.len(),
+            ..Recorded::default()
+        };
+        for exit in records {
+            let Some(exit) = exit else {
+                tracing::error!("the ring holds a record that is not of this build");
                 continue;
             };
-            let of = &mut known.entry(service.clone()).or_default().instances;
-            of.entry(instance).or_insert(Attempt(birth.attempt));
+            if let Some(birth) = exit.birth {
+                add_birth(exit.instance, birth, names, known);
+            }
+            recorded.exits.insert(exit.instance, exit);
         }
-        exits
+        for (service, known) in known {
+            let new = known.instances.keys();
+            let new = new.filter(|instance| self.instances.service_of(instance).is_none());
+            let new: Vec<Instance> = new.copied().collect();
+            self.adopt(service, new.iter());
+        }
+        recorded
+    }
+
+    /// Holds instances, or what may be left of the trees of dead ones.
+    fn adopt<'a>(&mut self, service: &ServiceName, instances: impl Iterator<Item = &'a Instance>) {
+        for instance in instances {
+            if let Err(error) = self.instances.adopt(service, *instance) {
+                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
+            }
+        }
+    }
+
+    /// Writes to the journal what an agent remembered, and died before it could write.
+    fn tell_untold(&mut self, mut untold: Vec<Untold>, recorded: &Recorded) {
+        if untold.is_empty() {
+            return;
+        }
+        match self.told_exits() {
+            Ok(told) => untold.retain(|exit| !told.contains(&exit.instance)),
+            Err(error) => return tracing::error!("{error:#}"),
+        }
+        for exit in untold {
+            let record = recorded.exits.get(&exit.instance);
+            let notice = Notice::Exited {
+                service: exit.service,
+                instance: exit.instance,
+                death: exit.death.unwrap_or_else(|| death_of(record)),
+            };
+            let facts = record.map_or_else(|| ExtraFacts::at(clock::now()), facts_of);
+            self.record(&Entry::from_notice(&notice, facts));
+        }
+    }
+
+    /// The instances whose exits are in the journal.
+    fn told_exits(&self) -> Result<HashSet<Instance>> {
+        let mut reader = Reader::open(&self.options.runtime_dir)?;
+        let mut told = HashSet::new();
+        while let Some(line) = reader.next()? {
+            let number = |key: &str| line.event[key].as_u64();
+            if line.event["event"] == "exited"
+                && let (Some(pid), Some(start_time_ns)) = (number("pid"), number("start_time_ns"))
+                && let Ok(pid) = u32::try_from(pid)
+            {
+                told.insert(Instance { pid, start_time_ns });
+            }
+        }
+        Ok(told)
     }
 
     fn recover_service(
         &mut self,
         service: &ServiceName,
-        Known { memory, instances }: Known,
-        exits: &HashMap<Instance, ProcessExit>,
+        known: Known,
+        recorded: &Recorded,
+        told: &mut Told,
     ) {
-        let remembered = |instance| Event::Remembered {
+        let remembered = |memory: &Memory, instance| Event::Remembered {
             service: service.clone(),
             memory: Box::new(memory.clone()),
             instance,
         };
-        if instances.is_empty() {
-            self.tell(remembered(None));
+        let mut memory = known.memory;
+        if known.instances.is_empty() && memory != Memory::default() {
+            self.tell(remembered(&memory, None));
         }
-        for (instance, attempt) in instances {
-            self.tell(remembered(Some((attempt, instance))));
-            match exits.get(&instance).cloned() {
-                Some(exit) => {
-                    self.hold_dead(service, instance);
-                    self.tell_exit(service.clone(), exit.clone());
-                    self.tell_released(service, instance, death_of(Some(&exit)));
-                }
-                None => self.take_over(service, attempt, instance),
-            }
+        for (instance, attempt) in known.instances {
+            self.tell(remembered(&memory, Some((attempt, instance))));
+            let exit = recorded.exits.get(&instance);
+            self.take_over(service, attempt, instance, exit, told);
         }
-    }
-
-    /// Holds an instance that no record says is dead.
-    fn take_over(&mut self, service: &ServiceName, attempt: Attempt, instance: Instance) {
-        let alive = self
-            .instances
-            .adopt(service, instance)
-            .unwrap_or_else(|error| {
-                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
-                false
-            });
-        if alive {
-            let service = decode::service_number(service);
-            self.watch(
-                instance,
-                Birth {
-                    service,
-                    attempt: attempt.0,
-                },
-            );
-            return;
-        }
-        if let Some(probe) = &mut self.probe {
-            probe.unwatch(instance.pid);
-        }
-        self.tell_released(service, instance, death_of(None));
-    }
-
-    /// Holds what may be left of the tree of an instance whose exit is recorded. Its main process
-    /// may not have let go of everything yet: then its pidfd tells when.
-    fn hold_dead(&mut self, service: &ServiceName, instance: Instance) {
-        if let Err(error) = self.instances.adopt(service, instance) {
-            tracing::error!(%service, pid = instance.pid, "cannot look at its tree: {error}");
+        // Without births in the kernel, a child may live that its agent had no time to record;
+        // its service's cgroup gives it away. It must be gone before the next one starts.
+        for instance in self.instances.kill_unknown(service) {
+            tracing::warn!(%service, pid = instance.pid, "killed what an agent left unrecorded");
+            memory.leaving.push(instance);
+            let attempt = memory.last_attempt;
+            self.tell(remembered(&memory, Some((attempt, instance))));
+            self.adopt(service, [instance].iter());
+            self.take_over(service, attempt, instance, None, told);
         }
     }
 
-    fn tell_released(&mut self, service: &ServiceName, instance: Instance, death: Death) {
-        // One that is still letting go is told by its pidfd.
+    /// Tells what has become of an instance that is held, and watches it if it lives.
+    fn take_over(
+        &mut self,
+        service: &ServiceName,
+        attempt: Attempt,
+        instance: Instance,
+        exit: Option<&ProcessExit>,
+        told: &mut Told,
+    ) {
+        if let Some(exit) = exit {
+            self.tell_exit(service.clone(), exit.clone());
+        }
         if !self.instances.is_main(instance) {
             self.tell(Event::ProcessReleased {
                 service: service.clone(),
                 instance,
-                death,
+                death: death_of(exit),
             });
+            told.pids.push(instance.pid);
+        } else if exit.is_none() && !self.instances.has_ended(instance) {
+            let birth = Birth {
+                service: decode::service_number(service),
+                attempt: attempt.0,
+            };
+            self.watch(instance, birth);
         }
-    }
-
-    /// Without births in the kernel, a child may live that its agent had no time to record; its
-    /// service's cgroup gives it away.
-    fn kill_unrecorded(&mut self, config: &Config) {
-        for service in config.services.keys() {
-            match self.instances.kill_unknown(service) {
-                Ok(false) => {}
-                Ok(true) => tracing::warn!(%service, "killed what an agent left unrecorded"),
-                Err(error) => tracing::error!(%service, "cannot look at its cgroups: {error}"),
-            }
-        }
+        // Its pidfd tells of one that is still letting go.
     }
 }
 
-fn death_of(exit: Option<&ProcessExit>) -> Death {
-    let cause = exit.map_or(Cause::Unknown, |exit| exit.cause.clone());
-    Death {
-        blame: decode::blame(&cause),
-        cause,
-        comm: exit.map(|exit| exit.comm.clone()),
-        uptime: exit.map(|exit| exit.uptime),
-    }
+/// Adds an instance to what is known, if its service is known.
+fn add_birth(
+    instance: Instance,
+    birth: Birth,
+    names: &HashMap<u64, ServiceName>,
+    known: &mut AllKnown,
+) -> bool {
+    let Some(service) = names.get(&birth.service) else {
+        return false;
+    };
+    let of = &mut known.entry(service.clone()).or_default().instances;
+    of.entry(instance).or_insert(Attempt(birth.attempt));
+    true
 }

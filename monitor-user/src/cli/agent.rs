@@ -20,6 +20,15 @@ use crate::agent;
 pub(crate) struct Arguments {
     #[command(flatten)]
     config: ConfigDir,
+    /// Size of the ring between kernel and agent, in bytes, to test it
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "RESPAWN_RING_BYTES",
+        hide = true,
+        value_parser = super::watch::ring_bytes
+    )]
+    ring_bytes: Option<u32>,
 }
 
 /// Runs until a signal or a shutdown ends it.
@@ -30,5 +39,6 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         pin_dir: global.pin_dir.clone(),
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
+        ring_bytes: arguments.ring_bytes,
     })
 }

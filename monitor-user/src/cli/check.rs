@@ -12,7 +12,8 @@ use crate::config::{self, Config, Invalid, Problem, SERVICES, Surroundings};
 
 /// Validate the config, or one service file
 ///
-/// Tells everything that is wrong in one go, with file, line and key; changes nothing.
+/// Tells everything that is wrong in one go, with file, line and key, and warns of what works but
+/// hardly as meant. Changes nothing and needs no agent. Exits with 1 if anything is wrong.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A config directory or a service file, instead of the agent's own directory

@@ -22,10 +22,11 @@ use crate::report::{happening, printable};
 /// The exit status that says that there is no agent.
 const NO_AGENT: u8 = 3;
 
-/// Show what happened to the services: starts, exits and their causes, restarts, stops
+/// Show what happened to the services
 ///
-/// Reads the agent's journal, which is kept across the agent's own death. Exits with 3 if there is
-/// neither a journal nor an agent.
+/// Shows starts, exits and their causes, restarts and stops, oldest first. Reads the agent's
+/// journal, which needs no living agent; a reboot clears it where the runtime directory is in
+/// memory. Exits with 3 if there is neither a journal nor an agent.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Go on with new events as they come, until Ctrl-C
@@ -34,8 +35,8 @@ pub(crate) struct Arguments {
     /// Only events of so long ago or less, such as "10m", "1h30m" or "2 days"
     #[arg(long, value_name = "DURATION", value_parser = past)]
     since: Option<Span>,
-    /// Only events of this service
-    #[arg(long, value_name = "S")]
+    /// Only events of this service; can be given several times
+    #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
     /// Print one JSON object a line
     #[arg(long)]

@@ -5,6 +5,7 @@ mod ask;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod generate;
 pub(crate) mod install;
 mod output;
 pub(crate) mod reload;
@@ -18,11 +19,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Keeps services alive on a Linux host whatever dies, the watcher included.
+/// Keep services alive on a Linux host, whatever dies, the watcher included
+///
+/// `respawn agent` runs the services that are described in /etc/respawn/services/*.toml, one file
+/// a service, and init keeps the agent running. `watch`, `check` and `doctor` need no agent,
+/// `events` reads its journal, and the other commands talk to it.
 #[derive(Debug, Parser)]
 #[command(
     name = "respawn",
     version,
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 no agent to talk to.",
     propagate_version = true,
     disable_help_subcommand = true
 )]
@@ -55,7 +61,7 @@ pub(crate) struct Global {
         default_value = "/sys/fs/bpf/respawn"
     )]
     pub(crate) pin_dir: PathBuf,
-    /// The kernel's BTF, if it is not at /sys/kernel/btf/vmlinux
+    /// File with the kernel's BTF, if it is not /sys/kernel/btf/vmlinux
     #[arg(long, global = true, value_name = "FILE", env = "RESPAWN_BTF")]
     pub(crate) btf: Option<PathBuf>,
     /// A kernel object to load instead of the one in this binary, to test it
@@ -107,6 +113,8 @@ enum Command {
     Doctor(doctor::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
+    Completions(generate::Completions),
+    Man(generate::ManPages),
 }
 
 /// Runs what was asked for.
@@ -126,5 +134,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
         Command::Install(arguments) => install::install(&cli.global, &arguments),
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Man(arguments) => generate::man(&arguments),
     }
 }

@@ -15,7 +15,7 @@ use crate::control::{Command, Response, ServiceStatus};
 use crate::report::{Age, cause_style, printable};
 use crate::supervisor::State;
 
-/// Show services and what they do
+/// Show the services and what they do
 ///
 /// Shows state, pid, uptime, restarts and the last exit of each service, and why one does not
 /// run.

@@ -37,8 +37,8 @@ pub(crate) struct Restart {
 
 /// Stop services
 ///
-/// Sends each its stop signal, and SIGKILL after its stop timeout, and returns when nothing is
-/// left of any; 0 only if that is so. They stay stopped until someone starts them, whatever
+/// Sends each its stop signal (SIGTERM by default), and SIGKILL to all of it after its stop timeout
+/// (10 s by default), and returns when nothing is left of any; 0 only if that is so. They stay stopped until someone starts them, whatever
 /// happens to the agent; a reboot begins from the config. Ctrl-C ends the waiting only.
 ///
 /// To stop everything there are three ways: `stop --all` stops all services and leaves the agent
@@ -59,8 +59,9 @@ pub(crate) struct Stop {
 
 /// Send a signal to a service
 ///
-/// Sends it to the service's main process, and returns at once. If the service dies of it, that
-/// is not its own failure: it is restarted without delay, unless its restart policy is "no".
+/// Sends it to the service's main process, and returns at once. A service that dies of SIGKILL,
+/// SIGTERM, SIGHUP or SIGINT has not failed: it is started again without delay, unless its restart
+/// policy is "no". A death by another signal counts as its own failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SignalArguments {
     /// A signal's name or number, such as SIGHUP, hup, 1 or SIGRTMIN+3

@@ -171,7 +171,7 @@ fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
     }
 }
 
-/// The complete environment, in the order that [`environment`](super::environment) gives.
+/// The complete environment, in the order that [`environment`] gives.
 fn complete_environment(
     draft: &Draft,
     table: &Table<'_>,

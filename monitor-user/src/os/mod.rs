@@ -11,6 +11,7 @@ pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod process;
+pub(crate) mod ring;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 mod sys;

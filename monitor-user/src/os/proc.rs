@@ -96,6 +96,18 @@ pub(crate) fn since_boot_ns() -> u64 {
     seconds * 1_000_000_000 + nanoseconds
 }
 
+/// The signals that this process ignores: bit n - 1 for signal n.
+///
+/// # Errors
+/// If `/proc/self/status` cannot be read or understood.
+pub(crate) fn ignored_signals() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok())
+        .ok_or_else(|| io::Error::other("no SigIgn in /proc/self/status"))
+}
+
 /// The kernel's random ID of this boot.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 use std::arch::asm;
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::ptr;
+use std::sync::atomic::AtomicU32;
 
 /// A kernel error number, positive.
 pub(super) type Errno = i32;
@@ -263,6 +264,57 @@ pub(super) unsafe fn clone(
     outcome(unsafe { invoke_clone(libc::SYS_clone, words, entry, argument) })
 }
 
+/// Waits while the word has this value, at most so long; may come back for no reason.
+///
+/// Not FUTEX_PRIVATE_FLAG: the kernel, which clears a word when a child leaves the memory, wakes
+/// through the shared kind.
+/// `mm_release` in <https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c>
+pub(super) fn wait_while(address: &AtomicU32, value: u32, milliseconds: u32) {
+    let timeout = libc::timespec {
+        tv_sec: i64::from(milliseconds / 1000),
+        tv_nsec: i64::from(milliseconds % 1000) * 1_000_000,
+    };
+    let args = [
+        address.as_ptr() as usize,
+        word(libc::FUTEX_WAIT),
+        value as usize,
+        ptr::from_ref(&timeout) as usize,
+        0,
+        0,
+    ];
+    // Woken, timed out or changed before: the word alone tells.
+    // SAFETY: word and timeout outlive the call; a FUTEX_WAIT writes to neither.
+    let _ = unsafe { call(libc::SYS_futex, args) };
+}
+
+/// Wakes the one who waits in [`wait_while`].
+pub(super) fn wake(address: &AtomicU32) {
+    let args = [
+        address.as_ptr() as usize,
+        word(libc::FUTEX_WAKE),
+        1,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: a FUTEX_WAKE takes the address as a name only.
+    let _ = unsafe { call(libc::SYS_futex, args) };
+}
+
+/// Has the kernel send the caller this signal when the thread that made it ends; 0: none.
+pub(super) fn set_parent_death_signal(signal: c_int) -> Result<(), Errno> {
+    let args = [word(libc::PR_SET_PDEATHSIG), word(signal), 0, 0, 0, 0];
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_prctl, args) }.map(drop)
+}
+
+/// `getppid`: the parent as the caller's PID namespace has it; 0 if it is outside of that.
+pub(super) fn parent() -> u32 {
+    // SAFETY: touches no memory.
+    let parent = unsafe { call(libc::SYS_getppid, [0; 6]) };
+    parent.map_or(0, |pid| u32::try_from(pid).unwrap_or(0))
+}
+
 /// Replaces the calling thread's signal mask (bit n−1 is signal n); returns the old one.
 ///
 /// Unlike the C library's, it leaves out no signal.
@@ -289,9 +341,9 @@ pub(super) fn set_signal_mask(mask: u64) -> u64 {
 
 /// Sets every signal to its default, the ignored ones too (which CLONE_CLEAR_SIGHAND leaves).
 /// `flush_signal_handlers` in <https://github.com/torvalds/linux/blob/v5.10/kernel/signal.c>
-pub(super) fn default_dispositions() {
+pub(super) fn default_dispositions(signals: u64) {
     let action = DefaultAction([0; 4]);
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| signals >> (signal - 1) & 1 != 0) {
         // SAFETY: the structure is as large as the kernel's; no old one is asked for. SIGKILL
         // and SIGSTOP are refused, and are as wanted.
         let _ = unsafe {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -12,7 +12,7 @@ use aya::programs::{BtfTracePoint, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
-    Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, maps, notes, programs,
+    Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, hints, maps, notes, programs,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -45,6 +45,9 @@ pub(crate) struct Options {
     pub(crate) live_zero: bool,
 }
 
+/// After so many births the hints of the dead are cleared: less than one in eight is stale then.
+const BIRTHS_PER_RENEWAL: u32 = hints::PIDS / 8;
+
 /// Flag of a map's update: leave what is there.
 const BPF_NOEXIST: u64 = 1;
 
@@ -55,9 +58,13 @@ fn is_there(error: &std::io::Error) -> bool {
 /// The kernel programs at work. They end with this value, unless they are pinned.
 pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
+    ring_bytes: usize,
     watched: HashMap<MapData, u32, [u64; 4]>,
     lost: PerCpuArray<MapData, u64>,
     mark: Array<MapData, [u64; 4]>,
+    hints: Array<MapData, u64>,
+    /// Births since the hints were last made anew.
+    births: u32,
     notes: Array<MapData, u64>,
     logger: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
     /// Of the exit program.
@@ -95,6 +102,7 @@ impl KernelProbe {
         let exit = loaded.attach_exit()?;
         Self::new(
             |name| take_map(&mut loaded.object, name),
+            options.ring_bytes(),
             exit.1,
             vec![exit.0],
         )
@@ -143,7 +151,13 @@ impl KernelProbe {
             .find_map(|name| pins.open_link(name).ok())
             .context("no pinned link of an exit program")?;
         let birth = pins.open_link(programs::BIRTH)?;
-        let probe = Self::new(|name| pins.open_map(name), exit.1, vec![exit.0, birth.0])?;
+        let links = vec![exit.0, birth.0];
+        let probe = Self::new(
+            |name| pins.open_map(name),
+            options.ring_bytes(),
+            exit.1,
+            links,
+        )?;
         let found = probe.note(notes::OWNER)?;
         anyhow::ensure!(
             found == owner,
@@ -159,21 +173,30 @@ impl KernelProbe {
         let exit = loaded.attach_exit()?;
         let birth = pins.replace_link(programs::BIRTH, birth)?;
         let links = vec![pins.replace_link(exit_program, exit.0)?, birth];
-        Self::new(|name| take_map(&mut loaded.object, name), exit.1, links)
+        Self::new(
+            |name| take_map(&mut loaded.object, name),
+            options.ring_bytes(),
+            exit.1,
+            links,
+        )
     }
 
     /// Of `links`, the birth program's is the second.
     fn new(
         mut map: impl FnMut(&str) -> Result<Map>,
+        ring_bytes: u32,
         program: u32,
         links: Vec<FdLink>,
     ) -> Result<Self> {
         let events = RingBuf::try_from(map(maps::EVENTS)?)?;
         Ok(Self {
             events: os::async_fd(events, Interest::READABLE)?,
+            ring_bytes: usize::try_from(ring_bytes)?,
             watched: HashMap::try_from(map(maps::WATCHED)?)?,
             lost: PerCpuArray::try_from(map(maps::LOST)?)?,
             mark: Array::try_from(map(maps::MARK)?)?,
+            hints: Array::try_from(map(maps::HINTS)?)?,
+            births: 0,
             notes: Array::try_from(map(maps::NOTES)?)?,
             logger: kernel_log(program),
             program,
@@ -196,9 +219,32 @@ impl KernelProbe {
             service: birth.service,
             attempt: birth.attempt,
         };
+        self.births += 1;
+        if self.births > BIRTHS_PER_RENEWAL {
+            self.renew_hints()?;
+        }
         self.mark
             .set(0, mark.words(), 0)
             .context("cannot mark the agent's forks")
+    }
+
+    /// Clears the hints of pids that are not in the watch map any more. None can be added
+    /// meanwhile: that is done by this thread alone.
+    pub(crate) fn renew_hints(&mut self) -> Result<()> {
+        let mut words = vec![0_u64; hints::WORDS as usize];
+        for watched in self.watched()? {
+            let (word, bit) = hints::place(watched.instance.pid);
+            if let Some(word) = words.get_mut(word as usize) {
+                *word |= bit;
+            }
+        }
+        for (index, word) in (0..).zip(words) {
+            self.hints
+                .set(index, word, 0)
+                .context("cannot write the hints map")?;
+        }
+        self.births = 0;
+        Ok(())
     }
 
     /// Ends [`KernelProbe::mark`].
@@ -256,6 +302,7 @@ impl KernelProbe {
     }
 
     /// Has a process's exit reported. One that is in the watch map already stays as it is.
+    /// [`unwatch`](Self::unwatch) it when it is gone: it may have ended before.
     pub(crate) fn watch(&mut self, process: Instance, birth: Birth) -> Result<()> {
         let entry = WatchEntry {
             service: birth.service,
@@ -263,6 +310,14 @@ impl KernelProbe {
             ..WatchEntry::watching(process.start_time_ns / TICK_NS)
         };
         let pid = process.pid;
+        let (word, bit) = hints::place(pid);
+        let hinted = self
+            .hints
+            .get(&word, 0)
+            .context("cannot read the hints map")?;
+        self.hints
+            .set(word, hinted | bit, 0)
+            .context("cannot write the hints map")?;
         match self.watched.insert(pid, entry.words(), BPF_NOEXIST) {
             Err(MapError::SyscallError(error)) if is_there(&error.io_error) => Ok(()),
             inserted => inserted.with_context(|| format!("cannot watch process {pid}")),
@@ -296,6 +351,30 @@ impl KernelProbe {
     /// [`readable`](Self::readable), and not before.
     pub(crate) fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         self.events.get_mut().next().map(|record| read(&record))
+    }
+
+    /// Looks at the next record, and leaves it in the ring: who dies before [`forget_next`] has
+    /// not had it. `None` as in [`next`](Self::next).
+    ///
+    /// [`forget_next`]: Self::forget_next
+    pub(crate) fn peek<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let record = self.events.get_mut().next()?;
+        let read = read(&record);
+        // Its end would take it out.
+        std::mem::forget(record);
+        Some(read)
+    }
+
+    /// Takes out what was looked at.
+    pub(crate) fn forget_next(&mut self) {
+        let _ = self.events.get_mut().next();
+    }
+
+    /// Looks at all records that are in the ring.
+    pub(crate) fn peek_all<T>(&self, read: impl FnMut(&[u8]) -> T) -> Result<Vec<T>> {
+        let ring = self.events.as_fd();
+        let records = os::ring::waiting(ring, self.ring_bytes).context("cannot read the ring")?;
+        Ok(records.iter().map(Vec::as_slice).map(read).collect())
     }
 
     /// Records that found the ring full, since loading.
@@ -458,7 +537,7 @@ fn attach(object: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<
     let link = program
         .attach()
         .with_context(|| format!("cannot attach the program {name}"))?;
-    Ok(program.take_link(link)?.try_into()?)
+    Ok(program.take_link(link)?.into())
 }
 
 fn take_map(object: &mut Ebpf, name: &str) -> Result<Map> {

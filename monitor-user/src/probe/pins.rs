@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, MapType};
 use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
 use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
-use monitor_ebpf::{ABI_VERSION, maps, notes};
+use monitor_ebpf::{ABI_VERSION, hints, maps, notes};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -43,7 +43,7 @@ pub(super) struct Shape {
 }
 
 /// All maps of the object but its read-only data.
-pub(super) fn shapes(ring_bytes: u32) -> [Shape; 7] {
+pub(super) fn shapes(ring_bytes: u32) -> [Shape; 8] {
     let shape = |name, kind, key, value, entries| Shape {
         name,
         kind,
@@ -55,6 +55,7 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 7] {
         shape(maps::EVENTS, MapType::RingBuf, 0, 0, ring_bytes),
         shape(maps::WATCHED, MapType::Hash, 4, 32, maps::WATCHED_ENTRIES),
         shape(maps::LOST, MapType::PerCpuArray, 4, 8, 1),
+        shape(maps::HINTS, MapType::Array, 4, 8, hints::WORDS),
         shape(maps::MARK, MapType::Array, 4, 32, 1),
         shape(maps::NOTES, MapType::Array, 4, 8, notes::COUNT),
         shape(

@@ -46,6 +46,8 @@ pub(crate) struct Memory {
     pub(crate) desired: Desired,
     /// The last attempt that was made.
     pub(crate) last_attempt: Attempt,
+    /// The fingerprint of what that ran.
+    pub(crate) exec: Option<u64>,
     /// The instance that had not exited, as far as was known.
     pub(crate) instance: Option<Instance>,
     /// How many instances were started so far.

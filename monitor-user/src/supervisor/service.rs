@@ -162,6 +162,8 @@ pub(super) struct Service {
     leaving: Vec<Leaving>,
     backoff: Backoff,
     last_attempt: Attempt,
+    /// The fingerprint of what the last attempt ran; `None`: not known.
+    exec: Option<u64>,
     starts: u64,
     last_exit: Option<Death>,
     last_failure: Option<SpawnFailure>,
@@ -185,6 +187,7 @@ impl Service {
             leaving: Vec::new(),
             backoff: Backoff::default(),
             last_attempt: Attempt::default(),
+            exec: None,
             starts: 0,
             last_exit: None,
             last_failure: None,
@@ -258,6 +261,7 @@ impl Service {
         Memory {
             desired: self.desired,
             last_attempt: self.last_attempt,
+            exec: self.exec,
             instance: self.live_instance(),
             starts: self.starts,
             failures: self.backoff.failures(),
@@ -416,6 +420,7 @@ impl Service {
         let memory = legacy.memory;
         self.desired = memory.desired;
         self.last_attempt = memory.last_attempt;
+        self.exec = memory.exec;
         self.starts = memory.starts;
         self.backoff = Backoff::restore(memory.failures, &memory.starts_ago, step.now);
         self.last_exit = memory.last_exit.clone();
@@ -431,6 +436,9 @@ impl Service {
         match own.pop() {
             Some((attempt, instance)) => {
                 self.last_attempt = self.last_attempt.max(attempt);
+                if attempt > memory.last_attempt {
+                    self.exec = None;
+                }
                 let is_dead = dead.contains(&(self.name.clone(), instance));
                 self.adopt(instance, is_dead, &memory, step);
             }
@@ -452,7 +460,8 @@ impl Service {
     }
 
     /// Goes on with an instance whose end has not been counted. A dead one is adopted only in
-    /// name, and told of only if nobody was ever told of it.
+    /// name, and told of only if nobody was ever told of it. One that runs what the config does
+    /// not have any more is replaced.
     fn adopt(&mut self, instance: Instance, is_dead: bool, memory: &Memory, step: &mut Step<'_>) {
         let is_untold = memory.instance != Some(instance);
         if is_untold {
@@ -464,8 +473,14 @@ impl Service {
                 instance,
             });
         }
+        let is_outdated = self
+            .exec
+            .is_some_and(|exec| exec != self.spec.exec.fingerprint());
         let is_stopping = memory.stopping || !self.is_wanted();
-        if !is_stopping {
+        if !is_stopping && is_outdated && !is_dead {
+            self.backoff.reset();
+            self.begin_stop(instance, step);
+        } else if !is_stopping {
             self.enter(ServiceState::Running { instance }, step);
             if !is_untold {
                 self.since = memory.since(step.now);
@@ -789,6 +804,7 @@ impl Service {
         let attempt = Attempt(step.last_attempt.0.saturating_add(1));
         *step.last_attempt = attempt;
         self.last_attempt = attempt;
+        self.exec = Some(self.spec.exec.fingerprint());
         step.actions.push_back(Action::Spawn {
             service: self.name.clone(),
             attempt,

@@ -1,7 +1,7 @@
 //! A service as it is wanted: validated, complete, with no default left to fill in.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::signal::Signal;
@@ -90,7 +90,7 @@ pub(crate) struct Limit {
 pub(crate) struct Exec {
     /// The program's absolute path, looked up already.
     pub(crate) program: PathBuf,
-    /// argv, argv[0] included; never empty.
+    /// `argv`, `argv[0]` included; never empty.
     pub(crate) arguments: Vec<String>,
     /// The complete environment.
     pub(crate) environment: BTreeMap<String, String>,
@@ -104,4 +104,65 @@ pub(crate) struct Exec {
     pub(crate) limits: Vec<Limit>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+}
+
+impl Exec {
+    /// Tells one way to run a service from another, over the agent's death and in later versions:
+    /// a field that one of those adds must count only where it is set. What the agent's own
+    /// environment gives to services does not count: it may be started from elsewhere.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);
+        for word in &self.arguments {
+            hash.add("argument", word.as_bytes());
+        }
+        for (key, value) in &self.environment {
+            if !["PATH", "LANG"].contains(&key.as_str()) {
+                hash.add(key, value.as_bytes());
+            }
+        }
+        if let Some(identity) = &self.identity {
+            hash.add("uid", &identity.uid.to_le_bytes());
+            hash.add("gid", &identity.gid.to_le_bytes());
+            for group in &identity.groups {
+                hash.add("group", &group.to_le_bytes());
+            }
+        }
+        hash.add_path("directory", &self.working_directory);
+        if let Some(umask) = self.umask {
+            hash.add("umask", &umask.to_le_bytes());
+        }
+        if let Some(nice) = self.nice {
+            hash.add("nice", &nice.to_le_bytes());
+        }
+        for limit in &self.limits {
+            hash.add("limit", &limit.resource.to_le_bytes());
+            for value in [limit.soft, limit.hard] {
+                hash.add("value", &value.unwrap_or(u64::MAX).to_le_bytes());
+            }
+        }
+        for (name, output) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
+            match output {
+                Output::Null => hash.add(name, b"null"),
+                Output::Inherit => hash.add(name, b"inherit"),
+                Output::File(path) => hash.add_path(name, path),
+            }
+        }
+        hash.0
+    }
+}
+
+/// FNV-1a, 64 bits.
+struct Fingerprint(u64);
+
+impl Fingerprint {
+    fn add(&mut self, name: &str, value: &[u8]) {
+        let length = u64::try_from(value.len()).unwrap_or(u64::MAX).to_le_bytes();
+        for byte in name.bytes().chain(length).chain(value.iter().copied()) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn add_path(&mut self, name: &str, path: &Path) {
+        self.add(name, path.as_os_str().as_encoded_bytes());
+    }
 }

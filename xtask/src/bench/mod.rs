@@ -8,6 +8,7 @@ mod latency;
 mod process;
 mod respawn;
 mod sample;
+mod scratch;
 mod table;
 mod wait;
 
@@ -21,9 +22,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::utsname::uname;
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 
-use self::{table::Table, wait::Interrupt};
+use self::{scratch::Scratch, table::Table, wait::Interrupt};
 use crate::{
     Verdict,
     demo::tethered_command,
@@ -45,6 +45,10 @@ pub(crate) struct Args {
     /// Take a tenth of the rounds, to see that it runs
     #[arg(long)]
     quick: bool,
+    /// Run all that is measured before anything else of the host (SCHED_FIFO): for a machine that
+    /// is not idle
+    #[arg(long)]
+    real_time: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -85,8 +89,8 @@ struct Bench {
     actor: PathBuf,
     /// `floor.c`, built.
     floor: PathBuf,
-    /// For links and FIFOs.
-    scratch: TempDir,
+    /// For links, FIFOs and the agent's state.
+    scratch: Scratch,
     interrupt: Interrupt,
     quick: bool,
 }
@@ -115,12 +119,15 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         respawn: workspace.build_respawn(Profile::Release, None)?,
         actor: build_c(workspace, "actor")?,
         floor: build_c(workspace, "floor")?,
-        scratch: TempDir::with_prefix("respawn-bench-").context("make a temporary directory")?,
+        scratch: Scratch::make()?,
         interrupt: Interrupt::listen()?,
         quick: args.quick,
     };
+    if args.real_time {
+        become_real_time()?;
+    }
     let names = args.name.map_or(Name::ALL.to_vec(), |name| vec![name]);
-    let machine = Machine::read(workspace)?;
+    let machine = Machine::read(workspace, args.real_time)?;
     let mut all = Map::new();
     all.insert("machine".into(), machine.json());
     let mut text = vec![machine.line()];
@@ -205,10 +212,11 @@ struct Machine {
     /// Of the last minute, at the start.
     load: f64,
     commit: String,
+    real_time: bool,
 }
 
 impl Machine {
-    fn read(workspace: &Workspace) -> Result<Self> {
+    fn read(workspace: &Workspace, real_time: bool) -> Result<Self> {
         let kernel = uname().context("read the kernel's version")?;
         let load = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
         let load = load.split_whitespace().next().unwrap_or_default();
@@ -226,13 +234,18 @@ impl Machine {
             processor: model.unwrap_or_else(|| kernel.machine().to_string_lossy().into_owned()),
             load: load.parse().context("read /proc/loadavg")?,
             commit: commit.unwrap_or_else(|_| "unknown".into()),
+            real_time,
         })
     }
 
     fn line(&self) -> String {
         let plural = if self.cores == 1 { "core" } else { "cores" };
+        let priority = match self.real_time {
+            true => ", all that is measured at real-time priority",
+            false => "",
+        };
         format!(
-            "Linux {}, {} {plural} ({}), load {:.2} before the start, respawn {}",
+            "Linux {}, {} {plural} ({}), load {:.2} before the start{priority}; respawn {}",
             self.kernel, self.cores, self.processor, self.load, self.commit
         )
     }
@@ -244,8 +257,18 @@ impl Machine {
             "processor": self.processor,
             "load": self.load,
             "commit": self.commit,
+            "real_time": self.real_time,
         })
     }
+}
+
+/// Of this process, and of all that it starts from now on. Priority 1 is for actors with much
+/// memory.
+fn become_real_time() -> Result<()> {
+    let mut command = Command::new("chrt");
+    command.args(["--fifo", "--pid", "2", &std::process::id().to_string()]);
+    output_of(&mut command).context("set the real-time priority")?;
+    Ok(())
 }
 
 /// Builds one of the C programs beside this file: statically, so that its own start is short,

@@ -16,14 +16,17 @@ use crate::probe;
 
 /// Stream the exits of processes as they happen
 ///
-/// Shows each process once, when its last thread goes. Ctrl-C ends it with a summary.
+/// Shows each process once, when its last thread goes: when, who, how long it lived, and why it
+/// ended. Needs no agent and no config. Ctrl-C ends it with a summary of exits shown and lost.
+///
+/// `--all` and `--name` need the kernel program, and so root; `--pid` works without.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["pid", "name", "all"]))]
 pub(crate) struct Arguments {
-    /// Watch this process; ends by itself when nothing else is watched and all are gone
+    /// Watch this process, and end when nothing else is watched and all are gone; can be repeated
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pid: Vec<u32>,
-    /// Watch the processes whose name (comm) matches, such as "nginx*"
+    /// Watch the processes whose name (comm) matches, such as "nginx*"; can be repeated
     #[arg(long, value_name = "GLOB", value_parser = name_pattern)]
     name: Vec<String>,
     /// Watch every process
@@ -48,7 +51,7 @@ fn name_pattern(text: &str) -> Result<String> {
     probe::compile_names(std::slice::from_ref(&pattern)).map(|_| pattern)
 }
 
-fn ring_bytes(text: &str) -> Result<u32, String> {
+pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
     let expected = "expected a power of two from 4096 to 1073741824";
     let bytes: u32 = text.parse().map_err(|_| expected.to_owned())?;
     // The kernel wants whole pages, which may be larger than 4 KiB.

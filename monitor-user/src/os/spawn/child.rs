@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::Stage;
 use super::prepared::{Prepared, Stream};
@@ -23,6 +23,8 @@ const LOG_FLAGS: c_int = libc::O_WRONLY
     | libc::O_NONBLOCK;
 const NULL_FLAGS: c_int = libc::O_RDWR | libc::O_CLOEXEC;
 const DEV_NULL: &CStr = c"/dev/null";
+/// How often a child that waits for the go-ahead looks whether the agent is still there.
+const LOOK_MS: u32 = 1000;
 
 /// Why, and at what, the child gave up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,10 @@ pub(super) struct Shared {
     errno: AtomicI32,
     /// The `cgroup.procs` to join through; -1 if there is none.
     members: AtomicI32,
+    /// The agent's pid as long as the child may not go on; 0 when it may.
+    awaited: AtomicU32,
+    /// Signals whose dispositions the clone has not made the default ones: bit n - 1 for signal n.
+    inherited: AtomicU64,
     /// What to become; null: just end.
     command: AtomicPtr<Prepared>,
 }
@@ -71,6 +77,22 @@ impl Shared {
         self.running.store(1, Ordering::Release);
     }
 
+    /// Has the next child make these signals' dispositions the default ones.
+    pub(super) fn inherit(&self, signals: u64) {
+        self.inherited.store(signals, Ordering::Relaxed);
+    }
+
+    /// Has the next child wait for the agent, which has this pid; 0: it need not.
+    pub(super) fn hold(&self, agent: u32) {
+        self.awaited.store(agent, Ordering::Relaxed);
+    }
+
+    /// Lets the child go on.
+    pub(super) fn give_go_ahead(&self) {
+        self.awaited.store(0, Ordering::Release);
+        sys::wake(&self.awaited);
+    }
+
     /// Where the kernel clears `running`.
     pub(super) fn running_address(&self) -> u64 {
         self.running.as_ptr() as u64
@@ -78,24 +100,7 @@ impl Shared {
 
     /// Waits until the child has left the memory; `false` after so many milliseconds.
     pub(super) fn wait(&self, milliseconds: u32) -> bool {
-        let timeout = libc::timespec {
-            tv_sec: i64::from(milliseconds / 1000),
-            tv_nsec: i64::from(milliseconds % 1000) * 1_000_000,
-        };
-        // Not FUTEX_PRIVATE_FLAG: the kernel wakes through the shared kind.
-        // `mm_release` in https://github.com/torvalds/linux/blob/v5.10/kernel/fork.c
-        // SAFETY: the word and the timeout outlive the call; a FUTEX_WAIT writes to neither.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.running.as_ptr(),
-                libc::FUTEX_WAIT,
-                1,
-                &raw const timeout,
-            )
-        };
-        // Woken, timed out or changed before: the word alone tells.
-        let _ = result;
+        sys::wait_while(&self.running, 1, milliseconds);
         self.running.load(Ordering::Acquire) == 0
     }
 
@@ -159,7 +164,8 @@ fn join_cgroup(shared: &Shared) -> Result<(), Errno> {
 fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Errno> {
     shared.reach(Stage::Files, 0);
     sys::own_file_table()?;
-    sys::default_dispositions();
+    sys::default_dispositions(shared.inherited.load(Ordering::Relaxed));
+    wait_for_go_ahead(shared)?;
     shared.reach(Stage::Session, 0);
     sys::new_session()?;
     open_streams(shared, command)?;
@@ -193,6 +199,37 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
             command.envp.as_ptr(),
         )
     })
+}
+
+/// If the agent records its children: waits until it has, and ends with it if it ends before.
+///
+/// The signal is asked for first, the parent looked at after: an agent that died in between has
+/// left the child to another parent, which has another pid (the dead agent's is not free yet).
+/// The look is repeated because store and load may be swapped, here and in the kernel, which has
+/// no barrier for them. If the agent is PID 1 of a namespace, all of that dies with it.
+/// `forget_original_parent` in <https://github.com/torvalds/linux/blob/v5.10/kernel/exit.c>,
+/// `zap_pid_ns_processes` in kernel/pid_namespace.c there.
+///
+/// The memory that word and code are in stays: the child holds it as much as the agent did. The
+/// agent's files do not (from Linux 5.9 on): its locks are free when it is dead, not when the
+/// child is, too.
+fn wait_for_go_ahead(shared: &Shared) -> Result<(), Errno> {
+    if shared.awaited.load(Ordering::Acquire) == 0 {
+        return Ok(());
+    }
+    shared.reach(Stage::Record, 0);
+    sys::set_parent_death_signal(libc::SIGKILL)?;
+    loop {
+        let agent = shared.awaited.load(Ordering::Acquire);
+        if agent == 0 {
+            // It would outlast exec. Should the agent die just now, its record is there.
+            return sys::set_parent_death_signal(0);
+        }
+        if sys::parent() != agent {
+            return Err(libc::ESRCH);
+        }
+        sys::wait_while(&shared.awaited, agent, LOOK_MS);
+    }
 }
 
 fn open_streams(shared: &Shared, command: &Prepared) -> Result<(), Errno> {

@@ -22,16 +22,30 @@
 //! restore mask                            ¹ only where clone3 cannot do it
 //! ```
 //!
+//! [`Spawner::spawn_recorded`] puts one more step in, so that no instance is ever unknown to the
+//! next agent: between dispositions and session, before anything that others can see, the child
+//! waits until the agent has recorded it, and dies with an agent that dies before that.
+//!
+//! ```text
+//! clone3 ─────────────────────────────▶  … dispositions
+//! record it                              parent-death signal = SIGKILL
+//! awaited = 0                            not the agent's child any more? exit
+//!                       ─ awaited = 0 ▶  wait (every second: is the agent still there?)
+//! wait until `running` is 0              no parent-death signal; session …
+//! ```
+//!
 //! While they share memory the child can be neither dumped nor traced by its new user
 //! (PR_SET_DUMPABLE): before Linux 5.16 a core dump ends everyone who shares the memory. With
 //! `fs.suid_dumpable = 1` the kernel undoes that for an instant; its documentation calls that
 //! setting insecure.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic::{self, AssertUnwindSafe};
+use std::process;
 use std::ptr;
 
 use nix::fcntl::OFlag;
@@ -94,6 +108,8 @@ pub(crate) enum Stage {
     Cgroup,
     /// Giving it a file table of its own.
     Files,
+    /// Noting it down, before it may go on.
+    Record,
     /// Its session.
     Session,
     Stdin,
@@ -108,10 +124,11 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Fork,
         Self::Cgroup,
         Self::Files,
+        Self::Record,
         Self::Session,
         Self::Stdin,
         Self::Stdout,
@@ -136,6 +153,7 @@ impl fmt::Display for Stage {
             Self::Fork => "fork",
             Self::Cgroup => "cgroup",
             Self::Files => "files",
+            Self::Record => "record",
             Self::Session => "session",
             Self::Stdin => "stdin",
             Self::Stdout => "stdout",
@@ -211,6 +229,10 @@ pub(crate) struct Spawner {
     clone3: Cell<bool>,
     /// Whether `clone3` may put the child into its cgroup: not where that kills it ([`UNBORN`]).
     into_cgroup: Cell<bool>,
+    /// How many steps of the wait for exec there are.
+    wait_steps: u32,
+    /// Signals that the agent ignores, from its start on: CLONE_CLEAR_SIGHAND leaves them so.
+    ignored: u64,
     fd_limit: Option<FdLimit>,
 }
 
@@ -228,6 +250,8 @@ impl Spawner {
             stack: Stack::new()?,
             clone3: Cell::new(sys::has_clone3()),
             into_cgroup: Cell::new(true),
+            wait_steps: WAIT_STEPS,
+            ignored: proc::ignored_signals().unwrap_or(u64::MAX),
             fd_limit,
         })
     }
@@ -259,16 +283,72 @@ impl Spawner {
         command: &Prepared,
         slot: Option<&Slot>,
     ) -> Result<Child, SpawnError> {
-        let Some(slot) = slot else {
-            return self.start(command, None);
+        self.spawn_by(command, slot, None)
+    }
+
+    /// The same, but the process gets no further than its first instructions, which nobody can
+    /// notice, until `record` has noted its pid and start time (as in [`Child`]) and returned. If
+    /// the agent dies before that, so does the process, whoever inherits it (in a frozen cgroup:
+    /// when it is thawed). So either there is a record, or there is no process.
+    ///
+    /// There may be a record and no process: of an agent that died right after recording, and of
+    /// a start that failed later. A start that is tried again, because of its cgroup, is recorded
+    /// again; only the last one counts.
+    ///
+    /// `record` runs with all signals blocked and may take its time. The process depends on the
+    /// calling *thread* (PR_SET_PDEATHSIG goes by threads), but no longer than this call takes,
+    /// and has no parent-death signal as a service.
+    /// `reparent_leader` and `forget_original_parent` in
+    /// <https://github.com/torvalds/linux/blob/v5.10/kernel/exit.c>
+    ///
+    /// # Errors
+    /// As [`Self::spawn`]; [`Stage::Record`] if `record` fails or panics. A process whose record
+    /// failed is killed.
+    pub(crate) fn spawn_recorded(
+        &mut self,
+        command: &Prepared,
+        slot: Option<&Slot>,
+        record: impl FnMut(u32, u64) -> io::Result<()>,
+    ) -> Result<Child, SpawnError> {
+        let record = RefCell::new(record);
+        let reason = Cell::new(None);
+        let noting = |pid, start_time_ns| {
+            record.borrow_mut()(pid, start_time_ns).map_err(|error| {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                reason.set(Some(error));
+                errno
+            })
         };
-        let error = match self.start_in(command, slot) {
+        let result = self.spawn_by(command, slot, Some(&noting));
+        result.map_err(|error| match reason.take() {
+            Some(reason) => SpawnError {
+                message: format!(
+                    "cannot record the new process: {} ({})",
+                    prepared::in_words(&reason),
+                    error.stage
+                ),
+                ..error
+            },
+            None => error,
+        })
+    }
+
+    fn spawn_by(
+        &mut self,
+        command: &Prepared,
+        slot: Option<&Slot>,
+        record: Option<Record<'_>>,
+    ) -> Result<Child, SpawnError> {
+        let Some(slot) = slot else {
+            return self.start(command, None, record);
+        };
+        let error = match self.start_in(command, slot, record) {
             Err(error) if error.stage == Stage::Cgroup => error,
             result => return result,
         };
         // Someone has removed it, or the last instance has left controllers enabled in it, or
         // the kernel has killed the child at birth.
-        let (error, is_fresh) = match slot.reset().map(|()| self.start_in(command, slot)) {
+        let (error, is_fresh) = match slot.reset().map(|()| self.start_in(command, slot, record)) {
             Ok(Err(error)) => (error, true),
             Ok(result) => return result,
             Err(_) => (error, false),
@@ -278,12 +358,17 @@ impl Spawner {
         }
         // Processes are left in it, or it is our own cgroup that was killed once.
         self.into_cgroup.set(false);
-        let result = self.start_in(command, slot);
+        let result = self.start_in(command, slot, record);
         self.into_cgroup.set(!(is_fresh && result.is_ok()));
         result
     }
 
-    fn start_in(&mut self, command: &Prepared, slot: &Slot) -> Result<Child, SpawnError> {
+    fn start_in(
+        &mut self,
+        command: &Prepared,
+        slot: &Slot,
+        record: Option<Record<'_>>,
+    ) -> Result<Child, SpawnError> {
         let failed = |error: io::Error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             command.error_in(Some(slot), Stage::Cgroup, 0, errno)
@@ -293,17 +378,18 @@ impl Spawner {
             slot,
             directory: directory.as_fd(),
         };
-        self.start(command, Some(&place))
+        self.start(command, Some(&place), record)
     }
 
     fn start(
         &mut self,
         command: &Prepared,
         place: Option<&Place<'_>>,
+        record: Option<Record<'_>>,
     ) -> Result<Child, SpawnError> {
         let slot = place.map(|place| place.slot);
         let directory = place.map(|place| place.directory);
-        self.run(Some(command), directory)
+        self.run(Some(command), directory, record)
             .map_err(|failure| command.error_in(slot, failure.stage, failure.detail, failure.errno))
     }
 
@@ -313,7 +399,7 @@ impl Spawner {
     /// The kernel's: EACCES, EBUSY, EOPNOTSUPP, ENOENT …; [`UNBORN`].
     pub(crate) fn try_cgroup(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
         let child = self
-            .run(None, Some(directory))
+            .run(None, Some(directory), None)
             .map_err(|failure| io::Error::from_raw_os_error(failure.errno))?;
         pidfd::reap_blocking(child.pidfd.as_fd()).map(drop)
     }
@@ -323,10 +409,17 @@ impl Spawner {
         &mut self,
         command: Option<&Prepared>,
         cgroup: Option<BorrowedFd<'_>>,
+        record: Option<Record<'_>>,
     ) -> Result<Child, Failure> {
+        // The child is in our PID namespace, so it sees us under the pid that we have there.
+        let agent = record.map_or(0, |_| process::id());
+        self.stack.shared().hold(agent);
         let dumpable = is_dumpable();
         let old_mask = sys::set_signal_mask(u64::MAX);
         let result = self.clone(command, cgroup).and_then(|begun| {
+            if let Some(record) = record {
+                self.record(&begun.child, record)?;
+            }
             self.wait_for_exec(begun.child.pidfd.as_fd(), cgroup.is_some())?;
             Ok(begun.child)
         });
@@ -356,6 +449,7 @@ impl Spawner {
                 args.flags |= CLONE_INTO_CGROUP;
                 args.cgroup = u64::try_from(directory.as_raw_fd()).unwrap_or(u64::MAX);
             }
+            self.stack.shared().inherit(self.ignored);
             let stage = match self.clone_by(sys::clone3, args, command, -1) {
                 Ok(child) => {
                     return Ok(Begun {
@@ -392,6 +486,7 @@ impl Spawner {
             Some(Err(errno)) => return Err(Failure::new(Stage::Cgroup, errno as i32)),
         };
         let number = members.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        self.stack.shared().inherit(u64::MAX);
         let child = self
             .clone_by(sys::clone, CloneArgs::default(), command, number)
             .map_err(|errno| Failure::new(Stage::Fork, errno))?;
@@ -423,8 +518,8 @@ impl Spawner {
         let before = proc::since_boot_ns();
         // SAFETY: no other child is on the stack: `run` is `&mut self` and waits until the child
         // has left this memory, or else puts another stack in this one's place and never frees
-        // it. For the same reason `command` and the shared words are there as long as the child
-        // looks at them. All signals are blocked, so no handler of ours runs in the child.
+        // it; nothing that it calls meanwhile unwinds (`record` catches that). For the same reason
+        // `command` and the shared words are there as long as the child looks at them. All signals are blocked, so no handler of ours runs in the child.
         let pid = unsafe { call(&args, child::run, ptr::from_ref(shared).cast::<c_void>()) }?;
         let after = proc::since_boot_ns();
         // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
@@ -437,10 +532,30 @@ impl Spawner {
         })
     }
 
+    /// Has the child recorded and lets it go on, or else ends it.
+    fn record(&mut self, child: &Child, record: Record<'_>) -> Result<(), Failure> {
+        // Unwinding would leave a child on the stack, with all that it reads gone.
+        let recorded = AssertUnwindSafe(|| record(child.pid, child.start_time_ns));
+        let errno = match panic::catch_unwind(recorded) {
+            Ok(Ok(())) => {
+                self.stack.shared().give_go_ahead();
+                return Ok(());
+            }
+            Ok(Err(errno)) => errno,
+            Err(payload) => {
+                // Its drop might unwind as well.
+                std::mem::forget(payload);
+                libc::ECANCELED
+            }
+        };
+        self.end(child.pidfd.as_fd());
+        Err(Failure::new(Stage::Record, errno))
+    }
+
     /// Waits until the child has left the shared memory; reaps it if it has failed.
     fn wait_for_exec(&mut self, pidfd: BorrowedFd<'_>, in_cgroup: bool) -> Result<(), Failure> {
         let shared = self.stack.shared();
-        for _ in 0..WAIT_STEPS {
+        for _ in 0..self.wait_steps {
             if shared.wait(WAIT_STEP_MS) {
                 let failure = match shared.failure() {
                     None if in_cgroup && shared.is_unborn() => Failure::new(Stage::Cgroup, UNBORN),
@@ -455,16 +570,24 @@ impl Spawner {
             }
         }
         let late = shared.progress(libc::ETIMEDOUT);
+        self.end(pidfd);
+        Err(late)
+    }
+
+    /// Kills a child that shares our memory, and waits until it does not.
+    fn end(&mut self, pidfd: BorrowedFd<'_>) {
         let _ = signal::send(pidfd, Signal::KILL);
-        if shared.wait(WAIT_STEP_MS * 20) {
+        if self.stack.shared().wait(WAIT_STEP_MS * 20) {
             let _ = pidfd::reap_blocking(pidfd);
         } else if let Ok(fresh) = Stack::new() {
             // It hangs in the kernel, which will clear `running` one day: never unmap that.
             std::mem::forget(std::mem::replace(&mut self.stack, fresh));
         }
-        Err(late)
     }
 }
+
+/// Notes down a child, told by pid and start time.
+type Record<'a> = &'a dyn Fn(u32, u64) -> Result<(), Errno>;
 
 /// `sys::clone3` or `sys::clone`.
 type CloneCall = unsafe fn(&CloneArgs, sys::Entry, *const c_void) -> Result<usize, Errno>;

@@ -132,6 +132,7 @@ impl Prepared {
                 None => "join the cgroup".to_owned(),
             },
             Stage::Files => "leave the agent's files".to_owned(),
+            Stage::Record => "record the new process".to_owned(),
             Stage::Session => "begin a session".to_owned(),
             Stage::Stdin => "open /dev/null".to_owned(),
             Stage::Stdout => self.open_action(&self.stdout),
@@ -147,6 +148,9 @@ impl Prepared {
             Stage::Exec => exec_hint(Path::new(OsStr::from_bytes(self.program.to_bytes())), errno),
             Stage::Stdout | Stage::Stderr if errno == libc::ENXIO => {
                 Some("nobody reads this FIFO".to_owned())
+            }
+            Stage::Record if errno == libc::ESRCH => {
+                Some("it does not see the agent as its parent".to_owned())
             }
             _ => None,
         };
@@ -285,11 +289,16 @@ fn shown(path: &CStr) -> String {
 
 /// "No such file or directory"
 fn describe(errno: i32) -> String {
-    if errno == libc::ETIMEDOUT {
+    in_words(&io::Error::from_raw_os_error(errno))
+}
+
+/// An error without its number.
+pub(super) fn in_words(error: &io::Error) -> String {
+    if error.raw_os_error() == Some(libc::ETIMEDOUT) {
         // The C library's words for it speak of a connection.
         return "timed out".to_owned();
     }
-    let text = io::Error::from_raw_os_error(errno).to_string();
+    let text = error.to_string();
     match text.rsplit_once(" (os error ") {
         Some((reason, _)) => reason.to_owned(),
         None => text,

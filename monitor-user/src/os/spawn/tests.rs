@@ -12,6 +12,8 @@ use crate::os::pidfd::Reaped;
 use crate::os::testing::*;
 use crate::supervisor::{Identity, Limit, Output};
 
+mod recorded;
+
 /// Both ways to make a process: with clone3 where there is one, and as if there were none.
 fn spawners() -> [Spawner; 2] {
     let old = Spawner::new(None).unwrap();
@@ -671,29 +673,32 @@ fn hundreds_of_starts_leave_nothing_behind() {
     if !alone("os::spawn::tests::hundreds_of_starts_leave_nothing_behind") {
         return;
     }
-    let count = |path: &str| match path {
-        "fd" => fs::read_dir("/proc/self/fd").unwrap().count(),
-        _ => fs::read_to_string("/proc/self/maps")
-            .unwrap()
-            .lines()
-            .count(),
-    };
-    let mut spawners = spawners();
     let (good, bad) = (exec(&["/bin/true"]), exec(&["/no/such/x"]));
-    let run = |spawners: &mut [Spawner; 2]| {
-        for spawner in spawners {
-            assert_eq!(start(spawner, &good).status(), 0);
-            failure(spawner, &bad);
+    nothing_is_left_by(|spawner| {
+        assert_eq!(start(spawner, &good).status(), 0);
+        failure(spawner, &bad);
+    });
+}
+
+/// Runs it hundreds of times with each of the spawners, alone in this process.
+fn nothing_is_left_by(starts: impl Fn(&mut Spawner)) {
+    let lines = |path| fs::read_to_string(path).unwrap().lines().count();
+    let fds = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let count = || (fds(), lines("/proc/self/maps"));
+    let mut spawners = spawners();
+    let mut run = |times| {
+        for _ in 0..times {
+            spawners.iter_mut().for_each(&starts);
         }
     };
-    (0..20).for_each(|_| run(&mut spawners));
-    let before = (count("fd"), count("maps"));
-    (0..250).for_each(|_| run(&mut spawners));
-    assert_eq!((count("fd"), count("maps")), before);
+    run(20);
+    let before = count();
+    run(250);
+    assert_eq!(count(), before);
     for _ in 0..50 {
         Spawner::new(None).unwrap();
     }
-    assert_eq!((count("fd"), count("maps")), before);
+    assert_eq!(count(), before);
     assert_eq!(pidfd::reap_orphans(|_| true).unwrap(), None, "a zombie");
 }
 
@@ -788,12 +793,17 @@ fn measure_spawn_by_resident_memory() {
         return;
     }
     const STARTS: usize = 300;
-    let median = |spawner: &mut Spawner, slot: Option<&Slot>| {
+    let median = |spawner: &mut Spawner, slot: Option<&Slot>, recorded: bool| {
         let prepared = spawner.prepare(&exec(&["/bin/true"])).unwrap();
         let mut times: Vec<_> = (0..STARTS)
             .map(|_| {
                 let before = Instant::now();
-                let child = spawner.spawn(&prepared, slot).unwrap();
+                let child = if recorded {
+                    spawner.spawn_recorded(&prepared, slot, |_, _| Ok(()))
+                } else {
+                    spawner.spawn(&prepared, slot)
+                };
+                let child = child.unwrap();
                 let took = before.elapsed();
                 Running::from(child).status();
                 took
@@ -821,10 +831,16 @@ fn measure_spawn_by_resident_memory() {
     let slot = service.as_ref().map(|service| service.slot(0));
     let report = |what: &str| {
         let [mut new, mut old] = spawners();
-        eprintln!("{what}: clone3 {:?}", median(&mut new, None));
-        eprintln!("{what}: clone {:?}", median(&mut old, None));
-        eprintln!("{what}: clone3 into a cgroup {:?}", median(&mut new, slot));
-        eprintln!("{what}: clone into a cgroup {:?}", median(&mut old, slot));
+        for recorded in [false, true] {
+            let with = if recorded { ", recorded" } else { "" };
+            let mut show = |how: &str, slot| {
+                let new = median(&mut new, slot, recorded);
+                let old = median(&mut old, slot, recorded);
+                eprintln!("{what}{how}{with}: clone3 {new:?}, clone {old:?}");
+            };
+            show("", None);
+            show(" into a cgroup", slot);
+        }
         eprintln!("{what}: posix_spawn of std {:?}", fork_and_exec());
     };
     report("small");

@@ -1,0 +1,267 @@
+//! The agent is killed before and after each of its system calls, in everything that it does with
+//! a service. Whatever it had and had not done, the next agent comes to one instance.
+//!
+//! Every point where time allows, else a sample that another seed (`RESPAWN_SEED`) makes another;
+//! every point with `RESPAWN_SOAK=1`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use support::needs_root;
+use support::rig::{Agent, Instance, Ledger, Rig, Seeded, is_soak, report, wait_for};
+use support::tracer::{Traced, Went};
+
+/// How many points of one phase are tried without `RESPAWN_SOAK`.
+const SAMPLE: usize = 400;
+/// The same where a point takes long: kernel programs are loaded and unloaded for each.
+const SLOW_SAMPLE: usize = 60;
+
+/// One service that things are done with, one that nothing may happen to.
+struct Scene {
+    rig: Rig,
+    ledger: Ledger,
+    bystander: Instance,
+}
+
+impl Scene {
+    /// An agent with the bystander alone.
+    fn new() -> (Self, Agent) {
+        let rig = Rig::new();
+        rig.sleeper("bystander");
+        let mut ledger = rig.ledger();
+        let agent = rig.agent();
+        let bystander = ledger.current("bystander");
+        let scene = Self {
+            rig,
+            ledger,
+            bystander,
+        };
+        (scene, agent)
+    }
+
+    /// Writes the file of the service, so that a reload makes another instance of it.
+    fn write(&self, seconds: usize) {
+        let command = format!(r#"["/usr/bin/sleep", "{seconds}"]"#);
+        self.rig
+            .service("subject", &command, "restart_max_delay = \"0s\"");
+    }
+
+    /// The next agent, once it has taken up work.
+    fn next_agent(&mut self) -> Agent {
+        self.ledger.read();
+        let before = self.ledger.agents.len();
+        let agent = self.rig.agent();
+        self.ledger.next_agent(before);
+        agent
+    }
+
+    /// Waits until the latest agent has come to rest with an instance that runs `sleep seconds`
+    /// and is not `old`, and asserts that it is the only one.
+    fn settled(&mut self, seconds: usize, old: Option<Instance>) -> Instance {
+        let command = format!("/usr/bin/sleep\0{seconds}\0");
+        let instance = self.ledger.wait("the right instance", |ledger| {
+            let instance = ledger.has_current("subject")?;
+            let path = format!("/proc/{}/cmdline", instance.0);
+            let words = fs::read_to_string(path).unwrap_or_default();
+            (words == command && Some(instance) != old).then_some(instance)
+        });
+        self.rig.assert_single("subject", instance);
+        let bystander = self.ledger.current("bystander");
+        assert_eq!(bystander, self.bystander);
+        self.rig.assert_single("bystander", bystander);
+        instance
+    }
+
+    /// Has a service that runs `sleep seconds` done away with.
+    fn remove(&mut self) {
+        self.rig.remove_service("subject");
+        let output = self.rig.run(&["reload"]);
+        assert!(output.status.success(), "{output:?}");
+        wait_for("the service is gone", || {
+            self.rig.live("subject").is_empty().then_some(())
+        });
+    }
+}
+
+/// Tries a phase at its points: `attempt` is told at which stop to kill, and returns how far the
+/// agent went. Without `RESPAWN_SOAK` at about `sample` of them.
+fn try_points(phase: &str, sample: usize, mut attempt: impl FnMut(usize) -> Went) {
+    let Went::Done(count) = attempt(usize::MAX) else {
+        panic!("no end of {phase}");
+    };
+    let step = if is_soak() { 1 } else { count.div_ceil(sample) };
+    let seed = std::env::var("RESPAWN_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let offset = Seeded(seed).below(u64::try_from(step).unwrap());
+    let mut tried = 0;
+    let mut beyond = 0;
+    // A few more: a run may take a system call more than another.
+    for point in (1 + usize::try_from(offset).unwrap()..count + 10).step_by(step) {
+        tried += 1;
+        if attempt(point) != Went::There {
+            beyond += 1;
+        }
+    }
+    report(&format!(
+        "crash points of {phase}: {tried} tried of {count} ({beyond} after its end), each left one instance"
+    ));
+}
+
+#[test]
+fn of_a_first_start() {
+    needs_root!("crash points of a first start");
+    let (mut scene, agent) = Scene::new();
+    let mut agent = Some(agent);
+    try_points("a first start", SAMPLE, |point| {
+        scene.write(100_000);
+        let traced = Traced::seize(agent.take().unwrap());
+        let _answer = scene.rig.send(&json!({"command": "reload"}));
+        let ledger = &mut scene.ledger;
+        let went = traced.run(point, || {
+            ledger.read();
+            ledger.has_current("subject").is_some()
+        });
+        traced.kill();
+        agent = Some(scene.next_agent());
+        scene.settled(100_000, None);
+        scene.remove();
+        went
+    });
+    scene.ledger.read();
+    scene.ledger.assert_no_exit_twice("subject");
+}
+
+#[test]
+fn of_a_restart() {
+    needs_root!("crash points of a restart");
+    let (mut scene, mut first) = Scene::new();
+    scene.write(100_000);
+    assert!(scene.rig.run(&["reload"]).status.success());
+    let mut instance = scene.settled(100_000, None);
+    first.kill();
+    let mut agent = Some(scene.next_agent());
+    try_points("a restart", SAMPLE, |point| {
+        let old = instance;
+        let traced = Traced::seize(agent.take().unwrap());
+        kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
+        let ledger = &mut scene.ledger;
+        let went = traced.run(point, || {
+            ledger.read();
+            ledger.has_current("subject").is_some_and(|new| new != old)
+        });
+        traced.kill();
+        agent = Some(scene.next_agent());
+        instance = scene.settled(100_000, Some(old));
+        assert!(scene.ledger.has_exited("subject", old));
+        went
+    });
+    scene.ledger.assert_each_exited_once("subject", "SIGKILL");
+}
+
+#[test]
+fn of_an_adoption() {
+    needs_root!("crash points of an adoption");
+    let (mut scene, mut first) = Scene::new();
+    scene.write(100_000);
+    assert!(scene.rig.run(&["reload"]).status.success());
+    let instance = scene.settled(100_000, None);
+    first.kill();
+    try_points("an adoption", SAMPLE, |point| {
+        scene.ledger.read();
+        let before = scene.ledger.agents.len();
+        let traced = Traced::start(scene.rig.agent_command());
+        let ledger = &mut scene.ledger;
+        let went = traced.run(point, || {
+            ledger.read();
+            ledger.agents.len() > before && ledger.has_current("bystander").is_some()
+        });
+        traced.kill();
+        let mut next = scene.next_agent();
+        assert_eq!(scene.settled(100_000, None), instance);
+        next.kill();
+        went
+    });
+    assert_eq!(scene.ledger.assert_each_exited_once("subject", ""), 0);
+}
+
+#[test]
+fn of_an_adoption_of_a_dead_service() {
+    needs_root!("crash points of an adoption of a dead service");
+    let (mut scene, mut first) = Scene::new();
+    scene.write(100_000);
+    assert!(scene.rig.run(&["reload"]).status.success());
+    let mut instance = scene.settled(100_000, None);
+    first.kill();
+    try_points("an adoption of a dead service", SAMPLE, |point| {
+        let old = instance;
+        kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
+        let traced = Traced::start(scene.rig.agent_command());
+        let ledger = &mut scene.ledger;
+        let went = traced.run(point, || {
+            ledger.read();
+            ledger.has_current("subject").is_some_and(|new| new != old)
+        });
+        traced.kill();
+        let mut next = scene.next_agent();
+        instance = scene.settled(100_000, Some(old));
+        next.kill();
+        went
+    });
+    scene.ledger.assert_each_exited_once("subject", "SIGKILL");
+}
+
+#[test]
+fn of_a_reload_that_changes_a_service() {
+    needs_root!("crash points of a reload");
+    let (mut scene, agent) = Scene::new();
+    let mut agent = Some(agent);
+    let mut seconds = 100_000;
+    scene.write(seconds);
+    assert!(scene.rig.run(&["reload"]).status.success());
+    let mut instance = scene.settled(seconds, None);
+    try_points("a reload that changes a service", SAMPLE, |point| {
+        let old = instance;
+        seconds += 1;
+        scene.write(seconds);
+        let traced = Traced::seize(agent.take().unwrap());
+        let _answer = scene.rig.send(&json!({"command": "reload"}));
+        let ledger = &mut scene.ledger;
+        let went = traced.run(point, || {
+            ledger.read();
+            ledger.has_current("subject").is_some_and(|new| new != old)
+        });
+        traced.kill();
+        agent = Some(scene.next_agent());
+        instance = scene.settled(seconds, Some(old));
+        went
+    });
+    scene.ledger.assert_each_exited_once("subject", "SIGTERM");
+}
+
+#[test]
+fn of_the_first_agent_of_all() {
+    needs_root!("crash points of the first agent");
+    let rig = Rig::new();
+    rig.sleeper("subject");
+    try_points("the first agent of all", SLOW_SAMPLE, |point| {
+        let mut ledger = rig.ledger();
+        let traced = Traced::start(rig.agent_command());
+        let went = traced.run(point, || {
+            ledger.read();
+            ledger.has_current("subject").is_some()
+        });
+        traced.kill();
+        ledger.read();
+        let mut next = rig.agent();
+        ledger.next_agent(ledger.agents.len());
+        let instance = ledger.current("subject");
+        rig.assert_single("subject", instance);
+        assert!(rig.pin("exit_group_dead").exists() || rig.pin("exit_live_zero").exists());
+        assert!(rig.run(&["shutdown"]).status.success());
+        next.ended();
+        rig.clear();
+        went
+    });
+}

@@ -1,0 +1,150 @@
+//! What happens while no agent lives is not lost: the kernel remembers it, or says that it could
+//! not.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::needs_root;
+use support::rig::{Agent, Instance, Ledger, Rig, now, report, wait_for};
+
+const SERVICES: usize = 2_000;
+
+/// An agent with very many services, all of which run.
+struct Crowd {
+    rig: Rig,
+    ledger: Ledger,
+    agent: Agent,
+    names: Vec<String>,
+}
+
+impl Crowd {
+    fn start(count: usize, ring_bytes: Option<u32>) -> Self {
+        let mut rig = Rig::new();
+        if let Some(bytes) = ring_bytes {
+            rig.set("RESPAWN_RING_BYTES", bytes.to_string());
+        }
+        let names: Vec<String> = (0..count).map(|n| format!("s{n:04}")).collect();
+        for name in &names {
+            rig.sleeper(name);
+        }
+        let mut ledger = rig.ledger();
+        let agent = rig.agent();
+        ledger.wait("all run", |ledger| {
+            (ledger.last.len() == count).then_some(())
+        });
+        Self {
+            rig,
+            ledger,
+            agent,
+            names,
+        }
+    }
+
+    fn instances(&self) -> BTreeMap<String, Instance> {
+        let last = self.ledger.last.iter();
+        last.map(|(name, (instance, _))| (name.clone(), *instance))
+            .collect()
+    }
+
+    /// Kills the agent, and then all services, the n-th by the n-th of these signals.
+    fn all_die(&mut self, signals: &[Signal]) -> BTreeMap<String, Instance> {
+        let old = self.instances();
+        self.agent.kill();
+        for (instance, signal) in old.values().zip(signals.iter().cycle()) {
+            kill(Pid::from_raw(instance.0.cast_signed()), *signal).unwrap();
+        }
+        wait_for("all are dead", || {
+            self.rig.live("").is_empty().then_some(())
+        });
+        old
+    }
+
+    /// Starts the next agent; returns how long it took until all ran again.
+    fn all_come_back(&mut self, old: &BTreeMap<String, Instance>) -> Duration {
+        let start = now();
+        self.agent = self.rig.agent();
+        self.ledger.wait("all are back", |ledger| {
+            let is_back = |(name, old): (&String, &Instance)| {
+                ledger.has_current(name).is_some_and(|new| new != *old)
+            };
+            old.iter().all(is_back).then_some(())
+        });
+        let took = start.elapsed();
+        for name in &self.names {
+            assert_eq!(self.ledger.instances_of(name).count(), 2, "{name}");
+        }
+        wait_for("one instance of each", || {
+            (self.rig.live("").len() == self.names.len()).then_some(())
+        });
+        took
+    }
+}
+
+#[test]
+fn exits_while_no_agent_lives_are_told_with_their_causes() {
+    needs_root!("exits while no agent lives");
+    let mut crowd = Crowd::start(SERVICES, None);
+    let signals = [
+        Signal::SIGKILL,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGALRM,
+    ];
+    let old = crowd.all_die(&signals);
+    let took = crowd.all_come_back(&old);
+    for ((name, instance), signal) in old.iter().zip(signals.iter().cycle()) {
+        let exits = &crowd.ledger.told(name, *instance).exits;
+        assert_eq!(exits.len(), 1, "{name}: {exits:?}");
+        assert_eq!(exits[0]["cause"]["signal"], signal.as_str(), "{name}");
+        // From the kernel's record, not from what the next agent could still see.
+        assert_eq!(exits[0]["host_pid"].is_number(), true, "{name}");
+    }
+    assert_eq!(crowd.ledger.lost, 0);
+    report(&format!(
+        "dead time: {SERVICES} services ended while no agent lived; all told once with their \
+         causes, all back {took:.2?} after the next agent's start"
+    ));
+}
+
+#[test]
+fn a_ring_too_small_for_the_exits_restarts_every_service_and_tells_the_loss() {
+    needs_root!("a ring too small for the exits");
+    let mut crowd = Crowd::start(SERVICES, Some(4096));
+    let old = crowd.all_die(&[Signal::SIGKILL]);
+    let took = crowd.all_come_back(&old);
+    let mut recorded = 0;
+    for (name, instance) in &old {
+        let exits = &crowd.ledger.told(name, *instance).exits;
+        assert_eq!(exits.len(), 1, "{name}: {exits:?}");
+        // Where nobody has reaped it yet, its cause is known without a record.
+        let is_recorded = exits[0]["host_pid"].is_number();
+        recorded += usize::from(is_recorded);
+        match exits[0]["cause"]["kind"].as_str().unwrap() {
+            "signaled" => assert_eq!(exits[0]["cause"]["signal"], "SIGKILL"),
+            kind => assert!(kind == "unknown" && !is_recorded, "{name}: {exits:?}"),
+        }
+    }
+    let lost = crowd.ledger.wait("the loss is told", |ledger| {
+        (ledger.lost > 0).then_some(ledger.lost)
+    });
+    assert_eq!(usize::try_from(lost).unwrap() + recorded, SERVICES);
+    // The next agent has nothing more to say of it.
+    crowd.agent.kill();
+    let agents = crowd.ledger.agents.len();
+    crowd.agent = crowd.rig.agent();
+    crowd.ledger.next_agent(agents);
+    for name in &crowd.names {
+        crowd.ledger.current(name);
+    }
+    assert_eq!(crowd.ledger.lost, lost);
+    for name in &crowd.names {
+        assert_eq!(crowd.ledger.instances_of(name).count(), 2, "{name}");
+    }
+    report(&format!(
+        "dead time, ring of 4096 bytes: {recorded} exits recorded, {lost} told as lost, all \
+         {SERVICES} services back once, {took:.2?} after the next agent's start"
+    ));
+}

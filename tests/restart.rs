@@ -1,0 +1,329 @@
+//! Whatever ends a service: it is started again as its policy says, and the cause is told truly.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashSet;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::{
+    Agent, SIGHTS, Setup, eventually, is_alive, needs_root, pid_of, shell, signal_to, skip,
+    sleeping,
+};
+
+const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
+
+const FATAL: [Signal; 20] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGKILL,
+    Signal::SIGUSR1,
+    Signal::SIGSEGV,
+    Signal::SIGUSR2,
+    Signal::SIGPIPE,
+    Signal::SIGALRM,
+    Signal::SIGTERM,
+    Signal::SIGSTKFLT,
+    Signal::SIGXCPU,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGSYS,
+];
+
+#[test]
+fn each_of_twenty_signals_is_told_and_mended() {
+    for sight in SIGHTS {
+        let keys = "restart_max_delay = \"0s\"\nlimits.core = 0";
+        let agent = Agent::seeing(sight, &[("web", &sleeping(keys))]);
+        let mut journal = agent.follow();
+        for (round, signal) in FATAL.into_iter().enumerate() {
+            let started = journal.next_of("web", "started");
+            signal_to(pid_of(&started), signal);
+            let exited = journal.next_of("web", "exited");
+            assert_eq!(exited["pid"], started["pid"]);
+            assert_eq!(exited["start_time_ns"], started["start_time_ns"]);
+            assert_eq!(exited["comm"], "sleep", "{sight:?}");
+            let cause = &exited["cause"];
+            assert_eq!(cause["kind"], "signaled", "{exited}");
+            assert_eq!(cause["signal"], signal.as_str(), "{exited}");
+            assert_eq!(cause["code"], Value::Null, "{exited}");
+            agent.replaced("web", pid_of(&started));
+            let status = agent.status("web");
+            assert_eq!(status["last_exit"], *cause);
+            assert_eq!(status["restarts"], json!(round + 1));
+        }
+        agent.assert_single("web");
+    }
+}
+
+#[test]
+fn a_service_that_ends_after_5_ms_reaches_its_start_limit() {
+    let keys = "start_limit = { burst = 5, interval = \"10s\" }";
+    for sight in SIGHTS {
+        let agent = Agent::seeing(sight, &[("brief", &shell("sleep 0.005; exit 3", keys))]);
+        let status = agent.wait_state("brief", "failed");
+        assert_eq!(agent.count("brief", "started"), 5);
+        assert_eq!(agent.count("brief", "exited"), 5);
+        assert_eq!(agent.count("brief", "failed"), 1);
+        assert_eq!(status["last_exit"]["code"], 3);
+        assert_eq!(status["pid"], Value::Null);
+        assert_eq!(status["desired"], "up");
+        let error = status["error"].as_str().unwrap();
+        assert!(
+            error.contains("start limit") && error.contains("exited with 3"),
+            "{error}"
+        );
+        // A person's start counts from the beginning.
+        agent.must("start", "brief");
+        eventually("it failed again", || {
+            (agent.count("brief", "failed") == 2).then_some(())
+        });
+        assert_eq!(agent.count("brief", "started"), 10);
+    }
+}
+
+#[test]
+fn a_program_that_is_missing_is_told_and_tried_until_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("later");
+    let text = format!("command = [{program:?}, \"1000\"]\nrestart_max_delay = \"200ms\"");
+    let agent = Agent::start(&[("late", &text)]);
+    let status = agent.wait_state("late", "backoff");
+    let words = "No such file or directory";
+    let error = status["error"].as_str().unwrap();
+    assert!(
+        error.contains(words) && error.contains(program.to_str().unwrap()),
+        "{error}"
+    );
+    let event = agent.follow().next_of("late", "backoff");
+    assert_eq!(event["reason"], "start_failed");
+    assert_eq!(event["message"], error);
+    assert!(!agent.tell("start", "late"));
+
+    // It appears whole, so that no start meets half of it.
+    std::fs::copy("/bin/sleep", dir.path().join("new")).unwrap();
+    std::fs::rename(dir.path().join("new"), &program).unwrap();
+    let status = agent.wait_state("late", "running");
+    assert_eq!(status["error"], Value::Null, "{status}");
+    assert_eq!(status["restarts"], 0);
+    agent.assert_single("late");
+}
+
+/// What becomes of a service with that policy that ends so.
+fn fate(restart: &str, success: &str, script: &str) -> (Agent, Value) {
+    let keys = format!("restart = \"{restart}\"\nsuccess_exit_status = {success}");
+    let agent = Agent::start(&[("job", &shell(script, &keys))]);
+    let status = eventually("the end of it", || {
+        let status = agent.status("job");
+        let state = status["state"].as_str()?.to_owned();
+        let ended = ["stopped", "failed"].contains(&state.as_str());
+        (ended || status["restarts"].as_u64()? >= 2).then_some(status)
+    });
+    (agent, status)
+}
+
+#[test]
+fn a_policy_decides_what_follows_an_end() {
+    for (restart, success, script, state) in [
+        ("no", "[0]", "exit 0", Some("stopped")),
+        ("no", "[0]", "exit 3", Some("failed")),
+        ("no", "[0, 3]", "exit 3", Some("stopped")),
+        ("no", "[3]", "exit 0", Some("failed")),
+        ("no", "[0]", "kill -KILL $$", Some("failed")),
+        ("no", "[0]", "kill -USR1 $$", Some("failed")),
+        ("on-failure", "[0]", "exit 0", Some("stopped")),
+        ("on-failure", "[7]", "exit 7", Some("stopped")),
+        ("on-failure", "[7]", "exit 0", None),
+        ("on-failure", "[0]", "exit 1", None),
+        ("on-failure", "[0]", "kill -TERM $$", None),
+        ("on-failure", "[0]", "kill -USR1 $$", None),
+        ("always", "[0]", "exit 0", None),
+        ("always", "[0]", "exit 1", None),
+    ] {
+        let (agent, status) = fate(restart, success, script);
+        let case = format!("{restart} {success} {script}: {status}");
+        match state {
+            None => assert!(status["restarts"].as_u64() >= Some(2), "{case}"),
+            Some(state) => {
+                assert_eq!(status["state"], state, "{case}");
+                assert_eq!(status["desired"], "up", "{case}");
+                assert_eq!(agent.count("job", "started"), 1, "{case}");
+                assert_eq!(agent.count("job", state), 1, "{case}");
+                assert_eq!(agent.live("job"), [0; 0], "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn delays_double_and_a_stable_run_sets_them_back() {
+    let keys = "restart_delay = \"20ms\"\nrestart_max_delay = \"300ms\"\nstable_after = \"400ms\"";
+    let agent = Agent::start(&[("web", &sleeping(keys))]);
+    let mut journal = agent.follow();
+    let (mut failures, mut resets) = (0, 0);
+    for round in 0..8 {
+        let started = journal.next_of("web", "started");
+        let pid = pid_of(&started);
+        if round == 5 {
+            eventually("it is stable", || {
+                let uptime = agent.status("web")["uptime_ns"].as_u64()?;
+                (uptime > 500_000_000).then_some(())
+            });
+        }
+        // Its own failure, as long as nobody knows who sent it.
+        signal_to(pid, Signal::SIGUSR1);
+        let exited = journal.next_of("web", "exited");
+        if exited["uptime_ns"].as_u64().unwrap() >= 400_000_000 {
+            failures = 0;
+            resets += 1;
+        }
+        let expected = [20, 100, 200, 300].get(failures).copied().unwrap_or(300);
+        let backoff = journal.next_of("web", "backoff");
+        assert_eq!(backoff["reason"], "exited");
+        assert_eq!(backoff["delay_ns"], expected * 1_000_000_u64, "{round}");
+        failures += 1;
+    }
+    assert!(resets > 0);
+}
+
+#[test]
+fn with_overlap_a_start_does_not_wait_for_the_old_ones_memory() {
+    needs_root!("with_overlap_a_start_does_not_wait_for_the_old_ones_memory");
+    let large = |keys| format!("command = [{VICTIM:?}, \"touch\", \"300\"]\n{keys}");
+    for (overlap, text) in [
+        (true, large("stdout = \"null\"\noverlap = true")),
+        (false, large("stdout = \"null\"")),
+    ] {
+        let agent = Agent::start(&[("large", &text)]);
+        let mut journal = agent.follow();
+        let mut beside = false;
+        for _ in 0..if overlap { 30 } else { 8 } {
+            let old = pid_of(&journal.next_of("large", "started"));
+            eventually("its memory is touched", || {
+                let resident = support::proc_status(old, "VmRSS");
+                let kib: u64 = resident.split(' ').next()?.parse().ok()?;
+                (kib > 300 << 10).then_some(())
+            });
+            signal_to(old, Signal::SIGKILL);
+            let exited = journal.next_of("large", "exited");
+            let events_before = exited["seq"].as_u64().unwrap();
+            let started = eventually("the next start", || {
+                agent.events_of("large").into_iter().find(|event| {
+                    event["event"] == "started" && event["seq"].as_u64() > Some(events_before)
+                })
+            });
+            // Still letting go of its memory.
+            beside |= is_alive(old);
+            assert!(started["time"].as_str() >= exited["time"].as_str());
+            if beside {
+                break;
+            }
+        }
+        assert_eq!(beside, overlap);
+        eventually("one is left", || {
+            (agent.live("large").len() == 1).then_some(())
+        });
+    }
+}
+
+#[test]
+fn after_a_thousand_kills_there_is_one_instance_and_every_exit_is_told() {
+    for (sight, kills) in SIGHTS.into_iter().zip([1000, 200]) {
+        let agent = Agent::seeing(sight, &[("web", &sleeping(""))]);
+        let mut journal = agent.follow();
+        for _ in 0..kills {
+            signal_to(pid_of(&journal.next_of("web", "started")), Signal::SIGKILL);
+        }
+        journal.next_of("web", "started");
+        agent.assert_single("web");
+        assert_eq!(agent.status("web")["restarts"], kills);
+        let events = agent.events();
+        let numbers = events.iter().map(|event| event["seq"].as_u64().unwrap());
+        assert!(numbers.eq(1..=events.len() as u64), "a number is missing");
+        let instances = |kind: &str| -> Vec<(u64, u64)> {
+            let of_kind = events.iter().filter(|event| event["event"] == kind);
+            of_kind
+                .map(|event| {
+                    (
+                        event["pid"].as_u64().unwrap(),
+                        event["start_time_ns"].as_u64().unwrap(),
+                    )
+                })
+                .collect()
+        };
+        let (started, exited) = (instances("started"), instances("exited"));
+        assert_eq!((started.len(), exited.len()), (kills + 1, kills));
+        assert_eq!(started[..kills], exited);
+        let different: HashSet<_> = started.iter().collect();
+        assert_eq!(different.len(), started.len());
+    }
+}
+
+#[test]
+fn a_clock_set_back_during_backoff_harms_nothing() {
+    let test = "a_clock_set_back_during_backoff_harms_nothing";
+    let dir = tempfile::tempdir().unwrap();
+    let flag = dir.path().join("set-back");
+    let Some(library) = wall_clock(dir.path(), &flag) else {
+        return skip(test, "no C compiler, with which another wall clock is made");
+    };
+    let setup = Setup {
+        environment: vec![("LD_PRELOAD".to_owned(), library)],
+        ..Setup::default()
+    };
+    let keys = "restart_delay = \"1s\"";
+    let agent = Agent::with(&setup, &[("web", &sleeping(keys))]);
+    let mut journal = agent.follow();
+    signal_to(pid_of(&journal.next_of("web", "started")), Signal::SIGUSR1);
+    let before = journal.next_of("web", "backoff");
+    std::fs::write(&flag, "").unwrap();
+    // In the agent's eyes an hour earlier; on its timers a second later.
+    let after = journal.next_of("web", "started");
+    let hour = |event: &Value| event["time"].as_str().unwrap()[..13].to_owned();
+    if hour(&before) == hour(&after) {
+        return skip(
+            test,
+            "the binary does not take its clock from a shared library",
+        );
+    }
+    assert!(hour(&before) > hour(&after), "{before} {after}");
+    signal_to(pid_of(&after), Signal::SIGUSR1);
+    journal.next_of("web", "backoff");
+    std::fs::remove_file(&flag).unwrap();
+    let again = journal.next_of("web", "started");
+    assert!(again["time"].as_str() > before["time"].as_str());
+    std::thread::sleep(Duration::from_millis(50));
+    agent.assert_single("web");
+}
+
+/// A library whose wall clock goes back by an hour as long as there is that file.
+fn wall_clock(dir: &std::path::Path, flag: &std::path::Path) -> Option<String> {
+    let source = dir.join("clock.c").to_str()?.to_owned();
+    std::fs::write(
+        &source,
+        "struct timespec { long seconds, nanoseconds; };
+        long syscall(long, ...);
+        int access(const char *, int);
+        int clock_gettime(int clock, struct timespec *time) {
+            int result = syscall(NUMBER, clock, time);
+            if (result == 0 && clock == 0 && access(FLAG, 0) == 0) time->seconds -= 3600;
+            return result;
+        }",
+    )
+    .unwrap();
+    let library = dir.join("clock.so").to_str()?.to_owned();
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", &library, &source])
+        .arg(format!("-DNUMBER={}", libc::SYS_clock_gettime))
+        .arg(format!("-DFLAG={:?}", flag.to_str()?))
+        .status()
+        .ok()?;
+    status.success().then_some(library)
+}

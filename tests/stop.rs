@@ -1,0 +1,281 @@
+//! A stop ends all of a service and a start begins it, whatever goes on at that moment.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::{
+    Agent, SIGHTS, eventually, is_alive, needs_root, shell, signal_to, skip, sleeping, timed,
+};
+
+const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
+
+/// Stops a service and asserts that nothing of it is left by then.
+fn stop_all_of(agent: &Agent, service: &str) {
+    let before = agent.live(service);
+    assert!(!before.is_empty());
+    agent.must("stop", service);
+    let left: Vec<&u32> = before.iter().filter(|pid| is_alive(**pid)).collect();
+    assert!(left.is_empty(), "{left:?} of {before:?} live on");
+    assert_eq!(agent.live(service), [0; 0]);
+    let status = agent.status(service);
+    assert_eq!(status["state"], "stopped");
+    assert_eq!(status["desired"], "down");
+    assert_eq!(status["pid"], Value::Null);
+}
+
+/// A shell script's sign that it has come so far.
+fn wait_for_file(path: &Path) {
+    eventually(&format!("{}", path.display()), || {
+        path.exists().then_some(())
+    });
+}
+
+#[test]
+fn a_stop_during_backoff_keeps_it_down_and_a_start_begins_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    let script = format!("test -e {} || exit 1; exec sleep 1000", ready.display());
+    for sight in SIGHTS {
+        let _ = std::fs::remove_file(&ready);
+        let text = shell(&script, "restart_delay = \"1h\"");
+        let agent = Agent::seeing(sight, &[("web", &text)]);
+        let status = agent.wait_state("web", "backoff");
+        assert!(status["next_start_in_ns"].as_u64() > Some(3_500_000_000_000));
+        agent.must("stop", "web");
+        assert_eq!(agent.status("web")["state"], "stopped");
+        agent.must("stop", "web");
+
+        // A start from there fails by itself: back in backoff, with the limit counted afresh.
+        agent.must("start", "web");
+        agent.wait_state("web", "backoff");
+        assert_eq!(agent.count("web", "started"), 2);
+        std::fs::write(&ready, "").unwrap();
+        agent.must("start", "web");
+        let pid = agent.assert_single("web");
+        // Of one that runs, it is done already.
+        agent.must("start", "web");
+        assert_eq!(agent.assert_single("web"), pid);
+        assert_eq!(agent.count("web", "started"), 3);
+    }
+}
+
+#[test]
+fn two_restarts_at_once_end_with_one_instance() {
+    for sight in SIGHTS {
+        let agent = Agent::seeing(sight, &[("web", &sleeping(""))]);
+        let mut pid = agent.running("web");
+        for _ in 0..10 {
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| agent.must("restart", "web"));
+                }
+            });
+            let next = agent.assert_single("web");
+            assert_ne!(next, pid);
+            pid = next;
+        }
+    }
+}
+
+#[test]
+fn of_a_stop_and_a_restart_the_later_one_is_done() {
+    let script = "trap '' TERM; sleep 1000; sleep 1000";
+    for sight in SIGHTS {
+        let text = shell(script, "stop_timeout = \"1s\"");
+        let agent = Agent::seeing(sight, &[("slow", &text)]);
+        let old = agent.stubborn("slow");
+        thread::scope(|scope| {
+            let stop = scope.spawn(|| agent.ask(&json!({"command": "stop", "services": ["slow"]})));
+            agent.wait_state("slow", "stopping");
+            agent.must("restart", "slow");
+            let answer = stop.join().unwrap();
+            assert_eq!(answer["ok"], false, "{answer}");
+            let error = answer["results"][0]["error"].as_str().unwrap();
+            assert!(error.contains("overtaken by a restart"), "{answer}");
+        });
+        let next = agent.stubborn("slow");
+        assert_ne!(next, old);
+        thread::scope(|scope| {
+            let restart =
+                scope.spawn(|| agent.ask(&json!({"command": "restart", "services": ["slow"]})));
+            agent.wait_state("slow", "stopping");
+            stop_all_of(&agent, "slow");
+            let answer = restart.join().unwrap();
+            let error = answer["results"][0]["error"].as_str().unwrap();
+            assert!(error.contains("overtaken by a stop"), "{answer}");
+        });
+        assert!(!is_alive(next));
+        assert_eq!(agent.count("slow", "started"), 2);
+    }
+}
+
+#[test]
+fn what_ignores_sigterm_is_killed_after_the_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    // The service, and a child that holds on as well.
+    let script = format!(
+        "trap '' TERM; sleep 1000 & : >{}; while :; do sleep 1000; done",
+        ready.display()
+    );
+    for sight in SIGHTS {
+        let _ = std::fs::remove_file(&ready);
+        let text = shell(&script, "stop_timeout = \"300ms\"");
+        let agent = Agent::seeing(sight, &[("slow", &text)]);
+        wait_for_file(&ready);
+        let mut journal = agent.follow();
+        let started = journal.next_of("slow", "started");
+        eventually("its children run", || {
+            (agent.live("slow").len() == 3).then_some(())
+        });
+        let ((), time) = timed(|| stop_all_of(&agent, "slow"));
+        assert!(time >= Duration::from_millis(300), "{time:?}");
+        let stopping = journal.next_of("slow", "stopping");
+        assert_eq!(stopping["signal"], "SIGTERM");
+        assert_eq!(stopping["pid"], started["pid"]);
+        assert_eq!(
+            journal.next_of("slow", "exited")["cause"]["signal"],
+            "SIGKILL"
+        );
+        journal.next_of("slow", "stopped");
+    }
+}
+
+#[test]
+fn children_that_ignore_sigterm_go_with_their_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    let script = format!(
+        "trap '' TERM; sleep 1000 & sleep 1000 & trap - TERM; : >{}; wait",
+        ready.display()
+    );
+    for sight in SIGHTS {
+        let _ = std::fs::remove_file(&ready);
+        let agent = Agent::seeing(sight, &[("parent", &shell(&script, ""))]);
+        wait_for_file(&ready);
+        let pid = agent.running("parent");
+        eventually("all run", || {
+            (agent.live("parent").len() == 3).then_some(())
+        });
+        // After a death that nobody asked for they go as well, before the next start.
+        let _ = std::fs::remove_file(&ready);
+        let old = agent.live("parent");
+        signal_to(pid, Signal::SIGKILL);
+        agent.replaced("parent", pid);
+        assert!(!old.into_iter().any(is_alive));
+        wait_for_file(&ready);
+        stop_all_of(&agent, "parent");
+    }
+}
+
+#[test]
+fn a_grandchild_with_its_own_session_that_holds_the_output_goes_too() {
+    let test = "a_grandchild_with_its_own_session_that_holds_the_output_goes_too";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let (ready, output) = (dir.path().join("ready"), dir.path().join("output"));
+    // It is no child of the service any more either.
+    let script = format!(
+        "(setsid sh -c 'trap \"\" TERM HUP; : >{}; echo held; exec sleep 1000' &) ; exec sleep 1000",
+        ready.display()
+    );
+    for sight in SIGHTS {
+        let _ = std::fs::remove_file(&ready);
+        let text = shell(&script, &format!("stdout = {output:?}"));
+        let agent = Agent::seeing(sight, &[("daemon", &text)]);
+        if agent.log().contains("without cgroups") {
+            return skip(test, "no cgroup v2 that can be written");
+        }
+        let pid = agent.running("daemon");
+        wait_for_file(&ready);
+        eventually("both run", || {
+            (agent.live("daemon").len() == 2).then_some(())
+        });
+        let _ = std::fs::remove_file(&ready);
+        let old = agent.live("daemon");
+        signal_to(pid, Signal::SIGKILL);
+        agent.replaced("daemon", pid);
+        assert!(!old.into_iter().any(is_alive));
+        wait_for_file(&ready);
+        eventually("both run", || {
+            (agent.live("daemon").len() == 2).then_some(())
+        });
+        stop_all_of(&agent, "daemon");
+    }
+    assert!(
+        std::fs::read_to_string(output)
+            .unwrap()
+            .starts_with("held\nheld\n")
+    );
+}
+
+#[test]
+fn a_stop_returns_when_the_last_child_has_let_go() {
+    // Its main process is gone at once; 300 MiB take tens of milliseconds to be given back.
+    let script = format!("{VICTIM} touch 300 & wait");
+    for sight in SIGHTS {
+        let agent = Agent::seeing(sight, &[("large", &shell(&script, "stdout = \"null\""))]);
+        eventually("its memory is touched", || {
+            let pids = agent.live("large");
+            let large = |pid: &u32| {
+                std::fs::read_to_string(format!("/proc/{pid}/statm")).is_ok_and(|text| {
+                    let pages = text.split(' ').nth(1).and_then(|text| text.parse().ok());
+                    pages.is_some_and(|pages: u64| pages > 300 << 8)
+                })
+            };
+            (pids.len() == 2 && pids.iter().any(large)).then_some(())
+        });
+        stop_all_of(&agent, "large");
+    }
+}
+
+#[test]
+fn a_stop_signal_and_a_signal_of_a_person_arrive() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let script = format!(
+        "trap ': >{}' HUP; trap 'exit 7' USR2; : >{}; while :; do sleep 0.01; done",
+        path("told").display(),
+        path("ready").display()
+    );
+    let agent = Agent::start(&[("web", &shell(&script, "stop_signal = \"SIGUSR2\""))]);
+    wait_for_file(&path("ready"));
+    let pid = agent.running("web");
+    let signal = |name| agent.ask(&json!({"command": "signal", "service": "web", "signal": name}));
+    assert_eq!(signal("HUP")["ok"], true);
+    wait_for_file(&path("told"));
+    assert_eq!(agent.running("web"), pid);
+    stop_all_of(&agent, "web");
+    let status = agent.status("web");
+    assert_eq!(status["last_exit"]["code"], 7, "{status}");
+    let answer = signal("HUP");
+    assert_eq!(answer["ok"], false);
+    assert_eq!(answer["results"][0]["error"], "it is not running");
+}
+
+#[test]
+fn services_stop_side_by_side() {
+    let text = shell(
+        "trap '' TERM; sleep 1000; sleep 1000",
+        "stop_timeout = \"1s\"",
+    );
+    let names: Vec<String> = (0..8).map(|n| format!("slow{n}")).collect();
+    let services: Vec<(&str, &str)> = names
+        .iter()
+        .map(|name| (name.as_str(), text.as_str()))
+        .collect();
+    let agent = Agent::start(&services);
+    let pids: Vec<u32> = names.iter().map(|name| agent.stubborn(name)).collect();
+    let (answer, time) = timed(|| agent.ask(&json!({"command": "stop", "all": true})));
+    assert_eq!(answer["ok"], true);
+    assert_eq!(answer["results"].as_array().unwrap().len(), 8);
+    assert!(!pids.iter().copied().any(is_alive));
+    // One after the other it were eight seconds.
+    assert!(time < Duration::from_secs(6), "{time:?}");
+    for status in agent.statuses() {
+        assert_eq!(status["state"], "stopped");
+    }
+}
