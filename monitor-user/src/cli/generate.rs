@@ -152,6 +152,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_tells_of_every_command() {
+        let readme = include_str!("../../../README.md");
+        for name in commands() {
+            assert!(readme.contains(&format!("`respawn {name}")), "{name}");
+        }
+    }
+
+    #[test]
     fn every_shell_completes_every_command() {
         for shell in Shell::value_variants() {
             let mut script = Vec::new();

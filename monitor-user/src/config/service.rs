@@ -387,3 +387,16 @@ fn output(item: &Item<'_>) -> Option<Output> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_tells_of_every_key() {
+        let readme = include_str!("../../../README.md");
+        for (key, _) in KEYS {
+            assert!(readme.contains(&format!("\n| `{key}` |")), "{key}");
+        }
+    }
+}
