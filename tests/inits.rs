@@ -65,10 +65,25 @@ fn packages(test: &str, names: &[&str]) -> Option<Vec<std::path::PathBuf>> {
     found
 }
 
+/// Booting inits takes minutes: only on request.
+fn is_wanted(test: &str) -> bool {
+    let wanted = std::env::var_os("RESPAWN_TEST_INITS").is_some();
+    if !wanted {
+        support::skip(
+            test,
+            "boots a real init, which takes minutes: set RESPAWN_TEST_INITS=1",
+        );
+    }
+    wanted
+}
+
 #[test]
 fn sysvinit_keeps_the_agent_beyond_its_limit() {
     let test = "sysvinit_keeps_the_agent_beyond_its_limit";
     needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
     let Some(packages) = packages(test, &["sysvinit-core"]) else {
         return;
     };
@@ -97,6 +112,9 @@ fn sysvinit_keeps_the_agent_beyond_its_limit() {
 fn busybox_keeps_the_agent() {
     let test = "busybox_keeps_the_agent";
     needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
     let Some(packages) = packages(test, &["busybox-static"]) else {
         return;
     };
@@ -123,6 +141,9 @@ fn busybox_keeps_the_agent() {
 fn runit_keeps_the_agent() {
     let test = "runit_keeps_the_agent";
     needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
     let Some(packages) = packages(test, &["runit"]) else {
         return;
     };
@@ -158,6 +179,9 @@ fn runit_keeps_the_agent() {
 fn s6_keeps_the_agent() {
     let test = "s6_keeps_the_agent";
     needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
     let Some(packages) = packages(test, &["s6"]) else {
         return;
     };
@@ -185,6 +209,9 @@ fn s6_keeps_the_agent() {
 fn openrc_keeps_the_agent() {
     let test = "openrc_keeps_the_agent";
     needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
     let Some(packages) = packages(test, &["openrc"]) else {
         return;
     };
@@ -215,6 +242,9 @@ fn openrc_keeps_the_agent() {
 fn systemd_keeps_the_agent() {
     let test = "systemd_keeps_the_agent";
     needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
     let Some(packages) = packages(test, &[]) else {
         return;
     };
