@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod control;
 mod decode;
+mod init;
 mod journal;
 mod os;
 mod probe;

@@ -11,6 +11,7 @@ mod setup;
 mod test;
 
 mod apt;
+mod inits;
 mod manifest;
 mod object_file;
 mod report;

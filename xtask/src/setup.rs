@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, apt,
+    Verdict, apt, inits,
     report::note,
     toolchain::{LINKER_TO_INSTALL, Places, Survey, Version},
     workspace::{Workspace, run_to_end, shown},
@@ -33,16 +33,23 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let survey = places.survey();
     note!("found:\n{survey}");
     let test_packages = missing_test_packages(&places);
-    if survey.toolchain().is_some() && test_packages.is_empty() {
+    let missing_inits = inits::missing(workspace);
+    if survey.toolchain().is_some() && test_packages.is_empty() && missing_inits.is_empty() {
         note!("nothing to do: the kernel object can be built from source here");
         return Ok(Verdict::Pass);
     }
     if let Some(reason) = why_not_install(args.yes)? {
         note!("nothing was installed ({reason}); what to install:");
         say_what_to_install(&survey, &test_packages);
+        if !missing_inits.is_empty() {
+            note!(
+                "  for the tests, unpacked in target/test-inits and not installed: {}",
+                missing_inits.join(" ")
+            );
+        }
         return Ok(Verdict::Fail);
     }
-    install(workspace, &survey, &test_packages)?;
+    install(workspace, &survey, &test_packages, &missing_inits)?;
     let survey = places.survey();
     note!("now found:\n{survey}");
     if survey.toolchain().is_none() {
@@ -66,11 +73,17 @@ fn why_not_install(agreed_before: bool) -> Result<Option<&'static str>> {
     })
 }
 
-fn install(workspace: &Workspace, survey: &Survey, tests: &[&str]) -> Result<()> {
+fn install(
+    workspace: &Workspace,
+    survey: &Survey,
+    tests: &[&str],
+    missing_inits: &[&str],
+) -> Result<()> {
     let needs_compiler = survey.compiler().is_none();
-    if needs_compiler || !tests.is_empty() {
+    if needs_compiler || !tests.is_empty() || !missing_inits.is_empty() {
         apt::update()?;
     }
+    inits::fetch(workspace, missing_inits)?;
     let mut packages = tests.to_vec();
     if needs_compiler {
         packages.extend(compiler_packages(survey.needed)?);

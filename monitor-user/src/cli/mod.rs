@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod generate;
+pub(crate) mod install;
 mod output;
 pub(crate) mod reload;
 pub(crate) mod status;
@@ -110,6 +111,8 @@ enum Command {
     Check(check::Arguments),
     Events(events::Arguments),
     Doctor(doctor::Arguments),
+    Install(install::Arguments),
+    Uninstall(install::UninstallArguments),
     Completions(generate::Completions),
     Man(generate::ManPages),
 }
@@ -129,6 +132,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
+        Command::Install(arguments) => install::install(&cli.global, &arguments),
+        Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Man(arguments) => generate::man(&arguments),
     }

@@ -1,0 +1,72 @@
+//! busybox: two `respawn` lines in `/etc/inittab`.
+//!
+//! What it takes, from `init/init.c` and measured with 1.35:
+//! - `tty::action:command`; with an empty tty the command keeps PID 1's standard streams, the
+//!   console;
+//! - of two lines with the same tty and command it keeps **one** (`new_init_action` looks for an
+//!   equal one, to find running processes again on a reload), so the spare's command is worded
+//!   otherwise;
+//! - `#` begins a comment anywhere in a line, older releases copy commands into 256 bytes;
+//! - there is no limit: a command starts again a second after its end, for ever;
+//! - SIGHUP reads the file again, within about 2 s;
+//! - a removed line's process gets SIGTERM where that was built in (`FEATURE_KILL_REMOVED`), and
+//!   is left alone otherwise, never to be started again;
+//! - without the file, a default is used that one line in it would replace.
+
+use anyhow::{Result, bail};
+
+use super::inittab::{BUSYBOX_PROCESS, Dialect};
+use super::plan::{Ask, Plan};
+use super::sysvinit::{INITTAB, backup, parse, uninstall_from_inittab};
+use super::{Entry, InitSystem, Site};
+
+pub(super) struct Busybox;
+
+impl InitSystem for Busybox {
+    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+        let commands = [entry.command(), entry.command_in_other_words()];
+        for command in &commands {
+            Entry::check_length(command, BUSYBOX_PROCESS, "busybox")?;
+        }
+        let Some(text) = site.root.read(INITTAB)? else {
+            bail!(
+                "{} is not there: busybox then does what is built into it (run /etc/init.d/rcS, keep shells, \
+                 unmount at the end), and would do none of it once there is a file; write one with \
+                 what this system needs, then install again",
+                site.root.shown(INITTAB)
+            );
+        };
+        let inittab = parse(&site.root, &text, Dialect::Busybox)?;
+        let lines = commands
+            .iter()
+            .map(|command| format!("::respawn:{command}"))
+            .collect::<Vec<_>>();
+        let mut plan = Plan::default();
+        backup(&mut plan, site, &text, &inittab)?;
+        plan.edit(
+            INITTAB,
+            Some(text.clone()),
+            inittab.with_block(&lines),
+            0o644,
+        );
+        plan.after.extend(site.is_running.then_some(Ask::Hangup));
+        plan.look_at = [
+            "what init and the agent say on the console".to_owned(),
+            format!("`{}` by hand, for what it says", commands[0]),
+        ]
+        .into();
+        Ok(plan)
+    }
+
+    fn uninstall(&self, site: &Site) -> Result<Plan> {
+        let mut plan = uninstall_from_inittab(site, Dialect::Busybox)?;
+        if !plan.changes.is_empty() && site.is_running {
+            plan.notes.push(
+                "some builds of busybox leave a removed line's process alone: `respawn agent` may still run, \
+                 and is not started again once it ends"
+                    .to_owned(),
+            );
+        }
+        Ok(plan)
+    }
+}

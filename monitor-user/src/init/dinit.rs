@@ -1,0 +1,102 @@
+//! dinit: two files in `/etc/dinit.d`, wanted by `boot`.
+//!
+//! What each line is for, from dinit-service(5):
+//! - `restart = true`, `smooth-recovery = true`: the process is started again without the service
+//!   stopping;
+//! - `restart-limit-count = 0`: no limit; by default the fourth restart within 10 s is refused;
+//! - `restart-delay = 0`: at once; by default 0.2 s after the last start;
+//! - `options = signal-process-only`: stopping signals no process group.
+
+use anyhow::Result;
+
+use super::plan::{Ask, HEADER, Plan};
+use super::{Entry, InitSystem, NAMES, Site};
+
+const SERVICES: &str = "/etc/dinit.d";
+const BOOT: &str = "/etc/dinit.d/boot";
+/// Where `dinitctl enable` puts its links, unless the boot service says otherwise.
+const WANTED: &str = "boot.d";
+
+pub(super) struct Dinit;
+
+impl InitSystem for Dinit {
+    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+        site.root
+            .first_dir(&[SERVICES], "directory of dinit's services")?;
+        let mut plan = Plan::default();
+        let wanted = wanted(site)?;
+        if wanted.is_none() {
+            plan.notes.push(format!(
+                "{} does not say `waits-for.d`: dinit starts the agents at boot only if it waits for them",
+                site.root.shown(BOOT)
+            ));
+        }
+        let wanted = wanted.unwrap_or_else(|| WANTED.to_owned());
+        for name in NAMES {
+            plan.write(
+                &site.root,
+                &format!("{SERVICES}/{name}"),
+                &service(entry),
+                0o644,
+            )?;
+            let link = format!("{SERVICES}/{wanted}/{name}");
+            plan.link(&site.root, &link, &format!("../{name}"))?;
+            if site.is_running {
+                plan.after.push(Ask::run(&["dinitctl", "start", name]));
+            }
+        }
+        plan.look_at = [
+            "dinitctl status respawn; dinitctl status respawn-spare".to_owned(),
+            "/var/log/respawn.log".to_owned(),
+        ]
+        .into();
+        Ok(plan)
+    }
+
+    fn uninstall(&self, site: &Site) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let wanted = wanted(site)?.unwrap_or_else(|| WANTED.to_owned());
+        // The spare first: it would take over.
+        for name in NAMES.into_iter().rev() {
+            let link = format!("{SERVICES}/{wanted}/{name}");
+            plan.unlink(&site.root, &link, &format!("../{name}"));
+            if plan.remove(&site.root, &format!("{SERVICES}/{name}"))? && site.is_running {
+                plan.before.push(Ask::attempt(&["dinitctl", "stop", name]));
+                plan.after.push(Ask::attempt(&["dinitctl", "unload", name]));
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// The directory in which the boot service looks for what to wait for, if it is one of dinit's.
+fn wanted(site: &Site) -> Result<Option<String>> {
+    let boot = site.root.read(BOOT)?.unwrap_or_default();
+    let boot = String::from_utf8_lossy(&boot);
+    let setting = boot.lines().find_map(|line| {
+        let (key, value) = line.split_once(['=', ':'])?;
+        (key.trim() == "waits-for.d").then(|| value.trim())
+    });
+    let inside = setting.map(|path| path.strip_prefix("/etc/dinit.d/").unwrap_or(path));
+    Ok(inside
+        .map(|path| path.trim_end_matches('/'))
+        .filter(|path| !path.contains('/') && !path.is_empty())
+        .map(str::to_owned))
+}
+
+fn service(entry: &Entry) -> String {
+    format!(
+        "\
+# {HEADER}
+type = process
+command = {}
+restart = true
+smooth-recovery = true
+restart-delay = 0
+restart-limit-count = 0
+options = signal-process-only
+logfile = /var/log/respawn.log
+",
+        entry.command()
+    )
+}

@@ -1,0 +1,699 @@
+//! Under real inits nothing is lost and nothing is doubled: each init of Debian boots as PID 1 of
+//! a PID namespace, `respawn install` puts its entry there, and then agents and services are
+//! killed in every company, and all at once.
+//!
+//! With `RESPAWN_SOAK=1` the rounds are many times as many.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/init_root.rs"]
+mod init_root;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use init_root::{
+    Namespace, Plan, SERVICES, Service, cgroup_mount, kill_9, now, package, pid_inside, wait_for_or,
+};
+use support::{needs_root, respawn, skip};
+
+/// An init, and how much it is put through.
+struct Case {
+    test: &'static str,
+    /// For `install --init`, and for `uninstall`.
+    name: &'static str,
+    plan: Plan,
+    /// How often the agent is killed.
+    kills: usize,
+    /// Between two kills there is a random time of at most so much.
+    at_most: Duration,
+    /// How often more than the agent is killed.
+    rounds: usize,
+    /// Whether it puts aside what dies too often.
+    puts_aside: bool,
+    /// Whether an entry written to an image is there at boot.
+    boots_with_it: bool,
+    /// What is there once it has booted, if it takes its time.
+    is_booted: Option<&'static str>,
+    /// Whether it lives through `kill -9 -1`: it keeps its entries by processes that PID 1 keeps.
+    survives_kill_all: bool,
+}
+
+fn rounds(in_ci: usize, in_soak: usize) -> usize {
+    if std::env::var_os("RESPAWN_SOAK").is_some() {
+        in_soak
+    } else {
+        in_ci
+    }
+}
+
+/// Skips what cannot run here.
+fn packages(test: &str, names: &[&str]) -> Option<Vec<std::path::PathBuf>> {
+    if cgroup_mount().is_none() {
+        skip(test, "no cgroup2 is mounted");
+        return None;
+    }
+    let found: Option<Vec<_>> = names.iter().map(|name| package(name)).collect();
+    if found.is_none() {
+        skip(
+            test,
+            &format!(
+                "no {} in target/test-inits: run `cargo xtask setup`",
+                names.join(" ")
+            ),
+        );
+    }
+    found
+}
+
+/// Booting inits takes minutes: only on request.
+fn is_wanted(test: &str) -> bool {
+    let wanted = std::env::var_os("RESPAWN_TEST_INITS").is_some();
+    if !wanted {
+        support::skip(
+            test,
+            "boots a real init, which takes minutes: set RESPAWN_TEST_INITS=1",
+        );
+    }
+    wanted
+}
+
+#[test]
+fn sysvinit_keeps_the_agent_beyond_its_limit() {
+    let test = "sysvinit_keeps_the_agent_beyond_its_limit";
+    needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
+    let Some(packages) = packages(test, &["sysvinit-core"]) else {
+        return;
+    };
+    let inittab = "# /etc/inittab\nid:2:initdefault:\nsi::sysinit:/bin/true\nl2:2:wait:/bin/true\n";
+    put_through(&Case {
+        test,
+        name: "sysvinit",
+        plan: Plan {
+            packages,
+            init: vec!["/sbin/init"],
+            installed: None,
+            etc: vec![("inittab", inittab.to_owned())],
+        },
+        // Its limit is 10 in 2 minutes.
+        kills: rounds(200, 2000),
+        at_most: Duration::from_millis(150),
+        rounds: rounds(10, 100),
+        puts_aside: true,
+        boots_with_it: true,
+        is_booted: None,
+        survives_kill_all: true,
+    });
+}
+
+#[test]
+fn busybox_keeps_the_agent() {
+    let test = "busybox_keeps_the_agent";
+    needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
+    let Some(packages) = packages(test, &["busybox-static"]) else {
+        return;
+    };
+    put_through(&Case {
+        test,
+        name: "busybox",
+        plan: Plan {
+            packages,
+            init: vec!["/bin/busybox", "init"],
+            installed: None,
+            etc: vec![("inittab", "::sysinit:/bin/true\n".to_owned())],
+        },
+        kills: rounds(40, 200),
+        at_most: Duration::from_millis(1500),
+        rounds: rounds(3, 20),
+        puts_aside: false,
+        boots_with_it: true,
+        is_booted: None,
+        survives_kill_all: true,
+    });
+}
+
+#[test]
+fn runit_keeps_the_agent() {
+    let test = "runit_keeps_the_agent";
+    needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
+    let Some(packages) = packages(test, &["runit"]) else {
+        return;
+    };
+    let scan =
+        "#!/bin/sh\nexec env - PATH=/usr/sbin:/usr/bin runsvdir -P /etc/service 'log: ....'\n";
+    put_through(&Case {
+        test,
+        name: "runit",
+        plan: Plan {
+            packages,
+            init: vec!["/sbin/runit"],
+            installed: None,
+            etc: vec![
+                ("runit/1", "#!/bin/sh\n".to_owned()),
+                ("runit/2", scan.to_owned()),
+                ("runit/3", "#!/bin/sh\n".to_owned()),
+                // What Debian's boot scripts make.
+                ("runit/runsvdir/current", "-> default".to_owned()),
+            ],
+        },
+        kills: rounds(25, 200),
+        at_most: Duration::from_millis(1500),
+        rounds: rounds(3, 20),
+        puts_aside: false,
+        boots_with_it: true,
+        is_booted: None,
+        // With runsvdir killed, runit takes its second stage for finished and powers off.
+        survives_kill_all: false,
+    });
+}
+
+#[test]
+fn s6_keeps_the_agent() {
+    let test = "s6_keeps_the_agent";
+    needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
+    let Some(packages) = packages(test, &["s6"]) else {
+        return;
+    };
+    put_through(&Case {
+        test,
+        name: "s6",
+        plan: Plan {
+            packages,
+            init: vec!["/usr/bin/s6-svscan", "/run/service"],
+            installed: None,
+            etc: vec![],
+        },
+        kills: rounds(25, 200),
+        at_most: Duration::from_millis(1500),
+        rounds: rounds(3, 20),
+        puts_aside: false,
+        // Its directory is in /run.
+        boots_with_it: false,
+        is_booted: None,
+        survives_kill_all: true,
+    });
+}
+
+#[test]
+fn openrc_keeps_the_agent() {
+    let test = "openrc_keeps_the_agent";
+    needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
+    let Some(packages) = packages(test, &["openrc"]) else {
+        return;
+    };
+    put_through(&Case {
+        test,
+        name: "openrc",
+        plan: Plan {
+            packages,
+            init: vec!["/sbin/openrc-init"],
+            installed: None,
+            etc: vec![
+                ("insserv.conf", String::new()),
+                ("insserv.conf.d/.keep", String::new()),
+            ],
+        },
+        kills: rounds(25, 200),
+        at_most: Duration::from_millis(300),
+        rounds: rounds(3, 20),
+        puts_aside: false,
+        boots_with_it: true,
+        is_booted: Some("/run/openrc/softlevel"),
+        // Nobody keeps supervise-daemon.
+        survives_kill_all: false,
+    });
+}
+
+#[test]
+fn systemd_keeps_the_agent() {
+    let test = "systemd_keeps_the_agent";
+    needs_root!(test);
+    if !is_wanted(test) {
+        return;
+    }
+    let Some(packages) = packages(test, &[]) else {
+        return;
+    };
+    let program = "/usr/lib/systemd/systemd";
+    if !std::path::Path::new(program).exists() {
+        skip(test, "no systemd is installed");
+        return;
+    }
+    put_through(&Case {
+        test,
+        name: "systemd",
+        plan: Plan {
+            packages,
+            init: vec![program, "--log-target=console", "--show-status=0"],
+            installed: None,
+            etc: systemd_etc(),
+        },
+        kills: rounds(25, 200),
+        at_most: Duration::from_millis(300),
+        rounds: rounds(3, 20),
+        puts_aside: false,
+        boots_with_it: true,
+        is_booted: Some("/run/systemd/private"),
+        survives_kill_all: true,
+    });
+}
+
+/// Of the units that a host needs, a namespace needs none.
+fn systemd_etc() -> Vec<(&'static str, String)> {
+    let target = "[Unit]\nDescription=nothing but what is installed\n\
+                  Wants=multi-user.target\nAfter=multi-user.target\nAllowIsolate=yes\n";
+    let multi_user = "[Unit]\nDescription=services\nAllowIsolate=yes\n";
+    vec![
+        ("systemd/system/default.target", target.to_owned()),
+        ("systemd/system/multi-user.target", multi_user.to_owned()),
+        ("machine-id", format!("{:032x}\n", 0x7e57)),
+    ]
+}
+
+/// All of it, under one init.
+fn put_through(case: &Case) {
+    let mut trial = Trial::begin(case, &case.plan);
+    trial.await_init();
+    if case.puts_aside {
+        trial.install_too_early();
+    }
+    trial.install();
+    trial.kill_the_agent();
+    trial.kill_the_spare();
+    trial.kill_both_agents();
+    trial.kill_agents_and_services();
+    if case.survives_kill_all {
+        trial.kill_everything();
+    }
+    trial.check_journal();
+    trial.report();
+    trial.uninstall();
+    drop(trial);
+    if case.boots_with_it {
+        let mut plan = case.plan.clone();
+        plan.installed = Some(case.name);
+        let mut trial = Trial::begin(case, &plan);
+        trial.await_both();
+        trial.kill_agents_and_services();
+    }
+}
+
+struct Trial<'a> {
+    case: &'a Case,
+    namespace: Namespace,
+    /// Instances that were killed, by (service, pid, start time).
+    deaths: Vec<Service>,
+    /// From a kill to the lock being another agent's, where a spare waited for it.
+    takeovers: Vec<Duration>,
+    /// The same, where init had not started the next spare yet.
+    starts: Vec<Duration>,
+}
+
+impl<'a> Trial<'a> {
+    fn begin(case: &'a Case, plan: &Plan) -> Self {
+        Self {
+            case,
+            namespace: Namespace::boot(plan),
+            deaths: Vec::new(),
+            takeovers: Vec::new(),
+            starts: Vec::new(),
+        }
+    }
+
+    /// Until PID 1 can be told to be what it is, and to read its entries.
+    fn await_init(&self) {
+        let namespace = &self.namespace;
+        wait_for_or(
+            "init that is ready",
+            || {
+                let dry = namespace.run(&["respawn", "install", "--init", "auto", "--dry-run"]);
+                let text = String::from_utf8_lossy(&dry.stdout).into_owned();
+                let is_there = |sign| namespace.path(sign).exists();
+                let ready = self.case.is_booted.is_none_or(is_there);
+                (ready && text.contains(&format!("init is {}", self.case.name))).then_some(())
+            },
+            || namespace.describe(),
+        );
+    }
+
+    /// With a config that no agent can start with, the command says so; init puts the lines aside,
+    /// and the next install has it take them up again.
+    fn install_too_early(&self) {
+        let bad = self.namespace.path("/etc/respawn/services/bad.toml");
+        std::fs::write(&bad, "comand = 1\n").unwrap();
+        let output =
+            self.namespace
+                .run(&["/usr/sbin/respawn", "install", "--init", self.case.name]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("no agent came up within"), "{said}");
+        assert!(
+            said.contains("look at:") && said.contains("by hand"),
+            "{said}"
+        );
+        std::fs::remove_file(bad).unwrap();
+        self.respawn(&["install", "--init", self.case.name]);
+        self.respawn(&["uninstall"]);
+        wait_for_or(
+            "end of both agents",
+            || self.namespace.agents().is_empty().then_some(()),
+            || self.namespace.describe(),
+        );
+    }
+
+    fn respawn(&self, arguments: &[&str]) -> String {
+        let words = [&["/usr/sbin/respawn"], arguments].concat();
+        let output = self.namespace.run(&words);
+        assert!(
+            output.status.success(),
+            "{words:?}\n{}",
+            self.namespace.describe()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The entry, by the command itself; it says when agent and spare are there.
+    fn install(&self) {
+        let namespace = &self.namespace;
+        assert!(namespace.agents().is_empty());
+        let said = self.respawn(&["install", "--init", "auto"]);
+        assert!(said.contains("the agent is up"), "{said}");
+        self.await_both();
+        // Twice is once.
+        let before = namespace.agents();
+        let said = self.respawn(&["install", "--init", self.case.name]);
+        assert!(said.contains("unchanged"), "{said}");
+        assert_eq!(before, namespace.agents());
+    }
+
+    /// One agent at work, and one that waits for its lock.
+    fn await_both(&self) -> Vec<Service> {
+        let services = self.namespace.services();
+        wait_for_or(
+            "agent and its spare",
+            || {
+                let agents = self.namespace.agents();
+                assert!(agents.len() <= 2, "{}", self.namespace.describe());
+                let both = agents.len() == 2 && self.namespace.holder().is_some();
+                both.then_some(())
+            },
+            || self.namespace.describe(),
+        );
+        services
+    }
+
+    /// At random instants of its life: while it starts, adopts, works.
+    fn kill_the_agent(&mut self) {
+        let services = self.await_both();
+        let mut random = Random::new(self.case.test);
+        for _ in 0..self.case.kills {
+            std::thread::sleep(random.up_to(self.case.at_most));
+            let holder = wait_for_or(
+                "agent with the lock",
+                || self.namespace.holder(),
+                || self.namespace.describe(),
+            );
+            let spare = self.namespace.spare_waits();
+            let killed = now();
+            kill_9(holder);
+            wait_for_or(
+                "next agent with the lock",
+                || self.namespace.holder().filter(|next| *next != holder),
+                || self.namespace.describe(),
+            );
+            let took = killed.elapsed();
+            if spare {
+                self.takeovers.push(took);
+            } else {
+                self.starts.push(took);
+            }
+            for name in SERVICES {
+                let instances = self.namespace.instances(name);
+                assert_eq!(instances.len(), 1, "{name}: {}", self.namespace.describe());
+            }
+        }
+        assert_eq!(self.await_both(), services, "services were started again");
+    }
+
+    /// While the agent lives: it must not let init put the other one aside.
+    fn kill_the_spare(&mut self) {
+        let services = self.await_both();
+        let holder = self.namespace.holder();
+        // Beyond sysvinit's limit, where that is.
+        let times = if self.case.puts_aside { 25 } else { 2 };
+        for _ in 0..times {
+            wait_for_or(
+                "spare",
+                || self.namespace.spare_waits().then_some(()),
+                || self.namespace.describe(),
+            );
+            let agents = self.namespace.agents();
+            let spares = agents.into_iter().filter(|pid| Some(*pid) != holder);
+            spares.for_each(kill_9);
+        }
+        assert_eq!(self.await_both(), services, "services were started again");
+        assert_eq!(self.namespace.holder(), holder);
+    }
+
+    fn kill_both_agents(&mut self) {
+        let services = self.await_both();
+        for _ in 0..self.case.rounds {
+            self.namespace.agents().into_iter().for_each(kill_9);
+            assert_eq!(self.await_both(), services, "services were started again");
+        }
+    }
+
+    fn kill_agents_and_services(&mut self) {
+        for _ in 0..self.case.rounds {
+            let services = self.await_both();
+            let of_services: Vec<u32> = SERVICES
+                .iter()
+                .flat_map(|name| self.namespace.instances(name))
+                .collect();
+            let agents = self.namespace.agents();
+            agents.into_iter().chain(of_services).for_each(kill_9);
+            self.await_others(services);
+        }
+    }
+
+    /// From within: PID 1 is the only one to survive.
+    fn kill_everything(&mut self) {
+        for _ in 0..self.case.rounds {
+            let services = self.await_both();
+            let status = self
+                .namespace
+                .command(&["/bin/sh", "-c", "cd /; kill -9 -1"])
+                .status();
+            status.unwrap();
+            self.await_others(services);
+        }
+    }
+
+    /// Waits until other instances of all services run, one each.
+    fn await_others(&mut self, old: Vec<Service>) {
+        wait_for_or(
+            "next instances",
+            || {
+                let new = self.namespace.services();
+                old.iter()
+                    .all(|service| !new.contains(service))
+                    .then_some(())
+            },
+            || self.namespace.describe(),
+        );
+        self.await_both();
+        self.deaths.extend(old);
+    }
+
+    /// Each death that was caused here is told once, and no other is told.
+    fn check_journal(&self) {
+        let mut told: HashMap<(String, u64, u64), usize> = HashMap::new();
+        for event in self.namespace.journal() {
+            if event["event"] == "exited" {
+                let key = (
+                    event["service"].as_str().unwrap().to_owned(),
+                    event["pid"].as_u64().unwrap(),
+                    event["start_time_ns"].as_u64().unwrap(),
+                );
+                *told.entry(key).or_default() += 1;
+            }
+        }
+        let caused: HashSet<_> = self
+            .deaths
+            .iter()
+            .map(|death| {
+                (
+                    death.name.clone(),
+                    u64::from(death.pid),
+                    death.start_time_ns,
+                )
+            })
+            .collect();
+        let mut wrong: Vec<String> = Vec::new();
+        for death in &caused {
+            match told.get(death) {
+                Some(1) => {}
+                other => wrong.push(format!("{death:?}: told {} times", other.unwrap_or(&0))),
+            }
+        }
+        let others = told.keys().filter(|death| !caused.contains(*death));
+        wrong.extend(others.map(|death| format!("{death:?}: nobody killed it")));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert_eq!(caused.len(), self.deaths.len());
+    }
+
+    fn report(&self) {
+        let shown = |times: &[Duration]| {
+            let mut times = times.to_vec();
+            times.sort();
+            let at = |percent: usize| times.get(times.len().saturating_sub(1) * percent / 100);
+            let milliseconds =
+                |percent| at(percent).map_or(0.0, |time: &Duration| time.as_secs_f64() * 1000.0);
+            format!(
+                "{} (median {:.1} ms, 90 % {:.1} ms, longest {:.1} ms)",
+                times.len(),
+                milliseconds(50),
+                milliseconds(90),
+                milliseconds(100)
+            )
+        };
+        eprintln!(
+            "{}: agent killed {} times; the spare took over {}, init had none ready {}; {} deaths of services told once each",
+            self.case.name,
+            self.case.kills,
+            shown(&self.takeovers),
+            shown(&self.starts),
+            self.deaths.len()
+        );
+    }
+
+    /// The agents end, the services stay, and nothing of the entry is left.
+    fn uninstall(&self) {
+        let services = self.await_both();
+        let instances = |name| self.namespace.instances(name);
+        let before: Vec<_> = SERVICES.map(instances).into();
+        let said = self.respawn(&["uninstall"]);
+        assert!(said.contains("no agent runs any more"), "{said}");
+        wait_for_or(
+            "end of both agents",
+            || self.namespace.agents().is_empty().then_some(()),
+            || self.namespace.describe(),
+        );
+        assert_eq!(before, SERVICES.map(instances).to_vec());
+        for (service, instances) in services.iter().zip(before) {
+            assert_eq!(pid_inside(instances[0]), Some(service.pid));
+        }
+        let again = self.respawn(&["uninstall"]);
+        assert!(again.contains("nothing to remove"), "{again}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_all_and_writes_nothing() {
+    let image = tempfile::tempdir().unwrap();
+    let inittab = image.path().join("etc/inittab");
+    std::fs::create_dir_all(inittab.parent().unwrap()).unwrap();
+    std::fs::write(&inittab, "id:2:initdefault:\n").unwrap();
+    let install = |init: &str, more: &[&str]| {
+        let mut install = respawn();
+        install.args([
+            "--runtime-dir",
+            "/run/other",
+            "install",
+            "--init",
+            init,
+            "--root",
+        ]);
+        let install = install.arg(image.path()).args(["--binary", "/etc/inittab"]);
+        install.args(more).output().unwrap()
+    };
+    let output = install("sysvinit", &["--dry-run"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for expected in [
+        "\n@@ -1,1 +1,5 @@\n",
+        "\n+rs1:2345:respawn:/etc/inittab agent --runtime-dir /run/other\n",
+        "/etc/inittab.respawn-backup\n",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(
+        !text.contains("kill"),
+        "an image's init is not asked: {text}"
+    );
+    assert_eq!(
+        std::fs::read_dir(image.path().join("etc")).unwrap().count(),
+        1
+    );
+    assert_eq!(
+        std::fs::read_to_string(&inittab).unwrap(),
+        "id:2:initdefault:\n"
+    );
+    // A file that init would not take as it is meant is not touched.
+    std::fs::write(&inittab, "nonsense\n").unwrap();
+    let output = install("sysvinit", &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("line 1") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_to_string(&inittab).unwrap(), "nonsense\n");
+}
+
+#[test]
+fn an_init_that_is_not_known_is_asked_for() {
+    let image = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = respawn();
+        command.args(arguments).arg("--root").arg(image.path());
+        command.output().unwrap()
+    };
+    let output = run(&["install", "--init", "auto"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("sysvinit, busybox, systemd, openrc, runit, s6, dinit, procd"),
+        "{said}"
+    );
+    assert_eq!(
+        run(&["install", "--init", "upstart"]).status.code(),
+        Some(2)
+    );
+    assert_eq!(run(&["install"]).status.code(), Some(2));
+    let output = run(&["uninstall"]);
+    assert!(output.status.success());
+    assert_eq!(std::fs::read_dir(image.path()).unwrap().count(), 0);
+}
+
+/// A stream of numbers that is the same in each run of a test.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: &str) -> Self {
+        Self(seed.bytes().fold(88_172_645_463_325_252, |seed, byte| {
+            seed.rotate_left(7) ^ u64::from(byte)
+        }))
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        most.mul_f64((self.0 % 1000) as f64 / 1000.0)
+    }
+}

@@ -1,0 +1,515 @@
+//! A real init as PID 1 of a PID namespace, on the host's kernel.
+//!
+//! Mounts, host name, IPC, cgroups and pids are its own: `/usr` is the host's with a Debian
+//! package over it, all else is made for the test and held in memory. When the value goes, all of
+//! it goes: PID 1 is killed, the kernel ends every process of the namespace, and with the last one
+//! the mounts.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use support::{DEADLINE, respawn};
+use tempfile::TempDir;
+
+/// Mounts the root and becomes the init; runs as PID 1. $1 is the directory of the test, the rest
+/// is the init's command.
+const BOOT: &str = r#"
+set -e
+test=$1; shift
+root=$test/root
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 root "$root"
+cd "$root"
+mkdir usr proc sys dev run tmp var var/log root
+for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$dir"; done
+mount -t overlay -o "lowerdir=$LAYERS" usr usr
+cp -a "$test/image/etc" etc
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t bpf -o mode=700 bpf sys/fs/bpf
+mount -t cgroup2 cgroup sys/fs/cgroup
+mount -t tmpfs -o mode=755 dev dev
+for device in null zero full random urandom tty; do
+    : > "dev/$device"
+    mount --bind "/dev/$device" "dev/$device"
+done
+ln -s /proc/self/fd dev/fd
+: > dev/console
+mount --bind "$test/console" dev/console
+mount -t tmpfs -o mode=755 run run
+mount -t tmpfs -o mode=1777 tmp tmp
+mkdir run/service
+exec chroot . "$@" < /dev/null > dev/console 2>&1
+"#;
+
+/// Where `cargo xtask setup` unpacks the Debian packages of inits.
+pub(crate) fn package(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/test-inits")
+        .join(name);
+    path.join("usr").is_dir().then_some(path)
+}
+
+/// A root that is not booted yet.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    /// What is laid over the host's `/usr`: the directories of packages.
+    pub(crate) packages: Vec<PathBuf>,
+    /// The command that becomes PID 1.
+    pub(crate) init: Vec<&'static str>,
+    /// For `install --init`, if the entry is to be there at boot.
+    pub(crate) installed: Option<&'static str>,
+    /// (path below `/etc`, content); what begins with `#!` can be run, what begins with `-> ` is a
+    /// link.
+    pub(crate) etc: Vec<(&'static str, String)>,
+}
+
+/// A running init, and all processes below it.
+pub(crate) struct Namespace {
+    unshare: Child,
+    /// PID 1, by its pid on the host.
+    init: u32,
+    /// The PID namespace's name.
+    name: PathBuf,
+    cgroup: PathBuf,
+    dir: TempDir,
+    /// What the services have in their environment.
+    mark: String,
+}
+
+/// A service, as the agent tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    /// Within the namespace.
+    pub(crate) pid: u32,
+    pub(crate) start_time_ns: u64,
+}
+
+/// The names of the services.
+pub(crate) const SERVICES: [&str; 3] = ["one", "two", "three"];
+
+impl Namespace {
+    /// Boots it, with three services configured and no entry for an agent.
+    pub(crate) fn boot(plan: &Plan) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = format!("{}-{}", std::process::id(), dir.path().display());
+        fs::create_dir(dir.path().join("root")).unwrap();
+        fs::write(dir.path().join("console"), "").unwrap();
+        let image = dir.path().join("image");
+        write_etc(&image, plan, &mark);
+        fs::create_dir_all(image.join("usr/sbin")).unwrap();
+        let binary = PathBuf::from(respawn().get_program());
+        fs::copy(binary, image.join("usr/sbin/respawn")).unwrap();
+        if let Some(init) = plan.installed {
+            let mut install = respawn();
+            install.args(["install", "--init", init]).arg("--root");
+            install.arg(&image);
+            let status = install.args(["--binary", "/usr/sbin/respawn"]).status();
+            assert!(status.unwrap().success());
+        }
+        let mut layers = vec![image.join("usr")];
+        layers.extend(plan.packages.iter().map(|package| package.join("usr")));
+        layers.push("/usr".into());
+        let layers: Vec<String> = layers
+            .iter()
+            .map(|path| path.canonicalize().unwrap().display().to_string())
+            .collect();
+        let cgroup = make_cgroup(dir.path());
+        // Into the cgroup first, so that the cgroup namespace begins there.
+        let script = "echo $$ > \"$CGROUP/cgroup.procs\" && exec unshare --pid --fork \
+                      --kill-child=KILL --mount --uts --ipc --cgroup sh -c \"$BOOT\" boot \"$@\"";
+        let unshare = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(dir.path())
+            .args(&plan.init)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("container", "respawn-test")
+            .env("BOOT", BOOT)
+            .env("LAYERS", layers.join(":"))
+            .env("CGROUP", &cgroup)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut namespace = Self {
+            init: 0,
+            name: PathBuf::new(),
+            unshare,
+            cgroup,
+            dir,
+            mark,
+        };
+        namespace.await_boot();
+        namespace
+    }
+
+    fn await_boot(&mut self) {
+        let parent = self.unshare.id();
+        self.init = wait_for("PID 1", || {
+            let children = format!("/proc/{parent}/task/{parent}/children");
+            let children = fs::read_to_string(children).ok()?;
+            children.split_whitespace().next()?.parse().ok()
+        });
+        self.name = fs::read_link(format!("/proc/{}/ns/pid", self.init)).unwrap();
+        wait_for("the init's own program", || {
+            let comm = fs::read_to_string(format!("/proc/{}/comm", self.init)).ok()?;
+            (!["unshare", "sh", "chroot"].contains(&comm.trim())).then_some(())
+        });
+    }
+
+    /// A path inside, seen from outside.
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.init))
+    }
+
+    /// What was said on the console.
+    pub(crate) fn console(&self) -> String {
+        let bytes = fs::read(self.dir.path().join("console")).unwrap();
+        String::from_utf8_lossy(&bytes).replace('\0', "")
+    }
+
+    /// A command that runs inside.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.init.to_string()])
+            .args(["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--root"])
+            .args(["--wd=/", "--"])
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command inside to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
+        let output = self.command(words).output().unwrap();
+        eprintln!(
+            "{words:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output
+    }
+
+    /// All processes inside, by their pids on the host.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|name| name == self.name)
+            })
+            .collect()
+    }
+
+    /// The agents, by their pids on the host.
+    pub(crate) fn agents(&self) -> Vec<u32> {
+        let is_agent = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            let program = words.next().unwrap_or_default();
+            // A service between fork and exec has the agent's command line, but not its parent.
+            program == b"/usr/sbin/respawn"
+                && words.any(|word| word == b"agent")
+                && stat(*pid).is_some_and(|stat| stat.state != 'Z' && !self.is_forked(stat.parent))
+        };
+        self.pids().into_iter().filter(is_agent).collect()
+    }
+
+    fn is_forked(&self, parent: u32) -> bool {
+        fs::read(format!("/proc/{parent}/cmdline"))
+            .is_ok_and(|line| line.starts_with(b"/usr/sbin/respawn\0"))
+    }
+
+    /// The agent that has the lock.
+    pub(crate) fn holder(&self) -> Option<u32> {
+        let agents = self.agents();
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let holders = locks.lines().filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [_, "FLOCK", _, _, pid, ..] => pid.parse().ok(),
+                _ => None,
+            }
+        });
+        holders.into_iter().find(|pid| agents.contains(pid))
+    }
+
+    /// Whether an agent waits for another one's lock.
+    pub(crate) fn spare_waits(&self) -> bool {
+        let agents = self.agents();
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [_, "->", "FLOCK", _, _, pid, ..] => {
+                    pid.parse().is_ok_and(|pid| agents.contains(&pid))
+                }
+                _ => false,
+            }
+        })
+    }
+
+    /// The instances of a service, by their pids on the host.
+    pub(crate) fn instances(&self, service: &str) -> Vec<u32> {
+        let mark = format!("RESPAWN_TEST={}-{service}", self.mark);
+        let has_mark = |pid: &u32| {
+            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+                environ
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable == mark.as_bytes())
+            })
+        };
+        self.pids().into_iter().filter(has_mark).collect()
+    }
+
+    /// Asks the agent for all services' status; `None` if no agent answers.
+    pub(crate) fn status(&self) -> Option<Vec<Value>> {
+        let socket = self.path("/run/respawn/control.sock");
+        let mut stream = UnixStream::connect(socket).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+            .write_all(b"{\"version\":1,\"command\":\"status\"}\n")
+            .ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        let answer: Value = serde_json::from_str(&line).ok()?;
+        answer["services"].as_array().cloned()
+    }
+
+    /// The services, once an agent says that all of them run, and there is one instance of each.
+    pub(crate) fn services(&self) -> Vec<Service> {
+        wait_for_or(
+            "all services up",
+            || self.try_services(),
+            || self.describe(),
+        )
+    }
+
+    fn try_services(&self) -> Option<Vec<Service>> {
+        let status = self.status()?;
+        let mut services = Vec::new();
+        for name in SERVICES {
+            let instances = self.instances(name);
+            assert!(
+                instances.len() < 2,
+                "{name} runs twice: {instances:?}\n{}",
+                self.describe()
+            );
+            let service = status.iter().find(|service| service["service"] == name)?;
+            if service["state"] != "running" {
+                return None;
+            }
+            let pid = u32::try_from(service["pid"].as_u64()?).unwrap();
+            let [on_host] = instances[..] else {
+                return None;
+            };
+            if pid_inside(on_host)? != pid {
+                return None;
+            }
+            services.push(Service {
+                name: name.to_owned(),
+                pid,
+                start_time_ns: service["start_time_ns"].as_u64()?,
+            });
+        }
+        Some(services)
+    }
+
+    /// What there is, for a test that fails.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = String::new();
+        for pid in self.pids() {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            let inside = pid_inside(pid).unwrap_or(0);
+            text += &format!("  {pid} ({inside}) {line}\n");
+        }
+        format!(
+            "processes:\n{text}status: {:?}\nconsole:\n{}",
+            self.status(),
+            self.console()
+        )
+    }
+
+    /// The journal's events, oldest first.
+    pub(crate) fn journal(&self) -> Vec<Value> {
+        let dir = self.path("/run/respawn");
+        let mut files: Vec<PathBuf> = fs::read_dir(dir)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("journal"))
+            })
+            .collect();
+        files.sort();
+        let mut events = Vec::new();
+        for file in files {
+            let text = fs::read_to_string(file).unwrap();
+            events.extend(
+                text.lines()
+                    .filter_map(|line| serde_json::from_str(line).ok()),
+            );
+        }
+        events.sort_by_key(|event: &Value| event["seq"].as_u64());
+        events
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The child of an unshare that ends is killed, and with PID 1 all below it.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let pids = || self.pids();
+        let deadline = now() + DEADLINE;
+        while !pids().is_empty() && now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        remove_cgroups(&self.cgroup);
+    }
+}
+
+/// Kills a process of the host's view, if it is still there.
+pub(crate) fn kill_9(pid: u32) {
+    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+}
+
+/// A process's pid in its innermost namespace.
+pub(crate) fn pid_inside(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().last()?.parse().ok()
+}
+
+struct Stat {
+    state: char,
+    parent: u32,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace();
+    Some(Stat {
+        state: words.next()?.chars().next()?,
+        parent: words.next()?.parse().ok()?,
+    })
+}
+
+/// The only clock of these tests.
+pub(crate) fn now() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "a test's patience has an end")]
+    Instant::now()
+}
+
+/// Waits for something that is to happen.
+pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_for_or(what, look, String::new)
+}
+
+/// The same, with more to say if it does not happen.
+pub(crate) fn wait_for_or<T>(
+    what: &str,
+    mut look: impl FnMut() -> Option<T>,
+    describe: impl FnOnce() -> String,
+) -> T {
+    let deadline = now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            now() < deadline,
+            "no {what} within {DEADLINE:?}\n{}",
+            describe()
+        );
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+fn write_etc(image: &Path, plan: &Plan, mark: &str) {
+    let etc = image.join("etc");
+    fs::create_dir_all(&etc).unwrap();
+    for package in &plan.packages {
+        let from = package.join("etc/.");
+        if from.is_dir() {
+            let copy = Command::new("cp").arg("-a").args([&from, &etc]).status();
+            assert!(copy.unwrap().success());
+        }
+    }
+    let mut files: Vec<(String, String)> = vec![
+        (
+            "passwd".to_owned(),
+            "root:x:0:0:root:/root:/bin/sh\n".to_owned(),
+        ),
+        ("group".to_owned(), "root:x:0:\n".to_owned()),
+    ];
+    for name in SERVICES {
+        files.push((
+            format!("respawn/services/{name}.toml"),
+            format!(
+                "command = [\"/bin/sleep\", \"infinity\"]\n\
+                 environment = {{ RESPAWN_TEST = \"{mark}-{name}\" }}\n"
+            ),
+        ));
+    }
+    let given = plan.etc.iter();
+    files.extend(given.map(|(path, text)| ((*path).to_owned(), text.clone())));
+    for (path, text) in files {
+        let path = etc.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match text.strip_prefix("-> ") {
+            Some(target) => symlink(target, path).unwrap(),
+            None => {
+                fs::write(&path, &text).unwrap();
+                let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
+                fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            }
+        }
+    }
+}
+
+/// The host's mount of cgroup2.
+pub(crate) fn cgroup_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(2) == Some(&"cgroup2")).then(|| words[1].into())
+    })
+}
+
+fn make_cgroup(dir: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from("respawn-test-");
+    name.push(dir.file_name().unwrap());
+    let path = cgroup_mount().unwrap().join(name);
+    fs::create_dir(&path).unwrap();
+    path
+}
+
+fn remove_cgroups(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
+        }
+    }
+    let deadline = now() + Duration::from_secs(5);
+    while fs::remove_dir(path).is_err() && path.exists() && now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
