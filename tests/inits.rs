@@ -427,16 +427,17 @@ impl<'a> Trial<'a> {
                 || self.namespace.holder(),
                 || self.namespace.describe(),
             );
-            let spare = self.namespace.spare_waits();
+            let spare = self.namespace.spare();
             let killed = now();
             kill_9(holder);
+            // The spare, or the next one if it comes between the two.
             wait_for_or(
                 "next agent with the lock",
                 || self.namespace.holder().filter(|next| *next != holder),
                 || self.namespace.describe(),
             );
             let took = killed.elapsed();
-            if spare {
+            if spare.is_some() {
                 self.takeovers.push(took);
             } else {
                 self.starts.push(took);
@@ -458,7 +459,7 @@ impl<'a> Trial<'a> {
         for _ in 0..times {
             wait_for_or(
                 "spare",
-                || self.namespace.spare_waits().then_some(()),
+                || self.namespace.spare(),
                 || self.namespace.describe(),
             );
             let agents = self.namespace.agents();

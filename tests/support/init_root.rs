@@ -208,24 +208,29 @@ impl Namespace {
         let entries = fs::read_dir("/proc").unwrap().flatten();
         entries
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|name| name == self.name)
-            })
+            .filter(|pid| self.is_inside(*pid))
             .collect()
+    }
+
+    fn is_inside(&self, pid: u32) -> bool {
+        fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|name| name == self.name)
     }
 
     /// The agents, by their pids on the host.
     pub(crate) fn agents(&self) -> Vec<u32> {
-        let is_agent = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            let program = words.next().unwrap_or_default();
-            // A service between fork and exec has the agent's command line, but not its parent.
-            program == b"/usr/sbin/respawn"
-                && words.any(|word| word == b"agent")
-                && stat(*pid).is_some_and(|stat| stat.state != 'Z' && !self.is_forked(stat.parent))
-        };
-        self.pids().into_iter().filter(is_agent).collect()
+        let mut pids = self.pids();
+        pids.retain(|pid| self.is_agent(*pid));
+        pids
+    }
+
+    fn is_agent(&self, pid: u32) -> bool {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        // A service between fork and exec has the agent's command line, but not its parent.
+        words.next() == Some(b"/usr/sbin/respawn")
+            && words.any(|word| word == b"agent")
+            && self.is_inside(pid)
+            && stat(pid).is_some_and(|stat| stat.state != 'Z' && !self.is_forked(stat.parent))
     }
 
     fn is_forked(&self, parent: u32) -> bool {
@@ -235,31 +240,12 @@ impl Namespace {
 
     /// The agent that has the lock.
     pub(crate) fn holder(&self) -> Option<u32> {
-        let agents = self.agents();
-        let locks = fs::read_to_string("/proc/locks").unwrap();
-        let holders = locks.lines().filter_map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words[..] {
-                [_, "FLOCK", _, _, pid, ..] => pid.parse().ok(),
-                _ => None,
-            }
-        });
-        holders.into_iter().find(|pid| agents.contains(pid))
+        locks(false).into_iter().find(|pid| self.is_agent(*pid))
     }
 
-    /// Whether an agent waits for another one's lock.
-    pub(crate) fn spare_waits(&self) -> bool {
-        let agents = self.agents();
-        let locks = fs::read_to_string("/proc/locks").unwrap();
-        locks.lines().any(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words[..] {
-                [_, "->", "FLOCK", _, _, pid, ..] => {
-                    pid.parse().is_ok_and(|pid| agents.contains(&pid))
-                }
-                _ => false,
-            }
-        })
+    /// The agent that waits for another one's lock.
+    pub(crate) fn spare(&self) -> Option<u32> {
+        locks(true).into_iter().find(|pid| self.is_agent(*pid))
     }
 
     /// The instances of a service, by their pids on the host.
@@ -396,6 +382,20 @@ pub(crate) fn pid_inside(pid: u32) -> Option<u32> {
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_whitespace().last()?.parse().ok()
+}
+
+/// The processes that have a `flock`, or those that wait for one.
+fn locks(waiting: bool) -> Vec<u32> {
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let pid = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [_, "->", "FLOCK", _, _, pid, ..] if waiting => pid.parse().ok(),
+            [_, "FLOCK", _, _, pid, ..] if !waiting => pid.parse().ok(),
+            _ => None,
+        }
+    };
+    locks.lines().filter_map(pid).collect()
 }
 
 struct Stat {
