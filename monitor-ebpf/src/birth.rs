@@ -26,6 +26,7 @@ pub(crate) fn record<C: EbpfContext>(ctx: &C, parent: Task, child: Task) {
         state: WATCHING,
         service: mark.service,
         attempt: mark.attempt,
+        threads: 0,
     };
     match try_record(mark.agent_pid, mark.agent_start_ticks, entry, parent, child) {
         Ok(()) => {}

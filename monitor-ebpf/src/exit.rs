@@ -14,13 +14,18 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{debug, warn};
 use monitor_ebpf::{
-    ClaimKey, EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, TICK_NS, WatchEntry, hints,
+    COMM_LEN, ClaimKey, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP,
+    EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS,
+    WatchEntry, hints,
 };
 
 use crate::{
-    object::{CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, WATCHED},
-    task::{Result, Task},
+    object::{CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, SIGNALS, WATCHED},
+    task::{Result, Task, Usage},
 };
+
+/// Signals that ask a process to end: SIGHUP, SIGINT, SIGQUIT and SIGTERM, as bits of their numbers.
+const REQUESTS: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 15;
 
 /// How sure it is that no other thread reports the same process.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,33 +86,82 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
             return Ok(());
         }
     }
-    // SAFETY: the map returned it.
-    let (service, attempt) = entry.map_or((0, 0), |entry| unsafe {
-        ((*entry).service, (*entry).attempt)
-    });
-    let record = ExitRecord {
+    let exit = Exit {
+        task,
+        leader,
         start_time_ns,
-        // SAFETY: these helpers take nothing and are allowed in tracing programs.
-        exit_time_ns: unsafe { bpf_ktime_get_boot_ns() },
-        // SAFETY: as above.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        service,
-        attempt,
         pid,
         host_pid,
         parent_pid: leader.parent()?.process_id()?,
-        uid: bpf_get_current_uid_gid() as u32,
         wait_status: leader.wait_status()?,
-        flags: if entry.is_some() { EXIT_WATCHED } else { 0 },
+        usage: leader.usage(task)?,
         comm,
     };
-    send(ctx, &record, entry);
+    let sent = send(ctx, &exit, entry);
+    if sent != Sent::ByAnother {
+        let _ = SIGNALS.remove(&host_pid);
+    }
+    Ok(())
+}
+
+/// What is known of an exit before there is room for its record.
+struct Exit {
+    task: Task,
+    leader: Task,
+    start_time_ns: u64,
+    pid: u32,
+    host_pid: u32,
+    parent_pid: u32,
+    wait_status: u32,
+    usage: Usage,
+    comm: [u8; COMM_LEN],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Here,
+    ByAnother,
+    NoRoom,
+}
+
+/// Counts the threads of a watched process when the first of them goes with it.
+#[inline(always)]
+pub(crate) fn count_threads(task: Task) {
+    let _ = try_count_threads(task);
+}
+
+#[inline(always)]
+fn try_count_threads(task: Task) -> Result<()> {
+    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
+    let observer = unsafe { ptr::read_volatile(&raw const FILTER.pid_namespace) };
+    let pid = if observer == 0 {
+        (bpf_get_current_pid_tgid() >> 32) as u32
+    } else {
+        task.process_id()?
+    };
+    if pid == 0 || !is_hinted(pid) {
+        return Ok(());
+    }
+    let Some(entry) = WATCHED.get_ptr_mut(&pid) else {
+        return Ok(());
+    };
+    if !task.group_exits()? {
+        return Ok(());
+    }
+    let threads = task.threads()?.into();
+    // SAFETY: the map returned it. The first thread sees them all; whichever write wins of two at
+    // the same moment, it is of one that saw as many.
+    unsafe {
+        if (*entry).threads < threads {
+            (*entry).threads = threads;
+        }
+    }
     Ok(())
 }
 
 /// Whether the pid may be in the watch map.
 #[inline(always)]
-fn is_hinted(pid: u32) -> bool {
+pub(crate) fn is_hinted(pid: u32) -> bool {
     let (word, bit) = hints::place(pid);
     HINTS.get(word).is_some_and(|word| word & bit != 0)
 }
@@ -115,26 +169,132 @@ fn is_hinted(pid: u32) -> bool {
 /// Writes the record, if this run of the program is the one that takes the watch entry out.
 /// Without room in the ring the entry stays, marked lost.
 #[inline(always)]
-fn send<C: EbpfContext>(ctx: &C, record: &ExitRecord, entry: Option<*mut WatchEntry>) {
+fn send<C: EbpfContext>(ctx: &C, exit: &Exit, entry: Option<*mut WatchEntry>) -> Sent {
     let Some(mut slot) = EVENTS.reserve::<ExitRecord>(0) else {
         if let Some(entry) = entry {
             // SAFETY: the map returned it; a racing write can only write the same value.
             unsafe { (*entry).state = STATE_LOST };
         }
         count_lost();
-        debug!(ctx, "ring full: exit of pid {} not reported", record.pid);
-        return;
+        debug!(ctx, "ring full: exit of pid {} not reported", exit.pid);
+        return Sent::NoRoom;
     };
-    if entry.is_some() && WATCHED.remove(&record.pid).is_err() {
-        slot.discard(0);
-        return;
+    let record = slot.as_mut_ptr();
+    // SAFETY: room for a record, in the ring; every field is written, here or in `write_signal`.
+    unsafe {
+        write(record, exit);
+        write_signal(record, exit);
     }
-    slot.write(*record);
+    // SAFETY: the record's place is valid as above, and `entry` is the map's.
+    unsafe {
+        (*record).service = 0;
+        (*record).attempt = 0;
+        (*record).threads = 0;
+        if let Some(entry) = entry {
+            (*record).service = (*entry).service;
+            (*record).attempt = (*entry).attempt;
+            (*record).threads = ((*entry).threads as u32).max(1);
+            (*record).flags |= EXIT_WATCHED;
+        }
+    }
+    if entry.is_some() && WATCHED.remove(&exit.pid).is_err() {
+        slot.discard(0);
+        return Sent::ByAnother;
+    }
     slot.submit(0);
+    Sent::Here
+}
+
+/// # Safety
+/// There is room for a record.
+#[inline(always)]
+unsafe fn write(record: *mut ExitRecord, exit: &Exit) {
+    let mut flags = 0;
+    if exit.leader.is_oom_victim() == Ok(true) {
+        flags |= EXIT_OOM_VICTIM;
+    }
+    if exit.task.is_seccomp_bound() {
+        flags |= EXIT_SECCOMP;
+    }
+    if Usage::counts_bytes() {
+        flags |= EXIT_IO_COUNTED;
+    }
+    // SAFETY: the caller's promise; the helpers take nothing and are allowed in tracing programs.
+    unsafe {
+        (*record).start_time_ns = exit.start_time_ns;
+        (*record).exit_time_ns = bpf_ktime_get_boot_ns();
+        (*record).cgroup_id = bpf_get_current_cgroup_id();
+        (*record).user_time_ns = exit.usage.user_time_ns;
+        (*record).system_time_ns = exit.usage.system_time_ns;
+        (*record).run_time_ns = exit.usage.run_time_ns;
+        (*record).max_rss_pages = exit.usage.max_rss_pages;
+        (*record).read_bytes = exit.usage.read_bytes;
+        (*record).written_bytes = exit.usage.written_bytes;
+        (*record).pid = exit.pid;
+        (*record).host_pid = exit.host_pid;
+        (*record).parent_pid = exit.parent_pid;
+        (*record).uid = bpf_get_current_uid_gid() as u32;
+        (*record).wait_status = exit.wait_status;
+        (*record).flags = flags;
+        (*record).comm = exit.comm;
+    }
+}
+
+/// Joins the signal that ended the process, or the last one that asked it to end.
+///
+/// # Safety
+/// There is room for a record, and all but this is in it.
+#[inline(always)]
+unsafe fn write_signal(record: *mut ExitRecord, exit: &Exit) {
+    let signals = SIGNALS.get_ptr(&exit.host_pid).filter(|signals| {
+        // SAFETY: the map returned it, and its values live as long as the program runs.
+        unsafe { (**signals).start_time_ns == exit.start_time_ns }
+    });
+    // SAFETY: the caller's promise, and as above.
+    unsafe {
+        (*record).sent.signal = 0;
+        (*record).oom_total_vm_pages = 0;
+        (*record).oom_anon_pages = 0;
+        (*record).oom_score_adj = 0;
+        let Some(signals) = signals else {
+            (*record).sent = SentSignal::NONE;
+            return;
+        };
+        if (*signals).oom != 0 {
+            (*record).flags |= EXIT_OOM_FIGURES;
+            (*record).oom_total_vm_pages = (*signals).oom_total_vm_pages;
+            (*record).oom_anon_pages = (*signals).oom_anon_pages;
+            (*record).oom_score_adj = (*signals).oom_score_adj;
+        }
+        (*record).sent = match joined(&*signals, exit.wait_status & 0x7f) {
+            Some(sent) => *sent,
+            None => SentSignal::NONE,
+        };
+    }
+}
+
+/// The signal that ended the process, or where none did (0) the last one that asked it to end.
+#[inline(always)]
+fn joined(signals: &SentSignals, ended_by: u32) -> Option<&SentSignal> {
+    let mut found = None;
+    let mut latest = 0;
+    for index in 0..SIGNALS_KEPT {
+        let sent = &signals.sent[index];
+        let fits = if ended_by == 0 {
+            sent.signal < 64 && REQUESTS >> sent.signal & 1 != 0 && sent.time_ns > latest
+        } else {
+            sent.signal == ended_by
+        };
+        if fits {
+            latest = sent.time_ns;
+            found = Some(sent);
+        }
+    }
+    found
 }
 
 #[inline(always)]
-fn matches(comm: &[u8; monitor_ebpf::COMM_LEN]) -> bool {
+fn matches(comm: &[u8; COMM_LEN]) -> bool {
     // SAFETY: initialised read-only data. Not copied: it is larger than the stack.
     let names = unsafe { &*ptr::from_ref(&NAMES).cast::<monitor_ebpf::NameMatcher>() };
     core::hint::black_box(names).matches(comm)

@@ -7,7 +7,7 @@
 use core::mem::size_of;
 
 /// Counted up with every change of a record, a map or a global in this file.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Size of a process's name in the kernel, its terminating NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -17,8 +17,8 @@ pub const TICK_NS: u64 = 10_000_000;
 
 /// One process's exit, as the exit program writes it to the ring.
 ///
-/// Times are on `CLOCK_BOOTTIME`, in nanoseconds. Pids are those of the observer's PID namespace
-/// unless named otherwise.
+/// Times of day are on `CLOCK_BOOTTIME`, all times in nanoseconds. Pids are those of the observer's
+/// PID namespace unless named otherwise. What the kernel does not have is 0.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitRecord {
@@ -32,6 +32,25 @@ pub struct ExitRecord {
     pub service: u64,
     /// [`WatchEntry::attempt`] of the same.
     pub attempt: u64,
+    /// Time on a CPU in user mode, of all its threads, as sampled.
+    pub user_time_ns: u64,
+    /// The same in kernel mode.
+    pub system_time_ns: u64,
+    /// Time on a CPU all told, exact: the sum that the two above are shares of.
+    pub run_time_ns: u64,
+    /// The most memory that was resident, in pages.
+    pub max_rss_pages: u64,
+    /// Bytes that were fetched from storage.
+    pub read_bytes: u64,
+    /// Bytes that were sent to storage.
+    pub written_bytes: u64,
+    /// Of a victim of the out-of-memory killer: its address space, in pages.
+    pub oom_total_vm_pages: u64,
+    /// The same: its anonymous memory, in pages.
+    pub oom_anon_pages: u64,
+    /// The signal that ended it; where none did, the last one that asked it to end. Its
+    /// [`signal`](SentSignal::signal) is 0 where the kernel program has seen no such signal.
+    pub sent: SentSignal,
     /// Process ID.
     pub pid: u32,
     /// Process ID in the initial PID namespace.
@@ -42,16 +61,145 @@ pub struct ExitRecord {
     pub uid: u32,
     /// As `wait(2)` returns it.
     pub wait_status: u32,
-    /// [`EXIT_WATCHED`].
+    /// `EXIT_…`
     pub flags: u32,
+    /// Threads when the first of them went; 0 if the process was not in the watch map.
+    pub threads: u32,
+    /// Of a victim of the out-of-memory killer: its `oom_score_adj`, -1000 to 1000.
+    pub oom_score_adj: i32,
     /// The process's name, NUL-terminated: the name of its leading thread.
     pub comm: [u8; COMM_LEN],
 }
 
 /// Flag of [`ExitRecord`]: the process was in the watch map, and this record took it out.
 pub const EXIT_WATCHED: u32 = 1;
+/// Flag of [`ExitRecord`]: the out-of-memory killer chose it (`signal->oom_mm`).
+pub const EXIT_OOM_VICTIM: u32 = 2;
+/// Flag of [`ExitRecord`]: the `oom_…` figures are those of the kill.
+pub const EXIT_OOM_FIGURES: u32 = 4;
+/// Flag of [`ExitRecord`]: its last thread was in seccomp's strict mode, or ended by seccomp.
+pub const EXIT_SECCOMP: u32 = 8;
+/// Flag of [`ExitRecord`]: the kernel counts bytes read and written.
+pub const EXIT_IO_COUNTED: u32 = 16;
 
-const _: () = assert!(size_of::<ExitRecord>() == 80);
+const _: () = assert!(size_of::<ExitRecord>() == 248);
+
+/// A signal as the kernel accepted it for a process, and who sent it.
+///
+/// Facts only, as `signal_generate` shows them; what they mean is user space's to say.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SentSignal {
+    /// When, on `CLOCK_BOOTTIME`, in nanoseconds.
+    pub time_ns: u64,
+    /// When the sender started, on the same clock.
+    pub sender_start_time_ns: u64,
+    /// ID of the sender's cgroup in the v2 hierarchy.
+    pub sender_cgroup_id: u64,
+    /// `si_addr`, or whatever else is in its place; 0 without a `siginfo`.
+    pub address: u64,
+    /// The signal's number.
+    pub signal: u32,
+    /// `si_code`.
+    pub code: i32,
+    /// `SENT_…`
+    pub flags: u32,
+    /// The number of the system call that the sender was in, by the kernel's own table; -1 if that
+    /// is not known.
+    pub syscall: i32,
+    /// The sender's process ID; 0 if it is outside the observer's PID namespace.
+    pub sender_pid: u32,
+    /// The same in the initial PID namespace.
+    pub sender_host_pid: u32,
+    /// The sender's real user ID, in the initial user namespace.
+    pub sender_uid: u32,
+    /// The process ID of the sender's parent, as `sender_pid`.
+    pub sender_parent_pid: u32,
+    /// The sender's name: that of its leading thread.
+    pub sender_comm: [u8; COMM_LEN],
+    /// The name of the sender's parent.
+    pub sender_parent_comm: [u8; COMM_LEN],
+}
+
+/// Flag of [`SentSignal`]: sent by the kernel in the name of the sender (`SEND_SIG_NOINFO`).
+pub const SENT_WITHOUT_INFO: u32 = 1;
+/// Flag of [`SentSignal`]: sent by the kernel itself (`SEND_SIG_PRIV`): the sender is whoever ran.
+pub const SENT_BY_KERNEL: u32 = 2;
+/// Flag of [`SentSignal`]: to the process, not to one of its threads.
+pub const SENT_TO_GROUP: u32 = 4;
+/// Flag of [`SentSignal`]: the process sent it itself.
+pub const SENT_BY_ITSELF: u32 = 8;
+/// Flag of [`SentSignal`]: the sender is in the same session.
+pub const SENT_IN_SESSION: u32 = 16;
+/// Flag of [`SentSignal`]: the sender was exiting (`PF_EXITING`).
+pub const SENT_BY_EXITING: u32 = 32;
+/// Flag of [`SentSignal`]: it is the one that the process asked for at its parent's death.
+pub const SENT_PARENT_DEATH: u32 = 64;
+/// Flag of [`SentSignal`]: the process had a limit on its time on the CPU.
+pub const SENT_CPU_LIMITED: u32 = 128;
+/// Flag of [`SentSignal`]: the sender was PID 1 of its own PID namespace, not of the initial one.
+pub const SENT_BY_NAMESPACE_INIT: u32 = 256;
+
+const _: () = assert!(size_of::<SentSignal>() == 96);
+
+impl SentSignal {
+    /// No signal.
+    pub const NONE: Self = Self {
+        time_ns: 0,
+        sender_start_time_ns: 0,
+        sender_cgroup_id: 0,
+        address: 0,
+        signal: 0,
+        code: 0,
+        flags: 0,
+        syscall: 0,
+        sender_pid: 0,
+        sender_host_pid: 0,
+        sender_uid: 0,
+        sender_parent_pid: 0,
+        sender_comm: [0; COMM_LEN],
+        sender_parent_comm: [0; COMM_LEN],
+    };
+}
+
+/// Value of the signals map, of a process that has been sent a signal that may end it; the key is
+/// its pid in the initial PID namespace, as a `u32`.
+///
+/// The last one of each signal is kept, of the latest [`SIGNALS_KEPT`] signals: one that is blocked
+/// may end the process after others have come.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SentSignals {
+    /// When the process started, on `CLOCK_BOOTTIME`: whatever else had its pid before.
+    pub start_time_ns: u64,
+    /// Of a victim of the out-of-memory killer, as in [`ExitRecord`].
+    pub oom_total_vm_pages: u64,
+    /// The same.
+    pub oom_anon_pages: u64,
+    /// The same.
+    pub oom_score_adj: i32,
+    /// 1: the three above are figures.
+    pub oom: u32,
+    /// In no order; free ones have no time.
+    pub sent: [SentSignal; SIGNALS_KEPT],
+}
+
+/// So many signals of a process are kept.
+pub const SIGNALS_KEPT: usize = 4;
+
+const _: () = assert!(size_of::<SentSignals>() == 32 + SIGNALS_KEPT * 96);
+
+impl SentSignals {
+    /// Of a process that has been sent nothing.
+    pub const NONE: Self = Self {
+        start_time_ns: 0,
+        oom_total_vm_pages: 0,
+        oom_anon_pages: 0,
+        oom_score_adj: 0,
+        oom: 0,
+        sent: [SentSignal::NONE; SIGNALS_KEPT],
+    };
+}
 
 /// Value of the watch map; the key is the pid in the observer's PID namespace, as a `u32`.
 #[repr(C)]
@@ -66,6 +214,8 @@ pub struct WatchEntry {
     pub service: u64,
     /// Which start of the service it is.
     pub attempt: u64,
+    /// Threads when the first of them went, if more than one.
+    pub threads: u64,
 }
 
 /// State of a [`WatchEntry`]: the process lives.
@@ -73,7 +223,7 @@ pub const WATCHING: u64 = 0;
 /// State of a [`WatchEntry`]: the process is gone, and the ring had no room for its record.
 pub const LOST: u64 = 1;
 
-const _: () = assert!(size_of::<WatchEntry>() == 32);
+const _: () = assert!(size_of::<WatchEntry>() == 40);
 
 impl WatchEntry {
     /// An entry for a process that lives and is no service's.
@@ -83,21 +233,29 @@ impl WatchEntry {
             state: WATCHING,
             service: 0,
             attempt: 0,
+            threads: 0,
         }
     }
 
     /// The value as the map holds it.
-    pub const fn words(self) -> [u64; 4] {
-        [self.start_ticks, self.state, self.service, self.attempt]
+    pub const fn words(self) -> [u64; 5] {
+        [
+            self.start_ticks,
+            self.state,
+            self.service,
+            self.attempt,
+            self.threads,
+        ]
     }
 
     /// The entry that the map holds as these words.
-    pub const fn from_words([start_ticks, state, service, attempt]: [u64; 4]) -> Self {
+    pub const fn from_words([start_ticks, state, service, attempt, threads]: [u64; 5]) -> Self {
         Self {
             start_ticks,
             state,
             service,
             attempt,
+            threads,
         }
     }
 }
@@ -166,6 +324,9 @@ pub mod notes {
     pub const OWNER: u32 = 1;
     /// Lost records that have been told of.
     pub const LOST_TOLD: u32 = 2;
+    /// Which of the programs that not every kernel takes are attached: `1` the signal program, `2`
+    /// the one of out-of-memory kills.
+    pub const PROGRAMS: u32 = 3;
     /// How many words there are.
     pub const COUNT: u32 = 4;
 }
@@ -218,13 +379,72 @@ pub struct Offsets {
     pub upid_ns: u32,
     /// `pid_namespace.ns.inum`
     pub pid_namespace_inum: u32,
+    /// `task_struct.flags`
+    pub task_flags: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `task_struct.utime`
+    pub task_utime: u32,
+    /// `task_struct.stime`
+    pub task_stime: u32,
+    /// `task_struct.se.sum_exec_runtime`
+    pub task_sum_exec_runtime: u32,
+    /// `task_struct.ioac.read_bytes`
+    pub task_read_bytes: u32,
+    /// `task_struct.ioac.write_bytes`
+    pub task_write_bytes: u32,
+    /// `task_struct.seccomp.mode`
+    pub task_seccomp_mode: u32,
+    /// `task_struct.pdeath_signal`
+    pub task_pdeath_signal: u32,
+    /// `signal_struct.pids[PIDTYPE_SID]`
+    pub signal_session_pid: u32,
+    /// `signal_struct.nr_threads`
+    pub signal_nr_threads: u32,
+    /// `signal_struct.utime`
+    pub signal_utime: u32,
+    /// `signal_struct.stime`
+    pub signal_stime: u32,
+    /// `signal_struct.sum_sched_runtime`
+    pub signal_sum_sched_runtime: u32,
+    /// `signal_struct.ioac.read_bytes`
+    pub signal_read_bytes: u32,
+    /// `signal_struct.ioac.write_bytes`
+    pub signal_write_bytes: u32,
+    /// `signal_struct.maxrss`
+    pub signal_maxrss: u32,
+    /// `signal_struct.rlim[RLIMIT_CPU].rlim_cur`
+    pub signal_cpu_limit: u32,
+    /// `signal_struct.oom_mm`
+    pub signal_oom_mm: u32,
+    /// `signal_struct.oom_score_adj`
+    pub signal_oom_score_adj: u32,
+    /// `mm_struct.total_vm`
+    pub mm_total_vm: u32,
+    /// `mm_struct.hiwater_rss`
+    pub mm_hiwater_rss: u32,
+    /// `mm_struct.rss_stat[MM_FILEPAGES].count`
+    pub mm_file_pages: u32,
+    /// `mm_struct.rss_stat[MM_ANONPAGES].count`
+    pub mm_anon_pages: u32,
+    /// `mm_struct.rss_stat[MM_SHMEMPAGES].count`
+    pub mm_shmem_pages: u32,
+    /// `pt_regs.orig_ax`, or the like: the number of the system call
+    pub pt_regs_syscall: u32,
 }
 
-const _: () = assert!(size_of::<Offsets>() == 17 * 4);
+/// In place of an offset in [`Offsets`]: the kernel has no such field. Only those from `task_flags`
+/// on may be missing.
+pub const NO_FIELD: u32 = u32::MAX;
+
+/// How many words [`Offsets`] has.
+pub const OFFSET_WORDS: usize = 43;
+
+const _: () = assert!(size_of::<Offsets>() == OFFSET_WORDS * 4);
 
 impl Offsets {
     /// The fields in the order of their declaration, as the object holds them.
-    pub const fn words(&self) -> [u32; 17] {
+    pub const fn words(&self) -> [u32; OFFSET_WORDS] {
         [
             self.task_group_leader,
             self.task_real_parent,
@@ -243,6 +463,32 @@ impl Offsets {
             self.upid_nr,
             self.upid_ns,
             self.pid_namespace_inum,
+            self.task_flags,
+            self.task_mm,
+            self.task_utime,
+            self.task_stime,
+            self.task_sum_exec_runtime,
+            self.task_read_bytes,
+            self.task_write_bytes,
+            self.task_seccomp_mode,
+            self.task_pdeath_signal,
+            self.signal_session_pid,
+            self.signal_nr_threads,
+            self.signal_utime,
+            self.signal_stime,
+            self.signal_sum_sched_runtime,
+            self.signal_read_bytes,
+            self.signal_write_bytes,
+            self.signal_maxrss,
+            self.signal_cpu_limit,
+            self.signal_oom_mm,
+            self.signal_oom_score_adj,
+            self.mm_total_vm,
+            self.mm_hiwater_rss,
+            self.mm_file_pages,
+            self.mm_anon_pages,
+            self.mm_shmem_pages,
+            self.pt_regs_syscall,
         ]
     }
 }
@@ -347,6 +593,10 @@ pub mod maps {
     pub const HINTS: &str = "HINTS";
     /// Array of [`notes`](super::notes).
     pub const NOTES: &str = "NOTES";
+    /// Hash of pid to [`SentSignals`](super::SentSignals).
+    pub const SIGNALS: &str = "SIGNALS";
+    /// Entries of the signals map, which takes memory for those that are in use.
+    pub const SIGNALS_ENTRIES: u32 = 16_384;
     /// LRU hash of [`ClaimKey`](super::ClaimKey) to a byte.
     pub const CLAIMED: &str = "CLAIMED";
     /// Entries of the claim map.
@@ -361,6 +611,10 @@ pub mod programs {
     pub const EXIT_LIVE_ZERO: &str = "exit_live_zero";
     /// Records the births of instances.
     pub const BIRTH: &str = "birth";
+    /// Keeps the signals that watched processes are sent.
+    pub const SIGNAL: &str = "signal";
+    /// Keeps the figures of the out-of-memory killer's victims.
+    pub const OOM: &str = "oom";
 }
 
 /// Names of the read-only globals in the object.

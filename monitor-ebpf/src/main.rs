@@ -6,21 +6,24 @@ mod birth;
 #[cfg(target_arch = "bpf")]
 mod exit;
 #[cfg(target_arch = "bpf")]
+mod signal;
+#[cfg(target_arch = "bpf")]
 mod task;
 
 /// Maps, globals and programs.
 #[cfg(target_arch = "bpf")]
 mod object {
+    use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
     use aya_ebpf::{
         macros::{btf_tracepoint, map},
         maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
         programs::BtfTracePointContext,
     };
     use monitor_ebpf::{
-        ClaimKey, Filter, Mark, NameMatcher, Offsets, WatchEntry, hints, maps, notes,
+        ClaimKey, Filter, Mark, NameMatcher, Offsets, SentSignals, WatchEntry, hints, maps, notes,
     };
 
-    use crate::{birth, exit, task::Task};
+    use crate::{birth, exit, signal, task::Task};
 
     #[map]
     pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -37,6 +40,11 @@ mod object {
     #[map]
     pub(crate) static CLAIMED: LruHashMap<ClaimKey, u8> =
         LruHashMap::with_max_entries(maps::CLAIMED_ENTRIES, 0);
+
+    /// Takes memory only for processes that have been sent a signal that may end them.
+    #[map]
+    pub(crate) static SIGNALS: HashMap<u32, SentSignals> =
+        HashMap::with_max_entries(maps::SIGNALS_ENTRIES, BPF_F_NO_PREALLOC);
 
     /// See [`hints`].
     #[map]
@@ -68,6 +76,8 @@ mod object {
     pub(crate) fn exit_group_dead(ctx: BtfTracePointContext) -> i32 {
         if ctx.arg::<u8>(1) != 0 {
             exit::report(&ctx, Task(ctx.arg(0)), exit::LastThread::Certain);
+        } else {
+            exit::count_threads(Task(ctx.arg(0)));
         }
         0
     }
@@ -78,6 +88,8 @@ mod object {
         let task = Task(ctx.arg(0));
         if task.live_threads() == Ok(0) {
             exit::report(&ctx, task, exit::LastThread::Claimed);
+        } else {
+            exit::count_threads(task);
         }
         0
     }
@@ -87,6 +99,28 @@ mod object {
     #[btf_tracepoint(function = "sched_process_fork")]
     pub(crate) fn birth(ctx: BtfTracePointContext) -> i32 {
         birth::record(&ctx, Task(ctx.arg(0)), Task(ctx.arg(1)));
+        0
+    }
+
+    /// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group,
+    /// int result)`: in the sender's context (include/trace/events/signal.h).
+    #[btf_tracepoint(function = "signal_generate")]
+    pub(crate) fn signal(ctx: BtfTracePointContext) -> i32 {
+        signal::keep(
+            &ctx,
+            ctx.arg(0),
+            ctx.arg(1),
+            Task(ctx.arg(2)),
+            ctx.arg::<i32>(3) != 0,
+            ctx.arg(4),
+        );
+        0
+    }
+
+    /// Kernels from 6.9 on: `mark_victim(struct task_struct *task, uid_t uid)`.
+    #[btf_tracepoint(function = "mark_victim")]
+    pub(crate) fn oom(ctx: BtfTracePointContext) -> i32 {
+        let _ = signal::keep_victim(Task(ctx.arg(0)));
         0
     }
 

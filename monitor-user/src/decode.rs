@@ -1,11 +1,19 @@
 //! The only reader of the kernel's bytes.
 
+mod origin;
+
 use std::mem::offset_of;
 use std::time::Duration;
 
-use monitor_ebpf::{COMM_LEN, EXIT_WATCHED, ExitRecord, TICK_NS};
+use monitor_ebpf::{
+    COMM_LEN, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP, EXIT_WATCHED,
+    ExitRecord, SentSignal, TICK_NS,
+};
+use serde::Serialize;
 
-use crate::supervisor::{Blame, Cause, Instance, Signal};
+use self::origin::Sent;
+use crate::os::page_size;
+use crate::supervisor::{Blame, Cause, How, Instance, OomKill, Origin, Parent, Sender, Signal};
 
 /// A process's exit, as the kernel program reported it.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,10 +36,41 @@ pub(crate) struct ProcessExit {
     pub(crate) uptime: Duration,
     /// Why.
     pub(crate) cause: Cause,
+    /// If it ended by itself: the last signal before that had asked it to end.
+    pub(crate) last_signal: Option<LastSignal>,
+    /// What it had used.
+    pub(crate) usage: Usage,
     /// Whether it was taken out of the watch map by this report.
     pub(crate) watched: bool,
     /// Of whose birth it was the end, if that was recorded: service and attempt.
     pub(crate) birth: Option<Birth>,
+}
+
+/// A signal that asked a process to end, some time before it did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LastSignal {
+    pub(crate) signal: Signal,
+    /// So long before the exit was it sent.
+    pub(crate) before_exit_ns: u64,
+    pub(crate) how: Option<How>,
+    pub(crate) sender: Option<Sender>,
+}
+
+/// What a process had used when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Usage {
+    /// Time on a CPU in user mode, of all threads.
+    pub(crate) user_ns: u64,
+    /// The same in kernel mode.
+    pub(crate) system_ns: u64,
+    /// The most memory that was resident.
+    pub(crate) max_rss_bytes: u64,
+    /// Threads when the first of them went; `None` if that was not seen.
+    pub(crate) threads: Option<u32>,
+    /// Bytes fetched from storage; `None` if the kernel does not count.
+    pub(crate) read_bytes: Option<u64>,
+    /// Bytes sent to storage; the same.
+    pub(crate) written_bytes: Option<u64>,
 }
 
 /// What the kernel recorded when an agent forked an instance.
@@ -69,8 +108,10 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
     let start = field.u64(offset_of!(ExitRecord, start_time_ns));
     let service = field.u64(offset_of!(ExitRecord, service));
     let exit = field.u64(offset_of!(ExitRecord, exit_time_ns));
-    let comm: [u8; COMM_LEN] = field.array(offset_of!(ExitRecord, comm));
-    let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+    let sent = field.sent();
+    let flags = field.u32(offset_of!(ExitRecord, flags));
+    let cause = field.cause(flags, sent.as_ref());
+    let last_signal = sent.filter(|_| matches!(cause, Cause::Exited { .. }));
     Some(ProcessExit {
         instance: Instance {
             pid: field.u32(offset_of!(ExitRecord, pid)),
@@ -80,13 +121,21 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
         parent_pid: field.u32(offset_of!(ExitRecord, parent_pid)),
         uid: field.u32(offset_of!(ExitRecord, uid)),
         cgroup_id: field.u64(offset_of!(ExitRecord, cgroup_id)),
-        comm: String::from_utf8_lossy(name).into_owned(),
+        comm: field.comm(offset_of!(ExitRecord, comm)),
         exited_at: Duration::from_nanos(exit),
         uptime: Duration::from_nanos(exit.saturating_sub(start)),
-        cause: Cause::from_wait_status(
-            field.u32(offset_of!(ExitRecord, wait_status)).cast_signed(),
-        ),
-        watched: field.u32(offset_of!(ExitRecord, flags)) & EXIT_WATCHED != 0,
+        cause,
+        last_signal: last_signal.map(|sent| {
+            let Origin { how, sender, .. } = sent.origin();
+            LastSignal {
+                signal: sent.signal,
+                before_exit_ns: exit.saturating_sub(sent.time_ns),
+                how,
+                sender,
+            }
+        }),
+        usage: field.usage(flags),
+        watched: flags & EXIT_WATCHED != 0,
         birth: (service != 0).then(|| Birth {
             service,
             attempt: field.u64(offset_of!(ExitRecord, attempt)),
@@ -94,16 +143,36 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
     })
 }
 
-/// Whose doing a death was. Until senders are known, the signals that a person, an init or a
-/// script sends count as someone else's.
+/// Whose doing a death was. Where nobody is known to have sent the signal, those that a person, an
+/// init or a script sends count as someone else's.
 pub(crate) fn blame(cause: &Cause) -> Blame {
-    match cause {
-        Cause::Signaled { signal, .. }
-            if [Signal::KILL, Signal::TERM, Signal::HUP, Signal::INT].contains(signal) =>
-        {
-            Blame::SomeoneElse
+    let Cause::Signaled { signal, origin, .. } = cause else {
+        return Blame::Itself;
+    };
+    let is_own = match (origin.how, &origin.sender) {
+        (Some(How::Fault | How::Seccomp | How::CpuLimit), _) => true,
+        (_, Some(sender)) => sender.own,
+        (_, None) => ![Signal::KILL, Signal::TERM, Signal::HUP, Signal::INT].contains(signal),
+    };
+    if is_own {
+        Blame::Itself
+    } else {
+        Blame::SomeoneElse
+    }
+}
+
+/// Splits the exact time on a CPU as the sampled user and system times are to each other, as the
+/// kernel does for everybody else (`cputime_adjust`, kernel/sched/cputime.c).
+fn shares(user: u64, system: u64, all: u64) -> (u64, u64) {
+    match (user, system) {
+        (_, 0) => (all, 0),
+        (0, _) => (0, all),
+        _ => {
+            let share =
+                u128::from(all) * u128::from(system) / (u128::from(user) + u128::from(system));
+            let system = u64::try_from(share).unwrap_or(all);
+            (all - system, system)
         }
-        _ => Blame::Itself,
     }
 }
 
@@ -132,25 +201,132 @@ impl<'a> Fields<'a> {
     fn u64(&self, offset: usize) -> u64 {
         u64::from_ne_bytes(self.array(offset))
     }
+
+    fn i32(&self, offset: usize) -> i32 {
+        i32::from_ne_bytes(self.array(offset))
+    }
+
+    /// A name, NUL-terminated; bytes that are not UTF-8 replaced.
+    fn comm(&self, offset: usize) -> String {
+        let comm: [u8; COMM_LEN] = self.array(offset);
+        let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(name).into_owned()
+    }
+
+    fn sent(&self) -> Option<Sent> {
+        let at = |offset| offset_of!(ExitRecord, sent) + offset;
+        let signal = self.i32(at(offset_of!(SentSignal, signal)));
+        Some(Sent {
+            time_ns: self.u64(at(offset_of!(SentSignal, time_ns))),
+            sender_start_time_ns: self.u64(at(offset_of!(SentSignal, sender_start_time_ns))),
+            address: self.u64(at(offset_of!(SentSignal, address))),
+            signal: Signal::from_number(signal)?,
+            code: self.i32(at(offset_of!(SentSignal, code))),
+            flags: self.u32(at(offset_of!(SentSignal, flags))),
+            syscall: self.i32(at(offset_of!(SentSignal, syscall))),
+            sender_pid: self.u32(at(offset_of!(SentSignal, sender_pid))),
+            sender_host_pid: self.u32(at(offset_of!(SentSignal, sender_host_pid))),
+            sender_uid: self.u32(at(offset_of!(SentSignal, sender_uid))),
+            sender_comm: self.comm(at(offset_of!(SentSignal, sender_comm))),
+            parent: Parent {
+                pid: self.u32(at(offset_of!(SentSignal, sender_parent_pid))),
+                comm: self.comm(at(offset_of!(SentSignal, sender_parent_comm))),
+            },
+        })
+    }
+
+    fn cause(&self, flags: u32, sent: Option<&Sent>) -> Cause {
+        let status = self.i32(offset_of!(ExitRecord, wait_status));
+        let mut cause = Cause::from_wait_status(status);
+        let Cause::Signaled { signal, origin, .. } = &mut cause else {
+            return cause;
+        };
+        if flags & EXIT_OOM_VICTIM != 0 && *signal == Signal::KILL {
+            return Cause::OomKilled(self.oom_kill(flags));
+        }
+        *origin = match sent {
+            Some(sent) => sent.origin(),
+            // Strict mode ends its thread without a signal (kernel/seccomp.c).
+            None if flags & EXIT_SECCOMP != 0 && *signal == Signal::KILL => Origin {
+                how: Some(How::Seccomp),
+                ..Origin::default()
+            },
+            None => Origin::default(),
+        };
+        cause
+    }
+
+    fn oom_kill(&self, flags: u32) -> OomKill {
+        if flags & EXIT_OOM_FIGURES == 0 {
+            return OomKill::default();
+        }
+        let bytes = |pages: u64| Some(pages.saturating_mul(page_size()));
+        OomKill {
+            scope: None,
+            total_vm_bytes: bytes(self.u64(offset_of!(ExitRecord, oom_total_vm_pages))),
+            anon_rss_bytes: bytes(self.u64(offset_of!(ExitRecord, oom_anon_pages))),
+            oom_score_adj: Some(self.i32(offset_of!(ExitRecord, oom_score_adj))),
+        }
+    }
+
+    fn usage(&self, flags: u32) -> Usage {
+        let user = self.u64(offset_of!(ExitRecord, user_time_ns));
+        let system = self.u64(offset_of!(ExitRecord, system_time_ns));
+        let all = self.u64(offset_of!(ExitRecord, run_time_ns));
+        let (user_ns, system_ns) = shares(user, system, all);
+        let threads = self.u32(offset_of!(ExitRecord, threads));
+        let counted = |bytes| (flags & EXIT_IO_COUNTED != 0).then_some(bytes);
+        let max_rss = self.u64(offset_of!(ExitRecord, max_rss_pages));
+        Usage {
+            user_ns,
+            system_ns,
+            max_rss_bytes: max_rss.saturating_mul(page_size()),
+            threads: (threads != 0).then_some(threads),
+            read_bytes: counted(self.u64(offset_of!(ExitRecord, read_bytes))),
+            written_bytes: counted(self.u64(offset_of!(ExitRecord, written_bytes))),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn record() -> ExitRecord {
+        ExitRecord {
+            start_time_ns: 1_234_567_890,
+            exit_time_ns: 2_234_567_891,
+            cgroup_id: 77,
+            service: 5,
+            attempt: 6,
+            user_time_ns: 1_000,
+            system_time_ns: 3_000,
+            run_time_ns: 8_000,
+            max_rss_pages: 2,
+            read_bytes: 8192,
+            written_bytes: 4096,
+            oom_total_vm_pages: 3,
+            oom_anon_pages: 1,
+            sent: SentSignal::NONE,
+            pid: 42,
+            host_pid: 4242,
+            parent_pid: 1,
+            uid: 1000,
+            wait_status: 0x8b,
+            flags: EXIT_WATCHED,
+            threads: 9,
+            oom_score_adj: -17,
+            comm: *b"name\0padding\0\0\0\0",
+        }
+    }
+
+    fn read(record: ExitRecord) -> ProcessExit {
+        exit(&crate::os::bytes_of_record(record)).unwrap()
+    }
+
     #[test]
     fn reads_every_field_at_its_place() {
-        let mut bytes = [0_u8; size_of::<ExitRecord>()];
-        bytes[0..8].copy_from_slice(&1_234_567_890_u64.to_ne_bytes());
-        bytes[8..16].copy_from_slice(&2_234_567_891_u64.to_ne_bytes());
-        bytes[16..24].copy_from_slice(&77_u64.to_ne_bytes());
-        for (index, value) in [42_u32, 4242, 1, 1000, 0x8b, 1].into_iter().enumerate() {
-            bytes[40 + index * 4..44 + index * 4].copy_from_slice(&value.to_ne_bytes());
-        }
-        bytes[64..69].copy_from_slice(b"name\0");
-        bytes[24..32].copy_from_slice(&5_u64.to_ne_bytes());
-        bytes[32..40].copy_from_slice(&6_u64.to_ne_bytes());
-        let exit = exit(&bytes).unwrap();
+        let exit = read(record());
         assert_eq!(
             exit.instance,
             Instance {
@@ -172,13 +348,127 @@ mod tests {
                 attempt: 6
             })
         );
+        assert_eq!(
+            exit.usage,
+            Usage {
+                user_ns: 2_000,
+                system_ns: 6_000,
+                max_rss_bytes: 2 * page_size(),
+                threads: Some(9),
+                read_bytes: None,
+                written_bytes: None,
+            }
+        );
+        let counted = read(ExitRecord {
+            flags: EXIT_IO_COUNTED,
+            ..record()
+        });
+        assert_eq!(counted.usage.read_bytes, Some(8192));
+        assert_eq!(counted.usage.written_bytes, Some(4096));
+    }
+
+    #[test]
+    fn the_signal_is_joined_to_the_death() {
+        let sent = SentSignal {
+            time_ns: 2_234_000_000,
+            signal: 15,
+            sender_pid: 7,
+            sender_comm: *b"bash\0\0\0\0\0\0\0\0\0\0\0\0",
+            ..SentSignal::NONE
+        };
+        let killed = read(ExitRecord {
+            sent,
+            wait_status: 15,
+            ..record()
+        });
+        assert_eq!(
+            killed.cause.to_string(),
+            "killed by SIGTERM from bash (pid 7, uid 0)"
+        );
+        assert_eq!(killed.last_signal, None);
+        let ended = read(ExitRecord {
+            sent,
+            wait_status: 3 << 8,
+            ..record()
+        });
+        assert_eq!(ended.cause, Cause::Exited { code: 3 });
+        let last = ended.last_signal.unwrap();
+        assert_eq!((last.signal, last.before_exit_ns), (Signal::TERM, 567_891));
+        assert_eq!(last.sender.unwrap().comm, "bash");
+    }
+
+    #[test]
+    fn kills_without_a_sender_are_told_apart() {
+        let killed = |flags| {
+            read(ExitRecord {
+                wait_status: 9,
+                flags,
+                ..record()
+            })
+            .cause
+        };
+        assert_eq!(killed(0).to_string(), "killed by SIGKILL");
+        assert_eq!(
+            killed(EXIT_SECCOMP).to_string(),
+            "killed by SIGKILL by seccomp"
+        );
+        assert_eq!(
+            killed(EXIT_OOM_VICTIM),
+            Cause::OomKilled(OomKill::default())
+        );
+        let figures = OomKill {
+            scope: None,
+            total_vm_bytes: Some(3 * page_size()),
+            anon_rss_bytes: Some(page_size()),
+            oom_score_adj: Some(-17),
+        };
+        assert_eq!(
+            killed(EXIT_OOM_VICTIM | EXIT_OOM_FIGURES),
+            Cause::OomKilled(figures)
+        );
     }
 
     #[test]
     fn other_lengths_are_no_record() {
         assert_eq!(exit(&[]), None);
-        assert_eq!(exit(&[0; 79]), None);
-        assert_eq!(exit(&[0; 88]), None);
+        assert_eq!(exit(&[0; size_of::<ExitRecord>() - 1]), None);
+        assert_eq!(exit(&[0; size_of::<ExitRecord>() + 8]), None);
+    }
+
+    #[test]
+    fn known_senders_take_the_blame() {
+        let killed = |signal, origin: Origin| {
+            blame(&Cause::Signaled {
+                signal: Signal::from_number(signal).unwrap(),
+                core_dumped: false,
+                origin,
+            })
+        };
+        let from = |own| Origin {
+            how: Some(How::Kill),
+            sender: Some(Sender {
+                pid: 1,
+                host_pid: 1,
+                start_time_ns: 0,
+                uid: 0,
+                comm: String::new(),
+                parent: None,
+                itself: false,
+                own,
+            }),
+            fault: None,
+        };
+        let by = |how| Origin {
+            how: Some(how),
+            ..Origin::default()
+        };
+        assert_eq!(killed(11, from(false)), Blame::SomeoneElse);
+        assert_eq!(killed(9, from(true)), Blame::Itself);
+        for how in [How::Fault, How::Seccomp, How::CpuLimit] {
+            assert_eq!(killed(9, by(how)), Blame::Itself, "{how:?}");
+        }
+        assert_eq!(killed(9, by(How::Kernel)), Blame::SomeoneElse);
+        assert_eq!(killed(13, by(How::Kernel)), Blame::Itself);
     }
 
     #[test]
@@ -192,7 +482,7 @@ mod tests {
             };
             assert_eq!(killed(signal), expected, "signal {signal}");
         }
-        assert_eq!(blame(&Cause::OomKilled), Blame::Itself);
+        assert_eq!(blame(&Cause::OomKilled(OomKill::default())), Blame::Itself);
         assert_eq!(blame(&Cause::Exited { code: 143 }), Blame::Itself);
     }
 }

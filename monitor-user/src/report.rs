@@ -9,6 +9,8 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::aftermath::CoreDump;
+use crate::decode::{LastSignal, Usage};
 use crate::supervisor::Cause;
 
 /// An exit, as `watch` and `events` show it.
@@ -31,12 +33,42 @@ pub(crate) struct Exited {
     pub(crate) parent_pid: Option<u32>,
     pub(crate) uid: Option<u32>,
     pub(crate) cgroup_id: Option<u64>,
+    /// Of an exit by itself: the last signal before that had asked it to end.
+    pub(crate) last_signal: Option<LastSignal>,
+    /// What it had used, where the kernel's record tells it.
+    pub(crate) usage: Option<Usage>,
+    /// Of a core dump: where it went.
+    pub(crate) core: Option<CoreDump>,
+    /// The end of its output, where the config asks for it.
+    pub(crate) last_output: Option<String>,
 }
 
 /// The columns' names, in the widths of [`Exited::line`].
 pub(crate) const HEADER: &str = "TIME              PID  COMM                LIVED  CAUSE";
 
 impl Exited {
+    /// Of which nothing else is known.
+    pub(crate) fn unknown(time: Timestamp, pid: u32) -> Self {
+        Self {
+            event: "exited",
+            time,
+            service: None,
+            pid,
+            host_pid: None,
+            start_time_ns: None,
+            comm: None,
+            uptime_ns: None,
+            cause: Cause::Unknown,
+            parent_pid: None,
+            uid: None,
+            cgroup_id: None,
+            last_signal: None,
+            usage: None,
+            core: None,
+            last_output: None,
+        }
+    }
+
     /// A line for a person, aligned under [`HEADER`], with colours.
     pub(crate) fn line(&self, zone: &TimeZone) -> String {
         let dim = Style::new().dimmed();
@@ -163,7 +195,7 @@ pub(crate) fn cause_style(cause: &Cause) -> Style {
     let colour = match cause {
         Cause::Exited { code: 0 } => AnsiColor::Green,
         Cause::Exited { .. } | Cause::Unknown => AnsiColor::Yellow,
-        Cause::Signaled { .. } | Cause::OomKilled => AnsiColor::Red,
+        Cause::Signaled { .. } | Cause::OomKilled(_) => AnsiColor::Red,
     };
     Style::new().fg_color(Some(colour.into()))
 }
@@ -184,6 +216,26 @@ impl fmt::Display for Age {
             _ => format!("{}d{:02}h", secs / 86400, secs / 3600 % 24),
         };
         f.pad(&text)
+    }
+}
+
+/// A number of bytes: "512 B", "4.0 KiB", "1.5 GiB".
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        if rest < 1024 {
+            return write!(f, "{rest} B");
+        }
+        let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let mut index = 0;
+        while rest >= 1024 * 1024 && index + 1 < units.len() {
+            rest /= 1024;
+            index += 1;
+        }
+        let unit = units.get(index).unwrap_or(&"");
+        write!(f, "{}.{} {unit}", rest / 1024, rest % 1024 * 10 / 1024)
     }
 }
 
@@ -211,20 +263,27 @@ mod tests {
     }
 
     #[test]
+    fn bytes_stay_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (1 << 30, "1.0 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
     fn a_line_stands_under_its_header() {
         let exited = Exited {
-            event: "exited",
-            time: Timestamp::from_second(0).unwrap(),
-            service: None,
-            pid: 123,
-            host_pid: None,
-            start_time_ns: None,
             comm: Some("evil\u{1b}[2J".to_owned()),
             uptime_ns: Some(2_000_000_000),
             cause: Cause::from_wait_status(9),
-            parent_pid: None,
-            uid: None,
-            cgroup_id: None,
+            ..Exited::unknown(Timestamp::from_second(0).unwrap(), 123)
         };
         let line = anstream::adapter::strip_str(&exited.line(&TimeZone::UTC)).to_string();
         assert_eq!(

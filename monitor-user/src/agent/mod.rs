@@ -26,6 +26,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use self::instances::Instances;
 use self::memory::MemoryDir;
 use self::requests::Requests;
+use crate::aftermath;
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
 use crate::control::{self, Command, Incoming, Response, Server, ServiceStatus};
@@ -35,7 +36,7 @@ use crate::os::spawn::raise_fd_limit;
 use crate::os::{pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
-    Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, RequestId, ServiceName,
+    Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, Output, RequestId, ServiceName,
     SpawnFailure, Status, Supervisor,
 };
 
@@ -299,7 +300,8 @@ impl Agent {
     }
 
     /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
-    fn tell_exit(&mut self, service: ServiceName, exit: ProcessExit) {
+    fn tell_exit(&mut self, service: ServiceName, mut exit: ProcessExit) {
+        aftermath::complete(&mut exit);
         let instance = exit.instance;
         self.facts.insert(instance, facts_of(&exit));
         self.tell(Event::ProcessExited {
@@ -525,11 +527,29 @@ impl Agent {
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
         let facts = match notice {
-            Notice::Exited { instance, .. } => self.facts.get(instance).copied(),
+            Notice::Exited { instance, .. } => self.facts.get(instance).cloned(),
             _ => None,
         };
-        let facts = facts.unwrap_or_else(|| ExtraFacts::at(clock::now()));
+        let mut facts = facts.unwrap_or_else(|| ExtraFacts::at(clock::now()));
+        if let Notice::Exited { service, .. } = notice {
+            facts.last_output = self.last_output(service);
+        }
         self.record(&Entry::from_notice(notice, facts));
+    }
+
+    /// The end of a service's output, if its config asks for that and it goes to a file.
+    fn last_output(&self, service: &ServiceName) -> Option<String> {
+        let spec = self.supervisor.spec(service)?;
+        let bytes = spec.policy.last_output;
+        let Output::File(path) = &spec.exec.stdout else {
+            return None;
+        };
+        if bytes == 0 {
+            return None;
+        }
+        aftermath::tail(path, bytes)
+            .map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
+            .ok()
     }
 
     fn record(&mut self, entry: &Entry) {
@@ -729,6 +749,10 @@ fn facts_of(exit: &ProcessExit) -> ExtraFacts {
         parent_pid: Some(exit.parent_pid),
         uid: Some(exit.uid),
         cgroup_id: Some(exit.cgroup_id),
+        last_signal: exit.last_signal.clone(),
+        usage: Some(exit.usage),
+        core: aftermath::core_of(exit),
+        last_output: None,
     }
 }
 

@@ -207,7 +207,8 @@ fn human(line: &Line, zone: &TimeZone, today: Date) -> String {
     )
 }
 
-fn no_agent(dir: &Path) -> ExitCode {
+/// Says that there is no journal, and no agent that might begin one.
+pub(super) fn no_agent(dir: &Path) -> ExitCode {
     eprint_line(&format!(
         "no agent has kept a journal in {}; is --runtime-dir the agent's?",
         dir.display()

@@ -12,6 +12,7 @@ pub(crate) mod reload;
 pub(crate) mod status;
 pub(crate) mod steer;
 pub(crate) mod watch;
+pub(crate) mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use clap::{Parser, Subcommand};
 ///
 /// `respawn agent` runs the services that are described in /etc/respawn/services/*.toml, one file
 /// a service, and init keeps the agent running. `watch`, `check` and `doctor` need no agent,
-/// `events` reads its journal, and the other commands talk to it.
+/// `events` and `why` read its journal, and the other commands talk to it.
 #[derive(Debug, Parser)]
 #[command(
     name = "respawn",
@@ -110,6 +111,7 @@ enum Command {
     Shutdown(steer::Shutdown),
     Check(check::Arguments),
     Events(events::Arguments),
+    Why(why::Arguments),
     Doctor(doctor::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
@@ -131,6 +133,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
+        Command::Why(arguments) => why::run(&cli.global, &arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
         Command::Install(arguments) => install::install(&cli.global, &arguments),
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),

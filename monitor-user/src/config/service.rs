@@ -17,9 +17,12 @@ use super::environment;
 use super::limits::limits;
 use super::problem::{Report, printable};
 use super::source::Source;
-use super::value::{absolute_path, duration, word};
+use super::value::{self, absolute_path, duration, word};
 
 const COMMAND: &str = r#"an array of words such as ["/usr/bin/example", "--flag"]"#;
+
+/// It goes into the journal with every exit.
+const LAST_OUTPUT_MAX: u64 = 64 << 10;
 
 /// Every key of a service, each with its reader, a line each.
 #[rustfmt::skip]
@@ -44,6 +47,7 @@ const KEYS: &Keys<Draft> = &[
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
     ("stderr", |d, i| keep(&mut d.stderr, output(i))),
+    ("last_output", |d, i| keep(&mut d.policy.last_output, last_output(i))),
 ];
 
 const RESTARTS: &[(&str, RestartPolicy)] = &[
@@ -84,6 +88,7 @@ impl Default for Draft {
                 stop_signal: Signal::TERM,
                 stop_timeout: Duration::from_secs(10),
                 overlap: false,
+                last_output: 0,
             },
             restart_max_delay: None,
             command: None,
@@ -386,6 +391,15 @@ fn output(item: &Item<'_>) -> Option<Output> {
             None
         }
     }
+}
+
+fn last_output(item: &Item<'_>) -> Option<u64> {
+    let size = value::size(item)?;
+    if size > LAST_OUTPUT_MAX {
+        item.expected("a size of at most \"64KiB\"", None);
+        return None;
+    }
+    Some(size)
 }
 
 #[cfg(test)]

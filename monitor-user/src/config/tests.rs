@@ -92,6 +92,7 @@ fn a_command_is_all_that_a_service_needs() {
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             overlap: false,
+            last_output: 0,
         }
     );
     let exec = &spec.exec;
@@ -131,6 +132,7 @@ stop_signal = "HUP"
 stop_timeout = "0s"
 overlap = true
 stdout = "/tmp/web.log"
+last_output = "8KiB"
 
 [limits]
 core = "unlimited"
@@ -159,6 +161,7 @@ fn every_key_reaches_the_spec() {
             stop_signal: Signal::HUP,
             stop_timeout: Duration::ZERO,
             overlap: true,
+            last_output: 8 << 10,
         }
     );
     let exec = &spec.exec;

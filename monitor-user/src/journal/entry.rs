@@ -5,6 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::aftermath::CoreDump;
+use crate::decode::{LastSignal, Usage};
 use crate::report::Exited;
 use crate::supervisor::{BackoffReason, Death, Instance, Notice, Signal};
 
@@ -13,7 +15,7 @@ use crate::supervisor::{BackoffReason, Death, Instance, Notice, Signal};
 #[serde(untagged)]
 pub(crate) enum Entry {
     /// An instance's end, in the shape that `watch` shows too.
-    Exited(Exited),
+    Exited(Box<Exited>),
     /// Anything else.
     Other(Happened),
 }
@@ -72,7 +74,7 @@ enum What {
 }
 
 /// What a [`Notice`] does not tell.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ExtraFacts {
     /// When it became known.
     pub(crate) time: Timestamp,
@@ -86,6 +88,14 @@ pub(crate) struct ExtraFacts {
     pub(crate) uid: Option<u32>,
     /// Of an exit: the ID of its cgroup in the v2 hierarchy.
     pub(crate) cgroup_id: Option<u64>,
+    /// Of an exit by itself: the last signal before that had asked it to end.
+    pub(crate) last_signal: Option<LastSignal>,
+    /// Of an exit: what it had used.
+    pub(crate) usage: Option<Usage>,
+    /// Of a core dump: where it went.
+    pub(crate) core: Option<CoreDump>,
+    /// Of an exit: the end of its output.
+    pub(crate) last_output: Option<String>,
 }
 
 impl ExtraFacts {
@@ -98,6 +108,10 @@ impl ExtraFacts {
             parent_pid: None,
             uid: None,
             cgroup_id: None,
+            last_signal: None,
+            usage: None,
+            core: None,
+            last_output: None,
         }
     }
 }
@@ -110,7 +124,7 @@ impl Entry {
                 service,
                 instance,
                 death,
-            } => return Self::Exited(exited(service, *instance, death, facts)),
+            } => return Self::Exited(Box::new(exited(service, *instance, death, facts))),
             Notice::Started {
                 service,
                 instance: Instance { pid, start_time_ns },
@@ -210,6 +224,10 @@ fn exited(service: &str, instance: Instance, death: &Death, facts: ExtraFacts) -
         parent_pid: facts.parent_pid,
         uid: facts.uid,
         cgroup_id: facts.cgroup_id,
+        last_signal: facts.last_signal,
+        usage: facts.usage,
+        core: facts.core,
+        last_output: facts.last_output,
     }
 }
 

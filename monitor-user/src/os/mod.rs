@@ -24,8 +24,25 @@ mod testing;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Size of a page of memory, in bytes.
+pub(crate) fn page_size() -> u64 {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok())
+        .unwrap_or(4096)
+}
+
+/// The bytes of a record as the kernel writes it.
+#[cfg(test)]
+pub(crate) fn bytes_of_record(
+    record: monitor_ebpf::ExitRecord,
+) -> [u8; size_of::<monitor_ebpf::ExitRecord>()] {
+    // SAFETY: numbers and bytes without padding: its size is the sum of its fields'.
+    unsafe { std::mem::transmute(record) }
+}
 
 /// Has the runtime wait for a descriptor that `owner` keeps open.
 ///

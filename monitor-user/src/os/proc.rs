@@ -34,6 +34,20 @@ impl Stat {
     }
 }
 
+/// The command line of a process, a word each; bytes that are not UTF-8 replaced. Empty for one
+/// that is being torn down.
+pub(crate) fn command_line(pid: u32) -> io::Result<Vec<String>> {
+    let text = fs::read(format!("/proc/{pid}/cmdline"))?;
+    let words = text.strip_suffix(b"\0").unwrap_or(&text);
+    if words.is_empty() {
+        return Ok(Vec::new());
+    }
+    let words = words.split(|byte| *byte == 0);
+    Ok(words
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect())
+}
+
 /// Reads `/proc/PID/stat`.
 ///
 /// # Errors

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use nix::libc::off_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::unistd::{SysconfVar, sysconf};
 
 /// In a record's header: it is being written.
 const BUSY: u32 = 1 << 31;
@@ -50,10 +49,7 @@ pub(crate) fn waiting(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Vec<Vec<u
 }
 
 fn page_bytes() -> io::Result<usize> {
-    let bytes = sysconf(SysconfVar::PAGE_SIZE)?;
-    bytes
-        .and_then(|bytes| usize::try_from(bytes).ok())
-        .ok_or_else(|| io::ErrorKind::Unsupported.into())
+    usize::try_from(super::page_size()).map_err(io::Error::other)
 }
 
 /// A part of the map, mapped to be read.

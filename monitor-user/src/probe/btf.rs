@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use btfparse::{Offset, Readable, TypeInformation, TypeVariant};
-use monitor_ebpf::Offsets;
+use monitor_ebpf::{NO_FIELD, Offsets};
 
 /// Where the kernel shows its own BTF.
 pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -98,7 +98,82 @@ impl KernelTypes {
             upid_nr: at(&upid, "nr")?,
             upid_ns: at(&upid, "ns")?,
             pid_namespace_inum: at(&namespace, "ns.inum")?,
+            // PIDTYPE_SID is 3, include/linux/pid_types.h.
+            signal_session_pid: at(&signal, "pids[3]")?,
+            ..self.optional_offsets(&task, &signal)?
         })
+    }
+
+    /// Of fields that not every kernel has.
+    fn optional_offsets(&self, task: &Struct, signal: &Struct) -> Result<Offsets> {
+        let [memory, registers] = self.structs(["mm_struct", "pt_regs"])?;
+        let maybe = |of: &Struct, member: &str| self.offset(of, member).unwrap_or(NO_FIELD);
+        // One counter for each kind from 6.2 on, before that one struct of counters.
+        let resident = |kind: u32| {
+            let names = [
+                format!("rss_stat[{kind}].count"),
+                format!("rss_stat.count[{kind}]"),
+            ];
+            let mut found = names
+                .iter()
+                .filter_map(|name| self.offset(&memory, name).ok());
+            found.next().unwrap_or(NO_FIELD)
+        };
+        Ok(Offsets {
+            task_flags: maybe(task, "flags"),
+            task_mm: maybe(task, "mm"),
+            task_utime: maybe(task, "utime"),
+            task_stime: maybe(task, "stime"),
+            task_sum_exec_runtime: maybe(task, "se.sum_exec_runtime"),
+            task_read_bytes: maybe(task, "ioac.read_bytes"),
+            task_write_bytes: maybe(task, "ioac.write_bytes"),
+            task_seccomp_mode: maybe(task, "seccomp.mode"),
+            task_pdeath_signal: maybe(task, "pdeath_signal"),
+            signal_nr_threads: maybe(signal, "nr_threads"),
+            signal_utime: maybe(signal, "utime"),
+            signal_stime: maybe(signal, "stime"),
+            signal_sum_sched_runtime: maybe(signal, "sum_sched_runtime"),
+            signal_read_bytes: maybe(signal, "ioac.read_bytes"),
+            signal_write_bytes: maybe(signal, "ioac.write_bytes"),
+            signal_maxrss: maybe(signal, "maxrss"),
+            // RLIMIT_CPU is 0, include/uapi/asm-generic/resource.h.
+            signal_cpu_limit: maybe(signal, "rlim[0].rlim_cur"),
+            signal_oom_mm: maybe(signal, "oom_mm"),
+            signal_oom_score_adj: maybe(signal, "oom_score_adj"),
+            mm_total_vm: maybe(&memory, "total_vm"),
+            mm_hiwater_rss: maybe(&memory, "hiwater_rss"),
+            // MM_FILEPAGES and so on, include/linux/mm_types_task.h.
+            mm_file_pages: resident(0),
+            mm_anon_pages: resident(1),
+            mm_shmem_pages: resident(3),
+            pt_regs_syscall: self.syscall_number(&registers),
+            ..Offsets::default()
+        })
+    }
+
+    /// Where the number of a task's system call is, if the kernel programs can find its registers.
+    fn syscall_number(&self, registers: &Struct) -> u32 {
+        // Both are of 5.15 or earlier: https://github.com/torvalds/linux/commit/dd6e10fbd9fb
+        if !self.has_function("bpf_task_pt_regs") {
+            return NO_FIELD;
+        }
+        ["orig_ax", "syscallno"]
+            .into_iter()
+            .find_map(|name| self.offset(registers, name).ok())
+            .unwrap_or(NO_FIELD)
+    }
+
+    fn has_function(&self, name: &str) -> bool {
+        self.types.get().values().any(|kind| match kind {
+            TypeVariant::Func(function) => function.name().as_deref() == Some(name),
+            _ => false,
+        })
+    }
+
+    /// Whether `mark_victim` hands out the victim itself: `(task, uid)`, from 6.9 on.
+    pub(crate) fn shows_oom_victims(&self) -> bool {
+        self.tracepoint_parameters("mark_victim")
+            .is_ok_and(|parameters| parameters >= 2)
     }
 
     /// Which form the kernel's `sched_process_exit` has.
@@ -209,6 +284,9 @@ mod tests {
             "{offsets:?}"
         );
         types.exit_tracepoint().unwrap();
+        // Every kernel from 5.15 on, if it counts what processes read and write.
+        let missing = offsets.words().iter().filter(|&&at| at == NO_FIELD).count();
+        assert!(missing <= 4, "{offsets:?}");
     }
 
     #[test]

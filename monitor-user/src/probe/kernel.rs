@@ -59,7 +59,7 @@ fn is_there(error: &std::io::Error) -> bool {
 pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
     ring_bytes: usize,
-    watched: HashMap<MapData, u32, [u64; 4]>,
+    watched: HashMap<MapData, u32, [u64; 5]>,
     lost: PerCpuArray<MapData, u64>,
     mark: Array<MapData, [u64; 4]>,
     hints: Array<MapData, u64>,
@@ -71,7 +71,7 @@ pub(crate) struct KernelProbe {
     program: u32,
     records_births: bool,
     /// Keep the programs attached.
-    _links: Vec<FdLink>,
+    links: Vec<FdLink>,
 }
 
 /// A process in the watch map.
@@ -99,13 +99,11 @@ impl KernelProbe {
     /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs.
     pub(crate) fn load(options: &Options) -> Result<Self> {
         let mut loaded = Loaded::new(options, None)?;
-        let exit = loaded.attach_exit()?;
-        Self::new(
-            |name| take_map(&mut loaded.object, name),
-            options.ring_bytes(),
-            exit.1,
-            vec![exit.0],
-        )
+        let mut links: Vec<FdLink> = loaded.attach_extra().map(|(_, link)| link).collect();
+        let (exit, program) = loaded.attach_exit()?;
+        links.push(exit);
+        let map = |name: &str| take_map(&mut loaded.object, name);
+        Self::new(map, options.ring_bytes(), program, links, false)
     }
 
     /// Takes up what an earlier agent of the same build has pinned, loading nothing. Where there
@@ -154,12 +152,12 @@ impl KernelProbe {
         })?;
         let birth = pins.open_link(programs::BIRTH)?;
         let links = vec![exit.0, birth.0];
-        let probe = Self::new(
-            |name| pins.open_map(name),
-            options.ring_bytes(),
-            exit.1,
-            links,
-        )?;
+        let map = |name: &str| pins.open_map(name);
+        let mut probe = Self::new(map, options.ring_bytes(), exit.1, links, true)?;
+        let attached = probe.note(notes::PROGRAMS)?;
+        for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
+            probe.links.push(pins.open_link(extra.program)?.0);
+        }
         let found = probe.note(notes::OWNER)?;
         anyhow::ensure!(
             found == owner,
@@ -172,23 +170,27 @@ impl KernelProbe {
         let mut loaded = Loaded::new(options, Some(pins))?;
         let exit_program = loaded.exit;
         let birth = loaded.attach_birth()?;
+        let extra: Vec<(&Extra, FdLink)> = loaded.attach_extra().collect();
         let exit = loaded.attach_exit()?;
-        let birth = pins.replace_link(programs::BIRTH, birth)?;
-        let links = vec![pins.replace_link(exit_program, exit.0)?, birth];
-        Self::new(
-            |name| take_map(&mut loaded.object, name),
-            options.ring_bytes(),
-            exit.1,
-            links,
-        )
+        let mut links = vec![pins.replace_link(programs::BIRTH, birth)?];
+        let mut attached = 0;
+        for (extra, link) in extra {
+            attached |= extra.note;
+            links.push(pins.replace_link(extra.program, link)?);
+        }
+        links.push(pins.replace_link(exit_program, exit.0)?);
+        let map = |name: &str| take_map(&mut loaded.object, name);
+        let mut probe = Self::new(map, options.ring_bytes(), exit.1, links, true)?;
+        probe.set_note(notes::PROGRAMS, attached)?;
+        Ok(probe)
     }
 
-    /// Of `links`, the birth program's is the second.
     fn new(
         mut map: impl FnMut(&str) -> Result<Map>,
         ring_bytes: u32,
         program: u32,
         links: Vec<FdLink>,
+        records_births: bool,
     ) -> Result<Self> {
         let events = RingBuf::try_from(map(maps::EVENTS)?)?;
         Ok(Self {
@@ -202,8 +204,8 @@ impl KernelProbe {
             notes: Array::try_from(map(maps::NOTES)?)?,
             logger: kernel_log(program),
             program,
-            records_births: links.len() > 1,
-            _links: links,
+            records_births,
+            links,
         })
     }
 
@@ -450,7 +452,33 @@ struct Loaded {
     btf: Btf,
     /// The exit program that fits this kernel.
     exit: &'static str,
+    shows_oom_victims: bool,
 }
+
+/// A program that not every kernel takes, and without which the others work all the same.
+struct Extra {
+    program: &'static str,
+    tracepoint: &'static str,
+    /// Its bit in the notes.
+    note: u64,
+    /// What is not known without it.
+    tells: &'static str,
+}
+
+const EXTRA: [Extra; 2] = [
+    Extra {
+        program: programs::SIGNAL,
+        tracepoint: "signal_generate",
+        note: 1,
+        tells: "who sent a signal",
+    },
+    Extra {
+        program: programs::OOM,
+        tracepoint: "mark_victim",
+        note: 2,
+        tells: "the figures of out-of-memory kills",
+    },
+];
 
 impl Loaded {
     /// With `pins`, maps are made there, and those that are there already are used.
@@ -462,6 +490,8 @@ impl Loaded {
             ExitTracepoint::GroupDead if !options.live_zero => programs::EXIT_GROUP_DEAD,
             _ => programs::EXIT_LIVE_ZERO,
         };
+        let shows_oom_victims = types.shows_oom_victims();
+        drop(types);
         let btf = Btf::parse_file(path, Endianness::default())
             .with_context(|| format!("{}: damaged BTF", path.display()))?;
         let filter = Filter {
@@ -489,7 +519,28 @@ impl Loaded {
         }
         let bytes = read_object(options)?;
         let object = guarded(|| loader.load(&bytes).context("cannot load the kernel object"))?;
-        Ok(Self { object, btf, exit })
+        Ok(Self {
+            object,
+            btf,
+            exit,
+            shows_oom_victims,
+        })
+    }
+
+    /// Attaches what this kernel takes of [`EXTRA`], and says what it does not take.
+    fn attach_extra(&mut self) -> impl Iterator<Item = (&'static Extra, FdLink)> {
+        EXTRA.iter().filter_map(|extra| {
+            if extra.program == programs::OOM && !self.shows_oom_victims {
+                return None;
+            }
+            match attach(&mut self.object, extra.program, extra.tracepoint, &self.btf) {
+                Ok(link) => Some((extra, link)),
+                Err(error) => {
+                    tracing::warn!("{error:#}; {} is not known", extra.tells);
+                    None
+                }
+            }
+        })
     }
 
     /// The link of the exit program, and the program's ID.

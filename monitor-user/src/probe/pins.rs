@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, MapType};
 use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
 use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
-use monitor_ebpf::{ABI_VERSION, hints, maps, notes};
+use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -24,6 +24,10 @@ const SYS_FS_BPF: &str = "/sys/fs/bpf";
 /// The ring of the kernel programs' own diagnostics, as aya-log-ebpf makes it.
 const LOGS: &str = "AYA_LOGS";
 const LOGS_BYTES: u32 = 1 << 17;
+
+/// Of a value of the signals map.
+const SIGNALS_BYTES: u32 = 416;
+const _: () = assert!(size_of::<SentSignals>() == SIGNALS_BYTES as usize);
 
 /// The folder of this build's ABI, held by this agent alone.
 pub(crate) struct PinDir {
@@ -43,7 +47,7 @@ pub(super) struct Shape {
 }
 
 /// All maps of the object but its read-only data.
-pub(super) fn shapes(ring_bytes: u32) -> [Shape; 8] {
+pub(super) fn shapes(ring_bytes: u32) -> [Shape; 9] {
     let shape = |name, kind, key, value, entries| Shape {
         name,
         kind,
@@ -53,7 +57,14 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 8] {
     };
     [
         shape(maps::EVENTS, MapType::RingBuf, 0, 0, ring_bytes),
-        shape(maps::WATCHED, MapType::Hash, 4, 32, maps::WATCHED_ENTRIES),
+        shape(maps::WATCHED, MapType::Hash, 4, 40, maps::WATCHED_ENTRIES),
+        shape(
+            maps::SIGNALS,
+            MapType::Hash,
+            4,
+            SIGNALS_BYTES,
+            maps::SIGNALS_ENTRIES,
+        ),
         shape(maps::LOST, MapType::PerCpuArray, 4, 8, 1),
         shape(maps::HINTS, MapType::Array, 4, 8, hints::WORDS),
         shape(maps::MARK, MapType::Array, 4, 32, 1),

@@ -23,26 +23,146 @@ pub(crate) enum Cause {
         signal: Signal,
         /// Whether the kernel wrote a core.
         core_dumped: bool,
-        /// Who sent it, where that is known.
-        sender: Option<Sender>,
+        /// What is known of where it came from.
+        origin: Origin,
     },
     /// The kernel killed it for lack of memory.
-    OomKilled,
+    OomKilled(OomKill),
     /// It is gone, and nothing that saw how is left.
     Unknown,
 }
 
-/// Who sent the fatal signal.
+/// Where a signal came from, as far as the kernel told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// By which way; `None` if that is not known.
+    #[serde(default)]
+    pub(crate) how: Option<How>,
+    /// Who sent it; `None` if nobody did, or if that is not known.
+    #[serde(default)]
+    pub(crate) sender: Option<Sender>,
+    /// What the process did to get it.
+    #[serde(default)]
+    pub(crate) fault: Option<Fault>,
+}
+
+/// The ways of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// `kill(2)`
+    Kill,
+    /// `tkill(2)`: to a thread.
+    Tkill,
+    /// `tgkill(2)`: to a thread. `raise` and `abort` do this.
+    Tgkill,
+    /// `rt_sigqueueinfo(2)` or the like, `sigqueue(3)`.
+    Sigqueue,
+    /// `pidfd_send_signal(2)`
+    Pidfd,
+    /// A write to the `cgroup.kill` of its cgroup, or of one above it.
+    CgroupKill,
+    /// Its parent died, and it had asked for the signal (`PR_SET_PDEATHSIG`).
+    ParentDeath,
+    /// It used up its time on the CPU (`RLIMIT_CPU`).
+    CpuLimit,
+    /// It did something that the processor or the kernel does not allow: see [`Fault`].
+    Fault,
+    /// It made a system call that seccomp does not allow.
+    Seccomp,
+    /// PID 1 of its PID namespace ended.
+    NamespaceEnd,
+    /// The tracer that had asked for it (`PTRACE_O_EXITKILL`) ended.
+    TracerEnd,
+    /// The kernel, for another reason: a terminal, a broken pipe, a timer.
+    Kernel,
+}
+
+/// Who sent a signal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sender {
-    /// Process ID, as the agent's PID namespace has it.
+    /// Process ID, as the agent's PID namespace has it; 0 if it is outside of that.
     pub(crate) pid: u32,
+    /// The same in the initial PID namespace.
+    #[serde(default)]
+    pub(crate) host_pid: u32,
     /// Start time since boot, in nanoseconds at the resolution of `/proc` (10 ms).
     pub(crate) start_time_ns: u64,
     /// Real user ID.
     pub(crate) uid: u32,
     /// The sender's name.
     pub(crate) comm: String,
+    /// Its parent, when it sent the signal.
+    #[serde(default)]
+    pub(crate) parent: Option<Parent>,
+    /// Whether it is the process itself.
+    #[serde(default)]
+    pub(crate) itself: bool,
+    /// Whether it is of the process's session, as a service's own processes are.
+    #[serde(default)]
+    pub(crate) own: bool,
+}
+
+/// The parent of a sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Parent {
+    /// Process ID, as [`Sender::pid`].
+    pub(crate) pid: u32,
+    /// Its name.
+    pub(crate) comm: String,
+}
+
+/// What the kernel's `siginfo` tells of a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    /// `si_code`
+    pub(crate) code: i32,
+    /// Its name, such as "SEGV_MAPERR", if it has one.
+    pub(crate) name: Option<String>,
+    /// `si_addr`: of the memory, or for SIGILL and SIGFPE of the instruction.
+    #[serde(with = "address")]
+    pub(crate) address: u64,
+}
+
+/// What is known of an out-of-memory kill.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OomKill {
+    /// Whose memory it was that ran out.
+    pub(crate) scope: Option<OomScope>,
+    /// The address space of the process.
+    pub(crate) total_vm_bytes: Option<u64>,
+    /// Its anonymous resident memory.
+    pub(crate) anon_rss_bytes: Option<u64>,
+    /// Its `oom_score_adj`, -1000 to 1000.
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// Whose memory ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OomScope {
+    /// The host's.
+    Global,
+    /// That of a cgroup with a limit.
+    Cgroup,
+}
+
+/// Addresses in JSON, where numbers of 64 bits are not safe: "0x7f…".
+mod address {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &u64,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{address:#x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.strip_prefix("0x").unwrap_or(&text);
+        u64::from_str_radix(digits, 16).map_err(D::Error::custom)
+    }
 }
 
 /// Whose doing a death was: only the service's own counts towards delay and start limit.
@@ -81,14 +201,25 @@ impl Cause {
             Some(signal) => Self::Signaled {
                 signal,
                 core_dumped: status & 0x80 != 0,
-                sender: None,
+                origin: Origin::default(),
             },
             None => Self::Unknown,
         }
     }
 }
 
-/// "exited with 3", "killed by SIGKILL", "killed by SIGABRT, core dumped".
+/// "bash (pid 3, uid 0)"
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, comm, uid, .. } = self;
+        match pid {
+            0 => write!(f, "{comm} (pid {} of the host, uid {uid})", self.host_pid),
+            _ => write!(f, "{comm} (pid {pid}, uid {uid})"),
+        }
+    }
+}
+
+/// "exited with 3", "killed by SIGKILL", "killed by SIGABRT, its own, core dumped".
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,24 +227,54 @@ impl fmt::Display for Cause {
             Self::Signaled {
                 signal,
                 core_dumped,
-                sender,
+                origin,
             } => {
                 write!(f, "killed by {signal}")?;
-                if let Some(sender) = sender {
-                    write!(
-                        f,
-                        " from {} (pid {}, uid {})",
-                        sender.comm, sender.pid, sender.uid
-                    )?;
-                }
+                origin.write(f)?;
                 if *core_dumped {
                     f.write_str(", core dumped")
                 } else {
                     Ok(())
                 }
             }
-            Self::OomKilled => f.write_str("killed for lack of memory"),
+            Self::OomKilled(kill) => f.write_str(match kill.scope {
+                Some(OomScope::Cgroup) => "killed for lack of memory in its cgroup",
+                Some(OomScope::Global) => "killed for lack of memory on the host",
+                None => "killed for lack of memory",
+            }),
             Self::Unknown => f.write_str("gone, cause unknown"),
+        }
+    }
+}
+
+impl Origin {
+    /// What follows the signal's name.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.how, &self.sender) {
+            (Some(How::Fault), _) => match &self.fault {
+                Some(Fault {
+                    name: Some(name),
+                    address,
+                    ..
+                }) => write!(f, " ({name} at {address:#x})"),
+                _ => f.write_str(", a fault of its own"),
+            },
+            (Some(How::Seccomp), _) => f.write_str(" by seccomp"),
+            (Some(How::CpuLimit), _) => f.write_str(" at its limit of CPU time"),
+            (Some(How::Kernel), _) => f.write_str(" from the kernel"),
+            (Some(How::ParentDeath), Some(sender)) => {
+                write!(f, " at the death of its parent {sender}")
+            }
+            (Some(How::NamespaceEnd), Some(sender)) => {
+                write!(f, " at the end of its PID namespace's init {sender}")
+            }
+            (Some(How::TracerEnd), Some(sender)) => {
+                write!(f, " at the end of its tracer {sender}")
+            }
+            (_, Some(sender)) if sender.itself => f.write_str(", its own"),
+            (Some(How::CgroupKill), Some(sender)) => write!(f, " by cgroup.kill from {sender}"),
+            (_, Some(sender)) => write!(f, " from {sender}"),
+            (_, None) => Ok(()),
         }
     }
 }
@@ -125,35 +286,46 @@ struct Wire {
     code: Option<u8>,
     signal: Option<Signal>,
     core_dumped: bool,
-    sender: Option<Sender>,
+    #[serde(flatten)]
+    origin: Origin,
+    #[serde(default)]
+    oom: Option<OomKill>,
 }
 
 impl Serialize for Cause {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (kind, code, signal, core_dumped, sender) = match self {
-            Self::Exited { code } => ("exited", Some(*code), None, false, None),
+        let mut wire = Wire {
+            kind: String::new(),
+            code: None,
+            signal: None,
+            core_dumped: false,
+            origin: Origin::default(),
+            oom: None,
+        };
+        wire.kind = match self {
+            Self::Exited { code } => {
+                wire.code = Some(*code);
+                "exited"
+            }
             Self::Signaled {
                 signal,
                 core_dumped,
-                sender,
-            } => (
-                "signaled",
-                None,
-                Some(*signal),
-                *core_dumped,
-                sender.clone(),
-            ),
-            Self::OomKilled => ("oom_killed", None, Some(Signal::KILL), false, None),
-            Self::Unknown => ("unknown", None, None, false, None),
-        };
-        Wire {
-            kind: kind.to_owned(),
-            code,
-            signal,
-            core_dumped,
-            sender,
+                origin,
+            } => {
+                wire.signal = Some(*signal);
+                wire.core_dumped = *core_dumped;
+                wire.origin = origin.clone();
+                "signaled"
+            }
+            Self::OomKilled(kill) => {
+                wire.signal = Some(Signal::KILL);
+                wire.oom = Some(*kill);
+                "oom_killed"
+            }
+            Self::Unknown => "unknown",
         }
-        .serialize(serializer)
+        .to_owned();
+        wire.serialize(serializer)
     }
 }
 
@@ -165,9 +337,9 @@ impl<'de> Deserialize<'de> for Cause {
             ("signaled", _, Some(signal)) => Self::Signaled {
                 signal,
                 core_dumped: wire.core_dumped,
-                sender: wire.sender,
+                origin: wire.origin,
             },
-            ("oom_killed", ..) => Self::OomKilled,
+            ("oom_killed", ..) => Self::OomKilled(wire.oom.unwrap_or_default()),
             _ => Self::Unknown,
         })
     }

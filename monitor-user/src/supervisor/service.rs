@@ -896,6 +896,7 @@ fn last_resort_spec() -> Spec {
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             overlap: false,
+            last_output: 0,
         },
         exec: Exec {
             program: "/".into(),

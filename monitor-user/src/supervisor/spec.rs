@@ -54,6 +54,8 @@ pub(crate) struct Policy {
     pub(crate) stop_timeout: Duration,
     /// Start the next instance on the early event, beside the dying one's teardown.
     pub(crate) overlap: bool,
+    /// So many bytes of the end of its output are kept with each exit; 0 for none.
+    pub(crate) last_output: u64,
 }
 
 /// Where one of the standard streams goes.

@@ -11,6 +11,7 @@ use self::output::View;
 use self::source::Source;
 use super::Global;
 use super::output::{Flushed, Interrupts, LAST_WORDS, eprint_line};
+use crate::os::page_size;
 use crate::os::process::{OpenError, Process};
 use crate::probe;
 
@@ -36,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Size of the ring between kernel and respawn, in bytes: a power of two, at least a page
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = ring_bytes)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 22, value_parser = ring_bytes)]
     ring_bytes: u32,
     /// Switch the kernel's BPF statistics on, and tell in the summary what the exit hook costs
     #[arg(long)]
@@ -55,12 +56,7 @@ pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
     let expected = "expected a power of two from 4096 to 1073741824";
     let bytes: u32 = text.parse().map_err(|_| expected.to_owned())?;
     // The kernel wants whole pages, which may be larger than 4 KiB.
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten();
-    let smallest = page
-        .and_then(|page| u32::try_from(page).ok())
-        .unwrap_or(4096);
+    let smallest = u32::try_from(page_size()).unwrap_or(4096);
     if bytes.is_power_of_two() && (smallest..=1 << 30).contains(&bytes) {
         Ok(bytes)
     } else {

@@ -8,7 +8,6 @@ use super::Summary;
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
 use crate::report::{Exited, HEADER};
-use crate::supervisor::Cause;
 
 /// Exits on standard output.
 pub(super) struct View {
@@ -52,20 +51,7 @@ impl View {
 
     /// Shows a process that was gone before it could be watched.
     pub(super) fn gone(&mut self, pid: u32) -> Result<()> {
-        self.exited(&Exited {
-            event: "exited",
-            time: clock::now(),
-            service: None,
-            pid,
-            host_pid: None,
-            start_time_ns: None,
-            comm: None,
-            uptime_ns: None,
-            cause: Cause::Unknown,
-            parent_pid: None,
-            uid: None,
-            cgroup_id: None,
-        })
+        self.exited(&Exited::unknown(clock::now(), pid))
     }
 
     /// Says that the kernel could not report so many exits.

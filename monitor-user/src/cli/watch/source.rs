@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::Arguments;
 use super::output::View;
+use crate::aftermath;
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
 use crate::decode::{self, Birth, ProcessExit};
@@ -228,7 +229,9 @@ impl Kernel {
     }
 }
 
-fn with_record(exit: ProcessExit, wall: &WallClock) -> Exited {
+fn with_record(mut exit: ProcessExit, wall: &WallClock) -> Exited {
+    aftermath::complete(&mut exit);
+    let core = aftermath::core_of(&exit);
     Exited {
         event: "exited",
         time: wall.at(exit.exited_at),
@@ -242,6 +245,10 @@ fn with_record(exit: ProcessExit, wall: &WallClock) -> Exited {
         parent_pid: Some(exit.parent_pid),
         uid: Some(exit.uid),
         cgroup_id: Some(exit.cgroup_id),
+        last_signal: exit.last_signal,
+        usage: Some(exit.usage),
+        core,
+        last_output: None,
     }
 }
 
@@ -250,19 +257,12 @@ fn without_record(process: &Process) -> Exited {
     let start_time_ns = process.instance.start_time_ns;
     let now = u64::try_from(clock::since_boot().as_nanos()).unwrap_or(u64::MAX);
     Exited {
-        event: "exited",
-        time: clock::now(),
-        service: None,
-        pid: process.instance.pid,
-        host_pid: None,
         start_time_ns: Some(start_time_ns),
         comm: process.comm.clone(),
         uptime_ns: Some(now.saturating_sub(start_time_ns)),
         cause: process
             .exit_status()
             .map_or(Cause::Unknown, Cause::from_wait_status),
-        parent_pid: None,
-        uid: None,
-        cgroup_id: None,
+        ..Exited::unknown(clock::now(), process.instance.pid)
     }
 }

@@ -342,12 +342,17 @@ impl Simulation {
         let segv = Cause::Signaled {
             signal: Signal::from_number(11).unwrap(),
             core_dumped: true,
-            sender: None,
+            origin: Origin::default(),
         };
         let clean = Cause::Exited { code: 0 };
         let failure = Cause::Exited { code: 1 };
-        self.random
-            .pick(&[clean.clone(), clean, failure, segv, Cause::OomKilled])
+        self.random.pick(&[
+            clean.clone(),
+            clean,
+            failure,
+            segv,
+            Cause::OomKilled(OomKill::default()),
+        ])
     }
 
     /// The exit becomes final; the facts of it are on their way.
@@ -442,7 +447,7 @@ fn killed_by(signal: Signal) -> Cause {
     Cause::Signaled {
         signal,
         core_dumped: false,
-        sender: None,
+        origin: Origin::default(),
     }
 }
 
@@ -550,6 +555,7 @@ impl Simulation {
             stop_signal: random.pick(&[Signal::TERM, Signal::INT, Signal::KILL]),
             stop_timeout: Duration::from_secs(random.pick(&[0, 1, 5])),
             overlap: random.chance(50),
+            last_output: 0,
         };
         spec
     }

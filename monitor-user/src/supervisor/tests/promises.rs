@@ -429,7 +429,10 @@ fn the_first_cause_is_kept() {
         ",
     );
     let status = bench.supervisor.status("s").unwrap();
-    assert_eq!(status.last_exit.unwrap().cause, Cause::OomKilled);
+    assert_eq!(
+        status.last_exit.unwrap().cause,
+        Cause::OomKilled(OomKill::default())
+    );
 }
 
 #[test]

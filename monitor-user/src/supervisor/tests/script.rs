@@ -38,6 +38,7 @@ pub(in crate::supervisor) fn default_spec() -> Spec {
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             overlap: false,
+            last_output: 0,
         },
         exec: Exec {
             program: "/bin/s".into(),
@@ -279,12 +280,12 @@ fn death(words: &[&str]) -> Death {
             death.cause = Cause::Signaled {
                 signal,
                 core_dumped: false,
-                sender: None,
+                origin: Origin::default(),
             };
         } else {
             match *word {
                 "else" => death.blame = Blame::SomeoneElse,
-                "oom" => death.cause = Cause::OomKilled,
+                "oom" => death.cause = Cause::OomKilled(OomKill::default()),
                 "unknown" => death.cause = Cause::Unknown,
                 other => panic!("unknown word {other:?}"),
             }

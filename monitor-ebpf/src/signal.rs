@@ -1,0 +1,225 @@
+//! The signal program: keeps who sent a watched process which signal, for the exit program to join
+//! to the exit; and the figures of the out-of-memory killer's victims.
+//!
+//! Runs at every signal of the host, in the sender's context, with the receiver's signal lock held:
+//! what it keeps of one receiver is written by one CPU at a time, and before the receiver can see
+//! the signal (`__send_signal_locked`, kernel/signal.c). Judges nothing, and wakes nobody.
+
+use core::ptr;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_uid_gid,
+        bpf_ktime_get_boot_ns,
+    },
+};
+use aya_log_ebpf::warn;
+use monitor_ebpf::{
+    SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED,
+    SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal,
+    SentSignals, TICK_NS,
+};
+
+use crate::{
+    exit::is_hinted,
+    object::{FILTER, SIGNALS, WATCHED},
+    task::{Result, Task, read, syscall_number},
+};
+
+/// `enum { TRACE_SIGNAL_DELIVERED, …, TRACE_SIGNAL_LOSE_INFO }`, include/trace/events/signal.h: the
+/// results of a signal that will be taken. One that is ignored, or pending already, is not.
+const DELIVERED: i32 = 0;
+const LOSE_INFO: i32 = 4;
+
+/// Signals that end no process: `sig_kernel_ignore` and `sig_kernel_stop` in
+/// include/linux/signal.h, as bits of their numbers.
+const HARMLESS: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 28;
+
+/// `struct kernel_siginfo` (include/uapi/asm-generic/siginfo.h): `si_code`, and the union's begin.
+const SI_CODE: usize = 8;
+const SI_FIELDS: usize = 16;
+/// `si_code` as the kernel fills it in for the two special pointers.
+const SI_USER: i32 = 0;
+const SI_KERNEL: i32 = 0x80;
+
+static EMPTY: SentSignals = SentSignals::NONE;
+
+/// Keeps a signal for `task`, if that is of a watched process and may end by it.
+#[inline(always)]
+pub(crate) fn keep<C: EbpfContext>(
+    ctx: &C,
+    signal: i32,
+    info: *const u8,
+    task: Task,
+    group: bool,
+    result: i32,
+) {
+    let number = signal as u32;
+    if result != DELIVERED && result != LOSE_INFO || number > 64 || HARMLESS >> number & 1 != 0 {
+        return;
+    }
+    if let Err(errno) = try_keep(number, info, task, group) {
+        warn!(ctx, "cannot keep a signal's sender: errno {}", -errno);
+    }
+}
+
+#[inline(always)]
+fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()> {
+    let host_pid = task.host_process_id()?;
+    if !is_wanted(host_pid, task)? {
+        return Ok(());
+    }
+    let start_time_ns = task.leader()?.start_time()?;
+    let sent = slot(host_pid, start_time_ns, signal)?;
+    let sender = Task(
+        // SAFETY: it takes nothing, and is allowed in tracing programs.
+        unsafe { bpf_get_current_task() } as *const u8,
+    );
+    let leader = sender.leader()?;
+    let parent = leader.parent()?;
+    let (code, address, mut flags) = match info as usize {
+        0 => (SI_USER, 0, SENT_WITHOUT_INFO),
+        1 => (SI_KERNEL, 0, SENT_BY_KERNEL),
+        _ => (
+            read(info.wrapping_add(SI_CODE))?,
+            read(info.wrapping_add(SI_FIELDS))?,
+            0,
+        ),
+    };
+    flags |= relation(signal, task, sender)?;
+    if group {
+        flags |= SENT_TO_GROUP;
+    }
+    // SAFETY: a map returned it, and the receiver's signal lock keeps other writers away.
+    let sent = unsafe { &mut *sent };
+    // SAFETY: these helpers take nothing and are allowed in tracing programs.
+    unsafe {
+        sent.time_ns = bpf_ktime_get_boot_ns();
+        sent.sender_cgroup_id = bpf_get_current_cgroup_id();
+    }
+    sent.sender_start_time_ns = leader.start_time()?;
+    sent.address = address;
+    sent.signal = signal;
+    sent.code = code;
+    sent.flags = flags;
+    sent.syscall = syscall_number();
+    sent.sender_pid = leader.process_id()?;
+    sent.sender_host_pid = leader.host_process_id()?;
+    sent.sender_uid = bpf_get_current_uid_gid() as u32;
+    sent.sender_parent_pid = parent.process_id()?;
+    sent.sender_comm = leader.comm()?;
+    sent.sender_parent_comm = parent.comm()?;
+    Ok(())
+}
+
+/// Whether the exit program may want it: most signals of a host end here.
+#[inline(always)]
+fn is_wanted(host_pid: u32, task: Task) -> Result<bool> {
+    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
+    let filter = unsafe { ptr::read_volatile(&raw const FILTER) };
+    let pid = if filter.pid_namespace == 0 {
+        host_pid
+    } else {
+        task.process_id()?
+    };
+    if pid == 0 {
+        return Ok(false);
+    }
+    if filter.all != 0 || filter.names != 0 {
+        return Ok(true);
+    }
+    if !is_hinted(pid) {
+        return Ok(false);
+    }
+    let Some(entry) = WATCHED.get_ptr(&pid) else {
+        return Ok(false);
+    };
+    // SAFETY: the map returned it, and its values live as long as the program runs.
+    let start_ticks = unsafe { (*entry).start_ticks };
+    Ok(task.leader()?.start_time()? / TICK_NS == start_ticks)
+}
+
+/// Where the signal belongs: the place of an earlier one of its kind, or the oldest.
+#[inline(always)]
+fn slot(host_pid: u32, start_time_ns: u64, signal: u32) -> Result<*mut SentSignal> {
+    let entry = match SIGNALS.get_ptr_mut(&host_pid) {
+        Some(entry) => entry,
+        None => {
+            SIGNALS.insert(&host_pid, &EMPTY, 0)?;
+            SIGNALS.get_ptr_mut(&host_pid).ok_or(-1)?
+        }
+    };
+    // SAFETY: the map returned it, and the receiver's signal lock keeps other writers away.
+    let entry = unsafe { &mut *entry };
+    if entry.start_time_ns != start_time_ns {
+        entry.start_time_ns = start_time_ns;
+        entry.oom = 0;
+        for sent in &mut entry.sent {
+            sent.time_ns = 0;
+            sent.signal = 0;
+        }
+    }
+    let mut oldest = 0;
+    let mut oldest_time = u64::MAX;
+    for index in 0..SIGNALS_KEPT {
+        let sent = &entry.sent[index];
+        if sent.signal == signal {
+            oldest = index;
+            break;
+        }
+        if sent.time_ns < oldest_time {
+            oldest = index;
+            oldest_time = sent.time_ns;
+        }
+    }
+    Ok(match oldest {
+        0 => &raw mut entry.sent[0],
+        1 => &raw mut entry.sent[1],
+        2 => &raw mut entry.sent[2],
+        _ => &raw mut entry.sent[3],
+    })
+}
+
+/// What the sender is to the receiver, as flags.
+#[inline(always)]
+fn relation(signal: u32, task: Task, sender: Task) -> Result<u32> {
+    let mut flags = 0;
+    if sender.host_process_id()? == task.host_process_id()? {
+        flags |= SENT_BY_ITSELF;
+    }
+    if sender.session()? == task.session()? {
+        flags |= SENT_IN_SESSION;
+    }
+    if sender.is_exiting() {
+        flags |= SENT_BY_EXITING;
+        if sender.is_namespace_init()? {
+            flags |= SENT_BY_NAMESPACE_INIT;
+        }
+    }
+    if task.parent_death_signal() == signal {
+        flags |= SENT_PARENT_DEATH;
+    }
+    if task.has_cpu_limit() {
+        flags |= SENT_CPU_LIMITED;
+    }
+    Ok(flags)
+}
+
+/// Keeps what the out-of-memory killer knew of its victim, which has been sent SIGKILL just before
+/// (`__oom_kill_process`, mm/oom_kill.c).
+#[inline(always)]
+pub(crate) fn keep_victim(victim: Task) -> Result<()> {
+    let host_pid = victim.host_process_id()?;
+    let Some(entry) = SIGNALS.get_ptr_mut(&host_pid) else {
+        return Ok(());
+    };
+    let memory = victim.memory()?;
+    // SAFETY: the map returned it; these fields have no other writer while the process lives.
+    let entry = unsafe { &mut *entry };
+    entry.oom_total_vm_pages = memory.total_vm_pages();
+    entry.oom_anon_pages = memory.anon_pages();
+    entry.oom_score_adj = victim.oom_score_adj()?;
+    entry.oom = 1;
+    Ok(())
+}

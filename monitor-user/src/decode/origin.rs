@@ -1,0 +1,295 @@
+//! Where a signal came from: what the kernel program saw of it, put into words.
+//!
+//! Says only what the facts prove. What is left open by them is `None`.
+
+use monitor_ebpf::{
+    SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED,
+    SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO,
+};
+use nix::libc;
+
+use super::whole_ticks;
+use crate::supervisor::{Fault, How, Origin, Parent, Sender, Signal};
+
+/// `si_code` of seccomp's SIGSYS, include/uapi/asm-generic/siginfo.h.
+const SYS_SECCOMP: i32 = 1;
+
+/// A [`SentSignal`](monitor_ebpf::SentSignal), read from its bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sent {
+    pub(super) time_ns: u64,
+    pub(super) sender_start_time_ns: u64,
+    pub(super) address: u64,
+    pub(super) signal: Signal,
+    pub(super) code: i32,
+    pub(super) flags: u32,
+    pub(super) syscall: i32,
+    pub(super) sender_pid: u32,
+    pub(super) sender_host_pid: u32,
+    pub(super) sender_uid: u32,
+    pub(super) sender_comm: String,
+    pub(super) parent: Parent,
+}
+
+impl Sent {
+    pub(super) fn origin(&self) -> Origin {
+        if self.has(SENT_BY_KERNEL) {
+            self.by_kernel()
+        } else if self.has(SENT_WITHOUT_INFO) {
+            self.without_info()
+        } else if self.code > 0 {
+            self.by_trap()
+        } else {
+            self.by_system_call()
+        }
+    }
+
+    fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// `SEND_SIG_PRIV`: the kernel's own doing, whoever ran at that moment.
+    fn by_kernel(&self) -> Origin {
+        let kill = self.signal == Signal::KILL;
+        // Of the processes that end, exit_ptrace (kernel/ptrace.c) kills threads, and
+        // zap_pid_ns_processes (kernel/pid_namespace.c) whole processes.
+        let end_of_other = kill && self.has(SENT_BY_EXITING) && !self.has(SENT_BY_ITSELF);
+        let group = self.has(SENT_TO_GROUP);
+        if end_of_other && group && self.has(SENT_BY_NAMESPACE_INIT) {
+            return self.by_sender(How::NamespaceEnd);
+        }
+        if end_of_other && !group {
+            return self.by_sender(How::TracerEnd);
+        }
+        // check_process_timers (kernel/time/posix-cpu-timers.c)
+        let limit = kill || self.signal.number() == libc::SIGXCPU;
+        if limit && self.has(SENT_BY_ITSELF) && self.has(SENT_CPU_LIMITED) {
+            return nobody(How::CpuLimit);
+        }
+        nobody(How::Kernel)
+    }
+
+    /// `SEND_SIG_NOINFO`: the kernel, in the name of whoever ran.
+    fn without_info(&self) -> Origin {
+        if self.has(SENT_PARENT_DEATH) && self.has(SENT_BY_EXITING) {
+            return self.by_sender(How::ParentDeath);
+        }
+        // __cgroup_kill (kernel/cgroup/cgroup.c) kills each thread.
+        if self.signal == Signal::KILL && !self.has(SENT_TO_GROUP) {
+            return self.by_sender(How::CgroupKill);
+        }
+        nobody(How::Kernel)
+    }
+
+    /// A positive `si_code`, which no system call can send to another process.
+    fn by_trap(&self) -> Origin {
+        let traps = [
+            libc::SIGILL,
+            libc::SIGTRAP,
+            libc::SIGBUS,
+            libc::SIGFPE,
+            libc::SIGSEGV,
+        ];
+        let signal = self.signal.number();
+        if signal == libc::SIGSYS && self.code == SYS_SECCOMP {
+            return nobody(How::Seccomp);
+        }
+        if !self.has(SENT_BY_ITSELF) || !traps.contains(&signal) {
+            return nobody(How::Kernel);
+        }
+        Origin {
+            fault: Some(Fault {
+                code: self.code,
+                name: code_name(signal, self.code).map(str::to_owned),
+                address: self.address,
+            }),
+            ..self.by_sender(How::Fault)
+        }
+    }
+
+    /// `si_code` 0 or less: what system calls send, but what timers and the like send as well.
+    fn by_system_call(&self) -> Origin {
+        let how = match i64::from(self.syscall) {
+            libc::SYS_kill => Some(How::Kill),
+            libc::SYS_tkill => Some(How::Tkill),
+            libc::SYS_tgkill => Some(How::Tgkill),
+            libc::SYS_rt_sigqueueinfo | libc::SYS_rt_tgsigqueueinfo => Some(How::Sigqueue),
+            libc::SYS_pidfd_send_signal => Some(How::Pidfd),
+            _ => None,
+        };
+        // A program for 32 bits has other numbers; then the code tells.
+        let how = how.or(match self.code {
+            libc::SI_USER => Some(How::Kill),
+            libc::SI_TKILL => Some(How::Tgkill),
+            libc::SI_QUEUE => Some(How::Sigqueue),
+            _ => None,
+        });
+        match how {
+            Some(how) => self.by_sender(how),
+            // Not in a call that sends signals: whoever ran is not the sender.
+            None if self.syscall >= 0 => nobody(How::Kernel),
+            None => Origin::default(),
+        }
+    }
+
+    fn by_sender(&self, how: How) -> Origin {
+        let itself = self.has(SENT_BY_ITSELF);
+        Origin {
+            how: Some(how),
+            sender: Some(Sender {
+                pid: self.sender_pid,
+                host_pid: self.sender_host_pid,
+                start_time_ns: whole_ticks(self.sender_start_time_ns),
+                uid: self.sender_uid,
+                comm: self.sender_comm.clone(),
+                parent: Some(self.parent.clone()),
+                itself,
+                own: itself || self.has(SENT_IN_SESSION),
+            }),
+            fault: None,
+        }
+    }
+}
+
+fn nobody(how: How) -> Origin {
+    Origin {
+        how: Some(how),
+        ..Origin::default()
+    }
+}
+
+/// The name of a signal's `si_code` (include/uapi/asm-generic/siginfo.h).
+fn code_name(signal: i32, code: i32) -> Option<&'static str> {
+    let names: &[&'static str] = match signal {
+        libc::SIGILL => &[
+            "ILL_ILLOPC",
+            "ILL_ILLOPN",
+            "ILL_ILLADR",
+            "ILL_ILLTRP",
+            "ILL_PRVOPC",
+            "ILL_PRVREG",
+            "ILL_COPROC",
+            "ILL_BADSTK",
+        ],
+        libc::SIGFPE => &[
+            "FPE_INTDIV",
+            "FPE_INTOVF",
+            "FPE_FLTDIV",
+            "FPE_FLTOVF",
+            "FPE_FLTUND",
+            "FPE_FLTRES",
+            "FPE_FLTINV",
+            "FPE_FLTSUB",
+        ],
+        libc::SIGSEGV => &["SEGV_MAPERR", "SEGV_ACCERR", "SEGV_BNDERR", "SEGV_PKUERR"],
+        libc::SIGBUS => &["BUS_ADRALN", "BUS_ADRERR", "BUS_OBJERR", "BUS_MCEERR_AR"],
+        libc::SIGTRAP => &["TRAP_BRKPT", "TRAP_TRACE", "TRAP_BRANCH", "TRAP_HWBKPT"],
+        _ => &[],
+    };
+    let index = usize::try_from(code.checked_sub(1)?).ok()?;
+    names.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(signal: i32, code: i32, flags: u32, syscall: i64) -> Origin {
+        Sent {
+            time_ns: 0,
+            sender_start_time_ns: 15_000_001,
+            address: 0xbeef,
+            signal: Signal::from_number(signal).unwrap(),
+            code,
+            flags,
+            syscall: i32::try_from(syscall).unwrap(),
+            sender_pid: 7,
+            sender_host_pid: 70,
+            sender_uid: 1000,
+            sender_comm: "bash".to_owned(),
+            parent: Parent {
+                pid: 1,
+                comm: "init".to_owned(),
+            },
+        }
+        .origin()
+    }
+
+    const GROUP: u32 = SENT_TO_GROUP;
+    const ITSELF: u32 = SENT_BY_ITSELF;
+    const EXITING: u32 = SENT_BY_EXITING;
+    const KERNEL: u32 = SENT_BY_KERNEL;
+    const NO_INFO: u32 = SENT_WITHOUT_INFO;
+    const LIMITED: u32 = KERNEL | ITSELF | GROUP | SENT_CPU_LIMITED;
+    const DYING: u32 = NO_INFO | GROUP | EXITING | SENT_PARENT_DEATH;
+    const INIT: u32 = KERNEL | GROUP | EXITING | SENT_BY_NAMESPACE_INIT;
+
+    /// Signal, `si_code`, flags, system call; way, whether a sender is told.
+    type Case = (i32, i32, u32, i64, Option<How>, bool);
+
+    #[rustfmt::skip]
+    const CASES: &[Case] = &[
+        (libc::SIGTERM, 0, GROUP, libc::SYS_kill, Some(How::Kill), true),
+        (libc::SIGTERM, 0, GROUP, -1, Some(How::Kill), true),
+        (libc::SIGTERM, 0, GROUP, 37, Some(How::Kill), true),
+        (libc::SIGTERM, 0, GROUP, libc::SYS_pidfd_send_signal, Some(How::Pidfd), true),
+        (libc::SIGABRT, -6, ITSELF, libc::SYS_tgkill, Some(How::Tgkill), true),
+        (libc::SIGTERM, -1, GROUP, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
+        // With a timer's code: sent by a call, and by a timer.
+        (libc::SIGTERM, -2, GROUP, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
+        (libc::SIGTERM, -2, GROUP, libc::SYS_write, Some(How::Kernel), false),
+        (libc::SIGTERM, -2, GROUP, -1, None, false),
+        (libc::SIGALRM, libc::SI_KERNEL, KERNEL | GROUP, libc::SYS_kill, Some(How::Kernel), false),
+        (libc::SIGHUP, libc::SI_KERNEL, KERNEL | GROUP | EXITING, -1, Some(How::Kernel), false),
+        (libc::SIGKILL, 0, NO_INFO, libc::SYS_write, Some(How::CgroupKill), true),
+        (libc::SIGTERM, 0, DYING, -1, Some(How::ParentDeath), true),
+        (libc::SIGKILL, 0, DYING, -1, Some(How::ParentDeath), true),
+        (libc::SIGPIPE, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::Kernel), false),
+        (libc::SIGKILL, libc::SI_KERNEL, LIMITED, -1, Some(How::CpuLimit), false),
+        (libc::SIGXCPU, libc::SI_KERNEL, LIMITED, -1, Some(How::CpuLimit), false),
+        (libc::SIGKILL, libc::SI_KERNEL, KERNEL | ITSELF | GROUP, -1, Some(How::Kernel), false),
+        (libc::SIGKILL, libc::SI_KERNEL, KERNEL | EXITING, -1, Some(How::TracerEnd), true),
+        (libc::SIGKILL, libc::SI_KERNEL, INIT, -1, Some(How::NamespaceEnd), true),
+        (libc::SIGKILL, libc::SI_KERNEL, KERNEL | GROUP | EXITING, -1, Some(How::Kernel), false),
+        (libc::SIGSEGV, 1, ITSELF, -1, Some(How::Fault), true),
+        (libc::SIGSEGV, libc::SI_KERNEL, ITSELF, -1, Some(How::Fault), true),
+        (libc::SIGFPE, 1, ITSELF, -1, Some(How::Fault), true),
+        (libc::SIGSYS, 1, ITSELF, -1, Some(How::Seccomp), false),
+    ];
+
+    #[test]
+    fn the_facts_tell_the_way() {
+        for &(signal, code, flags, syscall, how, has_sender) in CASES {
+            let origin = sent(signal, code, flags, syscall);
+            let case = format!("signal {signal} code {code} flags {flags:#x} call {syscall}");
+            assert_eq!(origin.how, how, "{case}");
+            assert_eq!(origin.sender.is_some(), has_sender, "{case}");
+            assert_eq!(origin.fault.is_some(), how == Some(How::Fault), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_fault_has_its_name_and_address() {
+        let fault = sent(libc::SIGSEGV, 2, SENT_BY_ITSELF, -1).fault.unwrap();
+        assert_eq!(
+            (fault.name.as_deref(), fault.address),
+            (Some("SEGV_ACCERR"), 0xbeef)
+        );
+        let fault = sent(libc::SIGSEGV, libc::SI_KERNEL, SENT_BY_ITSELF, -1).fault;
+        assert_eq!(fault.unwrap().name, None);
+    }
+
+    #[test]
+    fn a_sender_is_of_the_service_if_it_is_in_its_session() {
+        let own = |flags| {
+            let sender = sent(libc::SIGTERM, 0, flags, libc::SYS_kill)
+                .sender
+                .unwrap();
+            assert_eq!(sender.start_time_ns, 10_000_000);
+            (sender.itself, sender.own)
+        };
+        assert_eq!(own(SENT_TO_GROUP), (false, false));
+        assert_eq!(own(SENT_IN_SESSION), (false, true));
+        assert_eq!(own(SENT_BY_ITSELF | SENT_IN_SESSION), (true, true));
+    }
+}
