@@ -1,0 +1,582 @@
+//! Who killed it: for every way to send a signal and to end by one, the cause that is told is the
+//! true one, and the sender the true process, by pid and start time.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::rig::{Rig, report};
+use support::{Victim, Watch, needs_root, skip, start_time_ns};
+
+const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
+
+/// Arguments that choose each of the kernel's exit programs.
+const PROGRAMS: [&[&str]; 2] = [&[], &["--live-zero"]];
+
+fn culprit(words: &[&str]) -> Victim {
+    Victim::start(CULPRIT, words)
+}
+
+fn watch(pid: u32, program: &[&str]) -> Watch {
+    Watch::start(&[&["--pid", &pid.to_string()], program].concat())
+}
+
+/// What a sender is told to be, as long as it lives.
+fn identity(process: &Victim) -> Value {
+    json!([process.pid(), start_time_ns(process.pid())])
+}
+
+fn sender(cause: &Value) -> Value {
+    json!([cause["sender"]["pid"], cause["sender"]["start_time_ns"]])
+}
+
+fn myself() -> Value {
+    json!([std::process::id(), start_time_ns(std::process::id())])
+}
+
+/// Has a process send a signal, and end at once.
+fn send(how: &str, signal: &str, to: u32) -> (Value, u32) {
+    let mut sender = culprit(&["send", how, signal, &to.to_string()]);
+    let who = (identity(&sender), sender.pid());
+    assert!(sender.wait().success(), "{how}");
+    who
+}
+
+#[test]
+fn every_way_to_send_has_its_sender() {
+    needs_root!("every_way_to_send_has_its_sender");
+    for program in PROGRAMS {
+        for (way, how) in [
+            ("kill", "kill"),
+            ("tkill", "tkill"),
+            ("tgkill", "tgkill"),
+            ("sigqueue", "sigqueue"),
+            ("forged", "sigqueue"),
+            ("pidfd", "pidfd"),
+        ] {
+            for signal in ["SIGTERM", "SIGKILL", "SIGUSR1"] {
+                let mut victim = Victim::start("sleep", &["1000"]);
+                let mut watch = watch(victim.pid(), program);
+                let (who, _) = send(way, signal, victim.pid());
+                victim.wait();
+                let cause = &watch.exit_of(victim.pid())["cause"];
+                assert_eq!(cause["signal"], signal, "{way}");
+                assert_eq!(cause["how"], how, "{way} {signal}");
+                assert_eq!(sender(cause), who, "{way} {signal}: {cause}");
+                assert_eq!(cause["sender"]["comm"], "culprit");
+                assert_eq!(cause["sender"]["parent"]["pid"], std::process::id());
+                assert_eq!(cause["sender"]["itself"], false);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_shows_senders_too() {
+    needs_root!("all_shows_senders_too");
+    let mut watch = Watch::start(&["--all"]);
+    let mut victim = Victim::start("sleep", &["1000"]);
+    let (who, _) = send("kill", "SIGTERM", victim.pid());
+    victim.wait();
+    let cause = &watch.exit_of(victim.pid())["cause"];
+    assert_eq!((&cause["how"], sender(cause)), (&json!("kill"), who));
+}
+
+#[test]
+fn another_user_is_told_by_its_number() {
+    needs_root!("another_user_is_told_by_its_number");
+    let mut victim = Victim::from_command(Command::new("sleep").arg("1000").uid(65534));
+    let mut watch = watch(victim.pid(), &[]);
+    let pid = victim.pid().to_string();
+    let folder = readable_culprit();
+    let mut command = Command::new(folder.path().join("culprit"));
+    let mut killer =
+        Victim::from_command(command.args(["send", "kill", "SIGTERM", &pid]).uid(65534));
+    let who = identity(&killer);
+    assert!(killer.wait().success());
+    victim.wait();
+    let cause = &watch.exit_of(victim.pid())["cause"];
+    assert_eq!(sender(cause), who);
+    assert_eq!(cause["sender"]["uid"], 65534);
+}
+
+/// A copy that every user may run.
+fn readable_culprit() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::copy(CULPRIT, folder.path().join("culprit")).unwrap();
+    folder
+}
+
+#[test]
+fn what_a_process_does_to_itself_is_its_own() {
+    needs_root!("what_a_process_does_to_itself_is_its_own");
+    for (words, signal, how) in [
+        (["raise", "SIGTERM"], "SIGTERM", "tgkill"),
+        (["fault", "abort"], "SIGABRT", "tgkill"),
+        (["fault", "null"], "SIGSEGV", "fault"),
+        (["fault", "bus"], "SIGBUS", "fault"),
+        (["fault", "division"], "SIGFPE", "fault"),
+    ] {
+        let mut victim = culprit(&words);
+        let who = identity(&victim);
+        let mut watch = watch(victim.pid(), &[]);
+        victim.wait();
+        let cause = &watch.exit_of(victim.pid())["cause"];
+        assert_eq!(
+            (&cause["signal"], &cause["how"]),
+            (&json!(signal), &json!(how))
+        );
+        assert_eq!(sender(cause), who, "{words:?}");
+        assert_eq!(cause["sender"]["itself"], true);
+        let fault = &cause["fault"];
+        match words[1] {
+            "null" => assert_eq!(
+                *fault,
+                json!({"code": 1, "name": "SEGV_MAPERR", "address": "0x10"})
+            ),
+            "bus" => assert_eq!(fault["name"], "BUS_ADRERR"),
+            "division" => assert_eq!(fault["name"], "FPE_INTDIV"),
+            _ => assert_eq!(*fault, Value::Null),
+        }
+    }
+}
+
+#[test]
+fn the_kernels_own_kills_have_no_sender() {
+    needs_root!("the_kernels_own_kills_have_no_sender");
+    for program in PROGRAMS {
+        for (words, signal, how) in [
+            (["seccomp", "strict"], "SIGKILL", "seccomp"),
+            (["seccomp", "filter"], "SIGSYS", "seccomp"),
+            (["spin", "1,2"], "SIGXCPU", "cpu_limit"),
+            (["spin", "1,1"], "SIGKILL", "cpu_limit"),
+            (["pipe", ""], "SIGPIPE", "kernel"),
+        ] {
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            let mut victim = culprit(&words);
+            let mut watch = watch(victim.pid(), program);
+            victim.wait();
+            let cause = &watch.exit_of(victim.pid())["cause"];
+            assert_eq!(
+                (&cause["signal"], &cause["how"], &cause["sender"]),
+                (&json!(signal), &json!(how), &Value::Null),
+                "{words:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_parents_and_a_tracers_end_are_told() {
+    needs_root!("a_parents_and_a_tracers_end_are_told");
+    for (words, signal, how) in [
+        (vec!["parent", "SIGTERM"], "SIGTERM", "parent_death"),
+        (vec!["parent", "SIGKILL"], "SIGKILL", "parent_death"),
+        (vec!["trace"], "SIGKILL", "tracer_end"),
+    ] {
+        let mut parent = culprit(&words);
+        let who = identity(&parent);
+        let child = parent.line().parse().unwrap();
+        let mut watch = watch(child, &[]);
+        parent.wait();
+        let cause = &watch.exit_of(child)["cause"];
+        assert_eq!(
+            (&cause["signal"], &cause["how"]),
+            (&json!(signal), &json!(how))
+        );
+        assert_eq!(sender(cause), who, "{words:?}: {cause}");
+    }
+}
+
+#[test]
+fn the_end_of_a_pid_namespace_is_told() {
+    needs_root!("the_end_of_a_pid_namespace_is_told");
+    let mut namespace = Victim::from_command(&mut support::in_pid_namespace(
+        "sleep 1000 <&- & echo; read line",
+    ));
+    namespace.line();
+    let init = children_of(namespace.pid())[0];
+    let sleep = *children_of(init).last().unwrap();
+    let who = json!([init, start_time_ns(init)]);
+    let mut watch = watch(sleep, &[]);
+    namespace.wait();
+    let cause = &watch.exit_of(sleep)["cause"];
+    assert_eq!(
+        (&cause["signal"], &cause["how"]),
+        (&json!("SIGKILL"), &json!("namespace_end"))
+    );
+    assert_eq!(sender(cause), who, "{cause}");
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+/// A folder in a cgroup hierarchy, with everything in it gone at its end.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(parent: &Path) -> Option<Self> {
+        let path = parent.join(format!("respawn-test-causes-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+
+    fn add(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // The dead leave it a moment after they are reaped.
+        let removed = || fs::remove_dir(&self.0).ok();
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            support::rig::wait_for("an empty cgroup", removed);
+        }));
+    }
+}
+
+/// Where a hierarchy is mounted: by its type, and for version 1 a controller.
+fn hierarchy(kind: &str, controller: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let fits = fields.get(2) == Some(&kind)
+            && (controller.is_empty() || fields.get(3)?.split(',').any(|word| word == controller));
+        fits.then(|| PathBuf::from(fields[1]))
+    })
+}
+
+#[test]
+fn a_cgroup_kill_has_its_writer() {
+    const NAME: &str = "a_cgroup_kill_has_its_writer";
+    needs_root!(NAME);
+    let Some(cgroup) = hierarchy("cgroup2", "").and_then(|path| Cgroup::new(&path)) else {
+        return skip(NAME, "no cgroup v2 hierarchy that can be written");
+    };
+    let kill_file = cgroup.0.join("cgroup.kill");
+    if !kill_file.exists() {
+        return skip(NAME, "the kernel has no cgroup.kill");
+    }
+    let mut victim = culprit(&["threads", "3"]);
+    victim.line();
+    cgroup.add(victim.pid());
+    let mut watch = watch(victim.pid(), &[]);
+    let mut writer = culprit(&["write", kill_file.to_str().unwrap(), "1"]);
+    let who = identity(&writer);
+    assert!(writer.wait().success());
+    victim.wait();
+    let event = watch.exit_of(victim.pid());
+    let cause = &event["cause"];
+    assert_eq!(
+        (&cause["signal"], &cause["how"]),
+        (&json!("SIGKILL"), &json!("cgroup_kill"))
+    );
+    assert_eq!(sender(cause), who);
+    assert_eq!(event["usage"]["threads"], 3);
+}
+
+#[test]
+fn an_out_of_memory_kill_has_its_figures() {
+    const NAME: &str = "an_out_of_memory_kill_has_its_figures";
+    needs_root!(NAME);
+    let limit = [
+        (hierarchy("cgroup", "memory"), "memory.limit_in_bytes"),
+        (hierarchy("cgroup2", ""), "memory.max"),
+    ];
+    let cgroup = limit.into_iter().find_map(|(path, file)| {
+        let cgroup = Cgroup::new(&path?)?;
+        fs::write(cgroup.0.join(file), "33554432").ok()?;
+        // Where there is a limit on swap as well, it must not be the way out.
+        let _ = fs::write(cgroup.0.join("memory.swap.max"), "0");
+        Some(cgroup)
+    });
+    let Some(cgroup) = cgroup else {
+        return skip(NAME, "no cgroup whose memory can be limited");
+    };
+    for program in PROGRAMS {
+        let mut victim = culprit(&["eat"]);
+        cgroup.add(victim.pid());
+        fs::write(format!("/proc/{}/oom_score_adj", victim.pid()), "17").unwrap();
+        let mut watch = watch(victim.pid(), program);
+        victim.wait();
+        let event = watch.exit_of(victim.pid());
+        let cause = &event["cause"];
+        assert_eq!(cause["kind"], "oom_killed", "{event}");
+        assert_eq!(
+            (&cause["signal"], &cause["sender"]),
+            (&json!("SIGKILL"), &Value::Null)
+        );
+        let oom = &cause["oom"];
+        assert_eq!(oom["oom_score_adj"], 17);
+        let anon = oom["anon_rss_bytes"].as_u64().unwrap();
+        assert!((8 << 20..=40 << 20).contains(&anon), "{oom}");
+        assert!(oom["total_vm_bytes"].as_u64().unwrap() >= anon, "{oom}");
+        assert!(
+            oom["scope"] == "cgroup" || oom["scope"].is_null(),
+            "the log may be silent, but not wrong: {oom}"
+        );
+        assert!(
+            event["usage"]["max_rss_bytes"].as_u64().unwrap() > 8 << 20,
+            "{event}"
+        );
+    }
+}
+
+#[test]
+fn a_request_that_is_handled_is_told_beside_the_exit() {
+    needs_root!("a_request_that_is_handled_is_told_beside_the_exit");
+    for program in PROGRAMS {
+        let mut victim = culprit(&["handle", "SIGTERM", "0"]);
+        victim.line();
+        let mut watch = watch(victim.pid(), program);
+        let (who, _) = send("kill", "SIGTERM", victim.pid());
+        victim.wait();
+        let event = watch.exit_of(victim.pid());
+        assert_eq!(event["cause"]["kind"], "exited");
+        assert_eq!(
+            (&event["cause"]["code"], &event["cause"]["sender"]),
+            (&json!(0), &Value::Null)
+        );
+        let last = &event["last_signal"];
+        assert_eq!(
+            (&last["signal"], &last["how"]),
+            (&json!("SIGTERM"), &json!("kill"))
+        );
+        assert_eq!(sender(last), who);
+        assert!(last["before_exit_ns"].as_u64().unwrap() > 0);
+    }
+}
+
+#[test]
+fn an_exit_that_nobody_asked_for_has_no_last_signal() {
+    needs_root!("an_exit_that_nobody_asked_for_has_no_last_signal");
+    let mut victim = culprit(&["block", "SIGTERM"]);
+    victim.line();
+    let mut watch = watch(victim.pid(), &[]);
+    // Taken, but no request to end; and one that is ignored.
+    victim.signal(Signal::SIGUSR1);
+    victim.signal(Signal::SIGWINCH);
+    victim.signal(Signal::SIGKILL);
+    victim.wait();
+    let event = watch.exit_of(victim.pid());
+    assert_eq!(event["last_signal"], Value::Null);
+    assert_eq!(sender(&event["cause"]), myself());
+}
+
+#[test]
+fn a_blocked_signal_keeps_its_first_sender() {
+    needs_root!("a_blocked_signal_keeps_its_first_sender");
+    for program in PROGRAMS {
+        let mut victim = culprit(&["block", "SIGTERM"]);
+        victim.line();
+        let mut watch = watch(victim.pid(), program);
+        let (first, _) = send("kill", "SIGTERM", victim.pid());
+        // Pending already: the kernel does not take it a second time.
+        let (second, _) = send("kill", "SIGTERM", victim.pid());
+        // Others come and are handled meanwhile.
+        send("kill", "SIGUSR1", victim.pid());
+        send("kill", "SIGUSR2", victim.pid());
+        victim.wait();
+        let cause = &watch.exit_of(victim.pid())["cause"];
+        assert_eq!(cause["signal"], "SIGTERM");
+        assert_ne!(first, second);
+        assert_eq!(sender(cause), first, "{cause}");
+    }
+}
+
+#[test]
+fn of_two_senders_at_once_the_one_whose_signal_it_was_is_told() {
+    needs_root!("of_two_senders_at_once_the_one_whose_signal_it_was_is_told");
+    let mut watch = Watch::start(&["--name", "sleep"]);
+    for round in 0..100 {
+        let mut victim = Victim::start("sleep", &["1000"]);
+        let pid = victim.pid().to_string();
+        let mut senders =
+            ["SIGTERM", "SIGKILL"].map(|signal| (signal, culprit(&["send", "kill", signal, &pid])));
+        let who = [identity(&senders[0].1), identity(&senders[1].1)];
+        // Both are let go at once.
+        let inputs = [senders[0].1.stdin(), senders[1].1.stdin()];
+        drop(inputs);
+        victim.wait();
+        for (_, sender) in &mut senders {
+            // Whoever was late found nobody.
+            sender.wait();
+        }
+        let cause = &watch.exit_of(victim.pid())["cause"];
+        let index = senders
+            .iter()
+            .position(|(signal, _)| cause["signal"] == *signal)
+            .unwrap();
+        assert_eq!(sender(cause), who[index], "round {round}: {cause}");
+    }
+}
+
+#[test]
+fn the_last_seconds_are_told() {
+    needs_root!("the_last_seconds_are_told");
+    for program in PROGRAMS {
+        let mut victim = culprit(&["spin", "1,3"]);
+        let mut watch = watch(victim.pid(), program);
+        victim.wait();
+        let usage = &watch.exit_of(victim.pid())["usage"];
+        let used = usage["user_ns"].as_u64().unwrap() + usage["system_ns"].as_u64().unwrap();
+        // The limit goes by the kernel's samples, this is exact.
+        assert!((500_000_000..2_000_000_000).contains(&used), "{usage}");
+        // Not that of the test, in whose memory it was before its exec.
+        let max_rss = usage["max_rss_bytes"].as_u64().unwrap();
+        assert!((1 << 18..20 << 20).contains(&max_rss), "{usage}");
+        assert_eq!(usage["threads"], 1);
+        let mut victim = culprit(&["threads", "7"]);
+        victim.line();
+        let mut watch = self::watch(victim.pid(), program);
+        victim.wait();
+        assert_eq!(watch.exit_of(victim.pid())["usage"]["threads"], 7);
+    }
+}
+
+/// Kills in a storm: several senders, each of which kills many, one after the other.
+#[test]
+fn in_a_storm_every_kill_has_the_right_sender() {
+    needs_root!("in_a_storm_every_kill_has_the_right_sender");
+    const ROUNDS: usize = 10;
+    const SENDERS: usize = 4;
+    const EACH: usize = 250;
+    let (mut right, mut unknown) = (0, 0);
+    for _ in 0..ROUNDS {
+        let mut watch = Watch::start(&["--name", "storm_victim"]);
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("storm_victim");
+        std::os::unix::fs::symlink("/bin/sleep", &link).unwrap();
+        let mut victims: Vec<Victim> = (0..SENDERS * EACH)
+            .map(|_| Victim::start(link.to_str().unwrap(), &["1000"]))
+            .collect();
+        let mut shells: Vec<Victim> = victims
+            .chunks(EACH)
+            .map(|mine| {
+                let pids: Vec<String> = mine.iter().map(|one| one.pid().to_string()).collect();
+                let script = format!(
+                    "read go; for pid in {}; do kill -9 $pid; done",
+                    pids.join(" ")
+                );
+                Victim::start("bash", &["-c", &script])
+            })
+            .collect();
+        let who: Vec<Value> = shells.iter().map(identity).collect();
+        let go: Vec<_> = shells.iter_mut().map(Victim::stdin).collect();
+        drop(go);
+        let pids: Vec<u32> = victims.iter().map(Victim::pid).collect();
+        for _ in 0..victims.len() {
+            let event = watch.next();
+            let index = pids.iter().position(|pid| event["pid"] == *pid).unwrap();
+            let cause = &event["cause"];
+            match cause["sender"] {
+                Value::Null => unknown += 1,
+                _ => {
+                    assert_eq!(sender(cause), who[index / EACH], "{event}");
+                    right += 1;
+                }
+            }
+        }
+        for process in victims.iter_mut().chain(&mut shells) {
+            process.wait();
+        }
+    }
+    report(&format!(
+        "storm: {right} kills attributed to the right sender, 0 to a wrong one, {unknown} unknown"
+    ));
+    assert_eq!(right, ROUNDS * SENDERS * EACH);
+}
+
+#[test]
+fn a_service_is_told_why_it_died() {
+    needs_root!("a_service_is_told_why_it_died");
+    let rig = Rig::new();
+    let log = rig.path().join("web.log");
+    let keys = format!("stdout = {log:?}\nlast_output = \"1KiB\"");
+    rig.service(
+        "web",
+        "[\"sh\", \"-c\", \"echo last words; exec sleep 1000\"]",
+        &keys,
+    );
+    let _agent = rig.agent();
+    let mut ledger = rig.ledger();
+    let first = ledger.current("web");
+    support::rig::wait_for("the output", || {
+        fs::read_to_string(&log)
+            .ok()
+            .filter(|text| text.contains("words"))
+    });
+    let (who, pid) = send("pidfd", "SIGTERM", first.0);
+    ledger.wait("a restart", |ledger| {
+        ledger.has_current("web").filter(|now| now.0 != first.0)
+    });
+
+    let output = rig.run(&["why", "web", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let why: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cause = &why["exited"]["cause"];
+    assert_eq!((sender(cause), &cause["how"]), (who, &json!("pidfd")));
+    assert_eq!(cause["sender"]["own"], false);
+    assert_eq!(why["exited"]["last_output"], "last words\n");
+    assert_eq!(why["sender_lives"], false);
+    assert!(
+        why["then"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|event| event["event"] == "started"),
+        "{why}"
+    );
+
+    let output = rig.run(&["why", "web"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        format!("web killed by SIGTERM from culprit (pid {pid}, uid 0)"),
+        "by pidfd_send_signal(2); it has ended".to_owned(),
+        "last words".to_owned(),
+        "started pid".to_owned(),
+        " runs, for ".to_owned(),
+    ] {
+        assert!(text.contains(&part), "no {part:?} in:\n{text}");
+    }
+    let status = rig.run(&["status", "web"]);
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("from culprit"), "{status}");
+
+    let nobody = rig.run(&["why", "nobody"]);
+    assert_eq!(nobody.status.code(), Some(1));
+}
+
+#[test]
+fn whose_fault_it_was_decides_the_delay() {
+    needs_root!("whose_fault_it_was_decides_the_delay");
+    let rig = Rig::new();
+    // One kills itself by a signal that others usually send; the other one is killed by one that
+    // processes usually get for their own doing.
+    let keys = "restart_delay = \"1h\"\nrestart_max_delay = \"1h\"";
+    rig.service("own", "[\"sh\", \"-c\", \"kill -9 $$\"]", keys);
+    rig.sleeper("other");
+    let _agent = rig.agent();
+    let mut ledger = rig.ledger();
+    let other = ledger.current("other");
+    support::rig::wait_for("the delay of what kills itself", || {
+        let output = rig.run(&["status", "own", "--json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status[0]["state"] == "backoff").then_some(())
+    });
+    send("kill", "SIGSEGV", other.0);
+    ledger.wait("a restart at once", |ledger| {
+        ledger.has_current("other").filter(|now| now.0 != other.0)
+    });
+}

@@ -1,0 +1,293 @@
+//! Who kills whom in the tests: a process for each way to send a signal, and for each way to end
+//! by one.
+//!
+//! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
+//! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | seccomp WHAT | threads N SIGNAL |
+//! eat | pipe`.
+//! Each does it when its standard input ends, so that a test can look at it before. Those that wait
+//! for a signal say `ready`.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["send", how, signal, pid] => send(how, signal, pid),
+        ["write", file, text] => go().and_then(|()| Ok(std::fs::write(file, text)?)),
+        ["raise", signal] => go().and_then(|()| Ok(raise(signal.parse()?)?)),
+        ["fault", what] => fault(what),
+        ["spin", seconds] => spin(seconds),
+        ["parent", signal] => parent(signal),
+        ["trace"] => trace(),
+        ["handle", signal, code] => handle(signal, code),
+        ["block", signal] => block(signal),
+        ["seccomp", what] => seccomp(what),
+        ["threads", count] => threads(count),
+        ["eat"] => eat(),
+        ["pipe"] => pipe(),
+        _ => Err(format!("unknown arguments {words:?}").into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("culprit {words:?}: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn say(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Waits for the end of standard input.
+fn go() -> Outcome {
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn wait_for_ever() -> ! {
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn number(signal: &str) -> Result<i32, Box<dyn std::error::Error>> {
+    Ok(signal.parse::<Signal>()? as i32)
+}
+
+/// `siginfo_t` as far as a caller of `rt_sigqueueinfo` fills it in.
+#[repr(C)]
+struct Info {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    pad: i32,
+    rest: [u64; 14],
+}
+
+fn send(how: &str, signal: &str, pid: &str) -> Outcome {
+    let signal = number(signal)?;
+    let pid: i32 = pid.parse()?;
+    go()?;
+    let info = |code| Info {
+        signo: signal,
+        errno: 0,
+        code,
+        pad: 0,
+        rest: [0; 14],
+    };
+    // SAFETY: system calls with numbers, and the address of a whole `siginfo_t`.
+    let result = unsafe {
+        match how {
+            "kill" => libc::syscall(libc::SYS_kill, pid, signal),
+            "tkill" => libc::syscall(libc::SYS_tkill, pid, signal),
+            "tgkill" => libc::syscall(libc::SYS_tgkill, pid, pid, signal),
+            "sigqueue" => libc::syscall(
+                libc::SYS_rt_sigqueueinfo,
+                pid,
+                signal,
+                &info(libc::SI_QUEUE),
+            ),
+            // A timer's code: whoever looks at that alone is deceived.
+            "forged" => libc::syscall(
+                libc::SYS_rt_sigqueueinfo,
+                pid,
+                signal,
+                &info(libc::SI_TIMER),
+            ),
+            "pidfd" => {
+                let pidfd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+                libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, 0, 0)
+            }
+            _ => return Err("unknown way".into()),
+        }
+    };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(())
+}
+
+fn fault(what: &str) -> Outcome {
+    go()?;
+    match what {
+        // SAFETY: it is not: that is what is wanted.
+        "null" => unsafe {
+            std::ptr::dangling_mut::<u8>()
+                .with_addr(0x10)
+                .write_volatile(1)
+        },
+        "abort" => std::process::abort(),
+        "division" => {
+            // SAFETY: ends this process.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                std::arch::asm!("xor ecx, ecx", "xor edx, edx", "mov eax, 1", "div ecx",
+                    out("ecx") _, out("edx") _, out("eax") _);
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            return Err("no fault here".into());
+        }
+        "bus" => {
+            let file = std::fs::File::from(tempfile_of_nothing()?);
+            // SAFETY: a new mapping; its page lies behind the file's end, which is the point.
+            unsafe {
+                let page = libc::mmap(
+                    std::ptr::null_mut(),
+                    4096,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED,
+                    file.as_raw_fd(),
+                    0,
+                );
+                page.cast::<u8>().read_volatile();
+            }
+        }
+        _ => return Err("unknown fault".into()),
+    }
+    Ok(())
+}
+
+fn tempfile_of_nothing() -> nix::Result<std::os::fd::OwnedFd> {
+    nix::sys::memfd::memfd_create(c"nothing", nix::sys::memfd::MFdFlags::empty())
+}
+
+fn spin(seconds: &str) -> Outcome {
+    let (soft, hard) = seconds.split_once(',').ok_or("expected SOFT,HARD")?;
+    setrlimit(Resource::RLIMIT_CPU, soft.parse()?, hard.parse()?)?;
+    go()?;
+    loop {
+        std::hint::black_box(0);
+    }
+}
+
+/// Prints the pid of a child that has asked for that signal at this process's death, and dies.
+fn parent(signal: &str) -> Outcome {
+    let signal = signal.parse::<Signal>()?;
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => {
+            nix::sys::prctl::set_pdeathsig(signal)?;
+            say(&std::process::id().to_string());
+            wait_for_ever()
+        }
+        nix::unistd::ForkResult::Parent { .. } => go(),
+    }
+}
+
+/// Prints the pid of a child that it traces, which dies with it.
+fn trace() -> Outcome {
+    use nix::sys::ptrace;
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => wait_for_ever(),
+        nix::unistd::ForkResult::Parent { child } => {
+            ptrace::seize(child, ptrace::Options::PTRACE_O_EXITKILL)?;
+            say(&child.to_string());
+            go()
+        }
+    }
+}
+
+/// Ends with a code when the signal comes.
+fn handle(signal: &str, code: &str) -> Outcome {
+    let mut set = SigSet::empty();
+    set.add(signal.parse()?);
+    set.thread_block()?;
+    say("ready");
+    set.wait()?;
+    std::process::exit(code.parse()?)
+}
+
+/// Lets the signal through when its standard input ends.
+fn block(signal: &str) -> Outcome {
+    let mut set = SigSet::empty();
+    set.add(signal.parse()?);
+    // Others come and are taken meanwhile.
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+        // SAFETY: the handler does nothing.
+        unsafe {
+            nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::Handler(nothing))
+        }?;
+    }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    say("ready");
+    go()?;
+    sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None)?;
+    wait_for_ever()
+}
+
+extern "C" fn nothing(_: i32) {}
+
+fn seccomp(what: &str) -> Outcome {
+    go()?;
+    // SAFETY: numbers, and a filter that outlives the call.
+    unsafe {
+        match what {
+            "strict" => {
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT);
+            }
+            "filter" => {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                // Every call ends the process.
+                let mut code = [libc::sock_filter {
+                    code: 0x06,
+                    jt: 0,
+                    jf: 0,
+                    k: libc::SECCOMP_RET_KILL_PROCESS,
+                }];
+                let program = libc::sock_fprog {
+                    len: 1,
+                    filter: code.as_mut_ptr(),
+                };
+                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program);
+            }
+            _ => return Err("unknown mode".into()),
+        }
+        libc::syscall(libc::SYS_getppid);
+    }
+    Ok(())
+}
+
+/// So many threads, all of which wait.
+fn threads(count: &str) -> Outcome {
+    for _ in 1..count.parse()? {
+        thread::spawn(|| wait_for_ever());
+    }
+    say("ready");
+    go()
+}
+
+/// Takes memory until there is no more.
+fn eat() -> Outcome {
+    go()?;
+    let mut eaten = Vec::new();
+    loop {
+        eaten.push(vec![1_u8; 1 << 20]);
+        std::hint::black_box(&eaten);
+    }
+}
+
+/// Writes to a pipe that nobody reads.
+fn pipe() -> Outcome {
+    go()?;
+    // Rust ignores it.
+    // SAFETY: the default disposition.
+    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }?;
+    let (reader, writer) = nix::unistd::pipe()?;
+    drop(reader);
+    nix::unistd::write(&writer, b"x")?;
+    Ok(())
+}
