@@ -166,6 +166,7 @@ fn another_hosts_state_copied_over_starts_from_the_config() {
     scene.ledger = rig.ledger();
     scene.agent = rig.agent();
     scene.ledger.next_agent(1);
+    scene.ledger.current("web");
     assert_says(&rig.log(), &["of another boot"]);
     scene.assert_kept();
     assert!(Path::new(&format!("/proc/{}", stranger.pid())).exists());

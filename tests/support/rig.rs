@@ -257,13 +257,12 @@ impl Rig {
         if !service.is_empty() {
             marker.push(0);
         }
-        let mut pids: Vec<u32> = fs::read_dir("/proc")
-            .expect("/proc")
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|pid| has_in_environment(*pid, &marker))
-            .collect();
-        pids.sort_unstable();
-        pids
+        marked(&marker)
+    }
+
+    /// What is in the environment of the agents, and not in that of the services.
+    fn agent_marker(&self) -> String {
+        format!("RESPAWN_RUNTIME_DIR={}\0", self.runtime_dir().display())
     }
 
     /// Asserts that a service is one process, this one.
@@ -294,15 +293,9 @@ impl Drop for Rig {
             let journal = journal.unwrap_or_default();
             eprintln!("the journal ends with:\n{}", last_lines(&journal));
         }
-        loop {
-            let left = self.live("");
-            if left.is_empty() {
-                break;
-            }
-            for pid in left {
-                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-            }
-        }
+        // The agents first, which would start the services again.
+        kill_all(self.agent_marker().as_bytes());
+        kill_all(self.marker("").as_bytes());
         remove_folders(&cgroups_of(&self.runtime_dir()));
         let _ = fs::remove_dir_all(&self.own_pin_dir);
     }
@@ -311,6 +304,29 @@ impl Drop for Rig {
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+fn marked(marker: &[u8]) -> Vec<u32> {
+    let mut pids: Vec<u32> = fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| has_in_environment(*pid, marker))
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+fn kill_all(marker: &[u8]) {
+    loop {
+        let left = marked(marker);
+        if left.is_empty() {
+            return;
+        }
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn has_in_environment(pid: u32, marker: &[u8]) -> bool {

@@ -6,6 +6,7 @@
     reason = "the agent's loop, which calls all of this, is written beside it"
 )]
 
+pub(crate) mod bpf;
 pub(crate) mod cgroup;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
