@@ -30,6 +30,7 @@ use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
 use crate::control::{self, Command, Incoming, Response, Server, ServiceStatus};
 use crate::decode::{self, Birth, ProcessExit};
+use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
 use crate::os::{pidfd, proc};
@@ -113,6 +114,8 @@ struct Agent {
     server: Server,
     requests: Requests,
     signals: Signals,
+    /// Under an init that puts aside what dies too often.
+    spares: Option<SpareKeeper>,
     /// The request whose answer ends the agent.
     shutdown: Option<RequestId>,
     ended: bool,
@@ -178,6 +181,7 @@ impl Agent {
             server: Server::bind(&control::socket(runtime_dir), group)?,
             requests: Requests::default(),
             signals,
+            spares: SpareKeeper::new(runtime_dir, Self::now()),
             shutdown: None,
             ended: false,
             options: options.clone(),
@@ -222,6 +226,12 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
+            let spares = async {
+                match &mut self.spares {
+                    Some(spares) => spares.work(Self::now).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 ready = ring => self.read_ring(ready),
                 ready = self.instances.ready() => self.read_pidfds(ready),
@@ -231,6 +241,7 @@ impl Agent {
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
+                () = spares => {}
             }
         }
     }
