@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, wait_for};
-use support::{Victim, needs_root, respawn, unprivileged};
+use support::{Victim, needs_root, respawn, skip, unprivileged};
 
 /// A service that runs, and its agent, without eBPF.
 struct Scene {
@@ -131,6 +131,28 @@ fn a_start_that_fails_leaves_no_birth() {
     wait_for("the start has failed", status);
     assert!(!scene.rig.state_dir().join("bad.birth").exists());
     assert!(scene.birth().exists());
+}
+
+#[test]
+fn what_is_killed_because_nobody_recorded_it_is_told() {
+    needs_root!("an unrecorded instance");
+    let mut scene = Scene::new();
+    if scene.rig.log().contains("without cgroups") {
+        return skip("an unrecorded instance", "no cgroup v2 that can be written");
+    }
+    let old = scene.web;
+    scene.between_agents(|rig| fs::remove_dir_all(rig.state_dir()).unwrap());
+    scene.web = scene.ledger.current("web");
+    assert_ne!(scene.web, old);
+    scene.rig.assert_single("web", scene.web);
+    let mut told = scene.ledger.others.iter();
+    let told = told.find(|event| event["event"] == "unrecorded").unwrap();
+    assert_eq!(
+        (&told["service"], &told["pid"]),
+        (&"web".into(), &old.0.into())
+    );
+    // And no more than that.
+    assert!(scene.ledger.told("web", old).exits.is_empty());
 }
 
 /// Has the agents run where no cgroup hierarchy is mounted.

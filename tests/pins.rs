@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::rig::{Agent, Instance, Ledger, Rig, now, report, wait_for};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, now, report, wait_for};
 use support::{Victim, needs_root, readable_by_all, respawn, skip};
 
 /// A service that runs, and its agent.
@@ -376,7 +376,17 @@ impl Drop for TinyDisk {
 #[test]
 fn a_full_disk_keeps_no_service_from_coming_back() {
     needs_root!("a full disk");
-    let rig = Rig::new();
+    full_disk(Memory::Kernel);
+}
+
+#[test]
+fn without_ebpf_a_full_disk_keeps_no_service_from_coming_back() {
+    needs_root!("a full disk without eBPF");
+    full_disk(Memory::FilesAlone);
+}
+
+fn full_disk(memory: Memory) {
+    let rig = Rig::with(memory);
     let disk = TinyDisk::at(rig.runtime_dir());
     let mut scene = Scene::with(rig);
     disk.fill();
@@ -390,7 +400,8 @@ fn a_full_disk_keeps_no_service_from_coming_back() {
     let said = scene.rig.log();
     let words = ["the journal cannot be written", "cannot remember it"];
     assert_says(&said, &words);
-    // The next agent finds a memory file that is out of date, and the kernel that is not.
+    // The next agent finds a memory file that is out of date, and the kernel, or a birth's file
+    // that needed no more room, that is not.
     scene.agent = scene.rig.agent();
     wait_for("the next agent works", || {
         scene.rig.run(&["status"]).status.success().then_some(())

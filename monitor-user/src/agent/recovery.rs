@@ -270,6 +270,7 @@ impl Agent {
         // its service's cgroup gives it away. It must be gone before the next one starts.
         for instance in self.instances.kill_unknown(service) {
             tracing::warn!(%service, pid = instance.pid, "killed what an agent left unrecorded");
+            self.record(&Entry::unrecorded(clock::now(), service, instance));
             memory.leaving.push(instance);
             let attempt = memory.last_attempt;
             self.tell(remembered(&memory, Some((attempt, instance))));
