@@ -287,6 +287,55 @@ fn pins_of_another_version_are_cleared_away() {
 }
 
 #[test]
+fn pins_of_another_agent_are_cleared_away() {
+    needs_root!("pins of another agent");
+    let mut first = Scene::new();
+    first.agent.kill();
+    let mut rig = Rig::new();
+    rig.set_pin_dir(first.rig.pin_dir());
+    let mut second = Scene::with(rig);
+    let words = ["the pins are cleared away", "another runtime directory"];
+    assert_says(&second.rig.log(), &words);
+    second.assert_cared_for();
+    // The first one is held by its memory files, and finds the pins to be the second one's.
+    second.agent.kill();
+    first.agent = first.rig.agent();
+    first.ledger.next_agent(1);
+    first.assert_kept();
+}
+
+/// A mount that an agent has made, gone with the value.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_bpf_file_system_is_mounted_where_there_is_none() {
+    needs_root!("no bpf file system");
+    let mut rig = Rig::new();
+    let place = rig.path().join("pins");
+    rig.set_pin_dir(&place);
+    let mounted = Mounted(place.clone());
+    let mut scene = Scene::with(rig);
+    let name = place.display().to_string();
+    assert_says(&scene.rig.log(), &["mounted a bpf file system at", &name]);
+    let mode = fs::metadata(&place).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert!(scene.rig.pin("EVENTS").exists());
+    // The next agent finds it there.
+    let said = scene.between_agents(|_| {});
+    assert!(!said.contains("mounted"), "{said}");
+    scene.assert_kept();
+    assert!(scene.rig.run(&["shutdown"]).status.success());
+    scene.agent.ended();
+    drop(mounted);
+}
+
+#[test]
 fn without_a_place_for_pins_it_works_without() {
     needs_root!("without a place for pins");
     let mut rig = Rig::new();
