@@ -2,7 +2,8 @@
 //! a service. Whatever it had and had not done, the next agent comes to one instance.
 //!
 //! Every point where time allows, else a sample that another seed (`RESPAWN_SEED`) makes another;
-//! every point with `RESPAWN_SOAK=1`.
+//! every point with `RESPAWN_SOAK=1`, but for those of the first agent of all, which are mostly the
+//! reads of one file.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -14,10 +15,22 @@ use support::needs_root;
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report, wait_for};
 use support::tracer::{Traced, Went};
 
-/// How many points of one phase are tried without `RESPAWN_SOAK`.
-const SAMPLE: usize = 400;
+/// How many points of one phase are tried, about.
+#[derive(Clone, Copy)]
+struct Sample {
+    usual: usize,
+    soak: usize,
+}
+
+const SAMPLE: Sample = Sample {
+    usual: 400,
+    soak: usize::MAX,
+};
 /// The same where a point takes long: kernel programs are loaded and unloaded for each.
-const SLOW_SAMPLE: usize = 60;
+const SLOW_SAMPLE: Sample = Sample {
+    usual: 60,
+    soak: 1500,
+};
 
 /// One service that things are done with, one that nothing may happen to.
 struct Scene {
@@ -87,13 +100,14 @@ impl Scene {
 }
 
 /// Tries a phase at its points: `attempt` is told at which stop to kill, and returns how far the
-/// agent went. Without `RESPAWN_SOAK` at about `sample` of them.
-fn try_points(phase: &str, memory: Memory, sample: usize, mut attempt: impl FnMut(usize) -> Went) {
+/// agent went.
+fn try_points(phase: &str, memory: Memory, sample: Sample, mut attempt: impl FnMut(usize) -> Went) {
     let count = match attempt(usize::MAX) {
         Went::Done(count) => count,
         Went::There => usize::MAX,
     };
-    let step = if is_soak() { 1 } else { count.div_ceil(sample) };
+    let sample = if is_soak() { sample.soak } else { sample.usual };
+    let step = count.div_ceil(sample);
     let seed = std::env::var("RESPAWN_SEED").map_or(1, |seed| seed.parse().unwrap());
     let offset = Seeded(seed).below(u64::try_from(step).unwrap());
     let mut tried = 0;
