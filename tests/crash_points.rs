@@ -2,7 +2,8 @@
 //! a service. Whatever it had and had not done, the next agent comes to one instance.
 //!
 //! Every point where time allows, else a sample that another seed (`RESPAWN_SEED`) makes another;
-//! every point with `RESPAWN_SOAK=1`.
+//! every point with `RESPAWN_SOAK=1`, but for those of the first agent of all, which are mostly the
+//! reads of one file.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -11,13 +12,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use support::needs_root;
-use support::rig::{Agent, Instance, Ledger, Rig, Seeded, is_soak, report, wait_for};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report, wait_for};
 use support::tracer::{Traced, Went};
 
-/// How many points of one phase are tried without `RESPAWN_SOAK`.
-const SAMPLE: usize = 400;
+/// How many points of one phase are tried, about.
+#[derive(Clone, Copy)]
+struct Sample {
+    usual: usize,
+    soak: usize,
+}
+
+const SAMPLE: Sample = Sample {
+    usual: 400,
+    soak: usize::MAX,
+};
 /// The same where a point takes long: kernel programs are loaded and unloaded for each.
-const SLOW_SAMPLE: usize = 60;
+const SLOW_SAMPLE: Sample = Sample {
+    usual: 60,
+    soak: 1500,
+};
 
 /// One service that things are done with, one that nothing may happen to.
 struct Scene {
@@ -28,8 +41,8 @@ struct Scene {
 
 impl Scene {
     /// An agent with the bystander alone.
-    fn new() -> (Self, Agent) {
-        let rig = Rig::new();
+    fn new(memory: Memory) -> (Self, Agent) {
+        let rig = Rig::with(memory);
         rig.sleeper("bystander");
         let mut ledger = rig.ledger();
         let agent = rig.agent();
@@ -87,13 +100,14 @@ impl Scene {
 }
 
 /// Tries a phase at its points: `attempt` is told at which stop to kill, and returns how far the
-/// agent went. Without `RESPAWN_SOAK` at about `sample` of them.
-fn try_points(phase: &str, sample: usize, mut attempt: impl FnMut(usize) -> Went) {
+/// agent went.
+fn try_points(phase: &str, memory: Memory, sample: Sample, mut attempt: impl FnMut(usize) -> Went) {
     let count = match attempt(usize::MAX) {
         Went::Done(count) => count,
         Went::There => usize::MAX,
     };
-    let step = if is_soak() { 1 } else { count.div_ceil(sample) };
+    let sample = if is_soak() { sample.soak } else { sample.usual };
+    let step = count.div_ceil(sample);
     let seed = std::env::var("RESPAWN_SEED").map_or(1, |seed| seed.parse().unwrap());
     let offset = Seeded(seed).below(u64::try_from(step).unwrap());
     let mut tried = 0;
@@ -106,16 +120,25 @@ fn try_points(phase: &str, sample: usize, mut attempt: impl FnMut(usize) -> Went
         }
     }
     report(&format!(
-        "crash points of {phase}: {tried} tried of {count} ({beyond} after its end), each left one instance"
+        "crash points of {phase}, memory {memory:?}: {tried} tried of {count} ({beyond} after its end), each left one instance"
     ));
 }
 
 #[test]
 fn of_a_first_start() {
     needs_root!("crash points of a first start");
-    let (mut scene, agent) = Scene::new();
+    a_first_start(Memory::Kernel);
+}
+
+#[test]
+fn of_a_first_start_without_ebpf() {
+    a_first_start(Memory::FilesAlone);
+}
+
+fn a_first_start(memory: Memory) {
+    let (mut scene, agent) = Scene::new(memory);
     let mut agent = Some(agent);
-    try_points("a first start", SAMPLE, |point| {
+    try_points("a first start", memory, SAMPLE, |point| {
         scene.write(100_000);
         let traced = Traced::seize(agent.take().unwrap());
         let _answer = scene.rig.send(&json!({"command": "reload"}));
@@ -137,13 +160,22 @@ fn of_a_first_start() {
 #[test]
 fn of_a_restart() {
     needs_root!("crash points of a restart");
-    let (mut scene, mut first) = Scene::new();
+    a_restart(Memory::Kernel);
+}
+
+#[test]
+fn of_a_restart_without_ebpf() {
+    a_restart(Memory::FilesAlone);
+}
+
+fn a_restart(memory: Memory) {
+    let (mut scene, mut first) = Scene::new(memory);
     scene.write(100_000);
     assert!(scene.rig.run(&["reload"]).status.success());
     let mut instance = scene.settled(100_000, None);
     first.kill();
     let mut agent = Some(scene.next_agent());
-    try_points("a restart", SAMPLE, |point| {
+    try_points("a restart", memory, SAMPLE, |point| {
         let old = instance;
         let traced = Traced::seize(agent.take().unwrap());
         kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
@@ -164,12 +196,21 @@ fn of_a_restart() {
 #[test]
 fn of_an_adoption() {
     needs_root!("crash points of an adoption");
-    let (mut scene, mut first) = Scene::new();
+    an_adoption(Memory::Kernel);
+}
+
+#[test]
+fn of_an_adoption_without_ebpf() {
+    an_adoption(Memory::FilesAlone);
+}
+
+fn an_adoption(memory: Memory) {
+    let (mut scene, mut first) = Scene::new(memory);
     scene.write(100_000);
     assert!(scene.rig.run(&["reload"]).status.success());
     let instance = scene.settled(100_000, None);
     first.kill();
-    try_points("an adoption", SAMPLE, |point| {
+    try_points("an adoption", memory, SAMPLE, |point| {
         scene.ledger.read();
         let before = scene.ledger.agents.len();
         let traced = Traced::start(scene.rig.agent_command());
@@ -190,12 +231,21 @@ fn of_an_adoption() {
 #[test]
 fn of_an_adoption_of_a_dead_service() {
     needs_root!("crash points of an adoption of a dead service");
-    let (mut scene, mut first) = Scene::new();
+    an_adoption_of_a_dead_service(Memory::Kernel);
+}
+
+#[test]
+fn of_an_adoption_of_a_dead_service_without_ebpf() {
+    an_adoption_of_a_dead_service(Memory::FilesAlone);
+}
+
+fn an_adoption_of_a_dead_service(memory: Memory) {
+    let (mut scene, mut first) = Scene::new(memory);
     scene.write(100_000);
     assert!(scene.rig.run(&["reload"]).status.success());
     let mut instance = scene.settled(100_000, None);
     first.kill();
-    try_points("an adoption of a dead service", SAMPLE, |point| {
+    try_points("an adoption of a dead service", memory, SAMPLE, |point| {
         let old = instance;
         kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
         let traced = Traced::start(scene.rig.agent_command());
@@ -216,13 +266,22 @@ fn of_an_adoption_of_a_dead_service() {
 #[test]
 fn of_a_reload_that_changes_a_service() {
     needs_root!("crash points of a reload");
-    let (mut scene, agent) = Scene::new();
+    a_reload_that_changes_a_service(Memory::Kernel);
+}
+
+#[test]
+fn of_a_reload_that_changes_a_service_without_ebpf() {
+    a_reload_that_changes_a_service(Memory::FilesAlone);
+}
+
+fn a_reload_that_changes_a_service(memory: Memory) {
+    let (mut scene, agent) = Scene::new(memory);
     let mut agent = Some(agent);
     let mut seconds = 100_000;
     scene.write(seconds);
     assert!(scene.rig.run(&["reload"]).status.success());
     let mut instance = scene.settled(seconds, None);
-    try_points("a reload that changes a service", SAMPLE, |point| {
+    try_points("a reload that changes a service", memory, SAMPLE, |point| {
         let old = instance;
         seconds += 1;
         scene.write(seconds);
@@ -244,9 +303,18 @@ fn of_a_reload_that_changes_a_service() {
 #[test]
 fn of_the_first_agent_of_all() {
     needs_root!("crash points of the first agent");
-    let rig = Rig::new();
+    the_first_agent_of_all(Memory::Kernel);
+}
+
+#[test]
+fn of_the_first_agent_of_all_without_ebpf() {
+    the_first_agent_of_all(Memory::FilesAlone);
+}
+
+fn the_first_agent_of_all(memory: Memory) {
+    let rig = Rig::with(memory);
     rig.sleeper("subject");
-    try_points("the first agent of all", SLOW_SAMPLE, |point| {
+    try_points("the first agent of all", memory, SLOW_SAMPLE, |point| {
         let mut ledger = rig.ledger();
         let traced = Traced::start(rig.agent_command());
         let went = traced.run(point, || {
@@ -259,7 +327,9 @@ fn of_the_first_agent_of_all() {
         ledger.next_agent(ledger.agents.len());
         let instance = ledger.current("subject");
         rig.assert_single("subject", instance);
-        assert!(rig.pin("exit_group_dead").exists() || rig.pin("exit_live_zero").exists());
+        if memory == Memory::Kernel {
+            assert!(rig.pin("exit_group_dead").exists() || rig.pin("exit_live_zero").exists());
+        }
         assert!(rig.run(&["shutdown"]).status.success());
         next.ended();
         rig.clear();

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::rig::{Agent, Instance, Ledger, Rig, now, report, wait_for};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, now, report, wait_for};
 use support::{Victim, needs_root, readable_by_all, respawn, skip};
 
 /// A service that runs, and its agent.
@@ -166,6 +166,7 @@ fn another_hosts_state_copied_over_starts_from_the_config() {
     scene.ledger = rig.ledger();
     scene.agent = rig.agent();
     scene.ledger.next_agent(1);
+    scene.ledger.current("web");
     assert_says(&rig.log(), &["of another boot"]);
     scene.assert_kept();
     assert!(Path::new(&format!("/proc/{}", stranger.pid())).exists());
@@ -286,6 +287,55 @@ fn pins_of_another_version_are_cleared_away() {
 }
 
 #[test]
+fn pins_of_another_agent_are_cleared_away() {
+    needs_root!("pins of another agent");
+    let mut first = Scene::new();
+    first.agent.kill();
+    let mut rig = Rig::new();
+    rig.set_pin_dir(first.rig.pin_dir());
+    let mut second = Scene::with(rig);
+    let words = ["the pins are cleared away", "another runtime directory"];
+    assert_says(&second.rig.log(), &words);
+    second.assert_cared_for();
+    // The first one is held by its memory files, and finds the pins to be the second one's.
+    second.agent.kill();
+    first.agent = first.rig.agent();
+    first.ledger.next_agent(1);
+    first.assert_kept();
+}
+
+/// A mount that an agent has made, gone with the value.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_bpf_file_system_is_mounted_where_there_is_none() {
+    needs_root!("no bpf file system");
+    let mut rig = Rig::new();
+    let place = rig.path().join("pins");
+    rig.set_pin_dir(&place);
+    let mounted = Mounted(place.clone());
+    let mut scene = Scene::with(rig);
+    let name = place.display().to_string();
+    assert_says(&scene.rig.log(), &["mounted a bpf file system at", &name]);
+    let mode = fs::metadata(&place).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert!(scene.rig.pin("EVENTS").exists());
+    // The next agent finds it there.
+    let said = scene.between_agents(|_| {});
+    assert!(!said.contains("mounted"), "{said}");
+    scene.assert_kept();
+    assert!(scene.rig.run(&["shutdown"]).status.success());
+    scene.agent.ended();
+    drop(mounted);
+}
+
+#[test]
 fn without_a_place_for_pins_it_works_without() {
     needs_root!("without a place for pins");
     let mut rig = Rig::new();
@@ -375,7 +425,17 @@ impl Drop for TinyDisk {
 #[test]
 fn a_full_disk_keeps_no_service_from_coming_back() {
     needs_root!("a full disk");
-    let rig = Rig::new();
+    full_disk(Memory::Kernel);
+}
+
+#[test]
+fn without_ebpf_a_full_disk_keeps_no_service_from_coming_back() {
+    needs_root!("a full disk without eBPF");
+    full_disk(Memory::FilesAlone);
+}
+
+fn full_disk(memory: Memory) {
+    let rig = Rig::with(memory);
     let disk = TinyDisk::at(rig.runtime_dir());
     let mut scene = Scene::with(rig);
     disk.fill();
@@ -389,7 +449,8 @@ fn a_full_disk_keeps_no_service_from_coming_back() {
     let said = scene.rig.log();
     let words = ["the journal cannot be written", "cannot remember it"];
     assert_says(&said, &words);
-    // The next agent finds a memory file that is out of date, and the kernel that is not.
+    // The next agent finds a memory file that is out of date, and the kernel, or a birth's file
+    // that needed no more room, that is not.
     scene.agent = scene.rig.agent();
     wait_for("the next agent works", || {
         scene.rig.run(&["status"]).status.success().then_some(())

@@ -10,7 +10,9 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
-use support::rig::{Agent, Distribution, Ledger, Rig, Seeded, is_soak, now, report, wait_for};
+use support::rig::{
+    Agent, Distribution, Ledger, Memory, Rig, Seeded, is_soak, now, report, wait_for,
+};
 
 /// Who starts work again after an agent's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +26,23 @@ enum Next {
 #[test]
 fn killed_with_its_service_an_agent_that_init_restarts_loses_and_doubles_nothing() {
     needs_root!("race with a fresh agent");
-    race(Next::Fresh);
+    race(Next::Fresh, Memory::Kernel);
 }
 
 #[test]
 fn killed_with_its_service_an_agent_that_a_spare_follows_loses_and_doubles_nothing() {
     needs_root!("race with a spare");
-    race(Next::Spare);
+    race(Next::Spare, Memory::Kernel);
+}
+
+#[test]
+fn without_ebpf_an_agent_that_is_killed_with_its_service_loses_and_doubles_nothing() {
+    race(Next::Fresh, Memory::FilesAlone);
+}
+
+#[test]
+fn without_ebpf_a_spare_that_follows_loses_and_doubles_nothing() {
+    race(Next::Spare, Memory::FilesAlone);
 }
 
 /// What the rounds showed.
@@ -41,10 +53,10 @@ struct Figures {
     recovery: Distribution,
 }
 
-fn race(next: Next) {
+fn race(next: Next, memory: Memory) {
     let rounds = if is_soak() { 10_000 } else { 1_000 };
     let mut random = Seeded(rounds);
-    let mut race = Race::begin(next);
+    let mut race = Race::begin(next, memory);
     for round in 0..rounds {
         let offset = i64::try_from(random.below(101)).unwrap() - 50;
         race.round(offset);
@@ -70,8 +82,8 @@ struct Race {
 }
 
 impl Race {
-    fn begin(next: Next) -> Self {
-        let rig = Rig::new();
+    fn begin(next: Next, memory: Memory) -> Self {
+        let rig = Rig::with(memory);
         rig.sleeper("victim");
         rig.sleeper("bystander");
         let mut ledger = rig.ledger();
@@ -145,6 +157,7 @@ impl Race {
         self.ledger.read();
         assert_eq!(self.ledger.agents.len(), rounds + 1);
         let exited = self.ledger.assert_each_exited_once("victim", "SIGKILL");
+        let causes = self.ledger.causes_of("victim");
         assert_eq!(exited, rounds);
         assert_eq!(self.ledger.lost, 0);
         let Figures {
@@ -153,10 +166,11 @@ impl Race {
             recovery,
         } = &mut self.figures;
         report(&format!(
-            "race, next agent {:?}: {rounds} rounds, 0 lost, 0 doubled\n  kills apart: {}\n  \
-             takeover (agent's death to agent_started): {}\n  \
+            "race, next agent {:?}, memory {:?}: {rounds} rounds, 0 lost, 0 doubled\n  \
+             causes told: {causes:?}\n  kills apart: {}\n  takeover (agent's death to agent_started): {}\n  \
              recovery (service's death to its new instance): {}",
             self.next,
+            self.rig.memory(),
             apart.summary(),
             takeover.summary(),
             recovery.summary()

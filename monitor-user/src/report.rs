@@ -119,6 +119,10 @@ pub(crate) fn happening(event: &Value) -> String {
             )
         }
         "agent_stopped" => (Style::new(), format!("agent stopped, {}", pid())),
+        "unrecorded" => (
+            red,
+            format!("killed, left unrecorded by an agent, {}", pid()),
+        ),
         "events_lost" => {
             let exits = counted(number("count"), "exit");
             (red, format!("{exits} lost: the kernel's ring was full"))
@@ -337,6 +341,10 @@ mod tests {
             (
                 json!({"event": "agent_started", "pid": 1, "version": "0.1.0"}),
                 "agent started pid 1, version 0.1.0",
+            ),
+            (
+                json!({"event": "unrecorded", "pid": 7}),
+                "killed, left unrecorded by an agent, pid 7",
             ),
             (
                 json!({"event": "events_lost", "count": 1}),

@@ -8,6 +8,7 @@ mod ci;
 mod demo;
 mod ebpf;
 mod setup;
+mod soak;
 mod test;
 
 mod apt;
@@ -39,6 +40,7 @@ enum Command {
     Build(build::Args),
     Ebpf(ebpf::Args),
     Test(test::Args),
+    Soak(soak::Args),
     Demo(demo::Args),
     Bench(bench::Args),
     Ci(ci::Args),
@@ -74,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Build(args) => build::run(&workspace()?, &args),
         Command::Ebpf(args) => ebpf::run(&workspace()?, &args),
         Command::Test(args) => test::run(&workspace()?, &args),
+        Command::Soak(args) => soak::run(&workspace()?, &args),
         Command::Demo(args) => demo::run(&workspace()?, &args),
         Command::Bench(args) => bench::run(&workspace()?, &args),
         Command::Ci(args) => ci::run(&workspace()?, &args),

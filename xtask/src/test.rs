@@ -63,7 +63,11 @@ fn names_a_package(arguments: &[String]) -> bool {
     })
 }
 
-fn run_tests(workspace: &Workspace, mut command: Command) -> Result<Verdict> {
+/// Runs what `command` tests, and sums it up.
+///
+/// # Errors
+/// As [`black_box_with`].
+pub(crate) fn run_tests(workspace: &Workspace, mut command: Command) -> Result<Verdict> {
     if !nix::unistd::geteuid().is_root() {
         note!("not root: the tests that load a kernel program will be skipped");
     }

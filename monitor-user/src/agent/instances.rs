@@ -11,16 +11,24 @@ use tokio::io::unix::AsyncFd;
 
 use crate::decode;
 use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
+use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
 use crate::os::spawn::{FdLimit, Prepared, Spawner};
 use crate::os::tree::{Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, signal};
-use crate::supervisor::{Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec};
+use crate::supervisor::{
+    Attempt, Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
+};
+
+/// Notes down a process before it may go on.
+pub(super) type Record<'a> = &'a mut dyn FnMut(Instance) -> io::Result<()>;
 
 /// Instances, and what it takes to start more.
 pub(super) struct Instances {
+    /// Tells agents on one host apart, in the markers.
+    place: u64,
     spawner: Spawner,
     cgroups: Option<Cgroups>,
     services: HashMap<ServiceName, Prelude>,
@@ -65,8 +73,8 @@ enum HeldState {
 }
 
 impl Instances {
-    /// `name` tells agents on one host apart.
-    pub(super) fn new(name: &str, fd_limit: Option<FdLimit>) -> io::Result<Self> {
+    /// `name` and `place` tell agents on one host apart.
+    pub(super) fn new(name: &str, place: u64, fd_limit: Option<FdLimit>) -> io::Result<Self> {
         let mut spawner = Spawner::new(fd_limit)?;
         let cgroups = match Cgroups::open(name, &mut spawner) {
             Ok(cgroups) => {
@@ -82,6 +90,7 @@ impl Instances {
         };
         let waiter = os::async_fd(Waiter::new()?, tokio::io::Interest::READABLE)?;
         Ok(Self {
+            place,
             spawner,
             cgroups,
             services: HashMap::new(),
@@ -99,11 +108,24 @@ impl Instances {
         self.held.get(instance).map(|held| &held.service)
     }
 
-    /// Starts a service.
+    /// Whether instances have cgroups of their own.
+    pub(super) fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
+    }
+
+    /// Living processes that tell of themselves, by their environment, that an agent like this one
+    /// has started them.
+    pub(super) fn marked(&self) -> io::Result<Vec<Marked>> {
+        marker::find(self.place)
+    }
+
+    /// Starts a service; with a `record`, so that no process goes on before it is recorded.
     pub(super) fn spawn(
         &mut self,
         service: &ServiceName,
         spec: &Arc<Spec>,
+        attempt: Attempt,
+        record: Option<Record<'_>>,
     ) -> Result<Instance, SpawnFailure> {
         self.prepare(service, spec)?;
         let failure = |error: &dyn std::fmt::Display| SpawnFailure {
@@ -117,7 +139,19 @@ impl Instances {
             .cgroup
             .as_ref()
             .map(|cgroup| self.free_slot(service, cgroup));
-        let child = self.spawner.spawn(&prelude.command, slot.as_ref())?;
+        let (command, slot) = (&prelude.command, slot);
+        let child = match record {
+            None => self.spawner.spawn(command, slot.as_ref())?,
+            Some(record) => {
+                let record = |pid, start_time_ns| {
+                    let instance = Instance { pid, start_time_ns };
+                    command.mark(attempt, instance);
+                    record(instance)
+                };
+                self.spawner
+                    .spawn_recorded(command, slot.as_ref(), record)?
+            }
+        };
         let instance = Instance {
             pid: child.pid,
             start_time_ns: child.start_time_ns,
@@ -247,7 +281,8 @@ impl Instances {
         {
             return Ok(());
         }
-        let command = self.spawner.prepare(&spec.exec)?;
+        let marker = Marker::new(self.place, service);
+        let command = self.spawner.prepare(&spec.exec)?.with_marker(marker);
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {
                 message: format!("cannot make its cgroup: {error} (cgroup)"),

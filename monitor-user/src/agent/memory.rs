@@ -1,6 +1,12 @@
 //! What the next agent needs to know, kept in the runtime directory: one small file a service,
 //! replaced whole, so that it is the old one or the new one whenever the agent dies.
+//!
+//! Where the kernel records no births, a second file has the service's last one, written before the
+//! new process may go on. It is left there and written over by the next: the first file says which
+//! birth it knows of, so one that it knows counts no more, and one that it does not is what an agent
+//! left that died at once. No birth is known from the first file before the supervisor has it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,16 +14,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::os::proc;
-use crate::supervisor::{Instance, Memory, ServiceName};
+use crate::supervisor::{Attempt, Instance, Memory, ServiceName};
 
 /// The directory of these files.
 pub(super) struct MemoryDir {
     path: PathBuf,
     boot_id: String,
+    /// The births in files that memories know of.
+    known_births: HashMap<String, Instance>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -30,7 +39,22 @@ struct File {
     /// Instances whose exit is in `memory`; whether it is in the journal, only that tells.
     #[serde(default)]
     untold: Vec<Instance>,
+    /// The last birth in a file that `memory` knows of.
+    #[serde(default)]
+    birth: Option<Instance>,
 }
+
+/// The last birth of a service.
+#[derive(Serialize, Deserialize)]
+struct BirthFile {
+    boot_id: String,
+    attempt: Attempt,
+    instance: Instance,
+}
+
+/// So many bytes has a birth's file: each write covers the one before, in one page, and so is there
+/// whole or not at all whenever the agent dies.
+const BIRTH_BYTES: usize = 256;
 
 /// What is remembered of a service.
 #[derive(Debug, Default)]
@@ -38,6 +62,14 @@ pub(super) struct Remembered {
     pub(super) memory: Memory,
     /// Instances whose exit is in `memory`, and perhaps not in the journal.
     pub(super) untold: Vec<Instance>,
+}
+
+/// What the files tell.
+#[derive(Default)]
+pub(super) struct Recalled {
+    pub(super) memories: Vec<(ServiceName, Remembered)>,
+    /// Births that no memory knows of.
+    pub(super) births: Vec<(ServiceName, Attempt, Instance)>,
 }
 
 impl MemoryDir {
@@ -50,40 +82,134 @@ impl MemoryDir {
             .create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
         let boot_id = proc::boot_id().context("cannot read the kernel's boot ID")?;
-        Ok(Self { path, boot_id })
+        Ok(Self {
+            path,
+            boot_id,
+            known_births: HashMap::new(),
+        })
     }
 
     /// What earlier agents of this boot remembered, aged to now. What is damaged, or of another
     /// boot, is cleared away with a word.
-    pub(super) fn read(&self) -> Result<Vec<(ServiceName, Remembered)>> {
-        let mut memories = Vec::new();
+    pub(super) fn read(&mut self) -> Result<Recalled> {
+        let mut recalled = Recalled::default();
         let entries = fs::read_dir(&self.path)
             .with_context(|| format!("cannot read {}", self.path.display()))?;
         for entry in entries {
             let path = entry?.path();
-            let service = path
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_suffix(".json"));
-            match (service, read(&path)) {
-                (Some(service), Ok(file)) if file.boot_id == self.boot_id => {
-                    let age = clock::since_boot().saturating_sub(file.written_at);
-                    let remembered = Remembered {
-                        memory: file.memory.aged(age),
-                        untold: file.untold,
-                    };
-                    memories.push((ServiceName::from(service), remembered));
-                    continue;
-                }
-                (Some(_), Ok(_)) => tracing::info!("{}: of another boot", path.display()),
-                (Some(_), Err(error)) => tracing::warn!("{}: {error:#}", path.display()),
+            let name = path.file_name().and_then(|name| name.to_str());
+            let service = |suffix| Some(ServiceName::from(name?.strip_suffix(suffix)?));
+            let kept = match (service(".json"), service(".birth")) {
+                (Some(service), _) => self.read_memory(&path, service, &mut recalled),
+                (_, Some(service)) => self.read_birth(&path, service, &mut recalled),
                 // Left behind by an agent that died while it wrote.
-                (None, _) => {}
-            }
-            if let Err(error) = fs::remove_file(&path) {
+                (None, None) => Ok(false),
+            };
+            let is_kept = kept.unwrap_or_else(|error| {
+                tracing::warn!("{}: {error:#}", path.display());
+                false
+            });
+            if !is_kept && let Err(error) = fs::remove_file(&path) {
                 tracing::error!("cannot remove {}: {error}", path.display());
             }
         }
-        Ok(memories)
+        let known = &self.known_births;
+        let births = &mut recalled.births;
+        births.retain(|(service, _, birth)| known.get(&**service) != Some(birth));
+        // The supervisor will know of all of them before anything is written.
+        for (service, _, birth) in births {
+            self.known_births.insert(service.to_string(), *birth);
+        }
+        Ok(recalled)
+    }
+
+    /// `false`: it is of no use.
+    fn read_memory(
+        &mut self,
+        path: &Path,
+        service: ServiceName,
+        recalled: &mut Recalled,
+    ) -> Result<bool> {
+        let file: File = read(path)?;
+        if !self.is_of_this_boot(path, &file.boot_id) {
+            return Ok(false);
+        }
+        if let Some(birth) = file.birth {
+            self.known_births.insert(service.to_string(), birth);
+        }
+        let age = clock::since_boot().saturating_sub(file.written_at);
+        let remembered = Remembered {
+            memory: file.memory.aged(age),
+            untold: file.untold,
+        };
+        recalled.memories.push((service, remembered));
+        Ok(true)
+    }
+
+    /// As above.
+    fn read_birth(
+        &self,
+        path: &Path,
+        service: ServiceName,
+        recalled: &mut Recalled,
+    ) -> Result<bool> {
+        // Its agent died before it wrote.
+        if fs::metadata(path)?.len() == 0 {
+            return Ok(false);
+        }
+        let file: BirthFile = read(path)?;
+        let is_ours = self.is_of_this_boot(path, &file.boot_id);
+        if is_ours {
+            let birth = (service, file.attempt, file.instance);
+            recalled.births.push(birth);
+        }
+        Ok(is_ours)
+    }
+
+    fn is_of_this_boot(&self, path: &Path, boot_id: &str) -> bool {
+        let is_so = boot_id == self.boot_id;
+        if !is_so {
+            tracing::info!("{}: of another boot", path.display());
+        }
+        is_so
+    }
+
+    /// Notes down a process that is about to become a service's instance.
+    pub(super) fn record_birth(
+        &self,
+        service: &str,
+        attempt: Attempt,
+        instance: Instance,
+    ) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(&BirthFile {
+            boot_id: self.boot_id.clone(),
+            attempt,
+            instance,
+        })?;
+        bytes.resize(BIRTH_BYTES.max(bytes.len()), b' ');
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(self.birth_file(service))?;
+        file.write_all(&bytes)
+    }
+
+    /// From now on the memory that is written knows of the recorded birth.
+    pub(super) fn knows_birth(&mut self, service: &str, instance: Instance) {
+        self.known_births.insert(service.to_owned(), instance);
+    }
+
+    /// Nothing has come of the recorded birth, or its service is no more.
+    pub(super) fn drop_birth(&self, service: &str) {
+        let path = self.birth_file(service);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!("cannot remove {}: {error}", path.display());
+        }
+    }
+
+    fn birth_file(&self, service: &str) -> PathBuf {
+        self.path.join(format!("{service}.birth"))
     }
 
     /// Remembers a service, or forgets it. `untold`: as in [`Remembered`].
@@ -95,6 +221,8 @@ impl MemoryDir {
     ) -> io::Result<()> {
         let path = self.path.join(format!("{service}.json"));
         let Some(memory) = memory else {
+            // First: a birth without a memory would be taken for one that is not known.
+            self.drop_birth(service);
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -106,6 +234,7 @@ impl MemoryDir {
             written_at,
             memory,
             untold: untold.to_vec(),
+            birth: self.known_births.get(service).copied(),
         };
         let bytes = serde_json::to_vec(&file)?;
         let temporary = self.path.join(format!("{service}.new"));
@@ -116,7 +245,7 @@ impl MemoryDir {
     }
 }
 
-fn read(path: &Path) -> Result<File> {
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path)?;
     serde_json::from_slice(&bytes).context("damaged, not used")
 }

@@ -18,6 +18,7 @@ mod requests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -31,13 +32,14 @@ use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
 use crate::control::{self, Command, Incoming, Response, Server, ServiceStatus};
 use crate::decode::{self, Birth, ProcessExit};
+use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
 use crate::os::{pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
     Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, Output, RequestId, ServiceName,
-    SpawnFailure, Status, Supervisor,
+    SpawnFailure, Spec, Status, Supervisor,
 };
 
 /// What `respawn agent` was told.
@@ -114,6 +116,8 @@ struct Agent {
     server: Server,
     requests: Requests,
     signals: Signals,
+    /// Under an init that puts aside what dies too often.
+    spares: Option<SpareKeeper>,
     /// The request whose answer ends the agent.
     shutdown: Option<RequestId>,
     ended: bool,
@@ -162,7 +166,7 @@ impl Agent {
         let mut agent = Self {
             surroundings,
             supervisor: Supervisor::new(),
-            instances: Instances::new(&cgroup_name(runtime_dir), fd_limit)?,
+            instances: Instances::new(&cgroup_name(runtime_dir), place(runtime_dir), fd_limit)?,
             lost: probe
                 .as_ref()
                 .and_then(|probe| probe.lost_told().ok())
@@ -179,6 +183,7 @@ impl Agent {
             server: Server::bind(&control::socket(runtime_dir), group)?,
             requests: Requests::default(),
             signals,
+            spares: SpareKeeper::new(runtime_dir, Self::now()),
             shutdown: None,
             ended: false,
             options: options.clone(),
@@ -223,6 +228,12 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
+            let spares = async {
+                match &mut self.spares {
+                    Some(spares) => spares.work(Self::now).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 ready = ring => self.read_ring(ready),
                 ready = self.instances.ready() => self.read_pidfds(ready),
@@ -232,6 +243,7 @@ impl Agent {
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
+                () = spares => {}
             }
         }
     }
@@ -483,7 +495,8 @@ impl Agent {
         };
         let marked = self.mark(birth);
         let spawned = match self.supervisor.spec(&service).cloned() {
-            Some(spec) => self.instances.spawn(&service, &spec),
+            Some(spec) if marked => self.instances.spawn(&service, &spec, attempt, None),
+            Some(spec) => self.spawn_recorded(&service, &spec, attempt),
             None => Err(SpawnFailure {
                 message: format!("{service} is gone from the config"),
             }),
@@ -508,6 +521,32 @@ impl Agent {
                 failure,
             },
         }
+    }
+
+    /// Starts a service whose birth the kernel does not record.
+    fn spawn_recorded(
+        &mut self,
+        service: &ServiceName,
+        spec: &Arc<Spec>,
+        attempt: Attempt,
+    ) -> Result<Instance, SpawnFailure> {
+        let memory = &self.memory;
+        let mut record = |instance| {
+            // On a full disk a service that nobody may know of is better than none.
+            if let Err(error) = memory.record_birth(service, attempt, instance) {
+                tracing::error!(%service, "its birth cannot be recorded: {error}");
+                memory.drop_birth(service);
+            }
+            Ok(())
+        };
+        let spawned = self
+            .instances
+            .spawn(service, spec, attempt, Some(&mut record));
+        match &spawned {
+            Ok(instance) => self.memory.knows_birth(service, *instance),
+            Err(_) => self.memory.drop_birth(service),
+        }
+        spawned
     }
 
     /// Has the kernel record the next forks as births; `false` where it cannot.
@@ -704,6 +743,11 @@ fn cgroup_name(runtime_dir: &Path) -> String {
     }
 }
 
+/// A number of the runtime directory's own.
+fn place(runtime_dir: &Path) -> u64 {
+    decode::service_number(&canonical(runtime_dir).to_string_lossy())
+}
+
 /// The agent's own identity.
 fn myself() -> Result<Instance> {
     let pid = std::process::id();
@@ -719,7 +763,7 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
         ring_bytes: options.ring_bytes,
         ..probe::Options::default()
     };
-    let owner = decode::service_number(&canonical(&options.runtime_dir).to_string_lossy());
+    let owner = place(&options.runtime_dir);
     let pinned = PinDir::open(&options.pin_dir)
         .and_then(|pins| Ok((KernelProbe::resume(&settings, &pins, owner)?, pins)));
     match pinned {

@@ -1,9 +1,10 @@
 //! What an agent takes up when it starts: what its predecessors of this boot remembered, and what
 //! the kernel has recorded since.
 //!
-//! An instance is known from a memory file, from its birth in the watch map, or from its birth
-//! named by the record of its exit. Whichever it is, the supervisor is told of it once, and of its
-//! death if it is dead.
+//! An instance is known from a memory file, from its birth in the watch map, from its birth named by
+//! the record of its exit, or, without these, from its birth in a file. The last resort is a marker in
+//! its environment. Whichever it is, the supervisor is told of it once, and of its death if it is
+//! dead.
 //!
 //! The order matters, for services go on dying meanwhile. The watch map is read before the ring:
 //! who is not in the one any more has its record in the other. Whether an instance lives is found
@@ -20,6 +21,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Reader};
+use crate::os::process::{self, Orphan};
+use crate::probe::KernelProbe;
 use crate::supervisor::{Attempt, Death, Event, Instance, Memory, Notice, ServiceName};
 
 /// What is known of one service.
@@ -53,7 +56,8 @@ impl Agent {
     pub(super) fn recover(&mut self, config: &Config) -> Result<Told> {
         let mut known = AllKnown::new();
         let mut untold = Vec::new();
-        for (service, remembered) in self.memory.read()? {
+        let recalled = self.memory.read()?;
+        for (service, remembered) in recalled.memories {
             let Remembered { memory, untold: of } = remembered;
             let last_exit = memory.last_exit.clone();
             untold.extend(of.into_iter().map(|instance| Untold {
@@ -73,7 +77,9 @@ impl Agent {
             .chain(known.keys())
             .map(|name| (decode::service_number(name), name.clone()))
             .collect();
+        self.add_recorded_births(recalled.births, &mut known);
         self.add_births(&names, &mut known);
+        self.add_marked(config, &mut known);
         for (service, known) in &known {
             let instances = known.instances.keys().copied();
             self.instances.adopt(service, instances);
@@ -91,6 +97,60 @@ impl Agent {
             self.recover_service(&service, known, &recorded, &mut told);
         }
         Ok(told)
+    }
+
+    /// Adds what an agent without births in the kernel has written down, and had no time to
+    /// remember. Where the memory that knows of it is gone, the journal tells whether it was told.
+    /// One that was not let go on, and is about to end for that, was never an instance.
+    fn add_recorded_births(
+        &self,
+        births: Vec<(ServiceName, Attempt, Instance)>,
+        known: &mut AllKnown,
+    ) {
+        if births.is_empty() {
+            return;
+        }
+        let told = self.told_exits().unwrap_or_else(|error| {
+            tracing::error!("{error:#}");
+            HashSet::new()
+        });
+        for (service, attempt, instance) in births {
+            if !told.contains(&instance) && process::orphan(instance) != Orphan::Nothing {
+                let of = &mut known.entry(service).or_default().instances;
+                of.entry(instance).or_insert(attempt);
+            }
+        }
+    }
+
+    /// Adds who lives and is marked, where nothing else may tell of it: no birth is recorded in
+    /// the kernel, and no cgroup shows what is left.
+    fn add_marked(&self, config: &Config, known: &mut AllKnown) {
+        let births = self.probe.as_ref().is_some_and(KernelProbe::records_births);
+        if births || self.instances.has_cgroups() {
+            return;
+        }
+        let marked = self.instances.marked().unwrap_or_else(|error| {
+            tracing::error!("cannot look for marked processes: {error}");
+            Vec::new()
+        });
+        for process in marked {
+            let (service, pid) = (process.service.as_str(), process.instance.pid);
+            let Some((service, spec)) = config.services.get_key_value(service) else {
+                tracing::warn!(%service, pid, "is marked as a service that is not configured");
+                continue;
+            };
+            let of = known.entry(service.clone()).or_default();
+            if of.instances.contains_key(&process.instance) {
+                continue;
+            }
+            let uid = spec.exec.identity.as_ref().map(|identity| identity.uid);
+            if process.uid != uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw()) {
+                tracing::warn!(%service, pid, uid = process.uid, "is marked, but is another user's");
+                continue;
+            }
+            tracing::info!(%service, pid, "known by the marker in its environment alone");
+            of.instances.insert(process.instance, process.attempt);
+        }
     }
 
     /// Adds who is in the watch map.
@@ -210,6 +270,7 @@ impl Agent {
         // its service's cgroup gives it away. It must be gone before the next one starts.
         for instance in self.instances.kill_unknown(service) {
             tracing::warn!(%service, pid = instance.pid, "killed what an agent left unrecorded");
+            self.record(&Entry::unrecorded(clock::now(), service, instance));
             memory.leaving.push(instance);
             let attempt = memory.last_attempt;
             self.tell(remembered(&memory, Some((attempt, instance))));

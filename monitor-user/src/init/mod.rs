@@ -21,10 +21,6 @@ pub(crate) mod locks;
 mod openrc;
 mod plan;
 mod procd;
-#[allow(
-    dead_code,
-    reason = "the agent's loop, which calls it, is written beside it"
-)]
 pub(crate) mod rearm;
 mod root;
 mod runit;

@@ -57,6 +57,11 @@ enum What {
     Failed {
         reason: String,
     },
+    /// The agent has killed what it found in the service's cgroup, and nobody had recorded.
+    Unrecorded {
+        pid: u32,
+        start_time_ns: u64,
+    },
     EventsLost {
         count: u64,
     },
@@ -186,6 +191,12 @@ impl Entry {
     /// An agent ends because it was asked to.
     pub(crate) fn agent_stopped(time: Timestamp, pid: u32) -> Self {
         Self::other(time, None, What::AgentStopped { pid })
+    }
+
+    /// What an agent left unrecorded was killed with all its tree; the instance is one of it.
+    pub(crate) fn unrecorded(time: Timestamp, service: &str, instance: Instance) -> Self {
+        let Instance { pid, start_time_ns } = instance;
+        Self::other(time, Some(service), What::Unrecorded { pid, start_time_ns })
     }
 
     /// So many events could not be written before this one.

@@ -1,12 +1,10 @@
 //! Performs one action at a time; the only user-space home of `unsafe`.
 //!
 //! Decides nothing: when to start, signal or kill is the supervisor's.
-#![allow(
-    dead_code,
-    reason = "the agent's loop, which calls all of this, is written beside it"
-)]
 
+pub(crate) mod bpf;
 pub(crate) mod cgroup;
+pub(crate) mod marker;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod proc;

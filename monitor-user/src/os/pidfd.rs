@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -163,17 +163,11 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Another descriptor of the same process.
-///
-/// # Errors
-/// If there are none left.
-pub(crate) fn duplicate(pidfd: impl AsFd) -> io::Result<OwnedFd> {
-    pidfd.as_fd().try_clone_to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
     use crate::os::proc::TICK_NS;
     use crate::os::signal;
     use crate::os::testing::{Running, alone, exec, is_root, shell, until};
@@ -199,7 +193,7 @@ mod tests {
         child.signal(Signal::KILL);
         child.wait_readable();
         assert!(has_exited(child.pidfd.as_fd()).unwrap());
-        let other = duplicate(&child.pidfd).unwrap();
+        let other = child.pidfd.try_clone().unwrap();
         assert_eq!(reap(other.as_fd()).unwrap(), Reaped::Status(libc::SIGKILL));
         assert_eq!(reap(other.as_fd()).unwrap(), Reaped::NotOurChild);
         assert!(has_exited(other.as_fd()).unwrap());

@@ -8,6 +8,9 @@ use nix::time::{ClockId, clock_gettime};
 /// Nanoseconds in one tick of `/proc` (USER_HZ is 100 on x86-64 and aarch64).
 pub(crate) use monitor_ebpf::TICK_NS;
 
+/// <https://github.com/torvalds/linux/blob/v5.10/include/linux/sched.h>
+const PF_FORKNOEXEC: u64 = 0x40;
+
 /// What respawn needs of `/proc/PID/stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -21,6 +24,8 @@ pub(crate) struct Stat {
     pub(crate) group: u32,
     /// Session.
     pub(crate) session: u32,
+    /// Whether it has become another program since it was forked.
+    pub(crate) has_executed: bool,
     /// Start time since boot, in nanoseconds at the resolution of [`TICK_NS`].
     pub(crate) start_time_ns: u64,
     /// As `wait` will return it, once it is a zombie; 0 also if the caller may not know.
@@ -77,7 +82,8 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let parent = number()?;
     let group = number()?;
     let session = number()?;
-    let ticks = fields.nth(22 - 7)?.parse::<u64>().ok()?;
+    let flags = fields.nth(9 - 7)?.parse::<u64>().ok()?;
+    let ticks = fields.nth(22 - 10)?.parse::<u64>().ok()?;
     let wait_status = fields.nth(52 - 23).and_then(|text| text.parse().ok());
     // Group and session are -1 or 0 for one that is being torn down.
     let id = |value: i64| u32::try_from(value).unwrap_or(0);
@@ -87,6 +93,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         parent: id(parent),
         group: id(group),
         session: id(session),
+        has_executed: flags & PF_FORKNOEXEC == 0,
         start_time_ns: ticks.checked_mul(TICK_NS)?,
         wait_status: wait_status.unwrap_or(0),
     })
@@ -98,6 +105,13 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 /// As [`stat`].
 pub(crate) fn start_time_ns(pid: u32) -> io::Result<u64> {
     stat(pid).map(|stat| stat.start_time_ns)
+}
+
+/// A process's real user ID; `None` if there is no such process.
+pub(crate) fn real_uid(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Time since boot, suspend included: what start times are told in.
@@ -174,6 +188,8 @@ mod tests {
             assert_eq!(stat.state, 'S');
             assert_eq!((stat.parent, stat.group, stat.session), (7, 8, 9));
             assert_eq!(stat.start_time_ns, 123_450_000_000);
+            // 4194560 is 0x400100.
+            assert!(stat.has_executed);
         }
         let torn = parse_stat(b"1 (x) Z 0 -1 -1 0 -1").map(|stat| stat.comm);
         assert_eq!(torn, None);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -67,6 +68,39 @@ impl Process {
     pub(crate) fn exit_status(&self) -> Option<i32> {
         exit_status(self.pidfd.as_fd())
     }
+}
+
+/// What has become of a child that an agent had recorded, and perhaps not let go on, when it died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphan {
+    /// It runs its program, or has run it.
+    Program,
+    /// It ended before that: it depended on the agent.
+    Nothing,
+    /// It is gone, as one or the other.
+    Gone,
+}
+
+/// Finds out what has become of such a child; waits while that is open, which it is for an instant
+/// only, unless opening a log takes long: then it is taken to become the program.
+pub(crate) fn orphan(instance: Instance) -> Orphan {
+    const PATIENCE_MS: u32 = 2000;
+    for waited in 0..PATIENCE_MS {
+        match proc::stat(instance.pid) {
+            Ok(stat) if stat.start_time_ns == instance.start_time_ns => {
+                if stat.has_executed {
+                    return Orphan::Program;
+                }
+                if stat.is_zombie() {
+                    return Orphan::Nothing;
+                }
+            }
+            _ if waited == 0 => return Orphan::Gone,
+            _ => return Orphan::Nothing,
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Orphan::Program
 }
 
 /// The wait status of an ended process that is not our child, if anybody still knows it: the

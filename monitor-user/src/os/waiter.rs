@@ -50,14 +50,6 @@ impl Waiter {
         Ok(self.epoll.add(fd, event)?)
     }
 
-    /// Waits for `fd` no longer. What is already drained may still tell of it.
-    ///
-    /// # Errors
-    /// `NotFound` if it is not in. (Closing the last descriptor of a file takes it out, too.)
-    pub(crate) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(self.epoll.delete(fd)?)
-    }
-
     /// Appends all that is ready now, with its token, without waiting.
     ///
     /// # Errors
@@ -138,24 +130,20 @@ mod tests {
         child.signal(Signal::KILL);
         assert!(readable_within(&waiter, 10_000));
         assert_eq!(drained(&mut waiter), [1]);
-        waiter.remove(&child.pidfd).unwrap();
-        assert!(waiter.remove(&child.pidfd).is_err());
+        let mut waiter = Waiter::new().unwrap();
         waiter.add(&child.pidfd, Interest::Readable, 2).unwrap();
         until("told", || drained(&mut waiter) == [2]);
     }
 
     #[test]
-    fn what_is_removed_or_closed_is_not_told() {
+    fn what_is_closed_is_not_told() {
         let mut waiter = Waiter::new().unwrap();
         let (first, second) = (EventFd::new().unwrap(), EventFd::new().unwrap());
         waiter.add(&first, Interest::Readable, 1).unwrap();
         waiter.add(&second, Interest::Readable, 2).unwrap();
-        first.write(1).unwrap();
         second.write(1).unwrap();
-        waiter.remove(&first).unwrap();
         drop(second);
         assert!(drained(&mut waiter).is_empty());
-        assert!(waiter.add(&first, Interest::Readable, 1).is_ok());
         assert!(waiter.add(&first, Interest::Readable, 1).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use monitor_ebpf::{
     Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, hints, maps, notes, programs,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tracing_log::log::Log;
 
 use super::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
@@ -66,12 +67,35 @@ pub(crate) struct KernelProbe {
     /// Births since the hints were last made anew.
     births: u32,
     notes: Array<MapData, u64>,
-    logger: Option<AsyncFd<EbpfLogger<&'static dyn Log>>>,
+    logger: Logger,
     /// Of the exit program.
     program: u32,
     records_births: bool,
     /// Keep the programs attached.
     links: Vec<FdLink>,
+}
+
+/// What passes the kernel programs' diagnostics on. To find their map takes a look at every
+/// program of the host: that must not hold up a takeover.
+enum Logger {
+    Unopened,
+    Open(Box<AsyncFd<EbpfLogger<&'static dyn Log>>>),
+    None,
+}
+
+impl Logger {
+    async fn readable(
+        &mut self,
+        program: u32,
+    ) -> io::Result<AsyncFdReadyMutGuard<'_, EbpfLogger<&'static dyn Log>>> {
+        if let Self::Unopened = self {
+            *self = kernel_log(program).map_or(Self::None, |logger| Self::Open(Box::new(logger)));
+        }
+        match self {
+            Self::Open(logger) => logger.readable_mut().await,
+            Self::Unopened | Self::None => std::future::pending().await,
+        }
+    }
 }
 
 /// A process in the watch map.
@@ -202,7 +226,7 @@ impl KernelProbe {
             hints: Array::try_from(map(maps::HINTS)?)?,
             births: 0,
             notes: Array::try_from(map(maps::NOTES)?)?,
-            logger: kernel_log(program),
+            logger: Logger::Unopened,
             program,
             records_births,
             links,
@@ -333,16 +357,12 @@ impl KernelProbe {
     pub(crate) async fn readable(&mut self) -> Result<()> {
         loop {
             tokio::select! {
+                biased;
                 guard = self.events.readable_mut() => {
                     guard?.clear_ready();
                     return Ok(());
                 }
-                guard = async {
-                    match &mut self.logger {
-                        Some(logger) => logger.readable_mut().await,
-                        None => std::future::pending().await,
-                    }
-                } => {
+                guard = self.logger.readable(self.program) => {
                     let mut guard = guard?;
                     guard.get_inner_mut().flush();
                     guard.clear_ready();

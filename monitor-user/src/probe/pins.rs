@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, MapType};
-use aya::programs::links::{FdLink, LinkInfo, PinnedLink};
-use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
+use aya::programs::links::{FdLink, PinnedLink};
 use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::os::bpf;
 
 /// Where the kernel's own mount point for bpffs is.
 const SYS_FS_BPF: &str = "/sys/fs/bpf";
@@ -171,17 +172,15 @@ impl PinDir {
     /// Opens the pinned link of a program, if it is that; also the program's ID.
     pub(super) fn open_link(&self, program: &str) -> Result<(FdLink, u32)> {
         let path = self.pin(program);
-        let link = PinnedLink::from_pin(&path)
-            .with_context(|| format!("cannot open the pinned link {}", path.display()))?;
-        let link = FdLink::from(link);
-        let found = program_of(&link).with_context(|| path.display().to_string())?;
+        let cannot_open = || format!("cannot open the pinned link {}", path.display());
+        let (id, name) = bpf::program_of_link(&path).with_context(cannot_open)?;
         ensure!(
-            found.name_as_str() == Some(program),
-            "{}: a link of the program {:?}, expected {program:?}",
-            path.display(),
-            found.name_as_str()
+            name == program,
+            "{}: a link of the program {name:?}, expected {program:?}",
+            path.display()
         );
-        Ok((link, found.id()))
+        let link = PinnedLink::from_pin(&path).with_context(cannot_open)?;
+        Ok((link.into(), id))
     }
 
     /// Pins a link in place of the one that is there, which ends with that.
@@ -272,22 +271,4 @@ fn ensure_bpffs(pin_dir: &Path) -> Result<()> {
     })?;
     tracing::info!("mounted a bpf file system at {}", target.display());
     Ok(())
-}
-
-/// The program that a pinned link holds, if it is a link at all. A pin that something else was put
-/// in place of gives numbers that no living link has.
-fn program_of(link: &FdLink) -> Result<ProgramInfo> {
-    let info = link.info()?;
-    let same =
-        |other: &LinkInfo| (other.id(), other.program_id()) == (info.id(), info.program_id());
-    ensure!(
-        loaded_links()
-            .filter_map(Result::ok)
-            .any(|other| same(&other)),
-        "not a link"
-    );
-    loaded_programs()
-        .filter_map(Result::ok)
-        .find(|program| program.id() == info.program_id())
-        .context("the program of the link is gone")
 }

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::Stage;
 use super::prepared::{Prepared, Stream};
@@ -59,6 +59,8 @@ pub(super) struct Shared {
     members: AtomicI32,
     /// The agent's pid as long as the child may not go on; 0 when it may.
     awaited: AtomicU32,
+    /// Whether it had to wait at all.
+    recorded: AtomicBool,
     /// Signals whose dispositions the clone has not made the default ones: bit n - 1 for signal n.
     inherited: AtomicU64,
     /// What to become; null: just end.
@@ -84,6 +86,7 @@ impl Shared {
 
     /// Has the next child wait for the agent, which has this pid; 0: it need not.
     pub(super) fn hold(&self, agent: u32) {
+        self.recorded.store(agent != 0, Ordering::Relaxed);
         self.awaited.store(agent, Ordering::Relaxed);
     }
 
@@ -165,7 +168,10 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
     shared.reach(Stage::Files, 0);
     sys::own_file_table()?;
     sys::default_dispositions(shared.inherited.load(Ordering::Relaxed));
-    wait_for_go_ahead(shared)?;
+    let envp = match wait_for_go_ahead(shared)? {
+        true => &command.marked_envp,
+        false => &command.envp,
+    };
     shared.reach(Stage::Session, 0);
     sys::new_session()?;
     open_streams(shared, command)?;
@@ -192,16 +198,11 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
     sys::forbid_dumps();
     sys::set_signal_mask(0);
     // SAFETY: `Prepared` keeps the strings and the null-terminated arrays that lead to them.
-    Err(unsafe {
-        sys::execute(
-            &command.program,
-            command.argv.as_ptr(),
-            command.envp.as_ptr(),
-        )
-    })
+    Err(unsafe { sys::execute(&command.program, command.argv.as_ptr(), envp.as_ptr()) })
 }
 
 /// If the agent records its children: waits until it has, and ends with it if it ends before.
+/// Returns whether it does.
 ///
 /// The signal is asked for first, the parent looked at after: an agent that died in between has
 /// left the child to another parent, which has another pid (the dead agent's is not free yet).
@@ -213,9 +214,9 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
 /// The memory that word and code are in stays: the child holds it as much as the agent did. The
 /// agent's files do not (from Linux 5.9 on): its locks are free when it is dead, not when the
 /// child is, too.
-fn wait_for_go_ahead(shared: &Shared) -> Result<(), Errno> {
-    if shared.awaited.load(Ordering::Acquire) == 0 {
-        return Ok(());
+fn wait_for_go_ahead(shared: &Shared) -> Result<bool, Errno> {
+    if !shared.recorded.load(Ordering::Relaxed) {
+        return Ok(false);
     }
     shared.reach(Stage::Record, 0);
     sys::set_parent_death_signal(libc::SIGKILL)?;
@@ -223,7 +224,7 @@ fn wait_for_go_ahead(shared: &Shared) -> Result<(), Errno> {
         let agent = shared.awaited.load(Ordering::Acquire);
         if agent == 0 {
             // It would outlast exec. Should the agent die just now, its record is there.
-            return sys::set_parent_death_signal(0);
+            return sys::set_parent_death_signal(0).map(|()| true);
         }
         if sys::parent() != agent {
             return Err(libc::ESRCH);

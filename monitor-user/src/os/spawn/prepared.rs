@@ -10,8 +10,9 @@ use std::ptr;
 
 use super::{FdLimit, SpawnError, Stage};
 use crate::os::cgroup::Slot;
+use crate::os::marker::Marker;
 use crate::os::sys::Limit64;
-use crate::supervisor::{Exec, Identity, Limit, Output};
+use crate::supervisor::{Attempt, Exec, Identity, Instance, Limit, Output};
 
 /// What new files of a service may not have, unless its file says otherwise.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -56,7 +57,10 @@ pub(crate) struct Prepared {
     pub(super) argv: Vec<*const c_char>,
     /// Null-terminated, into `_strings`.
     pub(super) envp: Vec<*const c_char>,
+    /// The same with the marker, for a process that waits until it is recorded.
+    pub(super) marked_envp: Vec<*const c_char>,
     _strings: Vec<CString>,
+    marker: Option<Marker>,
     pub(super) identity: Option<Identity>,
     pub(super) working_directory: CString,
     pub(super) umask: u32,
@@ -67,7 +71,8 @@ pub(crate) struct Prepared {
 }
 
 // SAFETY: the pointers lead into `_strings`, whose bytes live on the heap, never change and move
-// with the structure; nothing is written through them.
+// with the structure, and into `marker`, for which the same holds but that its bytes change, which
+// are atomic; nothing is written through the pointers.
 unsafe impl Send for Prepared {}
 // SAFETY: as above.
 unsafe impl Sync for Prepared {}
@@ -105,8 +110,10 @@ impl Prepared {
         Ok(Self {
             program,
             argv,
+            marked_envp: envp.clone(),
             envp,
             _strings: strings,
+            marker: None,
             identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
@@ -115,6 +122,21 @@ impl Prepared {
             stdout,
             stderr,
         })
+    }
+
+    /// Puts a marker in the environment of those that are recorded.
+    pub(crate) fn with_marker(mut self, marker: Marker) -> Self {
+        self.marked_envp.clone_from(&self.envp);
+        self.marked_envp.insert(0, marker.as_ptr());
+        self.marker = Some(marker);
+        self
+    }
+
+    /// Has the marker name this process, which waits until it is recorded.
+    pub(crate) fn mark(&self, attempt: Attempt, instance: Instance) {
+        if let Some(marker) = &self.marker {
+            marker.name(attempt, instance);
+        }
     }
 
     /// What went wrong, in words.
