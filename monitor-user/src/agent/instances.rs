@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
+use crate::clock;
 use crate::decode;
 use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
 use crate::os::pidfd::{self, Reaped};
@@ -427,6 +428,7 @@ impl Instances {
             cause,
             comm: comm.map(|stat| stat.comm),
             uptime: Some(Duration::from_nanos(uptime)),
+            time: Some(clock::now()),
         })
     }
 

@@ -301,11 +301,15 @@ impl Agent {
     /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
     fn tell_exit(&mut self, service: ServiceName, exit: ProcessExit) {
         let instance = exit.instance;
-        self.facts.insert(instance, facts_of(&exit));
+        let facts = facts_of(&exit);
+        self.facts.insert(instance, facts);
         self.tell(Event::ProcessExited {
             service,
             instance,
-            death: death_of(Some(&exit)),
+            death: Death {
+                time: facts.exited_at,
+                ..death_of(Some(&exit))
+            },
         });
         if self.supervisor.is_configured() {
             self.facts.remove(&instance);
@@ -740,6 +744,7 @@ fn death_of(exit: Option<&ProcessExit>) -> Death {
         cause,
         comm: exit.map(|exit| exit.comm.clone()),
         uptime: exit.map(|exit| exit.uptime),
+        time: exit.map(|exit| WallClock::read().at(exit.exited_at)),
     }
 }
 
@@ -781,7 +786,7 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         uptime_ns,
         restarts: status.restarts,
         last_exit: status.last_exit.map(|death| death.cause.clone()),
-        last_exit_time: None,
+        last_exit_time: status.last_exit.and_then(|death| death.time),
         next_start_in_ns: status
             .next_start
             .and_then(|at| nanos(at.saturating_duration_since(now))),

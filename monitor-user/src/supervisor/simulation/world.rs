@@ -371,6 +371,7 @@ impl Simulation {
             blame,
             comm,
             uptime,
+            time: None,
         };
         let service = process.service.clone();
         for _ in 0..self.random.pick(&[0, 1, 1, 1, 2]) {
@@ -717,6 +718,7 @@ impl Simulation {
             blame: self.random.pick(&[Blame::Itself, Blame::SomeoneElse]),
             comm: None,
             uptime: None,
+            time: None,
         };
         let failure = SpawnFailure {
             message: "nonsense".into(),
@@ -855,6 +857,7 @@ impl Simulation {
                 blame: Blame::Itself,
                 comm: None,
                 uptime: None,
+                time: None,
             };
             if self.random.chance(50) {
                 self.owe_release(service, instance, death);

@@ -444,6 +444,7 @@ fn a_reused_pid_is_somebody_else() {
         blame: Blame::Itself,
         comm: None,
         uptime: None,
+        time: None,
     };
     bench.event(Event::ProcessReleased {
         service: "s".into(),
@@ -1246,6 +1247,7 @@ fn answer(action: Action) -> Vec<Event> {
         blame: Blame::Itself,
         comm: None,
         uptime: None,
+        time: None,
     };
     match action {
         Action::Spawn { service, attempt } => vec![

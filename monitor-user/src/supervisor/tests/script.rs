@@ -268,6 +268,7 @@ fn death(words: &[&str]) -> Death {
         blame: Blame::Itself,
         comm: None,
         uptime: None,
+        time: None,
     };
     for word in words {
         if let Some(code) = word.strip_prefix("code=") {
