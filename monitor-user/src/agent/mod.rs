@@ -646,7 +646,7 @@ impl Agent {
                 if let Err(error) = self.server.set_group(config.agent.control_group) {
                     tracing::error!("{error:#}");
                 }
-                let request = reply.map(|reply| self.requests.single(reply));
+                let request = reply.map(|reply| self.requests.reload(config.warnings, reply));
                 self.tell(Event::Configured {
                     services: config.services,
                     request,
@@ -658,6 +658,7 @@ impl Agent {
                         reply,
                         Response::Invalid {
                             problems: invalid.problems,
+                            warnings: invalid.warnings,
                         },
                     );
                 }

@@ -55,6 +55,10 @@ pub(crate) struct ReloadSummary {
     pub(crate) added: Vec<String>,
     /// Services whose file changed.
     pub(crate) changed: Vec<String>,
+    /// Those of them that are started anew for it; the others only go by another policy from now
+    /// on, or are down and stay so.
+    #[serde(default)]
+    pub(crate) restarted: Vec<String>,
     /// Services that are gone from the config, stopped.
     pub(crate) removed: Vec<String>,
 }

@@ -570,6 +570,9 @@ impl Simulation {
                     if shadow.spec != *spec {
                         summary.changed.push(name.to_string());
                     }
+                    if shadow.spec.exec != spec.exec && shadow.is_wanted(self.is_going) {
+                        summary.restarted.push(name.to_string());
+                    }
                     shadow.take_spec(Arc::clone(spec));
                 }
                 Some(shadow) => {

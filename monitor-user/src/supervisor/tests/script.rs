@@ -326,9 +326,14 @@ fn render_reply(request: char, reply: &Reply) -> String {
                 ('~', &summary.changed),
                 ('-', &summary.removed),
             ] {
-                names
-                    .iter()
-                    .for_each(|name| text += &format!(" {mark}{name}"));
+                for name in names {
+                    let anew = if summary.restarted.contains(name) {
+                        "!"
+                    } else {
+                        ""
+                    };
+                    text += &format!(" {mark}{name}{anew}");
+                }
             }
             text
         }
