@@ -10,6 +10,7 @@
 //!
 //! A new key of a service is a line in `service::KEYS`, one of the agent a line in `agent::KEYS`.
 
+mod access;
 mod accounts;
 mod agent;
 mod cursor;

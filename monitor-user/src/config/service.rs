@@ -11,6 +11,7 @@ use crate::supervisor::{
 };
 
 use super::Surroundings;
+use super::access;
 use super::accounts::{self, Account};
 use super::cursor::{Item, Keys, Table, keep, quoted};
 use super::environment;
@@ -141,6 +142,11 @@ fn finish(
     let arguments = draft.command?;
     let search = environment.get("PATH").map_or("", String::as_str);
     let program = program(arguments.first()?, &command_item, search)?;
+    if let (Some(identity), Some([item, ..])) = (&identity, command_item.as_array().as_deref())
+        && let Some(why) = access::cannot_run(&program, identity)
+    {
+        item.warn(format!("{why}, so that starting the service fails"));
+    }
     Some(Spec {
         policy: draft.policy,
         exec: Exec {
