@@ -159,6 +159,32 @@ fn open_files(child: &Running) -> Vec<(String, PathBuf)> {
 }
 
 #[test]
+fn input_can_be_a_file_and_nothing_else_is_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let mut service = shell("cat; exec sleep 60");
+    service.stdout = Output::File(out.clone());
+    for mut spawner in spawners() {
+        fs::write(&out, "").unwrap();
+        let input = directory.path().join("in");
+        fs::write(&input, "a line\n").unwrap();
+        let others: Vec<_> = (0..5).map(|_| fs::File::open(&input).unwrap()).collect();
+        let file = fs::File::open(&input).unwrap();
+        drop(others);
+        let prepared = spawner.prepare(&service).unwrap().with_stdin(file.into());
+        let child = Running::from(spawner.spawn(&prepared, None).unwrap());
+        child.wait_for_name("sleep");
+        let expected = [
+            ("0".to_owned(), input),
+            ("1".to_owned(), out.clone()),
+            ("2".to_owned(), "/dev/null".into()),
+        ];
+        until("three files", || open_files(&child) == expected);
+        assert_eq!(fs::read_to_string(&out).unwrap(), "a line\n");
+    }
+}
+
+#[test]
 fn output_can_be_the_agents_own() {
     let mut service = exec(&["/bin/sleep", "60"]);
     service.stdout = Output::Inherit;
