@@ -9,9 +9,11 @@
 //!
 //! Woken by these, and by nothing else: it never polls.
 
+mod hooks;
 mod instances;
 mod lock;
 mod memory;
+mod notices;
 mod recovery;
 mod requests;
 
@@ -23,8 +25,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
+use self::hooks::HookRunner;
 use self::instances::Instances;
 use self::memory::MemoryDir;
+use self::notices::Notices;
 use self::requests::Requests;
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
@@ -36,7 +40,7 @@ use crate::os::{pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
     Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, RequestId, ServiceName,
-    SpawnFailure, Status, Supervisor,
+    SpawnFailure, Spec, State, Status, Supervisor,
 };
 
 /// What `respawn agent` was told.
@@ -109,6 +113,8 @@ struct Agent {
     facts: HashMap<Instance, ExtraFacts>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
+    hooks: HookRunner,
+    notices: Notices,
     told: Told,
     server: Server,
     requests: Requests,
@@ -158,6 +164,10 @@ impl Agent {
         let group = config.agent.control_group;
         let runtime_dir = &options.runtime_dir;
         let (probe, pins) = load_probe(options);
+        let mut notices = Notices::default();
+        notices.set(&config.agent.notices);
+        let environment = surroundings.for_services();
+        let hooks = HookRunner::new(environment, runtime_dir, config.agent.max_hooks, fd_limit)?;
         let mut agent = Self {
             surroundings,
             supervisor: Supervisor::new(),
@@ -174,6 +184,8 @@ impl Agent {
             journal_failed: false,
             facts: HashMap::new(),
             actions: VecDeque::new(),
+            hooks,
+            notices,
             told: Told::default(),
             server: Server::bind(&control::socket(runtime_dir), group)?,
             requests: Requests::default(),
@@ -209,9 +221,13 @@ impl Agent {
     async fn work(&mut self) {
         let mut flow = Flow::GoOn;
         while flow == Flow::GoOn && !self.ended {
-            let deadline = self.supervisor.poll_timeout();
+            self.notices.flush();
+            let more_hooks = self.start_hook();
+            let deadlines = [self.supervisor.poll_timeout(), self.hooks.poll_timeout()];
+            let deadline = deadlines.into_iter().flatten().min();
             let timer = async {
                 match deadline {
+                    _ if more_hooks => (),
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
                     None => std::future::pending().await,
                 }
@@ -228,6 +244,7 @@ impl Agent {
                 _ = self.signals.child.recv() => self.reap(),
                 () = timer => self.handle_timeout(),
                 incoming = self.server.next() => self.obey(incoming),
+                () = self.notices.writable() => (),
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
@@ -238,11 +255,13 @@ impl Agent {
     /// Lets the last answers out. The services stay.
     async fn finish(mut self) {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        self.hooks.finish(Self::now());
         if self.ended {
             self.unpin();
             self.instances.remove_cgroups();
         }
         drop(self.requests);
+        self.notices.finish().await;
         self.server.finish().await;
     }
 
@@ -371,9 +390,24 @@ impl Agent {
 
     fn reap(&mut self) {
         self.drain_ring();
-        for event in self.instances.reap() {
+        for event in self.instances.reap(&mut self.hooks) {
             self.tell_end(event);
         }
+    }
+
+    /// Starts a hook, if one waits and may run; `true`: there may be more. Those come first who have
+    /// died meanwhile, so that no service's start is delayed by more than one of a hook.
+    fn start_hook(&mut self) -> bool {
+        if !self.hooks.has_room() {
+            return false;
+        }
+        self.read_pidfds(Ok(()));
+        let supervisor = &self.supervisor;
+        let is_coming_back = |service: &ServiceName| {
+            let status = supervisor.status(service);
+            status.is_some_and(|status| status.state == State::Starting)
+        };
+        self.hooks.start_next(Self::now(), is_coming_back)
     }
 
     #[expect(
@@ -385,7 +419,9 @@ impl Agent {
     }
 
     fn handle_timeout(&mut self) {
-        self.supervisor.handle_timeout(Self::now());
+        let now = Self::now();
+        self.hooks.handle_timeout(now);
+        self.supervisor.handle_timeout(now);
         self.settle();
     }
 
@@ -533,18 +569,37 @@ impl Agent {
             _ => None,
         };
         let facts = facts.unwrap_or_else(|| ExtraFacts::at(clock::now()));
-        self.record(&Entry::from_notice(notice, facts));
+        let spec = notice.service().and_then(|it| self.supervisor.spec(it));
+        let spec = spec.cloned();
+        self.tell_all(notice, facts, spec.as_deref());
     }
 
-    fn record(&mut self, entry: &Entry) {
-        match self.journal.append(entry) {
-            Ok(()) => self.journal_failed = false,
+    /// Tells the journal and all others, the hooks of this spec among them.
+    fn tell_all(&mut self, notice: &Notice, facts: ExtraFacts, spec: Option<&Spec>) {
+        let event = self.record(&Entry::from_notice(notice, facts));
+        if let (Some(spec), Some(service)) = (spec, notice.service())
+            && let Some(hook) = hooks::called_by(notice, &spec.hooks)
+        {
+            self.hooks.call(service, hook, &event, Self::now());
+        }
+    }
+
+    /// Tells the journal, and who else is told of every event; returns the journal's line.
+    fn record(&mut self, entry: &Entry) -> String {
+        let line = match self.journal.append(entry) {
+            Ok(()) => {
+                self.journal_failed = false;
+                self.journal.last_line().to_owned()
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.journal_failed, true) {
                     tracing::error!("the journal cannot be written: {error}");
                 }
+                serde_json::to_string(entry).unwrap_or_default()
             }
-        }
+        };
+        self.notices.tell(&line);
+        line
     }
 
     fn obey(
@@ -646,6 +701,8 @@ impl Agent {
                 if let Err(error) = self.server.set_group(config.agent.control_group) {
                     tracing::error!("{error:#}");
                 }
+                self.hooks.set_limit(config.agent.max_hooks);
+                self.notices.set(&config.agent.notices);
                 let request = reply.map(|reply| self.requests.reload(config.warnings, reply));
                 self.tell(Event::Configured {
                     services: config.services,

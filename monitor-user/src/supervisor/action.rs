@@ -126,6 +126,22 @@ pub(crate) enum Notice {
     EventsLost { count: u64 },
 }
 
+impl Notice {
+    /// Whose event it is.
+    pub(crate) fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Started { service, .. }
+            | Self::Adopted { service, .. }
+            | Self::Exited { service, .. }
+            | Self::Stopping { service, .. }
+            | Self::Stopped { service }
+            | Self::Backoff { service, .. }
+            | Self::Failed { service, .. } => Some(service),
+            Self::EventsLost { .. } => None,
+        }
+    }
+}
+
 /// Why a start waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BackoffReason {

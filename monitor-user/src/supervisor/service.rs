@@ -56,7 +56,7 @@ use super::cause::{Blame, Cause, Death};
 use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
 use super::memory::{Desired, Memory, Rest};
 use super::signal::Signal;
-use super::spec::{Exec, Output, Policy, RestartPolicy, Spec};
+use super::spec::{Exec, Hooks, Output, Policy, RestartPolicy, Spec};
 use super::status::{State, Status};
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -920,5 +920,6 @@ fn last_resort_spec() -> Spec {
             stdout: Output::Null,
             stderr: Output::Null,
         },
+        hooks: Hooks::default(),
     }
 }

@@ -516,7 +516,15 @@ impl Simulation {
                 (2, Some(old)) => {
                     let policy = self.random_spec().policy;
                     let exec = old.exec.clone();
-                    services.insert(name, Arc::new(Spec { policy, exec }));
+                    let hooks = Hooks::default();
+                    services.insert(
+                        name,
+                        Arc::new(Spec {
+                            policy,
+                            exec,
+                            hooks,
+                        }),
+                    );
                 }
                 (_, Some(old)) => {
                     services.insert(name, old);

@@ -51,6 +51,7 @@ pub(in crate::supervisor) fn default_spec() -> Spec {
             stdout: Output::Null,
             stderr: Output::Null,
         },
+        hooks: Hooks::default(),
     }
 }
 
