@@ -21,6 +21,7 @@ fn lasting(agent: &Agent) -> Vec<Value> {
         "start_time_ns",
         "restarts",
         "last_exit",
+        "last_exit_time",
         "error",
     ];
     let statuses = agent.statuses();

@@ -47,6 +47,9 @@ fn status_has_what_the_contract_promises() {
     assert_eq!(a["restarts"], 1);
     assert_eq!(a["last_exit"]["kind"], "signaled");
     assert_eq!(a["last_exit"]["signal"], "SIGKILL");
+    let exited = agent.events_of("a");
+    let exited = exited.iter().find(|event| event["event"] == "exited");
+    assert_eq!(a["last_exit_time"], exited.unwrap()["time"]);
     assert_eq!(b["state"], "stopped");
     assert_eq!(b["desired"], "down");
     assert_eq!(
@@ -57,7 +60,9 @@ fn status_has_what_the_contract_promises() {
     assert_eq!(only.as_array().unwrap().len(), 1);
     let text = String::from_utf8(agent.run(&["status"]).stdout).unwrap();
     assert!(
-        text.contains(&pid.to_string()) && text.contains("SIGKILL"),
+        text.contains(&pid.to_string())
+            && text.contains("killed by SIGKILL, ")
+            && text.contains(" ago\n"),
         "{text}"
     );
 }

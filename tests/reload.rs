@@ -36,7 +36,7 @@ fn with_nothing_changed_no_pid_changes() {
     for _ in 0..5 {
         let answer = reload(&agent);
         assert_eq!(answer["ok"], true, "{answer}");
-        for kind in ["added", "changed", "removed"] {
+        for kind in ["added", "changed", "restarted", "removed", "warnings"] {
             assert_eq!(answer[kind], json!([]), "{answer}");
         }
     }
@@ -66,6 +66,7 @@ fn one_changed_service_is_restarted_alone() {
     agent.write_service("b", "command = [\"sleep\", \"2000\"]");
     let answer = reload(&agent);
     assert_eq!(answer["changed"], json!(["b"]), "{answer}");
+    assert_eq!(answer["restarted"], json!(["b"]), "{answer}");
     agent.replaced("b", before["b"]);
     let after = pids(&agent);
     for name in ["a", "c", "d"] {
@@ -146,6 +147,7 @@ fn a_changed_policy_holds_without_a_restart() {
     );
     let answer = reload(&agent);
     assert_eq!(answer["changed"], json!(["a"]), "{answer}");
+    assert_eq!(answer["restarted"], json!([]), "{answer}");
     assert_eq!(pids(&agent), before);
     agent.must("stop", "a");
     assert_eq!(agent.status("a")["last_exit"]["signal"], "SIGINT");
@@ -163,9 +165,33 @@ fn a_stopped_service_stays_stopped_and_a_failed_one_is_tried_with_its_new_comman
     assert_eq!(agent.status("failing")["state"], "failed");
     agent.write_service("down", "command = [\"sleep\", \"2000\"]");
     agent.write_service("failing", &sleeping(""));
-    assert_eq!(reload(&agent)["changed"], json!(["down", "failing"]));
+    let answer = reload(&agent);
+    assert_eq!(answer["changed"], json!(["down", "failing"]));
+    assert_eq!(answer["restarted"], json!(["failing"]));
     agent.assert_single("failing");
     assert_eq!(agent.status("down")["state"], "stopped");
     agent.must("start", "down");
     agent.assert_single("down");
+}
+
+#[test]
+fn a_good_config_is_taken_up_and_its_warnings_told() {
+    let agent = four();
+    let keys = "working_directory = \"/no/such\"\nrestart_delay = \"1s\"";
+    agent.write_service("a", &sleeping(keys));
+    agent.write_service("b", &sleeping("stop_timeout = \"1s\""));
+    let output = agent.run(&["reload"]);
+    let (said, warned) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(output.status.success(), "{warned}");
+    assert_eq!(said, "changed: a (restarted), b (updated in place)\n");
+    assert!(warned.starts_with("warning: "), "{warned}");
+    assert!(warned.contains("/a.toml:"), "{warned}");
+    assert!(warned.contains("working_directory"), "{warned}");
+    let output = agent.run(&["reload", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["ok"], true);
+    assert_eq!(answer["warnings"][0]["key"], "working_directory");
 }

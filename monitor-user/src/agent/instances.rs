@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
+use super::hooks::HookRunner;
+use crate::clock;
 use crate::decode;
 use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
@@ -383,11 +385,13 @@ impl Instances {
             .collect()
     }
 
-    /// Reaps children that are no instance's main process; tells of those that are.
-    pub(super) fn reap(&mut self) -> Vec<Event> {
+    /// Reaps children that are no instance's main process, hooks among them; tells of those that
+    /// are.
+    pub(super) fn reap(&mut self, hooks: &mut HookRunner) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
-            match pidfd::reap_orphans(|pid| self.main.contains_key(&pid)) {
+            match pidfd::reap_orphans(|pid| self.main.contains_key(&pid) || hooks.is_hook(pid)) {
+                Ok(Some(pid)) if hooks.is_hook(pid) => hooks.reap(pid),
                 Ok(Some(pid)) => match self
                     .main
                     .get(&pid)
@@ -462,6 +466,7 @@ impl Instances {
             cause,
             comm: comm.map(|stat| stat.comm),
             uptime: Some(Duration::from_nanos(uptime)),
+            time: Some(clock::now()),
         })
     }
 

@@ -9,9 +9,11 @@
 //!
 //! Woken by these, and by nothing else: it never polls.
 
+mod hooks;
 mod instances;
 mod lock;
 mod memory;
+mod notices;
 mod recovery;
 mod requests;
 
@@ -24,8 +26,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
+use self::hooks::HookRunner;
 use self::instances::Instances;
 use self::memory::MemoryDir;
+use self::notices::Notices;
 use self::requests::Requests;
 use crate::aftermath;
 use crate::clock::{self, WallClock};
@@ -39,7 +43,7 @@ use crate::os::{pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
     Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, Output, RequestId, ServiceName,
-    SpawnFailure, Spec, Status, Supervisor,
+    SpawnFailure, Spec, State, Status, Supervisor,
 };
 
 /// What `respawn agent` was told.
@@ -112,6 +116,8 @@ struct Agent {
     facts: HashMap<Instance, ExtraFacts>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
+    hooks: HookRunner,
+    notices: Notices,
     told: Told,
     server: Server,
     requests: Requests,
@@ -163,6 +169,10 @@ impl Agent {
         let group = config.agent.control_group;
         let runtime_dir = &options.runtime_dir;
         let (probe, pins) = load_probe(options);
+        let mut notices = Notices::default();
+        notices.set(&config.agent.notices);
+        let environment = surroundings.for_services();
+        let hooks = HookRunner::new(environment, runtime_dir, config.agent.max_hooks, fd_limit)?;
         let mut agent = Self {
             surroundings,
             supervisor: Supervisor::new(),
@@ -179,6 +189,8 @@ impl Agent {
             journal_failed: false,
             facts: HashMap::new(),
             actions: VecDeque::new(),
+            hooks,
+            notices,
             told: Told::default(),
             server: Server::bind(&control::socket(runtime_dir), group)?,
             requests: Requests::default(),
@@ -215,9 +227,13 @@ impl Agent {
     async fn work(&mut self) {
         let mut flow = Flow::GoOn;
         while flow == Flow::GoOn && !self.ended {
-            let deadline = self.supervisor.poll_timeout();
+            self.notices.flush();
+            let more_hooks = self.start_hook();
+            let deadlines = [self.supervisor.poll_timeout(), self.hooks.poll_timeout()];
+            let deadline = deadlines.into_iter().flatten().min();
             let timer = async {
                 match deadline {
+                    _ if more_hooks => (),
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
                     None => std::future::pending().await,
                 }
@@ -240,6 +256,7 @@ impl Agent {
                 _ = self.signals.child.recv() => self.reap(),
                 () = timer => self.handle_timeout(),
                 incoming = self.server.next() => self.obey(incoming),
+                () = self.notices.writable() => (),
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
@@ -251,11 +268,13 @@ impl Agent {
     /// Lets the last answers out. The services stay.
     async fn finish(mut self) {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        self.hooks.finish(Self::now());
         if self.ended {
             self.unpin();
             self.instances.remove_cgroups();
         }
         drop(self.requests);
+        self.notices.finish().await;
         self.server.finish().await;
     }
 
@@ -315,11 +334,16 @@ impl Agent {
     fn tell_exit(&mut self, service: ServiceName, mut exit: ProcessExit) {
         aftermath::complete(&mut exit);
         let instance = exit.instance;
-        self.facts.insert(instance, facts_of(&exit));
+        let facts = facts_of(&exit);
+        let time = facts.exited_at;
+        self.facts.insert(instance, facts);
         self.tell(Event::ProcessExited {
             service,
             instance,
-            death: death_of(Some(&exit)),
+            death: Death {
+                time,
+                ..death_of(Some(&exit))
+            },
         });
         if self.supervisor.is_configured() {
             self.facts.remove(&instance);
@@ -381,9 +405,24 @@ impl Agent {
 
     fn reap(&mut self) {
         self.drain_ring();
-        for event in self.instances.reap() {
+        for event in self.instances.reap(&mut self.hooks) {
             self.tell_end(event);
         }
+    }
+
+    /// Starts a hook, if one waits and may run; `true`: there may be more. Those come first who have
+    /// died meanwhile, so that no service's start is delayed by more than one of a hook.
+    fn start_hook(&mut self) -> bool {
+        if !self.hooks.has_room() {
+            return false;
+        }
+        self.read_pidfds(Ok(()));
+        let supervisor = &self.supervisor;
+        let is_coming_back = |service: &ServiceName| {
+            let status = supervisor.status(service);
+            status.is_some_and(|status| status.state == State::Starting)
+        };
+        self.hooks.start_next(Self::now(), is_coming_back)
     }
 
     #[expect(
@@ -395,7 +434,9 @@ impl Agent {
     }
 
     fn handle_timeout(&mut self) {
-        self.supervisor.handle_timeout(Self::now());
+        let now = Self::now();
+        self.hooks.handle_timeout(now);
+        self.supervisor.handle_timeout(now);
         self.settle();
     }
 
@@ -573,7 +614,9 @@ impl Agent {
         if let Notice::Exited { service, .. } = notice {
             facts.last_output = self.last_output(service);
         }
-        self.record(&Entry::from_notice(notice, facts));
+        let spec = notice.service().and_then(|it| self.supervisor.spec(it));
+        let spec = spec.cloned();
+        self.tell_all(notice, facts, spec.as_deref());
     }
 
     /// The end of a service's output, if its config asks for that and it goes to a file.
@@ -591,15 +634,32 @@ impl Agent {
             .ok()
     }
 
-    fn record(&mut self, entry: &Entry) {
-        match self.journal.append(entry) {
-            Ok(()) => self.journal_failed = false,
+    /// Tells the journal and all others, the hooks of this spec among them.
+    fn tell_all(&mut self, notice: &Notice, facts: ExtraFacts, spec: Option<&Spec>) {
+        let event = self.record(&Entry::from_notice(notice, facts));
+        if let (Some(spec), Some(service)) = (spec, notice.service())
+            && let Some(hook) = hooks::called_by(notice, &spec.hooks)
+        {
+            self.hooks.call(service, hook, &event, Self::now());
+        }
+    }
+
+    /// Tells the journal, and who else is told of every event; returns the journal's line.
+    fn record(&mut self, entry: &Entry) -> String {
+        let line = match self.journal.append(entry) {
+            Ok(()) => {
+                self.journal_failed = false;
+                self.journal.last_line().to_owned()
+            }
             Err(error) => {
                 if !std::mem::replace(&mut self.journal_failed, true) {
                     tracing::error!("the journal cannot be written: {error}");
                 }
+                serde_json::to_string(entry).unwrap_or_default()
             }
-        }
+        };
+        self.notices.tell(&line);
+        line
     }
 
     fn obey(
@@ -701,7 +761,9 @@ impl Agent {
                 if let Err(error) = self.server.set_group(config.agent.control_group) {
                     tracing::error!("{error:#}");
                 }
-                let request = reply.map(|reply| self.requests.single(reply));
+                self.hooks.set_limit(config.agent.max_hooks);
+                self.notices.set(&config.agent.notices);
+                let request = reply.map(|reply| self.requests.reload(config.warnings, reply));
                 self.tell(Event::Configured {
                     services: config.services,
                     request,
@@ -713,6 +775,7 @@ impl Agent {
                         reply,
                         Response::Invalid {
                             problems: invalid.problems,
+                            warnings: invalid.warnings,
                         },
                     );
                 }
@@ -808,6 +871,7 @@ fn death_of(exit: Option<&ProcessExit>) -> Death {
         cause,
         comm: exit.map(|exit| exit.comm.clone()),
         uptime: exit.map(|exit| exit.uptime),
+        time: exit.map(|exit| WallClock::read().at(exit.exited_at)),
     }
 }
 
@@ -849,7 +913,7 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         uptime_ns,
         restarts: status.restarts,
         last_exit: status.last_exit.map(|death| death.cause.clone()),
-        last_exit_time: None,
+        last_exit_time: status.last_exit.and_then(|death| death.time),
         next_start_in_ns: status
             .next_start
             .and_then(|at| nanos(at.saturating_duration_since(now))),

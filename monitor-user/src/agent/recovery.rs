@@ -85,7 +85,7 @@ impl Agent {
             self.instances.adopt(service, instances);
         }
         let recorded = self.read_records(&names, &mut known);
-        self.tell_untold(untold, &recorded);
+        self.tell_untold(untold, &recorded, config);
         let mut told = Told {
             records: recorded.count,
             pids: Vec::new(),
@@ -209,7 +209,7 @@ impl Agent {
     }
 
     /// Writes to the journal what an agent remembered, and died before it could write.
-    fn tell_untold(&mut self, mut untold: Vec<Untold>, recorded: &Recorded) {
+    fn tell_untold(&mut self, mut untold: Vec<Untold>, recorded: &Recorded, config: &Config) {
         if untold.is_empty() {
             return;
         }
@@ -219,13 +219,14 @@ impl Agent {
         }
         for exit in untold {
             let record = recorded.exits.get(&exit.instance);
+            let spec = config.services.get(&exit.service);
             let notice = Notice::Exited {
                 service: exit.service,
                 instance: exit.instance,
                 death: exit.death.unwrap_or_else(|| death_of(record)),
             };
             let facts = record.map_or_else(|| ExtraFacts::at(clock::now()), facts_of);
-            self.record(&Entry::from_notice(&notice, facts));
+            self.tell_all(&notice, facts, spec.map(AsRef::as_ref));
         }
     }
 

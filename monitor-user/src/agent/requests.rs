@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tokio::sync::oneshot;
 
+use crate::config::Problem;
 use crate::control::{Response, ServiceResult};
 use crate::supervisor::{Reply, RequestId};
 
@@ -27,6 +28,8 @@ struct Group {
     missing: usize,
     /// As long as nothing else is known of a service, all is well.
     results: Vec<ServiceResult>,
+    /// Of the config that is being taken up.
+    warnings: Vec<Problem>,
     reply: oneshot::Sender<Response>,
 }
 
@@ -70,6 +73,19 @@ impl Requests {
         self.new_request(group, None)
     }
 
+    /// A reload of a config that is good, but for these warnings.
+    pub(super) fn reload(
+        &mut self,
+        warnings: Vec<Problem>,
+        reply: oneshot::Sender<Response>,
+    ) -> RequestId {
+        let group = self.new_group(&[], 1, reply);
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.warnings = warnings;
+        }
+        self.new_request(group, None)
+    }
+
     /// A request that nobody waits for.
     pub(super) fn nobody(&mut self) -> RequestId {
         self.last += 1;
@@ -92,6 +108,7 @@ impl Requests {
             Group {
                 missing,
                 results,
+                warnings: Vec::new(),
                 reply,
             },
         );
@@ -122,6 +139,7 @@ impl Requests {
         }
         if let Some(Group {
             results,
+            warnings,
             reply: sender,
             ..
         }) = self.groups.remove(&id)
@@ -129,7 +147,7 @@ impl Requests {
             answer(
                 sender,
                 match reply {
-                    Reply::Reloaded(summary) => Response::Reloaded { summary },
+                    Reply::Reloaded(summary) => Response::Reloaded { summary, warnings },
                     _ => Response::Done { results },
                 },
             );

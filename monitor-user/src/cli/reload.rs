@@ -14,8 +14,8 @@ use crate::supervisor::ReloadSummary;
 /// Read the config again
 ///
 /// Starts what was added, stops what was removed, and restarts what changed in a way that needs
-/// it; tells which these are. A config with a problem changes nothing, and all its problems are
-/// told, as by `respawn check`.
+/// it; tells which these are. A config with a problem changes nothing, and all its problems and
+/// warnings are told, as by `respawn check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print one JSON object
@@ -31,21 +31,25 @@ pub(crate) struct Arguments {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
     let (written, exit_code) = match ask(global, &Command::Reload) {
-        Ok(Response::Reloaded { summary }) => {
+        Ok(Response::Reloaded { summary, warnings }) => {
             let out = &mut io::stdout().lock();
             let written = match json {
-                true => write_summary_json(&summary, out),
-                false => write_summary(&summary, out),
+                true => write_summary_json(&summary, &warnings, out),
+                false => write_warnings(&warnings, &mut io::stderr().lock())
+                    .and_then(|()| write_summary(&summary, out)),
             };
             (written, ExitCode::SUCCESS)
         }
-        Ok(Response::Invalid { problems }) => {
+        Ok(Response::Invalid { problems, warnings }) => {
             let written = match json {
                 true => {
-                    let object = json!({ "ok": false, "problems": problems });
+                    let object = json!({ "ok": false, "problems": problems, "warnings": warnings });
                     writeln!(io::stdout(), "{object}")
                 }
-                false => write_problems(&problems, &mut io::stderr().lock()),
+                false => {
+                    let err = &mut io::stderr().lock();
+                    write_warnings(&warnings, err).and_then(|()| write_problems(&problems, err))
+                }
             };
             (written, ExitCode::FAILURE)
         }
@@ -56,9 +60,14 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
 }
 
 fn write_summary(summary: &ReloadSummary, out: &mut impl Write) -> io::Result<()> {
+    let changed: Vec<String> = summary
+        .changed
+        .iter()
+        .map(|name| of(summary, name))
+        .collect();
     let parts = [
         ("added", &summary.added),
-        ("changed", &summary.changed),
+        ("changed", &changed),
         ("removed", &summary.removed),
     ];
     if parts.iter().all(|(_, names)| names.is_empty()) {
@@ -70,14 +79,41 @@ fn write_summary(summary: &ReloadSummary, out: &mut impl Write) -> io::Result<()
     Ok(())
 }
 
-fn write_summary_json(summary: &ReloadSummary, out: &mut impl Write) -> io::Result<()> {
+/// What became of a service that has changed.
+fn of(summary: &ReloadSummary, name: &String) -> String {
+    match summary.restarted.contains(name) {
+        true => format!("{name} (restarted)"),
+        false => format!("{name} (updated in place)"),
+    }
+}
+
+fn write_summary_json(
+    summary: &ReloadSummary,
+    warnings: &[Problem],
+    out: &mut impl Write,
+) -> io::Result<()> {
     let ReloadSummary {
         added,
         changed,
+        restarted,
         removed,
     } = summary;
-    let object = json!({ "ok": true, "added": added, "changed": changed, "removed": removed });
+    let object = json!({
+        "ok": true,
+        "added": added,
+        "changed": changed,
+        "restarted": restarted,
+        "removed": removed,
+        "warnings": warnings,
+    });
     writeln!(out, "{object}")
+}
+
+fn write_warnings(warnings: &[Problem], err: &mut impl Write) -> io::Result<()> {
+    for warning in warnings {
+        writeln!(err, "warning: {warning}")?;
+    }
+    Ok(())
 }
 
 fn write_problems(problems: &[Problem], err: &mut impl Write) -> io::Result<()> {
@@ -104,16 +140,18 @@ mod tests {
     fn differences_are_named() {
         let summary = ReloadSummary {
             added: vec!["db".to_owned(), "web".to_owned()],
-            changed: vec![],
+            changed: vec!["mail".to_owned(), "www".to_owned()],
+            restarted: vec!["www".to_owned()],
             removed: vec!["old".to_owned()],
         };
         assert_eq!(
             text(|out| write_summary(&summary, out)),
-            "added: db, web\nremoved: old\n"
+            "added: db, web\nchanged: mail (updated in place), www (restarted)\nremoved: old\n"
         );
         assert_eq!(
-            text(|out| write_summary_json(&summary, out)),
-            "{\"added\":[\"db\",\"web\"],\"changed\":[],\"ok\":true,\"removed\":[\"old\"]}\n"
+            text(|out| write_summary_json(&summary, &[], out)),
+            "{\"added\":[\"db\",\"web\"],\"changed\":[\"mail\",\"www\"],\"ok\":true,\
+             \"removed\":[\"old\"],\"restarted\":[\"www\"],\"warnings\":[]}\n"
         );
         assert_eq!(
             text(|out| write_summary(&ReloadSummary::default(), out)),

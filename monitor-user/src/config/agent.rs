@@ -1,9 +1,13 @@
 //! `agent.toml`: what concerns the agent itself, not one service. All of it is optional.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use super::cursor::{Context, Item, Keys, Table, keep};
+use super::hooks::{self, Said};
 use super::problem::Report;
 use super::source::Source;
-use super::{accounts, document, value};
+use super::{Surroundings, accounts, document, value};
 
 /// The agent's own settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +17,21 @@ pub(crate) struct AgentConfig {
     pub(crate) control_group: Option<u32>,
     /// In bytes.
     pub(crate) journal_max_size: u64,
+    /// For services that do not say otherwise; they have them in their specs.
+    pub(super) hooks: Said,
+    /// How many hooks run at once, at least 1.
+    pub(crate) max_hooks: usize,
+    /// Who else is told of every event.
+    pub(crate) notices: Notices,
+}
+
+/// The sockets of those who are told of every event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Notices {
+    /// syslogd's.
+    pub(crate) syslog: Option<PathBuf>,
+    /// journald's.
+    pub(crate) journald: Option<PathBuf>,
 }
 
 impl Default for AgentConfig {
@@ -20,24 +39,96 @@ impl Default for AgentConfig {
         Self {
             control_group: None,
             journal_max_size: 8 << 20,
+            hooks: Said::default(),
+            max_hooks: 16,
+            notices: Notices::default(),
         }
     }
 }
 
+/// What was read so far.
+struct Draft {
+    config: AgentConfig,
+    hooks: hooks::Draft,
+    notices: Vec<Target>,
+    syslog_socket: PathBuf,
+    journald_socket: PathBuf,
+}
+
+/// One of those who can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Nobody,
+    Syslog,
+    Journald,
+}
+
+const TARGETS: &[(&str, Target)] = &[
+    ("none", Target::Nobody),
+    ("syslog", Target::Syslog),
+    ("journald", Target::Journald),
+];
+
 /// Every key of `agent.toml`, each with its reader, a line each.
 #[rustfmt::skip]
-const KEYS: &Keys<AgentConfig> = &[
-    ("control_group", |c, i| keep(&mut c.control_group, accounts::group(i))),
-    ("journal_max_size", |c, i| keep(&mut c.journal_max_size, journal_max_size(i))),
+const KEYS: &Keys<Draft> = &[
+    ("control_group", |d, i| keep(&mut d.config.control_group, accounts::group(i))),
+    ("journal_max_size", |d, i| keep(&mut d.config.journal_max_size, journal_max_size(i))),
+    ("on_exit", |d, i| keep(&mut d.hooks.on_exit, hooks::words(i))),
+    ("on_restart", |d, i| keep(&mut d.hooks.on_restart, hooks::words(i))),
+    ("on_failed", |d, i| keep(&mut d.hooks.on_failed, hooks::words(i))),
+    ("hook_timeout", |d, i| keep(&mut d.hooks.timeout, hooks::timeout(i))),
+    ("max_hooks", |d, i| keep(&mut d.config.max_hooks, i.integer::<usize>("a number of hooks", 1..=1000))),
+    ("notices", |d, i| keep(&mut d.notices, notices(i))),
+    ("syslog_socket", |d, i| keep(&mut d.syslog_socket, socket(i))),
+    ("journald_socket", |d, i| keep(&mut d.journald_socket, socket(i))),
 ];
 
 /// Reads `agent.toml`; what is invalid stays at its default.
-pub(super) fn read(source: &Source, report: &Report) -> AgentConfig {
-    let mut config = AgentConfig::default();
-    if let Some(document) = document::parse(source, report) {
-        Table::root(Context { source, report }, &document).read(KEYS, &mut config);
+pub(super) fn read(source: &Source, report: &Report, surroundings: &Surroundings) -> AgentConfig {
+    let mut draft = Draft {
+        config: AgentConfig::default(),
+        hooks: hooks::Draft::default(),
+        notices: Vec::new(),
+        syslog_socket: "/dev/log".into(),
+        journald_socket: "/run/systemd/journal/socket".into(),
+    };
+    let Some(document) = document::parse(source, report) else {
+        return draft.config;
+    };
+    let table = Table::root(Context { source, report }, &document);
+    table.read(KEYS, &mut draft);
+    let wants = |target| draft.notices.contains(&target);
+    AgentConfig {
+        notices: Notices {
+            syslog: wants(Target::Syslog).then_some(draft.syslog_socket),
+            journald: wants(Target::Journald).then_some(draft.journald_socket),
+        },
+        hooks: draft.hooks.finish(&table, surroundings),
+        ..draft.config
     }
-    config
+}
+
+/// One word, or an array of them.
+fn notices(item: &Item<'_>) -> Option<Vec<Target>> {
+    match item.as_array() {
+        Some(items) => items
+            .iter()
+            .map(|item| value::word(item, TARGETS))
+            .collect(),
+        None => Some(vec![value::word(item, TARGETS)?]),
+    }
+}
+
+/// A path that fits in a socket's address.
+fn socket(item: &Item<'_>) -> Option<PathBuf> {
+    const LONGEST: usize = 107;
+    let path = value::absolute_path(item)?;
+    if path.as_os_str().as_bytes().len() > LONGEST {
+        item.problem(format!("expected a path of at most {LONGEST} bytes"));
+        return None;
+    }
+    Some(path)
 }
 
 fn journal_max_size(item: &Item<'_>) -> Option<u64> {
@@ -47,4 +138,17 @@ fn journal_max_size(item: &Item<'_>) -> Option<u64> {
         return None;
     }
     Some(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_tells_of_every_key() {
+        let readme = include_str!("../../../README.md");
+        for (key, _) in KEYS {
+            assert!(readme.contains(&format!("\n| `{key}` |")), "{key}");
+        }
+    }
 }

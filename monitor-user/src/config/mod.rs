@@ -10,11 +10,13 @@
 //!
 //! A new key of a service is a line in `service::KEYS`, one of the agent a line in `agent::KEYS`.
 
+mod access;
 mod accounts;
 mod agent;
 mod cursor;
 mod document;
 mod environment;
+mod hooks;
 mod limits;
 mod problem;
 mod service;
@@ -32,7 +34,7 @@ use std::sync::Arc;
 
 use crate::supervisor::{ServiceName, Spec};
 
-pub(crate) use agent::AgentConfig;
+pub(crate) use agent::{AgentConfig, Notices};
 pub(crate) use problem::{Invalid, Problem};
 
 use cursor::{Context, Item, Table, quoted};
@@ -67,6 +69,11 @@ impl Surroundings {
             environment: utf8.collect(),
             uid: nix::unistd::geteuid().as_raw(),
         }
+    }
+
+    /// What of the environment every service gets, and every hook.
+    pub(crate) fn for_services(&self) -> BTreeMap<String, String> {
+        environment::base(self)
     }
 }
 
@@ -167,7 +174,7 @@ impl<'s> Loader<'s> {
 
     fn agent_file(&mut self, path: &Path) {
         if let Some(source) = Source::read(path, &self.report, self.surroundings) {
-            self.agent = agent::read(&source, &self.report);
+            self.agent = agent::read(&source, &self.report, self.surroundings);
         }
     }
 
@@ -207,7 +214,7 @@ impl<'s> Loader<'s> {
         if let Err(message) = self.define(stem, place) {
             report.problem(Problem::of_file(&source.path, message));
         }
-        let spec = service::read(root, report, self.surroundings);
+        let spec = service::read(root, report, self.surroundings, &self.agent.hooks);
         self.add(stem, spec);
     }
 
@@ -228,7 +235,7 @@ impl<'s> Loader<'s> {
             let Some(table) = item.table("a table of the service's keys") else {
                 continue;
             };
-            let spec = service::read(&table, report, self.surroundings);
+            let spec = service::read(&table, report, self.surroundings, &self.agent.hooks);
             self.add(name, spec);
         }
     }

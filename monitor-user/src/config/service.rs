@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::{
-    Exec, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit, UnknownSignal,
+    Exec, Hooks, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit, UnknownSignal,
 };
 
 use super::Surroundings;
+use super::access;
 use super::accounts::{self, Account};
 use super::cursor::{Item, Keys, Table, keep, quoted};
 use super::environment;
+use super::hooks;
 use super::limits::limits;
 use super::problem::{Report, printable};
 use super::source::Source;
@@ -23,6 +25,8 @@ const COMMAND: &str = r#"an array of words such as ["/usr/bin/example", "--flag"
 
 /// It goes into the journal with every exit.
 const LAST_OUTPUT_MAX: u64 = 64 << 10;
+/// What comes of a program that cannot be run.
+const FAILS: &str = "starting the service fails";
 
 /// Every key of a service, each with its reader, a line each.
 #[rustfmt::skip]
@@ -48,6 +52,10 @@ const KEYS: &Keys<Draft> = &[
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
     ("stderr", |d, i| keep(&mut d.stderr, output(i))),
     ("last_output", |d, i| keep(&mut d.policy.last_output, last_output(i))),
+    ("on_exit", |d, i| keep(&mut d.hooks.on_exit, hooks::words(i))),
+    ("on_restart", |d, i| keep(&mut d.hooks.on_restart, hooks::words(i))),
+    ("on_failed", |d, i| keep(&mut d.hooks.on_failed, hooks::words(i))),
+    ("hook_timeout", |d, i| keep(&mut d.hooks.timeout, hooks::timeout(i))),
 ];
 
 const RESTARTS: &[(&str, RestartPolicy)] = &[
@@ -73,6 +81,7 @@ struct Draft {
     stdout: Output,
     /// `None`: where `stdout` goes.
     stderr: Option<Output>,
+    hooks: hooks::Draft,
 }
 
 impl Default for Draft {
@@ -102,21 +111,26 @@ impl Default for Draft {
             limits: Vec::new(),
             stdout: Output::Inherit,
             stderr: None,
+            hooks: hooks::Draft::default(),
         }
     }
 }
 
-/// Reads a service's table; `None` if anything in it is invalid.
+/// Reads a service's table; `None` if anything in it is invalid. The agent's `general` hooks stand
+/// in for those that it does not name.
 pub(super) fn read(
     table: &Table<'_>,
     report: &Report,
     surroundings: &Surroundings,
+    general: &hooks::Said,
 ) -> Option<Spec> {
     let before = report.count();
     let mut draft = Draft::default();
     table.read(KEYS, &mut draft);
-    let spec = finish(draft, table, report, surroundings);
-    spec.filter(|_| report.count() == before)
+    let hooks = std::mem::take(&mut draft.hooks).finish(table, surroundings);
+    let mut spec = finish(draft, table, report, surroundings)?;
+    spec.hooks = hooks.or(general);
+    Some(spec).filter(|_| report.count() == before)
 }
 
 /// Checks what holds between keys, and fills in what follows from others.
@@ -145,7 +159,12 @@ fn finish(
     };
     let arguments = draft.command?;
     let search = environment.get("PATH").map_or("", String::as_str);
-    let program = program(arguments.first()?, &command_item, search)?;
+    let program = program(arguments.first()?, &command_item, search, FAILS)?;
+    if let (Some(identity), Some([item, ..])) = (&identity, command_item.as_array().as_deref())
+        && let Some(why) = access::cannot_run(&program, identity)
+    {
+        item.warn(format!("{why}, so that {FAILS}"));
+    }
     Some(Spec {
         policy: draft.policy,
         exec: Exec {
@@ -160,6 +179,7 @@ fn finish(
             stderr: draft.stderr.unwrap_or_else(|| draft.stdout.clone()),
             stdout: draft.stdout,
         },
+        hooks: Hooks::default(),
     })
 }
 
@@ -214,7 +234,7 @@ fn environment_file(
 }
 
 /// argv: at least one word, and the first not empty.
-fn command(item: &Item<'_>) -> Option<Vec<String>> {
+pub(super) fn command(item: &Item<'_>) -> Option<Vec<String>> {
     let Some(items) = item.as_array() else {
         let hint = item
             .as_str()
@@ -240,13 +260,19 @@ fn command(item: &Item<'_>) -> Option<Vec<String>> {
 
 /// The program's absolute path. One that does not exist is only warned about: the start fails
 /// and is tried again, and the program may be on a file system that is mounted later.
-fn program(word: &str, command: &Item<'_>, search: &str) -> Option<PathBuf> {
+/// `fails`: what comes of that.
+pub(super) fn program(
+    word: &str,
+    command: &Item<'_>,
+    search: &str,
+    fails: &str,
+) -> Option<PathBuf> {
     let items = command.as_array()?;
     let item = items.first()?;
     let path = Path::new(word);
     if path.is_absolute() {
         if let Some(why) = not_runnable(path) {
-            item.warn(format!("{why}, so that starting the service fails"));
+            item.warn(format!("{why}, so that {fails}"));
         }
         return Some(path.to_owned());
     }
@@ -342,7 +368,7 @@ fn start_limit(item: &Item<'_>) -> Option<StartLimit> {
     })
 }
 
-fn interval(item: &Item<'_>) -> Option<Duration> {
+pub(super) fn interval(item: &Item<'_>) -> Option<Duration> {
     let interval = duration(item)?;
     if interval.is_zero() {
         item.expected("a duration longer than nothing", None);

@@ -90,11 +90,17 @@ pub(crate) enum Response {
         /// What has changed.
         #[serde(flatten)]
         summary: ReloadSummary,
+        /// What works, but hardly as meant.
+        #[serde(default)]
+        warnings: Vec<Problem>,
     },
     /// The config is bad: nothing was changed.
     Invalid {
         /// All that is wrong with it.
         problems: Vec<Problem>,
+        /// What would work, but hardly as meant.
+        #[serde(default)]
+        warnings: Vec<Problem>,
     },
     /// The request as a whole was not done.
     Error {
@@ -482,12 +488,14 @@ mod tests {
             (
                 Response::Reloaded {
                     summary: ReloadSummary::default(),
+                    warnings: vec![problem.clone()],
                 },
                 true,
             ),
             (
                 Response::Invalid {
                     problems: vec![problem],
+                    warnings: vec![],
                 },
                 false,
             ),

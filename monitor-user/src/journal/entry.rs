@@ -224,7 +224,7 @@ impl Entry {
 fn exited(service: &str, instance: Instance, death: &Death, facts: ExtraFacts) -> Exited {
     Exited {
         event: "exited",
-        time: facts.exited_at.unwrap_or(facts.time),
+        time: facts.exited_at.or(death.time).unwrap_or(facts.time),
         service: Some(service.to_owned()),
         pid: instance.pid,
         host_pid: facts.host_pid,

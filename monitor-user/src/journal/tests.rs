@@ -153,6 +153,7 @@ fn an_exit_is_told_with_the_time_at_which_it_was_final() {
             blame: Blame::SomeoneElse,
             comm: Some("nginx".to_owned()),
             uptime: Some(Duration::from_secs(2)),
+            time: None,
         },
     };
     let facts = ExtraFacts {

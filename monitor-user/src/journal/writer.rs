@@ -82,6 +82,12 @@ impl Journal {
         appended
     }
 
+    /// The line of the event that was appended last, without its newlines.
+    pub(crate) fn last_line(&self) -> &str {
+        let line = std::str::from_utf8(&self.buffer);
+        line.map_or("", str::trim_ascii)
+    }
+
     fn tell_gap(&mut self, before: &Entry) -> io::Result<()> {
         if self.unwritten > 0 {
             self.append_one(&Entry::gap(before.time(), self.unwritten))?;

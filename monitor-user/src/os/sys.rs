@@ -362,19 +362,20 @@ pub(super) fn default_dispositions(signals: u64) {
     }
 }
 
-/// Gives the caller a file table of its own, with nothing above stderr in it where the kernel
-/// can do that in one go (5.9), else a whole copy.
+/// Gives the caller a file table of its own, with nothing above `last` in it where the kernel
+/// can do that in one go (5.9), else a whole copy. stderr stays in any case.
 ///
 /// With all higher descriptors closed the kernel does not even copy them.
 /// `__close_range` in <https://github.com/torvalds/linux/blob/v5.10/fs/file.c>
-pub(super) fn own_file_table() -> Result<(), Errno> {
+pub(super) fn own_file_table(last: c_int) -> Result<(), Errno> {
+    let first = word(last.max(libc::STDERR_FILENO)) + 1;
     let unshare = libc::CLOSE_RANGE_UNSHARE as usize;
     // SAFETY: closes descriptors of the caller's own table only; the caller, a fresh child, uses
     // none of them.
     let closed = unsafe {
         call(
             libc::SYS_close_range,
-            [3, u32::MAX as usize, unshare, 0, 0, 0],
+            [first, u32::MAX as usize, unshare, 0, 0, 0],
         )
     };
     if closed.is_ok() {
@@ -382,6 +383,13 @@ pub(super) fn own_file_table() -> Result<(), Errno> {
     }
     // SAFETY: changes nothing but whose the file table is.
     unsafe { call(libc::SYS_unshare, [word(libc::CLONE_FILES), 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Closes all but the standard streams, in a file table that is the caller's own; where the kernel
+/// cannot, exec does it.
+pub(super) fn close_above_stderr() {
+    // SAFETY: as above.
+    let _ = unsafe { call(libc::SYS_close_range, [3, u32::MAX as usize, 0, 0, 0, 0]) };
 }
 
 /// `setsid`: a session and a process group of its own.

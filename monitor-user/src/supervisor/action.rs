@@ -55,6 +55,10 @@ pub(crate) struct ReloadSummary {
     pub(crate) added: Vec<String>,
     /// Services whose file changed.
     pub(crate) changed: Vec<String>,
+    /// Those of them that are started anew for it; the others only go by another policy from now
+    /// on, or are down and stay so.
+    #[serde(default)]
+    pub(crate) restarted: Vec<String>,
     /// Services that are gone from the config, stopped.
     pub(crate) removed: Vec<String>,
 }
@@ -120,6 +124,22 @@ pub(crate) enum Notice {
     },
     /// The kernel could not report this many exits.
     EventsLost { count: u64 },
+}
+
+impl Notice {
+    /// Whose event it is.
+    pub(crate) fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Started { service, .. }
+            | Self::Adopted { service, .. }
+            | Self::Exited { service, .. }
+            | Self::Stopping { service, .. }
+            | Self::Stopped { service }
+            | Self::Backoff { service, .. }
+            | Self::Failed { service, .. } => Some(service),
+            Self::EventsLost { .. } => None,
+        }
+    }
 }
 
 /// Why a start waits.

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::signal::Signal;
@@ -186,6 +187,8 @@ pub(crate) struct Death {
     pub(crate) comm: Option<String>,
     /// From start to death, if known.
     pub(crate) uptime: Option<Duration>,
+    /// When it was: by the kernel's record, or when it was noticed. Decides nothing.
+    pub(crate) time: Option<Timestamp>,
 }
 
 impl Cause {

@@ -42,7 +42,7 @@ pub(crate) use signal::*;
 pub(crate) use spec::*;
 pub(crate) use status::*;
 
-use service::{Dead, Legacy, Service, Step};
+use service::{Change, Dead, Legacy, Service, Step};
 
 /// All services of one agent.
 #[derive(Default)]
@@ -291,10 +291,13 @@ impl Supervisor {
                 self.visit(&name, now, |it, step| it.add_again(spec, step));
             }
             Some(false) => {
-                let mut differs = false;
-                self.visit(&name, now, |it, step| differs = it.reconfigure(spec, step));
-                if differs {
+                let mut change = Change::None;
+                self.visit(&name, now, |it, step| change = it.reconfigure(spec, step));
+                if change != Change::None {
                     summary.changed.push(name.to_string());
+                }
+                if change == Change::Restart {
+                    summary.restarted.push(name.to_string());
                 }
             }
             None => {

@@ -56,7 +56,7 @@ use super::cause::{Blame, Cause, Death};
 use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
 use super::memory::{Desired, Memory, Rest};
 use super::signal::Signal;
-use super::spec::{Exec, Output, Policy, RestartPolicy, Spec};
+use super::spec::{Exec, Hooks, Output, Policy, RestartPolicy, Spec};
 use super::status::{State, Status};
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -131,6 +131,16 @@ struct Leaving {
     instance: Instance,
     /// Told so, and `ClearTree` is not answered yet.
     released: bool,
+}
+
+/// What a newer config changes of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// What runs goes on.
+    InPlace,
+    /// It is started anew.
+    Restart,
 }
 
 /// What the restart policy says of a death.
@@ -374,20 +384,21 @@ impl Service {
         }
     }
 
-    /// Takes the service's spec of a newer config; returns whether it differs. A changed policy
-    /// holds from the next decision on; a changed exec restarts what is wanted.
-    pub(super) fn reconfigure(&mut self, spec: Arc<Spec>, step: &mut Step<'_>) -> bool {
+    /// Takes the service's spec of a newer config. A changed policy holds from the next decision
+    /// on; a changed exec restarts what is wanted.
+    pub(super) fn reconfigure(&mut self, spec: Arc<Spec>, step: &mut Step<'_>) -> Change {
         if Arc::ptr_eq(&self.spec, &spec) || self.spec == spec {
-            return false;
+            return Change::None;
         }
         let new_exec = self.spec.exec != spec.exec;
         self.spec = spec;
         if new_exec && self.is_wanted() {
             self.replace_or_start(step);
+            Change::Restart
         } else {
             self.settle(step);
+            Change::InPlace
         }
-        true
     }
 
     /// Gone from the config.
@@ -910,5 +921,6 @@ fn last_resort_spec() -> Spec {
             stdout: Output::Null,
             stderr: Output::Null,
         },
+        hooks: Hooks::default(),
     }
 }

@@ -13,6 +13,30 @@ pub(crate) struct Spec {
     pub(crate) policy: Policy,
     /// How to run it. A change of it restarts the service.
     pub(crate) exec: Exec,
+    /// Whom to tell. A change of it restarts nothing.
+    pub(crate) hooks: Hooks,
+}
+
+/// Commands that are run after a service's events; the supervisor itself knows nothing of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hooks {
+    /// After each end of an instance.
+    pub(crate) on_exit: Option<Hook>,
+    /// After each start but the first.
+    pub(crate) on_restart: Option<Hook>,
+    /// When the service is given up.
+    pub(crate) on_failed: Option<Hook>,
+}
+
+/// One such command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hook {
+    /// The program's absolute path, looked up already.
+    pub(crate) program: PathBuf,
+    /// `argv`, `argv[0]` included; never empty.
+    pub(crate) arguments: Vec<String>,
+    /// After this it is killed.
+    pub(crate) timeout: Duration,
 }
 
 /// When a service is started again after its end.

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_int, c_void};
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -166,7 +167,12 @@ fn join_cgroup(shared: &Shared) -> Result<(), Errno> {
 /// the directory entered with the agent's rights, then these are dropped.
 fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Errno> {
     shared.reach(Stage::Files, 0);
-    sys::own_file_table()?;
+    let stdin = command.stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    sys::own_file_table(stdin)?;
+    if stdin >= 0 {
+        sys::duplicate(stdin, libc::STDIN_FILENO)?;
+        sys::close_above_stderr();
+    }
     sys::default_dispositions(shared.inherited.load(Ordering::Relaxed));
     let envp = match wait_for_go_ahead(shared)? {
         true => &command.marked_envp,
@@ -237,19 +243,22 @@ fn open_streams(shared: &Shared, command: &Prepared) -> Result<(), Errno> {
     // So that a log has exactly LOG_MODE, whatever the agent's umask.
     sys::set_umask(0);
     shared.reach(Stage::Stdin, 0);
-    sys::duplicate(sys::open(DEV_NULL, NULL_FLAGS, 0)?, libc::STDIN_FILENO)?;
+    let null = sys::open(DEV_NULL, NULL_FLAGS, 0)?;
+    if command.stdin.is_none() {
+        sys::duplicate(null, libc::STDIN_FILENO)?;
+    }
     shared.reach(Stage::Stdout, 0);
-    open_stream(&command.stdout, libc::STDOUT_FILENO)?;
+    open_stream(&command.stdout, null, libc::STDOUT_FILENO)?;
     shared.reach(Stage::Stderr, 0);
-    open_stream(&command.stderr, libc::STDERR_FILENO)?;
+    open_stream(&command.stderr, null, libc::STDERR_FILENO)?;
     sys::set_umask(command.umask);
     Ok(())
 }
 
-fn open_stream(stream: &Stream, target: c_int) -> Result<(), Errno> {
+fn open_stream(stream: &Stream, null: c_int, target: c_int) -> Result<(), Errno> {
     match stream {
         Stream::Inherit => Ok(()),
-        Stream::Null => sys::duplicate(libc::STDIN_FILENO, target),
+        Stream::Null => sys::duplicate(null, target),
         Stream::AsStdout => sys::duplicate(libc::STDOUT_FILENO, target),
         Stream::File(path) => {
             let fd = sys::open(path, LOG_FLAGS, LOG_MODE)?;

@@ -256,6 +256,13 @@ impl Spawner {
         })
     }
 
+    /// Gives a start up after about a second, and not after ten.
+    #[must_use]
+    pub(crate) fn impatient(mut self) -> Self {
+        self.wait_steps = WAIT_STEPS / 10;
+        self
+    }
+
     /// Whether processes are started by `clone3`, and not by `clone`.
     pub(crate) fn has_clone3(&self) -> bool {
         self.clone3.get()

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ pub(crate) struct Prepared {
     pub(super) umask: u32,
     pub(super) nice: Option<i32>,
     pub(super) limits: Vec<(u32, Limit64)>,
+    /// `None`: `/dev/null`
+    pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
 }
@@ -119,6 +122,7 @@ impl Prepared {
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
             nice: exec.nice,
             limits: limits(&exec.limits, fd_limit),
+            stdin: None,
             stdout,
             stderr,
         })
@@ -137,6 +141,12 @@ impl Prepared {
         if let Some(marker) = &self.marker {
             marker.name(attempt, instance);
         }
+    }
+
+    /// With this file as standard input, from where it is read so far.
+    pub(crate) fn with_stdin(mut self, file: OwnedFd) -> Self {
+        self.stdin = Some(file);
+        self
     }
 
     /// What went wrong, in words.

@@ -376,6 +376,7 @@ impl Simulation {
             blame,
             comm,
             uptime,
+            time: None,
         };
         let service = process.service.clone();
         for _ in 0..self.random.pick(&[0, 1, 1, 1, 2]) {
@@ -520,7 +521,15 @@ impl Simulation {
                 (2, Some(old)) => {
                     let policy = self.random_spec().policy;
                     let exec = old.exec.clone();
-                    services.insert(name, Arc::new(Spec { policy, exec }));
+                    let hooks = Hooks::default();
+                    services.insert(
+                        name,
+                        Arc::new(Spec {
+                            policy,
+                            exec,
+                            hooks,
+                        }),
+                    );
                 }
                 (_, Some(old)) => {
                     services.insert(name, old);
@@ -574,6 +583,9 @@ impl Simulation {
                 Some(shadow) if shadow.is_listed => {
                     if shadow.spec != *spec {
                         summary.changed.push(name.to_string());
+                    }
+                    if shadow.spec.exec != spec.exec && shadow.is_wanted(self.is_going) {
+                        summary.restarted.push(name.to_string());
                     }
                     shadow.take_spec(Arc::clone(spec));
                 }
@@ -723,6 +735,7 @@ impl Simulation {
             blame: self.random.pick(&[Blame::Itself, Blame::SomeoneElse]),
             comm: None,
             uptime: None,
+            time: None,
         };
         let failure = SpawnFailure {
             message: "nonsense".into(),
@@ -861,6 +874,7 @@ impl Simulation {
                 blame: Blame::Itself,
                 comm: None,
                 uptime: None,
+                time: None,
             };
             if self.random.chance(50) {
                 self.owe_release(service, instance, death);

@@ -447,6 +447,7 @@ fn a_reused_pid_is_somebody_else() {
         blame: Blame::Itself,
         comm: None,
         uptime: None,
+        time: None,
     };
     bench.event(Event::ProcessReleased {
         service: "s".into(),
@@ -724,7 +725,7 @@ fn a_reload_restarts_only_what_changed_in_a_way_that_needs_it() {
         set stop_timeout=1s @c ->
         drop @d ->
         add @e ->
-        config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b; spawn 5 @e; reloaded y +e ~b ~c -d
+        config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b; spawn 5 @e; reloaded y +e ~b! ~c -d
         ends 1 @b    -> exited 1 @b; clear 1 @b; spawn 6 @b
         ends 3 @d    -> exited 3 @d; clear 3 @d; stopped @d
         ",
@@ -807,7 +808,7 @@ fn a_start_from_an_old_exec_is_replaced_and_its_requests_wait_for_the_new_one() 
         config    -> spawn 1
         start a   ->
         set exec=new ->
-        config b  -> reloaded b ~s
+        config b  -> reloaded b ~s!
         spawned 1 -> started 1; stopping 1; SIGTERM 1
         ends 1    -> exited 1; clear 1; spawn 2
         spawned 2 -> started 2; done a
@@ -823,7 +824,7 @@ fn a_new_exec_frees_a_failed_service() {
         config    -> spawn 1
         nospawn 1 -> failed (start limit reached: 1 start within 60s; last: no such file)
         set exec=right ->
-        config a  -> spawn 2; reloaded a ~s
+        config a  -> spawn 2; reloaded a ~s!
         spawned 2 -> started 2
         ",
     );
@@ -1249,6 +1250,7 @@ fn answer(action: Action) -> Vec<Event> {
         blame: Blame::Itself,
         comm: None,
         uptime: None,
+        time: None,
     };
     match action {
         Action::Spawn { service, attempt } => vec![

@@ -52,6 +52,7 @@ pub(in crate::supervisor) fn default_spec() -> Spec {
             stdout: Output::Null,
             stderr: Output::Null,
         },
+        hooks: Hooks::default(),
     }
 }
 
@@ -269,6 +270,7 @@ fn death(words: &[&str]) -> Death {
         blame: Blame::Itself,
         comm: None,
         uptime: None,
+        time: None,
     };
     for word in words {
         if let Some(code) = word.strip_prefix("code=") {
@@ -326,9 +328,14 @@ fn render_reply(request: char, reply: &Reply) -> String {
                 ('~', &summary.changed),
                 ('-', &summary.removed),
             ] {
-                names
-                    .iter()
-                    .for_each(|name| text += &format!(" {mark}{name}"));
+                for name in names {
+                    let anew = if summary.restarted.contains(name) {
+                        "!"
+                    } else {
+                        ""
+                    };
+                    text += &format!(" {mark}{name}{anew}");
+                }
             }
             text
         }
