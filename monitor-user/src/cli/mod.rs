@@ -11,6 +11,7 @@ mod output;
 pub(crate) mod reload;
 pub(crate) mod status;
 pub(crate) mod steer;
+mod top;
 pub(crate) mod watch;
 
 use std::path::PathBuf;
@@ -110,6 +111,7 @@ enum Command {
     Shutdown(steer::Shutdown),
     Check(check::Arguments),
     Events(events::Arguments),
+    Top(top::Arguments),
     Doctor(doctor::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
@@ -131,6 +133,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
+        Command::Top(arguments) => top::run(&cli.global, &arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
         Command::Install(arguments) => install::install(&cli.global, &arguments),
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
