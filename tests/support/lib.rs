@@ -16,6 +16,7 @@ mod agent;
 
 pub mod bpf;
 pub mod rig;
+pub mod tmux;
 pub mod tracer;
 
 use std::fs::{OpenOptions, Permissions};

@@ -22,7 +22,7 @@ pub(crate) struct Args {
 }
 
 /// Programs that tests call and a bare Debian lacks: the program, and the package that has it.
-const TEST_PROGRAMS: [(&str, &str); 0] = [];
+const TEST_PROGRAMS: [(&str, &str); 1] = [("tmux", "tmux")];
 
 /// Debian's compilers with their library sources, in the order of trying: the one that is kept
 /// up to date for browsers, and the release's own.

@@ -11,6 +11,7 @@ mod output;
 pub(crate) mod reload;
 pub(crate) mod status;
 pub(crate) mod steer;
+mod top;
 pub(crate) mod watch;
 pub(crate) mod why;
 
@@ -112,6 +113,7 @@ enum Command {
     Check(check::Arguments),
     Events(events::Arguments),
     Why(why::Arguments),
+    Top(top::Arguments),
     Doctor(doctor::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
@@ -134,6 +136,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
         Command::Why(arguments) => why::run(&cli.global, &arguments),
+        Command::Top(arguments) => top::run(&cli.global, &arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
         Command::Install(arguments) => install::install(&cli.global, &arguments),
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),

@@ -142,7 +142,7 @@ fn last_exit(status: &ServiceStatus, now: Timestamp) -> Option<String> {
 }
 
 /// Why it does not run, or what is ahead of it.
-fn note(status: &ServiceStatus) -> Option<String> {
+pub(super) fn note(status: &ServiceStatus) -> Option<String> {
     let error = status.error.as_deref();
     let next = status
         .next_start_in_ns
@@ -155,7 +155,7 @@ fn note(status: &ServiceStatus) -> Option<String> {
     }
 }
 
-fn state_style(state: State) -> Style {
+pub(super) fn state_style(state: State) -> Style {
     let colour = match state {
         State::Running => AnsiColor::Green,
         State::Failed => AnsiColor::Red,

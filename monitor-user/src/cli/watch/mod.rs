@@ -1,11 +1,11 @@
 //! `respawn watch`: exits of the host's processes, live. Needs no agent and no config.
 
 mod output;
-mod source;
+pub(super) mod source;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use self::output::View;
 use self::source::Source;
@@ -90,7 +90,10 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let only_pids = !arguments.all && arguments.name.is_empty();
     let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
-    let mut source = Source::open(&options, only_pids)?;
+    let mut source = Source::open(&options, only_pids).context(
+        "--all and --name need eBPF: run as root (or with CAP_BPF and CAP_PERFMON) on a kernel \
+         with BTF; `respawn doctor` tells what is missing",
+    )?;
     let mut view = View::new(arguments.json);
     for &pid in &arguments.pid {
         match Process::open(pid) {

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::Summary;
+use super::source::Sink;
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
 use crate::report::{Exited, HEADER};
@@ -38,32 +39,9 @@ impl View {
         self.shown
     }
 
-    /// Shows an exit.
-    pub(super) fn exited(&mut self, exited: &Exited) -> Result<()> {
-        self.buffered += 1;
-        if self.json {
-            self.output.json(exited)?;
-        } else {
-            self.output.line(&exited.line(&self.zone));
-        }
-        Ok(())
-    }
-
     /// Shows a process that was gone before it could be watched.
     pub(super) fn gone(&mut self, pid: u32) -> Result<()> {
         self.exited(&Exited::unknown(clock::now(), pid))
-    }
-
-    /// Says that the kernel could not report so many exits.
-    pub(super) fn lost(&mut self, count: u64) {
-        if self.json {
-            let line = json!({ "event": "events_lost", "time": clock::now(), "count": count });
-            self.output.verbatim(&line.to_string());
-        } else {
-            self.output.line(&format!(
-                "\u{1b}[31m{count} exits lost: the ring was full\u{1b}[0m"
-            ));
-        }
     }
 
     /// Writes what is buffered.
@@ -92,5 +70,36 @@ impl View {
             line["hook_run_time_ns"] = hook.run_time_ns.into();
         }
         self.output.last_line(&line.to_string()).await;
+    }
+}
+
+impl Sink for View {
+    fn exited(&mut self, exited: &Exited) -> Result<()> {
+        self.buffered += 1;
+        if self.json {
+            self.output.json(exited)?;
+        } else {
+            self.output.line(&exited.line(&self.zone));
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, count: u64) {
+        if self.json {
+            let line = json!({ "event": "events_lost", "time": clock::now(), "count": count });
+            self.output.verbatim(&line.to_string());
+        } else {
+            self.output.line(&format!(
+                "\u{1b}[31m{count} exits lost: the ring was full\u{1b}[0m"
+            ));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.output.is_full()
+    }
+
+    fn make_room(&mut self) {
+        self.output.make_room();
     }
 }

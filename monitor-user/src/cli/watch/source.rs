@@ -1,13 +1,12 @@
-//! Where `watch` has its exits from: the kernel program's ring, or only pidfds.
+//! Where `watch` and `top` have the host's exits from: the kernel program's ring, or only pidfds.
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
 use super::Arguments;
-use super::output::View;
 use crate::aftermath;
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
@@ -18,8 +17,23 @@ use crate::probe::{HookStatistics, KernelProbe, Options};
 use crate::report::Exited;
 use crate::supervisor::Cause;
 
+/// Where exits go to.
+pub(crate) trait Sink {
+    /// Takes an exit.
+    fn exited(&mut self, exited: &Exited) -> Result<()>;
+
+    /// Is told that the kernel could not report so many exits.
+    fn lost(&mut self, count: u64);
+
+    /// Whether it is time to show what was taken.
+    fn is_full(&self) -> bool;
+
+    /// Takes more before it is full again.
+    fn make_room(&mut self);
+}
+
 /// Where the exits come from.
-pub(super) struct Source {
+pub(crate) struct Source {
     kind: Kind,
     wakeups: u64,
 }
@@ -45,7 +59,10 @@ struct Kernel {
 impl Source {
     /// Loads the kernel programs. Where that fails and `only_pids` are wanted, says what is
     /// missing and goes on without.
-    pub(super) fn open(options: &Options, only_pids: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// What keeps them from being loaded.
+    pub(crate) fn open(options: &Options, only_pids: bool) -> Result<Self> {
         let kind = match KernelProbe::load(options) {
             Ok(probe) => Kind::Kernel(Box::new(Kernel {
                 probe,
@@ -63,12 +80,7 @@ impl Source {
                     ended: Vec::new(),
                 }
             }
-            Err(error) => {
-                return Err(error).context(
-                    "--all and --name need eBPF: run as root (or with CAP_BPF and CAP_PERFMON) on \
-                     a kernel with BTF; `respawn doctor` tells what is missing",
-                );
-            }
+            Err(error) => return Err(error),
         };
         Ok(Self { kind, wakeups: 0 })
     }
@@ -116,7 +128,7 @@ impl Source {
     }
 
     /// Waits for something to take.
-    pub(super) async fn ready(&mut self) -> Result<()> {
+    pub(crate) async fn ready(&mut self) -> Result<()> {
         match &mut self.kind {
             Kind::Kernel(kernel) => kernel.probe.readable().await?,
             Kind::Pidfds { waiting, ended } => match waiting.join_next().await {
@@ -129,7 +141,7 @@ impl Source {
     }
 
     /// Shows what has come. `true`: there is more, as soon as that is written.
-    pub(super) fn take(&mut self, view: &mut View) -> Result<bool> {
+    pub(crate) fn take(&mut self, view: &mut impl Sink) -> Result<bool> {
         match &mut self.kind {
             Kind::Kernel(kernel) => kernel.take(view),
             Kind::Pidfds { ended, .. } => {
@@ -172,7 +184,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn take(&mut self, view: &mut View) -> Result<bool> {
+    fn take(&mut self, view: &mut impl Sink) -> Result<bool> {
         if self.drain(view)? {
             return Ok(true);
         }
@@ -189,9 +201,9 @@ impl Kernel {
     }
 
     /// Shows what is in the ring. `true`: there is more, as soon as that is written.
-    fn drain(&mut self, view: &mut View) -> Result<bool> {
+    fn drain(&mut self, view: &mut impl Sink) -> Result<bool> {
         let wall = WallClock::read();
-        while !view.output.is_full() {
+        while !view.is_full() {
             match self.probe.next(decode::exit) {
                 None => return Ok(false),
                 Some(None) => tracing::error!("the ring holds a record that is not of this build"),
@@ -208,7 +220,7 @@ impl Kernel {
 
     /// Shows watched processes that ended unreported: between the look and the watch, or while the
     /// ring was full.
-    fn resync(&mut self, view: &mut View) -> Result<()> {
+    fn resync(&mut self, view: &mut impl Sink) -> Result<()> {
         let ended = |process: &&Process| process.has_ended();
         let ended: Vec<u32> = self
             .processes
@@ -218,7 +230,7 @@ impl Kernel {
             .collect();
         // A record comes before the pidfd's end: whose record is not in the ring now has none.
         while self.drain(view)? {
-            view.output.make_room();
+            view.make_room();
         }
         for pid in ended {
             if let Some(process) = self.processes.remove(&pid) {
