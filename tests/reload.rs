@@ -25,6 +25,14 @@ fn pids(agent: &Agent) -> BTreeMap<String, u32> {
     names.collect()
 }
 
+/// A process's command line; for a moment of its exec it has none.
+fn command_of(pid: u32) -> String {
+    eventually("a command line", || {
+        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        (!command.is_empty()).then_some(command)
+    })
+}
+
 fn reload(agent: &Agent) -> Value {
     agent.ask(&json!({"command": "reload"}))
 }
@@ -74,8 +82,7 @@ fn one_changed_service_is_restarted_alone() {
         assert_eq!(agent.count(name, "started"), 1);
     }
     assert_eq!(agent.count("b", "exited"), 1);
-    let command = std::fs::read(format!("/proc/{}/cmdline", after["b"])).unwrap();
-    assert_eq!(command, b"sleep\x002000\0");
+    assert_eq!(command_of(after["b"]), "sleep\x002000\0");
 }
 
 #[test]
@@ -132,8 +139,7 @@ fn a_bad_file_changes_nothing() {
         // A death meanwhile is mended by the config that holds.
         support::signal_to(before["b"], Signal::SIGKILL);
         let pid = agent.replaced("b", before["b"]);
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-        assert_eq!(command, b"sleep\x001000\0");
+        assert_eq!(command_of(pid), "sleep\x001000\0");
     }
 }
 

@@ -8,7 +8,8 @@
 //!
 //! Services come first. A hook is started by the agent's loop when nobody waits to be started
 //! again, and that of a service which is on its way back only when it is back, or [`HOLD`] has
-//! passed. What does not fit in the queue is dropped, counted and told in the log.
+//! passed. A start that hangs, as on a dead network mount, is given up after a second. What does not
+//! fit in the queue is dropped, counted and told in the log.
 //!
 //! Hooks are the agent's children, and no services: the kernel records births around the starts of
 //! services alone, so no agent adopts a hook. The hooks of an agent that dies run on, untimed; those
