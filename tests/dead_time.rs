@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
-use support::rig::{Agent, Instance, Ledger, Rig, now, report, wait_for};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, now, report, wait_for};
 
 const SERVICES: usize = 2_000;
 
@@ -26,6 +26,10 @@ impl Crowd {
         if let Some(bytes) = ring_bytes {
             rig.set("RESPAWN_RING_BYTES", bytes.to_string());
         }
+        Self::with(rig, count)
+    }
+
+    fn with(rig: Rig, count: usize) -> Self {
         let names: Vec<String> = (0..count).map(|n| format!("s{n:04}")).collect();
         for name in &names {
             rig.sleeper(name);
@@ -150,5 +154,26 @@ fn a_ring_too_small_for_the_exits_restarts_every_service_and_tells_the_loss() {
     report(&format!(
         "dead time, ring of 4096 bytes: {recorded} exits recorded, {lost} told as lost, all \
          {SERVICES} services back once, {took:.2?} after the next agent's start"
+    ));
+}
+
+#[test]
+fn without_ebpf_every_service_is_told_and_restarted_once() {
+    const SERVICES: usize = 500;
+    let mut crowd = Crowd::with(Rig::with(Memory::FilesAlone), SERVICES);
+    let old = crowd.all_die(&[Signal::SIGKILL]);
+    let took = crowd.all_come_back(&old);
+    let mut with_cause = 0;
+    for (name, instance) in &old {
+        let exits = &crowd.ledger.told(name, *instance).exits;
+        assert_eq!(exits.len(), 1, "{name}: {exits:?}");
+        // Where nobody has reaped it yet.
+        let is_known = exits[0]["cause"]["kind"] != "unknown";
+        with_cause += usize::from(is_known);
+        assert!(!is_known || exits[0]["cause"]["signal"] == "SIGKILL");
+    }
+    report(&format!(
+        "dead time, without eBPF: {SERVICES} services ended while no agent lived; all told once, \
+         {with_cause} with their causes, all back {took:.2?} after the next agent's start"
     ));
 }

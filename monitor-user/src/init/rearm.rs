@@ -10,7 +10,8 @@
 //!   come after that is not kept away by the limit.
 //!
 //! Other inits have no limit, or the entry turns it off: nothing is done under them. Nothing is
-//! polled: the spare's end is seen by its pidfd.
+//! polled: the spare's end is seen by its pidfd. Where inittab has one of the two
+//! lines alone, no spare is missed.
 //!
 //! ```text
 //!            took up work
@@ -115,6 +116,8 @@ impl Rearm {
 /// The agent's side of it: looks, asks, and tells the next agent.
 pub(crate) struct SpareKeeper {
     rearm: Rearm,
+    /// Whether init keeps one.
+    has_spare: bool,
     look_at: Option<Instant>,
     spare: Option<AsyncFd<OwnedFd>>,
     /// Where the count is kept.
@@ -127,7 +130,11 @@ impl SpareKeeper {
     pub(crate) fn new(runtime_dir: &Path, now: Instant) -> Option<Self> {
         let root = Root::of_this_host();
         let init = detect::decide(&Facts::of(&root)).ok()?.init;
-        if init != Init::Sysvinit || !is_entered(&root, runtime_dir) {
+        let entered = match init {
+            Init::Sysvinit => entered(&root, runtime_dir),
+            _ => 0,
+        };
+        if entered == 0 {
             return None;
         }
         let count = runtime_dir.join("starts-under-init");
@@ -140,6 +147,7 @@ impl SpareKeeper {
         let (rearm, step) = Rearm::took_up(starts, now);
         let mut keeper = Self {
             rearm,
+            has_spare: entered > 1,
             look_at: None,
             spare: None,
             count,
@@ -178,7 +186,7 @@ impl SpareKeeper {
     }
 
     fn perform(&mut self, step: Step) {
-        self.look_at = step.look_at;
+        self.look_at = step.look_at.filter(|_| self.has_spare);
         // Before it is asked: who dies between leaves a count that is too high at worst.
         if let Err(error) = fs::write(&self.count, self.rearm.starts().to_string()) {
             tracing::warn!("{}: {error}", self.count.display());
@@ -192,20 +200,21 @@ impl SpareKeeper {
     }
 }
 
-/// Whether inittab has our lines, with this runtime directory.
-fn is_entered(root: &Root, runtime_dir: &Path) -> bool {
+/// How many of our lines inittab has, with this runtime directory.
+fn entered(root: &Root, runtime_dir: &Path) -> usize {
     let Ok(Some(text)) = root.read(sysvinit::INITTAB) else {
-        return false;
+        return 0;
     };
     let commands = match Block::find(&text) {
         Ok(block) if block.dialect() == Some(Dialect::Sysvinit) => block.commands(),
-        _ => return false,
+        _ => return 0,
     };
     let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let ours = canonical(runtime_dir);
     commands
         .iter()
-        .any(|command| canonical(Path::new(entry::runtime_dir_of(command))) == ours)
+        .filter(|command| canonical(Path::new(entry::runtime_dir_of(command))) == ours)
+        .count()
 }
 
 /// Somebody who waits for the lock that this process holds.
@@ -297,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_whether_inittab_keeps_this_agent() {
+    fn knows_how_many_of_this_agent_inittab_keeps() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
         fs::create_dir_all(dir.path().join("etc")).unwrap();
@@ -311,11 +320,16 @@ mod tests {
         };
         let entered = |text: &str, runtime_dir: &str| {
             fs::write(dir.path().join("etc/inittab"), text).unwrap();
-            is_entered(&root, Path::new(runtime_dir))
+            super::entered(&root, Path::new(runtime_dir))
         };
-        assert!(entered(&block(""), "/run/respawn"));
-        assert!(!entered(&block(""), "/run/other"));
-        assert!(entered(&block(" --runtime-dir /run/other"), "/run/other"));
-        assert!(!entered("id:2:initdefault:\n", "/run/respawn"));
+        assert_eq!(entered(&block(""), "/run/respawn"), 1);
+        assert_eq!(entered(&block(""), "/run/other"), 0);
+        assert_eq!(
+            entered(&block(" --runtime-dir /run/other"), "/run/other"),
+            1
+        );
+        assert_eq!(entered("id:2:initdefault:\n", "/run/respawn"), 0);
+        let both = block("").replace("rs1:", "rs2:2345:respawn:/usr/sbin/respawn agent\nrs1:");
+        assert_eq!(entered(&both, "/run/respawn"), 2);
     }
 }
