@@ -3,11 +3,7 @@
 //!
 //! Every point where time allows, else a sample that another seed (`RESPAWN_SEED`) makes another;
 //! every point with `RESPAWN_SOAK=1`.
-#![expect(
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 
