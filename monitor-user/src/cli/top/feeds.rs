@@ -34,6 +34,8 @@ pub(super) enum Brought {
     Look(Input, Option<UnixStream>),
     /// What came of an order.
     Done(Input),
+    /// The host's exits, or why they cannot be seen.
+    Exits(Result<Box<Source>>),
     /// A key, or another size.
     Terminal(Event),
     /// The keyboard cannot be read.
@@ -232,7 +234,7 @@ impl JournalFeed {
 }
 
 /// The exits of the host, if they can be seen.
-pub(super) struct ExitFeed(Option<Source>);
+pub(super) struct ExitFeed(Option<Box<Source>>);
 
 /// What one take has brought.
 #[derive(Default)]
@@ -267,11 +269,22 @@ impl ExitFeed {
         Self(None)
     }
 
-    /// Loads the kernel program.
-    pub(super) fn open(options: &probe::Options) -> (Self, Option<Input>) {
-        match Source::open(options, false) {
-            Ok(source) => (Self(Some(source)), None),
-            Err(error) => (Self(None), Some(Input::Blind(format!("{error:#}")))),
+    /// Has the kernel program loaded by a thread, which may take a while.
+    pub(super) fn open(options: probe::Options, bring: mpsc::UnboundedSender<Brought>) {
+        spawn_blocking(move || {
+            let source = Source::open(&options, false).map(Box::new);
+            let _ = bring.send(Brought::Exits(source));
+        });
+    }
+
+    /// Takes what was loaded.
+    pub(super) fn opened(&mut self, source: Result<Box<Source>>) -> Vec<Input> {
+        match source {
+            Ok(source) => {
+                self.0 = Some(source);
+                Vec::new()
+            }
+            Err(error) => self.failed(&error),
         }
     }
 

@@ -95,7 +95,6 @@ async fn top(global: &Global, arguments: &Arguments) -> Result<()> {
         top.screen.written().await?;
         panic_as_asked();
     }
-    top.open_exits(global);
     let ended = top.work(&terminal, &mut interrupts, &mut resumed).await;
     // The last picture is not to be written after the terminal was given back.
     if top.screen.is_busy() {
@@ -147,6 +146,13 @@ impl Top {
     fn new(global: &Global) -> Self {
         let (bring, brought) = mpsc::unbounded_channel();
         read_keyboard(bring.clone());
+        let options = probe::Options {
+            all: true,
+            btf: global.btf.clone(),
+            object: global.bpf_object.clone(),
+            ..probe::Options::default()
+        };
+        ExitFeed::open(options, bring.clone());
         Self {
             model: Model::new(),
             look: Look::from_environment(),
@@ -163,18 +169,6 @@ impl Top {
             journal_at: Duration::ZERO,
             exits_at: Duration::ZERO,
         }
-    }
-
-    fn open_exits(&mut self, global: &Global) {
-        let options = probe::Options {
-            all: true,
-            btf: global.btf.clone(),
-            object: global.bpf_object.clone(),
-            ..probe::Options::default()
-        };
-        let (exits, trouble) = ExitFeed::open(&options);
-        self.exits = exits;
-        self.take(trouble);
     }
 
     async fn work(
@@ -324,6 +318,10 @@ impl Top {
                 self.take([input])
             }
             Some(Brought::Done(input)) => self.take([input]),
+            Some(Brought::Exits(source)) => {
+                let inputs = self.exits.opened(source);
+                self.take(inputs)
+            }
             Some(Brought::Terminal(event)) => {
                 // Who presses a key wants to see it.
                 self.drawn_at = Duration::ZERO;
