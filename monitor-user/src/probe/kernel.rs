@@ -107,8 +107,8 @@ pub(crate) struct Watched {
     pub(crate) birth: Birth,
 }
 
-/// What the kernel's BPF statistics say of the exit program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the kernel's BPF statistics say of one program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct HookStatistics {
     /// Times it ran.
     pub(crate) runs: u64,
@@ -410,17 +410,27 @@ impl KernelProbe {
         Ok(counters.iter().sum())
     }
 
-    /// Figures of the exit program; zero unless the kernel's BPF statistics are on.
-    pub(crate) fn statistics(&self) -> Result<HookStatistics> {
-        let info = aya::programs::loaded_programs()
-            .filter_map(Result::ok)
-            .find(|program| program.id() == self.program)
-            .context("the exit program is gone")?;
-        let run_time_ns = u64::try_from(info.run_time().as_nanos())?;
-        Ok(HookStatistics {
-            runs: info.run_count(),
-            run_time_ns,
-        })
+    /// Figures of the exit program and of the signal program, which may not be attached; zero
+    /// unless the kernel's BPF statistics are on.
+    pub(crate) fn statistics(&self) -> Result<(HookStatistics, HookStatistics)> {
+        let (mut exit, mut signal) = Default::default();
+        for link in &self.links {
+            let program = link.info()?.program_id();
+            let mut programs = aya::programs::loaded_programs().filter_map(Result::ok);
+            let info = programs
+                .find(|info| info.id() == program)
+                .context("a program is gone")?;
+            let figures = HookStatistics {
+                runs: info.run_count(),
+                run_time_ns: u64::try_from(info.run_time().as_nanos())?,
+            };
+            match info.name_as_str() {
+                _ if program == self.program => exit = figures,
+                Some(programs::SIGNAL) => signal = figures,
+                _ => {}
+            }
+        }
+        Ok((exit, signal))
     }
 }
 

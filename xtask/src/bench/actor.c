@@ -4,6 +4,8 @@
  *   actor threads N                  the same of threads, so one process's end after N threads'
  *   actor crowd N                    N processes that wait, their pids on standard output;
  *                                    at the end of standard input it kills them
+ *   actor signals N                  at the end of standard input it signals itself N times, and
+ *                                    ends
  *   actor linger MIB                 touches so much memory, says "ready", waits
  *   actor service FIFO LIFELINE ID MIB
  *                                    writes "running ID PID NS" to the FIFO, NS being the first
@@ -129,6 +131,23 @@ static int crowd(long count)
 	return 0;
 }
 
+static void ignore(int signal)
+{
+	(void)signal;
+}
+
+static int signals(long count)
+{
+	char byte;
+
+	signal(SIGUSR1, ignore);
+	while (read(STDIN_FILENO, &byte, 1) > 0)
+		;
+	for (long i = 0; i < count; i++)
+		raise(SIGUSR1);
+	return 0;
+}
+
 static int linger(long mebibytes)
 {
 	touch(mebibytes);
@@ -184,6 +203,8 @@ int main(int argc, char **argv)
 		return threads(atol(argv[2]));
 	if (argc == 3 && !strcmp(argv[1], "crowd"))
 		return crowd(atol(argv[2]));
+	if (argc == 3 && !strcmp(argv[1], "signals"))
+		return signals(atol(argv[2]));
 	if (argc == 3 && !strcmp(argv[1], "linger"))
 		return linger(atol(argv[2]));
 	fprintf(stderr, "actor: wrong arguments\n");

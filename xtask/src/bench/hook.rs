@@ -25,11 +25,11 @@ const CROWD: usize = 2_000;
 /// What the hook should cost at most where nothing is reported, in nanoseconds.
 const AIM_NS: f64 = 100.0;
 
-/// What there is to do for an exit.
+/// What there is to do for an exit, or for a signal.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Exits {
-    /// Not of a process, so the program returns at once: what is left is what it costs to call it
-    /// and to read the clock.
+enum Events {
+    /// Not of a process, and of none that is watched: nearly all of it is what it costs to call the
+    /// program and to read the clock.
     Threads,
     /// A watch is on, for another process.
     Unwatched,
@@ -37,15 +37,21 @@ enum Exits {
     ByPid,
     ByName,
     All,
+    /// Signals to a process that is not watched.
+    UnwatchedSignals,
+    /// Signals to a watched process that may end it: their sender is kept.
+    KeptSignals,
 }
 
-impl Exits {
-    const KINDS: [Self; 5] = [
+impl Events {
+    const KINDS: [Self; 7] = [
         Self::Threads,
         Self::Unwatched,
         Self::ByPid,
         Self::ByName,
         Self::All,
+        Self::UnwatchedSignals,
+        Self::KeptSignals,
     ];
 
     fn words(self) -> &'static str {
@@ -55,6 +61,8 @@ impl Exits {
             Self::ByPid => "reported, watched by pid",
             Self::ByName => "reported, by name",
             Self::All => "reported, all are",
+            Self::UnwatchedSignals => "signals, unwatched",
+            Self::KeptSignals => "signals, kept",
         }
     }
 
@@ -65,6 +73,8 @@ impl Exits {
             Self::ByPid => "by_pid",
             Self::ByName => "by_name",
             Self::All => "all",
+            Self::UnwatchedSignals => "unwatched_signals",
+            Self::KeptSignals => "kept_signals",
         }
     }
 }
@@ -91,7 +101,7 @@ impl Program {
 /// Sums over the rounds of one kind.
 struct Tally {
     program: Program,
-    exits: Exits,
+    exits: Events,
     caused: usize,
     sum: Summary,
     /// The lowest mean of a round, in nanoseconds.
@@ -99,7 +109,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(program: Program, exits: Exits) -> Self {
+    fn new(program: Program, exits: Events) -> Self {
         Self {
             program,
             exits,
@@ -133,8 +143,8 @@ pub(super) fn run(bench: &Bench) -> Result<Figures> {
     raise_descriptor_limit()?;
     let programs = [Program::Own, Program::LiveZero];
     let kinds = programs.iter().flat_map(|program| {
-        let tally = |exits: &Exits| Tally::new(*program, *exits);
-        Exits::KINDS.iter().map(tally).collect::<Vec<_>>()
+        let tally = |exits: &Events| Tally::new(*program, *exits);
+        Events::KINDS.iter().map(tally).collect::<Vec<_>>()
     });
     let mut tallies: Vec<Tally> = kinds.collect();
     let rounds = bench.rounds(ROUNDS);
@@ -152,20 +162,27 @@ fn measure(bench: &Bench, tally: &mut Tally) -> Result<()> {
     let mut arguments = tally.program.arguments();
     let (_, name) = bench.actor_named("storm")?;
     match tally.exits {
-        Exits::Threads => tally.add(EXITS_A_ROUND, unwatched(bench, arguments, "threads")?),
-        Exits::Unwatched => tally.add(EXITS_A_ROUND, unwatched(bench, arguments, "storm")?),
-        Exits::ByPid => {
+        Events::Threads => tally.add(EXITS_A_ROUND, unwatched(bench, arguments, "threads")?),
+        Events::Unwatched => tally.add(EXITS_A_ROUND, unwatched(bench, arguments, "storm")?),
+        Events::ByPid => {
             for _ in 0..EXITS_A_ROUND / CROWD {
                 tally.add(CROWD, by_pid(bench, arguments.clone())?);
             }
         }
-        Exits::ByName => {
+        Events::ByName => {
             arguments.extend(["--name".into(), name]);
             tally.add(EXITS_A_ROUND, reported(bench, &arguments)?);
         }
-        Exits::All => {
+        Events::All => {
             arguments.push("--all".into());
             tally.add(EXITS_A_ROUND, reported(bench, &arguments)?);
+        }
+        Events::UnwatchedSignals => {
+            let summary = unwatched(bench, arguments, "signals")?;
+            tally.add(EXITS_A_ROUND, of_signals(summary));
+        }
+        Events::KeptSignals => {
+            tally.add(EXITS_A_ROUND, of_signals(kept_signals(bench, arguments)?));
         }
     }
     Ok(())
@@ -205,6 +222,30 @@ fn by_pid(bench: &Bench, mut arguments: Vec<String>) -> Result<Summary> {
     watch.finish(&bench.interrupt)
 }
 
+/// Watches a process that signals itself. The wakeup for its own end is not counted.
+fn kept_signals(bench: &Bench, mut arguments: Vec<String>) -> Result<Summary> {
+    let mut command = bench.command(&bench.actor)?;
+    command
+        .args(["signals", &EXITS_A_ROUND.to_string()])
+        .stdin(Stdio::piped());
+    let mut actor = Started::start(&mut command)?;
+    arguments.extend(["--pid".into(), actor.pid().to_string()]);
+    let watch = Watch::start(bench, &arguments)?;
+    drop(actor.stdin());
+    let mut summary = watch.finish(&bench.interrupt)?;
+    summary.wakeups = summary.wakeups.saturating_sub(1);
+    Ok(summary)
+}
+
+/// With the figures of the signal hook in place of the exit hook's.
+fn of_signals(summary: Summary) -> Summary {
+    Summary {
+        hook_runs: summary.signal_hook_runs,
+        hook_run_time_ns: summary.signal_hook_run_time_ns,
+        ..summary
+    }
+}
+
 /// Watches so that each exit of a storm is reported.
 fn reported(bench: &Bench, arguments: &[String]) -> Result<Summary> {
     let mut watch = Watch::start(bench, arguments)?;
@@ -216,6 +257,7 @@ fn reported(bench: &Bench, arguments: &[String]) -> Result<Summary> {
 fn storm(bench: &Bench, kind: &str) -> Result<Started> {
     let (program, _) = bench.actor_named("storm")?;
     let mut command = bench.command(&program)?;
+    command.stdin(Stdio::null());
     Started::start(command.args([kind, &EXITS_A_ROUND.to_string()]))
 }
 
@@ -232,7 +274,7 @@ fn raise_descriptor_limit() -> Result<()> {
 
 fn figures(tallies: &[Tally]) -> Figures {
     let header = [
-        "exits",
+        "exits, signals",
         "caused",
         "hook runs",
         "reported",
@@ -241,8 +283,14 @@ fn figures(tallies: &[Tally]) -> Figures {
         "best round",
         "wakeups",
     ];
-    let mut own = Table::new("The exit hook, as this kernel runs it", &header);
-    let mut live_zero = Table::new("The exit hook for kernels before 6.16", &header);
+    let mut own = Table::new(
+        "The exit hook as this kernel runs it, and the signal hook",
+        &header,
+    );
+    let mut live_zero = Table::new(
+        "The exit hook for kernels before 6.16, and the signal hook",
+        &header,
+    );
     let mut json = json!({ "own": {}, "live_zero": {} });
     for tally in tallies {
         let (table, key) = match tally.program {
@@ -251,8 +299,8 @@ fn figures(tallies: &[Tally]) -> Figures {
         };
         json[key][tally.exits.key()] = tally_json(tally);
         let reported = match tally.exits {
-            Exits::Threads | Exits::Unwatched => 0,
-            _ => tally.sum.shown,
+            Events::ByPid | Events::ByName | Events::All => tally.sum.shown,
+            _ => 0,
         };
         table.row([
             tally.exits.words().into(),
@@ -270,10 +318,10 @@ fn figures(tallies: &[Tally]) -> Figures {
         tables: vec![own, live_zero],
         notes: vec![
             "The mean includes the kernel's BPF statistics themselves (two reads of the clock), \
-             which are off in normal use: the first row, where the program returns at once, tells \
-             how much that is. Hook runs beyond those caused are ends of threads and \
-             other processes of the host. Wakeups of the first two rows leave out the one for the \
-             end of the process that is watched."
+             which are off in normal use: the first row, where there is next to nothing to do, tells \
+             how much that is. Hook runs beyond those caused are ends of threads and other \
+             processes of the host, and signals to them. Wakeups leave out the one for the end of \
+             the process that is watched."
                 .into(),
         ],
         aims: aims(tallies),
@@ -294,8 +342,8 @@ fn tally_json(tally: &Tally) -> Value {
 }
 
 fn aims(tallies: &[Tally]) -> Vec<Aim> {
-    let unwatched = |tally: &&Tally| tally.exits == Exits::Unwatched;
-    let Some(tally) = tallies.iter().find(unwatched) else {
+    let of = |kind: Events| tallies.iter().find(move |tally| tally.exits == kind);
+    let (Some(tally), Some(signals)) = (of(Events::Unwatched), of(Events::UnwatchedSignals)) else {
         return Vec::new();
     };
     vec![
@@ -310,6 +358,12 @@ fn aims(tallies: &[Tally]) -> Vec<Aim> {
             wanted: "0",
             got: tally.sum.wakeups.to_string(),
             met: tally.sum.wakeups == 0,
+        },
+        Aim {
+            what: "wakeups for unrelated signals",
+            wanted: "0",
+            got: signals.sum.wakeups.to_string(),
+            met: signals.sum.wakeups == 0,
         },
     ]
 }
@@ -326,14 +380,15 @@ mod tests {
             wakeups: 2,
             ..Summary::default()
         };
-        let mut tally = Tally::new(Program::Own, Exits::Unwatched);
+        let mut tally = Tally::new(Program::Own, Events::Unwatched);
         tally.add(10, summary(10, 1000));
         tally.add(10, summary(30, 1500));
         assert_eq!(tally.caused, 20);
         assert_eq!(tally.sum.wakeups, 4);
         assert_eq!(tally.mean_ns(), 62.5);
         assert_eq!(tally.best_ns, 50.0);
-        let aims = aims(&[tally]);
+        let signals = Tally::new(Program::Own, Events::UnwatchedSignals);
+        let aims = aims(&[tally, signals]);
         assert_eq!(
             aims[0].line(),
             "Aim, an unwatched exit: at most 100 ns; it is 62 ns: met"

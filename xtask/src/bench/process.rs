@@ -103,6 +103,8 @@ pub(super) struct Summary {
     pub(super) wakeups: u64,
     pub(super) hook_runs: u64,
     pub(super) hook_run_time_ns: u64,
+    pub(super) signal_hook_runs: u64,
+    pub(super) signal_hook_run_time_ns: u64,
 }
 
 impl Watch {
@@ -182,12 +184,15 @@ impl Summary {
             let number = summary[key].as_u64();
             number.with_context(|| format!("no {key} in respawn watch's last line {line}"))
         };
+        let optional = |key: &str| summary[key].as_u64().unwrap_or(0);
         Ok(Self {
             shown: number("shown")?,
             lost: number("lost")?,
             wakeups: number("wakeups")?,
-            hook_runs: summary["hook_runs"].as_u64().unwrap_or(0),
-            hook_run_time_ns: summary["hook_run_time_ns"].as_u64().unwrap_or(0),
+            hook_runs: optional("hook_runs"),
+            hook_run_time_ns: optional("hook_run_time_ns"),
+            signal_hook_runs: optional("signal_hook_runs"),
+            signal_hook_run_time_ns: optional("signal_hook_run_time_ns"),
         })
     }
 }
@@ -205,6 +210,7 @@ mod tests {
             wakeups: 3,
             hook_runs: 4,
             hook_run_time_ns: 5,
+            ..Summary::default()
         };
         assert_eq!(Summary::read(line).unwrap(), summary);
         assert!(Summary::read(r#"{"event":"exited"}"#).is_err());

@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     /// Size of the ring between kernel and respawn, in bytes: a power of two, at least a page
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 22, value_parser = ring_bytes)]
     ring_bytes: u32,
-    /// Switch the kernel's BPF statistics on, and tell in the summary what the exit hook costs
+    /// Switch the kernel's BPF statistics on, and tell in the summary what the hooks cost
     #[arg(long)]
     stats: bool,
     /// Use the kernel program for kernels before 6.16, to test it
@@ -118,7 +118,7 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
         shown: view.shown(),
         lost: source.lost(),
         wakeups: source.wakeups(),
-        hook: statistics.as_ref().and_then(|_| source.statistics()),
+        hooks: statistics.as_ref().and_then(|_| source.statistics()),
     };
     view.finish(&summary).await;
     eprint_line(&summary.to_string());
@@ -177,19 +177,25 @@ struct Summary {
     shown: u64,
     lost: u64,
     wakeups: u64,
-    hook: Option<probe::HookStatistics>,
+    /// Of exit and signal hook.
+    hooks: Option<(probe::HookStatistics, probe::HookStatistics)>,
 }
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let plural = if self.shown == 1 { "exit" } else { "exits" };
         write!(f, "{} {plural} shown, {} lost", self.shown, self.lost)?;
-        if let Some(hook) = self.hook {
-            let mean = hook.run_time_ns.checked_div(hook.runs).unwrap_or(0);
+        if let Some((exit, signal)) = self.hooks {
+            let mean = |of: probe::HookStatistics| of.run_time_ns.checked_div(of.runs).unwrap_or(0);
             write!(
                 f,
-                "; the hook ran {} times, {mean} ns each on average; woken {} times",
-                hook.runs, self.wakeups
+                "; the exit hook ran {} times, {} ns each on average, the signal hook {} times, {} \
+                 ns; woken {} times",
+                exit.runs,
+                mean(exit),
+                signal.runs,
+                mean(signal),
+                self.wakeups
             )?;
         }
         Ok(())

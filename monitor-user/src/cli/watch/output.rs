@@ -65,9 +65,11 @@ impl View {
             "lost": summary.lost,
             "wakeups": summary.wakeups,
         });
-        if let Some(hook) = summary.hook {
-            line["hook_runs"] = hook.runs.into();
-            line["hook_run_time_ns"] = hook.run_time_ns.into();
+        if let Some((exit, signal)) = summary.hooks {
+            line["hook_runs"] = exit.runs.into();
+            line["hook_run_time_ns"] = exit.run_time_ns.into();
+            line["signal_hook_runs"] = signal.runs.into();
+            line["signal_hook_run_time_ns"] = signal.run_time_ns.into();
         }
         self.output.last_line(&line.to_string()).await;
     }

@@ -166,8 +166,8 @@ impl Source {
         }
     }
 
-    /// Figures of the exit hook.
-    pub(super) fn statistics(&self) -> Option<HookStatistics> {
+    /// Figures of the exit hook and of the signal hook.
+    pub(super) fn statistics(&self) -> Option<(HookStatistics, HookStatistics)> {
         match &self.kind {
             Kind::Kernel(kernel) => kernel.probe.statistics().ok(),
             Kind::Pidfds { .. } => None,
