@@ -445,6 +445,47 @@ fn the_last_seconds_are_told() {
     }
 }
 
+#[test]
+fn a_core_dump_is_told_with_its_place() {
+    const NAME: &str = "a_core_dump_is_told_with_its_place";
+    needs_root!(NAME);
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    let pattern = pattern.trim_end();
+    for limit in [0, libc::RLIM_INFINITY] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(CULPRIT);
+        command.args(["fault", "abort"]).current_dir(folder.path());
+        // SAFETY: setrlimit is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                let core = nix::sys::resource::Resource::RLIMIT_CORE;
+                Ok(nix::sys::resource::setrlimit(core, limit, limit)?)
+            });
+        }
+        let mut victim = Victim::from_command(&mut command);
+        let mut watch = watch(victim.pid(), &[]);
+        victim.wait();
+        let event = watch.exit_of(victim.pid());
+        let core = &event["core"];
+        if event["cause"]["core_dumped"] == false {
+            assert_eq!(*core, Value::Null);
+            continue;
+        }
+        assert_eq!(core["pattern"], pattern);
+        match (pattern.strip_prefix('|'), core["file"].as_str()) {
+            (Some(program), _) => {
+                assert_eq!(core["piped_to"].as_str(), program.split_whitespace().next());
+            }
+            (None, Some(file)) => {
+                let file = folder.path().join(file);
+                assert!(file.exists(), "{event}");
+                let _ = fs::remove_file(file);
+            }
+            (None, None) => skip(NAME, "core_pattern asks for what only the kernel knows"),
+        }
+    }
+}
+
 /// Kills in a storm: several senders, each of which kills many, one after the other.
 #[test]
 fn in_a_storm_every_kill_has_the_right_sender() {
@@ -553,6 +594,13 @@ fn a_service_is_told_why_it_died() {
     let status = rig.run(&["status", "web"]);
     let status = String::from_utf8(status.stdout).unwrap();
     assert!(status.contains("from culprit"), "{status}");
+
+    // The agent's own stop is told as that.
+    assert!(rig.run(&["stop", "web"]).status.success());
+    let output = rig.run(&["why", "web", "-n", "2"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("stopped by the agent"), "{text}");
+    assert!(text.contains("from culprit"), "{text}");
 
     let nobody = rig.run(&["why", "nobody"]);
     assert_eq!(nobody.status.code(), Some(1));

@@ -61,7 +61,7 @@ fn status_has_what_the_contract_promises() {
     let text = String::from_utf8(agent.run(&["status"]).stdout).unwrap();
     assert!(
         text.contains(&pid.to_string())
-            && text.contains("killed by SIGKILL, ")
+            && text.contains("killed by SIGKILL from ")
             && text.contains(" ago\n"),
         "{text}"
     );

@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 28] = [
+const CHECKS: [&str; 29] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -24,6 +24,7 @@ const CHECKS: [&str; 28] = [
     "per_cpu_array_map",
     "array_map",
     "delivery",
+    "senders",
     "bpffs",
     "lockdown",
     "cap_bpf",

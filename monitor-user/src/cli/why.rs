@@ -99,6 +99,8 @@ pub(crate) struct Deaths {
 pub(crate) struct Death {
     service: String,
     exited: Value,
+    /// What the agent did to end it before, if it did.
+    stopping: Option<Value>,
     /// What the journal tells of the service from there to the next death.
     then: Vec<Value>,
     /// The death that ended what came of it.
@@ -110,11 +112,15 @@ impl Deaths {
     pub(crate) fn read(reader: &mut Reader, service: &str, count: usize) -> Result<Self> {
         let mut is_known = false;
         let mut deaths: Vec<Death> = Vec::new();
+        let mut stopping: Option<Value> = None;
         while let Some(line) = reader.next()? {
             if line.service() != Some(service) {
                 continue;
             }
             is_known = true;
+            if line.event["event"] == "stopping" {
+                stopping = Some(line.event.clone());
+            }
             if line.event["event"] != "exited" {
                 if let Some(death) = deaths.last_mut() {
                     death.then.push(line.event);
@@ -129,6 +135,9 @@ impl Deaths {
             }
             deaths.push(Death {
                 service: service.to_owned(),
+                stopping: stopping
+                    .take()
+                    .filter(|stopping| is_same_instance(stopping, &line.event)),
                 exited: line.event,
                 then: Vec::new(),
                 next: None,
@@ -165,6 +174,7 @@ impl Death {
         };
         json!({
             "service": self.service,
+            "stopping": self.stopping,
             "exited": self.exited,
             "sender_lives": lives,
             "sender_command": command,
@@ -187,6 +197,7 @@ impl Death {
             }
         };
         say("when", Some(self.when(zone)));
+        say("stopped", self.stopped());
         say("sender", self.sender_words(&cause));
         say("asked", self.asked());
         say("memory", self.memory(&cause));
@@ -228,6 +239,13 @@ impl Death {
             .as_str()
             .map_or_else(String::new, |comm| format!(" ({comm})"));
         format!("{time}{lived}, pid {pid}{comm}")
+    }
+
+    fn stopped(&self) -> Option<String> {
+        let signal = self.stopping.as_ref()?["signal"].as_str()?;
+        Some(format!(
+            "by the agent, which had sent {signal} to stop or restart it"
+        ))
     }
 
     fn sender_words(&self, cause: &Cause) -> Option<String> {
@@ -369,6 +387,10 @@ impl Death {
     }
 }
 
+fn is_same_instance(one: &Value, other: &Value) -> bool {
+    one["pid"] == other["pid"] && one["start_time_ns"] == other["start_time_ns"]
+}
+
 /// By which call, in words that follow the sender's.
 fn way(how: How) -> Option<&'static str> {
     Some(match how {
@@ -414,6 +436,7 @@ mod tests {
     fn death(exited: Value, then: Vec<Value>, next: Option<Value>) -> Vec<String> {
         let death = Death {
             service: "web".to_owned(),
+            stopping: None,
             exited,
             then,
             next,

@@ -20,6 +20,7 @@ use crate::probe::{MapKind, has_map_kind, namespace};
 use crate::report::Age;
 
 const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
+const SENDERS: Need = Need::Part("who sent a signal");
 const TREES: Need = Need::Part("stops of processes that have left their service's group");
 const USERS: Need = Need::Part("services that run as other users");
 const NOTHING: Need = Need::Nothing(());
@@ -49,6 +50,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("per_cpu_array_map", Need::Ebpf, |host| map(host, MapKind::PerCpuArray, "counts lost events")),
     check("array_map", Need::Ebpf, |host| map(host, MapKind::Array, "holds field offsets and filters")),
     check("delivery", Need::Ebpf, delivery),
+    check("senders", SENDERS, senders),
     check("bpffs", REMEMBER, bpffs),
     check("lockdown", NOTHING, lockdown),
     check("cap_bpf", NOTHING, |host| capability(host, CAP_BPF, "load kernel programs")),
@@ -273,6 +275,15 @@ fn delivery(host: &Host<'_>) -> Finding {
         Some(Err(error)) => {
             Finding::missing(one_line(error)).advise("report this, with what doctor says")
         }
+        None => Finding::unknown("not tried: the exit program is not loaded"),
+    }
+}
+
+fn senders(host: &Host<'_>) -> Finding {
+    match &host.trial.sender {
+        Some(Ok(())) => Finding::works("the sender of a child's signal was told"),
+        Some(Err(error)) => Finding::missing(one_line(error))
+            .advise("run a kernel with the BTF tracepoint signal_generate"),
         None => Finding::unknown("not tried: the exit program is not loaded"),
     }
 }

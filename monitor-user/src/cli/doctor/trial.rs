@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Global;
 use crate::clock;
-use crate::decode::{self, Birth};
+use crate::decode::{self, Birth, ProcessExit};
 use crate::os::process::Process;
 use crate::probe::{KernelProbe, Options};
 use crate::supervisor::Cause;
@@ -24,9 +24,11 @@ pub(super) struct Trial {
     pub(super) loaded: Result<()>,
     /// How long after the child's exit became final it was told; `None`: not loaded.
     pub(super) delivered: Option<Result<Duration>>,
+    /// Whether the sender of a signal was told; `None`: not loaded.
+    pub(super) sender: Option<Result<()>>,
 }
 
-/// Loads the kernel programs, and has them tell of one exit.
+/// Loads the kernel programs, and has them tell of an exit and of a kill.
 ///
 /// # Errors
 /// No runtime to wait in.
@@ -44,32 +46,53 @@ pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
             Ok(mut probe) => Trial {
                 loaded: Ok(()),
                 delivered: Some(see_an_exit(&mut probe).await),
+                sender: Some(see_a_sender(&mut probe).await),
             },
             Err(error) => Trial {
                 loaded: Err(error),
                 delivered: None,
+                sender: None,
             },
         }
     }))
 }
 
 async fn see_an_exit(probe: &mut KernelProbe) -> Result<Duration> {
+    let exit = see_the_end(probe, TestChild::end).await?;
+    if exit.cause != (Cause::Exited { code: CODE }) {
+        bail!(
+            "the child exited with {CODE}, but was told to have {}",
+            exit.cause
+        );
+    }
+    Ok(clock::since_boot().saturating_sub(exit.exited_at))
+}
+
+async fn see_a_sender(probe: &mut KernelProbe) -> Result<()> {
+    let exit = see_the_end(probe, TestChild::kill).await?;
+    let Cause::Signaled { origin, .. } = &exit.cause else {
+        bail!("the child was killed, but was told to have {}", exit.cause);
+    };
+    match &origin.sender {
+        Some(sender) if sender.pid == std::process::id() => Ok(()),
+        Some(sender) => bail!("this process killed the child, but {sender} was told"),
+        None => bail!("the signal program is not attached: see --log info"),
+    }
+}
+
+/// What is told of a child's end.
+async fn see_the_end(
+    probe: &mut KernelProbe,
+    end: impl FnOnce(TestChild) -> Result<()>,
+) -> Result<ProcessExit> {
     let child = TestChild::start()?;
     let instance = child.open()?.instance;
     probe.watch(instance, Birth::NONE)?;
-    child.end()?;
+    end(child)?;
     loop {
         while let Some(exit) = probe.next(decode::exit) {
             match exit {
-                Some(exit) if exit.instance == instance => {
-                    if exit.cause != (Cause::Exited { code: CODE }) {
-                        bail!(
-                            "the child exited with {CODE}, but was told to have {}",
-                            exit.cause
-                        );
-                    }
-                    return Ok(clock::since_boot().saturating_sub(exit.exited_at));
-                }
+                Some(exit) if exit.instance == instance => return Ok(exit),
                 Some(_) => {}
                 None => bail!("the ring holds a record that is not of this build"),
             }
@@ -110,6 +133,12 @@ impl TestChild {
     fn open(&self) -> Result<Process> {
         Process::open(self.0.id())
             .map_err(|error| anyhow!("cannot open a child's pidfd: {error:?}"))
+    }
+
+    /// Kills it, and reaps it.
+    fn kill(mut self) -> Result<()> {
+        self.0.kill().context("cannot kill a child")?;
+        self.0.wait().context("cannot wait for a child").map(drop)
     }
 
     /// Has it exit, and reaps it.
