@@ -7,8 +7,10 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -508,6 +510,51 @@ fn what_looks_the_same_is_not_drawn_again() {
     tmux.shows("no agent (waiting)");
     bytes(Duration::from_secs(1));
     assert_eq!(bytes(Duration::from_secs(3)), 0);
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_holds_nothing_up() {
+    let rig = Rig::new();
+    let size = Winsize {
+        ws_row: 50,
+        ws_col: 200,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(Some(&size), None).unwrap();
+    let mut keyboard = fs::File::from(pty.master);
+    let top = rig.command(&["top"]);
+    let mut command = Command::new("setsid");
+    command.arg("--ctty").arg(top.get_program()).arg("top");
+    let variables = top.get_envs();
+    command.envs(variables.filter_map(|(key, value)| Some((key, value?))));
+    command.env("TERM", "xterm").env("LC_ALL", "C.UTF-8");
+    let terminal = || Stdio::from(pty.slave.try_clone().unwrap());
+    command
+        .stdin(terminal())
+        .stdout(terminal())
+        .stderr(terminal());
+    let mut child = command.spawn().unwrap();
+    let written = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+        let bytes = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        bytes.unwrap().parse::<u64>().unwrap()
+    };
+    // Each key shows or hides lines, until there is no room for more: then only a few bytes are
+    // written, with which its threads wake each other.
+    let mut before = 0;
+    let mut quiet = 0;
+    wait_for("the terminal is full", || {
+        keyboard.write_all(b"?").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let now = written();
+        quiet = if now - before < 64 { quiet + 1 } else { 0 };
+        before = now;
+        (quiet == 20).then_some(())
+    });
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let status = wait_for("its end", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
 }
 
 #[test]

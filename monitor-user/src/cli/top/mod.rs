@@ -35,7 +35,7 @@ use self::terminal::{Screen, Terminal};
 use self::view::View;
 use super::Global;
 use super::ask::tell_person;
-use super::output::{Interrupts, LAST_WORDS};
+use super::output::Interrupts;
 use crate::{clock, probe};
 
 /// The exit status of wrong usage.
@@ -96,10 +96,7 @@ async fn top(global: &Global, arguments: &Arguments) -> Result<()> {
         panic_as_asked();
     }
     let ended = top.work(&terminal, &mut interrupts, &mut resumed).await;
-    // The last picture is not to be written after the terminal was given back.
-    if top.screen.is_busy() {
-        let _ = tokio::time::timeout(LAST_WORDS, top.screen.written()).await;
-    }
+    top.screen.finish().await;
     ended
 }
 
@@ -192,6 +189,7 @@ impl Top {
                     Vec::new()
                 }
                 Woken::Resumed => {
+                    self.screen.finish().await;
                     terminal.retake()?;
                     vec![Wish::Repaint]
                 }
@@ -353,9 +351,7 @@ impl Top {
 
     /// Gives the terminal to the shell until it brings this program back.
     async fn suspend(&mut self, terminal: &Terminal) -> Result<()> {
-        if self.screen.is_busy() {
-            self.screen.written().await?;
-        }
+        self.screen.finish().await;
         // To all of the job, as the terminal would have sent it; this goes on when it is brought
         // back, or at once where there is no shell to do that.
         terminal.lend(|| {

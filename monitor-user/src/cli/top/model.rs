@@ -271,6 +271,11 @@ impl Model {
                 _ => None,
             };
         }
+        // A terminal sends the same for Escape and soon a key as for that key with Alt.
+        if key.modifiers.contains(KeyModifiers::ALT) {
+            self.question = None;
+            self.pane = Pane::Exits;
+        }
         if let Some(order) = self.question.take() {
             let yes = matches!(key.code, KeyCode::Char('y' | 'Y'));
             return yes.then(|| self.order(order));

@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::termios::{FlowArg, FlushArg, tcflow, tcflush};
 use nix::unistd::{dup, dup2_stderr};
 use ratatui::backend::{Backend, CrosstermBackend};
 use ratatui::buffer::Buffer;
@@ -22,6 +23,12 @@ use ratatui::crossterm::terminal::{
 };
 use ratatui::layout::Rect;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+use crate::cli::output::LAST_WORDS;
+
+/// How often what is on its way to the terminal is thrown away: it holds a part of a picture.
+const TRIES: usize = 20;
 
 /// Whether the view has the terminal, and what is aside meanwhile.
 static HELD: Mutex<Option<Held>> = Mutex::new(None);
@@ -181,5 +188,22 @@ impl Screen {
         let written = writing.await;
         self.writing = None;
         written?.context("cannot write to the terminal")
+    }
+
+    /// Waits for the last picture, so that it is not written after the terminal was given back.
+    /// Where nobody takes it in time, it is thrown away.
+    pub(super) async fn finish(&mut self) {
+        let mut patience = LAST_WORDS;
+        for _ in 0..TRIES {
+            if !self.is_busy() || timeout(patience, self.written()).await.is_ok() {
+                return;
+            }
+            let stdout = io::stdout();
+            let _ = tcflush(&stdout, FlushArg::TCOFLUSH);
+            // The kernel wakes the writer of what is left when output is resumed, not before.
+            let _ = tcflow(&stdout, FlowArg::TCOOFF);
+            let _ = tcflow(&stdout, FlowArg::TCOON);
+            patience = LAST_WORDS / 10;
+        }
     }
 }

@@ -193,6 +193,17 @@ fn the_end_and_the_like_are_wished_for() {
 }
 
 #[test]
+fn escape_and_a_key_at_once_are_both_taken() {
+    let mut model = three();
+    press(&mut model, "?x");
+    let alt_y = KeyEvent::new(KeyCode::Char('y'), KeyModifiers::ALT);
+    assert_eq!(model.take(Input::Key(alt_y), at(0)), None);
+    assert!(screen(&model)[6].contains("exits of this host"));
+    let alt_q = KeyEvent::new(KeyCode::Char('q'), KeyModifiers::ALT);
+    assert_eq!(model.take(Input::Key(alt_q), at(0)), Some(Wish::Quit));
+}
+
+#[test]
 fn what_is_selected_stays_so() {
     let mut model = three();
     press(&mut model, "j");
