@@ -77,7 +77,8 @@ fn what_is_pinned_is_small_and_what_runs_is_short() {
         ));
     }
     report(&format!("pinned: {} KB in all", bytes / 1024));
-    assert_eq!(programs.len(), 2);
+    let pinned = |wanted: &str| programs.iter().any(|(name, _)| name == wanted);
+    assert!(pinned("birth") && pinned("signal"));
     assert!(bytes < 16 << 20, "{bytes} bytes");
 
     let _counting = bpf::statistics().unwrap();
@@ -96,7 +97,8 @@ fn what_is_pinned_is_small_and_what_runs_is_short() {
     for (index, (name, _)) in programs.iter().enumerate() {
         let of_strangers = strangers[index].since(before[index]);
         let of_own = own[index].since(strangers[index]);
-        assert!(of_strangers.count >= STRANGERS, "{name:?}");
+        // Nobody runs out of memory here.
+        assert!(of_strangers.count >= STRANGERS || name == "oom", "{name:?}");
         report(&format!(
             "cost of {name:?}: {} ns for each of {} processes, nearly all strangers; \
              {} ns for each of {} while a service was restarted {RESTARTS} times",

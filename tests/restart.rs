@@ -165,20 +165,19 @@ fn a_policy_decides_what_follows_an_end() {
 #[test]
 fn delays_double_and_a_stable_run_sets_them_back() {
     let keys = "restart_delay = \"20ms\"\nrestart_max_delay = \"300ms\"\nstable_after = \"400ms\"";
-    let agent = Agent::start(&[("web", &sleeping(keys))]);
+    let trigger = Trigger::new();
+    let agent = Agent::start(&[("web", &shell(&trigger.script(), keys))]);
     let mut journal = agent.follow();
     let (mut failures, mut resets) = (0, 0);
     for round in 0..8 {
-        let started = journal.next_of("web", "started");
-        let pid = pid_of(&started);
+        journal.next_of("web", "started");
         if round == 5 {
             eventually("it is stable", || {
                 let uptime = agent.status("web")["uptime_ns"].as_u64()?;
                 (uptime > 500_000_000).then_some(())
             });
         }
-        // Its own failure, as long as nobody knows who sent it.
-        signal_to(pid, Signal::SIGUSR1);
+        trigger.pull();
         let exited = journal.next_of("web", "exited");
         if exited["uptime_ns"].as_u64().unwrap() >= 400_000_000 {
             failures = 0;
@@ -279,9 +278,10 @@ fn a_clock_set_back_during_backoff_harms_nothing() {
         ..Setup::default()
     };
     let keys = "restart_delay = \"1s\"";
-    let agent = Agent::with(&setup, &[("web", &sleeping(keys))]);
+    let trigger = Trigger::new();
+    let agent = Agent::with(&setup, &[("web", &shell(&trigger.script(), keys))]);
     let mut journal = agent.follow();
-    signal_to(pid_of(&journal.next_of("web", "started")), Signal::SIGUSR1);
+    trigger.pull();
     let before = journal.next_of("web", "backoff");
     std::fs::write(&flag, "").unwrap();
     // In the agent's eyes an hour earlier; on its timers a second later.
@@ -294,13 +294,33 @@ fn a_clock_set_back_during_backoff_harms_nothing() {
         );
     }
     assert!(hour(&before) > hour(&after), "{before} {after}");
-    signal_to(pid_of(&after), Signal::SIGUSR1);
+    trigger.pull();
     journal.next_of("web", "backoff");
     std::fs::remove_file(&flag).unwrap();
     let again = journal.next_of("web", "started");
     assert!(again["time"].as_str() > before["time"].as_str());
     std::thread::sleep(Duration::from_millis(50));
     agent.assert_single("web");
+}
+
+/// Has a service fail by itself when it is told to.
+struct Trigger(tempfile::TempDir);
+
+impl Trigger {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        Self(dir)
+    }
+
+    fn script(&self) -> String {
+        format!("read line < {}/go; exit 3", self.0.path().display())
+    }
+
+    /// Waits until the service reads.
+    fn pull(&self) {
+        std::fs::write(self.0.path().join("go"), "now\n").unwrap();
+    }
 }
 
 /// A library whose wall clock goes back by an hour as long as there is that file.

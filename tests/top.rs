@@ -288,7 +288,8 @@ fn the_keys_steer_the_services() {
     tmux.shows("next start in");
     tmux.press(&["k", "w"]);
     tmux.until("both deaths", |screen| {
-        screen.contains("why calm ended") && screen.matches("killed by SIGTERM after").count() == 2
+        screen.contains("why calm ended")
+            && screen.matches("killed by SIGTERM from respawn").count() == 2
     });
 }
 

@@ -94,9 +94,18 @@ impl View<'_> {
         canvas.put(25, y, 16, exited.comm.as_deref().unwrap_or("?"), plain);
         canvas.right(43, y, 7, &lived, plain);
         let cause = exited.cause.to_string();
-        let x = canvas.put(52, y, u16::MAX, &cause, cause_style(&exited.cause));
-        if let Some(service) = self.service_of(exited) {
-            canvas.put(x + 1, y, u16::MAX, &format!("[{service}]"), plain.bold());
+        let service = self.service_of(exited).map(|name| format!("[{name}]"));
+        // A cause may be long, by its sender: whose exit it was has its room first.
+        let reserved = service.as_ref().map_or(0, |name| name.chars().count() + 1);
+        let reserved = u16::try_from(reserved).unwrap_or(u16::MAX);
+        let room = canvas
+            .buffer
+            .area
+            .width
+            .saturating_sub(52 + reserved.min(20));
+        let x = canvas.put(52, y, room, &cause, cause_style(&exited.cause));
+        if let Some(service) = service {
+            canvas.put(x + 1, y, u16::MAX, &service, plain.bold());
         }
     }
 
