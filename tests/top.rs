@@ -288,8 +288,8 @@ fn the_keys_steer_the_services() {
     tmux.shows("next start in");
     tmux.press(&["k", "w"]);
     tmux.until("both deaths", |screen| {
-        screen.contains("why calm ended")
-            && screen.matches("killed by SIGTERM from respawn").count() == 2
+        let is_death = |line: &&str| line.contains("killed by SIGTERM") && line.contains(" after ");
+        screen.contains("why calm ended") && screen.lines().filter(is_death).count() == 2
     });
 }
 
