@@ -39,7 +39,7 @@ use crate::decode::{self, Birth, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
-use crate::os::{pidfd, proc};
+use crate::os::{self, pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
     Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, Output, RequestId, ServiceName,
@@ -169,6 +169,8 @@ impl Agent {
         let group = config.agent.control_group;
         let runtime_dir = &options.runtime_dir;
         let (probe, pins) = load_probe(options);
+        // To read the kernel's types takes much for a moment.
+        os::give_back_memory();
         let mut notices = Notices::default();
         notices.set(&config.agent.notices);
         let environment = surroundings.for_services();

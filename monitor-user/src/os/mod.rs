@@ -33,6 +33,15 @@ pub(crate) fn page_size() -> u64 {
         .unwrap_or(4096)
 }
 
+/// Gives memory that is free by now back to the kernel.
+pub(crate) fn give_back_memory() {
+    // SAFETY: takes nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 /// The bytes of a record as the kernel writes it.
 #[cfg(test)]
 pub(crate) fn bytes_of_record(
