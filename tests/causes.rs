@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::rig::{Rig, report};
+use support::rig::{Rig, report, switches};
 use support::{Victim, Watch, needs_root, skip, start_time_ns};
 
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
@@ -537,6 +537,26 @@ fn in_a_storm_every_kill_has_the_right_sender() {
         "storm: {right} kills attributed to the right sender, 0 to a wrong one, {unknown} unknown"
     ));
     assert_eq!(right, ROUNDS * SENDERS * EACH);
+}
+
+#[test]
+fn signals_to_others_wake_no_agent() {
+    needs_root!("signals_to_others_wake_no_agent");
+    const SIGNALS: usize = 100_000;
+    let rig = Rig::new();
+    rig.sleeper("web");
+    let agent = rig.agent();
+    rig.ledger().current("web");
+    // What the start has left to do is done when nothing is done for a while.
+    let mut before = switches(agent.pid());
+    support::rig::wait_for("an idle agent", || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let now = switches(agent.pid());
+        (std::mem::replace(&mut before, now) == now).then_some(())
+    });
+    let mut storm = culprit(&["storm", &SIGNALS.to_string()]);
+    assert_eq!(storm.line(), "done");
+    assert_eq!(switches(agent.pid()), before, "after {SIGNALS} signals");
 }
 
 #[test]

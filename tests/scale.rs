@@ -2,12 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::rig::switches;
 use support::{Agent, eventually, pid_of, proc_status, signal_to, timed};
 
 const SERVICES: usize = 1000;
@@ -25,20 +25,6 @@ fn all_running(agent: &Agent, restarts: u64) -> BTreeMap<String, Value> {
         });
         done.then(|| by_name.collect())
     })
-}
-
-/// How often the agent has been scheduled, all of its threads together.
-fn switches(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let count = |text: String| -> u64 {
-        let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
-        lines
-            .map(|line| line.rsplit_once('\t').unwrap().1.parse::<u64>().unwrap())
-            .sum()
-    };
-    tasks
-        .map(|task| count(fs::read_to_string(task.unwrap().path().join("status")).unwrap()))
-        .sum()
 }
 
 #[test]

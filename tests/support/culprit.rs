@@ -2,8 +2,8 @@
 //! by one.
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
-//! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | seccomp WHAT | threads N SIGNAL |
-//! eat | pipe`.
+//! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | seccomp WHAT | threads N |
+//! eat | pipe | storm N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
 
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ["threads", count] => threads(count),
         ["eat"] => eat(),
         ["pipe"] => pipe(),
+        ["storm", count] => storm(count),
         _ => Err(format!("unknown arguments {words:?}").into()),
     };
     match outcome {
@@ -278,6 +279,22 @@ fn eat() -> Outcome {
         eaten.push(vec![1_u8; 1 << 20]);
         std::hint::black_box(&eaten);
     }
+}
+
+/// Signals itself so often, and says so.
+fn storm(count: &str) -> Outcome {
+    // SAFETY: the handler does nothing.
+    unsafe {
+        nix::sys::signal::signal(
+            Signal::SIGUSR1,
+            nix::sys::signal::SigHandler::Handler(nothing),
+        )
+    }?;
+    for _ in 0..count.parse()? {
+        raise(Signal::SIGUSR1)?;
+    }
+    say("done");
+    go()
 }
 
 /// Writes to a pipe that nobody reads.

@@ -328,6 +328,28 @@ impl Drop for Rig {
     }
 }
 
+/// How often a process has been scheduled, all of its threads together.
+pub fn switches(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("/proc");
+    let count = |text: String| -> u64 {
+        let lines = text.lines().filter(|line| line.contains("ctxt_switches"));
+        lines
+            .map(|line| {
+                line.rsplit_once('\t')
+                    .expect("/proc")
+                    .1
+                    .parse::<u64>()
+                    .expect("/proc")
+            })
+            .sum()
+    };
+    tasks
+        .map(|task| {
+            count(fs::read_to_string(task.expect("/proc").path().join("status")).expect("/proc"))
+        })
+        .sum()
+}
+
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
