@@ -59,6 +59,8 @@ struct Held {
     state: HeldState,
     /// The supervisor waits to hear that its tree is gone.
     asked: bool,
+    /// The kernel's record has told of its exit, and all that a look would.
+    is_told: bool,
     /// What tells of it.
     tokens: Vec<u64>,
 }
@@ -356,6 +358,7 @@ impl Instances {
                 tree,
                 state,
                 asked: false,
+                is_told: false,
                 tokens,
             },
         );
@@ -410,6 +413,13 @@ impl Instances {
         }
     }
 
+    /// The kernel's record of its exit has come.
+    pub(super) fn told(&mut self, instance: &Instance) {
+        if let Some(held) = self.held.get_mut(instance) {
+            held.is_told = true;
+        }
+    }
+
     /// Looks at one instance of which something was told.
     fn look(&mut self, instance: Instance) -> Option<Event> {
         let held = self.held.get_mut(&instance)?;
@@ -446,9 +456,8 @@ impl Instances {
         let HeldState::Main(pidfd) = &held.state else {
             return None;
         };
-        let comm = proc::stat(instance.pid)
-            .ok()
-            .filter(|stat| stat.is_zombie());
+        let stat = (!held.is_told).then(|| proc::stat(instance.pid).ok());
+        let comm = stat.flatten().filter(proc::Stat::is_zombie);
         let released = held.tree.release(pidfd.as_fd());
         if let Some(problem) = released.problem {
             tracing::error!(service = %held.service, "its tree may not be gone: {problem}");

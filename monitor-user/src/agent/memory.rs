@@ -1,5 +1,6 @@
-//! What the next agent needs to know, kept in the runtime directory: one small file a service,
-//! replaced whole, so that it is the old one or the new one whenever the agent dies.
+//! What the next agent needs to know, kept in the runtime directory: one small file a service. Its
+//! last whole line counts. A line is one `write(2)`, and so is there or is not whenever the agent
+//! dies; where the file has become long, and where a write has failed, it is replaced whole.
 //!
 //! Where the kernel records no births, a second file has the service's last one, written before the
 //! new process may go on. It is left there and written over by the next: the first file says which
@@ -27,7 +28,12 @@ pub(super) struct MemoryDir {
     boot_id: String,
     /// The births in files that memories know of.
     known_births: HashMap<String, Instance>,
+    /// How long the files are that this agent may append to.
+    lengths: HashMap<String, usize>,
 }
+
+/// A file that is longer is replaced.
+const LONGEST: usize = 16 << 10;
 
 #[derive(Serialize, Deserialize)]
 struct File {
@@ -86,6 +92,7 @@ impl MemoryDir {
             path,
             boot_id,
             known_births: HashMap::new(),
+            lengths: HashMap::new(),
         })
     }
 
@@ -214,7 +221,7 @@ impl MemoryDir {
 
     /// Remembers a service, or forgets it. `untold`: as in [`Remembered`].
     pub(super) fn write(
-        &self,
+        &mut self,
         service: &str,
         memory: Option<Memory>,
         untold: &[Instance],
@@ -223,6 +230,7 @@ impl MemoryDir {
         let Some(memory) = memory else {
             // First: a birth without a memory would be taken for one that is not known.
             self.drop_birth(service);
+            self.lengths.remove(service);
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -236,16 +244,110 @@ impl MemoryDir {
             untold: untold.to_vec(),
             birth: self.known_births.get(service).copied(),
         };
-        let bytes = serde_json::to_vec(&file)?;
+        let mut line = serde_json::to_vec(&file)?;
+        line.push(b'\n');
+        // Until it is known how this ends, nothing may be appended to what may be half a line.
+        let length = match self.lengths.remove(service) {
+            Some(length) if length < LONGEST && append(&path, &line).is_ok() => length,
+            _ => {
+                self.replace(service, &path, &line)?;
+                0
+            }
+        };
+        self.lengths.insert(service.to_owned(), length + line.len());
+        Ok(())
+    }
+
+    fn replace(&self, service: &str, path: &Path, line: &[u8]) -> io::Result<()> {
         let temporary = self.path.join(format!("{service}.new"));
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&temporary)?.write_all(&bytes)?;
-        fs::rename(&temporary, &path)
+        options.open(&temporary)?.write_all(line)?;
+        fs::rename(&temporary, path)
     }
 }
 
+/// Adds a line to a file that is there, by one write.
+fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().append(true).open(path)?;
+    if file.write(line)? == line.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// The last whole line.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path)?;
-    serde_json::from_slice(&bytes).context("damaged, not used")
+    let mut lines = bytes.rsplit(|&byte| byte == b'\n');
+    lines
+        .find_map(|line| serde_json::from_slice(line).ok())
+        .context("damaged, not used")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(starts: u64) -> Option<Memory> {
+        Some(Memory {
+            starts,
+            ..Memory::default()
+        })
+    }
+
+    /// How many starts the next agent knows of.
+    fn recalled(runtime_dir: &Path) -> Option<u64> {
+        let recalled = MemoryDir::open(runtime_dir).unwrap().read().unwrap();
+        let memory = recalled.memories.into_iter().next();
+        memory.map(|(_, remembered)| remembered.memory.starts)
+    }
+
+    #[test]
+    fn the_last_write_counts_however_many_there_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memories = MemoryDir::open(dir.path()).unwrap();
+        let path = dir.path().join("state/web.json");
+        let mut longest = 0;
+        for starts in 0..500 {
+            memories.write("web", memory(starts), &[]).unwrap();
+            assert_eq!(recalled(dir.path()), Some(starts));
+            longest = longest.max(fs::metadata(&path).unwrap().len());
+        }
+        let bound = u64::try_from(2 * LONGEST).unwrap();
+        assert!((1000..bound).contains(&longest), "{longest} bytes");
+        memories.write("web", None, &[]).unwrap();
+        assert_eq!(recalled(dir.path()), None);
+    }
+
+    #[test]
+    fn a_torn_line_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memories = MemoryDir::open(dir.path()).unwrap();
+        memories.write("web", memory(1), &[]).unwrap();
+        memories.write("web", memory(2), &[]).unwrap();
+        let path = dir.path().join("state/web.json");
+        let whole = fs::read(&path).unwrap();
+        let first = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        for length in [first, first + 1, whole.len() - 10] {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(recalled(dir.path()), Some(1), "{length} bytes");
+        }
+        // An agent never appends to what another one has left.
+        let mut next = MemoryDir::open(dir.path()).unwrap();
+        next.write("web", memory(3), &[]).unwrap();
+        assert_eq!(recalled(dir.path()), Some(3));
+    }
+
+    #[test]
+    fn a_file_that_somebody_took_away_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memories = MemoryDir::open(dir.path()).unwrap();
+        let path = dir.path().join("state/web.json");
+        memories.write("web", memory(1), &[]).unwrap();
+        fs::remove_file(&path).unwrap();
+        memories.write("web", memory(2), &[]).unwrap();
+        assert_eq!(recalled(dir.path()), Some(2));
+    }
 }

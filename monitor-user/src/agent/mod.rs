@@ -336,6 +336,7 @@ impl Agent {
     fn tell_exit(&mut self, service: ServiceName, mut exit: ProcessExit) {
         aftermath::complete(&mut exit);
         let instance = exit.instance;
+        self.instances.told(&instance);
         let facts = facts_of(&exit);
         let time = facts.exited_at;
         self.facts.insert(instance, facts);

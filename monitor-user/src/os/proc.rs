@@ -1,7 +1,7 @@
 //! What `/proc` tells of a process. Acts on none.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -59,8 +59,10 @@ pub(crate) fn command_line(pid: u32) -> io::Result<Vec<String>> {
 /// `NotFound` (or ESRCH) if there is no such process, `InvalidData` if the kernel's text is not
 /// understood.
 pub(crate) fn stat(pid: u32) -> io::Result<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| {
+    // One read tells all: `/proc` knows no size beforehand.
+    let mut text = [0; 1024];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut text)?;
+    parse_stat(text.get(..length).unwrap_or_default()).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::InvalidData,
             format!("cannot understand /proc/{pid}/stat"),
