@@ -1,0 +1,160 @@
+//! What clients ask of the agent, turned into facts for the supervisor, and the answers that need
+//! nobody else.
+
+use std::time::Instant;
+
+use super::{Agent, log_warnings, requests};
+use crate::config;
+use crate::control::{Command, Incoming, Response, ServiceStatus};
+use crate::os::proc;
+use crate::supervisor::{Event, RequestId, ServiceName, Status};
+
+impl Agent {
+    /// Does what a client asks for, or has it done; the answer follows.
+    pub(super) fn obey(
+        &mut self,
+        Incoming {
+            command,
+            reply,
+            peer,
+        }: Incoming,
+    ) {
+        tracing::debug!(pid = peer.pid, uid = peer.uid, ?command, "asked");
+        match command {
+            Command::Status { services } => requests::answer(reply, self.status(&services)),
+            Command::Start { services, no_wait } => {
+                self.request(&services, no_wait, reply, |service, request| {
+                    Event::StartRequested { service, request }
+                });
+            }
+            Command::Stop {
+                mut services,
+                all,
+                no_wait,
+            } => {
+                if all {
+                    services = self.names();
+                }
+                self.request(&services, no_wait, reply, |service, request| {
+                    Event::StopRequested { service, request }
+                });
+            }
+            Command::Restart { services, no_wait } => {
+                self.request(&services, no_wait, reply, |service, request| {
+                    Event::RestartRequested { service, request }
+                });
+            }
+            Command::Signal { service, signal } => {
+                self.request(&[service], false, reply, |service, request| {
+                    Event::SignalRequested {
+                        service,
+                        signal,
+                        request,
+                    }
+                });
+            }
+            Command::Reload => self.reload(Some(reply)),
+            Command::Shutdown => {
+                let request = self.requests.single(reply);
+                self.shut_down(request);
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        services: &[String],
+        no_wait: bool,
+        reply: tokio::sync::oneshot::Sender<Response>,
+        event: impl Fn(ServiceName, RequestId) -> Event,
+    ) {
+        let group = self.requests.group(services, reply);
+        for (service, request) in services.iter().zip(&group.requests) {
+            self.tell(event(ServiceName::from(service.as_str()), *request));
+        }
+        if no_wait {
+            self.requests.release(group.id);
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.supervisor
+            .statuses()
+            .map(|status| status.service.to_string())
+            .collect()
+    }
+
+    fn status(&self, services: &[String]) -> Response {
+        let now = Self::now();
+        let line = |status| status_line(&status, now);
+        let services = match services {
+            [] => self.supervisor.statuses().map(line).collect(),
+            some => some
+                .iter()
+                .filter_map(|name| self.supervisor.status(name))
+                .map(line)
+                .collect(),
+        };
+        Response::Status { services }
+    }
+
+    pub(super) fn reload_unasked(&mut self) {
+        tracing::info!("SIGHUP: reading the config again");
+        self.reload(None);
+    }
+
+    fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<Response>>) {
+        match config::load(&self.options.config, &self.surroundings) {
+            Ok(config) => {
+                log_warnings(&config);
+                if let Err(error) = self.server.set_group(config.agent.control_group) {
+                    tracing::error!("{error:#}");
+                }
+                self.hooks.set_limit(config.agent.max_hooks);
+                self.notices.set(&config.agent.notices);
+                let request = reply.map(|reply| self.requests.reload(config.warnings, reply));
+                self.tell(Event::Configured {
+                    services: config.services,
+                    request,
+                });
+            }
+            Err(invalid) => match reply {
+                Some(reply) => {
+                    requests::answer(
+                        reply,
+                        Response::Invalid {
+                            problems: invalid.problems,
+                            warnings: invalid.warnings,
+                        },
+                    );
+                }
+                None => tracing::error!("the config stays as it was: {invalid}"),
+            },
+        }
+    }
+}
+
+fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
+    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).ok();
+    let uptime_ns = status
+        .instance
+        .map(|instance| proc::since_boot_ns().saturating_sub(instance.start_time_ns));
+    ServiceStatus {
+        service: status.service.to_string(),
+        state: status.state,
+        desired: status.desired,
+        pid: status.instance.map(|instance| instance.pid),
+        start_time_ns: status.instance.map(|instance| instance.start_time_ns),
+        uptime_ns,
+        restarts: status.restarts,
+        last_exit: status.last_exit.map(|death| death.cause.clone()),
+        last_exit_time: status.last_exit.and_then(|death| death.time),
+        next_start_in_ns: status
+            .next_start
+            .and_then(|at| nanos(at.saturating_duration_since(now))),
+        error: status
+            .failed
+            .map(str::to_owned)
+            .or_else(|| status.last_failure.map(ToString::to_string)),
+    }
+}
