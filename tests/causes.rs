@@ -619,11 +619,33 @@ fn a_service_is_told_why_it_died() {
     assert!(rig.run(&["stop", "web"]).status.success());
     let output = rig.run(&["why", "web", "-n", "2"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("stopped by the agent"), "{text}");
+    assert!(
+        text.contains("stopped by the agent, which had sent SIGTERM: stop asked for by uid 0"),
+        "{text}"
+    );
     assert!(text.contains("from culprit"), "{text}");
 
     let nobody = rig.run(&["why", "nobody"]);
     assert_eq!(nobody.status.code(), Some(1));
+}
+
+#[test]
+fn what_is_handled_and_raised_again_keeps_its_sender() {
+    needs_root!("what_is_handled_and_raised_again_keeps_its_sender");
+    let script = "trap 'trap - TERM; kill -TERM $$' TERM; echo ready; while :; do read x; done";
+    for program in PROGRAMS {
+        let mut victim = Victim::start("bash", &["-c", script]);
+        victim.line();
+        let itself = identity(&victim);
+        let mut watch = watch(victim.pid(), program);
+        let (who, _) = send("kill", "SIGTERM", victim.pid());
+        let event = watch.exit_of(victim.pid());
+        assert_eq!(event["cause"]["signal"], "SIGTERM");
+        assert_eq!(sender(&event["cause"]), itself);
+        let last = &event["last_signal"];
+        assert_eq!((&last["signal"], sender(last)), (&json!("SIGTERM"), who));
+        victim.wait();
+    }
 }
 
 #[test]
@@ -634,14 +656,37 @@ fn whose_fault_it_was_decides_the_delay() {
     // processes usually get for their own doing.
     let keys = "restart_delay = \"1h\"\nrestart_max_delay = \"1h\"";
     rig.service("own", "[\"sh\", \"-c\", \"kill -9 $$\"]", keys);
+    // The same from a session of its own; it is of the service by its cgroup.
+    let in_cgroups = hierarchy("cgroup2", "").is_some();
+    if in_cgroups {
+        let script = "p=$$; setsid sh -c \\\"kill -9 $p\\\"; sleep 1000";
+        rig.service("kin", &format!("[\"sh\", \"-c\", \"{script}\"]"), keys);
+    }
+    // What handles a request and raises it again has not failed.
+    let trap = "trap 'trap - TERM; kill -TERM $$' TERM; while :; do sleep 0.01; done";
+    rig.service("polite", &format!("[\"bash\", \"-c\", \"{trap}\"]"), keys);
     rig.sleeper("other");
     let _agent = rig.agent();
     let mut ledger = rig.ledger();
     let other = ledger.current("other");
-    support::rig::wait_for("the delay of what kills itself", || {
-        let output = rig.run(&["status", "own", "--json"]);
-        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
-        (status[0]["state"] == "backoff").then_some(())
+    for service in ["own", "kin"] {
+        if service == "kin" && !in_cgroups {
+            continue;
+        }
+        support::rig::wait_for("the delay of what kills itself", || {
+            let output = rig.run(&["status", service, "--json"]);
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (status[0]["state"] == "backoff").then_some(())
+        });
+    }
+    // Its trap is set when it has a child.
+    let polite = ledger.current("polite");
+    support::rig::wait_for("a shell that sleeps", || {
+        (!children_of(polite.0).is_empty()).then_some(())
+    });
+    send("kill", "SIGTERM", polite.0);
+    ledger.wait("a restart of the polite one at once", |ledger| {
+        ledger.has_current("polite").filter(|now| now.0 != polite.0)
     });
     send("kill", "SIGSEGV", other.0);
     ledger.wait("a restart at once", |ledger| {

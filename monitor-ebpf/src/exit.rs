@@ -15,8 +15,8 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 use monitor_ebpf::{
     COMM_LEN, ClaimKey, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP,
-    EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS,
-    WatchEntry, hints,
+    EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, SENT_BY_ITSELF, SIGNALS_KEPT, SentSignal,
+    SentSignals, TICK_NS, WatchEntry, hints,
 };
 
 use crate::{
@@ -24,8 +24,17 @@ use crate::{
     task::{Result, Task, Usage},
 };
 
-/// Signals that ask a process to end: SIGHUP, SIGINT, SIGQUIT and SIGTERM, as bits of their numbers.
-const REQUESTS: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 15;
+/// Signals that ask a process to end: SIGHUP, SIGINT, SIGQUIT and SIGTERM, as [`bit`]s.
+const REQUESTS: u64 = bit(1) | bit(2) | bit(3) | bit(15);
+
+/// One of 64, for signals 1 to 64; none for 0.
+#[inline(always)]
+const fn bit(signal: u32) -> u64 {
+    match signal {
+        1..=64 => 1 << (signal - 1),
+        _ => 0,
+    }
+}
 
 /// How sure it is that no other thread reports the same process.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -240,7 +249,7 @@ unsafe fn write(record: *mut ExitRecord, exit: &Exit) {
     }
 }
 
-/// Joins the signal that ended the process, or the last one that asked it to end.
+/// Joins the signal that ended the process, and the last one that had asked it to end.
 ///
 /// # Safety
 /// There is room for a record, and all but this is in it.
@@ -252,12 +261,12 @@ unsafe fn write_signal(record: *mut ExitRecord, exit: &Exit) {
     });
     // SAFETY: the caller's promise, and as above.
     unsafe {
-        (*record).sent.signal = 0;
         (*record).oom_total_vm_pages = 0;
         (*record).oom_anon_pages = 0;
         (*record).oom_score_adj = 0;
         let Some(signals) = signals else {
             (*record).sent = SentSignal::NONE;
+            (*record).asked = SentSignal::NONE;
             return;
         };
         if (*signals).oom != 0 {
@@ -266,26 +275,30 @@ unsafe fn write_signal(record: *mut ExitRecord, exit: &Exit) {
             (*record).oom_anon_pages = (*signals).oom_anon_pages;
             (*record).oom_score_adj = (*signals).oom_score_adj;
         }
-        (*record).sent = match joined(&*signals, exit.wait_status & 0x7f) {
+        let ended_by = exit.wait_status & 0x7f;
+        (*record).sent = match last_of(&*signals, bit(ended_by), true) {
             Some(sent) => *sent,
             None => SentSignal::NONE,
+        };
+        // The one that ended it is no request beside that.
+        let ended_at = (*record).sent.time_ns;
+        (*record).asked = match last_of(&*signals, REQUESTS, false) {
+            Some(sent) if sent.time_ns != ended_at => *sent,
+            _ => SentSignal::NONE,
         };
     }
 }
 
-/// The signal that ended the process, or where none did (0) the last one that asked it to end.
+/// The last one of these signals, given as [`bit`]s.
 #[inline(always)]
-fn joined(signals: &SentSignals, ended_by: u32) -> Option<&SentSignal> {
+fn last_of(signals: &SentSignals, which: u64, or_by_itself: bool) -> Option<&SentSignal> {
     let mut found = None;
     let mut latest = 0;
     for index in 0..SIGNALS_KEPT {
         let sent = &signals.sent[index];
-        let fits = if ended_by == 0 {
-            sent.signal < 64 && REQUESTS >> sent.signal & 1 != 0 && sent.time_ns > latest
-        } else {
-            sent.signal == ended_by
-        };
-        if fits {
+        let is_one = which & bit(sent.signal) != 0;
+        let counts = or_by_itself || sent.flags & SENT_BY_ITSELF == 0;
+        if is_one && counts && sent.time_ns > latest {
             latest = sent.time_ns;
             found = Some(sent);
         }

@@ -7,7 +7,7 @@
 use core::mem::size_of;
 
 /// Counted up with every change of a record, a map or a global in this file.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Size of a process's name in the kernel, its terminating NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -48,9 +48,11 @@ pub struct ExitRecord {
     pub oom_total_vm_pages: u64,
     /// The same: its anonymous memory, in pages.
     pub oom_anon_pages: u64,
-    /// The signal that ended it; where none did, the last one that asked it to end. Its
-    /// [`signal`](SentSignal::signal) is 0 where the kernel program has seen no such signal.
+    /// The signal that ended it. Its [`signal`](SentSignal::signal) is 0 where none did, or where
+    /// the kernel program has not seen it.
     pub sent: SentSignal,
+    /// The last signal before that by which another process asked it to end, in the same way.
+    pub asked: SentSignal,
     /// Process ID.
     pub pid: u32,
     /// Process ID in the initial PID namespace.
@@ -82,7 +84,7 @@ pub const EXIT_SECCOMP: u32 = 8;
 /// Flag of [`ExitRecord`]: the kernel counts bytes read and written.
 pub const EXIT_IO_COUNTED: u32 = 16;
 
-const _: () = assert!(size_of::<ExitRecord>() == 248);
+const _: () = assert!(size_of::<ExitRecord>() == 344);
 
 /// A signal as the kernel accepted it for a process, and who sent it.
 ///
@@ -165,8 +167,9 @@ impl SentSignal {
 /// Value of the signals map, of a process that has been sent a signal that may end it; the key is
 /// its pid in the initial PID namespace, as a `u32`.
 ///
-/// The last one of each signal is kept, of the latest [`SIGNALS_KEPT`] signals: one that is blocked
-/// may end the process after others have come.
+/// The last one of each signal is kept, of the latest [`SIGNALS_KEPT`] signals, and those that the
+/// process sent itself apart: one that is blocked may end the process after others have come, and
+/// one that is handled may be raised again.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SentSignals {

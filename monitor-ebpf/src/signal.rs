@@ -71,11 +71,12 @@ fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()>
         return Ok(());
     }
     let start_time_ns = task.leader()?.start_time()?;
-    let sent = slot(host_pid, start_time_ns, signal)?;
     let sender = Task(
         // SAFETY: it takes nothing, and is allowed in tracing programs.
         unsafe { bpf_get_current_task() } as *const u8,
     );
+    let itself = sender.host_process_id()? == host_pid;
+    let sent = slot(host_pid, start_time_ns, signal, itself)?;
     let leader = sender.leader()?;
     let parent = leader.parent()?;
     let (code, address, mut flags) = match info as usize {
@@ -87,7 +88,7 @@ fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()>
             0,
         ),
     };
-    flags |= relation(signal, task, sender)?;
+    flags |= relation(signal, task, sender, itself)?;
     if group {
         flags |= SENT_TO_GROUP;
     }
@@ -142,7 +143,7 @@ fn is_wanted(host_pid: u32, task: Task) -> Result<bool> {
 
 /// Where the signal belongs: the place of an earlier one of its kind, or the oldest.
 #[inline(always)]
-fn slot(host_pid: u32, start_time_ns: u64, signal: u32) -> Result<*mut SentSignal> {
+fn slot(host_pid: u32, start_time_ns: u64, signal: u32, itself: bool) -> Result<*mut SentSignal> {
     let entry = match SIGNALS.get_ptr_mut(&host_pid) {
         Some(entry) => entry,
         None => {
@@ -164,7 +165,7 @@ fn slot(host_pid: u32, start_time_ns: u64, signal: u32) -> Result<*mut SentSigna
     let mut oldest_time = u64::MAX;
     for index in 0..SIGNALS_KEPT {
         let sent = &entry.sent[index];
-        if sent.signal == signal {
+        if sent.signal == signal && (sent.flags & SENT_BY_ITSELF != 0) == itself {
             oldest = index;
             break;
         }
@@ -183,11 +184,8 @@ fn slot(host_pid: u32, start_time_ns: u64, signal: u32) -> Result<*mut SentSigna
 
 /// What the sender is to the receiver, as flags.
 #[inline(always)]
-fn relation(signal: u32, task: Task, sender: Task) -> Result<u32> {
-    let mut flags = 0;
-    if sender.host_process_id()? == task.host_process_id()? {
-        flags |= SENT_BY_ITSELF;
-    }
+fn relation(signal: u32, task: Task, sender: Task, itself: bool) -> Result<u32> {
+    let mut flags = if itself { SENT_BY_ITSELF } else { 0 };
     if sender.session()? == task.session()? {
         flags |= SENT_IN_SESSION;
     }

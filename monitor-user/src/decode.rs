@@ -36,7 +36,7 @@ pub(crate) struct ProcessExit {
     pub(crate) uptime: Duration,
     /// Why.
     pub(crate) cause: Cause,
-    /// If it ended by itself: the last signal before that had asked it to end.
+    /// The last signal before, by which another process had asked it to end.
     pub(crate) last_signal: Option<LastSignal>,
     /// What it had used.
     pub(crate) usage: Usage,
@@ -82,6 +82,23 @@ pub(crate) struct Birth {
     pub(crate) attempt: u64,
 }
 
+impl ProcessExit {
+    /// Takes senders for the service's own that are in its cgroup, if that is the service's alone.
+    pub(crate) fn cgroup_is_its_own(&mut self) {
+        let of_cause = match &mut self.cause {
+            Cause::Signaled { origin, .. } => origin.sender.as_mut(),
+            _ => None,
+        };
+        let of_request = self
+            .last_signal
+            .as_mut()
+            .and_then(|last| last.sender.as_mut());
+        for sender in of_cause.into_iter().chain(of_request) {
+            sender.own |= sender.cgroup_id == Some(self.cgroup_id);
+        }
+    }
+}
+
 impl Birth {
     /// Of no service.
     pub(crate) const NONE: Self = Self {
@@ -108,10 +125,10 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
     let start = field.u64(offset_of!(ExitRecord, start_time_ns));
     let service = field.u64(offset_of!(ExitRecord, service));
     let exit = field.u64(offset_of!(ExitRecord, exit_time_ns));
-    let sent = field.sent();
+    let sent = field.sent(offset_of!(ExitRecord, sent));
+    let asked = field.sent(offset_of!(ExitRecord, asked));
     let flags = field.u32(offset_of!(ExitRecord, flags));
     let cause = field.cause(flags, sent.as_ref());
-    let last_signal = sent.filter(|_| matches!(cause, Cause::Exited { .. }));
     Some(ProcessExit {
         instance: Instance {
             pid: field.u32(offset_of!(ExitRecord, pid)),
@@ -125,11 +142,11 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
         exited_at: Duration::from_nanos(exit),
         uptime: Duration::from_nanos(exit.saturating_sub(start)),
         cause,
-        last_signal: last_signal.map(|sent| {
-            let Origin { how, sender, .. } = sent.origin();
+        last_signal: asked.map(|asked| {
+            let Origin { how, sender, .. } = asked.origin();
             LastSignal {
-                signal: sent.signal,
-                before_exit_ns: exit.saturating_sub(sent.time_ns),
+                signal: asked.signal,
+                before_exit_ns: exit.saturating_sub(asked.time_ns),
                 how,
                 sender,
             }
@@ -145,12 +162,18 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
 
 /// Whose doing a death was. Where nobody is known to have sent the signal, those that a person, an
 /// init or a script sends count as someone else's.
-pub(crate) fn blame(cause: &Cause) -> Blame {
+/// A program that handles such a signal, and then raises it again as it should, has not failed
+/// either: `asked` is the last signal by which another process had asked it to end.
+pub(crate) fn blame(cause: &Cause, asked: Option<&LastSignal>) -> Blame {
     let Cause::Signaled { signal, origin, .. } = cause else {
         return Blame::Itself;
     };
     let is_own = match (origin.how, &origin.sender) {
         (Some(How::Fault | How::Seccomp | How::CpuLimit), _) => true,
+        (_, Some(sender)) if sender.itself => !asked.is_some_and(|asked| {
+            let is_own = asked.sender.as_ref().is_none_or(|sender| sender.own);
+            asked.signal == *signal && !is_own
+        }),
         (_, Some(sender)) => sender.own,
         (_, None) => ![Signal::KILL, Signal::TERM, Signal::HUP, Signal::INT].contains(signal),
     };
@@ -213,12 +236,14 @@ impl<'a> Fields<'a> {
         String::from_utf8_lossy(name).into_owned()
     }
 
-    fn sent(&self) -> Option<Sent> {
-        let at = |offset| offset_of!(ExitRecord, sent) + offset;
+    /// The signal at that place, if there is one.
+    fn sent(&self, place: usize) -> Option<Sent> {
+        let at = |offset| place + offset;
         let signal = self.i32(at(offset_of!(SentSignal, signal)));
         Some(Sent {
             time_ns: self.u64(at(offset_of!(SentSignal, time_ns))),
             sender_start_time_ns: self.u64(at(offset_of!(SentSignal, sender_start_time_ns))),
+            sender_cgroup_id: self.u64(at(offset_of!(SentSignal, sender_cgroup_id))),
             address: self.u64(at(offset_of!(SentSignal, address))),
             signal: Signal::from_number(signal)?,
             code: self.i32(at(offset_of!(SentSignal, code))),
@@ -308,6 +333,7 @@ mod tests {
             oom_total_vm_pages: 3,
             oom_anon_pages: 1,
             sent: SentSignal::NONE,
+            asked: SentSignal::NONE,
             pid: 42,
             host_pid: 4242,
             parent_pid: 1,
@@ -387,7 +413,7 @@ mod tests {
         );
         assert_eq!(killed.last_signal, None);
         let ended = read(ExitRecord {
-            sent,
+            asked: sent,
             wait_status: 3 << 8,
             ..record()
         });
@@ -410,7 +436,7 @@ mod tests {
         assert_eq!(killed(0).to_string(), "killed by SIGKILL");
         assert_eq!(
             killed(EXIT_SECCOMP).to_string(),
-            "killed by SIGKILL by seccomp"
+            "killed by SIGKILL, ended by seccomp"
         );
         assert_eq!(
             killed(EXIT_OOM_VICTIM),
@@ -437,13 +463,12 @@ mod tests {
 
     #[test]
     fn known_senders_take_the_blame() {
-        let killed = |signal, origin: Origin| {
-            blame(&Cause::Signaled {
-                signal: Signal::from_number(signal).unwrap(),
-                core_dumped: false,
-                origin,
-            })
+        let cause = |signal, origin: Origin| Cause::Signaled {
+            signal: Signal::from_number(signal).unwrap(),
+            core_dumped: false,
+            origin,
         };
+        let killed = |signal, origin| blame(&cause(signal, origin), None);
         let from = |own| Origin {
             how: Some(How::Kill),
             sender: Some(Sender {
@@ -452,8 +477,9 @@ mod tests {
                 start_time_ns: 0,
                 uid: 0,
                 comm: String::new(),
+                cgroup_id: Some(5),
                 parent: None,
-                itself: false,
+                itself: own,
                 own,
             }),
             fault: None,
@@ -469,11 +495,46 @@ mod tests {
         }
         assert_eq!(killed(9, by(How::Kernel)), Blame::SomeoneElse);
         assert_eq!(killed(13, by(How::Kernel)), Blame::Itself);
+
+        // Handled, and raised again.
+        let asked = |signal, own| LastSignal {
+            signal,
+            before_exit_ns: 1,
+            how: Some(How::Kill),
+            sender: from(own).sender,
+        };
+        let raised = |asked: &LastSignal| blame(&cause(15, from(true)), Some(asked));
+        assert_eq!(raised(&asked(Signal::TERM, false)), Blame::SomeoneElse);
+        assert_eq!(raised(&asked(Signal::TERM, true)), Blame::Itself);
+        assert_eq!(raised(&asked(Signal::INT, false)), Blame::Itself);
+    }
+
+    #[test]
+    fn who_is_in_the_services_cgroup_is_of_the_service() {
+        let sent = SentSignal {
+            time_ns: 1,
+            signal: 9,
+            sender_pid: 7,
+            sender_cgroup_id: 77,
+            ..SentSignal::NONE
+        };
+        let own = |cgroup_id| {
+            let mut exit = read(ExitRecord {
+                sent,
+                cgroup_id,
+                wait_status: 9,
+                ..record()
+            });
+            exit.cgroup_is_its_own();
+            blame(&exit.cause, None)
+        };
+        assert_eq!(own(77), Blame::Itself);
+        assert_eq!(own(78), Blame::SomeoneElse);
     }
 
     #[test]
     fn signals_that_people_send_are_someone_elses() {
-        let killed = |signal| blame(&Cause::from_wait_status(signal));
+        let killed = |signal| blame(&Cause::from_wait_status(signal), None);
         for signal in 1..=31 {
             let expected = if [1, 2, 9, 15].contains(&signal) {
                 Blame::SomeoneElse
@@ -482,7 +543,10 @@ mod tests {
             };
             assert_eq!(killed(signal), expected, "signal {signal}");
         }
-        assert_eq!(blame(&Cause::OomKilled(OomKill::default())), Blame::Itself);
-        assert_eq!(blame(&Cause::Exited { code: 143 }), Blame::Itself);
+        assert_eq!(
+            blame(&Cause::OomKilled(OomKill::default()), None),
+            Blame::Itself
+        );
+        assert_eq!(blame(&Cause::Exited { code: 143 }, None), Blame::Itself);
     }
 }

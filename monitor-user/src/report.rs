@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::aftermath::CoreDump;
 use crate::decode::{LastSignal, Usage};
-use crate::supervisor::Cause;
+use crate::supervisor::{Cause, Sender};
 
 /// An exit, as `watch` and `events` show it.
 #[derive(Debug, Clone, Serialize)]
@@ -109,6 +109,7 @@ pub(crate) fn happening(event: &Value) -> String {
             format!("stopping with {}, {}", text("signal"), pid()),
         ),
         "stopped" => (Style::new(), "stopped".to_owned()),
+        "requested" => (Style::new(), requested(event)),
         "backoff" => (AnsiColor::Yellow.on_default(), backoff(event)),
         "failed" => (red, format!("failed: {}", text("reason"))),
         "agent_started" => {
@@ -140,6 +141,22 @@ pub(crate) fn happening(event: &Value) -> String {
     format!("{style}{words}{style:#}")
 }
 
+/// "stop asked for by uid 0, pid 123"
+pub(crate) fn requested(event: &Value) -> String {
+    let word = |key: &str| printable(event[key].as_str().unwrap_or_default());
+    let number = |key: &str| event["by"][key].as_u64().unwrap_or_default();
+    let signal = match event["signal"] {
+        Value::Null => String::new(),
+        _ => format!(" {}", word("signal")),
+    };
+    let pid = match number("pid") {
+        0 => "of another PID namespace".to_owned(),
+        pid => format!("pid {pid}"),
+    };
+    let uid = number("uid");
+    format!("{}{signal} asked for by uid {uid}, {pid}", word("command"))
+}
+
 fn started(event: &Value) -> String {
     let pid = event["pid"].as_u64().unwrap_or_default();
     match event["restarts"].as_u64() {
@@ -155,11 +172,22 @@ fn ended(event: &Value) -> String {
         .as_u64()
         .map(|ns| format!(" after {}", Age(Duration::from_nanos(ns))));
     format!(
-        "{style}{}{style:#}{}, pid {}",
+        "{style}{}{style:#}{}, pid {}{}",
         printable(&cause.to_string()),
         after.unwrap_or_default(),
-        event["pid"].as_u64().unwrap_or_default()
+        event["pid"].as_u64().unwrap_or_default(),
+        asked(&event["last_signal"])
     )
+}
+
+/// By whom it had been asked to end, if it had: ", asked to by SIGTERM from bash (pid 3, uid 0)".
+fn asked(last_signal: &Value) -> String {
+    let Some(signal) = last_signal["signal"].as_str() else {
+        return String::new();
+    };
+    let sender = Sender::deserialize(&last_signal["sender"]);
+    let sender = sender.map_or_else(|_| String::new(), |sender| format!(" from {sender}"));
+    printable(&format!(", asked to by {signal}{sender}"))
 }
 
 fn backoff(event: &Value) -> String {
@@ -359,6 +387,31 @@ mod tests {
                 "newer key=[1]",
             ),
             (json!({"event": "started"}), "started pid 0"),
+        ] {
+            let told = anstream::adapter::strip_str(&happening(&event)).to_string();
+            assert_eq!(told, words, "{event}");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_with_who_asked() {
+        for (event, words) in [
+            (
+                json!({"event": "exited", "pid": 7, "cause": {"kind": "exited", "code": 0,
+                    "core_dumped": false}, "last_signal": {"signal": "SIGTERM",
+                    "sender": {"pid": 3, "start_time_ns": 0, "uid": 0, "comm": "sh"}}}),
+                "exited with 0, pid 7, asked to by SIGTERM from sh (pid 3, uid 0)",
+            ),
+            (
+                json!({"event": "requested", "command": "stop", "signal": null,
+                    "by": {"pid": 3, "uid": 0}}),
+                "stop asked for by uid 0, pid 3",
+            ),
+            (
+                json!({"event": "requested", "command": "signal", "signal": "SIGHUP",
+                    "by": {"pid": 0, "uid": 1000}}),
+                "signal SIGHUP asked for by uid 1000, of another PID namespace",
+            ),
         ] {
             let told = anstream::adapter::strip_str(&happening(&event)).to_string();
             assert_eq!(told, words, "{event}");

@@ -4,8 +4,10 @@
 use std::time::Instant;
 
 use super::{Agent, log_warnings, requests};
+use crate::clock;
 use crate::config;
-use crate::control::{Command, Incoming, Response, ServiceStatus};
+use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
+use crate::journal::{By, Entry};
 use crate::os::proc;
 use crate::supervisor::{Event, RequestId, ServiceName, Status};
 
@@ -20,6 +22,7 @@ impl Agent {
         }: Incoming,
     ) {
         tracing::debug!(pid = peer.pid, uid = peer.uid, ?command, "asked");
+        self.record_request(&command, peer);
         match command {
             Command::Status { services } => requests::answer(reply, self.status(&services)),
             Command::Start { services, no_wait } => {
@@ -57,6 +60,32 @@ impl Agent {
             Command::Shutdown => {
                 let request = self.requests.single(reply);
                 self.shut_down(request);
+            }
+        }
+    }
+
+    /// Tells the journal who asked for a change.
+    fn record_request(&mut self, command: &Command, peer: Peer) {
+        let (name, signal, services) = match command {
+            Command::Status { .. } => return,
+            Command::Start { services, .. } => ("start", None, services.as_slice()),
+            Command::Stop { services, .. } => ("stop", None, services.as_slice()),
+            Command::Restart { services, .. } => ("restart", None, services.as_slice()),
+            Command::Signal { service, signal } => {
+                ("signal", Some(*signal), std::slice::from_ref(service))
+            }
+            Command::Reload => ("reload", None, [].as_slice()),
+            Command::Shutdown => ("shutdown", None, [].as_slice()),
+        };
+        let Peer { pid, uid } = peer;
+        let by = By { pid, uid };
+        let now = clock::now();
+        if services.is_empty() {
+            self.record(&Entry::requested(now, None, name, signal, by));
+        }
+        for service in services {
+            if self.supervisor.status(service).is_some() {
+                self.record(&Entry::requested(now, Some(service), name, signal, by));
             }
         }
     }

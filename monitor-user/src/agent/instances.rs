@@ -420,6 +420,12 @@ impl Instances {
         }
     }
 
+    /// Whether it is in a cgroup in which nobody else's processes are.
+    pub(super) fn has_own_cgroup(&self, instance: &Instance) -> bool {
+        let held = self.held.get(instance);
+        held.is_some_and(|held| held.tree.cgroup().is_some())
+    }
+
     /// Looks at one instance of which something was told.
     fn look(&mut self, instance: Instance) -> Option<Event> {
         let held = self.held.get_mut(&instance)?;
@@ -471,7 +477,7 @@ impl Instances {
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
         self.keep(instance, released.leftover);
         Some(Death {
-            blame: decode::blame(&cause),
+            blame: decode::blame(&cause, None),
             cause,
             comm: comm.map(|stat| stat.comm),
             uptime: Some(Duration::from_nanos(uptime)),

@@ -338,6 +338,9 @@ impl Agent {
         aftermath::complete(&mut exit);
         let instance = exit.instance;
         self.instances.told(&instance);
+        if self.instances.has_own_cgroup(&instance) {
+            exit.cgroup_is_its_own();
+        }
         let facts = facts_of(&exit);
         let time = facts.exited_at;
         self.facts.insert(instance, facts);
@@ -748,8 +751,9 @@ fn facts_of(exit: &ProcessExit) -> ExtraFacts {
 /// The death that a record tells of, or nobody.
 fn death_of(exit: Option<&ProcessExit>) -> Death {
     let cause = exit.map_or(Cause::Unknown, |exit| exit.cause.clone());
+    let asked = exit.and_then(|exit| exit.last_signal.as_ref());
     Death {
-        blame: decode::blame(&cause),
+        blame: decode::blame(&cause, asked),
         cause,
         comm: exit.map(|exit| exit.comm.clone()),
         uptime: exit.map(|exit| exit.uptime),

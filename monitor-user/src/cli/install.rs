@@ -47,7 +47,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// all processes, and the agents before or with them, so that nothing is started again.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Which init keeps it; "auto" looks at PID 1
+    /// Which init keeps it: sysvinit, busybox, systemd, openrc, runit, s6, dinit or procd; "auto" looks at PID 1
     #[arg(long, value_name = "NAME", value_parser = parse_choice)]
     init: Choice,
     #[command(flatten)]

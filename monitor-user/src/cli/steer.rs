@@ -59,9 +59,8 @@ pub(crate) struct Stop {
 
 /// Send a signal to a service
 ///
-/// Sends it to the service's main process, and returns at once. A service that dies of SIGKILL,
-/// SIGTERM, SIGHUP or SIGINT has not failed: it is started again without delay, unless its restart
-/// policy is "no". A death by another signal counts as its own failure.
+/// Sends it to the service's main process, and returns at once. A service that dies of it has not
+/// failed: it is started again without delay, unless its restart policy is "no".
 #[derive(Debug, clap::Args)]
 pub(crate) struct SignalArguments {
     /// A signal's name or number, such as SIGHUP, hup, 1 or SIGRTMIN+3

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::control;
 use crate::journal::Reader;
 use crate::os::proc;
-use crate::report::{Age, Bytes, cause_style, happening, printable};
+use crate::report::{Age, Bytes, cause_style, happening, printable, requested};
 use crate::supervisor::{Cause, How, Instance, Sender};
 
 /// Tell why a service died
@@ -71,6 +71,9 @@ async fn why(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
     if told.deaths.is_empty() && !arguments.json {
         let name = printable(&arguments.service);
         output.line(&format!("{name} has not died, as far as the journal goes"));
+        if let Some(trouble) = &told.trouble {
+            output.line(&format!("  but     {}", happening(trouble)));
+        }
     }
     let zone = TimeZone::system();
     for (index, death) in told.deaths.iter().rev().enumerate() {
@@ -92,7 +95,9 @@ async fn why(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
 /// The last deaths of a service, oldest first.
 pub(crate) struct Deaths {
     is_known: bool,
-    pub(crate) deaths: Vec<Death>,
+    deaths: Vec<Death>,
+    /// Why it could not be started, or was given up, if it has not run since.
+    trouble: Option<Value>,
 }
 
 /// A death, and what came of it.
@@ -101,6 +106,8 @@ pub(crate) struct Death {
     exited: Value,
     /// What the agent did to end it before, if it did.
     stopping: Option<Value>,
+    /// What somebody had last asked of the agent, while it lived.
+    requested: Option<Value>,
     /// What the journal tells of the service from there to the next death.
     then: Vec<Value>,
     /// The death that ended what came of it.
@@ -113,13 +120,22 @@ impl Deaths {
         let mut is_known = false;
         let mut deaths: Vec<Death> = Vec::new();
         let mut stopping: Option<Value> = None;
+        let mut requested: Option<Value> = None;
+        let mut trouble = None;
         while let Some(line) = reader.next()? {
             if line.service() != Some(service) {
                 continue;
             }
             is_known = true;
-            if line.event["event"] == "stopping" {
-                stopping = Some(line.event.clone());
+            match line.event["event"].as_str() {
+                Some("stopping") => stopping = Some(line.event.clone()),
+                Some("requested") => requested = Some(line.event.clone()),
+                Some("backoff") if line.event["message"].is_string() => {
+                    trouble = Some(line.event.clone());
+                }
+                Some("failed") => trouble = Some(line.event.clone()),
+                Some("started") => trouble = None,
+                _ => {}
             }
             if line.event["event"] != "exited" {
                 if let Some(death) = deaths.last_mut() {
@@ -138,12 +154,17 @@ impl Deaths {
                 stopping: stopping
                     .take()
                     .filter(|stopping| is_same_instance(stopping, &line.event)),
+                requested: requested.take(),
                 exited: line.event,
                 then: Vec::new(),
                 next: None,
             });
         }
-        Ok(Self { is_known, deaths })
+        Ok(Self {
+            is_known,
+            deaths,
+            trouble,
+        })
     }
 }
 
@@ -174,6 +195,7 @@ impl Death {
         };
         json!({
             "service": self.service,
+            "requested": self.requested,
             "stopping": self.stopping,
             "exited": self.exited,
             "sender_lives": lives,
@@ -241,11 +263,17 @@ impl Death {
         format!("{time}{lived}, pid {pid}{comm}")
     }
 
+    /// What of the agent's doing it was.
     fn stopped(&self) -> Option<String> {
-        let signal = self.stopping.as_ref()?["signal"].as_str()?;
-        Some(format!(
-            "by the agent, which had sent {signal} to stop or restart it"
-        ))
+        let request = self.requested.as_ref();
+        let Some(stopping) = &self.stopping else {
+            let request = request.filter(|request| request["command"] == "signal")?;
+            let is_agent = self.sender()?.comm == "respawn";
+            return is_agent.then(|| format!("by the agent: {}", requested(request)));
+        };
+        let signal = stopping["signal"].as_str()?;
+        let why = request.map_or_else(|| "for a reload or a shutdown".to_owned(), requested);
+        Some(format!("by the agent, which had sent {signal}: {why}"))
     }
 
     fn sender_words(&self, cause: &Cause) -> Option<String> {
@@ -377,13 +405,17 @@ impl Death {
             pid: u32::try_from(started["pid"].as_u64()?).ok()?,
             start_time_ns: started["start_time_ns"].as_u64()?,
         };
-        let stat = proc::stat(instance.pid).ok()?;
-        let runs = stat.start_time_ns == instance.start_time_ns && !stat.is_zombie();
+        let runs = proc::stat(instance.pid)
+            .is_ok_and(|stat| stat.start_time_ns == instance.start_time_ns && !stat.is_zombie());
+        let pid = instance.pid;
+        if !runs {
+            return Some(format!(
+                "pid {pid} is gone as well, and no agent has told of it yet"
+            ));
+        }
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
-        runs.then(|| {
-            let uptime = Age(Duration::from_nanos(uptime));
-            format!("pid {} runs, for {uptime} by now", instance.pid)
-        })
+        let uptime = Age(Duration::from_nanos(uptime));
+        Some(format!("pid {pid} runs, for {uptime} by now"))
     }
 }
 
@@ -413,7 +445,8 @@ fn whereabouts(sender: &Sender) -> Option<Whereabouts> {
     if sender.pid == 0 || sender.itself {
         return None;
     }
-    let lives = proc::start_time_ns(sender.pid).is_ok_and(|start| start == sender.start_time_ns);
+    let lives = proc::stat(sender.pid)
+        .is_ok_and(|stat| stat.start_time_ns == sender.start_time_ns && !stat.is_zombie());
     if !lives {
         return Some(Whereabouts::Ended);
     }
@@ -437,6 +470,7 @@ mod tests {
         let death = Death {
             service: "web".to_owned(),
             stopping: None,
+            requested: None,
             exited,
             then,
             next,

@@ -19,6 +19,7 @@ const SYS_SECCOMP: i32 = 1;
 pub(super) struct Sent {
     pub(super) time_ns: u64,
     pub(super) sender_start_time_ns: u64,
+    pub(super) sender_cgroup_id: u64,
     pub(super) address: u64,
     pub(super) signal: Signal,
     pub(super) code: i32,
@@ -142,6 +143,7 @@ impl Sent {
                 start_time_ns: whole_ticks(self.sender_start_time_ns),
                 uid: self.sender_uid,
                 comm: self.sender_comm.clone(),
+                cgroup_id: Some(self.sender_cgroup_id),
                 parent: Some(self.parent.clone()),
                 itself,
                 own: itself || self.has(SENT_IN_SESSION),
@@ -198,6 +200,7 @@ mod tests {
         Sent {
             time_ns: 0,
             sender_start_time_ns: 15_000_001,
+            sender_cgroup_id: 1,
             address: 0xbeef,
             signal: Signal::from_number(signal).unwrap(),
             code,

@@ -47,6 +47,12 @@ enum What {
         signal: Signal,
     },
     Stopped,
+    /// Somebody asked the agent for something.
+    Requested {
+        command: &'static str,
+        signal: Option<Signal>,
+        by: By,
+    },
     Backoff {
         delay_ns: u64,
         /// "exited" or "start_failed"
@@ -76,6 +82,14 @@ enum What {
     JournalGap {
         count: u64,
     },
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct By {
+    /// 0 for a process of another PID namespace.
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
 }
 
 /// What a [`Notice`] does not tell.
@@ -180,6 +194,22 @@ impl Entry {
             Notice::EventsLost { count } => (None, What::EventsLost { count: *count }),
         };
         Self::other(facts.time, service.map(|name| name.as_ref()), what)
+    }
+
+    /// Somebody asked for that, of this service or of all.
+    pub(crate) fn requested(
+        time: Timestamp,
+        service: Option<&str>,
+        command: &'static str,
+        signal: Option<Signal>,
+        by: By,
+    ) -> Self {
+        let what = What::Requested {
+            command,
+            signal,
+            by,
+        };
+        Self::other(time, service, what)
     }
 
     /// An agent has taken up work; a spare that waits has not.

@@ -20,7 +20,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub(crate) use changes::Changes;
-pub(crate) use entry::{Entry, ExtraFacts};
+pub(crate) use entry::{By, Entry, ExtraFacts};
 pub(crate) use reader::{Line, Reader};
 pub(crate) use writer::Journal;
 

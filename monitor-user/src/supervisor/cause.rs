@@ -93,13 +93,16 @@ pub(crate) struct Sender {
     pub(crate) uid: u32,
     /// The sender's name.
     pub(crate) comm: String,
+    /// ID of its cgroup in the v2 hierarchy.
+    #[serde(default)]
+    pub(crate) cgroup_id: Option<u64>,
     /// Its parent, when it sent the signal.
     #[serde(default)]
     pub(crate) parent: Option<Parent>,
     /// Whether it is the process itself.
     #[serde(default)]
     pub(crate) itself: bool,
-    /// Whether it is of the process's session, as a service's own processes are.
+    /// Whether it is of the process's session, or of the cgroup that is a service's alone.
     #[serde(default)]
     pub(crate) own: bool,
 }
@@ -262,7 +265,7 @@ impl Origin {
                 }) => write!(f, " ({name} at {address:#x})"),
                 _ => f.write_str(", a fault of its own"),
             },
-            (Some(How::Seccomp), _) => f.write_str(" by seccomp"),
+            (Some(How::Seccomp), _) => f.write_str(", ended by seccomp"),
             (Some(How::CpuLimit), _) => f.write_str(" at its limit of CPU time"),
             (Some(How::Kernel), _) => f.write_str(" from the kernel"),
             (Some(How::ParentDeath), Some(sender)) => {
@@ -275,7 +278,9 @@ impl Origin {
                 write!(f, " at the end of its tracer {sender}")
             }
             (_, Some(sender)) if sender.itself => f.write_str(", its own"),
-            (Some(How::CgroupKill), Some(sender)) => write!(f, " by cgroup.kill from {sender}"),
+            (Some(How::CgroupKill), Some(sender)) => {
+                write!(f, " through cgroup.kill from {sender}")
+            }
             (_, Some(sender)) => write!(f, " from {sender}"),
             (_, None) => Ok(()),
         }

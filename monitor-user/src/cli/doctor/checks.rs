@@ -357,8 +357,14 @@ fn capability(host: &Host<'_>, capability: u32, job: &str) -> Finding {
         Some(false) if stands_in => {
             Finding::works(format!("to {job}: CAP_SYS_ADMIN stands for it"))
         }
-        Some(false) => Finding::missing(format!("to {job}"))
-            .advise("run the agent as root, or with this capability, if that is wanted"),
+        Some(false) => {
+            let advice = if nix::unistd::geteuid().is_root() {
+                "root lacks it here: give it to the container, if that is wanted"
+            } else {
+                "run the agent as root, or with this capability, if that is wanted"
+            };
+            Finding::missing(format!("to {job}")).advise(advice)
+        }
         None => Finding::unknown("cannot read /proc/self/status").advise("mount /proc"),
     }
 }

@@ -98,11 +98,8 @@ impl View<'_> {
         // A cause may be long, by its sender: whose exit it was has its room first.
         let reserved = service.as_ref().map_or(0, |name| name.chars().count() + 1);
         let reserved = u16::try_from(reserved).unwrap_or(u16::MAX);
-        let room = canvas
-            .buffer
-            .area
-            .width
-            .saturating_sub(52 + reserved.min(20));
+        let room = canvas.buffer.area.width.saturating_sub(52);
+        let room = room.saturating_sub(reserved).max(room.min(17));
         let x = canvas.put(52, y, room, &cause, cause_style(&exited.cause));
         if let Some(service) = service {
             canvas.put(x + 1, y, u16::MAX, &service, plain.bold());

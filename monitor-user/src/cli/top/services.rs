@@ -175,7 +175,7 @@ impl Columns {
         let longest = u16::try_from(longest.unwrap_or(0)).unwrap_or(u16::MAX);
         let (most, hour) = match width {
             0..100 => (12, 20),
-            100..140 => (24, 30),
+            100..160 => (24, 20),
             _ => (40, 60),
         };
         let mut columns = Self {
