@@ -4,26 +4,33 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The last bytes of a file, at most so many, from the begin of a line where there is one; bytes
-/// that are not UTF-8 replaced.
+/// What was written to a file since it was so long: the last bytes, at most so many, from the begin
+/// of a line where there is one; bytes that are not UTF-8 replaced.
 ///
 /// # Errors
 /// It cannot be read, or is not a regular file, which could hold up the reader.
-pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<String> {
+pub(crate) fn tail(path: &Path, bytes: u64, since: u64) -> io::Result<String> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    let start = length.saturating_sub(bytes);
+    // A shorter file is another one, or was emptied.
+    let since = if since <= length { since } else { 0 };
+    let start = length.saturating_sub(bytes).max(since);
+    if start == since {
+        file.seek(SeekFrom::Start(since))?;
+        let mut read = Vec::new();
+        file.take(bytes).read_to_end(&mut read)?;
+        return Ok(String::from_utf8_lossy(&read).into_owned());
+    }
     // One byte before, to see whether a line begins here.
     file.seek(SeekFrom::Start(start.saturating_sub(1)))?;
     let mut read = Vec::new();
     file.take(bytes + 1).read_to_end(&mut read)?;
-    let from = match (start, read.iter().position(|&byte| byte == b'\n')) {
-        (0, _) => 0,
-        (_, Some(newline)) if newline + 1 < read.len() => newline + 1,
-        (_, _) => 1.min(read.len()),
+    let from = match read.iter().position(|&byte| byte == b'\n') {
+        Some(newline) if newline + 1 < read.len() => newline + 1,
+        _ => 1.min(read.len()),
     };
     let kept = read.get(from..).unwrap_or_default();
     Ok(String::from_utf8_lossy(kept).into_owned())
@@ -39,7 +46,7 @@ mod tests {
         let path = file.path();
         let told = |text: &str, bytes| {
             std::fs::write(path, text).unwrap();
-            tail(path, bytes).unwrap()
+            tail(path, bytes, 0).unwrap()
         };
         assert_eq!(told("", 10), "");
         assert_eq!(told("one\ntwo\n", 10), "one\ntwo\n");
@@ -49,14 +56,26 @@ mod tests {
         assert_eq!(told("one\ntwo\n", 3), "wo\n");
         assert_eq!(told("no line at all", 4), " all");
         std::fs::write(path, b"\xff\xfe").unwrap();
-        assert_eq!(tail(path, 10).unwrap(), "\u{fffd}\u{fffd}");
+        assert_eq!(tail(path, 10, 0).unwrap(), "\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn what_was_there_before_is_not_its() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "old\nnew\nnewer\n").unwrap();
+        let told = |bytes, since| tail(file.path(), bytes, since).unwrap();
+        assert_eq!(told(100, 4), "new\nnewer\n");
+        assert_eq!(told(8, 4), "newer\n");
+        assert_eq!(told(100, 14), "");
+        // Emptied meanwhile.
+        assert_eq!(told(100, 15), "old\nnew\nnewer\n");
     }
 
     #[test]
     fn what_is_no_file_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(tail(dir.path(), 10).is_err());
-        assert!(tail(Path::new("/dev/null"), 10).is_err());
-        assert!(tail(&dir.path().join("none"), 10).is_err());
+        assert!(tail(dir.path(), 10, 0).is_err());
+        assert!(tail(Path::new("/dev/null"), 10, 0).is_err());
+        assert!(tail(&dir.path().join("none"), 10, 0).is_err());
     }
 }

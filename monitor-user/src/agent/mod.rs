@@ -115,6 +115,8 @@ struct Agent {
     journal_failed: bool,
     /// What the kernel's records of exits that are not published yet tell beside the deaths.
     facts: HashMap<Instance, ExtraFacts>,
+    /// How long the output files were, whose ends are kept, when these were started.
+    output_starts: HashMap<Instance, u64>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
     hooks: HookRunner,
@@ -191,6 +193,7 @@ impl Agent {
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
             journal_failed: false,
             facts: HashMap::new(),
+            output_starts: HashMap::new(),
             actions: VecDeque::new(),
             hooks,
             notices,
@@ -541,6 +544,7 @@ impl Agent {
             service: decode::service_number(&service),
             attempt: attempt.0,
         };
+        let output_start = self.output_length(&service);
         let marked = self.mark(birth);
         let spawned = match self.supervisor.spec(&service).cloned() {
             Some(spec) if marked => self.instances.spawn(&service, &spec, attempt, None),
@@ -554,6 +558,9 @@ impl Agent {
         }
         match spawned {
             Ok(instance) => {
+                if let Some(length) = output_start {
+                    self.output_starts.insert(instance, length);
+                }
                 if !marked {
                     self.watch(instance, birth);
                 }
@@ -618,8 +625,12 @@ impl Agent {
             _ => None,
         };
         let mut facts = facts.unwrap_or_else(|| ExtraFacts::at(clock::now()));
-        if let Notice::Exited { service, .. } = notice {
-            facts.last_output = self.last_output(service);
+        if let Notice::Exited {
+            service, instance, ..
+        } = notice
+        {
+            let start = self.output_starts.remove(instance);
+            facts.last_output = self.last_output(service, start.unwrap_or(0));
         }
         let spec = notice.service().and_then(|it| self.supervisor.spec(it));
         let spec = spec.cloned();
@@ -627,18 +638,27 @@ impl Agent {
     }
 
     /// The end of a service's output, if its config asks for that and it goes to a file.
-    fn last_output(&self, service: &ServiceName) -> Option<String> {
-        let spec = self.supervisor.spec(service)?;
-        let bytes = spec.policy.last_output;
-        let Output::File(path) = &spec.exec.stdout else {
-            return None;
-        };
-        if bytes == 0 {
-            return None;
-        }
-        aftermath::tail(path, bytes)
+    fn last_output(&self, service: &ServiceName, since: u64) -> Option<String> {
+        let (path, bytes) = self.kept_output(service)?;
+        aftermath::tail(path, bytes, since)
             .map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
             .ok()
+    }
+
+    /// How long the file is now whose end is to be kept; one that is not there yet is empty.
+    fn output_length(&self, service: &ServiceName) -> Option<u64> {
+        let (path, _) = self.kept_output(service)?;
+        Some(path.metadata().map_or(0, |metadata| metadata.len()))
+    }
+
+    /// The file, and how much of it is to be kept.
+    fn kept_output(&self, service: &ServiceName) -> Option<(&Path, u64)> {
+        let spec = self.supervisor.spec(service)?;
+        match (&spec.exec.stdout, spec.policy.last_output) {
+            (_, 0) => None,
+            (Output::File(path), bytes) => Some((path, bytes)),
+            _ => None,
+        }
     }
 
     /// Tells the journal and all others, the hooks of this spec among them.
