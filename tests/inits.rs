@@ -110,7 +110,7 @@ fn busybox_keeps_the_agent() {
             installed: None,
             etc: vec![("inittab", "::sysinit:/bin/true\n".to_owned())],
         },
-        kills: rounds(100, 200),
+        kills: 200,
         at_most: Duration::from_millis(1500),
         rounds: rounds(3, 20),
         puts_aside: false,
@@ -144,7 +144,7 @@ fn runit_keeps_the_agent() {
                 ("runit/runsvdir/current", "-> default".to_owned()),
             ],
         },
-        kills: rounds(75, 200),
+        kills: 200,
         at_most: Duration::from_millis(1500),
         rounds: rounds(3, 20),
         puts_aside: false,
@@ -171,7 +171,7 @@ fn s6_keeps_the_agent() {
             installed: None,
             etc: vec![],
         },
-        kills: rounds(75, 200),
+        kills: 200,
         at_most: Duration::from_millis(1500),
         rounds: rounds(3, 20),
         puts_aside: false,
@@ -543,13 +543,8 @@ impl<'a> Trial<'a> {
                 milliseconds(100)
             )
         };
-        // Those that wait for a second before a start would take too long for CI.
-        let fewer = match self.case.kills < 200 {
-            true => " (200 with RESPAWN_SOAK=1)",
-            false => "",
-        };
         report(&format!(
-            "{}: agent killed {} times{fewer}; the spare took over {}, init had none ready {}; {} deaths of services told once each",
+            "{}: agent killed {} times; the spare took over {}, init had none ready {}; {} deaths of services told once each",
             self.case.name,
             self.case.kills,
             shown(&self.takeovers),
