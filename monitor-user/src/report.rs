@@ -149,6 +149,12 @@ pub(crate) fn requested(event: &Value) -> String {
         Value::Null => String::new(),
         _ => format!(" {}", word("signal")),
     };
+    if event["by"].is_null() {
+        return format!(
+            "{}{signal} asked for by a signal to the agent",
+            word("command")
+        );
+    }
     let pid = match number("pid") {
         0 => "of another PID namespace".to_owned(),
         pid => format!("pid {pid}"),
@@ -411,6 +417,10 @@ mod tests {
                 json!({"event": "requested", "command": "signal", "signal": "SIGHUP",
                     "by": {"pid": 0, "uid": 1000}}),
                 "signal SIGHUP asked for by uid 1000, of another PID namespace",
+            ),
+            (
+                json!({"event": "requested", "command": "reload", "signal": null, "by": null}),
+                "reload asked for by a signal to the agent",
             ),
         ] {
             let told = anstream::adapter::strip_str(&happening(&event)).to_string();

@@ -78,7 +78,7 @@ impl Agent {
             Command::Shutdown => ("shutdown", None, [].as_slice()),
         };
         let Peer { pid, uid } = peer;
-        let by = By { pid, uid };
+        let by = Some(By { pid, uid });
         let now = clock::now();
         if services.is_empty() {
             self.record(&Entry::requested(now, None, name, signal, by));
@@ -129,6 +129,7 @@ impl Agent {
 
     pub(super) fn reload_unasked(&mut self) {
         tracing::info!("SIGHUP: reading the config again");
+        self.record(&Entry::requested(clock::now(), None, "reload", None, None));
         self.reload(None);
     }
 

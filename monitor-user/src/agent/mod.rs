@@ -297,6 +297,13 @@ impl Agent {
         if std::process::id() != 1 {
             return Flow::End;
         }
+        self.record(&Entry::requested(
+            clock::now(),
+            None,
+            "shutdown",
+            None,
+            None,
+        ));
         let request = self.requests.nobody();
         self.shut_down(request);
         Flow::GoOn

@@ -93,7 +93,8 @@ async fn why(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The last deaths of a service, oldest first.
-pub(crate) struct Deaths {
+#[derive(Default)]
+struct Deaths {
     is_known: bool,
     deaths: Vec<Death>,
     /// Why it could not be started, or was given up, if it has not run since.
@@ -101,12 +102,12 @@ pub(crate) struct Deaths {
 }
 
 /// A death, and what came of it.
-pub(crate) struct Death {
+struct Death {
     service: String,
     exited: Value,
     /// What the agent did to end it before, if it did.
     stopping: Option<Value>,
-    /// What somebody had last asked of the agent, while it lived.
+    /// What somebody had asked of the agent that led to it.
     requested: Option<Value>,
     /// What the journal tells of the service from there to the next death.
     then: Vec<Value>,
@@ -114,57 +115,100 @@ pub(crate) struct Death {
     next: Option<Value>,
 }
 
+/// What may lead to the next death.
+#[derive(Default)]
+struct Before {
+    /// Pid of the agent that works.
+    agent: Option<u64>,
+    /// The last request that may have the agent stop the service; none is older than the agent.
+    request: Option<Value>,
+    /// The last request for a signal to it.
+    signal_request: Option<Value>,
+    /// The last stop, and what had led to that.
+    stopping: Option<(Value, Option<Value>)>,
+}
+
 impl Deaths {
     /// Reads a journal to its end.
-    pub(crate) fn read(reader: &mut Reader, service: &str, count: usize) -> Result<Self> {
-        let mut is_known = false;
-        let mut deaths: Vec<Death> = Vec::new();
-        let mut stopping: Option<Value> = None;
-        let mut requested: Option<Value> = None;
-        let mut trouble = None;
+    fn read(reader: &mut Reader, service: &str, count: usize) -> Result<Self> {
+        let mut told = Self::default();
+        let mut before = Before::default();
         while let Some(line) = reader.next()? {
-            if line.service() != Some(service) {
-                continue;
-            }
-            is_known = true;
-            match line.event["event"].as_str() {
-                Some("stopping") => stopping = Some(line.event.clone()),
-                Some("requested") => requested = Some(line.event.clone()),
-                Some("backoff") if line.event["message"].is_string() => {
-                    trouble = Some(line.event.clone());
-                }
-                Some("failed") => trouble = Some(line.event.clone()),
-                Some("started") => trouble = None,
-                _ => {}
-            }
-            if line.event["event"] != "exited" {
-                if let Some(death) = deaths.last_mut() {
-                    death.then.push(line.event);
-                }
-                continue;
-            }
-            if let Some(death) = deaths.last_mut() {
-                death.next = Some(line.event.clone());
-            }
-            if deaths.len() == count {
-                deaths.remove(0);
-            }
-            deaths.push(Death {
-                service: service.to_owned(),
-                stopping: stopping
-                    .take()
-                    .filter(|stopping| is_same_instance(stopping, &line.event)),
-                requested: requested.take(),
-                exited: line.event,
-                then: Vec::new(),
-                next: None,
-            });
+            told.take(line.event, service, count, &mut before);
         }
-        Ok(Self {
-            is_known,
-            deaths,
-            trouble,
-        })
+        Ok(told)
+    }
+
+    fn take(&mut self, event: Value, service: &str, count: usize, before: &mut Before) {
+        let is_of_it = event["service"] == *service;
+        if !is_of_it && !event["service"].is_null() {
+            return;
+        }
+        before.take(&event);
+        if !is_of_it {
+            return;
+        }
+        self.is_known = true;
+        match event["event"].as_str() {
+            Some("backoff") if event["message"].is_string() => self.trouble = Some(event.clone()),
+            Some("failed") => self.trouble = Some(event.clone()),
+            Some("started") => self.trouble = None,
+            _ => {}
+        }
+        let last = self.deaths.last_mut();
+        if event["event"] != "exited" {
+            if let Some(death) = last {
+                death.then.push(event);
+            }
+            return;
+        }
+        if let Some(death) = last {
+            death.next = Some(event.clone());
+        }
+        if self.deaths.len() == count {
+            self.deaths.remove(0);
+        }
+        self.deaths.push(before.led_to(event, service));
+    }
+}
+
+impl Before {
+    fn take(&mut self, event: &Value) {
+        match event["event"].as_str() {
+            Some("agent_started") => {
+                self.agent = event["pid"].as_u64();
+                self.request = None;
+            }
+            Some("requested") if event["command"] == "signal" => {
+                self.signal_request = Some(event.clone());
+            }
+            Some("requested") if event["command"] != "start" => self.request = Some(event.clone()),
+            // The agent stops what it was asked to stop at once, so this is what led to it.
+            Some("stopping") => self.stopping = Some((event.clone(), self.request.take())),
+            _ => {}
+        }
+    }
+
+    fn led_to(&mut self, exited: Value, service: &str) -> Death {
+        let signal_request = self.signal_request.take().filter(|request| {
+            let cause = &exited["cause"];
+            let by_agent = self.agent.is_some() && cause["sender"]["pid"].as_u64() == self.agent;
+            by_agent && request["signal"] == cause["signal"]
+        });
+        let stop = self.stopping.take();
+        let stop = stop.filter(|(stopping, _)| is_same_instance(stopping, &exited));
+        let (stopping, requested) = match stop {
+            Some((stopping, request)) => (Some(stopping), request),
+            None => (None, signal_request),
+        };
+        Death {
+            service: service.to_owned(),
+            exited,
+            stopping,
+            requested,
+            then: Vec::new(),
+            next: None,
+        }
     }
 }
 
@@ -206,7 +250,7 @@ impl Death {
     }
 
     /// In words, a line each, with colours.
-    pub(crate) fn lines(&self, zone: &TimeZone) -> Vec<String> {
+    fn lines(&self, zone: &TimeZone) -> Vec<String> {
         let cause = self.cause();
         let style = cause_style(&cause);
         let bold = Style::new().bold();
@@ -265,15 +309,17 @@ impl Death {
 
     /// What of the agent's doing it was.
     fn stopped(&self) -> Option<String> {
-        let request = self.requested.as_ref();
-        let Some(stopping) = &self.stopping else {
-            let request = request.filter(|request| request["command"] == "signal")?;
-            let is_agent = self.sender()?.comm == "respawn";
-            return is_agent.then(|| format!("by the agent: {}", requested(request)));
-        };
-        let signal = stopping["signal"].as_str()?;
-        let why = request.map_or_else(|| "for a reload or a shutdown".to_owned(), requested);
-        Some(format!("by the agent, which had sent {signal}: {why}"))
+        let stopping = self.stopping.as_ref();
+        let signal = stopping.map(|stopping| stopping["signal"].as_str().unwrap_or("?"));
+        let request = self.requested.as_ref().map(requested);
+        match (signal, request) {
+            (Some(signal), Some(request)) => {
+                Some(format!("by the agent, which had sent {signal}: {request}"))
+            }
+            (Some(signal), None) => Some(format!("by the agent, which had sent {signal}")),
+            (None, Some(request)) => Some(format!("by the agent: {request}")),
+            (None, None) => None,
+        }
     }
 
     fn sender_words(&self, cause: &Cause) -> Option<String> {
@@ -571,5 +617,57 @@ mod tests {
                 "  then    stopped",
             ]
         );
+    }
+
+    /// What was told to have stopped the last one to die.
+    fn stopped(events: &[Value]) -> Option<String> {
+        let mut told = Deaths::default();
+        let mut before = Before::default();
+        for event in events {
+            told.take(event.clone(), "web", 1, &mut before);
+        }
+        told.deaths.last().unwrap().stopped()
+    }
+
+    #[test]
+    fn a_stop_is_told_by_what_led_to_it_alone() {
+        let agent = json!({"event": "agent_started", "service": null, "pid": 50});
+        let request = |command: &str, service: Value, signal: Value| {
+            json!({"event": "requested", "service": service, "command": command, "signal": signal,
+                "by": {"pid": 3, "uid": 0}})
+        };
+        let stopping =
+            json!({"event": "stopping", "service": "web", "pid": 7, "signal": "SIGTERM"});
+        let exited = |pid: u64| {
+            json!({"event": "exited", "service": "web", "pid": 7, "cause": {"kind": "signaled",
+                "signal": "SIGHUP", "core_dumped": false, "sender": {"pid": pid}}})
+        };
+        let hup = request("signal", json!("web"), json!("SIGHUP"));
+        let reload = request("reload", Value::Null, Value::Null);
+        let all = request("stop", Value::Null, Value::Null);
+        let others = request("stop", json!("db"), Value::Null);
+        let by_agent = |what: &str| Some(format!("by the agent{what} asked for by uid 0, pid 3"));
+
+        let told = stopped(&[agent.clone(), all, stopping.clone(), exited(50)]);
+        assert_eq!(told, by_agent(", which had sent SIGTERM: stop"));
+        let told = stopped(&[
+            reload.clone(),
+            others.clone(),
+            hup.clone(),
+            stopping.clone(),
+            exited(50),
+        ]);
+        assert_eq!(told, by_agent(", which had sent SIGTERM: reload"));
+        // An earlier agent's reload has led to nothing.
+        let told = stopped(&[reload, agent.clone(), stopping, exited(50)]);
+        assert_eq!(
+            told,
+            Some("by the agent, which had sent SIGTERM".to_owned())
+        );
+        let told = stopped(&[agent.clone(), hup.clone(), exited(50)]);
+        assert_eq!(told, by_agent(": signal SIGHUP"));
+        // Handled, and then somebody else sent the same.
+        assert_eq!(stopped(&[agent.clone(), hup, exited(51)]), None);
+        assert_eq!(stopped(&[agent, others, exited(51)]), None);
     }
 }

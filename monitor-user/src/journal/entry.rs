@@ -51,7 +51,8 @@ enum What {
     Requested {
         command: &'static str,
         signal: Option<Signal>,
-        by: By,
+        /// `None`: by a signal to the agent.
+        by: Option<By>,
     },
     Backoff {
         delay_ns: u64,
@@ -196,13 +197,13 @@ impl Entry {
         Self::other(facts.time, service.map(|name| name.as_ref()), what)
     }
 
-    /// Somebody asked for that, of this service or of all.
+    /// Somebody asked for that, of this service or of all; `by`: `None` for a signal to the agent.
     pub(crate) fn requested(
         time: Timestamp,
         service: Option<&str>,
         command: &'static str,
         signal: Option<Signal>,
-        by: By,
+        by: Option<By>,
     ) -> Self {
         let what = What::Requested {
             command,
