@@ -9,8 +9,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::aftermath::CoreDump;
-use crate::decode::{LastSignal, Usage};
+use crate::aftermath::Circumstances;
 use crate::supervisor::{Cause, Sender};
 
 /// An exit, as `watch` and `events` show it.
@@ -23,24 +22,13 @@ pub(crate) struct Exited {
     /// The service whose instance it was.
     pub(crate) service: Option<String>,
     pub(crate) pid: u32,
-    /// The pid in the initial PID namespace, where the kernel's record tells it.
-    pub(crate) host_pid: Option<u32>,
     /// Since boot, at the resolution of `/proc` (10 ms).
     pub(crate) start_time_ns: Option<u64>,
     pub(crate) comm: Option<String>,
     pub(crate) uptime_ns: Option<u64>,
     pub(crate) cause: Cause,
-    pub(crate) parent_pid: Option<u32>,
-    pub(crate) uid: Option<u32>,
-    pub(crate) cgroup_id: Option<u64>,
-    /// Of an exit by itself: the last signal before that had asked it to end.
-    pub(crate) last_signal: Option<LastSignal>,
-    /// What it had used, where the kernel's record tells it.
-    pub(crate) usage: Option<Usage>,
-    /// Of a core dump: where it went.
-    pub(crate) core: Option<CoreDump>,
-    /// The end of its output, where the config asks for it.
-    pub(crate) last_output: Option<String>,
+    #[serde(flatten)]
+    pub(crate) circumstances: Circumstances,
 }
 
 /// The columns' names, in the widths of [`Exited::line`].
@@ -54,18 +42,11 @@ impl Exited {
             time,
             service: None,
             pid,
-            host_pid: None,
             start_time_ns: None,
             comm: None,
             uptime_ns: None,
             cause: Cause::Unknown,
-            parent_pid: None,
-            uid: None,
-            cgroup_id: None,
-            last_signal: None,
-            usage: None,
-            core: None,
-            last_output: None,
+            circumstances: Circumstances::default(),
         }
     }
 

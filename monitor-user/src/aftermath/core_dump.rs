@@ -6,6 +6,7 @@ use std::fs;
 
 use serde::Serialize;
 
+use crate::decode::ProcessExit;
 use crate::supervisor::{Cause, Instance};
 
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
@@ -34,28 +35,22 @@ struct Facts<'a> {
 }
 
 /// Where the core of a process went, if it has dumped one.
-pub(crate) fn of(
-    cause: &Cause,
-    instance: Instance,
-    host_pid: u32,
-    uid: u32,
-    comm: &str,
-) -> Option<CoreDump> {
+pub(super) fn of(exit: &ProcessExit) -> Option<CoreDump> {
     let Cause::Signaled {
         signal,
         core_dumped: true,
         ..
-    } = cause
+    } = exit.cause
     else {
         return None;
     };
     let pattern = fs::read_to_string(CORE_PATTERN).ok()?;
     let uses_pid = fs::read_to_string(CORE_USES_PID).is_ok_and(|text| text.trim() != "0");
     let facts = Facts {
-        instance,
-        host_pid,
-        uid,
-        comm,
+        instance: exit.instance,
+        host_pid: exit.host_pid,
+        uid: exit.uid,
+        comm: &exit.comm,
         signal: signal.number(),
     };
     Some(by_pattern(pattern.trim_end_matches('\n'), uses_pid, facts))

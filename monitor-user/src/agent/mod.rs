@@ -32,7 +32,7 @@ use self::instances::Instances;
 use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::requests::Requests;
-use crate::aftermath;
+use crate::aftermath::{self, Circumstances};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Surroundings};
 use crate::control::{self, Server};
@@ -114,7 +114,7 @@ struct Agent {
     journal: Journal,
     journal_failed: bool,
     /// What the kernel's records of exits that are not published yet tell beside the deaths.
-    facts: HashMap<Instance, ExtraFacts>,
+    circumstances: HashMap<Instance, Circumstances>,
     /// How long the output files were, whose ends are kept, when these were started.
     output_starts: HashMap<Instance, u64>,
     /// What is still to be done, in order.
@@ -192,7 +192,7 @@ impl Agent {
             memory: MemoryDir::open(runtime_dir)?,
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
             journal_failed: false,
-            facts: HashMap::new(),
+            circumstances: HashMap::new(),
             output_starts: HashMap::new(),
             actions: VecDeque::new(),
             hooks,
@@ -213,7 +213,7 @@ impl Agent {
             services: config.services,
             request: None,
         });
-        agent.facts.clear();
+        agent.circumstances.clear();
         // The kernel wakes nobody for a record that came after one that was not taken out.
         agent.drain_ring();
         agent.check_loss();
@@ -332,9 +332,10 @@ impl Agent {
         {
             self.told.records += 1;
             match exit {
-                Some(exit) => {
+                Some(mut exit) => {
                     if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
-                        self.tell_exit(service, exit);
+                        self.complete(&mut exit);
+                        self.tell_exit(service, &exit);
                     }
                 }
                 None => tracing::error!("the ring holds a record that is not of this build"),
@@ -343,27 +344,26 @@ impl Agent {
         }
     }
 
-    /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
-    fn tell_exit(&mut self, service: ServiceName, mut exit: ProcessExit) {
-        aftermath::complete(&mut exit);
-        let instance = exit.instance;
-        self.instances.told(&instance);
-        if self.instances.has_own_cgroup(&instance) {
+    /// Adds to the record of an instance's exit what the kernel program does not know.
+    fn complete(&self, exit: &mut ProcessExit) {
+        aftermath::complete(exit);
+        if self.instances.has_own_cgroup(&exit.instance) {
             exit.cgroup_is_its_own();
         }
-        let facts = facts_of(&exit);
-        let time = facts.exited_at;
-        self.facts.insert(instance, facts);
+    }
+
+    /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
+    fn tell_exit(&mut self, service: ServiceName, exit: &ProcessExit) {
+        let instance = exit.instance;
+        self.instances.told(&instance);
+        self.circumstances.insert(instance, Circumstances::of(exit));
         self.tell(Event::ProcessExited {
             service,
             instance,
-            death: Death {
-                time,
-                ..death_of(Some(&exit))
-            },
+            death: death_of(Some(exit)),
         });
         if self.supervisor.is_configured() {
-            self.facts.remove(&instance);
+            self.circumstances.remove(&instance);
         }
     }
 
@@ -627,17 +627,17 @@ impl Agent {
 
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
-        let facts = match notice {
-            Notice::Exited { instance, .. } => self.facts.get(instance).cloned(),
-            _ => None,
-        };
-        let mut facts = facts.unwrap_or_else(|| ExtraFacts::at(clock::now()));
+        let mut facts = ExtraFacts::at(clock::now());
         if let Notice::Exited {
             service, instance, ..
         } = notice
         {
+            let known = self.circumstances.get(instance).cloned();
             let start = self.output_starts.remove(instance);
-            facts.last_output = self.last_output(service, start.unwrap_or(0));
+            facts.circumstances = Circumstances {
+                last_output: self.last_output(service, start.unwrap_or(0)),
+                ..known.unwrap_or_default()
+            };
         }
         let spec = notice.service().and_then(|it| self.supervisor.spec(it));
         let spec = spec.cloned();
@@ -756,22 +756,6 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
             );
             (None, None)
         }
-    }
-}
-
-/// What an exit's record tells beside the death.
-fn facts_of(exit: &ProcessExit) -> ExtraFacts {
-    ExtraFacts {
-        time: clock::now(),
-        exited_at: Some(WallClock::read().at(exit.exited_at)),
-        host_pid: Some(exit.host_pid),
-        parent_pid: Some(exit.parent_pid),
-        uid: Some(exit.uid),
-        cgroup_id: Some(exit.cgroup_id),
-        last_signal: exit.last_signal.clone(),
-        usage: Some(exit.usage),
-        core: aftermath::core_of(exit),
-        last_output: None,
     }
 }
 

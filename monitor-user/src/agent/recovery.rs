@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use anyhow::Result;
 
 use super::memory::Remembered;
-use super::{Agent, Told, death_of, facts_of};
+use super::{Agent, Told, death_of};
+use crate::aftermath::Circumstances;
 use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, ProcessExit};
@@ -205,6 +206,9 @@ impl Agent {
             let new: Vec<Instance> = new.copied().collect();
             self.instances.adopt(service, new);
         }
+        for exit in recorded.exits.values_mut() {
+            self.complete(exit);
+        }
         recorded
     }
 
@@ -225,7 +229,10 @@ impl Agent {
                 instance: exit.instance,
                 death: exit.death.unwrap_or_else(|| death_of(record)),
             };
-            let facts = record.map_or_else(|| ExtraFacts::at(clock::now()), facts_of);
+            let facts = ExtraFacts {
+                circumstances: record.map(Circumstances::of).unwrap_or_default(),
+                ..ExtraFacts::at(clock::now())
+            };
             self.tell_all(&notice, facts, spec.map(AsRef::as_ref));
         }
     }
@@ -290,7 +297,7 @@ impl Agent {
         told: &mut Told,
     ) {
         if let Some(exit) = exit {
-            self.tell_exit(service.clone(), exit.clone());
+            self.tell_exit(service.clone(), exit);
         }
         if !self.instances.is_main(instance) {
             self.tell(Event::ProcessReleased {

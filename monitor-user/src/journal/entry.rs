@@ -5,8 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::aftermath::CoreDump;
-use crate::decode::{LastSignal, Usage};
+use crate::aftermath::Circumstances;
 use crate::report::Exited;
 use crate::supervisor::{BackoffReason, Death, Instance, Notice, Signal};
 
@@ -98,24 +97,8 @@ pub(crate) struct By {
 pub(crate) struct ExtraFacts {
     /// When it became known.
     pub(crate) time: Timestamp,
-    /// Of an exit: when it became final, if the kernel's record tells.
-    pub(crate) exited_at: Option<Timestamp>,
-    /// Of an exit: the pid in the initial PID namespace.
-    pub(crate) host_pid: Option<u32>,
-    /// Of an exit: the parent's pid.
-    pub(crate) parent_pid: Option<u32>,
-    /// Of an exit: the real user ID.
-    pub(crate) uid: Option<u32>,
-    /// Of an exit: the ID of its cgroup in the v2 hierarchy.
-    pub(crate) cgroup_id: Option<u64>,
-    /// Of an exit by itself: the last signal before that had asked it to end.
-    pub(crate) last_signal: Option<LastSignal>,
-    /// Of an exit: what it had used.
-    pub(crate) usage: Option<Usage>,
-    /// Of a core dump: where it went.
-    pub(crate) core: Option<CoreDump>,
-    /// Of an exit: the end of its output.
-    pub(crate) last_output: Option<String>,
+    /// Of an exit.
+    pub(crate) circumstances: Circumstances,
 }
 
 impl ExtraFacts {
@@ -123,15 +106,7 @@ impl ExtraFacts {
     pub(crate) fn at(time: Timestamp) -> Self {
         Self {
             time,
-            exited_at: None,
-            host_pid: None,
-            parent_pid: None,
-            uid: None,
-            cgroup_id: None,
-            last_signal: None,
-            usage: None,
-            core: None,
-            last_output: None,
+            circumstances: Circumstances::default(),
         }
     }
 }
@@ -255,21 +230,14 @@ impl Entry {
 fn exited(service: &str, instance: Instance, death: &Death, facts: ExtraFacts) -> Exited {
     Exited {
         event: "exited",
-        time: facts.exited_at.or(death.time).unwrap_or(facts.time),
+        time: death.time.unwrap_or(facts.time),
         service: Some(service.to_owned()),
         pid: instance.pid,
-        host_pid: facts.host_pid,
         start_time_ns: Some(instance.start_time_ns),
         comm: death.comm.clone(),
         uptime_ns: death.uptime.map(nanoseconds),
         cause: death.cause.clone(),
-        parent_pid: facts.parent_pid,
-        uid: facts.uid,
-        cgroup_id: facts.cgroup_id,
-        last_signal: facts.last_signal,
-        usage: facts.usage,
-        core: facts.core,
-        last_output: facts.last_output,
+        circumstances: facts.circumstances,
     }
 }
 

@@ -142,7 +142,7 @@ fn a_backoff_tells_why_and_how_long() {
 
 #[test]
 fn an_exit_is_told_with_the_time_at_which_it_was_final() {
-    let notice = Notice::Exited {
+    let mut notice = Notice::Exited {
         service: Arc::from("web"),
         instance: Instance {
             pid: 7,
@@ -153,14 +153,11 @@ fn an_exit_is_told_with_the_time_at_which_it_was_final() {
             blame: Blame::SomeoneElse,
             comm: Some("nginx".to_owned()),
             uptime: Some(Duration::from_secs(2)),
-            time: None,
+            time: Some(Timestamp::from_second(3).unwrap()),
         },
     };
-    let facts = ExtraFacts {
-        exited_at: Some(Timestamp::from_second(3).unwrap()),
-        uid: Some(33),
-        ..at(5)
-    };
+    let mut facts = at(5);
+    facts.circumstances.uid = Some(33);
     let value = serde_json::to_value(Entry::from_notice(&notice, facts)).unwrap();
     assert_eq!(value["time"], "1970-01-01T00:00:03Z");
     assert_eq!(
@@ -175,6 +172,10 @@ fn an_exit_is_told_with_the_time_at_which_it_was_final() {
         (&value["uptime_ns"], &value["cause"]["signal"]),
         (&json!(2_000_000_000_u64), &json!("SIGKILL"))
     );
+    let Notice::Exited { death, .. } = &mut notice else {
+        unreachable!()
+    };
+    death.time = None;
     let value = serde_json::to_value(Entry::from_notice(&notice, at(5))).unwrap();
     assert_eq!(value["time"], "1970-01-01T00:00:05Z");
 }

@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::task::JoinSet;
 
 use super::Arguments;
-use crate::aftermath;
+use crate::aftermath::{self, Circumstances};
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
 use crate::decode::{self, Birth, ProcessExit};
@@ -243,24 +243,17 @@ impl Kernel {
 
 fn with_record(mut exit: ProcessExit, wall: &WallClock) -> Exited {
     aftermath::complete(&mut exit);
-    let core = aftermath::core_of(&exit);
+    let circumstances = Circumstances::of(&exit);
     Exited {
         event: "exited",
         time: wall.at(exit.exited_at),
         service: None,
         pid: exit.instance.pid,
-        host_pid: Some(exit.host_pid),
         start_time_ns: Some(exit.instance.start_time_ns),
         comm: Some(exit.comm),
         uptime_ns: u64::try_from(exit.uptime.as_nanos()).ok(),
         cause: exit.cause,
-        parent_pid: Some(exit.parent_pid),
-        uid: Some(exit.uid),
-        cgroup_id: Some(exit.cgroup_id),
-        last_signal: exit.last_signal,
-        usage: Some(exit.usage),
-        core,
-        last_output: None,
+        circumstances,
     }
 }
 
