@@ -260,6 +260,7 @@ fn put_through(case: &Case) {
     let mut trial = Trial::begin(case, &case.plan);
     trial.await_init();
     if case.puts_aside {
+        trial.install_while_init_is_busy();
         trial.install_too_early();
     }
     trial.install();
@@ -321,6 +322,47 @@ impl<'a> Trial<'a> {
         );
     }
 
+    /// While sysvinit ends the processes of removed lines it forgets each SIGHUP that comes.
+    fn install_while_init_is_busy(&self) {
+        let namespace = &self.namespace;
+        let inittab = namespace.path("/etc/inittab");
+        let before = std::fs::read_to_string(&inittab).unwrap();
+        let stubborn = "xx:2:respawn:/bin/sh -c 'trap \"\" TERM; exec sleep 4242'\n";
+        std::fs::write(&inittab, before.clone() + stubborn).unwrap();
+        let look_again = || {
+            assert!(
+                namespace
+                    .run(&["/bin/sh", "-c", "kill -HUP 1"])
+                    .status
+                    .success()
+            )
+        };
+        look_again();
+        wait_for_or(
+            "the stubborn one",
+            || namespace.has_process(b"sleep\04242\0").then_some(()),
+            || namespace.describe(),
+        );
+        std::fs::write(&inittab, before).unwrap();
+        look_again();
+        wait_for_or(
+            "init that ends it",
+            || namespace.console().contains("TERM signal").then_some(()),
+            || namespace.describe(),
+        );
+        self.respawn(&["install", "--init", self.case.name]);
+        self.respawn(&["uninstall"]);
+        self.await_end();
+    }
+
+    fn await_end(&self) {
+        wait_for_or(
+            "end of both agents",
+            || self.namespace.agents().is_empty().then_some(()),
+            || self.namespace.describe(),
+        );
+    }
+
     /// With a config that no agent can start with, the command says so; init puts the lines aside,
     /// and the next install has it take them up again.
     fn install_too_early(&self) {
@@ -339,11 +381,7 @@ impl<'a> Trial<'a> {
         std::fs::remove_file(bad).unwrap();
         self.respawn(&["install", "--init", self.case.name]);
         self.respawn(&["uninstall"]);
-        wait_for_or(
-            "end of both agents",
-            || self.namespace.agents().is_empty().then_some(()),
-            || self.namespace.describe(),
-        );
+        self.await_end();
     }
 
     fn respawn(&self, arguments: &[&str]) -> String {
@@ -560,11 +598,7 @@ impl<'a> Trial<'a> {
         let before: Vec<_> = SERVICES.map(instances).into();
         let said = self.respawn(&["uninstall"]);
         assert!(said.contains("no agent runs any more"), "{said}");
-        wait_for_or(
-            "end of both agents",
-            || self.namespace.agents().is_empty().then_some(()),
-            || self.namespace.describe(),
-        );
+        self.await_end();
         assert_eq!(before, SERVICES.map(instances).to_vec());
         for (service, instances) in services.iter().zip(before) {
             assert_eq!(pid_inside(instances[0]), Some(service.pid));

@@ -22,6 +22,9 @@ const COMES_UP_WITHIN: Duration = Duration::from_secs(20);
 /// How long agents may take to end after an uninstall: init waits 3 s or 5 s before it kills.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// After so long, init is asked again what it may have missed.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -161,7 +164,7 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         }
         perform(&plan, &site)?;
         if site.is_running {
-            await_end(&global.runtime_dir)?;
+            await_end(&global.runtime_dir, &plan)?;
         }
     }
     if !found {
@@ -246,7 +249,7 @@ fn perform(plan: &Plan, site: &Site) -> Result<()> {
 fn await_agents(runtime_dir: &Path, plan: &Plan) -> Result<ExitCode> {
     let mut last = String::new();
     let mut agent = None;
-    let came_up = wait_until(COMES_UP_WITHIN, || match ask(runtime_dir) {
+    let came_up = wait_until(COMES_UP_WITHIN, plan, || match ask(runtime_dir) {
         Ok((pid, services)) => {
             agent = Some((pid, services));
             last = "no spare waits for its lock".to_owned();
@@ -281,9 +284,9 @@ fn await_agents(runtime_dir: &Path, plan: &Plan) -> Result<ExitCode> {
     bail!(complaint)
 }
 
-fn await_end(runtime_dir: &Path) -> Result<()> {
+fn await_end(runtime_dir: &Path, plan: &Plan) -> Result<()> {
     let mut pid = 0;
-    let ended = wait_until(ENDS_WITHIN, || match ask(runtime_dir) {
+    let ended = wait_until(ENDS_WITHIN, plan, || match ask(runtime_dir) {
         Ok((agent, _)) => {
             pid = agent;
             false
@@ -323,14 +326,20 @@ fn ask(runtime_dir: &Path) -> Result<(u32, usize)> {
     clippy::disallowed_methods,
     reason = "the command line may read a clock: here for its own patience"
 )]
-fn wait_until(within: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + within;
+    let mut ask_at = Instant::now() + ASK_AGAIN;
     loop {
         if is_so() {
             return true;
         }
-        if Instant::now() >= deadline {
+        let now = Instant::now();
+        if now >= deadline {
             return false;
+        }
+        if now >= ask_at {
+            plan.ask_again();
+            ask_at = now + ASK_AGAIN;
         }
         thread::sleep(LOOK_AGAIN);
     }

@@ -147,6 +147,16 @@ impl fmt::Display for Ask {
 }
 
 impl Plan {
+    /// Asks once more what init may have missed. sysvinit forgets each SIGHUP that comes while it
+    /// ends the processes of removed lines: `process_signals` in its `src/init.c` reads the file,
+    /// waits for them, and then takes the signal for answered.
+    pub(crate) fn ask_again(&self) {
+        if self.after.contains(&Ask::Hangup) {
+            // That the first one could be sent was seen.
+            let _ = Ask::Hangup.perform();
+        }
+    }
+
     /// A file of ours, written whole.
     ///
     /// # Errors

@@ -7,7 +7,8 @@
 //!   within 120 s of the first puts its line aside for 300 s (`MAXSPAWN`, `TESTTIME`,
 //!   `SLEEPTIME`); SIGHUP counts afresh: see `rearm`;
 //! - a line that is removed, or not of the new runlevel, has its process's whole group killed
-//!   (SIGTERM, 3 s later SIGKILL): services have sessions of their own and stay;
+//!   (SIGTERM, 3 s later SIGKILL): services have sessions of their own and stay. A SIGHUP that
+//!   comes until they are gone is forgotten, so it is sent again;
 //! - a changed command counts from its next start on.
 
 use anyhow::{Context, Result, bail};
