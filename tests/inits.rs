@@ -340,7 +340,7 @@ impl<'a> Trial<'a> {
         look_again();
         wait_for_or(
             "the stubborn one",
-            || namespace.has_process(b"sleep\04242\0").then_some(()),
+            || namespace.has_process(b"sleep\x004242\0").then_some(()),
             || namespace.describe(),
         );
         std::fs::write(&inittab, before).unwrap();
