@@ -56,17 +56,13 @@ pub(crate) fn report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) {
 
 #[inline(always)]
 fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<()> {
-    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
-    let filter = unsafe { ptr::read_volatile(&raw const FILTER) };
     let host_pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let pid = if filter.pid_namespace == 0 {
-        host_pid
-    } else {
-        task.process_id()?
-    };
+    let pid = task.process_id_of(host_pid)?;
     if pid == 0 {
         return Ok(());
     }
+    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
+    let filter = unsafe { ptr::read_volatile(&raw const FILTER) };
     let some_unwatched = filter.all != 0 || filter.names != 0;
     if !some_unwatched && !is_hinted(pid) {
         return Ok(());
@@ -106,8 +102,7 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
         usage: leader.usage(task)?,
         comm,
     };
-    let sent = send(ctx, &exit, entry);
-    if sent != Sent::ByAnother {
+    if send(ctx, &exit, entry) {
         let _ = SIGNALS.remove(&host_pid);
     }
     Ok(())
@@ -126,13 +121,6 @@ struct Exit {
     comm: [u8; COMM_LEN],
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Here,
-    ByAnother,
-    NoRoom,
-}
-
 /// Counts the threads of a watched process when the first of them goes with it.
 #[inline(always)]
 pub(crate) fn count_threads(task: Task) {
@@ -141,13 +129,7 @@ pub(crate) fn count_threads(task: Task) {
 
 #[inline(always)]
 fn try_count_threads(task: Task) -> Result<()> {
-    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
-    let observer = unsafe { ptr::read_volatile(&raw const FILTER.pid_namespace) };
-    let pid = if observer == 0 {
-        (bpf_get_current_pid_tgid() >> 32) as u32
-    } else {
-        task.process_id()?
-    };
+    let pid = task.process_id_of((bpf_get_current_pid_tgid() >> 32) as u32)?;
     if pid == 0 || !is_hinted(pid) {
         return Ok(());
     }
@@ -176,9 +158,9 @@ pub(crate) fn is_hinted(pid: u32) -> bool {
 }
 
 /// Writes the record, if this run of the program is the one that takes the watch entry out.
-/// Without room in the ring the entry stays, marked lost.
+/// Without room in the ring the entry stays, marked lost. False if another run has written it.
 #[inline(always)]
-fn send<C: EbpfContext>(ctx: &C, exit: &Exit, entry: Option<*mut WatchEntry>) -> Sent {
+fn send<C: EbpfContext>(ctx: &C, exit: &Exit, entry: Option<*mut WatchEntry>) -> bool {
     let Some(mut slot) = EVENTS.reserve::<ExitRecord>(0) else {
         if let Some(entry) = entry {
             // SAFETY: the map returned it; a racing write can only write the same value.
@@ -186,7 +168,7 @@ fn send<C: EbpfContext>(ctx: &C, exit: &Exit, entry: Option<*mut WatchEntry>) ->
         }
         count_lost();
         debug!(ctx, "ring full: exit of pid {} not reported", exit.pid);
-        return Sent::NoRoom;
+        return true;
     };
     let record = slot.as_mut_ptr();
     // SAFETY: room for a record, in the ring; every field is written, here or in `write_signal`.
@@ -208,10 +190,10 @@ fn send<C: EbpfContext>(ctx: &C, exit: &Exit, entry: Option<*mut WatchEntry>) ->
     }
     if entry.is_some() && WATCHED.remove(&exit.pid).is_err() {
         slot.discard(0);
-        return Sent::ByAnother;
+        return false;
     }
     slot.submit(0);
-    Sent::Here
+    true
 }
 
 /// # Safety

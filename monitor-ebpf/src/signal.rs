@@ -117,16 +117,12 @@ fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()>
 /// Whether the exit program may want it: most signals of a host end here.
 #[inline(always)]
 fn is_wanted(host_pid: u32, task: Task) -> Result<bool> {
-    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
-    let filter = unsafe { ptr::read_volatile(&raw const FILTER) };
-    let pid = if filter.pid_namespace == 0 {
-        host_pid
-    } else {
-        task.process_id()?
-    };
+    let pid = task.process_id_of(host_pid)?;
     if pid == 0 {
         return Ok(false);
     }
+    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
+    let filter = unsafe { ptr::read_volatile(&raw const FILTER) };
     if filter.all != 0 || filter.names != 0 {
         return Ok(true);
     }

@@ -111,12 +111,24 @@ impl Task {
     }
 
     /// The process ID in the observer's PID namespace, 0 if it has none there.
+    #[inline(always)]
     pub(crate) fn process_id(self) -> Result<u32> {
-        // SAFETY: initialised read-only data, volatile for the reason given in `offset!`.
-        let observer = unsafe { ptr::read_volatile(&raw const FILTER.pid_namespace) };
-        if observer == 0 {
-            return self.host_process_id();
+        match observer() {
+            0 => self.host_process_id(),
+            observer => self.process_id_in(observer),
         }
+    }
+
+    /// The same where the ID in the initial PID namespace is known.
+    #[inline(always)]
+    pub(crate) fn process_id_of(self, host_pid: u32) -> Result<u32> {
+        match observer() {
+            0 => Ok(host_pid),
+            observer => self.process_id_in(observer),
+        }
+    }
+
+    fn process_id_in(self, observer: u32) -> Result<u32> {
         let pid: *const u8 = field(self.signal()?, offset!(signal_tgid_pid))?;
         let level: u32 = field(pid, offset!(pid_level))?;
         for depth in 0..=MAX_PID_NAMESPACE_LEVEL {
@@ -236,6 +248,13 @@ impl Task {
     fn signal(self) -> Result<*const u8> {
         field(self.0, offset!(task_signal))
     }
+}
+
+/// The inode number of the PID namespace whose process IDs are told; 0 for the initial one.
+#[inline(always)]
+fn observer() -> u32 {
+    // SAFETY: initialised read-only data, volatile for the reason given in `offset!`.
+    unsafe { ptr::read_volatile(&raw const FILTER.pid_namespace) }
 }
 
 #[inline(always)]
