@@ -132,23 +132,17 @@ fn socket(item: &Item<'_>) -> Option<PathBuf> {
 }
 
 fn journal_max_size(item: &Item<'_>) -> Option<u64> {
-    let size = value::size(item)?;
-    if !(64 << 10..=1 << 40).contains(&size) {
-        item.expected("a size from \"64KiB\" to \"1TiB\"", None);
-        return None;
-    }
-    Some(size)
+    value::size_within(
+        item,
+        64 << 10..=1 << 40,
+        "a size from \"64KiB\" to \"1TiB\"",
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_readme_tells_of_every_key() {
-        let readme = include_str!("../../../README.md");
-        for (key, _) in KEYS {
-            assert!(readme.contains(&format!("\n| `{key}` |")), "{key}");
-        }
+        crate::config::cursor::assert_in_readme(super::KEYS);
     }
 }

@@ -420,23 +420,13 @@ fn output(item: &Item<'_>) -> Option<Output> {
 }
 
 fn last_output(item: &Item<'_>) -> Option<u64> {
-    let size = value::size(item)?;
-    if size > LAST_OUTPUT_MAX {
-        item.expected("a size of at most \"64KiB\"", None);
-        return None;
-    }
-    Some(size)
+    value::size_within(item, 0..=LAST_OUTPUT_MAX, "a size of at most \"64KiB\"")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_readme_tells_of_every_key() {
-        let readme = include_str!("../../../README.md");
-        for (key, _) in KEYS {
-            assert!(readme.contains(&format!("\n| `{key}` |")), "{key}");
-        }
+        crate::config::cursor::assert_in_readme(super::KEYS);
     }
 }

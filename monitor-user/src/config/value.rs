@@ -1,5 +1,6 @@
 //! Readers for the kinds of value that several keys share: durations, sizes, paths, words.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,20 @@ pub(super) fn size(item: &Item<'_>) -> Option<u64> {
         None => item.expected(SIZE, None),
     }
     None
+}
+
+/// The same within limits, which are told if it is not.
+pub(super) fn size_within(
+    item: &Item<'_>,
+    limits: RangeInclusive<u64>,
+    expected: &str,
+) -> Option<u64> {
+    let size = size(item)?;
+    if !limits.contains(&size) {
+        item.expected(expected, None);
+        return None;
+    }
+    Some(size)
 }
 
 #[derive(Debug, PartialEq)]

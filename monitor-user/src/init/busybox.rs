@@ -16,8 +16,8 @@
 use anyhow::{Result, bail};
 
 use super::inittab::{BUSYBOX_PROCESS, Dialect};
-use super::plan::{Ask, Plan};
-use super::sysvinit::{INITTAB, backup, parse, uninstall_from_inittab};
+use super::plan::Plan;
+use super::sysvinit::{INITTAB, install_in_inittab, parse, uninstall_from_inittab};
 use super::{Entry, InitSystem, Site};
 
 pub(super) struct Busybox;
@@ -41,15 +41,7 @@ impl InitSystem for Busybox {
             .iter()
             .map(|command| format!("::respawn:{command}"))
             .collect::<Vec<_>>();
-        let mut plan = Plan::default();
-        backup(&mut plan, site, &text, &inittab)?;
-        plan.edit(
-            INITTAB,
-            Some(text.clone()),
-            inittab.with_block(&lines),
-            0o644,
-        );
-        plan.after.extend(site.is_running.then_some(Ask::Hangup));
+        let mut plan = install_in_inittab(site, &text, &inittab, &lines)?;
         plan.look_at = [
             "what init and the agent say on the console".to_owned(),
             format!("`{}` by hand, for what it says", commands[0]),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::plan::HEADER;
 use super::root::Root;
 
 /// Paths that need no mention, being the agent's own defaults.
@@ -81,6 +82,19 @@ impl Entry {
     /// The command, words separated by one space.
     pub(crate) fn command(&self) -> String {
         format!("{} {}", self.binary, self.arguments())
+    }
+
+    /// The `run` script of a directory that runit or s6 supervises.
+    pub(crate) fn run_script(&self) -> String {
+        format!(
+            "\
+#!/bin/sh
+# {HEADER}
+exec 2>&1
+exec {}
+",
+            self.command()
+        )
     }
 
     /// The same command in other words, for an init that keeps one of two equal lines: with the

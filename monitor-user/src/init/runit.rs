@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 
-use super::plan::{Ask, Change, HEADER, Plan};
+use super::plan::{Ask, Change, Plan};
 use super::{Entry, InitSystem, NAMES, Site};
 
 const SERVICES: &str = "/etc/sv";
@@ -36,7 +36,7 @@ impl InitSystem for Runit {
         for name in NAMES {
             let directory = format!("{SERVICES}/{name}");
             let run = format!("{directory}/run");
-            plan.write(&site.root, &run, &script(entry), 0o755)?;
+            plan.write(&site.root, &run, &entry.run_script(), 0o755)?;
             // Last, so that runsv finds it whole.
             plan.link(&site.root, &format!("{links}/{name}"), &directory)?;
         }
@@ -72,16 +72,4 @@ impl InitSystem for Runit {
         }
         Ok(plan)
     }
-}
-
-fn script(entry: &Entry) -> String {
-    format!(
-        "\
-#!/bin/sh
-# {HEADER}
-exec 2>&1
-exec {}
-",
-        entry.command()
-    )
 }

@@ -9,7 +9,7 @@
 
 use anyhow::Result;
 
-use super::plan::{Ask, Change, HEADER, Plan};
+use super::plan::{Ask, Change, Plan};
 use super::{Entry, InitSystem, NAMES, Site};
 
 /// Where s6-svscan usually looks.
@@ -42,7 +42,7 @@ impl InitSystem for S6 {
         for directory in &directories {
             for name in NAMES {
                 let run = format!("{directory}/{name}/run");
-                plan.write(&site.root, &run, &script(entry), 0o755)?;
+                plan.write(&site.root, &run, &entry.run_script(), 0o755)?;
             }
         }
         if let Some(now) = directories.last() {
@@ -92,16 +92,4 @@ impl InitSystem for S6 {
         }
         Ok(plan)
     }
-}
-
-fn script(entry: &Entry) -> String {
-    format!(
-        "\
-#!/bin/sh
-# {HEADER}
-exec 2>&1
-exec {}
-",
-        entry.command()
-    )
 }

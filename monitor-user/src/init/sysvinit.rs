@@ -43,16 +43,7 @@ impl InitSystem for Sysvinit {
         if lines.len() != 2 {
             bail!("{}: no id is free", site.root.shown(INITTAB));
         }
-        let mut plan = Plan::default();
-        backup(&mut plan, site, &text, &inittab)?;
-        plan.edit(
-            INITTAB,
-            Some(text.clone()),
-            inittab.with_block(&lines),
-            0o644,
-        );
-        // Also when nothing changes: the lines may have been put aside.
-        plan.after.extend(site.is_running.then_some(Ask::Hangup));
+        let mut plan = install_in_inittab(site, &text, &inittab, &lines)?;
         plan.look_at = [
             "what init says on the console, and /var/log/syslog".to_owned(),
             format!("`{command}` by hand, for what it says"),
@@ -73,13 +64,15 @@ pub(super) fn parse<'a>(root: &Root, text: &'a [u8], dialect: Dialect) -> Result
 
 const BACKUP: &str = "/etc/inittab.respawn-backup";
 
-/// Keeps the file as it was before the first install; a backup that is there stays.
-pub(super) fn backup(
-    plan: &mut Plan,
+/// Has these lines be our block. A copy of the file as it was before the first install is kept; one
+/// that is there stays.
+pub(super) fn install_in_inittab(
     site: &Site,
     text: &[u8],
     inittab: &Inittab<'_>,
-) -> Result<()> {
+    lines: &[String],
+) -> Result<Plan> {
+    let mut plan = Plan::default();
     if !inittab.is_installed() && site.root.read(BACKUP)?.is_none() {
         plan.changes.push(Change::Backup {
             path: BACKUP.into(),
@@ -87,7 +80,15 @@ pub(super) fn backup(
             content: text.to_vec(),
         });
     }
-    Ok(())
+    plan.edit(
+        INITTAB,
+        Some(text.to_vec()),
+        inittab.with_block(lines),
+        0o644,
+    );
+    // Also when nothing changes: the lines may have been put aside.
+    plan.after.extend(site.is_running.then_some(Ask::Hangup));
+    Ok(plan)
 }
 
 /// Removes our block, and the backup once it says nothing more than the file. Lines that are not
