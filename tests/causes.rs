@@ -241,7 +241,7 @@ impl Drop for Cgroup {
         // The dead leave it a moment after they are reaped.
         let removed = || fs::remove_dir(&self.0).ok();
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            support::rig::wait_for("an empty cgroup", removed);
+            support::eventually("an empty cgroup", removed);
         }));
     }
 }
@@ -549,7 +549,7 @@ fn signals_to_others_wake_no_agent() {
     rig.ledger().current("web");
     // What the start has left to do is done when nothing is done for a while.
     let mut before = switches(agent.pid());
-    support::rig::wait_for("an idle agent", || {
+    support::eventually("an idle agent", || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         let now = switches(agent.pid());
         (std::mem::replace(&mut before, now) == now).then_some(())
@@ -573,7 +573,7 @@ fn a_service_is_told_why_it_died() {
     let _agent = rig.agent();
     let mut ledger = rig.ledger();
     let first = ledger.current("web");
-    support::rig::wait_for("the output", || {
+    support::eventually("the output", || {
         fs::read_to_string(&log)
             .ok()
             .filter(|text| text.contains("words"))
@@ -673,7 +673,7 @@ fn whose_fault_it_was_decides_the_delay() {
         if service == "kin" && !in_cgroups {
             continue;
         }
-        support::rig::wait_for("the delay of what kills itself", || {
+        support::eventually("the delay of what kills itself", || {
             let output = rig.run(&["status", service, "--json"]);
             let status: Value = serde_json::from_slice(&output.stdout).ok()?;
             (status[0]["state"] == "backoff").then_some(())
@@ -681,7 +681,7 @@ fn whose_fault_it_was_decides_the_delay() {
     }
     // Its trap is set when it has a child.
     let polite = ledger.current("polite");
-    support::rig::wait_for("a shell that sleeps", || {
+    support::eventually("a shell that sleeps", || {
         (!children_of(polite.0).is_empty()).then_some(())
     });
     send("kill", "SIGTERM", polite.0);

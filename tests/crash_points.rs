@@ -11,8 +11,9 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use support::eventually;
 use support::needs_root;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report, wait_for};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report};
 use support::tracer::{Traced, Went};
 
 /// How many points of one phase are tried, about.
@@ -93,7 +94,7 @@ impl Scene {
         self.rig.remove_service("subject");
         let output = self.rig.run(&["reload"]);
         assert!(output.status.success(), "{output:?}");
-        wait_for("the service is gone", || {
+        eventually("the service is gone", || {
             self.rig.live("subject").is_empty().then_some(())
         });
     }

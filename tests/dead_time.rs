@@ -8,7 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, now, report, wait_for};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, report};
+use support::{eventually, now};
 
 const SERVICES: usize = 2_000;
 
@@ -60,7 +61,7 @@ impl Crowd {
         for (instance, signal) in old.values().zip(signals.iter().cycle()) {
             kill(Pid::from_raw(instance.0.cast_signed()), *signal).unwrap();
         }
-        wait_for("all are dead", || {
+        eventually("all are dead", || {
             self.rig.live("").is_empty().then_some(())
         });
         old
@@ -84,7 +85,7 @@ impl Crowd {
         for name in &self.names {
             assert_eq!(self.ledger.instances_of(name).count(), 2, "{name}");
         }
-        wait_for("one instance of each", || {
+        eventually("one instance of each", || {
             (self.rig.live("").len() == self.names.len()).then_some(())
         });
         took

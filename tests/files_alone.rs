@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, wait_for};
-use support::{Victim, needs_root, respawn, skip, unprivileged};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig};
+use support::{Victim, eventually, needs_root, respawn, skip, unprivileged};
 
 /// A service that runs, and its agent, without eBPF.
 struct Scene {
@@ -128,7 +128,7 @@ fn a_start_that_fails_leaves_no_birth() {
         let text = String::from_utf8(output.stdout).unwrap();
         text.contains("backoff").then_some(())
     };
-    wait_for("the start has failed", status);
+    eventually("the start has failed", status);
     assert!(!scene.rig.state_dir().join("bad.birth").exists());
     assert!(scene.birth().exists());
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::rig::{Rig, now, wait_for};
-use support::{is_alive, respawn, signal_to};
+use support::rig::Rig;
+use support::{eventually, is_alive, now, respawn, signal_to};
 
 /// A shell's command as a TOML array.
 fn shell(script: &str) -> String {
@@ -41,7 +41,7 @@ fn lines(path: &Path) -> Vec<String> {
 
 fn wait_for_lines(path: &Path, count: usize) -> Vec<String> {
     let what = format!("{count} lines in {}", path.display());
-    wait_for(&what, || {
+    eventually(&what, || {
         Some(lines(path)).filter(|lines| lines.len() >= count)
     })
 }
@@ -65,7 +65,7 @@ fn a_hook_has_the_event_on_its_input_and_in_its_variables() {
     let mut ledger = rig.ledger();
     let web = ledger.current("web");
     signal_to(web.0, Signal::SIGKILL);
-    let told = wait_for("the hook's end", || {
+    let told = eventually("the hook's end", || {
         Some(lines(&file)).filter(|told| told.last().is_some_and(|last| last == "END"))
     });
     let event: Value = serde_json::from_str(&told[0]).unwrap();
@@ -186,12 +186,12 @@ fn a_hook_that_hangs_is_killed_whole_and_delays_nobody() {
     for line in wait_for_lines(&pids, 5) {
         for pid in line.split(' ') {
             let pid: u32 = pid.parse().unwrap();
-            wait_for("a hook's process is gone", || {
+            eventually("a hook's process is gone", || {
                 (!is_alive(pid)).then_some(())
             });
         }
     }
-    wait_for("all five are told of in the log", || {
+    eventually("all five are told of in the log", || {
         let log = rig.log();
         let killed = log.matches("killed after 2s").count();
         (killed == 5 && log.contains("on_exit") && log.contains("web")).then_some(())
@@ -208,7 +208,7 @@ fn what_a_hook_leaves_in_its_group_goes_with_it() {
     let web = rig.ledger().current("web");
     signal_to(web.0, Signal::SIGKILL);
     let pid: u32 = wait_for_lines(&pids, 1)[0].parse().unwrap();
-    wait_for("it is gone", || (!is_alive(pid)).then_some(()));
+    eventually("it is gone", || (!is_alive(pid)).then_some(()));
     assert!(!rig.log().contains("on_exit"), "{}", rig.log());
 }
 
@@ -272,7 +272,7 @@ fn a_hook_that_fails_is_told_of_in_the_log_and_nothing_follows() {
             ledger.has_current(name).filter(|found| *found != old)
         });
     }
-    let log = wait_for("both are told of", || {
+    let log = eventually("both are told of", || {
         Some(rig.log())
             .filter(|log| log.contains("Permission denied (exec)") && log.contains("exited with 9"))
     });
@@ -473,7 +473,7 @@ fn a_syslogd_that_does_not_read_or_is_not_there_holds_up_nobody() {
     let times = (limit / 2 + 20).min(400);
     kill(&mut ledger, times);
     let mut lines = Vec::new();
-    wait_for("all of it comes when it reads again", || {
+    eventually("all of it comes when it reads again", || {
         lines.extend(received(&syslogd));
         ledger.read();
         (lines.len() as u64 == ledger.seq).then_some(())
@@ -483,14 +483,14 @@ fn a_syslogd_that_does_not_read_or_is_not_there_holds_up_nobody() {
     drop(syslogd);
     fs::remove_file(&log).unwrap();
     kill(&mut ledger, 3);
-    wait_for("it is told of, once", || {
+    eventually("it is told of, once", || {
         let count = rig.log().matches("events do not reach syslog").count();
         assert!(count <= 1);
         (count == 1).then_some(())
     });
     let syslogd = UnixDatagram::bind(&log).unwrap();
     kill(&mut ledger, 1);
-    wait_for("it gets events again", || {
+    eventually("it gets events again", || {
         let lines = received(&syslogd);
         lines
             .iter()

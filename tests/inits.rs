@@ -11,11 +11,9 @@ mod init_root;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use init_root::{
-    Namespace, Plan, SERVICES, Service, cgroup_mount, kill_9, now, package, pid_inside, wait_for_or,
-};
+use init_root::{Namespace, Plan, SERVICES, Service, cgroup_mount, kill_9, package, pid_inside};
 use support::rig::report;
-use support::{needs_root, respawn, skip};
+use support::{eventually_or, needs_root, now, respawn, skip};
 
 /// An init, and how much it is put through.
 struct Case {
@@ -309,7 +307,7 @@ impl<'a> Trial<'a> {
     /// Until PID 1 can be told to be what it is, and to read its entries.
     fn await_init(&self) {
         let namespace = &self.namespace;
-        wait_for_or(
+        eventually_or(
             "init that is ready",
             || {
                 let dry = namespace.run(&["respawn", "install", "--init", "auto", "--dry-run"]);
@@ -338,14 +336,14 @@ impl<'a> Trial<'a> {
             )
         };
         look_again();
-        wait_for_or(
+        eventually_or(
             "the stubborn one",
             || namespace.has_process(b"sleep\x004242\0").then_some(()),
             || namespace.describe(),
         );
         std::fs::write(&inittab, before).unwrap();
         look_again();
-        wait_for_or(
+        eventually_or(
             "init that ends it",
             || namespace.console().contains("TERM signal").then_some(()),
             || namespace.describe(),
@@ -356,7 +354,7 @@ impl<'a> Trial<'a> {
     }
 
     fn await_end(&self) {
-        wait_for_or(
+        eventually_or(
             "end of both agents",
             || self.namespace.agents().is_empty().then_some(()),
             || self.namespace.describe(),
@@ -412,7 +410,7 @@ impl<'a> Trial<'a> {
     /// One agent at work, and one that waits for its lock.
     fn await_both(&self) -> Vec<Service> {
         let services = self.namespace.services();
-        wait_for_or(
+        eventually_or(
             "agent and its spare",
             || {
                 let agents = self.namespace.agents();
@@ -431,7 +429,7 @@ impl<'a> Trial<'a> {
         let mut random = Random::new(self.case.test);
         for _ in 0..self.case.kills {
             std::thread::sleep(random.up_to(self.case.at_most));
-            let holder = wait_for_or(
+            let holder = eventually_or(
                 "agent with the lock",
                 || self.namespace.holder(),
                 || self.namespace.describe(),
@@ -440,7 +438,7 @@ impl<'a> Trial<'a> {
             let killed = now();
             kill_9(holder);
             // The spare, or the next one if it comes between the two.
-            wait_for_or(
+            eventually_or(
                 "next agent with the lock",
                 || self.namespace.holder().filter(|next| *next != holder),
                 || self.namespace.describe(),
@@ -466,7 +464,7 @@ impl<'a> Trial<'a> {
         // Beyond sysvinit's limit, where that is.
         let times = if self.case.puts_aside { 25 } else { 2 };
         for _ in 0..times {
-            wait_for_or(
+            eventually_or(
                 "spare",
                 || self.namespace.spare(),
                 || self.namespace.describe(),
@@ -515,7 +513,7 @@ impl<'a> Trial<'a> {
 
     /// Waits until other instances of all services run, one each.
     fn await_others(&mut self, old: Vec<Service>) {
-        wait_for_or(
+        eventually_or(
             "next instances",
             || {
                 let new = self.namespace.services();

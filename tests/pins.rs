@@ -13,8 +13,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, now, report, wait_for};
-use support::{Victim, needs_root, readable_by_all, respawn, skip};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, report};
+use support::{Victim, eventually, needs_root, now, readable_by_all, respawn, skip};
 
 /// A service that runs, and its agent.
 struct Scene {
@@ -187,7 +187,7 @@ fn a_process_that_merely_has_the_pid_is_not_touched() {
     scene.between_agents(|rig| {
         // Gone without a trace, its pid another's by now.
         kill_it(old);
-        wait_for("it is dead", || rig.live("web").is_empty().then_some(()));
+        eventually("it is dead", || rig.live("web").is_empty().then_some(()));
         let _ = fs::remove_dir_all(rig.pin_dir());
         change(&rig.memory_file("web"), |file| {
             file["memory"]["instance"]["pid"] = json!(stranger.pid());
@@ -445,7 +445,7 @@ fn full_disk(memory: Memory) {
         // The journal, which has a part of a page left, may tell the first ones.
         let old = scene.web;
         kill_it(old);
-        scene.web = wait_for("it is back", || scene.the_one_that_is_not(old));
+        scene.web = eventually("it is back", || scene.the_one_that_is_not(old));
     }
     scene.agent.kill();
     let said = scene.rig.log();
@@ -454,13 +454,13 @@ fn full_disk(memory: Memory) {
     // The next agent finds a memory file that is out of date, and the kernel, or a birth's file
     // that needed no more room, that is not.
     scene.agent = scene.rig.agent();
-    wait_for("the next agent works", || {
+    eventually("the next agent works", || {
         scene.rig.run(&["status"]).status.success().then_some(())
     });
     scene.rig.assert_single("web", scene.web);
     let old = scene.web;
     kill_it(old);
-    scene.web = wait_for("it is back", || scene.the_one_that_is_not(old));
+    scene.web = eventually("it is back", || scene.the_one_that_is_not(old));
 
     disk.empty();
     scene.assert_mended_from_here();
@@ -480,7 +480,7 @@ impl Scene {
         let old = self.web;
         kill_it(old);
         let journal = self.rig.runtime_dir().join("journal");
-        let event = wait_for("the journal goes on", || {
+        let event = eventually("the journal goes on", || {
             let text = fs::read_to_string(&journal).unwrap();
             let mut events = text
                 .lines()
@@ -490,7 +490,7 @@ impl Scene {
         assert_eq!(event["cause"]["signal"], "SIGKILL", "{event}");
         let text = fs::read_to_string(&journal).unwrap();
         assert!(text.contains("\"journal_gap\""), "{text}");
-        self.web = wait_for("it is back", || self.the_one_that_is_not(old));
+        self.web = eventually("it is back", || self.the_one_that_is_not(old));
         self.rig.assert_single("web", self.web);
     }
 }

@@ -10,9 +10,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
-use support::rig::{
-    Agent, Distribution, Ledger, Memory, Rig, Seeded, is_soak, now, report, wait_for,
-};
+use support::rig::{Agent, Distribution, Ledger, Memory, Rig, Seeded, is_soak, report};
+use support::{eventually, now};
 
 /// Who starts work again after an agent's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +215,7 @@ fn kill_from(cpu: usize, pid: u32, delay: Duration, ready: &AtomicUsize) -> Inst
 
 /// Whether a process lives; waits until one that is on its way out is gone for good.
 fn is_alive(pid: u32) -> bool {
-    wait_for("a state", || {
+    eventually("a state", || {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
             return Some(false);
         };

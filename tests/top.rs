@@ -14,9 +14,9 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use support::rig::{Agent, Ledger, Rig, wait_for};
+use support::rig::{Agent, Ledger, Rig};
 use support::tmux::{self, Tmux};
-use support::{is_root, needs_root, proc_status};
+use support::{eventually, is_root, needs_root, proc_status};
 
 /// Ends the test as skipped where there is no tmux.
 macro_rules! needs_tmux {
@@ -55,7 +55,7 @@ fn usual(rig: &Rig) -> Tmux {
 }
 
 fn pid_of_top(rig: &Rig) -> Pid {
-    wait_for("top's pid", || {
+    eventually("top's pid", || {
         let text = fs::read_to_string(rig.path().join("pid")).ok()?;
         Some(Pid::from_raw(text.trim().parse().ok()?))
     })
@@ -425,7 +425,7 @@ fn the_shell_can_suspend_it() {
         tmux.press(&["C-z"]);
         let shell = tmux.until("the shell", |screen| screen.contains(&go));
         assert!(!shell.contains("no agent"), "{shell}");
-        wait_for("it is stopped", || {
+        eventually("it is stopped", || {
             proc_status(pid, "State").starts_with('T').then_some(())
         });
         assert_eq!(tmux.variable("alternate_on"), "0");
@@ -441,7 +441,7 @@ fn the_shell_can_suspend_it() {
         tmux.until("top again", shows_top);
     }
     tmux.press(&["q"]);
-    wait_for("its end", || {
+    eventually("its end", || {
         (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
     });
 }
@@ -545,7 +545,7 @@ fn a_terminal_that_nobody_reads_holds_nothing_up() {
     // written, with which its threads wake each other.
     let mut before = 0;
     let mut quiet = 0;
-    wait_for("the terminal is full", || {
+    eventually("the terminal is full", || {
         keyboard.write_all(b"?").unwrap();
         std::thread::sleep(Duration::from_millis(50));
         let now = written();
@@ -554,7 +554,7 @@ fn a_terminal_that_nobody_reads_holds_nothing_up() {
         (quiet == 20).then_some(())
     });
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
-    let status = wait_for("its end", || child.try_wait().unwrap());
+    let status = eventually("its end", || child.try_wait().unwrap());
     assert!(status.success(), "{status}");
 }
 

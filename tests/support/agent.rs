@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{DEADLINE, respawn};
+use crate::{DEADLINE, eventually, respawn};
 
 /// How the agent sees exits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -417,25 +417,6 @@ impl Follow {
         let length = file.seek(SeekFrom::End(0)).expect("the journal");
         assert!(position <= length, "the journal has shrunk");
         file.seek(SeekFrom::Start(position)).expect("the journal");
-    }
-}
-
-/// Waits until there is something, and fails when that takes far longer than it ever should.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a wait gives up at its deadline, which needs a clock"
-)]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            start.elapsed() < DEADLINE,
-            "not within {DEADLINE:?}: {what}"
-        );
-        thread::sleep(Duration::from_micros(500));
     }
 }
 

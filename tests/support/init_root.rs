@@ -11,12 +11,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{DEADLINE, respawn};
+use support::{DEADLINE, eventually, eventually_or, now, respawn};
 use tempfile::TempDir;
 
 /// Mounts the root and becomes the init; runs as PID 1. $1 is the directory of the test, the rest
@@ -154,13 +154,13 @@ impl Namespace {
 
     fn await_boot(&mut self) {
         let parent = self.unshare.id();
-        self.init = wait_for("PID 1", || {
+        self.init = eventually("PID 1", || {
             let children = format!("/proc/{parent}/task/{parent}/children");
             let children = fs::read_to_string(children).ok()?;
             children.split_whitespace().next()?.parse().ok()
         });
         self.name = fs::read_link(format!("/proc/{}/ns/pid", self.init)).unwrap();
-        wait_for("the init's own program", || {
+        eventually("the init's own program", || {
             let comm = fs::read_to_string(format!("/proc/{}/comm", self.init)).ok()?;
             (!["unshare", "sh", "chroot"].contains(&comm.trim())).then_some(())
         });
@@ -285,7 +285,7 @@ impl Namespace {
 
     /// The services, once an agent says that all of them run, and there is one instance of each.
     pub(crate) fn services(&self) -> Vec<Service> {
-        wait_for_or(
+        eventually_or(
             "all services up",
             || self.try_services(),
             || self.describe(),
@@ -418,37 +418,6 @@ fn stat(pid: u32) -> Option<Stat> {
         state: words.next()?.chars().next()?,
         parent: words.next()?.parse().ok()?,
     })
-}
-
-/// The only clock of these tests.
-pub(crate) fn now() -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "a test's patience has an end")]
-    Instant::now()
-}
-
-/// Waits for something that is to happen.
-pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    wait_for_or(what, look, String::new)
-}
-
-/// The same, with more to say if it does not happen.
-pub(crate) fn wait_for_or<T>(
-    what: &str,
-    mut look: impl FnMut() -> Option<T>,
-    describe: impl FnOnce() -> String,
-) -> T {
-    let deadline = now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            now() < deadline,
-            "no {what} within {DEADLINE:?}\n{}",
-            describe()
-        );
-        std::thread::sleep(Duration::from_micros(500));
-    }
 }
 
 fn write_etc(image: &Path, plan: &Plan, mark: &str) {

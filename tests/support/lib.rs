@@ -27,19 +27,53 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 pub use agent::{
-    Agent, Follow, SIGHTS, Setup, Sight, eventually, is_alive, pid_of, proc_status, shell,
-    signal_to, sleeping, timed,
+    Agent, Follow, SIGHTS, Setup, Sight, is_alive, pid_of, proc_status, shell, signal_to, sleeping,
+    timed,
 };
 
 /// How long anything may take before a test gives up: far longer than it ever takes.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The present moment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests measure, and give up in time"
+)]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits until there is something.
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_or(what, look, String::new)
+}
+
+/// The same, with more to say if it does not come.
+pub fn eventually_or<T>(
+    what: &str,
+    mut look: impl FnMut() -> Option<T>,
+    describe: impl FnOnce() -> String,
+) -> T {
+    let start = now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}\n{}",
+            describe()
+        );
+        thread::sleep(Duration::from_micros(200));
+    }
+}
 
 /// The binary under test: `RESPAWN_BIN`, or the release build of this checkout.
 pub fn respawn() -> Command {

@@ -13,42 +13,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{DEADLINE, respawn};
+use crate::{eventually, respawn};
 
 /// Whether the long form of the tests is asked for, by `RESPAWN_SOAK=1`.
 pub fn is_soak() -> bool {
     std::env::var_os("RESPAWN_SOAK").is_some_and(|value| value == "1")
-}
-
-/// The present moment.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests measure, and give up in time"
-)]
-pub fn now() -> Instant {
-    Instant::now()
-}
-
-/// Waits until there is something, with a deadline far later than it ever comes.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            start.elapsed() < DEADLINE,
-            "not within {DEADLINE:?}: {what}"
-        );
-        thread::sleep(Duration::from_micros(100));
-    }
 }
 
 /// What outlives the agents of a test.
@@ -234,7 +210,7 @@ impl Rig {
         let waits = |log: &str| log.matches("another agent works in").count();
         let before = waits(&self.log());
         let spare = self.agent();
-        wait_for("the spare waits", || {
+        eventually("the spare waits", || {
             (waits(&self.log()) > before).then_some(())
         });
         spare
@@ -295,7 +271,7 @@ impl Rig {
     /// Asserts that a service is one process, this one.
     pub fn assert_single(&self, service: &str, instance: Instance) {
         // For a moment of its exec a process has no environment.
-        let live = wait_for("the environment of the process is there", || {
+        let live = eventually("the environment of the process is there", || {
             Some(self.live(service)).filter(|live| live.contains(&instance.0))
         });
         assert_eq!(live, [instance.0], "{service}");
@@ -431,7 +407,7 @@ impl Agent {
 
     /// Waits for its end, as long as anything may take.
     pub fn ended(&mut self) -> std::process::ExitStatus {
-        wait_for("the agent ends", || self.0.try_wait().expect("wait"))
+        eventually("the agent ends", || self.0.try_wait().expect("wait"))
     }
 
     /// Sends it a signal.
@@ -513,7 +489,7 @@ impl Ledger {
 
     /// Reads on until there is something.
     pub fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
-        wait_for(what, || {
+        eventually(what, || {
             self.read();
             look(self)
         })

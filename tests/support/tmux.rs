@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::rig::now;
-use crate::{DEADLINE, skip};
+use crate::{DEADLINE, now, skip};
 
 /// Whether the test may go on: there is a tmux.
 pub fn is_here(test: &str) -> bool {

@@ -14,7 +14,8 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::rig::{Agent, now, wait_for};
+use crate::rig::Agent;
+use crate::{eventually, now};
 
 /// After so many looks without a stop the agent is taken to wait for something.
 const PATIENCE: u32 = 50;
@@ -44,7 +45,7 @@ impl Traced {
     /// Begins to trace a running agent, once it has nothing to do.
     pub fn seize(agent: Agent) -> Self {
         let traced = Self { agent };
-        wait_for("the agent waits", || {
+        eventually("the agent waits", || {
             let call = std::fs::read_to_string(format!("/proc/{}/syscall", traced.pid()));
             let number = call.ok()?.split(' ').next()?.parse().ok()?;
             WAITS.contains(&number).then_some(())
