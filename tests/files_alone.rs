@@ -5,117 +5,74 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use support::rig::{Agent, Instance, Ledger, Memory, Rig};
-use support::{Victim, eventually, needs_root, respawn, skip, unprivileged};
+use nix::sys::signal::Signal;
+use support::rig::{Instance, Memory, Rig};
+use support::scene::Scene;
+use support::{Victim, eventually, needs_root, respawn, signal_to, skip, unprivileged};
 
-/// A service that runs, and its agent, without eBPF.
-struct Scene {
-    rig: Rig,
-    ledger: Ledger,
-    agent: Agent,
-    web: Instance,
+fn new_scene() -> Scene {
+    Scene::new(Memory::FilesAlone)
 }
 
-impl Scene {
-    fn new() -> Self {
-        Self::with(Rig::with(Memory::FilesAlone))
-    }
-
-    fn with(rig: Rig) -> Self {
-        rig.sleeper("web");
-        let mut ledger = rig.ledger();
-        let agent = rig.agent();
-        let web = ledger.current("web");
-        Self {
-            rig,
-            ledger,
-            agent,
-            web,
-        }
-    }
-
-    /// Does something while no agent lives; returns what the next one then said at its start.
-    fn between_agents(&mut self, what: impl FnOnce(&Rig)) -> String {
-        self.agent.kill();
-        self.ledger.read();
-        let (said, agents) = (self.rig.log().len(), self.ledger.agents.len());
-        what(&self.rig);
-        self.agent = self.rig.agent();
-        self.ledger.next_agent(agents);
-        self.ledger.current("web");
-        self.rig.log()[said..].to_owned()
-    }
-
-    fn birth(&self) -> std::path::PathBuf {
-        self.rig.state_dir().join("web.birth")
-    }
-
-    /// Asserts that the service was kept as it was.
-    fn assert_kept(&mut self) {
-        assert_eq!(self.ledger.current("web"), self.web);
-        self.rig.assert_single("web", self.web);
-    }
-
-    /// The variable that the service's main process is marked with, without its name.
-    fn marker(&self) -> String {
-        let environment = fs::read(format!("/proc/{}/environ", self.web.0)).unwrap();
-        let text = String::from_utf8(environment).unwrap();
-        let mut variables = text.split('\0');
-        let value = variables.find_map(|variable| variable.strip_prefix("RESPAWN_INSTANCE="));
-        value.unwrap().to_owned()
-    }
+fn birth_file(rig: &Rig) -> PathBuf {
+    rig.state_dir().join("web.birth")
 }
 
-fn kill_it(instance: Instance) {
-    let pid = nix::unistd::Pid::from_raw(instance.0.cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+/// The variable that the service's main process is marked with, without its name.
+fn marker(scene: &Scene) -> String {
+    let environment = fs::read(format!("/proc/{}/environ", scene.web.0)).unwrap();
+    let text = String::from_utf8(environment).unwrap();
+    let mut variables = text.split('\0');
+    let value = variables.find_map(|variable| variable.strip_prefix("RESPAWN_INSTANCE="));
+    value.unwrap().to_owned()
 }
 
 #[test]
 fn a_birth_that_no_memory_knows_of_is_adopted() {
-    let mut scene = Scene::new();
+    let mut scene = new_scene();
     // As if the agent had died between the two files.
     let said = scene.between_agents(|rig| fs::remove_file(rig.memory_file("web")).unwrap());
     assert!(!said.contains("unrecorded"), "{said}");
-    scene.assert_kept();
+    scene.assert_same();
     // The next agent's memory knows of it.
     scene.between_agents(|_| {});
-    scene.assert_kept();
+    scene.assert_same();
 }
 
 #[test]
 fn a_birth_whose_end_was_told_is_not_told_again() {
-    let mut scene = Scene::new();
-    let (birth, first) = (fs::read(scene.birth()).unwrap(), scene.web);
-    kill_it(first);
+    let mut scene = new_scene();
+    let (birth, first) = (fs::read(birth_file(&scene.rig)).unwrap(), scene.web);
+    scene.kill_web();
     scene.web = scene.ledger.wait("it is back", |ledger| {
         ledger.has_current("web").filter(|new| *new != first)
     });
     // With and without a memory of the one that runs.
-    scene.between_agents(|rig| fs::write(rig.state_dir().join("web.birth"), &birth).unwrap());
-    scene.assert_kept();
+    scene.between_agents(|rig| fs::write(birth_file(rig), &birth).unwrap());
+    scene.assert_same();
     scene.ledger.assert_each_exited_once("web", "SIGKILL");
 }
 
 #[test]
 fn a_damaged_birth_is_set_aside_with_a_word() {
-    let mut scene = Scene::new();
-    let whole = fs::read(scene.birth()).unwrap();
+    let mut scene = new_scene();
+    let whole = fs::read(birth_file(&scene.rig)).unwrap();
     for damage in [&whole[..20], b"null", &[0xff; 256]] {
         let said = scene.between_agents(|rig| {
-            fs::write(rig.state_dir().join("web.birth"), damage).unwrap();
+            fs::write(birth_file(rig), damage).unwrap();
         });
         assert!(said.contains("web.birth: damaged, not used"), "{said}");
-        scene.assert_kept();
+        scene.assert_same();
     }
     // That of an agent that died before it wrote a byte is no damage.
     let said = scene.between_agents(|rig| {
-        fs::write(rig.state_dir().join("web.birth"), "").unwrap();
+        fs::write(birth_file(rig), "").unwrap();
     });
     assert!(!said.contains("web.birth"), "{said}");
-    scene.assert_kept();
+    scene.assert_same();
 }
 
 #[test]
@@ -130,13 +87,13 @@ fn a_start_that_fails_leaves_no_birth() {
     };
     eventually("the start has failed", status);
     assert!(!scene.rig.state_dir().join("bad.birth").exists());
-    assert!(scene.birth().exists());
+    assert!(birth_file(&scene.rig).exists());
 }
 
 #[test]
 fn what_is_killed_because_nobody_recorded_it_is_told() {
     needs_root!("an unrecorded instance");
-    let mut scene = Scene::new();
+    let mut scene = new_scene();
     if scene.rig.log().contains("without cgroups") {
         return skip("an unrecorded instance", "no cgroup v2 that can be written");
     }
@@ -181,16 +138,16 @@ fn with_nothing_else_left_a_service_is_known_by_its_environment() {
     for _ in 0..3 {
         let said = scene.between_agents(|rig| fs::remove_dir_all(rig.state_dir()).unwrap());
         assert!(said.contains("by the marker in its environment"), "{said}");
-        scene.assert_kept();
+        scene.assert_same();
     }
     // It is as good as any other instance.
     let old = scene.web;
-    kill_it(old);
+    scene.kill_web();
     scene.web = scene.ledger.wait("it is back", |ledger| {
         ledger.has_current("web").filter(|new| *new != old)
     });
     scene.between_agents(|_| {});
-    scene.assert_kept();
+    scene.assert_same();
     scene.ledger.assert_each_exited_once("web", "SIGKILL");
 }
 
@@ -200,7 +157,7 @@ fn no_process_is_adopted_that_merely_has_a_services_environment() {
     let mut rig = Rig::with(Memory::FilesAlone);
     without_cgroups(&mut rig);
     let mut scene = Scene::with(rig);
-    let inherited = scene.marker();
+    let inherited = marker(&scene);
     let parts: Vec<&str> = inherited.splitn(5, '.').collect();
     // What names the process itself, in a shell's words.
     let start = "$(printf %016x $(($(cut -d' ' -f22 /proc/$$/stat) * 10000000)))";
@@ -236,7 +193,7 @@ fn no_process_is_adopted_that_merely_has_a_services_environment() {
         stranger.line();
     }
     let said = scene.between_agents(|rig| {
-        kill_it(scene_web(rig));
+        signal_to(scene_web(rig).0, Signal::SIGKILL);
         fs::remove_dir_all(rig.state_dir()).unwrap();
     });
     assert!(said.contains("is another user's"), "{said}");
@@ -247,7 +204,7 @@ fn no_process_is_adopted_that_merely_has_a_services_environment() {
     let mut right = Victim::from_command(&mut sleeper(&named(parts[0]), true));
     right.line();
     let said = scene.between_agents(|rig| {
-        kill_it(scene_web(rig));
+        signal_to(scene_web(rig).0, Signal::SIGKILL);
         fs::remove_dir_all(rig.state_dir()).unwrap();
     });
     assert!(said.contains("by the marker in its environment"), "{said}");

@@ -10,81 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, report};
-use support::{Victim, eventually, needs_root, now, readable_by_all, respawn, skip};
-
-/// A service that runs, and its agent.
-struct Scene {
-    rig: Rig,
-    ledger: Ledger,
-    agent: Agent,
-    web: Instance,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::with(Rig::new())
-    }
-
-    fn with(rig: Rig) -> Self {
-        rig.sleeper("web");
-        let mut ledger = rig.ledger();
-        let agent = rig.agent();
-        let web = ledger.current("web");
-        Self {
-            rig,
-            ledger,
-            agent,
-            web,
-        }
-    }
-
-    /// Does something while no agent lives; returns what the next one then said at its start.
-    fn between_agents(&mut self, what: impl FnOnce(&mut Rig)) -> String {
-        self.agent.kill();
-        self.ledger.read();
-        let (said, agents) = (self.rig.log().len(), self.ledger.agents.len());
-        what(&mut self.rig);
-        self.agent = self.rig.agent();
-        self.ledger.next_agent(agents);
-        self.ledger.current("web");
-        self.rig.log()[said..].to_owned()
-    }
-
-    /// Asserts that the service was kept as it was, and is watched as well as ever.
-    fn assert_kept(&mut self) {
-        assert_eq!(self.ledger.current("web"), self.web);
-        self.rig.assert_single("web", self.web);
-        self.assert_cared_for();
-    }
-
-    /// Asserts that the service's death is told once, by the kernel's record, and mended.
-    fn assert_cared_for(&mut self) {
-        let exit = self.assert_mended();
-        assert!(exit["host_pid"].is_number(), "{exit}");
-        assert_eq!(exit["cause"]["signal"], "SIGKILL", "{exit}");
-    }
-
-    /// Kills the service; asserts that its exit is told once, and that it is back.
-    fn assert_mended(&mut self) -> Value {
-        let old = self.web;
-        kill_it(old);
-        self.web = self.ledger.wait("it is back", |ledger| {
-            ledger.has_current("web").filter(|new| *new != old)
-        });
-        self.rig.assert_single("web", self.web);
-        let exits = &self.ledger.told("web", old).exits;
-        assert_eq!(exits.len(), 1, "{exits:?}");
-        exits[0].clone()
-    }
-}
-
-fn kill_it(instance: Instance) {
-    kill(Pid::from_raw(instance.0.cast_signed()), Signal::SIGKILL).unwrap();
-}
+use support::rig::{Instance, Memory, Rig, report};
+use support::scene::Scene;
+use support::{Victim, eventually, needs_root, now, readable_by_all, respawn, signal_to, skip};
 
 fn assert_says(said: &str, words: &[&str]) {
     for word in words {
@@ -96,7 +26,7 @@ fn assert_says(said: &str, words: &[&str]) {
 #[test]
 fn a_damaged_memory_file_is_set_aside_with_a_word() {
     needs_root!("a damaged memory file");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let whole = fs::read(scene.rig.memory_file("web")).unwrap();
     let line = whole.split(|&byte| byte == b'\n').next().unwrap();
     let half = line[..line.len() / 2].to_vec();
@@ -116,7 +46,7 @@ fn a_damaged_memory_file_is_set_aside_with_a_word() {
 #[test]
 fn something_else_in_a_memory_files_place_keeps_nobody_from_work() {
     needs_root!("something else in a memory file's place");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let said = scene.between_agents(|rig| {
         let path = rig.memory_file("web");
         fs::remove_file(&path).unwrap();
@@ -137,7 +67,7 @@ fn change(path: &Path, what: impl FnOnce(&mut Value)) {
 #[test]
 fn the_memory_of_another_boot_is_not_used() {
     needs_root!("the memory of another boot");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let said = scene.between_agents(|rig| {
         change(&rig.memory_file("web"), |file| {
             file["boot_id"] = json!("00000000-0000-4000-8000-000000000000");
@@ -151,11 +81,11 @@ fn the_memory_of_another_boot_is_not_used() {
 #[test]
 fn another_hosts_state_copied_over_starts_from_the_config() {
     needs_root!("another host's state");
-    let mut other = Scene::new();
+    let mut other = Scene::new(Memory::Kernel);
     other.agent.kill();
     let stranger = Victim::start("/usr/bin/sleep", &["100000"]);
 
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     scene.agent.kill();
     let rig = &scene.rig;
     fs::remove_dir_all(rig.runtime_dir()).unwrap();
@@ -177,7 +107,7 @@ fn another_hosts_state_copied_over_starts_from_the_config() {
 #[test]
 fn a_process_that_merely_has_the_pid_is_not_touched() {
     needs_root!("a process that merely has the pid");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let old = scene.web;
     // The same pid within the same tick is never given twice.
     let mut stranger = Victim::start("/usr/bin/sleep", &["100000"]);
@@ -186,7 +116,7 @@ fn a_process_that_merely_has_the_pid_is_not_touched() {
     }
     scene.between_agents(|rig| {
         // Gone without a trace, its pid another's by now.
-        kill_it(old);
+        signal_to(old.0, Signal::SIGKILL);
         eventually("it is dead", || rig.live("web").is_empty().then_some(()));
         let _ = fs::remove_dir_all(rig.pin_dir());
         change(&rig.memory_file("web"), |file| {
@@ -233,7 +163,7 @@ fn swap(rig: &Rig, one: &str, other: &str) {
 #[test]
 fn pins_that_are_not_what_they_should_be_are_cleared_away() {
     needs_root!("pins that are not what they should be");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let exit = exit_pin(&scene.rig);
     let swaps = [
         ("EVENTS", "LOST"),
@@ -267,7 +197,7 @@ fn pins_that_are_not_what_they_should_be_are_cleared_away() {
 #[test]
 fn pins_of_another_size_are_cleared_away() {
     needs_root!("pins of another size");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let said = scene.between_agents(|rig| rig.set("RESPAWN_RING_BYTES", "65536"));
     let words = ["the pins are cleared away", "EVENTS", "1048576", "65536"];
     assert_says(&said, &words);
@@ -277,7 +207,7 @@ fn pins_of_another_size_are_cleared_away() {
 #[test]
 fn pins_of_another_version_are_cleared_away() {
     needs_root!("pins of another version");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let said = scene.between_agents(|rig| {
         let current = rig.pin("EVENTS");
         let folder = current.parent().unwrap();
@@ -291,14 +221,14 @@ fn pins_of_another_version_are_cleared_away() {
 #[test]
 fn pins_of_another_agent_are_cleared_away() {
     needs_root!("pins of another agent");
-    let mut first = Scene::new();
+    let mut first = Scene::new(Memory::Kernel);
     first.agent.kill();
     let mut rig = Rig::new();
     rig.set_pin_dir(first.rig.pin_dir());
     let mut second = Scene::with(rig);
     let words = ["the pins are cleared away", "another runtime directory"];
     assert_says(&second.rig.log(), &words);
-    second.assert_cared_for();
+    second.assert_watched();
     // The first one is held by its memory files, and finds the pins to be the second one's.
     second.agent.kill();
     first.agent = first.rig.agent();
@@ -444,8 +374,8 @@ fn full_disk(memory: Memory) {
     for _ in 0..20 {
         // The journal, which has a part of a page left, may tell the first ones.
         let old = scene.web;
-        kill_it(old);
-        scene.web = eventually("it is back", || scene.the_one_that_is_not(old));
+        scene.kill_web();
+        scene.web = eventually("it is back", || the_one_that_is_not(&scene, old));
     }
     scene.agent.kill();
     let said = scene.rig.log();
@@ -459,40 +389,38 @@ fn full_disk(memory: Memory) {
     });
     scene.rig.assert_single("web", scene.web);
     let old = scene.web;
-    kill_it(old);
-    scene.web = eventually("it is back", || scene.the_one_that_is_not(old));
+    scene.kill_web();
+    scene.web = eventually("it is back", || the_one_that_is_not(&scene, old));
 
     disk.empty();
-    scene.assert_mended_from_here();
+    assert_mended_from_here(&mut scene);
 }
 
-impl Scene {
-    /// The living instance, if there is one, and it is another.
-    fn the_one_that_is_not(&self, old: Instance) -> Option<Instance> {
-        let live = self.rig.live("web");
-        assert!(live.len() <= 1, "{live:?}");
-        let pid = *live.first().filter(|pid| **pid != old.0)?;
-        Some((pid, support::start_time_ns(pid)))
-    }
+/// The living instance, if there is one, and it is another.
+fn the_one_that_is_not(scene: &Scene, old: Instance) -> Option<Instance> {
+    let live = scene.rig.live("web");
+    assert!(live.len() <= 1, "{live:?}");
+    let pid = *live.first().filter(|pid| **pid != old.0)?;
+    Some((pid, support::start_time_ns(pid)))
+}
 
-    /// As `assert_mended`, where the journal has a gap.
-    fn assert_mended_from_here(&mut self) {
-        let old = self.web;
-        kill_it(old);
-        let journal = self.rig.runtime_dir().join("journal");
-        let event = eventually("the journal goes on", || {
-            let text = fs::read_to_string(&journal).unwrap();
-            let mut events = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok());
-            events.find(|event: &Value| event["event"] == "exited" && event["pid"] == old.0)
-        });
-        assert_eq!(event["cause"]["signal"], "SIGKILL", "{event}");
+/// As [`Scene::assert_mended`], where the journal has a gap.
+fn assert_mended_from_here(scene: &mut Scene) {
+    let old = scene.web;
+    scene.kill_web();
+    let journal = scene.rig.runtime_dir().join("journal");
+    let event = eventually("the journal goes on", || {
         let text = fs::read_to_string(&journal).unwrap();
-        assert!(text.contains("\"journal_gap\""), "{text}");
-        self.web = eventually("it is back", || self.the_one_that_is_not(old));
-        self.rig.assert_single("web", self.web);
-    }
+        let mut events = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        events.find(|event: &Value| event["event"] == "exited" && event["pid"] == old.0)
+    });
+    assert_eq!(event["cause"]["signal"], "SIGKILL", "{event}");
+    let text = fs::read_to_string(&journal).unwrap();
+    assert!(text.contains("\"journal_gap\""), "{text}");
+    scene.web = eventually("it is back", || the_one_that_is_not(scene, old));
+    scene.rig.assert_single("web", scene.web);
 }
 
 #[test]
@@ -520,15 +448,15 @@ fn a_runtime_directory_that_cannot_be_used_is_a_clear_error() {
 #[test]
 fn two_agents_with_one_pin_directory_both_work() {
     needs_root!("two agents with one pin directory");
-    let mut first = Scene::new();
+    let mut first = Scene::new(Memory::Kernel);
     let mut rig = Rig::new();
     rig.set_pin_dir(first.rig.pin_dir());
     let mut second = Scene::with(rig);
     let said = second.rig.log();
     let words = ["another agent uses the pin directory", "--pin-dir"];
     assert_says(&said, &words);
-    second.assert_cared_for();
-    first.assert_cared_for();
+    second.assert_watched();
+    first.assert_watched();
     // The second one comes back while the first one's pins are there, and its agent is not.
     first.agent.kill();
     second.between_agents(|_| {});
@@ -554,7 +482,7 @@ fn another_build(rig: &Rig) -> PathBuf {
 #[test]
 fn an_upgrade_in_place_restarts_no_service() {
     needs_root!("an upgrade in place");
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Memory::Kernel);
     let another = another_build(&scene.rig);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         scene.agent.signal(signal);
@@ -609,7 +537,7 @@ fn a_new_build_that_takes_over_while_services_die_loses_and_doubles_nothing() {
             }
             ledger.read();
             if let Some(instance) = ledger.has_current(name) {
-                kill_it(instance);
+                signal_to(instance.0, Signal::SIGKILL);
                 killed += 1;
             }
         }

@@ -16,6 +16,7 @@ mod agent;
 
 pub mod bpf;
 pub mod rig;
+pub mod scene;
 pub mod tmux;
 pub mod tracer;
 
