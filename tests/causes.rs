@@ -9,7 +9,8 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::rig::{Rig, report, switches};
+use support::rig::{Memory, Rig, report, switches};
+use support::scene::Scene;
 use support::{Victim, Watch, needs_root, skip, start_time_ns};
 
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
@@ -446,6 +447,45 @@ fn the_last_seconds_are_told() {
 }
 
 #[test]
+fn what_it_read_and_wrote_is_what_the_kernel_counted() {
+    const NAME: &str = "what_it_read_and_wrote_is_what_the_kernel_counted";
+    needs_root!(NAME);
+    if !Path::new("/proc/self/io").exists() {
+        return skip(NAME, "this kernel counts no bytes");
+    }
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for program in PROGRAMS {
+        let file = folder.path().join("file");
+        // The last one finishes in the shell's place: children that it has reaped count as well.
+        let script = "read go; dd if=/dev/zero of=$0 bs=64k count=32 conv=fsync 2>&1; \
+                      exec dd if=/dev/zero of=$0 bs=64k count=32 seek=32 conv=notrunc,fsync";
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).arg(&file);
+        let mut victim = Victim::from_command(&mut command);
+        let mut watch = watch(victim.pid(), program);
+        drop(victim.stdin());
+        let event = watch.exit_of(victim.pid());
+        assert_eq!(event["cause"]["code"], 0, "{event}");
+        // It waits to be reaped.
+        let counted = fs::read_to_string(format!("/proc/{}/io", victim.pid())).unwrap();
+        let of = |key: &str| -> u64 {
+            let line = counted.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap().trim().parse().unwrap()
+        };
+        let usage = &event["usage"];
+        assert_eq!(usage["written_bytes"], of("write_bytes:"), "{counted}");
+        assert_eq!(usage["read_bytes"], of("read_bytes:"), "{counted}");
+        if of("write_bytes:") < 4 << 20 {
+            skip(
+                NAME,
+                "the file system below target does not count what is written",
+            );
+        }
+        victim.wait();
+    }
+}
+
+#[test]
 fn a_core_dump_is_told_with_its_place() {
     const NAME: &str = "a_core_dump_is_told_with_its_place";
     needs_root!(NAME);
@@ -627,6 +667,23 @@ fn a_service_is_told_why_it_died() {
 
     let nobody = rig.run(&["why", "nobody"]);
     assert_eq!(nobody.status.code(), Some(1));
+}
+
+#[test]
+fn a_sender_that_lives_is_told_with_its_command_line() {
+    needs_root!("a_sender_that_lives_is_told_with_its_command_line");
+    let mut scene = Scene::new(Memory::Kernel);
+    scene.assert_mended();
+    let output = scene.rig.run(&["why", "web", "--json"]);
+    let why: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(sender(&why["exited"]["cause"]), myself());
+    let command: Vec<String> = std::env::args().collect();
+    assert_eq!(why["sender_lives"], true);
+    assert_eq!(why["sender_command"], json!(command));
+    let output = scene.rig.run(&["why", "web"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let part = format!("; it lives: {}", command.join(" "));
+    assert!(text.contains(&part), "no {part:?} in:\n{text}");
 }
 
 #[test]
