@@ -8,10 +8,11 @@
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 29] = [
+const CHECKS: [&str; 30] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -41,6 +42,7 @@ const CHECKS: [&str; 29] = [
     "pidfd_exit_info",
     "clone3",
     "init",
+    "running",
 ];
 
 fn run(command: &mut Command) -> Output {
@@ -89,6 +91,33 @@ fn assert_complete(report: &Value) {
         );
     }
     assert!(report["kernel"].is_string());
+}
+
+#[test]
+fn agent_and_spare_are_told() {
+    needs_root!("agent_and_spare_are_told");
+    let rig = Rig::new();
+    let running = || {
+        let output = rig.run(&["doctor", "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let check = check(&report, "running");
+        let text = |key: &str| check[key].as_str().unwrap().to_owned();
+        (text("verdict"), text("detail"))
+    };
+    assert_eq!(running().0, "missing");
+    let agent = rig.agent();
+    rig.ledger().next_agent(0);
+    let (verdict, detail) = running();
+    let without = format!("the agent is pid {}, and has no spare", agent.pid());
+    assert_eq!((verdict.as_str(), detail), ("limited", without));
+    let spare = rig.spare();
+    let (verdict, detail) = running();
+    let with = format!(
+        "the agent is pid {}, its spare pid {}",
+        agent.pid(),
+        spare.pid()
+    );
+    assert_eq!((verdict.as_str(), detail), ("works", with));
 }
 
 #[test]

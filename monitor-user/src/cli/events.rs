@@ -101,6 +101,12 @@ async fn show_all(
         if more {
             continue;
         }
+        for service in view.unseen.drain(..) {
+            eprint_line(&format!(
+                "the journal has no event of {}",
+                printable(service)
+            ));
+        }
         let Some(changes) = changes else {
             return Ok(());
         };
@@ -120,6 +126,8 @@ struct View<'a> {
     output: Output,
     json: bool,
     services: &'a [String],
+    /// Those of which no event has come by, of whatever time.
+    unseen: Vec<&'a str>,
     since: Option<Timestamp>,
     zone: TimeZone,
 }
@@ -136,6 +144,7 @@ impl<'a> View<'a> {
             output: Output::new(),
             json: arguments.json,
             services: &arguments.service,
+            unseen: arguments.service.iter().map(String::as_str).collect(),
             since,
             zone,
         }
@@ -151,6 +160,9 @@ impl<'a> View<'a> {
             match reader.take_missed() {
                 0 => {}
                 count => self.missed(count, &line, today),
+            }
+            if let Some(service) = line.service() {
+                self.unseen.retain(|name| *name != service);
             }
             if self.is_recent(&line) && self.is_of_service(&line) {
                 self.show(&line, today);

@@ -3,15 +3,19 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::statfs::{BPF_FS_MAGIC, FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::trial::{self, Trial};
 use super::{Check, Finding, Need};
 use crate::cli::Global;
+use crate::control;
+use crate::init::locks;
 use crate::os::cgroup::Cgroups;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
@@ -67,6 +71,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("pidfd_exit_info", NOTHING, pidfd_exit_info),
     check("clone3", NOTHING, clone3),
     check("init", NOTHING, init),
+    check("running", NOTHING, running),
 ];
 
 const fn check(name: &'static str, need: Need, look: fn(&Host<'_>) -> Finding) -> Check {
@@ -453,6 +458,41 @@ fn init(_: &Host<'_>) -> Finding {
     match program.filter(|program| *program != comm) {
         Some(program) => Finding::works(format!("PID 1 is {comm} ({})", program.to_string_lossy())),
         None => Finding::works(format!("PID 1 is {comm}")),
+    }
+}
+
+/// Whether an agent is at work, and one that would follow it.
+fn running(host: &Host<'_>) -> Finding {
+    let dir = &host.global.runtime_dir;
+    let install = "`respawn install --init auto` has init keep an agent and its spare";
+    let peer = UnixStream::connect(control::socket(dir))
+        .and_then(|stream| Ok(getsockopt(&stream, PeerCredentials)?.pid()));
+    let agent = match peer.map(u32::try_from) {
+        Ok(Ok(pid)) if pid != 0 => pid,
+        Ok(_) => return Finding::works("an agent of another PID namespace answers"),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Finding::missing(format!("no agent works in {}", dir.display()))
+                .advise(install);
+        }
+        Err(error) => {
+            return Finding::unknown(format!("cannot ask in {}: {error}", dir.display()));
+        }
+    };
+    match locks::waiters(agent).as_deref() {
+        Ok([spare, ..]) => {
+            Finding::works(format!("the agent is pid {agent}, its spare pid {spare}"))
+        }
+        Ok([]) => {
+            Finding::limited(format!("the agent is pid {agent}, and has no spare")).advise(install)
+        }
+        Err(error) => Finding::works(format!(
+            "the agent is pid {agent}; /proc/locks cannot be read: {error}"
+        )),
     }
 }
 
