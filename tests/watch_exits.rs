@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal, signal as sigaction};
 use serde_json::{Value, json};
 use support::{Victim, Watch, in_pid_namespace, needs_root, respawn, start_time_ns};
 
@@ -102,7 +102,16 @@ fn each_fatal_signal_is_named() {
     ];
     let mut watch = Watch::start(&["--all"]);
     for signal in Signal::iterator().filter(|s| !ignored.contains(s) && !stops.contains(s)) {
-        let mut victim = Victim::start("sleep", &["1000"]);
+        let mut command = Command::new("sleep");
+        // SAFETY: sigaction is async-signal-safe.
+        unsafe {
+            // Under nohup, or behind a shell's `&`, some are ignored.
+            command.pre_exec(move || match signal {
+                Signal::SIGKILL => Ok(()),
+                _ => Ok(sigaction(signal, SigHandler::SigDfl).map(drop)?),
+            });
+        }
+        let mut victim = Victim::from_command(command.arg("1000"));
         victim.signal(signal);
         let status = victim.wait();
         let event = watch.exit_of(victim.pid());
