@@ -1,20 +1,30 @@
 //! The end of a service's output.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// What was written to a file since it was so long: the last bytes, at most so many, from the begin
 /// of a line where there is one; bytes that are not UTF-8 replaced.
 ///
 /// # Errors
-/// It cannot be read, or is not a regular file, which could hold up the reader.
+/// It cannot be read, or is not a regular file, which could hold up the reader. A symbolic link is
+/// not followed: whoever may write to the directory would choose what root reads.
 pub(crate) fn tail(path: &Path, bytes: u64, since: u64) -> io::Result<String> {
-    if !path.metadata()?.is_file() {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ELOOP) => io::Error::other("a symbolic link, which is not followed"),
+            _ => error,
+        })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
+    let length = metadata.len();
     // A shorter file is another one, or was emptied.
     let since = if since <= length { since } else { 0 };
     let start = length.saturating_sub(bytes).max(since);
@@ -77,5 +87,14 @@ mod tests {
         assert!(tail(dir.path(), 10, 0).is_err());
         assert!(tail(Path::new("/dev/null"), 10, 0).is_err());
         assert!(tail(&dir.path().join("none"), 10, 0).is_err());
+        // Opening it would wait for a writer.
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(tail(&fifo, 10, 0).is_err());
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "secret\n").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let error = tail(&link, 10, 0).unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
     }
 }
