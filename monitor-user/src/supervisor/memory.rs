@@ -58,6 +58,9 @@ pub(crate) struct Memory {
     pub(crate) starts_ago: Vec<Duration>,
     /// In backoff: how long until the next start.
     pub(crate) next_start_in: Option<Duration>,
+    /// Whether the next start counts towards no limit: it mends what someone else broke, or was
+    /// counted when it was tried.
+    pub(crate) next_start_is_free: bool,
     /// Whether its instance is on its way down, to stay there or to be started again.
     pub(crate) stopping: bool,
     /// Why it is to stay down although it is desired up; never `Rest::Stopped`.

@@ -93,7 +93,7 @@ pub(super) type Dead = BTreeSet<(ServiceName, Instance)>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
     Counted,
-    /// It mends what someone else broke.
+    /// It mends what someone else broke, or was counted when an earlier agent tried it.
     Free,
 }
 
@@ -280,6 +280,10 @@ impl Service {
                 ServiceState::Backoff { until } => Some(until.saturating_duration_since(now)),
                 _ => None,
             },
+            next_start_is_free: matches!(
+                self.state,
+                ServiceState::Due(Start::Free) | ServiceState::Starting { .. }
+            ),
             stopping: matches!(self.state, ServiceState::Stopping { .. }) && !self.shutdown,
             rest: match &self.state {
                 ServiceState::Down(Rest::Stopped) | ServiceState::Ending(Rest::Stopped) => None,
@@ -484,9 +488,7 @@ impl Service {
                 instance,
             });
         }
-        let is_outdated = self
-            .exec
-            .is_some_and(|exec| exec != self.spec.exec.fingerprint());
+        let is_outdated = self.is_outdated();
         let is_stopping = memory.stopping || !self.is_wanted();
         if !is_stopping && is_outdated && !is_dead {
             self.backoff.reset();
@@ -502,6 +504,12 @@ impl Service {
         } else {
             self.begin_stop(instance, step);
         }
+    }
+
+    /// Whether the last attempt ran what the config does not have any more.
+    fn is_outdated(&self) -> bool {
+        self.exec
+            .is_some_and(|exec| exec != self.spec.exec.fingerprint())
     }
 
     /// Goes on without a live instance.
@@ -521,6 +529,9 @@ impl Service {
             (None, Some(delay)) => ServiceState::Backoff {
                 until: after(now, delay),
             },
+            (None, None) if memory.next_start_is_free && !self.is_outdated() => {
+                ServiceState::Due(Start::Free)
+            }
             (None, None) => ServiceState::Due(Start::Counted),
         };
     }

@@ -791,15 +791,20 @@ impl Simulation {
         self.supervisor = Supervisor::new();
         self.requests.clear();
         self.recent.clear();
-        self.spawning.clear();
+        let tried = std::mem::take(&mut self.spawning);
         self.lose_what_was_under_way()?;
+        for (service, attempt) in tried {
+            let has_come = self.of(&service).any(|process| process.attempt == attempt);
+            if let Some(shadow) = self.shadows.get_mut(&service)
+                && !has_come
+            {
+                // It was counted, or was free.
+                shadow.is_free = true;
+            }
+        }
         let mut facts = self.remembered(&memories);
         facts.extend(self.deaths_in_between());
         self.is_held = true;
-        for shadow in self.shadows.values_mut() {
-            // Whose doing the last death was is not remembered.
-            shadow.is_free = false;
-        }
         for fact in facts {
             self.tell(fact)?;
         }

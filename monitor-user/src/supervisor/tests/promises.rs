@@ -1053,6 +1053,44 @@ fn attempts_go_on_beyond_the_remembered() {
 }
 
 #[test]
+fn a_free_start_stays_free_for_the_next_agent() {
+    check(
+        "
+        set start_limit=1/60s ->
+        config             -> spawn 1
+        spawned 1          -> started 1
+        exit 1 SIGKILL else -> exited 1
+        release 1          -> clear 1
+        agent-dies         ->
+        remember           ->
+        config             -> spawn 2
+        spawned 2          -> started 2
+        ends 2 SIGKILL else -> exited 2; clear 2; spawn 3
+        agent-dies         ->
+        remember           ->
+        config             -> spawn 4
+        ",
+    );
+}
+
+#[test]
+fn a_start_that_was_counted_is_not_counted_again_by_the_next_agent() {
+    check(
+        "
+        set start_limit=1/60s ->
+        config     -> spawn 1
+        agent-dies ->
+        remember   ->
+        config     -> spawn 2
+        agent-dies ->
+        remember   ->
+        set exec=other ->
+        config     -> failed (start limit reached: 1 start within 60s)
+        ",
+    );
+}
+
+#[test]
 fn of_two_remembered_instances_the_later_is_kept() {
     check(
         "
