@@ -396,6 +396,74 @@ fn full_disk(memory: Memory) {
     assert_mended_from_here(&mut scene);
 }
 
+#[test]
+fn a_stop_that_cannot_be_written_down_says_so_and_is_made_good() {
+    needs_root!("a stop on a full disk");
+    let rig = Rig::new();
+    let disk = TinyDisk::at(rig.runtime_dir());
+    let mut scene = Scene::with(rig);
+    disk.fill();
+    // What was written last may have left some room in its page.
+    while !scene.rig.log().contains("cannot remember it") {
+        let old = scene.web;
+        scene.kill_web();
+        scene.web = eventually("it is back", || the_one_that_is_not(&scene, old));
+    }
+    let stop = scene.rig.run(&["stop", "web"]);
+    let said = String::from_utf8(stop.stderr).unwrap();
+    assert_eq!(stop.status.code(), Some(1), "{said}");
+    assert_says(&said, &["could not be written down"]);
+    assert_eq!(scene.rig.live("web"), [0; 0]);
+    disk.empty();
+    eventually("it is written down", || {
+        let file = fs::read_to_string(scene.rig.memory_file("web")).ok()?;
+        let last: Value = serde_json::from_str(file.lines().last()?).ok()?;
+        (last["memory"]["desired"] == "down").then_some(())
+    });
+    scene.agent.kill();
+    scene.agent = scene.rig.agent();
+    let status = eventually("the next agent works", || {
+        let status = scene.rig.run(&["status", "--json"]);
+        serde_json::from_slice::<Value>(&status.stdout).ok()
+    });
+    assert_eq!(status[0]["state"], "stopped", "{status}");
+}
+
+#[test]
+fn a_signal_that_cannot_be_sent_is_not_done() {
+    const NAME: &str = "a signal that cannot be sent";
+    needs_root!(NAME);
+    let Some((_folder, binary)) = readable_by_all(&respawn()) else {
+        return skip(NAME, "nobody cannot run a copy");
+    };
+    let folder = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .unwrap();
+    let victim = folder.path().join("victim");
+    fs::copy(env!("CARGO_BIN_EXE_victim"), &victim).unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o4755)).unwrap();
+    let mut rig = Rig::new();
+    rig.service("web", &format!("[{victim:?}, \"as-root\"]"), "");
+    rig.run_by(&binary, 65534);
+    for path in [rig.path().to_owned(), rig.path().join("config")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir(rig.runtime_dir()).unwrap();
+    chown(rig.runtime_dir(), Some(65534), Some(65534)).unwrap();
+    let _agent = rig.agent();
+    let web = rig.ledger().current("web");
+    eventually("it has become root", || {
+        let uids = support::proc_status(web.0, "Uid");
+        uids.starts_with('0').then_some(())
+    });
+    let signal = rig.run(&["signal", "HUP", "web"]);
+    let said = String::from_utf8(signal.stderr).unwrap();
+    assert_eq!(signal.status.code(), Some(1), "{said}");
+    assert_says(&said, &["could not be sent", "not permitted"]);
+    signal_to(web.0, Signal::SIGKILL);
+}
+
 /// The living instance, if there is one, and it is another.
 fn the_one_that_is_not(scene: &Scene, old: Instance) -> Option<Instance> {
     let live = scene.rig.live("web");

@@ -1,6 +1,6 @@
 //! What the tests start and kill: a process for each way to live and to end.
 //!
-//! `victim exit N | abort | linger | leader-exits | exec-from-thread | storm N | touch MIB |
+//! `victim exit N | abort | linger | as-root | leader-exits | exec-from-thread | storm N | touch MIB |
 //! reap-no-orphans COMMAND…`.
 //! Those that live on print a line when they are where the test wants them.
 
@@ -22,6 +22,7 @@ fn main() {
         Some("exit") => std::process::exit(i32::try_from(number()).unwrap_or(0)),
         Some("abort") => std::process::abort(),
         Some("linger") => linger(),
+        Some("as-root") => as_root(),
         Some("leader-exits") => leader_exits(),
         Some("exec-from-thread") => exec_from_thread(),
         Some("storm") => storm(number()),
@@ -44,6 +45,15 @@ fn linger() -> ! {
     loop {
         thread::sleep(Duration::from_secs(3600));
     }
+}
+
+/// Needs the set-user-ID bit.
+fn as_root() -> ! {
+    let root = nix::unistd::Uid::from_raw(0);
+    if let Err(error) = nix::unistd::setresuid(root, root, root) {
+        eprintln!("victim: setresuid: {error}");
+    }
+    linger()
 }
 
 /// The leading thread ends with code 7; another one lives on until standard input ends, and then

@@ -1,7 +1,7 @@
 //! The processes that the agent holds: from their start, or adoption, until nothing of their tree
 //! is left. Performs what the supervisor wants done with them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub(super) struct Instances {
     tokens: HashMap<u64, Instance>,
     last_token: u64,
     waiter: AsyncFd<Waiter>,
+    /// What was to be done with these could not be done: see [`Instances::try_again`].
+    unsettled: BTreeSet<Instance>,
 }
 
 /// What is laid out before a service's next start.
@@ -61,11 +63,18 @@ struct Held {
     asked: bool,
     /// The kernel's record has told of its exit, and all that a look would.
     is_told: bool,
+    /// Its main process was to be sent a signal, and could not be.
+    owed_signal: Option<Signal>,
+    /// Its tree was to be killed, and could not be.
+    owed_kill: bool,
     /// What tells of it.
     tokens: Vec<u64>,
 }
 
 enum HeldState {
+    /// Of an earlier agent; whether it lives could not be found out, or no descriptor was left to
+    /// hold it by. It counts as living until that is known.
+    Unheld,
     /// Its main process has not been released.
     Main(OwnedFd),
     /// It ended while no agent lived; its tree has not been looked at.
@@ -104,6 +113,7 @@ impl Instances {
             tokens: HashMap::new(),
             last_token: 0,
             waiter,
+            unsettled: BTreeSet::new(),
         })
     }
 
@@ -162,11 +172,9 @@ impl Instances {
         };
         let tree = Tree::new(child.pid, child.start_time_ns, slot);
         self.hold(service, instance, tree, child.pidfd)
-            .map_err(|error| {
+            .map_err(|(error, pidfd)| {
                 // Without a way to see its end it must not live. As an orphan it will be reaped.
-                if let Ok(Some(pidfd)) = pidfd::identify(instance.pid, instance.start_time_ns) {
-                    let _ = signal::send(pidfd.as_fd(), Signal::KILL);
-                }
+                let _ = signal::send(pidfd.as_fd(), Signal::KILL);
                 failure(&format_args!("cannot wait for the new process: {error}"))
             })?;
         Ok(instance)
@@ -181,14 +189,19 @@ impl Instances {
             .clone()
     }
 
+    /// Which one an instance is in that is not held yet is not known.
     fn is_taken(&self, service: &ServiceName, slot: &Slot) -> bool {
         let instances = self.by_service.get(service).into_iter().flatten();
-        let mut trees = instances.filter_map(|instance| Some(&self.held.get(instance)?.tree));
-        trees.any(|tree| tree.cgroup().is_some_and(|of| of.path() == slot.path()))
+        let mut held = instances.filter_map(|instance| self.held.get(instance));
+        held.any(|held| {
+            let cgroup = held.tree.cgroup();
+            matches!(held.state, HeldState::Unheld)
+                || cgroup.is_some_and(|of| of.path() == slot.path())
+        })
     }
 
     /// Takes over what an earlier agent started; of those that are gone only what is left of
-    /// their trees is held.
+    /// their trees is held. Of which that cannot be told now counts as living.
     pub(super) fn adopt(
         &mut self,
         service: &ServiceName,
@@ -205,7 +218,10 @@ impl Instances {
                 Err(error) => Err(error),
             };
             if let Err(error) = adopted {
-                tracing::error!(%service, pid = instance.pid, "cannot take it over: {error}");
+                tracing::error!(%service, pid = instance.pid, "cannot take it over yet: {error}");
+                let tree = Tree::new(instance.pid, instance.start_time_ns, None);
+                self.insert(service, instance, tree, HeldState::Unheld, Vec::new());
+                self.unsettled.insert(instance);
             }
         }
         // Only now is known which cgroups the living ones are in.
@@ -230,6 +246,89 @@ impl Instances {
         let slot = slot.or_else(|| self.slot_left(service));
         let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
         self.hold(service, instance, tree, pidfd)
+            .map_err(|(error, _)| error)
+    }
+
+    /// Whether something could not be done, and is to be tried again before long.
+    pub(super) fn wants_another_try(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    /// Tries again what could not be done: for want of descriptors or memory, as a rule.
+    pub(super) fn try_again(&mut self) -> Vec<Event> {
+        let unsettled = std::mem::take(&mut self.unsettled);
+        unsettled
+            .into_iter()
+            .filter_map(|instance| self.settle(instance))
+            .collect()
+    }
+
+    fn settle(&mut self, instance: Instance) -> Option<Event> {
+        let held = self.held.get(&instance)?;
+        let service = held.service.clone();
+        match held.state {
+            HeldState::Unheld => {
+                match pidfd::identify(instance.pid, instance.start_time_ns) {
+                    Ok(Some(pidfd)) => match self.adopt_living(&service, instance, pidfd) {
+                        Ok(()) => tracing::info!(%service, pid = instance.pid, "taken over now"),
+                        Err(_) => drop(self.unsettled.insert(instance)),
+                    },
+                    Ok(None) => return Some(self.found_dead(service, instance)),
+                    Err(_) => drop(self.unsettled.insert(instance)),
+                }
+                self.pay(instance);
+                self.look(instance)
+            }
+            HeldState::Main(_) => {
+                self.pay(instance);
+                self.look(instance)
+            }
+            HeldState::Dead if held.asked => self.clear_tree(&service, instance),
+            HeldState::Leftover(_) => {
+                let event = self.look(instance);
+                // Nothing may tell of it.
+                if let Some(HeldState::Leftover(_)) = self.held.get(&instance).map(|it| &it.state) {
+                    self.unsettled.insert(instance);
+                }
+                event
+            }
+            HeldState::Dead | HeldState::Gone => None,
+        }
+    }
+
+    /// Does what was owed to a main process.
+    fn pay(&mut self, instance: Instance) {
+        let Some(held) = self.held.get_mut(&instance) else {
+            return;
+        };
+        if matches!(held.state, HeldState::Unheld) {
+            return;
+        }
+        let kill = std::mem::take(&mut held.owed_kill);
+        if let Some(signal) = held.owed_signal.take() {
+            self.signal_to_stop(instance, signal);
+        }
+        if kill {
+            self.kill_tree(instance);
+        }
+    }
+
+    /// One of an earlier agent that nothing was known of has ended meanwhile.
+    fn found_dead(&mut self, service: ServiceName, instance: Instance) -> Event {
+        self.main.remove(&instance.pid);
+        if let Some(held) = self.held.get_mut(&instance) {
+            // Else its place would count as taken.
+            held.state = HeldState::Dead;
+        }
+        let slot = self.slot_left(&service);
+        if let Some(held) = self.held.get_mut(&instance) {
+            held.tree = Tree::new(instance.pid, instance.start_time_ns, slot);
+        }
+        Event::ProcessReleased {
+            service,
+            instance,
+            death: super::death_of(None),
+        }
     }
 
     /// Where the rest of a tree may be: a cgroup of the service's that is no other instance's, one
@@ -252,6 +351,7 @@ impl Instances {
     pub(super) fn has_ended(&self, instance: Instance) -> bool {
         match self.held.get(&instance).map(|held| &held.state) {
             Some(HeldState::Main(pidfd)) => pidfd::has_exited(pidfd.as_fd()).unwrap_or(true),
+            Some(HeldState::Unheld) => false,
             _ => true,
         }
     }
@@ -328,12 +428,12 @@ impl Instances {
         instance: Instance,
         tree: Tree,
         pidfd: OwnedFd,
-    ) -> io::Result<()> {
+    ) -> Result<(), (io::Error, OwnedFd)> {
         let token = self.token(instance);
-        self.waiter
-            .get_ref()
-            .add(&pidfd, Interest::Readable, token)?;
-        self.main.insert(instance.pid, instance);
+        if let Err(error) = self.waiter.get_ref().add(&pidfd, Interest::Readable, token) {
+            self.tokens.remove(&token);
+            return Err((error, pidfd));
+        }
         self.insert(service, instance, tree, HeldState::Main(pidfd), vec![token]);
         Ok(())
     }
@@ -346,6 +446,13 @@ impl Instances {
         state: HeldState,
         tokens: Vec<u64>,
     ) {
+        if matches!(state, HeldState::Main(_) | HeldState::Unheld) {
+            self.main.insert(instance.pid, instance);
+        }
+        if let Some(held) = self.held.get_mut(&instance) {
+            (held.tree, held.state, held.tokens) = (tree, state, tokens);
+            return;
+        }
         self.by_service
             .entry(service.clone())
             .or_default()
@@ -359,6 +466,8 @@ impl Instances {
                 state,
                 asked: false,
                 is_told: false,
+                owed_signal: None,
+                owed_kill: false,
                 tokens,
             },
         );
@@ -449,10 +558,11 @@ impl Instances {
                 }
                 Err(error) => {
                     tracing::error!(service = %held.service, "cannot look at its tree: {error}");
+                    self.unsettled.insert(instance);
                     None
                 }
             },
-            HeldState::Dead | HeldState::Gone => None,
+            HeldState::Unheld | HeldState::Dead | HeldState::Gone => None,
         }
     }
 
@@ -465,8 +575,10 @@ impl Instances {
         let stat = (!held.is_told).then(|| proc::stat(instance.pid).ok());
         let comm = stat.flatten().filter(proc::Stat::is_zombie);
         let released = held.tree.release(pidfd.as_fd());
+        let mut is_known = true;
         if let Some(problem) = released.problem {
             tracing::error!(service = %held.service, "its tree may not be gone: {problem}");
+            is_known = !is_passing(&problem);
         }
         let status = match released.main {
             Reaped::Status(status) => Some(status),
@@ -476,6 +588,10 @@ impl Instances {
         let cause = status.map_or(Cause::Unknown, Cause::from_wait_status);
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
         self.keep(instance, released.leftover);
+        if !is_known && let Some(held) = self.held.get_mut(&instance) {
+            // To be looked at again before the next one starts.
+            held.state = HeldState::Dead;
+        }
         Some(Death {
             blame: decode::blame(&cause, None),
             cause,
@@ -495,6 +611,7 @@ impl Instances {
                 tokens.push(token);
                 if let Err(error) = self.waiter.get_ref().add(&rest, Interest::Readable, token) {
                     tracing::error!("cannot wait for the rest of a tree: {error}");
+                    self.unsettled.insert(instance);
                 }
                 HeldState::Leftover(rest)
             }
@@ -520,10 +637,17 @@ impl Instances {
         };
         held.asked = true;
         if matches!(held.state, HeldState::Dead) {
-            let leftover = held.tree.clear().unwrap_or_else(|error| {
-                tracing::error!(%service, "cannot clear its tree: {error}");
-                Leftover::None
-            });
+            let leftover = match held.tree.clear() {
+                Ok(leftover) => leftover,
+                Err(error) => {
+                    tracing::error!(%service, "cannot clear its tree: {error}");
+                    if is_passing(&error) {
+                        self.unsettled.insert(instance);
+                        return None;
+                    }
+                    Leftover::None
+                }
+            };
             self.keep(instance, leftover);
         }
         match self.held.get(&instance)?.state {
@@ -546,34 +670,48 @@ impl Instances {
         })
     }
 
-    /// Sends a signal to an instance's main process, if it still is that process.
-    pub(super) fn signal(&self, instance: Instance, signal: Signal) {
-        let Some(Held {
-            state: HeldState::Main(pidfd),
-            service,
-            ..
-        }) = self.held.get(&instance)
-        else {
+    /// Sends a signal to an instance's main process. `false`: that has ended.
+    ///
+    /// # Errors
+    /// The kernel's: it is another user's, and the agent is not root. It is not held yet.
+    pub(super) fn signal(&self, instance: Instance, signal: Signal) -> io::Result<bool> {
+        match self.held.get(&instance).map(|held| &held.state) {
+            Some(HeldState::Main(pidfd)) => signal::send(pidfd.as_fd(), signal),
+            Some(HeldState::Unheld) => Err(io::Error::other("it is not taken over yet")),
+            _ => Ok(false),
+        }
+    }
+
+    /// The same for a stop: one that is not held yet gets it later.
+    pub(super) fn signal_to_stop(&mut self, instance: Instance, signal: Signal) {
+        let sent = self.signal(instance, signal);
+        let Some(held) = self.held.get_mut(&instance) else {
             return;
         };
-        if let Err(error) = signal::send(pidfd.as_fd(), signal) {
-            tracing::error!(%service, pid = instance.pid, %signal, "cannot send a signal: {error}");
+        if matches!(held.state, HeldState::Unheld) {
+            held.owed_signal = Some(signal);
+        } else if let Err(error) = sent {
+            tracing::error!(service = %held.service, pid = instance.pid, %signal, "cannot send a signal: {error}");
         }
     }
 
     /// Kills an instance's whole tree.
-    pub(super) fn kill_tree(&self, instance: Instance) {
-        let Some(Held {
-            state: HeldState::Main(pidfd),
-            service,
-            tree,
-            ..
-        }) = self.held.get(&instance)
-        else {
+    pub(super) fn kill_tree(&mut self, instance: Instance) {
+        let Some(held) = self.held.get_mut(&instance) else {
             return;
         };
-        if let Err(error) = tree.kill_all(pidfd.as_fd()) {
-            tracing::error!(%service, pid = instance.pid, "cannot kill its tree: {error}");
+        match &held.state {
+            HeldState::Main(pidfd) => {
+                if let Err(error) = held.tree.kill_all(pidfd.as_fd()) {
+                    tracing::error!(service = %held.service, pid = instance.pid, "cannot kill its tree: {error}");
+                    if is_passing(&error) {
+                        held.owed_kill = true;
+                        self.unsettled.insert(instance);
+                    }
+                }
+            }
+            HeldState::Unheld => held.owed_kill = true,
+            HeldState::Dead | HeldState::Leftover(_) | HeldState::Gone => {}
         }
     }
 
@@ -584,6 +722,16 @@ impl Instances {
             .filter_map(|instance| self.look(instance))
             .collect()
     }
+}
+
+/// Whether it may be otherwise before long: something has run out.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC | libc::EAGAIN | libc::EINTR
+        )
+    )
 }
 
 /// Kills all that lives in a cgroup, and returns one of it, if anything does.

@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -43,9 +43,12 @@ use crate::os::spawn::raise_fd_limit;
 use crate::os::{self, pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
-    Action, Attempt, Cause, Death, Event, Instance, Memory, Notice, Output, RequestId, ServiceName,
-    SpawnFailure, Spec, State, Supervisor,
+    Action, Attempt, Cause, Death, DeniedReason, Event, Instance, Memory, Notice, Output, Reply,
+    RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor,
 };
+
+/// Until what could not be done is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What `respawn agent` was told.
 #[derive(Debug, Clone)]
@@ -127,6 +130,10 @@ struct Agent {
     signals: Signals,
     /// Under an init that puts aside what dies too often.
     spares: Option<SpareKeeper>,
+    /// Services whose memory could not be written.
+    unremembered: BTreeSet<ServiceName>,
+    /// When to try again what could not be done.
+    try_again_at: Option<Instant>,
     /// The request whose answer ends the agent.
     shutdown: Option<RequestId>,
     ended: bool,
@@ -202,6 +209,8 @@ impl Agent {
             requests: Requests::default(),
             signals,
             spares: SpareKeeper::new(runtime_dir, Self::now()),
+            unremembered: BTreeSet::new(),
+            try_again_at: None,
             shutdown: None,
             ended: false,
             options: options.clone(),
@@ -235,7 +244,11 @@ impl Agent {
         while flow == Flow::GoOn && !self.ended {
             self.notices.flush();
             let more_hooks = self.start_hook();
-            let deadlines = [self.supervisor.poll_timeout(), self.hooks.poll_timeout()];
+            let deadlines = [
+                self.supervisor.poll_timeout(),
+                self.hooks.poll_timeout(),
+                self.next_try(),
+            ];
             let deadline = deadlines.into_iter().flatten().min();
             let timer = async {
                 match deadline {
@@ -455,6 +468,9 @@ impl Agent {
         self.hooks.handle_timeout(now);
         self.supervisor.handle_timeout(now);
         self.settle();
+        if self.try_again_at.is_some_and(|at| at <= now) {
+            self.try_again();
+        }
     }
 
     /// Tells the supervisor a fact, and does all that follows from it.
@@ -522,23 +538,77 @@ impl Agent {
         if memory.is_none() {
             self.instances.forget(service);
         }
-        if let Err(error) = self.memory.write(service, memory, untold) {
-            tracing::error!(%service, "cannot remember it: {error}");
+        match self.memory.write(service, memory, untold) {
+            Ok(()) => drop(self.unremembered.remove(service)),
+            Err(error) => {
+                if self.unremembered.insert(service.clone()) {
+                    tracing::error!(%service, "cannot remember it: {error}");
+                }
+            }
         }
+    }
+
+    /// Does what could not be done when it was due: for want of room on the disk, of descriptors or
+    /// of memory.
+    fn try_again(&mut self) {
+        self.try_again_at = None;
+        for service in self.unremembered.clone() {
+            self.remember(&service, &[]);
+        }
+        for event in self.instances.try_again() {
+            self.tell(event);
+        }
+    }
+
+    /// When something is to be tried again, if anything is.
+    fn next_try(&mut self) -> Option<Instant> {
+        if self.unremembered.is_empty() && !self.instances.wants_another_try() {
+            self.try_again_at = None;
+        } else if self.try_again_at.is_none() {
+            self.try_again_at = Some(Self::now() + TRY_AGAIN_AFTER);
+        }
+        self.try_again_at
     }
 
     fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Spawn { service, attempt } => return Some(self.spawn(service, attempt)),
             Action::Signal {
-                instance, signal, ..
-            } => self.instances.signal(instance, signal),
+                instance,
+                signal,
+                request: None,
+                ..
+            } => self.instances.signal_to_stop(instance, signal),
+            Action::Signal {
+                service,
+                instance,
+                signal,
+                request: Some(request),
+            } => {
+                let reply = match self.instances.signal(instance, signal) {
+                    Ok(true) => Reply::Done,
+                    Ok(false) => Reply::Denied(DeniedReason::NotRunning(service)),
+                    Err(error) => Reply::Denied(DeniedReason::NotSent {
+                        service,
+                        why: error.to_string(),
+                    }),
+                };
+                self.requests.answer(request, reply);
+            }
             Action::KillTree { instance, .. } => self.instances.kill_tree(instance),
             Action::ClearTree { service, instance } => {
                 return self.instances.clear_tree(&service, instance);
             }
             Action::Reply { request, reply } => {
                 self.ended |= self.shutdown == Some(request);
+                let forgotten = self.requests.service_of(request);
+                let forgotten = forgotten.filter(|it| self.unremembered.contains(*it));
+                let reply = match (reply, forgotten) {
+                    (Reply::Done, Some(service)) => {
+                        Reply::Denied(DeniedReason::NotRemembered(service.into()))
+                    }
+                    (reply, _) => reply,
+                };
                 self.requests.answer(request, reply);
             }
             Action::Publish(notice) => self.publish(&notice),

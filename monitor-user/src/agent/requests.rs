@@ -122,6 +122,14 @@ impl Requests {
         RequestId(self.last)
     }
 
+    /// The service that a request is about, if it is about one.
+    pub(super) fn service_of(&self, request: RequestId) -> Option<&str> {
+        let waiting = self.waiting.get(&request)?;
+        let group = self.groups.get(&waiting.group)?;
+        let result = group.results.get(waiting.result?)?;
+        Some(&result.service)
+    }
+
     /// Takes the supervisor's answer; the last one of a group answers the command.
     pub(super) fn answer(&mut self, request: RequestId, reply: Reply) {
         let Some(Waiting { group: id, result }) = self.waiting.remove(&request) else {

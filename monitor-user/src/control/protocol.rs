@@ -158,6 +158,11 @@ fn words(reason: &DeniedReason) -> String {
     match reason {
         DeniedReason::UnknownService(_) => "no service has this name".to_owned(),
         DeniedReason::NotRunning(_) => "it is not running".to_owned(),
+        DeniedReason::NotSent { why, .. } => format!("the signal could not be sent: {why}"),
+        DeniedReason::NotRemembered(_) => {
+            "done, but it could not be written down: an agent that starts after this one would not know of it"
+                .to_owned()
+        }
         DeniedReason::StartFailed { failure, .. } => failure.to_string(),
         DeniedReason::Overtaken { by, .. } => format!("overtaken by a {by}"),
     }

@@ -14,11 +14,13 @@ pub(crate) enum Action {
         service: ServiceName,
         attempt: Attempt,
     },
-    /// Send a signal to the instance's main process, if it is still that process.
+    /// Send a signal to the instance's main process, if it still is that process. Who asked for it
+    /// is answered by whether it was sent.
     Signal {
         service: ServiceName,
         instance: Instance,
         signal: Signal,
+        request: Option<RequestId>,
     },
     /// SIGKILL the instance's whole tree: its main process too, if it lives. Said once.
     KillTree {
@@ -31,7 +33,7 @@ pub(crate) enum Action {
         service: ServiceName,
         instance: Instance,
     },
-    /// Answer a request. Exactly one for each.
+    /// Answer a request. Exactly one for each, unless a `Signal` names it.
     Reply { request: RequestId, reply: Reply },
     /// Tell the journal and whoever follows it.
     Publish(Notice),
@@ -70,6 +72,10 @@ pub(crate) enum DeniedReason {
     UnknownService(ServiceName),
     /// There is no process to send a signal to.
     NotRunning(ServiceName),
+    /// The signal could not be sent.
+    NotSent { service: ServiceName, why: String },
+    /// It is so, but an agent that starts after this one would not know it.
+    NotRemembered(ServiceName),
     /// The start failed.
     StartFailed {
         service: ServiceName,

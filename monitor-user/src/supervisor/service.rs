@@ -375,8 +375,8 @@ impl Service {
             service,
             instance,
             signal,
+            request: Some(request),
         });
-        step.reply(request, Reply::Done);
     }
 
     // ---- what the config says ----
@@ -775,6 +775,7 @@ impl Service {
             service: self.name.clone(),
             instance,
             signal,
+            request: None,
         });
         let kill_at = Some(after(step.now, self.spec.policy.stop_timeout));
         self.enter(ServiceState::Stopping { instance, kill_at }, step);

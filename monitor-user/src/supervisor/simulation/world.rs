@@ -928,8 +928,14 @@ impl Simulation {
         match action {
             Action::Spawn { service, attempt } => self.spawn(service, attempt),
             Action::Signal {
-                instance, signal, ..
+                instance,
+                signal,
+                request,
+                ..
             } => {
+                if let Some(request) = request {
+                    self.replied(request, &Reply::Done)?;
+                }
                 let ignores = self.find(instance).is_some_and(|it| it.ignores_stop);
                 if signal == Signal::KILL || !ignores {
                     let happening = Happening::Die(instance, killed_by(signal), Blame::SomeoneElse);
@@ -1065,6 +1071,8 @@ impl Simulation {
                     matches!(kind, Kind::Start | Kind::Restart) && live.is_none()
                 }
                 DeniedReason::Overtaken { .. } => (kind == Kind::Stop) == is_wanted,
+                // Of the agent alone.
+                DeniedReason::NotSent { .. } | DeniedReason::NotRemembered(_) => false,
             },
             _ => false,
         };

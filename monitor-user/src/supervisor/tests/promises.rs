@@ -699,7 +699,7 @@ fn a_signal_goes_only_to_what_lives() {
         config        -> spawn 1
         signal TERM b -> not running b
         spawned 1     -> started 1
-        signal TERM c -> SIGTERM 1; done c
+        signal TERM c -> SIGTERM 1 for c
         exit 1        -> exited 1
         signal TERM d -> not running d
         ",

@@ -304,7 +304,11 @@ fn render(action: &Action) -> String {
             service,
             instance,
             signal,
-        } => (format!("{signal} {}", number(instance)), service),
+            request,
+        } => {
+            let asked = request.map_or_else(String::new, |it| format!(" for {}", letter(it)));
+            (format!("{signal} {}{asked}", number(instance)), service)
+        }
         Action::KillTree { service, instance } => (format!("kill {}", number(instance)), service),
         Action::ClearTree { service, instance } => (format!("clear {}", number(instance)), service),
         Action::Reply { request, reply } => return render_reply(letter(*request), reply),
@@ -340,6 +344,9 @@ fn render_reply(request: char, reply: &Reply) -> String {
             text
         }
         Reply::Denied(DeniedReason::UnknownService(_)) => format!("unknown {request}"),
+        Reply::Denied(DeniedReason::NotSent { .. } | DeniedReason::NotRemembered(_)) => {
+            panic!("{reply:?} is the agent's")
+        }
         Reply::Denied(DeniedReason::NotRunning(_)) => format!("not running {request}"),
         Reply::Denied(DeniedReason::StartFailed { .. }) => format!("start failed {request}"),
         Reply::Denied(DeniedReason::Overtaken { by, .. }) => {

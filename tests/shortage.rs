@@ -1,0 +1,85 @@
+//! An agent that runs out of descriptors while it takes over loses and doubles nothing.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+use support::rig::{Instance, Memory, Rig};
+use support::{eventually, needs_root, respawn, signal_to};
+
+/// Has the agents have at most so many files open.
+fn limit_files(rig: &mut Rig, most: usize) {
+    let script = format!(
+        "#!/bin/sh\nulimit -n {most}\nexec {:?} \"$@\"\n",
+        respawn().get_program()
+    );
+    let path = rig.path().join("with-few-files");
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    rig.run_by(&path, 0);
+}
+
+fn what_cannot_be_taken_over_yet(memory: Memory) {
+    let mut rig = Rig::with(memory);
+    let names = |prefix: &str| -> Vec<String> { (10..30).map(|n| format!("{prefix}{n}")).collect() };
+    // These make room for those, which are taken over after them.
+    let (passing, lasting) = (names("a"), names("b"));
+    for name in &passing {
+        rig.service(name, r#"["/usr/bin/sleep", "100000"]"#, "restart = \"no\"");
+    }
+    lasting.iter().for_each(|name| rig.sleeper(name));
+    let mut ledger = rig.ledger();
+    let mut agent = rig.agent();
+    let mut now_of = |names: &[String]| -> Vec<Instance> {
+        names.iter().map(|name| ledger.current(name)).collect()
+    };
+    let (passing_now, lasting_now) = (now_of(&passing), now_of(&lasting));
+    let open = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap();
+    limit_files(&mut rig, open.count() - 10);
+    agent.kill();
+    let _agent = rig.agent();
+    let said = |words: &str| rig.log().lines().filter(|line| line.contains(words)).count();
+    eventually("there are too few descriptors", || {
+        (said("cannot take it over yet") > 0).then_some(())
+    });
+    // The last one is not held. It dies, and nothing can tell of it yet.
+    let (last, name) = (*lasting_now.last().unwrap(), lasting.last().unwrap());
+    signal_to(last.0, Signal::SIGKILL);
+    for instance in passing_now {
+        signal_to(instance.0, Signal::SIGKILL);
+    }
+    let next = ledger.wait("the dead one is back", |ledger| {
+        ledger.has_current(name).filter(|now| *now != last)
+    });
+    rig.assert_single(name, next);
+    let others = || lasting.iter().zip(&lasting_now).take(lasting.len() - 1);
+    for (name, instance) in others() {
+        rig.assert_single(name, *instance);
+        assert!(ledger.told(name, *instance).exits.is_empty(), "{name}");
+    }
+    // Each is cared for as ever.
+    for (name, instance) in others() {
+        signal_to(instance.0, Signal::SIGKILL);
+        let next = ledger.wait("it is back", |ledger| {
+            ledger.has_current(name).filter(|now| now != instance)
+        });
+        rig.assert_single(name, next);
+    }
+    for (name, instance) in lasting.iter().zip(&lasting_now) {
+        assert_eq!(ledger.told(name, *instance).exits.len(), 1, "{name}");
+    }
+    assert!(said("taken over now") > 0, "{}", rig.log());
+}
+
+#[test]
+fn what_cannot_be_taken_over_yet_is_neither_doubled_nor_lost() {
+    needs_root!("too few descriptors");
+    what_cannot_be_taken_over_yet(Memory::Kernel);
+}
+
+#[test]
+fn without_ebpf_what_cannot_be_taken_over_yet_is_neither_doubled_nor_lost() {
+    needs_root!("too few descriptors without eBPF");
+    what_cannot_be_taken_over_yet(Memory::FilesAlone);
+}
