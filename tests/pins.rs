@@ -377,10 +377,23 @@ fn full_disk(memory: Memory) {
         scene.kill_web();
         scene.web = eventually("it is back", || the_one_that_is_not(&scene, old));
     }
+    // No config can be kept, and each of them is used.
+    let settings = scene.rig.path().join("config/agent.toml");
+    for hooks in [3, 4] {
+        let text = format!("journal_max_size = \"1GiB\"\nmax_hooks = {hooks}\n");
+        fs::write(&settings, text).unwrap();
+        assert!(scene.rig.run(&["reload"]).status.success());
+    }
     scene.agent.kill();
     let said = scene.rig.log();
-    let words = ["the journal cannot be written", "cannot remember it"];
+    let not_kept = "cannot keep the last good config";
+    let words = [
+        "the journal cannot be written",
+        "cannot remember it",
+        not_kept,
+    ];
     assert_says(&said, &words);
+    assert_eq!(said.matches(not_kept).count(), 1, "{said}");
     // The next agent finds a memory file that is out of date, and the kernel, or a birth's file
     // that needed no more room, that is not.
     scene.agent = scene.rig.agent();

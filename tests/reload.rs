@@ -2,10 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Agent, SIGHTS, eventually, sleeping};
+use support::{Agent, SIGHTS, eventually, signal_to, sleeping};
+
+/// A service's file with a problem in its third line.
+const BAD: &str = "command = [\"sleep\"]\nstop_timout = \"3s\"";
 
 fn four() -> Agent {
     Agent::start(&[
@@ -28,7 +33,7 @@ fn pids(agent: &Agent) -> BTreeMap<String, u32> {
 /// A process's command line; for a moment of its exec it has none.
 fn command_of(pid: u32) -> String {
     eventually("a command line", || {
-        let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
         (!command.is_empty()).then_some(command)
     })
 }
@@ -89,7 +94,7 @@ fn one_changed_service_is_restarted_alone() {
 fn added_services_start_and_removed_ones_stop() {
     let agent = four();
     let before = pids(&agent);
-    std::fs::remove_file(agent.service_file("c")).unwrap();
+    fs::remove_file(agent.service_file("c")).unwrap();
     agent.write_service("e", &sleeping(""));
     let answer = reload(&agent);
     assert_eq!(answer["added"], json!(["e"]), "{answer}");
@@ -118,7 +123,7 @@ fn a_bad_file_changes_nothing() {
         // All else that the new config says is left undone, too.
         agent.write_service("b", "command = [\"sleep\", \"2000\"]");
         agent.write_service("new", &sleeping(""));
-        agent.write_service("bad", "command = [\"sleep\"]\nstop_timout = \"3s\"");
+        agent.write_service("bad", BAD);
         let answer = reload(&agent);
         assert_eq!(answer["ok"], false);
         assert_eq!(answer["kind"], "invalid", "{answer}");
@@ -137,7 +142,7 @@ fn a_bad_file_changes_nothing() {
         assert_eq!(agent.status("new"), Value::Null);
 
         // A death meanwhile is mended by the config that holds.
-        support::signal_to(before["b"], Signal::SIGKILL);
+        signal_to(before["b"], Signal::SIGKILL);
         let pid = agent.replaced("b", before["b"]);
         assert_eq!(command_of(pid), "sleep\x001000\0");
     }
@@ -200,4 +205,92 @@ fn a_good_config_is_taken_up_and_its_warnings_told() {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["ok"], true);
     assert_eq!(answer["warnings"][0]["key"], "working_directory");
+}
+
+fn assert_refused(agent: &Agent) {
+    let output = agent.run(&["reload"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn the_next_agent_goes_on_with_the_last_good_config() {
+    for sight in SIGHTS {
+        let mut agent = Agent::seeing(sight, &[("a", &sleeping("")), ("b", &sleeping(""))]);
+        let before = pids(&agent);
+        agent.write_service("more", BAD);
+        assert_refused(&agent);
+        agent.kill();
+        signal_to(before["b"], Signal::SIGKILL);
+        agent.start_again();
+        agent.replaced("b", before["b"]);
+        let after = pids(&agent);
+        assert_eq!(after.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(after["a"], before["a"]);
+        assert_eq!(agent.count("a", "adopted"), 1);
+        assert_eq!(agent.count("b", "exited"), 1);
+        let log = agent.log();
+        let problem = format!(
+            "{}:3:1: stop_timout: ",
+            agent.service_file("more").display()
+        );
+        assert!(log.contains(&problem), "{log}");
+        assert!(
+            log.contains("going on with the last good config of "),
+            "{log}"
+        );
+
+        // The broken one is refused as before, and the mended one taken.
+        assert_refused(&agent);
+        agent.write_service("more", &sleeping(""));
+        assert_eq!(reload(&agent)["added"], json!(["more"]));
+        let before = pids(&agent);
+        assert_eq!(before["a"], after["a"]);
+
+        // That is the last good one now, for the spare as well.
+        let spare = agent.another();
+        agent.write_service("more", BAD);
+        agent.replace_by(spare);
+        assert_eq!(pids(&agent), before);
+    }
+}
+
+#[test]
+fn a_last_good_config_that_may_be_wrong_is_not_used() {
+    let mut agent = Agent::start(&[("a", &sleeping(""))]);
+    let pid = agent.assert_single("a");
+    let file = agent.runtime_dir().join("state/last-good-config");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    let kept = fs::read_to_string(&file).unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let (boot_id, other) = (boot_id.trim_end(), "00000000-0000-0000-0000-000000000000");
+    agent.write_service("bad", BAD);
+    agent.kill();
+    for (text, why) in [
+        ("", "damaged, not used"),
+        (&kept[..kept.len() / 2], "damaged, not used"),
+        (&kept.replace(boot_id, other), "of another boot, not used"),
+        (
+            &kept.replace("\"version\":1,", "\"version\":0,"),
+            "of another version of respawn, not used",
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+        let before = agent.log().len();
+        let mut next = agent.another();
+        let ended = eventually("it ends", || next.try_wait().unwrap());
+        let said = &agent.log()[before..];
+        assert_eq!(ended.code(), Some(1), "{said}");
+        let said_why = format!("{}: {why}", file.display());
+        assert!(said.contains(&said_why), "{said}");
+        assert!(said.contains("bad.toml:3:1: stop_timout: "), "{said}");
+    }
+    fs::remove_file(&file).unwrap();
+    let mut next = agent.another();
+    let ended = eventually("it ends", || next.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(1));
+
+    fs::write(&file, kept).unwrap();
+    agent.start_again();
+    assert_eq!(agent.assert_single("a"), pid);
 }

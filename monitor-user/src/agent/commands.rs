@@ -140,6 +140,7 @@ impl Agent {
                 if let Err(error) = self.server.set_group(config.agent.control_group) {
                     tracing::error!("{error:#}");
                 }
+                self.last_good.keep(&config);
                 self.hooks.set_limit(config.agent.max_hooks);
                 self.notices.set(&config.agent.notices);
                 let request = reply.map(|reply| self.requests.reload(config.warnings, reply));

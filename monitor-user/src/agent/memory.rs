@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::last_good;
 use crate::clock;
 use crate::os::proc;
 use crate::supervisor::{Attempt, Instance, Memory, ServiceName};
@@ -109,8 +110,8 @@ impl MemoryDir {
             let kept = match (service(".json"), service(".birth")) {
                 (Some(service), _) => self.read_memory(&path, service, &mut recalled),
                 (_, Some(service)) => self.read_birth(&path, service, &mut recalled),
-                // Left behind by an agent that died while it wrote.
-                (None, None) => Ok(false),
+                // Anything else was left behind by an agent that died while it wrote.
+                (None, None) => Ok(name == Some(last_good::FILE)),
             };
             let is_kept = kept.unwrap_or_else(|error| {
                 tracing::warn!("{}: {error:#}", path.display());

@@ -5,6 +5,7 @@
 //! pidfds, SIGCHLD ─┼─▶ supervisor ─actions─┼─▶ journal
 //! control, timer ──┘        │              └─▶ requests (answers)
 //!                           └─changed──▶ memory (for the next agent)
+//! config ─▶ supervisor, and last_good (for the next agent, if it cannot be loaded then)
 //! ```
 //!
 //! Woken by these, and by nothing else: it never polls.
@@ -12,6 +13,7 @@
 mod commands;
 mod hooks;
 mod instances;
+mod last_good;
 mod lock;
 mod memory;
 mod notices;
@@ -29,6 +31,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use self::hooks::HookRunner;
 use self::instances::Instances;
+use self::last_good::LastGood;
 use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::requests::Requests;
@@ -114,6 +117,7 @@ struct Agent {
     myself: Instance,
     lost: u64,
     memory: MemoryDir,
+    last_good: LastGood,
     journal: Journal,
     journal_failed: bool,
     /// What the kernel's records of exits that are not published yet tell beside the deaths.
@@ -170,7 +174,9 @@ impl Agent {
     fn start(options: &Options) -> Result<Self> {
         let signals = Signals::listen()?;
         let surroundings = Surroundings::of_this_process();
-        let config = config::load(&options.config, &surroundings)?;
+        let last_good = LastGood::of(&options.runtime_dir);
+        let config = config::load(&options.config, &surroundings)
+            .or_else(|invalid| last_good.instead_of(invalid))?;
         log_warnings(&config);
         let fd_limit = raise_fd_limit()
             .map_err(|error| tracing::warn!("cannot raise the limit on open files: {error}"))
@@ -197,6 +203,7 @@ impl Agent {
             pins,
             myself: myself()?,
             memory: MemoryDir::open(runtime_dir)?,
+            last_good,
             journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
             journal_failed: false,
             circumstances: HashMap::new(),
@@ -219,13 +226,14 @@ impl Agent {
         // Nobody has it until the services are known.
         agent.told = agent.recover(&config)?;
         agent.tell(Event::Configured {
-            services: config.services,
+            services: config.services.clone(),
             request: None,
         });
         agent.circumstances.clear();
         // The kernel wakes nobody for a record that came after one that was not taken out.
         agent.drain_ring();
         agent.check_loss();
+        agent.last_good.keep(&config);
         Ok(agent)
     }
 

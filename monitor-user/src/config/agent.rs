@@ -3,6 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::cursor::{Context, Item, Keys, Table, keep};
 use super::hooks::{self, Said};
 use super::problem::Report;
@@ -10,7 +12,7 @@ use super::source::Source;
 use super::{Surroundings, accounts, document, value};
 
 /// The agent's own settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentConfig {
     /// The ID of the group whose members may use the control socket; `None`: the agent's own
     /// user alone may.
@@ -26,7 +28,7 @@ pub(crate) struct AgentConfig {
 }
 
 /// The sockets of those who are told of every event.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Notices {
     /// syslogd's.
     pub(crate) syslog: Option<PathBuf>,

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Surroundings;
 use super::cursor::{Item, Table};
 use super::environment;
@@ -21,7 +23,7 @@ pub(super) struct Draft {
 }
 
 /// What one file says. Of a hook: nothing; that there is none; a program and its arguments.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Said {
     on_exit: Option<Vec<Hook>>,
     on_restart: Option<Vec<Hook>>,

@@ -32,6 +32,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::supervisor::{ServiceName, Spec};
 
 pub(crate) use agent::{AgentConfig, Notices};
@@ -42,11 +44,12 @@ use problem::{Report, printable};
 use source::Source;
 
 /// A config that can be used.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Config {
     pub(crate) agent: AgentConfig,
     pub(crate) services: BTreeMap<ServiceName, Arc<Spec>>,
-    /// What works, but hardly as meant.
+    /// What works, but hardly as meant. It was told when this was loaded, and is not kept.
+    #[serde(skip)]
     pub(crate) warnings: Vec<Problem>,
 }
 

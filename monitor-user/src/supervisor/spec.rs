@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::signal::Signal;
 
 /// One service, validated by `config`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// When to start again, and how to stop. A change of it alone restarts nothing.
     pub(crate) policy: Policy,
@@ -18,7 +20,7 @@ pub(crate) struct Spec {
 }
 
 /// Commands that are run after a service's events; the supervisor itself knows nothing of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hooks {
     /// After each end of an instance.
     pub(crate) on_exit: Option<Hook>,
@@ -29,7 +31,7 @@ pub(crate) struct Hooks {
 }
 
 /// One such command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hook {
     /// The program's absolute path, looked up already.
     pub(crate) program: PathBuf,
@@ -40,7 +42,7 @@ pub(crate) struct Hook {
 }
 
 /// When a service is started again after its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum RestartPolicy {
     /// After every end.
     Always,
@@ -51,7 +53,7 @@ pub(crate) enum RestartPolicy {
 }
 
 /// At most `burst` starts within `interval`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StartLimit {
     /// Starts, at least 1.
     pub(crate) burst: u32,
@@ -60,7 +62,7 @@ pub(crate) struct StartLimit {
 }
 
 /// What the supervisor decides by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
     pub(crate) restart: RestartPolicy,
     /// Before the first restart; the later ones double from `max(restart_delay, 100 ms)`.
@@ -83,7 +85,7 @@ pub(crate) struct Policy {
 }
 
 /// Where one of the standard streams goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Output {
     /// `/dev/null`
     Null,
@@ -94,7 +96,7 @@ pub(crate) enum Output {
 }
 
 /// A user or group ID with all that `exec` needs of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -103,7 +105,7 @@ pub(crate) struct Identity {
 }
 
 /// A resource limit; `None` is unlimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limit {
     /// The kernel's `RLIMIT_…` number.
     pub(crate) resource: u32,
@@ -112,7 +114,7 @@ pub(crate) struct Limit {
 }
 
 /// What the child needs to become the service.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Exec {
     /// The program's absolute path, looked up already.
     pub(crate) program: PathBuf,

@@ -1,0 +1,300 @@
+//! The last good config, for an agent that starts while the config directory cannot be loaded: it
+//! goes on with this one, rather than with nothing.
+//!
+//! One file in the state directory, replaced whole when the config has changed. It has the config
+//! as it was resolved, and needs no other file. That of another boot is not used: its users, groups
+//! and programs were looked up long ago.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::config::{Config, Invalid};
+use crate::os::proc;
+
+/// The file's name. No service's file is named so: each of those has an ending.
+pub(super) const FILE: &str = "last-good-config";
+
+/// To be counted up whenever a config is written in another form.
+const VERSION: u32 = 1;
+
+/// Where the last good config is.
+pub(super) struct LastGood {
+    path: PathBuf,
+    /// It could not be written, and that was told.
+    failed: bool,
+}
+
+/// Who wrote the file; the same in every version.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    boot_id: String,
+    written_at: Timestamp,
+}
+
+/// What else is in it.
+#[derive(Deserialize)]
+struct Body {
+    config: Config,
+}
+
+#[derive(Serialize)]
+struct File<'c> {
+    #[serde(flatten)]
+    head: Head,
+    config: &'c Config,
+}
+
+impl LastGood {
+    pub(super) fn of(runtime_dir: &Path) -> Self {
+        Self {
+            path: runtime_dir.join("state").join(FILE),
+            failed: false,
+        }
+    }
+
+    /// What to work with while the config is invalid, which is told here.
+    ///
+    /// # Errors
+    /// There is nothing else to work with: what was given.
+    pub(super) fn instead_of(&self, invalid: Invalid) -> Result<Config, Invalid> {
+        let (written_at, config) = match self.read() {
+            Ok(Some(kept)) => kept,
+            Ok(None) => return Err(invalid),
+            Err(error) => {
+                tracing::warn!("{}: {error:#}", self.path.display());
+                return Err(invalid);
+            }
+        };
+        for problem in &invalid.problems {
+            tracing::error!("{problem}");
+        }
+        tracing::warn!(
+            "the config cannot be used: going on with the last good config of {}",
+            written_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        );
+        Ok(config)
+    }
+
+    /// Keeps a config that is in use. If that fails, it is told once, and all else goes on.
+    pub(super) fn keep(&mut self, config: &Config) {
+        match self.write(config) {
+            Ok(()) => self.failed = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.failed, true) {
+                    tracing::error!("cannot keep the last good config: {error:#}");
+                }
+            }
+        }
+    }
+
+    /// `None`: there is none.
+    fn read(&self) -> Result<Option<(Timestamp, Config)>> {
+        let bytes = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?,
+        };
+        let damaged = "damaged, not used";
+        let head: Head = serde_json::from_slice(&bytes).context(damaged)?;
+        ensure!(
+            head.version == VERSION,
+            "of another version of respawn, not used"
+        );
+        ensure!(head.boot_id == boot_id()?, "of another boot, not used");
+        let Body { config } = serde_json::from_slice(&bytes).context(damaged)?;
+        Ok(Some((head.written_at, config)))
+    }
+
+    fn write(&self, config: &Config) -> Result<()> {
+        let is_kept = |kept: Config| kept.agent == config.agent && kept.services == config.services;
+        // What cannot be read is replaced.
+        if let Ok(Some((_, kept))) = self.read()
+            && is_kept(kept)
+        {
+            return Ok(());
+        }
+        let head = Head {
+            version: VERSION,
+            boot_id: boot_id()?,
+            written_at: clock::now(),
+        };
+        let bytes = serde_json::to_vec(&File { head, config })?;
+        let temporary = self.path.with_extension("new");
+        let replaced = replace(&temporary, &self.path, &bytes);
+        if replaced.is_err() {
+            // On a full disk others need the room.
+            let _ = fs::remove_file(&temporary);
+        }
+        replaced.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+fn replace(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(temporary)?.write_all(bytes)?;
+    fs::rename(temporary, path)
+}
+
+fn boot_id() -> Result<String> {
+    proc::boot_id().context("cannot read the kernel's boot ID")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{self, Problem, Surroundings};
+
+    /// What version 1 writes of a config in which everything is set, as it must be read for as
+    /// long as that is the version.
+    const VERSION_1: &str = r#"{
+        "agent": {
+            "control_group": 7,
+            "journal_max_size": 65536,
+            "hooks": {
+                "on_exit": [{
+                    "program": "/bin/true",
+                    "arguments": ["true"],
+                    "timeout": {"secs": 10, "nanos": 0}
+                }],
+                "on_restart": [],
+                "on_failed": null,
+                "timeout": {"secs": 3, "nanos": 0}
+            },
+            "max_hooks": 2,
+            "notices": {"syslog": "/dev/log", "journald": null}
+        },
+        "services": {
+            "web": {
+                "policy": {
+                    "restart": "OnFailure",
+                    "restart_delay": {"secs": 0, "nanos": 100000000},
+                    "restart_max_delay": {"secs": 90, "nanos": 0},
+                    "stable_after": {"secs": 3600, "nanos": 0},
+                    "start_limit": {"burst": 5, "interval": {"secs": 10, "nanos": 0}},
+                    "success_exit_status": [0, 3],
+                    "stop_signal": "SIGHUP",
+                    "stop_timeout": {"secs": 0, "nanos": 0},
+                    "overlap": true,
+                    "last_output": 8192
+                },
+                "exec": {
+                    "program": "/usr/bin/sh",
+                    "arguments": ["sh", "-c", "exit 3", ""],
+                    "environment": {"KEY": "value", "PATH": "/bin"},
+                    "identity": {"uid": 1, "gid": 2, "groups": [2, 3]},
+                    "working_directory": "/tmp",
+                    "umask": 23,
+                    "nice": -5,
+                    "limits": [{"resource": 3, "soft": 8388608, "hard": null}],
+                    "stdout": {"File": "/tmp/web.log"},
+                    "stderr": "Null"
+                },
+                "hooks": {
+                    "on_exit": {
+                        "program": "/bin/true",
+                        "arguments": ["true"],
+                        "timeout": {"secs": 3, "nanos": 0}
+                    },
+                    "on_restart": null,
+                    "on_failed": null
+                }
+            }
+        }
+    }"#;
+
+    fn full() -> Config {
+        serde_json::from_str(VERSION_1).unwrap()
+    }
+
+    fn place() -> (TempDir, LastGood) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("state")).unwrap();
+        let last_good = LastGood::of(dir.path());
+        (dir, last_good)
+    }
+
+    fn invalid() -> Invalid {
+        let nowhere = Path::new("/no/such/config");
+        config::load(nowhere, &Surroundings::default()).unwrap_err()
+    }
+
+    #[test]
+    fn a_config_has_the_form_of_its_version() {
+        let text: Value = serde_json::from_str(VERSION_1).unwrap();
+        assert_eq!(serde_json::to_value(full()).unwrap(), text);
+        assert_eq!(VERSION, 1);
+    }
+
+    #[test]
+    fn what_was_kept_is_gone_on_with() {
+        let (_dir, mut last_good) = place();
+        assert_eq!(last_good.instead_of(invalid()), Err(invalid()));
+        for config in [full(), config_of("command = [\"/bin/true\"]")] {
+            last_good.keep(&config);
+            assert_eq!(last_good.instead_of(invalid()), Ok(config));
+        }
+    }
+
+    fn config_of(text: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("web.toml");
+        fs::write(&file, text).unwrap();
+        config::load_file(&file, &Surroundings::default()).unwrap()
+    }
+
+    #[test]
+    fn it_is_written_only_when_it_has_changed() {
+        let (_dir, mut last_good) = place();
+        let mut config = full();
+        last_good.keep(&config);
+        let file = |last_good: &LastGood| {
+            let metadata = fs::metadata(&last_good.path).unwrap();
+            (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+        };
+        let first = file(&last_good);
+        // Warnings are of the files, not of what they mean.
+        config.warnings = invalid().problems;
+        assert!(matches!(config.warnings[..], [Problem { .. }]));
+        last_good.keep(&config);
+        assert_eq!(file(&last_good), first);
+        config.agent.max_hooks += 1;
+        last_good.keep(&config);
+        assert_ne!(file(&last_good), first);
+        config.warnings.clear();
+        assert_eq!(last_good.instead_of(invalid()), Ok(config));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_written_when_it_can() {
+        let (dir, mut last_good) = place();
+        let state = dir.path().join("state");
+        fs::remove_dir(&state).unwrap();
+        for _ in 0..2 {
+            last_good.keep(&full());
+            assert!(last_good.failed);
+        }
+        fs::create_dir(&state).unwrap();
+        // Where a directory is, nothing can be put.
+        fs::create_dir(&last_good.path).unwrap();
+        last_good.keep(&full());
+        assert!(last_good.failed);
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
+        fs::remove_dir(&last_good.path).unwrap();
+        last_good.keep(&full());
+        assert!(!last_good.failed);
+        assert_eq!(last_good.instead_of(invalid()), Ok(full()));
+    }
+}
