@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Agent, SIGHTS, eventually, signal_to, sleeping};
+use support::{Agent, SIGHTS, eventually, needs_root, signal_to, sleeping};
 
 /// A service's file with a problem in its third line.
 const BAD: &str = "command = [\"sleep\"]\nstop_timout = \"3s\"";
@@ -292,5 +293,50 @@ fn a_last_good_config_that_may_be_wrong_is_not_used() {
 
     fs::write(&file, kept).unwrap();
     agent.start_again();
+    assert_eq!(agent.assert_single("a"), pid);
+}
+
+#[test]
+fn the_journal_takes_another_size_and_group() {
+    needs_root!("another group's journal");
+    let agent = Agent::start(&[("a", &sleeping(""))]);
+    let pid = agent.assert_single("a");
+    let in_runtime_dir = |name: &str| agent.runtime_dir().join(name);
+    let (journal, older) = (in_runtime_dir("journal"), in_runtime_dir("journal.1"));
+    let rights = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.mode() & 0o7777, metadata.gid())
+    };
+    let set = |settings: &str| {
+        fs::write(agent.dir().join("config/agent.toml"), settings).unwrap();
+        let answer = reload(&agent);
+        assert_eq!(answer["ok"], true, "{answer}");
+    };
+    assert_eq!(rights(&journal).0, 0o600);
+    set("control_group = 54321\njournal_max_size = \"64KiB\"");
+    assert_eq!(rights(&journal), (0o640, 54321));
+    assert_eq!(rights(&in_runtime_dir("control.sock")).1, 54321);
+    // Each reload is an event.
+    for _ in 0..1000 {
+        if older.exists() {
+            break;
+        }
+        reload(&agent);
+    }
+    let length = fs::metadata(&older).unwrap().len();
+    assert!((30 << 10..=32 << 10).contains(&length), "{length} bytes");
+    assert_eq!(rights(&older), (0o640, 54321));
+    set("control_group = 54322\njournal_max_size = \"1GiB\"");
+    for file in [&journal, &older] {
+        assert_eq!(rights(file), (0o640, 54322));
+    }
+    for _ in 0..400 {
+        reload(&agent);
+    }
+    assert_eq!(fs::metadata(&older).unwrap().len(), length);
+    set("");
+    for file in [&journal, &older] {
+        assert_eq!(rights(file).0, 0o600);
+    }
     assert_eq!(agent.assert_single("a"), pid);
 }

@@ -137,9 +137,12 @@ impl Agent {
         match config::load(&self.options.config, &self.surroundings) {
             Ok(config) => {
                 log_warnings(&config);
-                if let Err(error) = self.server.set_group(config.agent.control_group) {
+                let group = config.agent.control_group;
+                if let Err(error) = self.server.set_group(group) {
                     tracing::error!("{error:#}");
                 }
+                let journal_max_size = config.agent.journal_max_size;
+                self.journal.reconfigure(journal_max_size, group);
                 self.last_good.keep(&config);
                 self.hooks.set_limit(config.agent.max_hooks);
                 self.notices.set(&config.agent.notices);

@@ -1,7 +1,7 @@
 //! The journal on real files.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -332,6 +332,45 @@ fn only_the_owner_and_the_group_may_read() {
     assert_eq!(mode(older_path(dir.path())), 0o640);
     journal.append(&started(3)).unwrap();
     assert_eq!(mode(current_path(dir.path())), 0o640);
+}
+
+#[test]
+fn another_size_and_group_hold_for_both_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let [current, older] = [current_path(dir.path()), older_path(dir.path())];
+    let group = match nix::unistd::getegid().as_raw() {
+        0 => 12_345,
+        own => own,
+    };
+    let rights = |path: &Path| {
+        let metadata = fs::metadata(path).unwrap();
+        (metadata.mode() & 0o7777, metadata.gid())
+    };
+    let mut journal = open(dir.path());
+    for pid in 1..=3 {
+        journal.append(&started(pid)).unwrap();
+    }
+    journal.reconfigure(10, Some(group));
+    assert_eq!(rights(&current), (0o640, group));
+    assert!(!older.exists());
+    journal.append(&started(4)).unwrap();
+    assert_eq!(
+        (numbers(&older), numbers(&current)),
+        (vec![1, 2, 3], vec![4])
+    );
+    for path in [&current, &older] {
+        assert_eq!(rights(path), (0o640, group));
+    }
+    journal.reconfigure(MAX_SIZE, None);
+    journal.append(&started(5)).unwrap();
+    assert_eq!(numbers(&current), [4, 5]);
+    for path in [&current, &older] {
+        assert_eq!(rights(path).0, 0o600);
+    }
+    journal.reconfigure(MAX_SIZE, Some(group));
+    for path in [&current, &older] {
+        assert_eq!(rights(path), (0o640, group));
+    }
 }
 
 /// Numbers of all lines that a reader tells until there is no more.

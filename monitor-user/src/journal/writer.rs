@@ -70,6 +70,18 @@ impl Journal {
         })
     }
 
+    /// Keeps to another size from the next event on, and lets another group read at once.
+    pub(crate) fn reconfigure(&mut self, max_size: u64, group: Option<u32>) {
+        self.max_file_size = max_size / 2;
+        self.group = group;
+        let_read(&self.file, &current_path(&self.dir), group);
+        let older = older_path(&self.dir);
+        match open_file(&older, false, group) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => warn(&older, group, &error),
+            _ => {}
+        }
+    }
+
     /// Appends one event.
     ///
     /// # Errors
@@ -176,10 +188,19 @@ fn open_file(path: &Path, create: bool, group: Option<u32>) -> io::Result<File> 
         let message = "it is not a regular file";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    if let Err(error) = set_readers(&file, group) {
-        tracing::warn!(path = %path.display(), group, %error, "cannot set who may read the journal");
-    }
+    let_read(&file, path, group);
     Ok(file)
+}
+
+/// Lets the group read, and nobody else but the owner; where that fails, it is told.
+fn let_read(file: &File, path: &Path, group: Option<u32>) {
+    if let Err(error) = set_readers(file, group) {
+        warn(path, group, &error);
+    }
+}
+
+fn warn(path: &Path, group: Option<u32>, error: &io::Error) {
+    tracing::warn!(path = %path.display(), group, %error, "cannot set who may read the journal");
 }
 
 fn set_readers(file: &File, group: Option<u32>) -> io::Result<()> {
