@@ -22,7 +22,8 @@ fn limit_files(rig: &mut Rig, most: usize) {
 
 fn what_cannot_be_taken_over_yet(memory: Memory) {
     let mut rig = Rig::with(memory);
-    let names = |prefix: &str| -> Vec<String> { (10..30).map(|n| format!("{prefix}{n}")).collect() };
+    let names =
+        |prefix: &str| -> Vec<String> { (10..30).map(|n| format!("{prefix}{n}")).collect() };
     // These make room for those, which are taken over after them.
     let (passing, lasting) = (names("a"), names("b"));
     for name in &passing {
@@ -39,7 +40,12 @@ fn what_cannot_be_taken_over_yet(memory: Memory) {
     limit_files(&mut rig, open.count() - 10);
     agent.kill();
     let _agent = rig.agent();
-    let said = |words: &str| rig.log().lines().filter(|line| line.contains(words)).count();
+    let said = |words: &str| {
+        rig.log()
+            .lines()
+            .filter(|line| line.contains(words))
+            .count()
+    };
     eventually("there are too few descriptors", || {
         (said("cannot take it over yet") > 0).then_some(())
     });
