@@ -27,13 +27,14 @@ use crate::{
 /// Show what respawn does: watch exits live, kill services, kill the agent with one of them
 ///
 /// Watches this host's exits for three seconds. Then starts an agent of its own with three example
-/// services, kills one of them every second, and at the end one together with the agent. Leaves no
-/// process, file, mount or pin behind.
+/// services, kills one of them every second, and after ten seconds one together with the agent,
+/// again and again until Ctrl-C. With `--for` the kill of the agent comes once, at the end. Leaves
+/// no process, file, mount or pin behind.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long to kill services: `10s`, `500ms`, `1m`; Ctrl-C ends it sooner
-    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    length: Duration,
+    /// How long to kill services, if not until Ctrl-C: `10s`, `500ms`, `1m`
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    length: Option<Duration>,
 }
 
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

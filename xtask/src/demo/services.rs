@@ -25,6 +25,8 @@ use crate::report::{note, now};
 
 /// Between two kills.
 const PACE: Duration = Duration::from_secs(1);
+/// How long to kill services before the agent is killed, if nobody says.
+const TURN: Duration = Duration::from_secs(10);
 /// What a service may take to come back.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How the agent calls itself in its own events.
@@ -37,8 +39,8 @@ const SERVICES: [(&str, &str); 3] = [
     ("web", "command = [\"sleep\", \"3600\"]\noverlap = true\n"),
 ];
 
-/// Shows it, killing for that long.
-pub(super) fn show(respawn: &Path, facts: &Facts, length: Duration) -> Result<Flow> {
+/// Shows it, killing for that long, or until someone has seen enough.
+pub(super) fn show(respawn: &Path, facts: &Facts, length: Option<Duration>) -> Result<Flow> {
     note!("demo: 2. `respawn agent` keeps three services running; `respawn events --follow` tells");
     if !geteuid().is_root() {
         note!(
@@ -72,7 +74,7 @@ struct Part<'a> {
     running: BTreeMap<String, Running>,
     /// How long each of those that were killed alone took to be back.
     returns: Vec<Duration>,
-    /// The agent, and the service that was killed with it.
+    /// The agent, and the service that was killed with it, at the last time.
     together: Option<(Duration, Duration)>,
 }
 
@@ -94,26 +96,39 @@ impl<'a> Part<'a> {
         })
     }
 
-    fn play(&mut self, length: Duration) -> Result<Flow> {
+    fn play(&mut self, length: Option<Duration>) -> Result<Flow> {
         for (name, _) in SERVICES {
             if self.wait_for(name, None)? == Flow::End {
                 return Ok(Flow::End);
             }
         }
+        loop {
+            let mut flow = self.kill_for(length.unwrap_or(TURN))?;
+            if flow == Flow::GoOn {
+                flow = self.kill_together("mail")?;
+            }
+            if flow == Flow::End || length.is_some() {
+                return Ok(flow);
+            }
+        }
+    }
+
+    /// Kills one after the other.
+    fn kill_for(&mut self, length: Duration) -> Result<Flow> {
         let end = now() + length;
         for (name, _) in SERVICES.iter().rev().cycle() {
             let next = end.min(now() + PACE);
             if self.watch_until(next)? == Flow::End {
-                return Ok(Flow::End);
-            }
-            if now() >= end {
                 break;
             }
+            if now() >= end {
+                return Ok(Flow::GoOn);
+            }
             if self.kill_one(name)? == Flow::End {
-                return Ok(Flow::End);
+                break;
             }
         }
-        self.kill_together("mail")
+        Ok(Flow::End)
     }
 
     fn kill_one(&mut self, name: &str) -> Result<Flow> {
