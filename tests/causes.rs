@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -227,7 +228,10 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn new(parent: &Path) -> Option<Self> {
-        let path = parent.join(format!("respawn-test-causes-{}", std::process::id()));
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("respawn-test-causes-{}-{number}", std::process::id());
+        let path = parent.join(name);
         fs::create_dir(&path).ok()?;
         Some(Self(path))
     }
@@ -287,22 +291,26 @@ fn a_cgroup_kill_has_its_writer() {
     assert_eq!(event["usage"]["threads"], 3);
 }
 
-#[test]
-fn an_out_of_memory_kill_has_its_figures() {
-    const NAME: &str = "an_out_of_memory_kill_has_its_figures";
-    needs_root!(NAME);
+/// A cgroup with 32 MiB of memory.
+fn small_cgroup() -> Option<Cgroup> {
     let limit = [
         (hierarchy("cgroup", "memory"), "memory.limit_in_bytes"),
         (hierarchy("cgroup2", ""), "memory.max"),
     ];
-    let cgroup = limit.into_iter().find_map(|(path, file)| {
+    limit.into_iter().find_map(|(path, file)| {
         let cgroup = Cgroup::new(&path?)?;
         fs::write(cgroup.0.join(file), "33554432").ok()?;
         // Where there is a limit on swap as well, it must not be the way out.
         let _ = fs::write(cgroup.0.join("memory.swap.max"), "0");
         Some(cgroup)
-    });
-    let Some(cgroup) = cgroup else {
+    })
+}
+
+#[test]
+fn an_out_of_memory_kill_has_its_figures() {
+    const NAME: &str = "an_out_of_memory_kill_has_its_figures";
+    needs_root!(NAME);
+    let Some(cgroup) = small_cgroup() else {
         return skip(NAME, "no cgroup whose memory can be limited");
     };
     for program in PROGRAMS {
@@ -332,6 +340,50 @@ fn an_out_of_memory_kill_has_its_figures() {
             "{event}"
         );
     }
+}
+
+#[test]
+fn a_service_without_memory_is_told_and_delayed() {
+    const NAME: &str = "a_service_without_memory_is_told_and_delayed";
+    needs_root!(NAME);
+    let Some(cgroup) = small_cgroup() else {
+        return skip(NAME, "no cgroup whose memory can be limited");
+    };
+    let rig = Rig::new();
+    let procs = cgroup.0.join("cgroup.procs");
+    let script = format!("echo $$ > {}; exec {CULPRIT} eat", procs.display());
+    let command = format!("[\"sh\", \"-c\", {script:?}]");
+    let keys = "restart_delay = \"50ms\"\nstable_after = \"1h\"";
+    rig.service("eater", &command, keys);
+    let _agent = rig.agent();
+    let events = support::eventually("three delays", || {
+        let output = rig.run(&["events", "--service", "eater", "--json"]);
+        let text = String::from_utf8(output.stdout).ok()?;
+        let events: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let delays = events.iter().filter(|event| event["event"] == "backoff");
+        (delays.count() >= 3).then_some(events)
+    });
+    // It is its own failure: the first delay is the one that is asked for, and then they double.
+    let delays: Vec<u64> = events
+        .iter()
+        .filter(|event| event["event"] == "backoff")
+        .map(|event| event["delay_ns"].as_u64().unwrap())
+        .collect();
+    assert_eq!(delays[..3], [50_000_000, 100_000_000, 200_000_000]);
+    for exit in events.iter().filter(|event| event["event"] == "exited") {
+        let cause = &exit["cause"];
+        assert_eq!(cause["kind"], "oom_killed", "{exit}");
+        assert_eq!(cause["sender"], Value::Null, "{exit}");
+        let anon = cause["oom"]["anon_rss_bytes"].as_u64().unwrap();
+        assert!((8 << 20..=40 << 20).contains(&anon), "{exit}");
+    }
+    let output = rig.run(&["why", "eater"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("eater killed for lack of memory"), "{text}");
+    assert!(rig.run(&["stop", "eater"]).status.success());
 }
 
 #[test]
