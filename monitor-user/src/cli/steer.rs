@@ -68,6 +68,9 @@ pub(crate) struct SignalArguments {
     signal: Signal,
     /// The service's name
     service: String,
+    /// Taken as by `stop`; it changes nothing, as a signal is not waited for
+    #[arg(long = "no-wait")]
+    _no_wait: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -253,6 +256,7 @@ mod tests {
             "signal hup web",
             "signal 9 web",
             "signal RTMIN+1 web",
+            "signal TERM web --no-wait",
             "reload",
             "shutdown --json",
         ] {
