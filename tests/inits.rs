@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use init_root::{Namespace, Plan, SERVICES, Service, cgroup_mount, kill_9, package, pid_inside};
+use serde_json::{Value, json};
 use support::rig::report;
 use support::{eventually_or, needs_root, now, respawn, skip};
 
@@ -404,6 +405,12 @@ impl<'a> Trial<'a> {
         let before = namespace.agents();
         let said = self.respawn(&["install", "--init", self.case.name]);
         assert!(said.contains("unchanged"), "{said}");
+        let said = self.respawn(&["install", "--init", "auto", "--json"]);
+        let told: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(told["init"], self.case.name);
+        assert_eq!(told["changes"], json!([]));
+        assert_eq!(told["agent"]["services"], SERVICES.len());
+        assert!(told["spare"].is_u64(), "{told}");
         assert_eq!(before, namespace.agents());
     }
 
@@ -647,16 +654,80 @@ fn a_dry_run_shows_all_and_writes_nothing() {
         std::fs::read_to_string(&inittab).unwrap(),
         "id:2:initdefault:\n"
     );
+    // The same for a program.
+    let output = install("sysvinit", &["--dry-run", "--json"]);
+    assert!(output.status.success());
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&told["init"], &told["dry_run"], &told["asked"]),
+        (&json!("sysvinit"), &json!(true), &json!([]))
+    );
+    assert_eq!(
+        [&told["why"], &told["agent"], &told["spare"]],
+        [&Value::Null; 3]
+    );
+    let changes = told["changes"].as_array().unwrap();
+    assert_eq!(changes[1]["path"], inittab.to_str().unwrap());
+    for change in changes {
+        let diff = change["diff"].as_str().unwrap();
+        assert!(text.contains(diff), "{text}\n{diff}");
+    }
+    assert_eq!(
+        std::fs::read_dir(image.path().join("etc")).unwrap().count(),
+        1
+    );
     // A file that init would not take as it is meant is not touched.
     std::fs::write(&inittab, "nonsense\n").unwrap();
-    let output = install("sysvinit", &[]);
+    let output = install("sysvinit", &["--json"]);
     assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         said.contains("line 1") && said.contains("nothing was changed"),
         "{said}"
     );
     assert_eq!(std::fs::read_to_string(&inittab).unwrap(), "nonsense\n");
+}
+
+#[test]
+fn what_is_written_and_removed_is_told_to_a_program() {
+    let image = tempfile::tempdir().unwrap();
+    let unit = image.path().join("etc/systemd/system/respawn.service");
+    std::fs::create_dir_all(image.path().join("bin")).unwrap();
+    std::fs::copy(respawn().get_program(), image.path().join("bin/respawn")).unwrap();
+    let run = |arguments: &[&str]| -> Value {
+        let mut command = respawn();
+        command.args(arguments).arg("--json");
+        let output = command.arg("--root").arg(image.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let sorts = |told: &Value| -> Vec<String> {
+        let changes = told["changes"].as_array().unwrap().iter();
+        changes
+            .map(|change| change["kind"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let install = ["install", "--init", "systemd", "--binary", "/bin/respawn"];
+    let told = run(&install);
+    assert!(sorts(&told).contains(&"write".to_owned()), "{told}");
+    assert!(unit.exists());
+    assert_eq!(run(&install)["changes"], json!([]));
+    for dry_run in [true, false] {
+        let arguments: &[&str] = match dry_run {
+            true => &["uninstall", "--dry-run"],
+            false => &["uninstall"],
+        };
+        let told = run(arguments);
+        assert_eq!(told.as_array().unwrap().len(), 1, "{told}");
+        assert_eq!(
+            (&told[0]["init"], &told[0]["dry_run"]),
+            (&json!("systemd"), &json!(dry_run))
+        );
+        assert!(sorts(&told[0]).contains(&"remove".to_owned()), "{told}");
+        assert_eq!(unit.exists(), dry_run);
+    }
+    assert_eq!(run(&["uninstall"]), json!([]));
 }
 
 #[test]

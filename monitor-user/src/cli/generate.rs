@@ -160,6 +160,15 @@ mod tests {
     }
 
     #[test]
+    fn every_command_that_tells_a_program_something_takes_json() {
+        for command in Cli::command().get_subcommands() {
+            let takes = command.get_arguments().any(|one| one.get_id() == "json");
+            let none = ["agent", "top", "completions", "man"].contains(&command.get_name());
+            assert_ne!(takes, none, "{}", command.get_name());
+        }
+    }
+
+    #[test]
     fn every_shell_completes_every_command() {
         for shell in Shell::value_variants() {
             let mut script = Vec::new();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::Serialize;
 
 use super::{ConfigDir, Global};
 use crate::control::{self, Command, Response};
@@ -58,6 +59,15 @@ pub(crate) struct Arguments {
     /// The path of respawn that init is to run, if not that of this binary
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// Print one JSON object at the end
+    ///
+    /// Its keys: `init`; `why` it was taken for the host's, by "auto"; `dry_run`; `changes`, each
+    /// with `kind` ("write", "link", "backup", "remove", "unlink", "remove_dir"), `path` and
+    /// `diff`; what init was `asked`; `notes`; the `agent` (`pid`, `services`) and the pid of its
+    /// `spare`, null if they are not waited for. With --dry-run, changes and what is asked are
+    /// what would be. An error leaves it out.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -71,6 +81,11 @@ pub(crate) struct UninstallArguments {
     /// Only from this init; by default from every one that has an entry
     #[arg(long, value_name = "NAME")]
     init: Option<Init>,
+    /// Print a JSON array at the end, with an object for each init that had an entry
+    ///
+    /// The objects are those of `respawn install --json`; `agent` is one that still answers.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -100,18 +115,51 @@ fn parse_choice(text: &str) -> Result<Choice, String> {
         .map_err(|_| format!("expected auto or one of {}", Init::names()))
 }
 
+/// What is told: to a person line by line as it happens, to a program in one object at the end.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(skip)]
+    json: bool,
+    init: &'static str,
+    why: Option<String>,
+    dry_run: bool,
+    changes: Vec<Changed>,
+    asked: Vec<String>,
+    notes: Vec<String>,
+    agent: Option<Agent>,
+    spare: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Changed {
+    kind: &'static str,
+    path: String,
+    diff: String,
+}
+
+/// An agent that answers.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Agent {
+    pid: u32,
+    services: usize,
+}
+
 /// Runs `respawn install`.
 pub(crate) fn install(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let root = root(arguments.common.root.as_deref())?;
     let found = detect::decide(&detect::Facts::of(&root));
-    let init = match arguments.init {
-        Choice::Named(init) => init,
+    let (init, why) = match arguments.init {
+        Choice::Named(init) => (init, None),
         Choice::Auto => {
             let found = found.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-            say(&format!("init is {}: {}", found.init, found.why))?;
-            found.init
+            (found.init, Some(found.why.clone()))
         }
     };
+    let mut report = Report::new(init, arguments.json, &arguments.common);
+    if let Some(why) = why {
+        report.say(&format!("init is {init}: {why}"))?;
+        report.why = Some(why);
+    }
     let entry = Entry::new(
         &root,
         &entry::Options {
@@ -123,22 +171,15 @@ pub(crate) fn install(global: &Global, arguments: &Arguments) -> Result<ExitCode
     )?;
     let site = site(root, init, found.ok().map(|found| found.init));
     let plan = init.system().install(&site, &entry)?;
-    if arguments.common.dry_run {
-        return show(&plan, &site);
+    if report.dry_run {
+        report.lay_out(&plan, &site)?;
+    } else {
+        report.install(&plan, &site, &global.runtime_dir)?;
     }
-    if site.root.is_live() && !site.is_running {
-        say(&format!(
-            "{init} is not what runs here: nothing is asked, the entry counts once {init} does"
-        ))?;
+    if arguments.json {
+        print_json(&report)?;
     }
-    perform(&plan, &site)?;
-    if plan.changes.is_empty() {
-        say("the entry is there already, unchanged")?;
-    }
-    if !site.is_running {
-        return Ok(ExitCode::SUCCESS);
-    }
-    await_agents(&global.runtime_dir, &plan)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs `respawn uninstall`.
@@ -147,7 +188,7 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
     let running = detect::decide(&detect::Facts::of(&root))
         .ok()
         .map(|found| found.init);
-    let mut found = false;
+    let mut reports = Vec::new();
     for init in Init::ALL {
         if arguments.init.is_some_and(|only| only != init) {
             continue;
@@ -157,18 +198,21 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         if plan.changes.is_empty() {
             continue;
         }
-        found = true;
-        if arguments.common.dry_run {
-            show(&plan, &site)?;
-            continue;
+        let mut report = Report::new(init, arguments.json, &arguments.common);
+        if report.dry_run {
+            report.lay_out(&plan, &site)?;
+        } else {
+            report.perform(&plan, &site)?;
+            if site.is_running {
+                report.await_end(&global.runtime_dir, &plan)?;
+            }
         }
-        perform(&plan, &site)?;
-        if site.is_running {
-            await_end(&global.runtime_dir, &plan)?;
-        }
+        reports.push(report);
     }
-    if !found {
-        say("nothing to remove: no init has an entry of respawn's")?;
+    if arguments.json {
+        print_json(&reports)?;
+    } else if reports.is_empty() {
+        print("nothing to remove: no init has an entry of respawn's\n")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -207,103 +251,171 @@ fn site(root: Root, init: Init, running: Option<Init>) -> Site {
     }
 }
 
-fn show(plan: &Plan, site: &Site) -> Result<ExitCode> {
-    let mut text = String::new();
-    for ask in &plan.before {
-        writeln!(text, "would run: {ask}")?;
-    }
-    for change in &plan.changes {
-        text += &change.shown(&site.root);
-    }
-    for ask in &plan.after {
-        writeln!(text, "would run: {ask}")?;
-    }
-    for note in &plan.notes {
-        writeln!(text, "note: {note}")?;
-    }
-    if text.is_empty() {
-        text += "nothing to do\n";
-    }
-    print(&text)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn perform(plan: &Plan, site: &Site) -> Result<()> {
-    for ask in &plan.before {
-        say(&ask.perform()?)?;
-    }
-    plan.apply(&site.root)?;
-    for change in &plan.changes {
-        say(&change.told(&site.root))?;
-    }
-    for ask in &plan.after {
-        say(&ask.perform()?)?;
-    }
-    for note in &plan.notes {
-        say(&format!("note: {note}"))?;
-    }
-    Ok(())
-}
-
-/// Waits for an agent that answers, and for one that waits for its lock.
-fn await_agents(runtime_dir: &Path, plan: &Plan) -> Result<ExitCode> {
-    let mut last = String::new();
-    let mut agent = None;
-    let came_up = wait_until(COMES_UP_WITHIN, plan, || match ask(runtime_dir) {
-        Ok((pid, services)) => {
-            agent = Some((pid, services));
-            last = "no spare waits for its lock".to_owned();
-            locks::waiters(pid).is_ok_and(|waiters| !waiters.is_empty())
+impl Report {
+    fn new(init: Init, json: bool, common: &Common) -> Self {
+        Self {
+            json,
+            init: init.name(),
+            why: None,
+            dry_run: common.dry_run,
+            changes: Vec::new(),
+            asked: Vec::new(),
+            notes: Vec::new(),
+            agent: None,
+            spare: None,
         }
-        Err(error) => {
-            agent = None;
-            last = format!("{error:#}");
-            false
+    }
+
+    /// Tells what would be done.
+    fn lay_out(&mut self, plan: &Plan, site: &Site) -> Result<()> {
+        let mut text = String::new();
+        for ask in &plan.before {
+            writeln!(text, "would run: {ask}")?;
+            self.asked.push(ask.to_string());
         }
-    });
-    if let (true, Some((pid, services))) = (came_up, agent) {
-        let spare = locks::waiters(pid).unwrap_or_default();
-        let spare = spare.first().map_or_else(String::new, ToString::to_string);
-        let count = match services {
-            1 => "1 service".to_owned(),
-            count => format!("{count} services"),
-        };
-        say(&format!(
-            "the agent is up: pid {pid}, {count}; its spare: pid {spare}"
-        ))?;
-        return Ok(ExitCode::SUCCESS);
+        for change in &plan.changes {
+            text += &change.shown(&site.root);
+        }
+        self.changed(plan, site);
+        for ask in &plan.after {
+            writeln!(text, "would run: {ask}")?;
+            self.asked.push(ask.to_string());
+        }
+        for note in &plan.notes {
+            writeln!(text, "note: {note}")?;
+            self.notes.push(note.clone());
+        }
+        if text.is_empty() {
+            text += "nothing to do\n";
+        }
+        self.show(&text)
     }
-    let missing = if agent.is_some() { "spare" } else { "agent" };
-    let mut complaint = format!(
-        "the entry is written, but no {missing} came up within {} s: {last}\nlook at:",
-        COMES_UP_WITHIN.as_secs()
-    );
-    for place in &plan.look_at {
-        write!(complaint, "\n  {place}")?;
+
+    fn install(&mut self, plan: &Plan, site: &Site, runtime_dir: &Path) -> Result<()> {
+        if site.root.is_live() && !site.is_running {
+            let init = self.init;
+            let line = format!(
+                "{init} is not what runs here: nothing is asked, the entry counts once {init} does"
+            );
+            self.say(&line)?;
+            self.notes.push(line);
+        }
+        self.perform(plan, site)?;
+        if plan.changes.is_empty() {
+            self.say("the entry is there already, unchanged")?;
+        }
+        if site.is_running {
+            self.await_agents(runtime_dir, plan)?;
+        }
+        Ok(())
     }
-    bail!(complaint)
+
+    fn perform(&mut self, plan: &Plan, site: &Site) -> Result<()> {
+        for ask in &plan.before {
+            self.asked(ask.to_string(), ask.perform()?)?;
+        }
+        plan.apply(&site.root)?;
+        self.changed(plan, site);
+        for change in &plan.changes {
+            self.say(&change.told(&site.root))?;
+        }
+        for ask in &plan.after {
+            self.asked(ask.to_string(), ask.perform()?)?;
+        }
+        for note in &plan.notes {
+            self.say(&format!("note: {note}"))?;
+            self.notes.push(note.clone());
+        }
+        Ok(())
+    }
+
+    fn changed(&mut self, plan: &Plan, site: &Site) {
+        let changes = plan.changes.iter().map(|change| Changed {
+            kind: change.kind(),
+            path: site.root.shown(change.path()),
+            diff: change.shown(&site.root),
+        });
+        self.changes.extend(changes);
+    }
+
+    fn asked(&mut self, ask: String, outcome: String) -> Result<()> {
+        self.say(&outcome)?;
+        // One that may fail has.
+        if outcome != format!("ran {ask}") {
+            self.notes.push(outcome);
+        }
+        self.asked.push(ask);
+        Ok(())
+    }
+
+    /// Waits for an agent that answers, and for one that waits for its lock.
+    fn await_agents(&mut self, runtime_dir: &Path, plan: &Plan) -> Result<()> {
+        let mut last = String::new();
+        let mut agent = None;
+        let mut spare = None;
+        wait_until(COMES_UP_WITHIN, plan, || {
+            match ask(runtime_dir) {
+                Ok(answering) => {
+                    agent = Some(answering);
+                    last = "no spare waits for its lock".to_owned();
+                    let waiters = locks::waiters(answering.pid).unwrap_or_default();
+                    spare = waiters.first().copied();
+                }
+                Err(error) => {
+                    agent = None;
+                    last = format!("{error:#}");
+                }
+            }
+            agent.is_some() && spare.is_some()
+        });
+        if let (Some(Agent { pid, services }), Some(spare)) = (agent, spare) {
+            let count = match services {
+                1 => "1 service".to_owned(),
+                count => format!("{count} services"),
+            };
+            self.say(&format!(
+                "the agent is up: pid {pid}, {count}; its spare: pid {spare}"
+            ))?;
+            (self.agent, self.spare) = (agent, Some(spare));
+            return Ok(());
+        }
+        let missing = if agent.is_some() { "spare" } else { "agent" };
+        let mut complaint = format!(
+            "the entry is written, but no {missing} came up within {} s: {last}\nlook at:",
+            COMES_UP_WITHIN.as_secs()
+        );
+        for place in &plan.look_at {
+            write!(complaint, "\n  {place}")?;
+        }
+        bail!(complaint)
+    }
+
+    fn await_end(&mut self, runtime_dir: &Path, plan: &Plan) -> Result<()> {
+        let mut agent = None;
+        wait_until(ENDS_WITHIN, plan, || {
+            agent = ask(runtime_dir).ok();
+            agent.is_none()
+        });
+        self.agent = agent;
+        match agent {
+            None => self.say("no agent runs any more; services keep running"),
+            Some(Agent { pid, .. }) => self.say(&format!(
+                "an agent still answers: `kill {pid}` ends it, and init does not start it again; services keep running"
+            )),
+        }
+    }
+
+    fn say(&self, line: &str) -> Result<()> {
+        self.show(&format!("{line}\n"))
+    }
+
+    fn show(&self, text: &str) -> Result<()> {
+        if self.json { Ok(()) } else { print(text) }
+    }
 }
 
-fn await_end(runtime_dir: &Path, plan: &Plan) -> Result<()> {
-    let mut pid = 0;
-    let ended = wait_until(ENDS_WITHIN, plan, || match ask(runtime_dir) {
-        Ok((agent, _)) => {
-            pid = agent;
-            false
-        }
-        Err(_) => true,
-    });
-    if ended {
-        say("no agent runs any more; services keep running")
-    } else {
-        say(&format!(
-            "an agent still answers: `kill {pid}` ends it, and init does not start it again; services keep running"
-        ))
-    }
-}
-
-/// The agent's pid and how many services it has.
-fn ask(runtime_dir: &Path) -> Result<(u32, usize)> {
+/// Asks whether there is an agent.
+fn ask(runtime_dir: &Path) -> Result<Agent> {
     let socket = control::socket(runtime_dir);
     let mut stream =
         UnixStream::connect(&socket).with_context(|| format!("{}", socket.display()))?;
@@ -317,7 +429,10 @@ fn ask(runtime_dir: &Path) -> Result<(u32, usize)> {
         .read_until(b'\n', &mut line)
         .context("the agent does not answer")?;
     match Response::from_line(&line) {
-        Ok(Response::Status { services }) => Ok((u32::try_from(pid)?, services.len())),
+        Ok(Response::Status { services }) => Ok(Agent {
+            pid: u32::try_from(pid)?,
+            services: services.len(),
+        }),
         other => bail!("the agent's answer makes no sense: {other:?}"),
     }
 }
@@ -326,16 +441,16 @@ fn ask(runtime_dir: &Path) -> Result<(u32, usize)> {
     clippy::disallowed_methods,
     reason = "the command line may read a clock: here for its own patience"
 )]
-fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) -> bool {
+fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     let mut ask_at = Instant::now() + ASK_AGAIN;
     loop {
         if is_so() {
-            return true;
+            return;
         }
         let now = Instant::now();
         if now >= deadline {
-            return false;
+            return;
         }
         if now >= ask_at {
             plan.ask_again();
@@ -345,12 +460,85 @@ fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) ->
     }
 }
 
-fn say(line: &str) -> Result<()> {
-    print(&format!("{line}\n"))
+fn print_json(value: &impl Serialize) -> Result<()> {
+    print(&(serde_json::to_string(value)? + "\n"))
 }
 
 fn print(text: &str) -> Result<()> {
     io::stdout()
         .write_all(text.as_bytes())
         .context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What is told of these plans, on a file system with an inittab.
+    fn told(dry_run: bool, init: Init) -> (Value, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/inittab"), "id:2:initdefault:\n").unwrap();
+        let options = entry::Options {
+            binary: Some(Path::new("/etc/inittab")),
+            config: Path::new("/etc/respawn"),
+            runtime_dir: Path::new("/run/respawn"),
+            pin_dir: Path::new("/sys/fs/bpf/respawn"),
+        };
+        let entry = Entry::new(&root, &options).unwrap();
+        let site = site(root, init, None);
+        let plan = init.system().install(&site, &entry).unwrap();
+        let common = Common {
+            dry_run,
+            root: None,
+        };
+        let mut report = Report::new(init, true, &common);
+        match dry_run {
+            true => report.lay_out(&plan, &site).unwrap(),
+            false => report.perform(&plan, &site).unwrap(),
+        }
+        (serde_json::to_value(report).unwrap(), dir.path().to_owned())
+    }
+
+    #[test]
+    fn a_program_is_told_of_each_change() {
+        for dry_run in [true, false] {
+            let (report, root) = told(dry_run, Init::Sysvinit);
+            assert_eq!(
+                (&report["init"], &report["why"], &report["dry_run"]),
+                (&json!("sysvinit"), &Value::Null, &json!(dry_run))
+            );
+            let changes = report["changes"].as_array().unwrap();
+            let kinds: Vec<_> = changes.iter().map(|change| &change["kind"]).collect();
+            assert_eq!(kinds, ["backup", "write"]);
+            assert_eq!(changes[1]["path"], json!(root.join("etc/inittab")));
+            let diff = changes[1]["diff"].as_str().unwrap();
+            assert!(
+                diff.contains("\n+rs1:2345:respawn:/etc/inittab agent\n"),
+                "{diff}"
+            );
+            assert_eq!(
+                (&report["asked"], &report["agent"], &report["spare"]),
+                (&json!([]), &Value::Null, &Value::Null)
+            );
+        }
+    }
+
+    #[test]
+    fn what_failed_of_what_may_fail_is_a_note() {
+        let common = Common {
+            dry_run: false,
+            root: None,
+        };
+        let mut report = Report::new(Init::Openrc, true, &common);
+        report
+            .asked("rc-update".into(), "ran rc-update".into())
+            .unwrap();
+        report.asked("x".into(), "tried x".into()).unwrap();
+        assert_eq!(report.asked, ["rc-update", "x"]);
+        assert_eq!(report.notes, ["tried x"]);
+    }
 }

@@ -290,19 +290,42 @@ impl Change {
 
     /// In one line, after the fact.
     pub(crate) fn told(&self, root: &Root) -> String {
-        let (verb, path) = match self {
-            Self::Write {
-                path, before: None, ..
-            } => ("wrote", path),
-            Self::Write { path, .. } => ("changed", path),
-            Self::Link { path, .. } => ("linked", path),
-            Self::Backup { path, .. } => ("kept a copy in", path),
-            Self::Remove { path, .. }
+        let verb = match self {
+            Self::Write { before: None, .. } => "wrote",
+            Self::Write { .. } => "changed",
+            Self::Link { .. } => "linked",
+            Self::Backup { .. } => "kept a copy in",
+            Self::Remove { .. }
+            | Self::RemoveBackup { .. }
+            | Self::Unlink { .. }
+            | Self::RemoveDir { .. } => "removed",
+        };
+        format!("{verb} {}", root.shown(self.path()))
+    }
+
+    /// What sort of change it is, for a program.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Write { .. } => "write",
+            Self::Link { .. } => "link",
+            Self::Backup { .. } => "backup",
+            Self::Remove { .. } | Self::RemoveBackup { .. } => "remove",
+            Self::Unlink { .. } => "unlink",
+            Self::RemoveDir { .. } => "remove_dir",
+        }
+    }
+
+    /// What is written, made or removed.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Write { path, .. }
+            | Self::Link { path, .. }
+            | Self::Backup { path, .. }
+            | Self::Remove { path, .. }
             | Self::RemoveBackup { path }
             | Self::Unlink { path, .. }
-            | Self::RemoveDir { path } => ("removed", path),
-        };
-        format!("{verb} {}", root.shown(path))
+            | Self::RemoveDir { path } => path,
+        }
     }
 
     fn apply(&self, root: &Root) -> Result<()> {
