@@ -27,7 +27,7 @@ enum Outcome {
     Skipped(&'static str),
 }
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("format", format),
     ("dependencies", dependencies),
     ("clippy", clippy),
@@ -35,6 +35,7 @@ const STEPS: [Step; 7] = [
     ("setup", |workspace| {
         setup::run(workspace, &setup::Args { yes: true }).map(Outcome::Ran)
     }),
+    ("demo", demo),
     (
         "kernel object from source, and the tests on it",
         |workspace| ebpf::run(workspace, &ebpf::Args { check: true }).map(Outcome::Ran),
@@ -136,6 +137,15 @@ fn docs(workspace: &Workspace) -> Result<Outcome> {
         "--document-private-items",
     ]);
     passed(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// In a process of its own, as it ends all that is below it. It fails if no service comes back.
+fn demo(workspace: &Workspace) -> Result<Outcome> {
+    passed(
+        workspace
+            .command("/proc/self/exe".as_ref())
+            .args(["demo", "--for", "2s"]),
+    )
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod watch;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use self::facts::Facts;
 pub(crate) use self::{
@@ -32,7 +32,8 @@ use crate::{
 /// no process, file, mount or pin behind.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long to kill services, if not until Ctrl-C: `10s`, `500ms`, `1m`
+    /// How long to kill services, if not until Ctrl-C: `10s`, `500ms`, `1m`. It fails if no
+    /// service has come back by its end
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     length: Option<Duration>,
 }
@@ -50,8 +51,13 @@ enum Flow {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let respawn = workspace.build_respawn(Profile::Release, None)?;
     let facts = Facts::listen()?;
+    let mut returns = 0;
     if watch::show(&respawn, &facts)? == Flow::GoOn {
-        services::show(&respawn, &facts, args.length)?;
+        returns = services::show(&respawn, &facts, args.length)?;
+    }
+    // Who says for how long wants to have seen it, whoever has ended it sooner.
+    if args.length.is_some() && returns == 0 {
+        bail!("the demo has ended before a service was killed and came back");
     }
     Ok(Verdict::Pass)
 }

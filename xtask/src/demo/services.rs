@@ -39,8 +39,9 @@ const SERVICES: [(&str, &str); 3] = [
     ("web", "command = [\"sleep\", \"3600\"]\noverlap = true\n"),
 ];
 
-/// Shows it, killing for that long, or until someone has seen enough.
-pub(super) fn show(respawn: &Path, facts: &Facts, length: Option<Duration>) -> Result<Flow> {
+/// Shows it, killing for that long, or until someone has seen enough. Returns how often a service
+/// came back.
+pub(super) fn show(respawn: &Path, facts: &Facts, length: Option<Duration>) -> Result<usize> {
     note!("demo: 2. `respawn agent` keeps three services running; `respawn events --follow` tells");
     if !geteuid().is_root() {
         note!(
@@ -50,13 +51,14 @@ pub(super) fn show(respawn: &Path, facts: &Facts, length: Option<Duration>) -> R
     let mut stage = Stage::set_up(respawn, &SERVICES)?;
     stage.wait_for_agent()?;
     let mut part = Part::start(stage, facts)?;
-    let flow = part.play(length)?;
+    part.play(length)?;
     let summary = part.summary();
+    let returns = part.returns.len() + usize::from(part.together.is_some());
     let Part { stage, events, .. } = part;
     drop(events);
     stage.clear()?;
     note!("demo: {summary}; no process, file or pin of it is left");
-    Ok(flow)
+    Ok(returns)
 }
 
 /// Something that runs, as the events tell.
@@ -96,10 +98,10 @@ impl<'a> Part<'a> {
         })
     }
 
-    fn play(&mut self, length: Option<Duration>) -> Result<Flow> {
+    fn play(&mut self, length: Option<Duration>) -> Result<()> {
         for (name, _) in SERVICES {
             if self.wait_for(name, None)? == Flow::End {
-                return Ok(Flow::End);
+                return Ok(());
             }
         }
         loop {
@@ -108,7 +110,7 @@ impl<'a> Part<'a> {
                 flow = self.kill_together("mail")?;
             }
             if flow == Flow::End || length.is_some() {
-                return Ok(flow);
+                return Ok(());
             }
         }
     }
@@ -228,6 +230,9 @@ impl<'a> Part<'a> {
             }
             match self.take(deadline)? {
                 Fact::Interrupted => return Ok(Flow::End),
+                Fact::Nothing if killed.is_some() => {
+                    bail!("{name} did not come back within {PATIENCE:?}")
+                }
                 Fact::Nothing => bail!("{name} was not started within {PATIENCE:?}"),
                 _ => {}
             }
@@ -284,7 +289,8 @@ impl<'a> Part<'a> {
         sorted.sort_unstable();
         let mut text = match sorted.as_slice() {
             [] => "no kill".to_string(),
-            [first, .., last] | [first @ last] => format!(
+            [time] => format!("1 kill, the service back once, after {}", readable(*time)),
+            [first, .., last] => format!(
                 "{} kills, each service back once, after {} in the median ({} to {})",
                 sorted.len(),
                 readable(sorted[sorted.len() / 2]),
