@@ -23,8 +23,10 @@ use crate::report::note;
 const ROUNDS: usize = 200;
 /// Not counted: caches fill.
 const WARM_UP_ROUNDS: usize = 5;
-/// Of services with much memory, and of many services.
-const FEW_ROUNDS: usize = 10;
+/// Of services with much memory: a round of all three takes two to four seconds.
+const LARGE_ROUNDS: usize = 60;
+/// Of many services.
+const MANY_ROUNDS: usize = 60;
 const LARGE_MIB: u32 = 1024;
 /// Three services, and the one just killed whose memory goes while the next one fills its own.
 const LARGE_NEEDS_MIB: u64 = 5 * 1024;
@@ -73,16 +75,17 @@ pub(super) fn run(bench: &Bench) -> Result<Figures> {
     let rounds = bench.rounds(ROUNDS);
     note!("bench respawn: {rounds} kills of a small service under each");
     let small = one_service(bench, rounds, 0)?;
-    let few = bench.rounds(FEW_ROUNDS);
+    let rounds = bench.rounds(LARGE_ROUNDS);
     let large = if memory_available_mib()? < LARGE_NEEDS_MIB {
         note!("bench respawn: large services are left out: they need {LARGE_NEEDS_MIB} MiB");
         None
     } else {
-        note!("bench respawn: {few} kills of a service with {LARGE_MIB} MiB touched under each");
-        Some(one_service(bench, few, LARGE_MIB)?)
+        note!("bench respawn: {rounds} kills of a service with {LARGE_MIB} MiB touched under each");
+        Some(one_service(bench, rounds, LARGE_MIB)?)
     };
-    note!("bench respawn: {few} times {MANY} services at once under each");
-    let many = many_services(bench, few)?;
+    let rounds = bench.rounds(MANY_ROUNDS);
+    note!("bench respawn: {rounds} times {MANY} services at once under each");
+    let many = many_services(bench, rounds)?;
     Ok(figures(&small, large.as_ref(), &many))
 }
 
@@ -176,13 +179,17 @@ impl Measured {
         ratio(self.median_us(kind), self.median_us(base))
     }
 
-    fn table(&self, title: String, unit: Unit) -> Table {
-        let mut table = Table::new(title, &["", "rounds", "median", "p90", "max", "× floor"]);
+    /// With so many services that are killed at once.
+    fn table(&self, title: String, unit: Unit, at_once: usize) -> Table {
+        let mut table = Table::new(title, &["", "kills", "median", "p90", "max", "× floor"]);
         for (kind, times) in &self.0 {
             let [median, p90, max] = times.cells(unit);
             table.row([
                 kind.words().into(),
-                times.count().to_string(),
+                match at_once {
+                    1 => times.count().to_string(),
+                    _ => format!("{} × {at_once}", times.count()),
+                },
                 median,
                 p90,
                 max,
@@ -206,14 +213,16 @@ fn figures(small: &Measured, large: Option<&Measured>, many: &Measured) -> Figur
     let mut tables = vec![small.table(
         "From SIGKILL to the first line of main of a small service, in µs".into(),
         Unit::Microseconds,
+        1,
     )];
     tables.extend(large.map(|large| {
         let title = format!("The same of a service with {LARGE_MIB} MiB touched, in ms");
-        large.table(title, Unit::Milliseconds)
+        large.table(title, Unit::Milliseconds, 1)
     }));
     tables.push(many.table(
         format!("{MANY} services killed at once, until all of them run again, in ms"),
         Unit::Milliseconds,
+        MANY,
     ));
     let mut aims = vec![Aim {
         what: "a small service under the agent",
@@ -284,12 +293,14 @@ mod tests {
         let met: Vec<bool> = figures.aims.iter().map(|aim| aim.met).collect();
         assert_eq!(met, [true, true]);
         assert_eq!(figures.json["small"]["respawn"]["times_the_floor"], 1.3);
-        assert!(
-            small
-                .table(String::new(), Unit::Microseconds)
-                .to_string()
-                .contains("1.30")
-        );
+        let table = small
+            .table(String::new(), Unit::Microseconds, 1)
+            .to_string();
+        assert!(table.contains("1.30") && table.contains(" 1 |"), "{table}");
+        let table = small
+            .table(String::new(), Unit::Milliseconds, 100)
+            .to_string();
+        assert!(table.contains("1 × 100"), "{table}");
     }
 
     #[test]
