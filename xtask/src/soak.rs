@@ -1,32 +1,131 @@
 //! `cargo xtask soak`: the tests of deaths in their long form, one after the other so that their
-//! figures are of what they do and not of what runs beside it.
+//! figures are of what they do and not of what runs beside it; and worlds of the core's simulation
+//! that no run has seen.
 
-use anyhow::Result;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use crate::{Verdict, report::note, test, workspace::Workspace};
+use anyhow::{Context as _, Result};
+
+use crate::{
+    Verdict,
+    report::{note, now},
+    test,
+    workspace::{Workspace, executable_in, output_of},
+};
 
 /// What has a long form. `inits` needs what `cargo xtask setup` unpacks, and is skipped without.
 const LONG: [&str; 3] = ["race", "crash_points", "inits"];
 
+/// The simulation of the core, in `monitor-user/src/supervisor/simulation.rs`.
+const SIMULATION: &str = "simulation";
+const SIMULATION_TEST: &str =
+    "supervisor::simulation::every_invariant_holds_after_each_of_a_million_random_steps";
+const SIMULATE_FOR: Duration = Duration::from_secs(10 * 60);
+
 /// Kill agents and services for an hour or so: 10,000 rounds of each race, at every system call,
-/// and under every init
+/// and under every init; and simulate the core for ten minutes, in worlds of new seeds
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all
-    #[arg(value_parser = LONG)]
+    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], SIMULATION])]
     tests: Vec<String>,
 }
 
+impl Args {
+    fn want(&self, name: &str) -> bool {
+        self.tests.is_empty() || self.tests.iter().any(|wanted| wanted == name)
+    }
+}
+
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
+    let mut verdict = Verdict::Pass;
+    if args.want(SIMULATION) {
+        verdict = simulate(workspace)?;
+    }
+    let long: Vec<&str> = LONG.into_iter().filter(|name| args.want(name)).collect();
+    if long.is_empty() {
+        return Ok(verdict);
+    }
     let mut command = workspace.cargo();
     command.args(["test", "--no-fail-fast", "--package", "respawn-tests"]);
-    for name in LONG {
-        if args.tests.is_empty() || args.tests.iter().any(|wanted| wanted == name) {
-            command.args(["--test", name]);
-        }
+    for name in long {
+        command.args(["--test", name]);
     }
     command.args(["--", "--test-threads=1", "--nocapture"]);
     command.env("RESPAWN_SOAK", "1");
     note!("soak: this takes an hour or so");
-    test::run_tests(workspace, command)
+    match test::run_tests(workspace, command)? {
+        Verdict::Pass => Ok(verdict),
+        Verdict::Fail => Ok(Verdict::Fail),
+    }
+}
+
+/// Runs one world after the other, up to the first in which an invariant does not hold.
+fn simulate(workspace: &Workspace) -> Result<Verdict> {
+    let test = build_simulation(workspace)?;
+    let first = seed_of_the_clock()?;
+    note!("soak: the simulation, for {SIMULATE_FOR:?}, in worlds from seed {first} on");
+    let end = now() + SIMULATE_FOR;
+    let mut seed = first;
+    while now() < end {
+        if let Some(said) = broken(&test, seed)? {
+            note!(
+                "{said}\nsoak: seed {seed} breaks the core; again: RESPAWN_SIM_SEED={seed} cargo \
+                 test -p monitor-user {SIMULATION_TEST}; once it is mended, the seed belongs in \
+                 REGRESSION_SEEDS"
+            );
+            return Ok(Verdict::Fail);
+        }
+        seed = seed.wrapping_add(1);
+    }
+    let worlds = seed.wrapping_sub(first);
+    note!("soak: every invariant held in {worlds} worlds");
+    Ok(Verdict::Pass)
+}
+
+fn build_simulation(workspace: &Workspace) -> Result<PathBuf> {
+    let mut command = workspace.cargo();
+    command.args(["test", "--no-run", "--package", "monitor-user"]);
+    command
+        .args(["--bin", "respawn"])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let messages = output_of(&mut command)?;
+    executable_in(&messages, "respawn").context("cargo built the tests, but names no executable")
+}
+
+/// No two soaks begin with the same one.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a soak is to differ from the one before"
+)]
+fn seed_of_the_clock() -> Result<u64> {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(u64::try_from(time.as_micros())?)
+}
+
+/// What the test of one world says, if it does not pass.
+fn broken(test: &Path, seed: u64) -> Result<Option<String>> {
+    let mut command = Command::new(test);
+    command.args(["--exact", SIMULATION_TEST]);
+    command.env("RESPAWN_SIM_SEED", seed.to_string());
+    let output = command.output().context("run the simulation")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // A test of another name would be none.
+    let passed = output.status.success() && text.contains("1 passed");
+    Ok((!passed).then(|| text + &String::from_utf8_lossy(&output.stderr)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_is_not_there_has_not_passed() {
+        assert!(broken(Path::new("true"), 1).unwrap().is_some());
+    }
 }

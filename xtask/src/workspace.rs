@@ -150,7 +150,7 @@ pub(crate) fn shown(command: &Command) -> String {
 }
 
 /// The path of the executable `name` in cargo's JSON messages.
-fn executable_in(messages: &[u8], name: &str) -> Option<PathBuf> {
+pub(crate) fn executable_in(messages: &[u8], name: &str) -> Option<PathBuf> {
     messages
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
