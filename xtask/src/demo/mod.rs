@@ -10,6 +10,7 @@ mod services;
 mod stage;
 mod watch;
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -32,8 +33,8 @@ use crate::{
 /// no process, file, mount or pin behind.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long to kill services, if not until Ctrl-C: `10s`, `500ms`, `1m`. It fails if no
-    /// service has come back by its end
+    /// How long to kill services: `10s`, `500ms`, `1m`. By default until Ctrl-C, or for 10s where
+    /// standard output is no terminal. It fails if no service has come back by its end
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     length: Option<Duration>,
 }
@@ -51,12 +52,16 @@ enum Flow {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let respawn = workspace.build_respawn(Profile::Release, None)?;
     let facts = Facts::listen()?;
+    // Where no terminal is, nobody presses Ctrl-C.
+    let length = args
+        .length
+        .or_else(|| (!std::io::stdout().is_terminal()).then_some(services::TURN));
     let mut returns = 0;
     if watch::show(&respawn, &facts)? == Flow::GoOn {
-        returns = services::show(&respawn, &facts, args.length)?;
+        returns = services::show(&respawn, &facts, length)?;
     }
     // Who says for how long wants to have seen it, whoever has ended it sooner.
-    if args.length.is_some() && returns == 0 {
+    if length.is_some() && returns == 0 {
         bail!("the demo has ended before a service was killed and came back");
     }
     Ok(Verdict::Pass)

@@ -26,7 +26,7 @@ use crate::report::{note, now};
 /// Between two kills.
 const PACE: Duration = Duration::from_secs(1);
 /// How long to kill services before the agent is killed, if nobody says.
-const TURN: Duration = Duration::from_secs(10);
+pub(super) const TURN: Duration = Duration::from_secs(10);
 /// What a service may take to come back.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How the agent calls itself in its own events.
