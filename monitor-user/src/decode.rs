@@ -266,7 +266,9 @@ impl<'a> Fields<'a> {
         let Cause::Signaled { signal, origin, .. } = &mut cause else {
             return cause;
         };
-        if flags & EXIT_OOM_VICTIM != 0 && *signal == Signal::KILL {
+        // A process that someone has killed is marked too, if memory runs out before it is gone.
+        let is_victim = flags & EXIT_OOM_VICTIM != 0 && *signal == Signal::KILL;
+        if is_victim && sent.is_none_or(Sent::may_be_oom_kill) {
             return Cause::OomKilled(self.oom_kill(flags));
         }
         *origin = match sent {
@@ -315,6 +317,11 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
+    use monitor_ebpf::{
+        SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED,
+        SENT_TO_GROUP, SENT_WITHOUT_INFO,
+    };
+
     use super::*;
 
     fn record() -> ExitRecord {
@@ -452,6 +459,54 @@ mod tests {
             killed(EXIT_OOM_VICTIM | EXIT_OOM_FIGURES),
             Cause::OomKilled(figures)
         );
+    }
+
+    /// A process that is dying already is marked as a victim too (`task_will_free_mem` in
+    /// mm/oom_kill.c): flags of its SIGKILL, and what is told.
+    #[test]
+    fn whoever_killed_a_victim_first_is_told() {
+        const OOM: &str = "killed for lack of memory";
+        const KERNEL: u32 = SENT_BY_KERNEL | SENT_TO_GROUP;
+        const INIT: u32 = KERNEL | SENT_BY_EXITING | SENT_BY_NAMESPACE_INIT;
+        for (flags, told) in [
+            (KERNEL, OOM),
+            // By chance in the victim's own context, or while another process ends.
+            (KERNEL | SENT_BY_ITSELF, OOM),
+            (KERNEL | SENT_BY_ITSELF | SENT_CPU_LIMITED, OOM),
+            (KERNEL | SENT_BY_EXITING, OOM),
+            (
+                SENT_TO_GROUP,
+                "killed by SIGKILL from earlyoom (pid 7, uid 0)",
+            ),
+            (SENT_TO_GROUP | SENT_BY_ITSELF, "killed by SIGKILL, its own"),
+            (
+                SENT_WITHOUT_INFO,
+                "killed by SIGKILL through cgroup.kill from earlyoom (pid 7, uid 0)",
+            ),
+            (
+                SENT_BY_KERNEL | SENT_BY_EXITING,
+                "killed by SIGKILL at the end of its tracer earlyoom (pid 7, uid 0)",
+            ),
+            (
+                INIT,
+                "killed by SIGKILL at the end of its PID namespace's init earlyoom (pid 7, uid 0)",
+            ),
+        ] {
+            let killed = read(ExitRecord {
+                sent: SentSignal {
+                    time_ns: 2_234_000_000,
+                    signal: 9,
+                    flags,
+                    sender_pid: 7,
+                    sender_comm: *b"earlyoom\0\0\0\0\0\0\0\0",
+                    ..SentSignal::NONE
+                },
+                wait_status: 9,
+                flags: EXIT_OOM_VICTIM | EXIT_OOM_FIGURES,
+                ..record()
+            });
+            assert_eq!(killed.cause.to_string(), told, "flags {flags:#x}");
+        }
     }
 
     #[test]

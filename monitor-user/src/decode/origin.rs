@@ -45,6 +45,12 @@ impl Sent {
         }
     }
 
+    /// Whether the out-of-memory killer may have sent it (`__oom_kill_process`, mm/oom_kill.c),
+    /// whoever ran at that moment.
+    pub(super) fn may_be_oom_kill(&self) -> bool {
+        self.has(SENT_BY_KERNEL) && self.by_kernel().sender.is_none()
+    }
+
     fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
