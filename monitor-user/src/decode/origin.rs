@@ -116,14 +116,24 @@ impl Sent {
 
     /// `si_code` 0 or less: what system calls send, but what timers and the like send as well.
     fn by_system_call(&self) -> Origin {
-        let how = match i64::from(self.syscall) {
-            libc::SYS_kill => Some(How::Kill),
-            libc::SYS_tkill => Some(How::Tkill),
-            libc::SYS_tgkill => Some(How::Tgkill),
-            libc::SYS_rt_sigqueueinfo | libc::SYS_rt_tgsigqueueinfo => Some(How::Sigqueue),
-            libc::SYS_pidfd_send_signal => Some(How::Pidfd),
-            _ => None,
+        // A code of the caller's choice; to another process none that the calls above it give.
+        let others = [libc::SI_USER, libc::SI_TKILL];
+        let is_free = self.has(SENT_BY_ITSELF) || !others.contains(&self.code);
+        let (how, gives_code) = match i64::from(self.syscall) {
+            libc::SYS_kill => (Some(How::Kill), self.code == libc::SI_USER),
+            libc::SYS_tkill => (Some(How::Tkill), self.code == libc::SI_TKILL),
+            libc::SYS_tgkill => (Some(How::Tgkill), self.code == libc::SI_TKILL),
+            libc::SYS_rt_sigqueueinfo | libc::SYS_rt_tgsigqueueinfo => {
+                (Some(How::Sigqueue), is_free)
+            }
+            // Without a `siginfo` it makes one as the first two do.
+            libc::SYS_pidfd_send_signal => (Some(How::Pidfd), true),
+            _ => (None, true),
         };
+        // Something else sent it meanwhile: a timer, say.
+        if !gives_code {
+            return Origin::default();
+        }
         // A program for 32 bits has other numbers; then the code tells.
         let how = how.or(match self.code {
             libc::SI_USER => Some(How::Kill),
@@ -248,6 +258,20 @@ mod tests {
         (libc::SIGTERM, -2, GROUP, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
         (libc::SIGTERM, -2, GROUP, libc::SYS_write, Some(How::Kernel), false),
         (libc::SIGTERM, -2, GROUP, -1, None, false),
+        // While the process that ran was in a call that sends no such code.
+        (libc::SIGTERM, -2, GROUP, libc::SYS_kill, None, false),
+        (libc::SIGTERM, -2, 0, libc::SYS_tkill, None, false),
+        (libc::SIGTERM, -2, 0, libc::SYS_tgkill, None, false),
+        (libc::SIGTERM, -6, 0, libc::SYS_kill, None, false),
+        (libc::SIGTERM, 0, GROUP, libc::SYS_tgkill, None, false),
+        (libc::SIGTERM, 0, GROUP, libc::SYS_rt_sigqueueinfo, None, false),
+        (libc::SIGTERM, -6, 0, libc::SYS_rt_tgsigqueueinfo, None, false),
+        // What they do send.
+        (libc::SIGTERM, -6, 0, libc::SYS_tkill, Some(How::Tkill), true),
+        (libc::SIGTERM, -3, 0, libc::SYS_rt_tgsigqueueinfo, Some(How::Sigqueue), true),
+        (libc::SIGTERM, 0, GROUP | ITSELF, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
+        (libc::SIGTERM, -6, 0, libc::SYS_pidfd_send_signal, Some(How::Pidfd), true),
+        (libc::SIGTERM, -2, GROUP, libc::SYS_pidfd_send_signal, Some(How::Pidfd), true),
         (libc::SIGALRM, libc::SI_KERNEL, KERNEL | GROUP, libc::SYS_kill, Some(How::Kernel), false),
         (libc::SIGHUP, libc::SI_KERNEL, KERNEL | GROUP | EXITING, -1, Some(How::Kernel), false),
         (libc::SIGKILL, 0, NO_INFO, libc::SYS_write, Some(How::CgroupKill), true),
