@@ -448,6 +448,28 @@ fn a_blocked_signal_keeps_its_first_sender() {
     }
 }
 
+/// With a name to watch for, signals are kept for all: those of strangers go with them.
+#[test]
+fn more_strangers_than_are_kept_take_no_ones_place() {
+    needs_root!("more_strangers_than_are_kept_take_no_ones_place");
+    /// Somewhat more than the kernel's side has room for (`SIGNALS_ENTRIES`).
+    const STRANGERS: usize = 17_000;
+    let mut watch = Watch::start(&["--name", "kept_victim"]);
+    let mut strangers = culprit(&["die", &STRANGERS.to_string()]);
+    assert_eq!(strangers.line(), "done");
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("kept_victim");
+    std::os::unix::fs::symlink("/bin/sleep", &link).unwrap();
+    let mut victim = Victim::start(link.to_str().unwrap(), &["1000"]);
+    let (who, _) = send("kill", "SIGTERM", victim.pid());
+    victim.wait();
+    let cause = &watch.exit_of(victim.pid())["cause"];
+    assert_eq!((sender(cause), &cause["how"]), (who, &json!("kill")));
+    let ended = watch.stop();
+    let is_warning = |line: &String| line.contains("cannot keep");
+    assert!(!ended.stderr.iter().any(is_warning), "{ended:?}");
+}
+
 #[test]
 fn of_two_senders_at_once_the_one_whose_signal_it_was_is_told() {
     needs_root!("of_two_senders_at_once_the_one_whose_signal_it_was_is_told");

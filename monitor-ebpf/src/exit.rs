@@ -48,15 +48,16 @@ pub(crate) enum LastThread {
 /// Reports the process of `task`, the current task, if it is watched.
 #[inline(always)]
 pub(crate) fn report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) {
-    if let Err(errno) = try_report(ctx, task, last) {
+    let host_pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if let Err(errno) = try_report(ctx, task, host_pid, last) {
+        forget_signals(host_pid);
         count_lost();
         warn!(ctx, "cannot read an exiting task: errno {}", -errno);
     }
 }
 
 #[inline(always)]
-fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<()> {
-    let host_pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+fn try_report<C: EbpfContext>(ctx: &C, task: Task, host_pid: u32, last: LastThread) -> Result<()> {
     let pid = task.process_id_of(host_pid)?;
     if pid == 0 {
         return Ok(());
@@ -69,6 +70,7 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
     }
     let entry = WATCHED.get_ptr_mut(&pid);
     if entry.is_none() && !some_unwatched {
+        forget_signals(host_pid);
         return Ok(());
     }
 
@@ -80,6 +82,7 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
     });
     let comm = leader.comm()?;
     if entry.is_none() && filter.all == 0 && !(filter.names != 0 && matches(&comm)) {
+        forget_signals(host_pid);
         return Ok(());
     }
     if last == LastThread::Claimed {
@@ -103,9 +106,16 @@ fn try_report<C: EbpfContext>(ctx: &C, task: Task, last: LastThread) -> Result<(
         comm,
     };
     if send(ctx, &exit, entry) {
-        let _ = SIGNALS.remove(&host_pid);
+        forget_signals(host_pid);
     }
     Ok(())
+}
+
+/// Makes room for the signals of another process. The signal program keeps them also where this one
+/// finds that nobody asked: of every process, if there is a name to watch for.
+#[inline(always)]
+fn forget_signals(host_pid: u32) {
+    let _ = SIGNALS.remove(&host_pid);
 }
 
 /// What is known of an exit before there is room for its record.

@@ -3,7 +3,7 @@
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
 //! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | seccomp WHAT | threads N |
-//! eat | pipe | storm N`.
+//! eat | pipe | storm N | die N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
 
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         ["eat"] => eat(),
         ["pipe"] => pipe(),
         ["storm", count] => storm(count),
+        ["die", count] => die(count),
         _ => Err(format!("unknown arguments {words:?}").into()),
     };
     match outcome {
@@ -292,6 +293,23 @@ fn storm(count: &str) -> Outcome {
     }?;
     for _ in 0..count.parse()? {
         raise(Signal::SIGUSR1)?;
+    }
+    say("done");
+    go()
+}
+
+/// So many children, each of which is killed before the next one comes.
+fn die(count: &str) -> Outcome {
+    for _ in 0..count.parse()? {
+        // SAFETY: this process has one thread.
+        match unsafe { nix::unistd::fork() }? {
+            nix::unistd::ForkResult::Child => {
+                raise(Signal::SIGKILL)?;
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                nix::sys::wait::waitpid(child, None)?;
+            }
+        }
     }
     say("done");
     go()
