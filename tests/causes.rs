@@ -448,6 +448,59 @@ fn a_blocked_signal_keeps_its_first_sender() {
     }
 }
 
+/// Two signals of one number wait, and which of them ended it is not in the wait status: for the
+/// signal, who raises it when, and the ways of two other senders; who may be told, if anybody.
+#[test]
+fn of_signals_that_wait_no_wrong_sender_is_told() {
+    needs_root!("of_signals_that_wait_no_wrong_sender_is_told");
+    // Sent to the process, and to its thread.
+    let (process, thread) = ("kill", "tkill");
+    let real_time = libc::SIGRTMIN().to_string();
+    let real_time = real_time.as_str();
+    let cases = [
+        // The only ones that can be: they are told.
+        (real_time, "never", vec![process], Some(0)),
+        (real_time, "before", vec![], Some(2)),
+        ("SIGTERM", "never", vec![thread], Some(0)),
+        // A thread's own come before those of its process.
+        ("SIGTERM", "after", vec![process], Some(2)),
+        // Those queue, and the first of them ends it.
+        (real_time, "never", vec![process, process], None),
+        (real_time, "never", vec![thread, thread], None),
+        (real_time, "before", vec![process], None),
+        (real_time, "after", vec![process], None),
+        ("SIGTERM", "never", vec![process, thread], None),
+        ("SIGTERM", "never", vec![thread, process], None),
+        ("SIGTERM", "before", vec![process], None),
+    ];
+    for program in PROGRAMS {
+        let mut watch = Watch::start(&[&["--name", "culprit"], program].concat());
+        for (signal, raised, ways, told) in &cases {
+            let case = format!("{signal} raised {raised}, by others {ways:?} {program:?}");
+            let mut victim = culprit(&["hold", signal, raised]);
+            let itself = identity(&victim);
+            victim.line();
+            let mut senders: Vec<Value> = ways
+                .iter()
+                .map(|way| send(way, signal, victim.pid()).0)
+                .collect();
+            senders.resize(2, Value::Null);
+            senders.push(itself);
+            victim.wait();
+            let cause = &watch.exit_of(victim.pid())["cause"];
+            assert_eq!(cause["kind"], "signaled", "{case}: {cause}");
+            match told {
+                Some(index) => assert_eq!(sender(cause), senders[*index], "{case}: {cause}"),
+                None => assert_eq!(
+                    (&cause["how"], &cause["sender"]),
+                    (&Value::Null, &Value::Null),
+                    "{case}: {cause}"
+                ),
+            }
+        }
+    }
+}
+
 /// With a name to watch for, signals are kept for all: those of strangers go with them.
 #[test]
 fn more_strangers_than_are_kept_take_no_ones_place() {

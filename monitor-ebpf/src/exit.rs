@@ -15,8 +15,8 @@ use aya_ebpf::{
 use aya_log_ebpf::{debug, warn};
 use monitor_ebpf::{
     COMM_LEN, ClaimKey, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP,
-    EXIT_WATCHED, ExitRecord, LOST as STATE_LOST, SENT_BY_ITSELF, SIGNALS_KEPT, SentSignal,
-    SentSignals, TICK_NS, WatchEntry, hints,
+    EXIT_WATCHED, ExitRecord, FIRST_REAL_TIME, LOST as STATE_LOST, SENT_AMBIGUOUS, SENT_BY_ITSELF,
+    SENT_TO_GROUP, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS, WatchEntry, hints,
 };
 
 use crate::{
@@ -272,6 +272,9 @@ unsafe fn write_signal(record: *mut ExitRecord, exit: &Exit) {
             Some(sent) => *sent,
             None => SentSignal::NONE,
         };
+        if has_rival(&*signals, &(*record).sent) {
+            (*record).sent.flags |= SENT_AMBIGUOUS;
+        }
         // The one that ended it is no request beside that.
         let ended_at = (*record).sent.time_ns;
         (*record).asked = match last_of(&*signals, REQUESTS, false) {
@@ -296,6 +299,25 @@ fn last_of(signals: &SentSignals, which: u64, or_by_itself: bool) -> Option<&Sen
         }
     }
     found
+}
+
+/// Whether the process itself and another one have both sent the signal that ended it, and the
+/// earlier one may have waited until then, and have been taken first: real-time signals queue, and
+/// those of a thread are taken before those of its process.
+#[inline(always)]
+fn has_rival(signals: &SentSignals, sent: &SentSignal) -> bool {
+    for index in 0..SIGNALS_KEPT {
+        let other = &signals.sent[index];
+        let is_earlier = other.time_ns != 0 && other.time_ns < sent.time_ns;
+        let comes_first = other.flags & SENT_TO_GROUP == 0 && sent.flags & SENT_TO_GROUP != 0;
+        if is_earlier
+            && other.signal == sent.signal
+            && (comes_first || sent.signal >= FIRST_REAL_TIME)
+        {
+            return true;
+        }
+    }
+    false
 }
 
 #[inline(always)]

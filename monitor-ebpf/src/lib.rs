@@ -141,6 +141,12 @@ pub const SENT_PARENT_DEATH: u32 = 64;
 pub const SENT_CPU_LIMITED: u32 = 128;
 /// Flag of [`SentSignal`]: the sender was PID 1 of its own PID namespace, not of the initial one.
 pub const SENT_BY_NAMESPACE_INIT: u32 = 256;
+/// Flag of [`SentSignal`]: another signal of its number came before, which may have been waiting
+/// still, and have been taken in its place.
+pub const SENT_AMBIGUOUS: u32 = 512;
+
+/// `SIGRTMIN` as the kernel counts: signals from here on queue, and the first is taken first.
+pub const FIRST_REAL_TIME: u32 = 32;
 
 const _: () = assert!(size_of::<SentSignal>() == 96);
 

@@ -16,9 +16,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use monitor_ebpf::{
-    SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED,
-    SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal,
-    SentSignals, TICK_NS,
+    FIRST_REAL_TIME, SENT_AMBIGUOUS, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL,
+    SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP,
+    SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS,
 };
 
 use crate::{
@@ -94,19 +94,33 @@ fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()>
     }
     // SAFETY: a map returned it, and the receiver's signal lock keeps other writers away.
     let sent = unsafe { &mut *sent };
+    let sender_start_time_ns = leader.start_time()?;
+    let sender_host_pid = leader.host_process_id()?;
+    if sent.signal == signal && (sent.flags & SENT_BY_ITSELF != 0) == itself {
+        let is_same_way = sent.code == code || itself && signal < FIRST_REAL_TIME;
+        let is_same = is_same_way
+            && sent.sender_host_pid == sender_host_pid
+            && sent.sender_start_time_ns == sender_start_time_ns;
+        // One of the same kind is not taken while another waits: only these do beside each other.
+        let may_wait = signal >= FIRST_REAL_TIME || (sent.flags ^ flags) & SENT_TO_GROUP != 0;
+        if may_wait && !is_same {
+            flags |= SENT_AMBIGUOUS;
+        }
+        flags |= sent.flags & SENT_AMBIGUOUS;
+    }
     // SAFETY: these helpers take nothing and are allowed in tracing programs.
     unsafe {
         sent.time_ns = bpf_ktime_get_boot_ns();
         sent.sender_cgroup_id = bpf_get_current_cgroup_id();
     }
-    sent.sender_start_time_ns = leader.start_time()?;
+    sent.sender_start_time_ns = sender_start_time_ns;
     sent.address = address;
     sent.signal = signal;
     sent.code = code;
     sent.flags = flags;
     sent.syscall = syscall_number();
     sent.sender_pid = leader.process_id()?;
-    sent.sender_host_pid = leader.host_process_id()?;
+    sent.sender_host_pid = sender_host_pid;
     sent.sender_uid = bpf_get_current_uid_gid() as u32;
     sent.sender_parent_pid = parent.process_id()?;
     sent.sender_comm = leader.comm()?;

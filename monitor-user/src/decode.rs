@@ -272,6 +272,8 @@ impl<'a> Fields<'a> {
             return Cause::OomKilled(self.oom_kill(flags));
         }
         *origin = match sent {
+            // Another one may have ended it. A request was one whether it did or not.
+            Some(sent) if sent.is_ambiguous() => Origin::default(),
             Some(sent) => sent.origin(),
             // Strict mode ends its thread without a signal (kernel/seccomp.c).
             None if flags & EXIT_SECCOMP != 0 && *signal == Signal::KILL => Origin {
@@ -318,8 +320,8 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use monitor_ebpf::{
-        SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED,
-        SENT_TO_GROUP, SENT_WITHOUT_INFO,
+        SENT_AMBIGUOUS, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT,
+        SENT_CPU_LIMITED, SENT_TO_GROUP, SENT_WITHOUT_INFO,
     };
 
     use super::*;
@@ -428,6 +430,39 @@ mod tests {
         let last = ended.last_signal.unwrap();
         assert_eq!((last.signal, last.before_exit_ns), (Signal::TERM, 567_891));
         assert_eq!(last.sender.unwrap().comm, "bash");
+    }
+
+    #[test]
+    fn of_several_that_may_have_ended_it_none_is_told() {
+        let sent = SentSignal {
+            time_ns: 2_234_000_000,
+            signal: 15,
+            flags: SENT_TO_GROUP | SENT_AMBIGUOUS,
+            sender_pid: 7,
+            sender_comm: *b"bash\0\0\0\0\0\0\0\0\0\0\0\0",
+            ..SentSignal::NONE
+        };
+        for wait_status in [15, 34] {
+            let killed = read(ExitRecord {
+                sent: SentSignal {
+                    signal: wait_status,
+                    ..sent
+                },
+                wait_status,
+                ..record()
+            });
+            let Cause::Signaled { origin, .. } = killed.cause else {
+                unreachable!("a signal's status")
+            };
+            assert_eq!(origin, Origin::default());
+        }
+        // It was the last to ask, whichever ended it.
+        let ended = read(ExitRecord {
+            asked: sent,
+            wait_status: 0,
+            ..record()
+        });
+        assert_eq!(ended.last_signal.unwrap().sender.unwrap().comm, "bash");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! by one.
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
-//! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | seccomp WHAT | threads N |
-//! eat | pipe | storm N | die N`.
+//! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
+//! threads N | eat | pipe | storm N | die N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
 
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         ["trace"] => trace(),
         ["handle", signal, code] => handle(signal, code),
         ["block", signal] => block(signal),
+        ["hold", signal, raised] => hold(signal, raised),
         ["seccomp", what] => seccomp(what),
         ["threads", count] => threads(count),
         ["eat"] => eat(),
@@ -65,8 +66,12 @@ fn wait_for_ever() -> ! {
     }
 }
 
+/// A signal's number, also of those that have no name.
 fn number(signal: &str) -> Result<i32, Box<dyn std::error::Error>> {
-    Ok(signal.parse::<Signal>()? as i32)
+    match signal.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => Ok(signal.parse::<Signal>()? as i32),
+    }
 }
 
 /// `siginfo_t` as far as a caller of `rt_sigqueueinfo` fills it in.
@@ -228,6 +233,29 @@ fn block(signal: &str) -> Outcome {
     say("ready");
     go()?;
     sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None)?;
+    wait_for_ever()
+}
+
+/// Blocks the signal, raises it if RAISED is "before", and when its standard input ends if that is
+/// "after"; then lets it through.
+fn hold(signal: &str, raised: &str) -> Outcome {
+    let signal = number(signal)?;
+    // SAFETY: an empty set, and calls with its address and numbers.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        if raised == "before" {
+            libc::raise(signal);
+        }
+        say("ready");
+        go()?;
+        if raised == "after" {
+            libc::raise(signal);
+        }
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+    }
     wait_for_ever()
 }
 

@@ -3,8 +3,8 @@
 //! Says only what the facts prove. What is left open by them is `None`.
 
 use monitor_ebpf::{
-    SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED,
-    SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO,
+    SENT_AMBIGUOUS, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT,
+    SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO,
 };
 use nix::libc;
 
@@ -43,6 +43,11 @@ impl Sent {
         } else {
             self.by_system_call()
         }
+    }
+
+    /// Whether another signal of its number may have ended the process in its place.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.has(SENT_AMBIGUOUS)
     }
 
     /// Whether the out-of-memory killer may have sent it (`__oom_kill_process`, mm/oom_kill.c),
