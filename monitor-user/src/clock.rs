@@ -11,6 +11,12 @@ pub(crate) fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
+/// So long has the host been suspended since boot.
+pub(crate) fn suspended() -> Duration {
+    let awake = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    since_boot().saturating_sub(awake)
+}
+
 /// The wall clock.
 #[expect(clippy::disallowed_methods, reason = "this is where the clock is read")]
 pub(crate) fn now() -> Timestamp {
