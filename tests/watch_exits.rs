@@ -415,6 +415,7 @@ fn check_namespaced(mut watch: Watch) {
         (&sender["pid"], &sender["host_pid"]),
         (&json!(0), &json!(std::process::id()))
     );
+    assert_eq!(sender["start_time_ns"], start_time_ns(std::process::id()));
     assert_eq!(event["parent_pid"], 1);
 }
 
