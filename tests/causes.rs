@@ -160,6 +160,9 @@ fn the_kernels_own_kills_have_no_sender() {
             (["seccomp", "filter"], "SIGSYS", "seccomp"),
             (["spin", "1,2"], "SIGXCPU", "cpu_limit"),
             (["spin", "1,1"], "SIGKILL", "cpu_limit"),
+            // There is another limit that it may have come to.
+            (["spin", "1,2,100"], "SIGXCPU", "kernel"),
+            (["spin", "1,1,100"], "SIGKILL", "kernel"),
             (["pipe", ""], "SIGPIPE", "kernel"),
         ] {
             let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();

@@ -7,7 +7,7 @@
 use core::mem::size_of;
 
 /// Counted up with every change of a record, a map or a global in this file.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Size of a process's name in the kernel, its terminating NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -137,7 +137,8 @@ pub const SENT_IN_SESSION: u32 = 16;
 pub const SENT_BY_EXITING: u32 = 32;
 /// Flag of [`SentSignal`]: it is the one that the process asked for at its parent's death.
 pub const SENT_PARENT_DEATH: u32 = 64;
-/// Flag of [`SentSignal`]: the process had a limit on its time on the CPU.
+/// Flag of [`SentSignal`]: the process had a limit on its time on the CPU, and none on that under
+/// real-time scheduling, at which it is sent the same.
 pub const SENT_CPU_LIMITED: u32 = 128;
 /// Flag of [`SentSignal`]: the sender was PID 1 of its own PID namespace, not of the initial one.
 pub const SENT_BY_NAMESPACE_INIT: u32 = 256;
@@ -424,6 +425,8 @@ pub struct Offsets {
     pub signal_maxrss: u32,
     /// `signal_struct.rlim[RLIMIT_CPU].rlim_cur`
     pub signal_cpu_limit: u32,
+    /// `signal_struct.rlim[RLIMIT_RTTIME].rlim_cur`
+    pub signal_real_time_limit: u32,
     /// `signal_struct.oom_mm`
     pub signal_oom_mm: u32,
     /// `signal_struct.oom_score_adj`
@@ -447,7 +450,7 @@ pub struct Offsets {
 pub const NO_FIELD: u32 = u32::MAX;
 
 /// How many words [`Offsets`] has.
-pub const OFFSET_WORDS: usize = 43;
+pub const OFFSET_WORDS: usize = 44;
 
 const _: () = assert!(size_of::<Offsets>() == OFFSET_WORDS * 4);
 
@@ -490,6 +493,7 @@ impl Offsets {
             self.signal_write_bytes,
             self.signal_maxrss,
             self.signal_cpu_limit,
+            self.signal_real_time_limit,
             self.signal_oom_mm,
             self.signal_oom_score_adj,
             self.mm_total_vm,

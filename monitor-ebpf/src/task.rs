@@ -172,15 +172,21 @@ impl Task {
         optional(self.0, offset!(task_pdeath_signal))
     }
 
-    /// Whether its time on the CPU is limited.
+    /// Whether its time on the CPU is limited, and it has no other limit that is told by the same
+    /// signals (`check_rlimit`, kernel/time/posix-cpu-timers.c).
     #[inline(always)]
     pub(crate) fn has_cpu_limit(self) -> bool {
-        let offset = offset!(signal_cpu_limit);
-        offset != NO_FIELD
-            && self
-                .signal()
-                .and_then(|signal| field::<u64>(signal, offset))
-                .is_ok_and(|limit| limit != RLIM_INFINITY)
+        self.has_limit(offset!(signal_cpu_limit)) == Some(true)
+            && self.has_limit(offset!(signal_real_time_limit)) == Some(false)
+    }
+
+    #[inline(always)]
+    fn has_limit(self, offset: u32) -> Option<bool> {
+        if offset == NO_FIELD {
+            return None;
+        }
+        let limit: u64 = field(self.signal().ok()?, offset).ok()?;
+        Some(limit != RLIM_INFINITY)
     }
 
     /// Whether this thread is in seccomp's strict mode, or was ended by seccomp.

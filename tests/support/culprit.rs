@@ -171,9 +171,16 @@ fn tempfile_of_nothing() -> nix::Result<std::os::fd::OwnedFd> {
     nix::sys::memfd::memfd_create(c"nothing", nix::sys::memfd::MFdFlags::empty())
 }
 
+/// SOFT,HARD or SOFT,HARD,REAL_TIME: limits in seconds.
 fn spin(seconds: &str) -> Outcome {
-    let (soft, hard) = seconds.split_once(',').ok_or("expected SOFT,HARD")?;
-    setrlimit(Resource::RLIMIT_CPU, soft.parse()?, hard.parse()?)?;
+    let mut limits = seconds.split(',').map(str::parse::<u64>);
+    let mut next = || limits.next().transpose();
+    let (soft, hard) = next()?.zip(next()?).ok_or("expected SOFT,HARD")?;
+    setrlimit(Resource::RLIMIT_CPU, soft, hard)?;
+    if let Some(real_time) = next()? {
+        let limit = real_time * 1_000_000;
+        setrlimit(Resource::RLIMIT_RTTIME, limit, limit)?;
+    }
     go()?;
     loop {
         std::hint::black_box(0);

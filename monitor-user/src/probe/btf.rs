@@ -136,8 +136,9 @@ impl KernelTypes {
             signal_read_bytes: maybe(signal, "ioac.read_bytes"),
             signal_write_bytes: maybe(signal, "ioac.write_bytes"),
             signal_maxrss: maybe(signal, "maxrss"),
-            // RLIMIT_CPU is 0, include/uapi/asm-generic/resource.h.
+            // RLIMIT_CPU is 0, RLIMIT_RTTIME 15, include/uapi/asm-generic/resource.h.
             signal_cpu_limit: maybe(signal, "rlim[0].rlim_cur"),
+            signal_real_time_limit: maybe(signal, "rlim[15].rlim_cur"),
             signal_oom_mm: maybe(signal, "oom_mm"),
             signal_oom_score_adj: maybe(signal, "oom_score_adj"),
             mm_total_vm: maybe(&memory, "total_vm"),
