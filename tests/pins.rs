@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -581,6 +581,29 @@ fn an_upgrade_in_place_restarts_no_service() {
         assert_says(&said, &["another build's: taking over"]);
         scene.assert_kept();
     }
+}
+
+#[test]
+fn a_spare_goes_on_as_the_binary_that_has_taken_its_files_place() {
+    needs_root!("a spare whose binary is replaced");
+    let mut rig = Rig::new();
+    let (binary, new) = (rig.path().join("respawn"), rig.path().join("new"));
+    fs::copy(respawn().get_program(), &binary).unwrap();
+    rig.run_by(&binary, 0);
+    let mut scene = Scene::with(rig);
+    let spare = scene.rig.spare();
+    fs::copy(&binary, &new).unwrap();
+    fs::rename(&new, &binary).unwrap();
+    let agents = scene.ledger.agents.len();
+    scene.agent.kill();
+    let pid = scene.ledger.next_agent(agents);
+    assert_eq!(pid, spare.pid());
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let running = PathBuf::from(format!("/proc/{pid}/exe"));
+    assert_eq!(inode(&running), inode(&binary));
+    assert_says(&scene.rig.log(), &["was replaced: going on as the new one"]);
+    scene.agent = spare;
+    scene.assert_kept();
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod memory;
 mod notices;
 mod recovery;
 mod requests;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -73,16 +74,21 @@ pub(crate) struct Options {
 /// Runs the agent until it is told to end, or an error at its start.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     lock::make_runtime_dir(&options.runtime_dir)?;
+    let mut has_waited = false;
     let lock = lock::take(&options.runtime_dir, || {
         tracing::info!(
             "another agent works in {}: waiting",
             options.runtime_dir.display()
         );
+        has_waited = true;
     })?;
     let Some(lock) = lock else {
         tracing::info!("the agent was shut down, and its spare ends with it");
         return Ok(ExitCode::SUCCESS);
     };
+    if has_waited {
+        upgrade::become_the_new_one();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
