@@ -155,7 +155,7 @@ struct Told {
     /// So many records at the ring's beginning.
     records: usize,
     /// Entries of the watch map.
-    pids: Vec<u32>,
+    instances: Vec<Instance>,
 }
 
 struct Signals {
@@ -399,22 +399,22 @@ impl Agent {
         if let Event::ProcessReleased { instance, .. } = &event {
             // It is still in the watch map if the ring had no room for its exit, or if it ended
             // before it was put there.
-            self.told.pids.push(instance.pid);
+            self.told.instances.push(*instance);
         }
         self.tell(event);
     }
 
     /// Takes out of ring and watch map what is in memory and journal by now.
     fn let_kernel_forget(&mut self) {
-        let Told { records, pids } = std::mem::take(&mut self.told);
+        let Told { records, instances } = std::mem::take(&mut self.told);
         let Some(probe) = &mut self.probe else {
             return;
         };
         for _ in 0..records {
             probe.forget_next();
         }
-        for pid in pids {
-            probe.unwatch(pid);
+        for instance in instances {
+            probe.unwatch(instance);
         }
     }
 

@@ -89,7 +89,7 @@ impl Agent {
         self.tell_untold(untold, &recorded, config);
         let mut told = Told {
             records: recorded.count,
-            pids: Vec::new(),
+            instances: Vec::new(),
         };
         for service in config.services.keys() {
             known.entry(service.clone()).or_default();
@@ -168,7 +168,7 @@ impl Agent {
         });
         for watched in watched {
             if !add_birth(watched.instance, watched.birth, names, known) {
-                probe.unwatch(watched.instance.pid);
+                probe.unwatch(watched.instance);
             }
         }
     }
@@ -305,7 +305,7 @@ impl Agent {
                 instance,
                 death: death_of(exit),
             });
-            told.pids.push(instance.pid);
+            told.instances.push(instance);
         } else if exit.is_none() && !self.instances.has_ended(instance) {
             let birth = Birth {
                 service: decode::service_number(service),

@@ -302,9 +302,15 @@ impl KernelProbe {
             .collect()
     }
 
-    /// Takes a process out of the watch map; it may be gone from it already.
-    pub(crate) fn unwatch(&mut self, pid: u32) {
-        let _ = self.watched.remove(&pid);
+    /// Takes a process out of the watch map. It may be gone from it already, and another one have
+    /// its pid by now.
+    pub(crate) fn unwatch(&mut self, instance: Instance) {
+        let start_ticks = instance.start_time_ns / TICK_NS;
+        if let Ok(words) = self.watched.get(&instance.pid, 0)
+            && WatchEntry::from_words(words).start_ticks == start_ticks
+        {
+            let _ = self.watched.remove(&instance.pid);
+        }
     }
 
     /// Lost records that an agent has told of.
@@ -347,7 +353,17 @@ impl KernelProbe {
             .set(word, hinted | bit, 0)
             .context("cannot write the hints map")?;
         match self.watched.insert(pid, entry.words(), BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if is_there(&error.io_error) => Ok(()),
+            Err(MapError::SyscallError(error)) if is_there(&error.io_error) => {
+                let there = self.watched.get(&pid, 0).map(WatchEntry::from_words);
+                match there {
+                    // Of a process that had the pid before.
+                    Ok(there) if there.start_ticks != entry.start_ticks => {
+                        let replaced = self.watched.insert(pid, entry.words(), 0);
+                        replaced.with_context(|| format!("cannot watch process {pid}"))
+                    }
+                    _ => Ok(()),
+                }
+            }
             inserted => inserted.with_context(|| format!("cannot watch process {pid}")),
         }
     }
