@@ -7,7 +7,7 @@
 //! - `restart-delay = 0`: at once; by default 0.2 s after the last start;
 //! - `options = signal-process-only`: stopping signals no process group.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::plan::{Ask, HEADER, Plan};
 use super::{Entry, InitSystem, NAMES, Site};
@@ -24,14 +24,13 @@ impl InitSystem for Dinit {
         site.root
             .first_dir(&[SERVICES], "directory of dinit's services")?;
         let mut plan = Plan::default();
-        let wanted = wanted(site)?;
-        if wanted.is_none() {
-            plan.notes.push(format!(
-                "{} does not say `waits-for.d`: dinit starts the agents at boot only if it waits for them",
+        let Some(wanted) = wanted(site)? else {
+            bail!(
+                "{} names no directory in {SERVICES} by `waits-for.d`, so that dinit would not start the agents at boot; \
+                 add the line `waits-for.d = {WANTED}` to it, then install again",
                 site.root.shown(BOOT)
-            ));
-        }
-        let wanted = wanted.unwrap_or_else(|| WANTED.to_owned());
+            );
+        };
         for name in NAMES {
             plan.write(
                 &site.root,
@@ -73,15 +72,16 @@ impl InitSystem for Dinit {
 fn wanted(site: &Site) -> Result<Option<String>> {
     let boot = site.root.read(BOOT)?.unwrap_or_default();
     let boot = String::from_utf8_lossy(&boot);
-    let setting = boot.lines().find_map(|line| {
-        let (key, value) = line.split_once(['=', ':'])?;
-        (key.trim() == "waits-for.d").then(|| value.trim())
+    let mut settings = boot.lines().filter_map(|line| {
+        let (key, path) = line.split_once(['=', ':'])?;
+        // A later one adds to an earlier one; `+=` says so.
+        (key.trim().trim_end_matches('+').trim_end() == "waits-for.d").then(|| path.trim())
     });
-    let inside = setting.map(|path| path.strip_prefix("/etc/dinit.d/").unwrap_or(path));
-    Ok(inside
-        .map(|path| path.trim_end_matches('/'))
-        .filter(|path| !path.contains('/') && !path.is_empty())
-        .map(str::to_owned))
+    Ok(settings.find_map(|path| {
+        let inside = path.strip_prefix("/etc/dinit.d/").unwrap_or(path);
+        let name = inside.trim_end_matches('/');
+        (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+    }))
 }
 
 fn service(entry: &Entry) -> String {

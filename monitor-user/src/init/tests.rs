@@ -121,6 +121,48 @@ fn twice_is_once_and_uninstall_leaves_what_there_was() {
 }
 
 #[test]
+fn dinit_starts_at_boot_what_its_boot_service_waits_for() {
+    let dir = image(Init::Dinit);
+    let site = site(dir.path(), false);
+    let install = |boot: &str| {
+        fs::write(dir.path().join("etc/dinit.d/boot"), boot).unwrap();
+        let plan = Init::Dinit.system().install(&site, &Entry::for_test(&[]));
+        plan.map(|plan| {
+            let links = plan.changes.into_iter().filter_map(|change| match change {
+                Change::Link { path, .. } => Some(path.display().to_string()),
+                _ => None,
+            });
+            links.collect::<Vec<_>>()
+        })
+    };
+    for (boot, expected) in [
+        ("waits-for.d = boot.d\n", "boot.d"),
+        ("waits-for.d: /etc/dinit.d/mine/\n", "mine"),
+        (
+            "waits-for.d = /usr/lib/dinit.d/boot.d\nwaits-for.d += more\n",
+            "more",
+        ),
+    ] {
+        let links = install(boot).unwrap();
+        assert_eq!(
+            links,
+            [
+                format!("/etc/dinit.d/{expected}/respawn"),
+                format!("/etc/dinit.d/{expected}/respawn-spare")
+            ]
+        );
+    }
+    for boot in [
+        "",
+        "type = internal\n",
+        "waits-for.d = /usr/lib/dinit.d/boot.d\n",
+    ] {
+        let error = install(boot).unwrap_err().to_string();
+        assert!(error.contains("waits-for.d = boot.d"), "{error}");
+    }
+}
+
+#[test]
 fn a_running_init_is_asked() {
     for (init, install, uninstall) in [
         (Init::Sysvinit, "kill -HUP 1", "kill -HUP 1"),
