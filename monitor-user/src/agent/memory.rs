@@ -231,6 +231,7 @@ impl MemoryDir {
         let Some(memory) = memory else {
             // First: a birth without a memory would be taken for one that is not known.
             self.drop_birth(service);
+            self.known_births.remove(service);
             self.lengths.remove(service);
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

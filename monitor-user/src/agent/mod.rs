@@ -747,7 +747,7 @@ impl Agent {
         let spec = self.supervisor.spec(service)?;
         match (&spec.exec.stdout, spec.policy.last_output) {
             (_, 0) => None,
-            (Output::File(path), bytes) => Some((path, bytes)),
+            (Output::File(path), bytes) => Some((path, bytes.min(self.journal.most_output()))),
             _ => None,
         }
     }

@@ -348,7 +348,7 @@ struct StartLimitDraft {
 
 #[rustfmt::skip]
 const START_LIMIT: &Keys<StartLimitDraft> = &[
-    ("burst", |d, i| keep(&mut d.burst, i.integer::<u32>("a number of starts", 1..=1_000_000))),
+    ("burst", |d, i| keep(&mut d.burst, i.integer::<u32>("a number of starts", 1..=1000))),
     ("interval", |d, i| keep(&mut d.interval, interval(i))),
 ];
 

@@ -70,6 +70,12 @@ impl Journal {
         })
     }
 
+    /// So much of an instance's output may go with its exit: written out, a byte may take six, and an
+    /// event should not be what a file is full of.
+    pub(crate) fn most_output(&self) -> u64 {
+        self.max_file_size / 16
+    }
+
     /// Keeps to another size from the next event on, and lets another group read at once.
     pub(crate) fn reconfigure(&mut self, max_size: u64, group: Option<u32>) {
         self.max_file_size = max_size / 2;
