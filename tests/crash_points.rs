@@ -120,6 +120,11 @@ fn try_points(phase: &str, memory: Memory, sample: Sample, mut attempt: impl FnM
             beyond += 1;
         }
     }
+    // Else the point was not where it was thought to be.
+    assert!(
+        count >= 10 && beyond <= 10 + tried / 10,
+        "{phase}: of {tried} points {beyond} came after the end of {count} calls"
+    );
     report(&format!(
         "crash points of {phase}, memory {memory:?}: {tried} tried of {count} ({beyond} after its end), each left one instance"
     ));

@@ -6,14 +6,14 @@
 //! and programs were looked up long ago.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::memory;
 use crate::clock;
 use crate::config::{Config, Invalid};
 use crate::os::proc;
@@ -127,20 +127,13 @@ impl LastGood {
         };
         let bytes = serde_json::to_vec(&File { head, config })?;
         let temporary = self.path.with_extension("new");
-        let replaced = replace(&temporary, &self.path, &bytes);
+        let replaced = memory::replace(&temporary, &self.path, &bytes);
         if replaced.is_err() {
             // On a full disk others need the room.
             let _ = fs::remove_file(&temporary);
         }
         replaced.with_context(|| format!("cannot write {}", self.path.display()))
     }
-}
-
-fn replace(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(temporary)?.write_all(bytes)?;
-    fs::rename(temporary, path)
 }
 
 fn boot_id() -> Result<String> {

@@ -252,21 +252,22 @@ impl MemoryDir {
         let length = match self.lengths.remove(service) {
             Some(length) if length < LONGEST && append(&path, &line).is_ok() => length,
             _ => {
-                self.replace(service, &path, &line)?;
+                let temporary = self.path.join(format!("{service}.new"));
+                replace(&temporary, &path, &line)?;
                 0
             }
         };
         self.lengths.insert(service.to_owned(), length + line.len());
         Ok(())
     }
+}
 
-    fn replace(&self, service: &str, path: &Path, line: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{service}.new"));
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&temporary)?.write_all(line)?;
-        fs::rename(&temporary, path)
-    }
+/// Puts a file of these bytes in another's place, by way of a temporary one.
+pub(super) fn replace(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(temporary)?.write_all(bytes)?;
+    fs::rename(temporary, path)
 }
 
 /// Adds a line to a file that is there, by one write.
