@@ -342,8 +342,9 @@ impl TinyDisk {
         }
     }
 
-    fn set_read_only(&self) {
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    fn set_writable(&self, is_so: bool) {
+        let mut flags = MsFlags::MS_REMOUNT;
+        flags.set(MsFlags::MS_RDONLY, !is_so);
         mount(None::<&str>, &self.0, None::<&str>, flags, None::<&str>).unwrap();
     }
 }
@@ -407,6 +408,24 @@ fn full_disk(memory: Memory) {
 
     disk.empty();
     assert_mended_from_here(&mut scene);
+}
+
+#[test]
+fn a_runtime_directory_that_becomes_read_only_keeps_the_services() {
+    needs_root!("a runtime directory that becomes read-only");
+    let rig = Rig::new();
+    let disk = TinyDisk::at(rig.runtime_dir());
+    let mut scene = Scene::with(rig);
+    // While an agent has its files open, the kernel does not let it.
+    scene.agent.kill();
+    disk.set_writable(false);
+    let mut agent = scene.rig.agent();
+    assert_eq!(agent.wait().code(), Some(1));
+    assert_says(&scene.rig.log(), &["cannot lock", "Read-only"]);
+    scene.rig.assert_single("web", scene.web);
+    disk.set_writable(true);
+    scene.agent = scene.rig.agent();
+    scene.assert_kept();
 }
 
 #[test]
@@ -517,7 +536,7 @@ fn a_runtime_directory_that_cannot_be_used_is_a_clear_error() {
     };
     let path = rig.runtime_dir().display().to_string();
     let disk = TinyDisk::at(rig.runtime_dir());
-    disk.set_read_only();
+    disk.set_writable(false);
     assert_says(&refused(), &[&path, "Read-only file system"]);
     drop(disk);
     fs::remove_dir(rig.runtime_dir()).unwrap();
