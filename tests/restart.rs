@@ -195,12 +195,10 @@ fn delays_double_and_a_stable_run_sets_them_back() {
 #[test]
 fn with_overlap_a_start_does_not_wait_for_the_old_ones_memory() {
     needs_root!("with_overlap_a_start_does_not_wait_for_the_old_ones_memory");
-    let large = |keys| format!("command = [{VICTIM:?}, \"touch\", \"300\"]\n{keys}");
-    for (overlap, text) in [
-        (true, large("stdout = \"null\"\noverlap = true")),
-        (false, large("stdout = \"null\"")),
-    ] {
-        let agent = Agent::start(&[("large", &text)]);
+    let large = |keys: &str| format!("command = [{VICTIM:?}, \"touch\", \"300\"]\n{keys}");
+    for (overlap, adopted) in [(true, false), (true, true), (false, false)] {
+        let text = large(&format!("stdout = \"null\"\noverlap = {overlap}"));
+        let mut agent = Agent::start(&[("large", &text)]);
         let mut journal = agent.follow();
         let mut beside = false;
         for _ in 0..if overlap { 30 } else { 8 } {
@@ -210,6 +208,10 @@ fn with_overlap_a_start_does_not_wait_for_the_old_ones_memory() {
                 let kib: u64 = resident.split(' ').next()?.parse().ok()?;
                 (kib > 300 << 10).then_some(())
             });
+            if adopted {
+                agent.kill();
+                agent.start_again();
+            }
             signal_to(old, Signal::SIGKILL);
             let exited = journal.next_of("large", "exited");
             let events_before = exited["seq"].as_u64().unwrap();

@@ -185,7 +185,7 @@ fn a_grandchild_with_its_own_session_that_holds_the_output_goes_too() {
     for sight in SIGHTS {
         let _ = std::fs::remove_file(&ready);
         let text = shell(&script, &format!("stdout = {output:?}"));
-        let agent = Agent::seeing(sight, &[("daemon", &text)]);
+        let mut agent = Agent::seeing(sight, &[("daemon", &text)]);
         if agent.log().contains("without cgroups") {
             return skip(test, "no cgroup v2 that can be written");
         }
@@ -203,12 +203,28 @@ fn a_grandchild_with_its_own_session_that_holds_the_output_goes_too() {
         eventually("both run", || {
             (agent.live("daemon").len() == 2).then_some(())
         });
+        // An adopted one's tree goes as well, at its death and at a stop.
+        let _ = std::fs::remove_file(&ready);
+        agent.kill();
+        agent.start_again();
+        let (pid, old) = (agent.running("daemon"), agent.live("daemon"));
+        assert_eq!(old.len(), 2);
+        signal_to(pid, Signal::SIGKILL);
+        agent.replaced("daemon", pid);
+        assert!(!old.into_iter().any(is_alive));
+        wait_for_file(&ready);
+        eventually("both run", || {
+            (agent.live("daemon").len() == 2).then_some(())
+        });
+        agent.kill();
+        agent.start_again();
+        agent.running("daemon");
         stop_all_of(&agent, "daemon");
     }
     assert!(
         std::fs::read_to_string(output)
             .unwrap()
-            .starts_with("held\nheld\n")
+            .starts_with("held\nheld\nheld\n")
     );
 }
 
