@@ -195,6 +195,21 @@ fn pins_that_are_not_what_they_should_be_are_cleared_away() {
 }
 
 #[test]
+fn maps_that_the_programs_do_not_use_are_cleared_away() {
+    needs_root!("maps that the programs do not use");
+    let mut scene = Scene::new(Memory::Kernel);
+    let other = Scene::new(Memory::Kernel);
+    for map in ["EVENTS", "WATCHED", "HINTS", "LOST", "SIGNALS", "MARK"] {
+        let said = scene.between_agents(|rig| {
+            fs::remove_file(rig.pin(map)).unwrap();
+            fs::rename(other.rig.pin(map), rig.pin(map)).unwrap();
+        });
+        assert_says(&said, &["the pins are cleared away", map]);
+        scene.assert_kept();
+    }
+}
+
+#[test]
 fn pins_of_another_size_are_cleared_away() {
     needs_root!("pins of another size");
     let mut scene = Scene::new(Memory::Kernel);

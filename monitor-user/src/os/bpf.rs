@@ -43,15 +43,31 @@ struct LinkInfo {
 #[repr(C)]
 #[derive(Default)]
 struct ProgramInfo {
-    start: [u64; 8],
+    start: [u64; 6],
+    created_by_uid: u32,
+    /// Room at `map_ids`, and then how many there are.
+    maps: u32,
+    map_ids: u64,
     name: [u8; 16],
 }
 
-/// The ID and the name of the program that a pinned link holds.
+/// More maps than any program of ours uses.
+const MOST_MAPS: usize = 64;
+
+/// A program in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    /// IDs of the maps that it uses.
+    pub(crate) maps: Vec<u32>,
+}
+
+/// The program that a pinned link holds.
 ///
 /// # Errors
 /// It is no link: `InvalidInput`. There is no such pin, or no right to look.
-pub(crate) fn program_of_link(pin: &Path) -> io::Result<(u32, String)> {
+pub(crate) fn program_of_link(pin: &Path) -> io::Result<Program> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut subject = Subject { all: [0; 2] };
     subject.path = path.as_ptr() as u64;
@@ -71,11 +87,21 @@ pub(crate) fn program_of_link(pin: &Path) -> io::Result<(u32, String)> {
     subject.id = info.program;
     // SAFETY: it leads to no memory.
     let program = unsafe { open(PROG_GET_FD_BY_ID, &subject) }?;
-    let mut of = ProgramInfo::default();
-    // SAFETY: as above.
+    let mut maps = vec![0_u32; MOST_MAPS];
+    let mut of = ProgramInfo {
+        maps: u32::try_from(MOST_MAPS).unwrap_or(0),
+        map_ids: maps.as_mut_ptr() as u64,
+        ..ProgramInfo::default()
+    };
+    // SAFETY: as above; `map_ids` leads to room for so many numbers, which outlives the call.
     unsafe { read_info(&program, &mut of) }?;
+    maps.truncate(usize::try_from(of.maps).unwrap_or(0));
     let name = of.name.split(|&byte| byte == 0).next().unwrap_or_default();
-    Ok((info.program, String::from_utf8_lossy(name).into_owned()))
+    Ok(Program {
+        id: info.program,
+        name: String::from_utf8_lossy(name).into_owned(),
+        maps,
+    })
 }
 
 /// # Safety

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, MapType};
 use aya::programs::links::{FdLink, PinnedLink};
-use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes};
+use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes, programs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -80,6 +80,24 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 9] {
         shape(LOGS, MapType::RingBuf, 0, 0, LOGS_BYTES),
     ]
 }
+
+/// The maps by which each program has its effect.
+const USED: [(&str, &[&str]); 4] = [
+    (programs::EXIT_GROUP_DEAD, &EXIT_MAPS),
+    (programs::EXIT_LIVE_ZERO, &EXIT_MAPS),
+    (programs::BIRTH, &[maps::WATCHED, maps::HINTS, maps::MARK]),
+    (
+        programs::SIGNAL,
+        &[maps::WATCHED, maps::HINTS, maps::SIGNALS],
+    ),
+];
+const EXIT_MAPS: [&str; 5] = [
+    maps::EVENTS,
+    maps::WATCHED,
+    maps::HINTS,
+    maps::LOST,
+    maps::SIGNALS,
+];
 
 impl PinDir {
     /// Finds or makes the folder, mounting a bpf file system where there is none.
@@ -169,18 +187,29 @@ impl PinDir {
         Ok(Map::from_map_data(data)?)
     }
 
-    /// Opens the pinned link of a program, if it is that; also the program's ID.
+    /// Opens the pinned link of a program, if it is that, and uses the maps that are pinned; also
+    /// the program's ID.
     pub(super) fn open_link(&self, program: &str) -> Result<(FdLink, u32)> {
         let path = self.pin(program);
         let cannot_open = || format!("cannot open the pinned link {}", path.display());
-        let (id, name) = bpf::program_of_link(&path).with_context(cannot_open)?;
+        let found = bpf::program_of_link(&path).with_context(cannot_open)?;
         ensure!(
-            name == program,
-            "{}: a link of the program {name:?}, expected {program:?}",
-            path.display()
+            found.name == program,
+            "{}: a link of the program {:?}, expected {program:?}",
+            path.display(),
+            found.name
         );
+        let used = USED.iter().find(|(name, _)| *name == program);
+        for map in used.into_iter().flat_map(|(_, maps)| *maps) {
+            let pinned = MapData::from_pin(self.pin(map))?.info()?.id();
+            ensure!(
+                found.maps.contains(&pinned),
+                "{}: the program uses another map than the pinned {map}",
+                path.display()
+            );
+        }
         let link = PinnedLink::from_pin(&path).with_context(cannot_open)?;
-        Ok((link.into(), id))
+        Ok((link.into(), found.id))
     }
 
     /// Pins a link in place of the one that is there, which ends with that.
