@@ -234,6 +234,28 @@ fn pins_of_another_version_are_cleared_away() {
 }
 
 #[test]
+fn exits_that_another_version_has_recorded_are_mended_and_spoken_of() {
+    needs_root!("exits that another version has recorded");
+    let mut scene = Scene::new(Memory::Kernel);
+    let old = scene.web;
+    let said = scene.between_agents(|rig| {
+        signal_to(old.0, Signal::SIGKILL);
+        eventually("it is dead", || rig.live("web").is_empty().then_some(()));
+        let events = rig.pin("EVENTS");
+        let folder = events.parent().unwrap();
+        fs::rename(folder, folder.with_file_name("v1")).unwrap();
+    });
+    assert_says(&said, &["records of exits left by another version: 1"]);
+    scene.web = scene.ledger.wait("it is back", |ledger| {
+        ledger.has_current("web").filter(|now| *now != old)
+    });
+    let exits = &scene.ledger.told("web", old).exits;
+    assert_eq!(exits.len(), 1, "{exits:?}");
+    assert_eq!(exits[0]["cause"]["sender"], Value::Null, "{exits:?}");
+    scene.assert_kept();
+}
+
+#[test]
 fn pins_of_another_agent_are_cleared_away() {
     needs_root!("pins of another agent");
     let mut first = Scene::new(Memory::Kernel);

@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Map, MapData, MapType};
+use aya::maps::{Map, MapData, MapType, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes, programs};
 use nix::fcntl::{Flock, FlockArg};
@@ -240,6 +240,13 @@ impl PinDir {
             if path == self.path {
                 continue;
             }
+            match unread(&path.join(maps::EVENTS)) {
+                Some(0) | None => {}
+                Some(count) => tracing::warn!(
+                    "{}: records of exits left by another version: {count}; who ended those processes is not known",
+                    path.display()
+                ),
+            }
             let cleared = clear(&path).and_then(|()| Ok(fs::remove_dir(&path)?));
             match cleared {
                 Ok(()) => {
@@ -249,6 +256,17 @@ impl PinDir {
             }
         }
     }
+}
+
+/// How many records are left in a pinned ring.
+fn unread(pin: &Path) -> Option<usize> {
+    let map = Map::from_map_data(MapData::from_pin(pin).ok()?).ok()?;
+    let mut ring = RingBuf::try_from(map).ok()?;
+    let mut count = 0;
+    while ring.next().is_some() {
+        count += 1;
+    }
+    Some(count)
 }
 
 fn is_version(name: &OsStr) -> bool {
