@@ -259,8 +259,8 @@ fn put_through(case: &Case) {
     let mut trial = Trial::begin(case, &case.plan);
     trial.await_init();
     if case.puts_aside {
-        trial.install_while_init_is_busy();
         trial.install_too_early();
+        trial.install_while_init_is_busy();
     }
     trial.install();
     trial.kill_the_agent();
@@ -343,6 +343,7 @@ impl<'a> Trial<'a> {
             || namespace.describe(),
         );
         std::fs::write(&inittab, before).unwrap();
+        namespace.clear_console();
         look_again();
         eventually_or(
             "init that ends it",

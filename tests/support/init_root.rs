@@ -177,6 +177,11 @@ impl Namespace {
         String::from_utf8_lossy(&bytes).replace('\0', "")
     }
 
+    /// Forgets what was said there.
+    pub(crate) fn clear_console(&self) {
+        fs::write(self.dir.path().join("console"), "").unwrap();
+    }
+
     /// A command that runs inside.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
