@@ -221,14 +221,6 @@ impl Namespace {
         fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|name| name == self.name)
     }
 
-    /// Whether there is one with this command line, as `/proc/PID/cmdline` has it.
-    pub(crate) fn has_process(&self, command_line: &[u8]) -> bool {
-        let pids = self.pids();
-        pids.iter().any(|pid| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == command_line)
-        })
-    }
-
     /// The agents, by their pids on the host.
     pub(crate) fn agents(&self) -> Vec<u32> {
         let mut pids = self.pids();
