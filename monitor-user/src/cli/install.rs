@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -10,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::Serialize;
 
 use super::{ConfigDir, Global};
-use crate::control::{self, Command, Response};
+use crate::control::{self, Command, Response, client};
 use crate::init::{Entry, Init, Plan, Root, Site, detect, entry, locks};
 
 /// How long agent and spare may take to come up: runsvdir looks for new services every 5 s.
@@ -416,12 +414,10 @@ impl Report {
 
 /// Asks whether there is an agent.
 fn ask(runtime_dir: &Path) -> Result<Agent> {
-    let socket = control::socket(runtime_dir);
-    let mut stream =
-        UnixStream::connect(&socket).with_context(|| format!("{}", socket.display()))?;
+    let (mut stream, pid) = client::reach(runtime_dir)
+        .with_context(|| control::socket(runtime_dir).display().to_string())?;
     stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
     stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
-    let pid = getsockopt(&stream, PeerCredentials)?.pid();
     let services = Vec::new();
     stream.write_all(&Command::Status { services }.to_line())?;
     let mut line = Vec::new();
@@ -430,7 +426,7 @@ fn ask(runtime_dir: &Path) -> Result<Agent> {
         .context("the agent does not answer")?;
     match Response::from_line(&line) {
         Ok(Response::Status { services }) => Ok(Agent {
-            pid: u32::try_from(pid)?,
+            pid,
             services: services.len(),
         }),
         other => bail!("the agent's answer makes no sense: {other:?}"),

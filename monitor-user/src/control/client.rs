@@ -114,6 +114,17 @@ pub(crate) fn ask(runtime_dir: &Path, command: &Command) -> Result<Response, Ask
     }
 }
 
+/// Connects to the agent that listens at this moment; also its pid, 0 if it is in another PID
+/// namespace.
+///
+/// # Errors
+/// Nobody listens; the socket's rights are against it.
+pub(crate) fn reach(runtime_dir: &Path) -> io::Result<(UnixStream, u32)> {
+    let stream = UnixStream::connect(super::socket(runtime_dir))?;
+    let pid = getsockopt(&stream, PeerCredentials)?.pid();
+    Ok((stream, u32::try_from(pid).unwrap_or(0)))
+}
+
 /// Whether asking twice comes to the same as asking once.
 fn may_repeat(command: &Command) -> bool {
     match command {

@@ -3,18 +3,16 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::statfs::{BPF_FS_MAGIC, FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::trial::{self, Trial};
 use super::{Check, Finding, Need};
 use crate::cli::Global;
-use crate::control;
+use crate::control::client;
 use crate::init::locks;
 use crate::os::cgroup::Cgroups;
 use crate::os::process::Process;
@@ -465,10 +463,8 @@ fn init(_: &Host<'_>) -> Finding {
 fn running(host: &Host<'_>) -> Finding {
     let dir = &host.global.runtime_dir;
     let install = "`respawn install --init auto` has init keep an agent and its spare";
-    let peer = UnixStream::connect(control::socket(dir))
-        .and_then(|stream| Ok(getsockopt(&stream, PeerCredentials)?.pid()));
-    let agent = match peer.map(u32::try_from) {
-        Ok(Ok(pid)) if pid != 0 => pid,
+    let agent = match client::reach(dir) {
+        Ok((_, pid)) if pid != 0 => pid,
         Ok(_) => return Finding::works("an agent of another PID namespace answers"),
         Err(error)
             if matches!(
