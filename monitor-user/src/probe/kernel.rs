@@ -167,20 +167,21 @@ impl KernelProbe {
 
     /// Everything that is pinned, if all of it is what it should be.
     fn open_pinned(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
-        pins.check_maps(options.ring_bytes())?;
+        let ids = pins.check_maps(options.ring_bytes())?;
         let is_new = pins.pin(programs::EXIT_GROUP_DEAD).exists();
-        let exit = pins.open_link(if is_new {
+        let exit = if is_new {
             programs::EXIT_GROUP_DEAD
         } else {
             programs::EXIT_LIVE_ZERO
-        })?;
-        let birth = pins.open_link(programs::BIRTH)?;
+        };
+        let exit = pins.open_link(exit, &ids)?;
+        let birth = pins.open_link(programs::BIRTH, &ids)?;
         let links = vec![exit.0, birth.0];
         let map = |name: &str| pins.open_map(name);
         let mut probe = Self::new(map, options.ring_bytes(), exit.1, links, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
         for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
-            probe.links.push(pins.open_link(extra.program)?.0);
+            probe.links.push(pins.open_link(extra.program, &ids)?.0);
         }
         let found = probe.note(notes::OWNER)?;
         anyhow::ensure!(

@@ -3,6 +3,7 @@
 //! One folder for each ABI version below the pin directory, with a file for each map and link.
 //! Trusts none of them before it has looked at what it really is.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -37,6 +38,9 @@ pub(crate) struct PinDir {
     path: PathBuf,
     _lock: Flock<File>,
 }
+
+/// The pinned maps' IDs in the kernel, by name.
+pub(super) type MapIds = BTreeMap<&'static str, u32>;
 
 /// What a pinned map has to be.
 pub(super) struct Shape {
@@ -140,18 +144,18 @@ impl PinDir {
         Ok(fs::read_dir(&self.path)?.next().is_none())
     }
 
-    /// Whether every pinned map is what this build would make.
+    /// Whether every pinned map is what this build would make; their IDs.
     ///
     /// # Errors
     /// The first one that is not, by name, with what was found and expected.
-    pub(super) fn check_maps(&self, ring_bytes: u32) -> Result<()> {
-        for shape in shapes(ring_bytes) {
-            self.check_map(&shape)?;
-        }
-        Ok(())
+    pub(super) fn check_maps(&self, ring_bytes: u32) -> Result<MapIds> {
+        let shapes = shapes(ring_bytes).into_iter();
+        shapes
+            .map(|shape| Ok((shape.name, self.check_map(&shape)?)))
+            .collect()
     }
 
-    fn check_map(&self, shape: &Shape) -> Result<()> {
+    fn check_map(&self, shape: &Shape) -> Result<u32> {
         let path = self.pin(shape.name);
         let owner = fs::metadata(&path)
             .with_context(|| format!("no pinned map {}", path.display()))?
@@ -176,7 +180,7 @@ impl PinDir {
             "{}: found a map with type, key, value and size {found:?}, expected {expected:?}",
             path.display()
         );
-        Ok(())
+        Ok(info.id())
     }
 
     /// Opens a pinned map, checked before.
@@ -189,7 +193,7 @@ impl PinDir {
 
     /// Opens the pinned link of a program, if it is that, and uses the maps that are pinned; also
     /// the program's ID.
-    pub(super) fn open_link(&self, program: &str) -> Result<(FdLink, u32)> {
+    pub(super) fn open_link(&self, program: &str, pinned: &MapIds) -> Result<(FdLink, u32)> {
         let path = self.pin(program);
         let cannot_open = || format!("cannot open the pinned link {}", path.display());
         let found = bpf::program_of_link(&path).with_context(cannot_open)?;
@@ -201,9 +205,8 @@ impl PinDir {
         );
         let used = USED.iter().find(|(name, _)| *name == program);
         for map in used.into_iter().flat_map(|(_, maps)| *maps) {
-            let pinned = MapData::from_pin(self.pin(map))?.info()?.id();
             ensure!(
-                found.maps.contains(&pinned),
+                pinned.get(map).is_some_and(|id| found.maps.contains(id)),
                 "{}: the program uses another map than the pinned {map}",
                 path.display()
             );
