@@ -1,15 +1,15 @@
 //! The last good config, for an agent that starts while the config directory cannot be loaded: it
 //! goes on with this one, rather than with nothing.
 //!
-//! One file in the state directory, replaced whole when the config has changed. It has the config
-//! as it was resolved, and needs no other file. That of another boot is not used: its users, groups
+//! One file in the state directory, replaced whole when the config has changed: a line that tells who
+//! wrote it, and one of the config as it was resolved, which needs no other file. That of another boot is not used: its users, groups
 //! and programs were looked up long ago.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +18,7 @@ use crate::clock;
 use crate::config::{Config, Invalid};
 use crate::os::proc;
 
-/// The file's name. No service's file is named so: each of those has an ending.
-pub(super) const FILE: &str = "last-good-config";
+const DAMAGED: &str = "damaged, not used";
 
 /// To be counted up whenever a config is written in another form.
 const VERSION: u32 = 1;
@@ -31,7 +30,7 @@ pub(super) struct LastGood {
     failed: bool,
 }
 
-/// Who wrote the file; the same in every version.
+/// The first line; the same in every version.
 #[derive(Serialize, Deserialize)]
 struct Head {
     version: u32,
@@ -39,23 +38,10 @@ struct Head {
     written_at: Timestamp,
 }
 
-/// What else is in it.
-#[derive(Deserialize)]
-struct Body {
-    config: Config,
-}
-
-#[derive(Serialize)]
-struct File<'c> {
-    #[serde(flatten)]
-    head: Head,
-    config: &'c Config,
-}
-
 impl LastGood {
     pub(super) fn of(runtime_dir: &Path) -> Self {
         Self {
-            path: runtime_dir.join("state").join(FILE),
+            path: runtime_dir.join("state").join(memory::LAST_GOOD),
             failed: false,
         }
     }
@@ -65,7 +51,7 @@ impl LastGood {
     /// # Errors
     /// There is nothing else to work with: what was given.
     pub(super) fn instead_of(&self, invalid: Invalid) -> Result<Config, Invalid> {
-        let (written_at, config) = match self.read() {
+        let (written_at, config) = match self.load() {
             Ok(Some(kept)) => kept,
             Ok(None) => return Err(invalid),
             Err(error) => {
@@ -96,27 +82,38 @@ impl LastGood {
     }
 
     /// `None`: there is none.
-    fn read(&self) -> Result<Option<(Timestamp, Config)>> {
+    fn load(&self) -> Result<Option<(Timestamp, Config)>> {
+        let Some((written_at, line)) = self.read()? else {
+            return Ok(None);
+        };
+        let config = serde_json::from_slice(&line).context(DAMAGED)?;
+        Ok(Some((written_at, config)))
+    }
+
+    /// When it was written, and the config's line. `None`: there is none.
+    fn read(&self) -> Result<Option<(Timestamp, Vec<u8>)>> {
         let bytes = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
-        let damaged = "damaged, not used";
-        let head: Head = serde_json::from_slice(&bytes).context(damaged)?;
+        let mut lines = bytes.splitn(2, |&byte| byte == b'\n');
+        let (Some(head), Some(line)) = (lines.next(), lines.next()) else {
+            bail!(DAMAGED);
+        };
+        let head: Head = serde_json::from_slice(head).context(DAMAGED)?;
         ensure!(
             head.version == VERSION,
             "of another version of respawn, not used"
         );
         ensure!(head.boot_id == boot_id()?, "of another boot, not used");
-        let Body { config } = serde_json::from_slice(&bytes).context(damaged)?;
-        Ok(Some((head.written_at, config)))
+        Ok(Some((head.written_at, line.to_vec())))
     }
 
     fn write(&self, config: &Config) -> Result<()> {
-        let is_kept = |kept: Config| kept.agent == config.agent && kept.services == config.services;
+        let line = serde_json::to_vec(config)?;
         // What cannot be read is replaced.
         if let Ok(Some((_, kept))) = self.read()
-            && is_kept(kept)
+            && kept == line
         {
             return Ok(());
         }
@@ -125,7 +122,9 @@ impl LastGood {
             boot_id: boot_id()?,
             written_at: clock::now(),
         };
-        let bytes = serde_json::to_vec(&File { head, config })?;
+        let mut bytes = serde_json::to_vec(&head)?;
+        bytes.push(b'\n');
+        bytes.extend(line);
         let temporary = self.path.with_extension("new");
         let replaced = memory::replace(&temporary, &self.path, &bytes);
         if replaced.is_err() {

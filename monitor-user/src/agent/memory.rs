@@ -18,7 +18,6 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::last_good;
 use crate::clock;
 use crate::os::proc;
 use crate::supervisor::{Attempt, Instance, Memory, ServiceName};
@@ -32,6 +31,10 @@ pub(super) struct MemoryDir {
     /// How long the files are that this agent may append to.
     lengths: HashMap<String, usize>,
 }
+
+/// What else is in the directory, and not read here: see `last_good`. No service's file is named so:
+/// each of those has an ending.
+pub(super) const LAST_GOOD: &str = "last-good-config";
 
 /// A file that is longer is replaced.
 const LONGEST: usize = 16 << 10;
@@ -111,7 +114,7 @@ impl MemoryDir {
                 (Some(service), _) => self.read_memory(&path, service, &mut recalled),
                 (_, Some(service)) => self.read_birth(&path, service, &mut recalled),
                 // Anything else was left behind by an agent that died while it wrote.
-                (None, None) => Ok(name == Some(last_good::FILE)),
+                (None, None) => Ok(name == Some(LAST_GOOD)),
             };
             let is_kept = kept.unwrap_or_else(|error| {
                 tracing::warn!("{}: {error:#}", path.display());
