@@ -1,8 +1,12 @@
 //! Debian's package manager: what it offers, and how it is told to install.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     report::note,
@@ -44,6 +48,35 @@ pub(crate) fn candidate(package: &str) -> Result<Option<String>> {
     let mut command = Command::new("apt-cache");
     let policy = output_of(command.args(["policy", package]).env("LC_ALL", "C"))?;
     Ok(candidate_in(&String::from_utf8_lossy(&policy)))
+}
+
+/// Unpacks a package, or those of its files that fit `only`, over what is in `folder`. `dpkg-deb -x`
+/// would replace the links to directories that are there by directories.
+///
+/// # Errors
+/// When dpkg-deb or tar fails.
+pub(crate) fn unpack(archive: &Path, folder: &Path, only: &[&str]) -> Result<()> {
+    let mut files = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(archive)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start dpkg-deb")?;
+    let stdout = files.stdout.take().context("its output is not piped")?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--keep-directory-symlink", "--no-same-owner"])
+        .arg("--directory")
+        .arg(folder)
+        .arg("--wildcards")
+        .args(only)
+        .stdin(stdout);
+    let unpacked = run_to_end(&mut tar);
+    let status = files.wait().context("wait for dpkg-deb")?;
+    unpacked?;
+    if !status.success() {
+        bail!("dpkg-deb {}: {status}", archive.display());
+    }
+    Ok(())
 }
 
 fn run(arguments: &[&str]) -> Result<()> {

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
     apt,
@@ -72,7 +72,7 @@ fn unpack_with_libraries(package: &str, folder: &Path) -> Result<()> {
         }
         let downloads = tempfile::tempdir()?;
         let archive = download(&package, downloads.path())?;
-        unpack(&archive, folder)?;
+        apt::unpack(&archive, folder, &[])?;
         for library in depends(&archive)? {
             if !is_installed(&library) && apt::candidate(&library)?.is_some() {
                 wanted.push(library);
@@ -95,29 +95,6 @@ fn download(package: &str, to: &Path) -> Result<PathBuf> {
     files
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("apt-get has downloaded no {package}"))
-}
-
-/// `dpkg-deb -x` would replace the links of `lay_out` by directories.
-fn unpack(archive: &Path, folder: &Path) -> Result<()> {
-    let mut files = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(archive)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start dpkg-deb")?;
-    let stdout = files.stdout.take().context("its output is not piped")?;
-    let mut tar = Command::new("tar");
-    tar.args(["--extract", "--keep-directory-symlink", "--no-same-owner"])
-        .arg("--directory")
-        .arg(folder)
-        .stdin(stdout);
-    let unpacked = run_to_end(&mut tar);
-    let status = files.wait().context("wait for dpkg-deb")?;
-    unpacked?;
-    if !status.success() {
-        bail!("dpkg-deb {}: {status}", archive.display());
-    }
-    Ok(())
 }
 
 /// The libraries that a package needs.

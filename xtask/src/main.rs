@@ -10,6 +10,7 @@ mod ebpf;
 mod setup;
 mod soak;
 mod test;
+mod vm;
 
 mod apt;
 mod inits;
@@ -43,6 +44,7 @@ enum Command {
     Soak(soak::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
     Ci(ci::Args),
     #[command(hide = true)]
     Tethered(demo::TetheredArgs),
@@ -79,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Soak(args) => soak::run(&workspace()?, &args),
         Command::Demo(args) => demo::run(&workspace()?, &args),
         Command::Bench(args) => bench::run(&workspace()?, &args),
+        Command::Vm(args) => vm::run(&workspace()?, &args),
         Command::Ci(args) => ci::run(&workspace()?, &args),
         Command::Tethered(args) => demo::tethered(&args),
         Command::DemoInit(place) => demo::init(&place),

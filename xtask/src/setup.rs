@@ -22,7 +22,8 @@ pub(crate) struct Args {
 }
 
 /// Programs that tests call and a bare Debian lacks: the program, and the package that has it.
-const TEST_PROGRAMS: [(&str, &str); 1] = [("tmux", "tmux")];
+const TEST_PROGRAMS: [(&str, &str); 2] =
+    [("tmux", "tmux"), ("qemu-system-x86_64", "qemu-system-x86")];
 
 /// Debian's compilers with their library sources, in the order of trying: the one that is kept
 /// up to date for browsers, and the release's own.

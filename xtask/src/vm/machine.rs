@@ -1,0 +1,134 @@
+//! One emulated machine: boots a kernel on an initramfs, passes on what comes out of it, and ends
+//! it in any case.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::arch::Arch;
+use crate::{report::now, workspace::shown};
+
+/// What a machine is to be.
+pub(super) struct Machine<'a> {
+    pub(super) arch: Arch,
+    pub(super) kernel: &'a Path,
+    /// Archives that the kernel unpacks one over the other.
+    pub(super) archives: Vec<PathBuf>,
+    pub(super) processors: u32,
+    pub(super) memory_mib: u32,
+    /// Added to the kernel's command line.
+    pub(super) append: String,
+    pub(super) limit: Duration,
+}
+
+/// How a machine ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its job ended with this status, and it switched itself off.
+    Job(i32),
+    /// It ended without a word of its job: the kernel panicked, or the emulator failed.
+    Crashed,
+    /// It was ended when its time was up.
+    TimedOut,
+}
+
+/// What the job's last line begins with.
+const LAST_LINE: &str = "@@exit ";
+
+impl Machine<'_> {
+    /// Boots it and waits for its end. Each line of the results goes to `on_line`; `folder` gets
+    /// the initramfs and `console`, what the kernel and the init wrote.
+    ///
+    /// # Errors
+    /// When the emulator cannot be started or the folder not be written.
+    pub(super) fn run(&self, folder: &Path, mut on_line: impl FnMut(&str)) -> Result<End> {
+        let initrd = folder.join("initrd");
+        let mut to = File::create(&initrd)?;
+        for archive in &self.archives {
+            let mut from = File::open(archive)?;
+            std::io::copy(&mut from, &mut to).context("write the initramfs")?;
+        }
+        let mut command = self.command(&initrd, &folder.join("console"));
+        let mut emulator = Emulator(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .with_context(|| {
+                    format!(
+                        "start {}; `cargo xtask setup` installs it",
+                        command.get_program().to_string_lossy()
+                    )
+                })?,
+        );
+        fs::write(folder.join("command"), shown(&command) + "\n")?;
+        let stdout = emulator.0.stdout.take().context("stdout is not piped")?;
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let mut lines = BufReader::new(stdout).split(b'\n').map_while(Result::ok);
+            lines.try_for_each(|line| send.send(line))
+        });
+        let started = now();
+        let mut status = None;
+        let end = loop {
+            let left = self.limit.saturating_sub(started.elapsed());
+            match lines.recv_timeout(left) {
+                Ok(line) => {
+                    let line = String::from_utf8_lossy(&line);
+                    let line = line.trim_end_matches('\r');
+                    match line.strip_prefix(LAST_LINE) {
+                        Some(code) => status = code.trim().parse().ok(),
+                        None => on_line(line),
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break status.map_or(End::Crashed, End::Job),
+                Err(RecvTimeoutError::Timeout) => break status.map_or(End::TimedOut, End::Job),
+            }
+        };
+        drop(emulator);
+        Ok(end)
+    }
+
+    fn command(&self, initrd: &Path, console: &Path) -> Command {
+        let (program, machine) = self.arch.emulator();
+        let (port, _) = self.arch.ports();
+        let mut command = Command::new(program);
+        command
+            .args(machine)
+            .args(["-smp", &self.processors.to_string()])
+            .args(["-m", &self.memory_mib.to_string()])
+            .args(["-display", "none", "-monitor", "none", "-nic", "none"])
+            .args(["-no-reboot", "-nodefaults", "-no-user-config"])
+            .args(["-serial", &format!("file:{}", console.display())])
+            .args(["-chardev", "stdio,id=result,signal=off"])
+            .args(["-serial", "chardev:result"])
+            .arg("-kernel")
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .arg("-append")
+            .arg(format!(
+                "console={port} rdinit=/sbin/init panic=-1 no_timer_check quiet {}",
+                self.append
+            ));
+        command
+    }
+}
+
+/// The emulator's process, which goes with the value.
+struct Emulator(Child);
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
