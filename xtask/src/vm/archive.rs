@@ -46,11 +46,11 @@ impl Archive {
     pub(super) fn open(cache: &Path, arch: Arch) -> Result<Self> {
         let root = cache.join("apt").join(arch.debian());
         let archive = Self { root, arch };
+        archive.lay_out()?;
         let stamp = archive.root.join("updated");
         if is_fresh(&stamp) {
             return Ok(archive);
         }
-        archive.lay_out()?;
         let mut command = archive.apt("apt-get");
         command.args(["update", "--quiet=2", "-o", "APT::Update::Error-Mode=any"]);
         note!("fetching Debian's lists of packages for {}", arch.debian());
