@@ -68,15 +68,21 @@ impl<W: Write> Archive<W> {
         Ok(())
     }
 
-    /// All below a directory of this machine, as `/` of the archive. `wanted` is asked with the
-    /// path below it; what is below a directory that is not wanted is left out too.
+    /// All below a directory of this machine, below `to`, which `""` makes the root. `wanted` is
+    /// asked with the path in the archive; what is below a directory that is not wanted is left
+    /// out too.
     ///
     /// # Errors
     /// As [`Archive::copy`].
-    pub(super) fn tree(&mut self, root: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let mut folders = vec![String::new()];
+    pub(super) fn tree(
+        &mut self,
+        root: &Path,
+        to: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let mut folders = vec![to.to_owned()];
         while let Some(folder) = folders.pop() {
-            let path = root.join(folder.trim_start_matches('/'));
+            let path = root.join(folder[to.len()..].trim_start_matches('/'));
             let mut entries: Vec<_> = fs::read_dir(&path)
                 .and_then(Iterator::collect)
                 .with_context(|| format!("read {}", path.display()))?;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::arch::Arch;
-use crate::{report::now, workspace::shown};
+use crate::{demo::tethered_command, report::now, workspace::shown};
 
 /// What a machine is to be.
 pub(super) struct Machine<'a> {
@@ -56,7 +56,7 @@ impl Machine<'_> {
             let mut from = File::open(archive)?;
             std::io::copy(&mut from, &mut to).context("write the initramfs")?;
         }
-        let mut command = self.command(&initrd, &folder.join("console"));
+        let mut command = self.command(&initrd, &folder.join("console"))?;
         let mut emulator = Emulator(
             command
                 .stdin(Stdio::null())
@@ -97,10 +97,10 @@ impl Machine<'_> {
         Ok(end)
     }
 
-    fn command(&self, initrd: &Path, console: &Path) -> Command {
+    fn command(&self, initrd: &Path, console: &Path) -> Result<Command> {
         let (program, machine) = self.arch.emulator();
         let (port, _) = self.arch.ports();
-        let mut command = Command::new(program);
+        let mut command = tethered_command(Path::new(program))?;
         command
             .args(machine)
             .args(["-smp", &self.processors.to_string()])
@@ -119,7 +119,7 @@ impl Machine<'_> {
                 "console={port} rdinit=/sbin/init panic=-1 no_timer_check quiet {}",
                 self.append
             ));
-        command
+        Ok(command)
     }
 }
 

@@ -1,48 +1,58 @@
-//! `cargo xtask vm`: boots other kernels in emulated machines, and runs things there.
+//! `cargo xtask vm`: boots other kernels in emulated machines, and runs the tests there, or a
+//! command.
 //!
 //! Needs no KVM, and no network but Debian's archive: kernels and programs are kept in a cache
 //! outside the repository.
 
 mod arch;
 mod archive;
+mod build;
 mod cpio;
+mod job;
 mod kernels;
 mod machine;
+mod results;
 mod root;
 
 use std::{
     env,
     fs::{self, File},
-    io::{BufWriter, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use arch::Arch;
+use job::Placed;
 use kernels::Kernel;
 use machine::{End, Machine};
 use nix::fcntl::{Flock, FlockArg};
+use results::{Outcome, Tested};
 
 use crate::{
     Verdict,
     report::{note, now, readable},
-    workspace::{Workspace, executable_in, output_of},
+    workspace::Workspace,
 };
 
-/// Run a command on another kernel, in an emulated machine
+/// Run the tests on other kernels, in emulated machines, or a command
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Versions such as `5.10`, `newest`, or the path of a kernel's image
-    #[arg(value_name = "KERNEL", default_value = kernels::NEWEST)]
+    #[arg(value_name = "KERNEL", default_values = ["5.10", "6.1", "6.12", kernels::NEWEST])]
     kernels: Vec<String>,
 
-    /// A shell command to run there, as root; `respawn` is on its PATH
-    #[arg(long, value_name = "COMMAND")]
+    /// The tests to run, such as `pins::*`
+    #[arg(long, value_name = "GLOB", default_value = "*")]
+    test: String,
+
+    /// A shell command to run there in place of tests, as root; `respawn` is on its PATH
+    #[arg(long, value_name = "COMMAND", conflicts_with = "test")]
     run: Option<String>,
 
-    /// A file with a shell script to run there
-    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    /// A file with a shell script to run there in place of tests
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "test"])]
     shell: Option<PathBuf>,
 
     /// A file to have there in `/vm/files`, which is on the PATH, or in another place
@@ -70,7 +80,7 @@ pub(crate) struct Args {
     append: String,
 
     /// When a machine is ended that has not come to its end
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
 
     /// Keep the machine's files, and say where
@@ -82,41 +92,81 @@ pub(crate) struct Args {
     cache: Option<PathBuf>,
 }
 
+/// Longer than any test takes in a machine that has its processors to itself.
+const TEST_LIMIT: Duration = Duration::from_secs(300);
+
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
-    let job = match (&args.run, &args.shell) {
+    let mut stock = Stock::prepare(workspace, args)?;
+    let script = match (&args.run, &args.shell) {
         (Some(command), _) => command.clone(),
         (_, Some(file)) => {
             fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?
         }
-        _ => bail!("nothing to run: give --run or --shell"),
+        _ => {
+            stock.add_tests(workspace, args.arch)?;
+            let limit = TEST_LIMIT.as_secs();
+            format!("exec /vm/run-tests '{}' {limit}", args.test)
+        }
     };
-    let binary = match &args.binary {
-        Some(binary) => binary.clone(),
-        None => build_static(workspace, args.arch)?,
-    };
-    let cache = cache(args)?;
-    let (base, kernels) = prepare(&cache, args)?;
+    let is_tests = args.run.is_none() && args.shell.is_none();
     let mut verdict = Verdict::Pass;
-    for kernel in &kernels {
-        if run_on(kernel, &base, &binary, &job, args)? == Verdict::Fail {
+    for kernel in &stock.kernels {
+        let (end, tests) = run_on(kernel, &stock, &script, args)?;
+        if is_tests {
+            note!("== {}: {}", kernel.release, results::counted(&tests));
+        }
+        let none_ran = is_tests && !tests.iter().any(|test| test.outcome != Outcome::Skipped);
+        if end != End::Job(0) || none_ran {
             verdict = Verdict::Fail;
         }
     }
     Ok(verdict)
 }
 
-/// Fetches what is not in the cache yet; one process at a time.
-fn prepare(cache: &Path, args: &Args) -> Result<(PathBuf, Vec<Kernel>)> {
-    fs::create_dir_all(cache).with_context(|| format!("make {}", cache.display()))?;
-    let lock = File::create(cache.join("lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-    let base = root::image(cache, args.arch)?;
-    let kernels = args
-        .kernels
-        .iter()
-        .map(|name| kernels::find(name, cache, args.arch))
-        .collect::<Result<_>>()?;
-    Ok((base, kernels))
+/// What is the same for all machines.
+struct Stock {
+    kernels: Vec<Kernel>,
+    archives: Vec<PathBuf>,
+    files: Vec<Placed>,
+    /// What goes with the value.
+    folder: tempfile::TempDir,
+}
+
+impl Stock {
+    /// Builds what is to run, and fetches what is not in the cache yet.
+    fn prepare(workspace: &Workspace, args: &Args) -> Result<Self> {
+        let mut files = args
+            .files
+            .iter()
+            .map(|file| Placed::parse(file))
+            .collect::<Result<Vec<_>>>()?;
+        files.push(Placed {
+            from: match &args.binary {
+                Some(binary) => binary.clone(),
+                None => build::respawn(workspace, args.arch)?,
+            },
+            to: "/usr/sbin/respawn".into(),
+        });
+        let cache = cache(args)?;
+        fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+        // One process at a time.
+        let lock = File::create(cache.join("lock"))?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let find = |name: &String| kernels::find(name, &cache, args.arch);
+        Ok(Self {
+            archives: vec![root::image(&cache, args.arch)?],
+            kernels: args.kernels.iter().map(find).collect::<Result<_>>()?,
+            files,
+            folder: tempfile::Builder::new().prefix("respawn-vm-").tempdir()?,
+        })
+    }
+
+    fn add_tests(&mut self, workspace: &Workspace, arch: Arch) -> Result<()> {
+        let archive = self.folder.path().join("tests.cpio");
+        job::write_tests(&archive, workspace, &build::tests(workspace, arch)?)?;
+        self.archives.push(archive);
+        Ok(())
+    }
 }
 
 fn cache(args: &Args) -> Result<PathBuf> {
@@ -131,14 +181,17 @@ fn cache(args: &Args) -> Result<PathBuf> {
         .join("respawn-vm"))
 }
 
-fn run_on(kernel: &Kernel, base: &Path, binary: &Path, job: &str, args: &Args) -> Result<Verdict> {
+/// Runs the job on one kernel, and shows what comes out of it.
+fn run_on(kernel: &Kernel, stock: &Stock, script: &str, args: &Args) -> Result<(End, Vec<Tested>)> {
     let folder = tempfile::Builder::new().prefix("respawn-vm-").tempdir()?;
-    let own = folder.path().join("own.cpio");
-    write_own(&own, binary, job, args)?;
+    let own = folder.path().join("job.cpio");
+    job::write_archive(&own, script, &stock.files)?;
+    let mut archives = stock.archives.clone();
+    archives.push(own);
     let machine = Machine {
         arch: args.arch,
         kernel: &kernel.image,
-        archives: vec![base.to_owned(), own],
+        archives,
         processors: args.cpus,
         memory_mib: args.memory,
         append: format!("vm.port={} {}", args.arch.ports().1, args.append),
@@ -146,67 +199,46 @@ fn run_on(kernel: &Kernel, base: &Path, binary: &Path, job: &str, args: &Args) -
     };
     note!("== {}", kernel.release);
     let started = now();
+    let mut tests = Vec::new();
     let end = machine.run(folder.path(), |line| {
-        let _ = writeln!(std::io::stdout(), "{line}");
+        let _ = match Tested::parse(line) {
+            Some(test) => {
+                let shown = writeln!(std::io::stdout(), "{test}");
+                tests.push(test);
+                shown
+            }
+            None => writeln!(std::io::stdout(), "{line}"),
+        };
     })?;
-    let said = match end {
-        End::Job(0) => "exit status 0".to_owned(),
-        End::Job(status) => format!("exit status {status}"),
-        End::Crashed => "FAILED: the machine ended without the job's end".to_owned(),
-        End::TimedOut => format!("FAILED: not at its end after {} s", args.limit),
-    };
     let took = readable(started.elapsed());
-    note!("== {}: {said}, after {took}", kernel.release);
-    if args.keep || !matches!(end, End::Job(_)) {
-        note!("== the machine's files: {}", folder.keep().display());
+    note!("== {}: {}, after {took}", kernel.release, said(&end, args));
+    if args.keep || end != End::Job(0) {
+        keep(folder)?;
     }
-    Ok(if end == End::Job(0) {
-        Verdict::Pass
-    } else {
-        Verdict::Fail
-    })
+    Ok((end, tests))
 }
 
-/// What one machine has beside the programs of all.
-fn write_own(path: &Path, binary: &Path, job: &str, args: &Args) -> Result<()> {
-    let mut own = cpio::Archive::new(BufWriter::new(File::create(path)?));
-    own.directories("/vm/files")?;
-    own.file("/vm/boot", 0o755, include_bytes!("boot.sh"))?;
-    own.file("/vm/start", 0o755, include_bytes!("start.sh"))?;
-    own.file("/vm/job", 0o755, job.as_bytes())?;
-    own.link("/usr/sbin/init", b"/usr/bin/busybox")?;
-    own.file(
-        "/etc/inittab",
-        0o644,
-        b"::sysinit:/vm/boot\n::once:/vm/start\n",
-    )?;
-    own.copy(binary, "/usr/sbin/respawn")?;
-    for file in &args.files {
-        let (from, to) = match file.split_once(':') {
-            Some((from, to)) => (Path::new(from), to.to_owned()),
-            None => {
-                let from = Path::new(file);
-                let name = from.file_name().context("--file has no file name")?;
-                (from, format!("/vm/files/{}", name.to_string_lossy()))
-            }
-        };
-        own.copy(from, &to)?;
+fn said(end: &End, args: &Args) -> String {
+    match end {
+        End::Job(status) => format!("exit status {status}"),
+        End::Crashed => "FAILED: the machine ended before the job did".to_owned(),
+        End::TimedOut => format!("FAILED: not at its end after {} s", args.limit),
     }
-    own.finish()?;
+}
+
+/// Keeps what the machine wrote, and leaves out what can be made again.
+fn keep(folder: tempfile::TempDir) -> Result<()> {
+    let folder = folder.keep();
+    for name in ["initrd", "job.cpio"] {
+        remove(&folder.join(name))?;
+    }
+    note!(
+        "== the machine's console: {}",
+        folder.join("console").display()
+    );
     Ok(())
 }
 
-/// Builds a `respawn` that needs no library, as machines have none of this one's.
-fn build_static(workspace: &Workspace, arch: Arch) -> Result<PathBuf> {
-    let mut command = workspace.cargo();
-    command
-        .args(["build", "--package", "monitor-user", "--bin", "respawn"])
-        .args(["--release", "--target", arch.target()])
-        .arg("--message-format=json-render-diagnostics")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .stderr(std::process::Stdio::inherit());
-    let messages = output_of(&mut command)?;
-    executable_in(&messages, "respawn").context("cargo built respawn, but names no executable")
+fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("remove {}", path.display()))
 }

@@ -16,7 +16,7 @@ use super::{arch::Arch, archive::Archive, cpio};
 use crate::{apt, report::note};
 
 /// What the scripts and the tests call.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 17] = [
     "busybox-static",
     "bash",
     "coreutils",
@@ -32,6 +32,7 @@ const PACKAGES: [&str; 16] = [
     "python3-minimal",
     "sed",
     "tar",
+    "tmux",
     "util-linux",
 ];
 
@@ -82,7 +83,7 @@ pub(super) fn image(cache: &Path, arch: Arch) -> Result<PathBuf> {
     let mut cpio = cpio::Archive::new(BufWriter::new(File::create(&unfinished)?));
     cpio.directory("/dev", 0o755)?;
     cpio.character_device("/dev/console", (5, 1))?;
-    cpio.tree(&root, |path| {
+    cpio.tree(&root, "", |path| {
         !NOT_NEEDED.contains(&path) && !path.ends_with("/__pycache__")
     })?;
     cpio.finish()?;
