@@ -37,7 +37,7 @@ const STEPS: [Step; 8] = [
     }),
     ("demo", demo),
     (
-        "kernel object from source, and the tests on it",
+        "kernel object from source, and the tests on it where it differs from the committed one",
         |workspace| ebpf::run(workspace, &ebpf::Args { check: true }).map(Outcome::Ran),
     ),
     ("tests, on the committed kernel object", |workspace| {
