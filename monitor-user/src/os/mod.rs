@@ -4,6 +4,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod cgroup;
+pub(crate) mod effort;
 pub(crate) mod marker;
 pub(crate) mod peer;
 pub(crate) mod pidfd;

@@ -6,11 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, ProgramError};
-use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
     Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, hints, maps, notes, programs,
@@ -21,9 +18,10 @@ use tracing_log::log::Log;
 
 use super::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use super::namespace;
-use super::pins::{self, PinDir};
+use super::object::{Attached, Hook, Object, Settings};
+use super::pins::PinDir;
 use crate::decode::Birth;
-use crate::os;
+use crate::os::{self, bpf};
 use crate::supervisor::Instance;
 
 /// The object that the binary carries.
@@ -72,7 +70,7 @@ pub(crate) struct KernelProbe {
     program: u32,
     records_births: bool,
     /// Keep the programs attached.
-    links: Vec<FdLink>,
+    links: Vec<OwnedFd>,
 }
 
 /// What passes the kernel programs' diagnostics on. To find their map takes a look at every
@@ -123,11 +121,11 @@ impl KernelProbe {
     /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs.
     pub(crate) fn load(options: &Options) -> Result<Self> {
         let mut loaded = Loaded::new(options, None)?;
-        let mut links: Vec<FdLink> = loaded.attach_extra().map(|(_, link)| link).collect();
-        let (exit, program) = loaded.attach_exit()?;
-        links.push(exit);
-        let map = |name: &str| take_map(&mut loaded.object, name);
-        Self::new(map, options.ring_bytes(), program, links, false)
+        let mut links: Vec<OwnedFd> = loaded.attach_extra().map(|(_, link)| link).collect();
+        let exit = loaded.attach_exit()?;
+        links.push(exit.link);
+        let map = |name: &str| loaded.object.take_map(name);
+        Self::new(map, options.ring_bytes(), exit.program, links, false)
     }
 
     /// Takes up what an earlier agent of the same build has pinned, loading nothing. Where there
@@ -176,12 +174,12 @@ impl KernelProbe {
         };
         let exit = pins.open_link(exit, &ids)?;
         let birth = pins.open_link(programs::BIRTH, &ids)?;
-        let links = vec![exit.0, birth.0];
+        let links = vec![exit.link, birth.link];
         let map = |name: &str| pins.open_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), exit.1, links, true)?;
+        let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
         for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
-            probe.links.push(pins.open_link(extra.program, &ids)?.0);
+            probe.links.push(pins.open_link(extra.program, &ids)?.link);
         }
         let found = probe.note(notes::OWNER)?;
         anyhow::ensure!(
@@ -193,19 +191,21 @@ impl KernelProbe {
 
     fn load_pinned(options: &Options, pins: &PinDir) -> Result<Self> {
         let mut loaded = Loaded::new(options, Some(pins))?;
-        let exit_program = loaded.exit;
         let birth = loaded.attach_birth()?;
-        let extra: Vec<(&Extra, FdLink)> = loaded.attach_extra().collect();
+        let extra: Vec<(&Extra, OwnedFd)> = loaded.attach_extra().collect();
         let exit = loaded.attach_exit()?;
-        let mut links = vec![pins.replace_link(programs::BIRTH, birth)?];
+        pins.replace_link(programs::BIRTH, &birth)?;
+        let mut links = vec![birth];
         let mut attached = 0;
         for (extra, link) in extra {
             attached |= extra.note;
-            links.push(pins.replace_link(extra.program, link)?);
+            pins.replace_link(extra.program, &link)?;
+            links.push(link);
         }
-        links.push(pins.replace_link(exit_program, exit.0)?);
-        let map = |name: &str| take_map(&mut loaded.object, name);
-        let mut probe = Self::new(map, options.ring_bytes(), exit.1, links, true)?;
+        pins.replace_link(loaded.exit, &exit.link)?;
+        links.push(exit.link);
+        let map = |name: &str| loaded.object.take_map(name);
+        let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, true)?;
         probe.set_note(notes::PROGRAMS, attached)?;
         Ok(probe)
     }
@@ -214,7 +214,7 @@ impl KernelProbe {
         mut map: impl FnMut(&str) -> Result<Map>,
         ring_bytes: u32,
         program: u32,
-        links: Vec<FdLink>,
+        links: Vec<OwnedFd>,
         records_births: bool,
     ) -> Result<Self> {
         let events = RingBuf::try_from(map(maps::EVENTS)?)?;
@@ -432,18 +432,14 @@ impl KernelProbe {
     pub(crate) fn statistics(&self) -> Result<(HookStatistics, HookStatistics)> {
         let (mut exit, mut signal) = Default::default();
         for link in &self.links {
-            let program = link.info()?.program_id();
-            let mut programs = aya::programs::loaded_programs().filter_map(Result::ok);
-            let info = programs
-                .find(|info| info.id() == program)
-                .context("a program is gone")?;
+            let program = bpf::program_of_link(link.as_fd())?;
             let figures = HookStatistics {
-                runs: info.run_count(),
-                run_time_ns: u64::try_from(info.run_time().as_nanos())?,
+                runs: program.runs,
+                run_time_ns: program.run_time_ns,
             };
-            match info.name_as_str() {
-                _ if program == self.program => exit = figures,
-                Some(programs::SIGNAL) => signal = figures,
+            match program.name.as_str() {
+                _ if program.id == self.program => exit = figures,
+                programs::SIGNAL => signal = figures,
                 _ => {}
             }
         }
@@ -483,23 +479,12 @@ fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
     Ok(settings.into_iter().map(u64::from).fold(hash, step).max(1))
 }
 
-/// Makes a panic of the loader an error: aya 0.14 unwraps the kernel's log as UTF-8, which it is
-/// not if a damaged object has other bytes in its names.
-fn guarded<T>(load: impl FnOnce() -> Result<T>) -> Result<T> {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(load));
-    std::panic::set_hook(hook);
-    result.unwrap_or_else(|_| Err(anyhow!("the kernel object is damaged: its loader gave up")))
-}
-
 /// The object in the kernel, its programs not attached yet.
 struct Loaded {
-    object: Ebpf,
-    btf: Btf,
+    object: Object,
+    types: KernelTypes,
     /// The exit program that fits this kernel.
     exit: &'static str,
-    shows_oom_victims: bool,
 }
 
 /// A program that not every kernel takes, and without which the others work all the same.
@@ -532,56 +517,46 @@ impl Loaded {
     fn new(options: &Options, pins: Option<&PinDir>) -> Result<Self> {
         let path = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
         let types = KernelTypes::read(path)?;
-        let offsets = types.offsets()?.words();
         let exit = match types.exit_tracepoint()? {
             ExitTracepoint::GroupDead if !options.live_zero => programs::EXIT_GROUP_DEAD,
             _ => programs::EXIT_LIVE_ZERO,
         };
-        let shows_oom_victims = types.shows_oom_victims();
-        drop(types);
-        let btf = Btf::parse_file(path, Endianness::default())
-            .with_context(|| format!("{}: damaged BTF", path.display()))?;
         let filter = Filter {
             pid_namespace: namespace::observer()?,
             all: options.all.into(),
             names: options.names.is_some().into(),
-        }
-        .words();
+        };
         let names = options
             .names
             .as_deref()
             .unwrap_or(&NameMatcher::NONE)
             .rows();
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(Some(&btf))
-            .override_global(globals::OFFSETS, &offsets[..], true)
-            .override_global(globals::FILTER, &filter[..], true)
-            .override_global(globals::NAMES, &names[..], true)
-            .map_max_entries(maps::EVENTS, options.ring_bytes());
-        for shape in pins.iter().flat_map(|_| pins::shapes(options.ring_bytes())) {
-            if let Some(pins) = pins {
-                loader.map_pin_path(shape.name, pins.pin(shape.name));
-            }
-        }
-        let bytes = read_object(options)?;
-        let object = guarded(|| loader.load(&bytes).context("cannot load the kernel object"))?;
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
+        let settings = Settings {
+            globals: &[
+                (globals::OFFSETS, words(types.offsets())),
+                (globals::FILTER, words(&filter.words())),
+                (globals::NAMES, names.collect()),
+            ],
+            sizes: &[(maps::EVENTS, options.ring_bytes())],
+        };
+        let object = Object::new(&read_object(options)?, &settings, pins)?;
         Ok(Self {
             object,
-            btf,
+            types,
             exit,
-            shows_oom_victims,
         })
     }
 
     /// Attaches what this kernel takes of [`EXTRA`], and says what it does not take.
-    fn attach_extra(&mut self) -> impl Iterator<Item = (&'static Extra, FdLink)> {
+    fn attach_extra(&self) -> impl Iterator<Item = (&'static Extra, OwnedFd)> {
         EXTRA.iter().filter_map(|extra| {
-            if extra.program == programs::OOM && !self.shows_oom_victims {
+            if extra.program == programs::OOM && !self.types.shows_oom_victims() {
                 return None;
             }
-            match attach(&mut self.object, extra.program, extra.tracepoint, &self.btf) {
-                Ok(link) => Some((extra, link)),
+            match self.attach(extra.program, extra.tracepoint) {
+                Ok(attached) => Some((extra, attached.link)),
                 Err(error) => {
                     tracing::warn!("{error:#}; {} is not known", extra.tells);
                     None
@@ -590,23 +565,17 @@ impl Loaded {
         })
     }
 
-    /// The link of the exit program, and the program's ID.
-    fn attach_exit(&mut self) -> Result<(FdLink, u32)> {
-        let link = attach(&mut self.object, self.exit, "sched_process_exit", &self.btf)?;
-        let program = self
-            .object
-            .program(self.exit)
-            .context("the exit program is gone")?;
-        Ok((link, program.info()?.id()))
+    fn attach_exit(&self) -> Result<Attached> {
+        self.attach(self.exit, "sched_process_exit")
     }
 
-    fn attach_birth(&mut self) -> Result<FdLink> {
-        attach(
-            &mut self.object,
-            programs::BIRTH,
-            "sched_process_fork",
-            &self.btf,
-        )
+    fn attach_birth(&self) -> Result<OwnedFd> {
+        Ok(self.attach(programs::BIRTH, "sched_process_fork")?.link)
+    }
+
+    fn attach(&self, program: &str, tracepoint: &'static str) -> Result<Attached> {
+        let hook = Hook::RawTracepoint(tracepoint);
+        self.object.attach(program, hook, &self.types)
     }
 }
 
@@ -614,36 +583,6 @@ impl Loaded {
 pub(crate) fn enable_statistics() -> Result<OwnedFd> {
     aya::sys::enable_stats(aya::sys::Stats::RunTime)
         .context("cannot switch the kernel's BPF statistics on (needs CAP_SYS_ADMIN)")
-}
-
-fn attach(object: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<FdLink> {
-    let program: &mut BtfTracePoint = object
-        .program_mut(name)
-        .with_context(|| format!("the kernel object has no program {name}"))?
-        .try_into()?;
-    guarded(|| Ok(program.load(tracepoint, btf)))?.map_err(|error| match error {
-        // The verifier's log is long; its last lines say what is wrong.
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            let tail: Vec<&str> = log.lines().rev().take(5).collect();
-            let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-            anyhow!("the kernel refused the program {name}: {io_error}\n{tail}")
-        }
-        other => anyhow!(other).context(format!("cannot load the program {name}")),
-    })?;
-    let link = program
-        .attach()
-        .with_context(|| format!("cannot attach the program {name}"))?;
-    Ok(program.take_link(link)?.into())
-}
-
-fn take_map(object: &mut Ebpf, name: &str) -> Result<Map> {
-    object
-        .take_map(name)
-        .with_context(|| format!("the kernel object has no map {name}"))
 }
 
 /// The programs' own diagnostics. Without them the programs work all the same.

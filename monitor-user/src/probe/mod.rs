@@ -5,6 +5,7 @@ mod kernel;
 mod kinds;
 mod names;
 pub(crate) mod namespace;
+mod object;
 mod pins;
 
 pub(crate) use kernel::{HookStatistics, KernelProbe, Options, enable_statistics};

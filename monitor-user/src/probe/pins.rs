@@ -7,17 +7,18 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Map, MapData, MapType, RingBuf};
-use aya::programs::links::{FdLink, PinnedLink};
 use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes, programs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::object::Attached;
 use crate::os::bpf;
 
 /// Where the kernel's own mount point for bpffs is.
@@ -139,6 +140,13 @@ impl PinDir {
         self.path.join(name)
     }
 
+    /// Where a map of the object is pinned; `None` for its read-only data, which is not.
+    pub(super) fn of_map(&self, name: &str) -> Option<PathBuf> {
+        let mut shapes = shapes(0).into_iter();
+        let is_pinned = shapes.any(|shape| shape.name == name);
+        is_pinned.then(|| self.pin(name))
+    }
+
     /// Whether nothing is pinned yet.
     pub(super) fn is_empty(&self) -> Result<bool> {
         Ok(fs::read_dir(&self.path)?.next().is_none())
@@ -193,10 +201,11 @@ impl PinDir {
 
     /// Opens the pinned link of a program, if it is that, and uses the maps that are pinned; also
     /// the program's ID.
-    pub(super) fn open_link(&self, program: &str, pinned: &MapIds) -> Result<(FdLink, u32)> {
+    pub(super) fn open_link(&self, program: &str, pinned: &MapIds) -> Result<Attached> {
         let path = self.pin(program);
         let cannot_open = || format!("cannot open the pinned link {}", path.display());
-        let found = bpf::program_of_link(&path).with_context(cannot_open)?;
+        let link = bpf::open_link(&path).with_context(cannot_open)?;
+        let found = bpf::program_of_link(link.as_fd()).with_context(cannot_open)?;
         ensure!(
             found.name == program,
             "{}: a link of the program {:?}, expected {program:?}",
@@ -211,23 +220,20 @@ impl PinDir {
                 path.display()
             );
         }
-        let link = PinnedLink::from_pin(&path).with_context(cannot_open)?;
-        Ok((link.into(), found.id))
+        let program = found.id;
+        Ok(Attached { link, program })
     }
 
     /// Pins a link in place of the one that is there, which ends with that.
-    pub(super) fn replace_link(&self, name: &str, link: FdLink) -> Result<FdLink> {
+    pub(super) fn replace_link(&self, name: &str, link: &OwnedFd) -> Result<()> {
         let new = self.pin(&format!("{name}_new"));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let link = link
-            .pin(&new)
-            .with_context(|| format!("cannot pin {}", new.display()))?;
+        bpf::pin(link.as_fd(), &new).with_context(|| format!("cannot pin {}", new.display()))?;
         let path = self.pin(name);
-        fs::rename(&new, &path).with_context(|| format!("cannot rename to {}", path.display()))?;
-        Ok(link.into())
+        fs::rename(&new, &path).with_context(|| format!("cannot rename to {}", path.display()))
     }
 
     /// Takes all pins of this version away; programs that nothing else holds end.

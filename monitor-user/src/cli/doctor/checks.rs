@@ -219,9 +219,8 @@ fn btf(host: &Host<'_>) -> Finding {
         "run a kernel with CONFIG_DEBUG_INFO_BTF=y"
     };
     let path = host.btf.display();
-    match host.types.as_ref().map(KernelTypes::offsets) {
-        Ok(Ok(_)) => Finding::works(format!("{path}: every field that is read was found")),
-        Ok(Err(error)) => Finding::missing(one_line(&error)).advise(advice),
+    match &host.types {
+        Ok(_) => Finding::works(format!("{path}: every field that is read was found")),
         Err(error) => Finding::missing(one_line(error)).advise(advice),
     }
 }
@@ -245,7 +244,9 @@ fn tracepoint(host: &Host<'_>) -> Finding {
 
 fn exit_program(host: &Host<'_>) -> Finding {
     match (&host.trial.loaded, &host.types) {
-        (Ok(()), _) => Finding::works("a BTF tracepoint program was loaded and attached"),
+        (Ok(()), _) => {
+            Finding::works("it was loaded and attached to the tracepoint sched_process_exit")
+        }
         (Err(_), Err(_)) => Finding::unknown("not tried without BTF"),
         (Err(error), Ok(_)) => Finding::missing(one_line(error)).advise(how_to_load(host)),
     }
@@ -286,7 +287,7 @@ fn senders(host: &Host<'_>) -> Finding {
     match &host.trial.sender {
         Some(Ok(())) => Finding::works("the sender of a child's signal was told"),
         Some(Err(error)) => Finding::missing(one_line(error))
-            .advise("run a kernel with the BTF tracepoint signal_generate"),
+            .advise("run a kernel with the tracepoint signal_generate"),
         None => Finding::unknown("not tried: the exit program is not loaded"),
     }
 }

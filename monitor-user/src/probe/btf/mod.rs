@@ -1,0 +1,227 @@
+//! The running kernel's types: where its fields are, and which form its tracepoints have.
+//!
+//! Guesses nothing: what is missing is an error that names it. Reads the types once and in pieces,
+//! and keeps only what the kernel programs need of them.
+
+mod fields;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use monitor_ebpf::{NO_FIELD, Offsets};
+use serde::{Deserialize, Serialize};
+
+use self::fields::{FIELDS, Field};
+use self::types::{Named, NoOffset, Source, Types};
+
+/// Where the kernel shows its own BTF.
+pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Tracepoints that programs may be attached to, by the typedefs of the functions that they call.
+const TRACEPOINTS: [&str; 4] = [
+    "btf_trace_mark_victim",
+    "btf_trace_sched_process_exit",
+    "btf_trace_sched_process_fork",
+    "btf_trace_signal_generate",
+];
+const TRACEPOINT_PREFIX: &str = "btf_trace_";
+
+/// Functions that programs call or may be attached to.
+const FUNCTIONS: [&str; 1] = [TASK_REGISTERS];
+/// With it the kernel programs find a task's registers: of 5.15 or earlier, see
+/// <https://github.com/torvalds/linux/commit/dd6e10fbd9fb>.
+const TASK_REGISTERS: &str = "bpf_task_pt_regs";
+
+/// What the kernel programs need to know of a kernel. It does not change while that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KernelTypes {
+    /// [`Offsets`], in words.
+    offsets: Vec<u32>,
+    tracepoints: BTreeMap<String, Prototype>,
+    functions: BTreeMap<String, Prototype>,
+}
+
+/// A function of the kernel, or what a tracepoint calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Prototype {
+    /// The number by which the kernel knows it.
+    pub(super) id: u32,
+    /// How many arguments a program gets.
+    pub(super) parameters: usize,
+}
+
+/// Which program fits the kernel's `sched_process_exit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitTracepoint {
+    /// `(task, group_dead)`: from 6.16 on.
+    GroupDead,
+    /// `(task)`.
+    TaskOnly,
+}
+
+impl KernelTypes {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// It cannot be read, is damaged, or lacks a field without which no program works.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| {
+            format!(
+                "cannot read the kernel's BTF at {} (the kernel needs CONFIG_DEBUG_INFO_BTF)",
+                path.display()
+            )
+        })?;
+        Reader::new(path, file, &wanted_names())?.read()
+    }
+
+    /// Where the kernel programs find what they read: [`Offsets`], in words.
+    pub(crate) fn offsets(&self) -> &[u32] {
+        &self.offsets
+    }
+
+    /// Whether `mark_victim` hands out the victim itself: `(task, uid)`, from 6.9 on.
+    pub(crate) fn shows_oom_victims(&self) -> bool {
+        self.tracepoint("mark_victim")
+            .is_some_and(|found| found.parameters >= 2)
+    }
+
+    /// Which form the kernel's `sched_process_exit` has.
+    ///
+    /// # Errors
+    /// The kernel has none.
+    pub(crate) fn exit_tracepoint(&self) -> Result<ExitTracepoint> {
+        let tracepoint = self
+            .tracepoint("sched_process_exit")
+            .context("the kernel has no tracepoint sched_process_exit")?;
+        Ok(if tracepoint.parameters >= 2 {
+            ExitTracepoint::GroupDead
+        } else {
+            ExitTracepoint::TaskOnly
+        })
+    }
+
+    /// One of those that are looked for, if the kernel has it.
+    pub(super) fn tracepoint(&self, name: &str) -> Option<Prototype> {
+        self.tracepoints.get(name).copied()
+    }
+
+    /// One of those that are looked for, if the kernel has it.
+    pub(super) fn function(&self, name: &str) -> Option<Prototype> {
+        self.functions.get(name).copied()
+    }
+}
+
+/// Every name that is looked for.
+fn wanted_names() -> Vec<&'static str> {
+    let paths = FIELDS.iter().flat_map(|field| field.paths);
+    let members = paths.flat_map(|path| path.split(['.', '[']));
+    let structs = FIELDS.iter().map(|field| field.of);
+    let others = TRACEPOINTS.into_iter().chain(FUNCTIONS);
+    structs.chain(members).chain(others).collect()
+}
+
+/// Reads a kernel's types, and says of what is wrong in which file it is.
+struct Reader<'a, S> {
+    path: &'a Path,
+    types: Types<S>,
+}
+
+impl<'a, S: Source> Reader<'a, S> {
+    fn new(path: &'a Path, source: S, wanted: &[&'static str]) -> Result<Self> {
+        let types = Types::index(source, wanted)
+            .with_context(|| format!("{}: damaged BTF", path.display()))?;
+        Ok(Self { path, types })
+    }
+
+    fn read(&self) -> Result<KernelTypes> {
+        let mut tracepoints = BTreeMap::new();
+        for typedef in TRACEPOINTS {
+            let name = typedef.strip_prefix(TRACEPOINT_PREFIX).unwrap_or(typedef);
+            if let Some(found) = self.prototype(Named::Typedef, typedef)? {
+                // The first parameter is the tracepoint's own data.
+                let parameters = found.parameters.saturating_sub(1);
+                tracepoints.insert(
+                    name.to_owned(),
+                    Prototype {
+                        parameters,
+                        ..found
+                    },
+                );
+            }
+        }
+        let mut functions = BTreeMap::new();
+        for name in FUNCTIONS {
+            if let Some(found) = self.prototype(Named::Function, name)? {
+                functions.insert(name.to_owned(), found);
+            }
+        }
+        let mut offsets = self.offsets()?;
+        if !functions.contains_key(TASK_REGISTERS) {
+            offsets.pt_regs_syscall = NO_FIELD;
+        }
+        Ok(KernelTypes {
+            offsets: offsets.words().to_vec(),
+            tracepoints,
+            functions,
+        })
+    }
+
+    fn prototype(&self, named: Named, name: &str) -> Result<Option<Prototype>> {
+        let Some(id) = self.types.id(named, name) else {
+            return Ok(None);
+        };
+        let parameters = self
+            .types
+            .parameters(id)
+            .with_context(|| self.damaged(name))?;
+        Ok(parameters.map(|parameters| Prototype { id, parameters }))
+    }
+
+    fn offsets(&self) -> Result<Offsets> {
+        let mut offsets = Offsets::default();
+        for field in FIELDS {
+            *(field.place)(&mut offsets) = self.field(field)?;
+        }
+        let upid = self.struct_of("upid")?;
+        offsets.upid_size = self
+            .types
+            .size(upid)
+            .with_context(|| self.damaged("struct upid"))?;
+        Ok(offsets)
+    }
+
+    /// Where a field is, by the first of its paths that there is.
+    fn field(&self, field: &Field) -> Result<u32> {
+        let of = self.struct_of(field.of)?;
+        for path in field.paths {
+            match self.types.offset(of, path) {
+                Ok(offset) => return Ok(offset),
+                Err(NoOffset::Damaged(error)) => {
+                    let place = format!("{}.{path}", field.of);
+                    return Err(error.context(self.damaged(&place)));
+                }
+                Err(error @ (NoOffset::Missing | NoOffset::BitField)) if field.needed => {
+                    let (file, of) = (self.path.display(), field.of);
+                    bail!("{file}: the kernel has no field {of}.{path}: {error}")
+                }
+                Err(NoOffset::Missing | NoOffset::BitField) => {}
+            }
+        }
+        Ok(NO_FIELD)
+    }
+
+    fn struct_of(&self, name: &str) -> Result<u32> {
+        let id = self.types.id(Named::Struct, name);
+        id.with_context(|| format!("{}: the kernel has no struct {name}", self.path.display()))
+    }
+
+    fn damaged(&self, place: &str) -> String {
+        format!("{}: damaged BTF: {place}", self.path.display())
+    }
+}
