@@ -11,10 +11,14 @@ pub(crate) fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
+/// Time since boot without suspension: the clock of what may take only so long.
+pub(crate) fn awake() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 /// So long has the host been suspended since boot.
 pub(crate) fn suspended() -> Duration {
-    let awake = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
-    since_boot().saturating_sub(awake)
+    since_boot().saturating_sub(awake())
 }
 
 /// The wall clock.

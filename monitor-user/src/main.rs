@@ -1,5 +1,6 @@
 //! `respawn` keeps services alive on a Linux host whatever dies, the watcher included.
 
+mod accounts;
 mod aftermath;
 mod agent;
 mod cli;

@@ -9,13 +9,13 @@ use anstyle::Style;
 use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Global;
 use super::events::no_agent;
 use super::output::{Interrupts, Output, eprint_line};
+use crate::accounts::Accounts;
 use crate::clock;
 use crate::control;
 use crate::journal::Reader;
@@ -76,6 +76,7 @@ async fn why(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     let zone = TimeZone::system();
+    let accounts = Accounts::of_this_host();
     for (index, death) in told.deaths.iter().rev().enumerate() {
         if arguments.json {
             output.json(&death.json())?;
@@ -84,7 +85,7 @@ async fn why(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
         if index > 0 {
             output.line("");
         }
-        for line in death.lines(&zone) {
+        for line in death.lines(&zone, &accounts) {
             output.line(&line);
         }
     }
@@ -250,7 +251,7 @@ impl Death {
     }
 
     /// In words, a line each, with colours.
-    fn lines(&self, zone: &TimeZone) -> Vec<String> {
+    fn lines(&self, zone: &TimeZone, accounts: &Accounts) -> Vec<String> {
         let cause = self.cause();
         let style = cause_style(&cause);
         let bold = Style::new().bold();
@@ -264,8 +265,8 @@ impl Death {
         };
         say("when", Some(self.when(zone)));
         say("stopped", self.stopped());
-        say("sender", self.sender_words(&cause));
-        say("asked", self.asked());
+        say("sender", self.sender_words(&cause, accounts));
+        say("asked", self.asked(accounts));
         say("memory", self.memory(&cause));
         say("used", self.used());
         say("core", self.core());
@@ -322,7 +323,7 @@ impl Death {
         }
     }
 
-    fn sender_words(&self, cause: &Cause) -> Option<String> {
+    fn sender_words(&self, cause: &Cause, accounts: &Accounts) -> Option<String> {
         let Cause::Signaled { origin, .. } = cause else {
             return None;
         };
@@ -334,37 +335,11 @@ impl Death {
                 _ => "unknown".to_owned(),
             });
         };
-        Some(self.of_sender(sender, origin.how))
-    }
-
-    fn of_sender(&self, sender: &Sender, how: Option<How>) -> String {
-        let way = how.and_then(way).unwrap_or_default();
-        if sender.itself {
-            return format!("the process itself{way}");
-        }
-        let user = User::from_uid(Uid::from_raw(sender.uid)).ok().flatten();
-        let user = user.map_or_else(String::new, |user| format!(" ({})", user.name));
-        let pid = match sender.pid {
-            0 => format!("pid {} of the host", sender.host_pid),
-            pid => format!("pid {pid}"),
-        };
-        let parent = sender.parent.as_ref().map_or_else(String::new, |parent| {
-            format!(", child of {} (pid {})", parent.comm, parent.pid)
-        });
-        let own = if sender.own { ", of the service" } else { "" };
-        let now = match whereabouts(sender) {
-            Some(Whereabouts::Lives(command)) => format!("; it lives: {}", command.join(" ")),
-            Some(Whereabouts::Ended) => "; it has ended".to_owned(),
-            None => String::new(),
-        };
-        format!(
-            "{}, {pid}, uid {}{user}{own}{parent}{way}{now}",
-            sender.comm, sender.uid
-        )
+        Some(of_sender(sender, origin.how, accounts))
     }
 
     /// What had asked it to end, if it then ended by itself.
-    fn asked(&self) -> Option<String> {
+    fn asked(&self, accounts: &Accounts) -> Option<String> {
         let last = &self.exited["last_signal"];
         let signal = last["signal"].as_str()?;
         let before = last["before_exit_ns"]
@@ -374,7 +349,7 @@ impl Death {
             });
         let how = How::deserialize(&last["how"]).ok();
         let sender = match Sender::deserialize(&last["sender"]) {
-            Ok(sender) => format!("from {}", self.of_sender(&sender, how)),
+            Ok(sender) => format!("from {}", of_sender(&sender, how, accounts)),
             Err(_) if how == Some(How::Kernel) => "from the kernel".to_owned(),
             Err(_) => "from an unknown sender".to_owned(),
         };
@@ -465,6 +440,33 @@ impl Death {
     }
 }
 
+/// "sh, pid 12, uid 0 (root), child of init (pid 1)"
+fn of_sender(sender: &Sender, how: Option<How>, accounts: &Accounts) -> String {
+    let way = how.and_then(way).unwrap_or_default();
+    if sender.itself {
+        return format!("the process itself{way}");
+    }
+    let user = accounts.user_of(sender.uid).ok().flatten();
+    let user = user.map_or_else(String::new, |user| format!(" ({})", user.name));
+    let pid = match sender.pid {
+        0 => format!("pid {} of the host", sender.host_pid),
+        pid => format!("pid {pid}"),
+    };
+    let parent = sender.parent.as_ref().map_or_else(String::new, |parent| {
+        format!(", child of {} (pid {})", parent.comm, parent.pid)
+    });
+    let own = if sender.own { ", of the service" } else { "" };
+    let now = match whereabouts(sender) {
+        Some(Whereabouts::Lives(command)) => format!("; it lives: {}", command.join(" ")),
+        Some(Whereabouts::Ended) => "; it has ended".to_owned(),
+        None => String::new(),
+    };
+    format!(
+        "{}, {pid}, uid {}{user}{own}{parent}{way}{now}",
+        sender.comm, sender.uid
+    )
+}
+
 fn is_same_instance(one: &Value, other: &Value) -> bool {
     one["pid"] == other["pid"] && one["start_time_ns"] == other["start_time_ns"]
 }
@@ -521,7 +523,7 @@ mod tests {
             then,
             next,
         };
-        let lines = death.lines(&TimeZone::UTC);
+        let lines = death.lines(&TimeZone::UTC, &Accounts::of_this_host());
         let plain = |line: &String| anstream::adapter::strip_str(line).to_string();
         lines.iter().map(plain).collect()
     }

@@ -1,11 +1,6 @@
-//! Users and groups, by name or number, as the host's databases have them.
+//! Users and groups of a config, by name or number. What the host knows of them: `crate::accounts`.
 
-use std::ffi::CString;
-use std::fmt::Display;
-
-use nix::errno::Errno;
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-
+use crate::accounts::{LookupError, NO_ID, User};
 use crate::supervisor::Identity;
 
 use super::cursor::{Item, quoted};
@@ -24,36 +19,31 @@ impl Account {
         let Some(user) = &self.entry else {
             return Vec::new();
         };
-        let home = user.dir.to_string_lossy().into_owned();
-        let shell = user.shell.to_string_lossy().into_owned();
         [
-            ("HOME", home),
-            ("USER", user.name.clone()),
-            ("LOGNAME", user.name.clone()),
-            ("SHELL", shell),
+            ("HOME", &user.home),
+            ("USER", &user.name),
+            ("LOGNAME", &user.name),
+            ("SHELL", &user.shell),
         ]
-        .map(|(key, value)| (key.to_owned(), value))
+        .map(|(key, value)| (key.to_owned(), value.clone()))
         .into()
     }
 }
-
-/// -1, which the kernel takes for "leave it as it is".
-const NO_ID: u32 = u32::MAX;
 
 /// A user's name or number. A number need not be in the user database.
 pub(super) fn user(item: &Item<'_>) -> Option<Account> {
     match name_or_number(item, "a user's name or number")? {
         Named::Number(uid) => Some(Account {
             uid,
-            entry: looked_up(item, User::from_uid(Uid::from_raw(uid)))?,
+            entry: looked_up(item, item.context.accounts.user_of(uid))?,
         }),
         Named::Name(name) => {
-            let entry = looked_up(item, User::from_name(name))?;
+            let entry = looked_up(item, item.context.accounts.user_named(name))?;
             if entry.is_none() {
                 item.problem(format!("no user is named {}", quoted(name)));
             }
             entry.map(|user| Account {
-                uid: user.uid.as_raw(),
+                uid: user.uid,
                 entry: Some(user),
             })
         }
@@ -65,11 +55,11 @@ pub(super) fn group(item: &Item<'_>) -> Option<u32> {
     match name_or_number(item, "a group's name or number")? {
         Named::Number(gid) => Some(gid),
         Named::Name(name) => {
-            let entry = looked_up(item, Group::from_name(name))?;
+            let entry = looked_up(item, item.context.accounts.group_named(name))?;
             if entry.is_none() {
                 item.problem(format!("no group is named {}", quoted(name)));
             }
-            entry.map(|group| group.gid.as_raw())
+            entry.map(|group| group.gid)
         }
     }
 }
@@ -105,12 +95,10 @@ fn name_or_number<'a>(item: &Item<'a>, what: &str) -> Option<Named<'a>> {
 }
 
 /// A database that cannot be asked is a problem of its own: "no such user" would mislead.
-fn looked_up<T>(item: &Item<'_>, answer: Result<Option<T>, Errno>) -> Option<Option<T>> {
-    answer.map_err(|error| cannot_look_up(item, &error)).ok()
-}
-
-fn cannot_look_up(item: &Item<'_>, error: &dyn Display) {
-    item.problem(format!("cannot be looked up: {error}"));
+fn looked_up<T>(item: &Item<'_>, answer: Result<T, LookupError>) -> Option<T> {
+    answer
+        .map_err(|error| item.problem(format!("cannot be looked up: {error}")))
+        .ok()
 }
 
 /// What `user` and `group` together come to; `None` if the agent's own identity is kept.
@@ -126,12 +114,12 @@ pub(super) fn identity(
         (None, None) => return None,
         (Some((account, item)), _) => (account.clone(), item),
         (None, Some((_, item))) => {
-            let entry = looked_up(item, User::from_uid(Uid::from_raw(agent_uid)))?;
+            let entry = looked_up(item, item.context.accounts.user_of(agent_uid))?;
             let uid = agent_uid;
             (Account { uid, entry }, item)
         }
     };
-    let primary = account.entry.as_ref().map(|user| user.gid.as_raw());
+    let primary = account.entry.as_ref().map(|user| user.gid);
     let Some(gid) = group.map(|(gid, _)| gid).or(primary) else {
         let uid = account.uid;
         item.problem(format!(
@@ -140,7 +128,7 @@ pub(super) fn identity(
         return None;
     };
     let groups = match &account.entry {
-        Some(user) => supplementary_groups(item, &user.name, gid)?,
+        Some(user) => looked_up(item, item.context.accounts.groups_of(&user.name, gid))?,
         None => vec![gid],
     };
     Some(Identity {
@@ -148,21 +136,4 @@ pub(super) fn identity(
         gid,
         groups,
     })
-}
-
-/// Sorted, so that two readings of the same config are equal.
-fn supplementary_groups(item: &Item<'_>, user: &str, gid: u32) -> Option<Vec<u32>> {
-    let name = CString::new(user).ok()?;
-    match getgrouplist(&name, Gid::from_raw(gid)) {
-        Ok(groups) => {
-            let mut groups: Vec<_> = groups.into_iter().map(Gid::as_raw).collect();
-            groups.sort_unstable();
-            groups.dedup();
-            Some(groups)
-        }
-        Err(error) => {
-            cannot_look_up(item, &format_args!("the groups of {user}: {error}"));
-            None
-        }
-    }
 }

@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::cursor::{Context, Item, Keys, Table, keep};
 use super::hooks::{self, Said};
-use super::problem::Report;
-use super::source::Source;
 use super::{Surroundings, accounts, document, value};
 
 /// The agent's own settings.
@@ -87,7 +85,7 @@ const KEYS: &Keys<Draft> = &[
 ];
 
 /// Reads `agent.toml`; what is invalid stays at its default.
-pub(super) fn read(source: &Source, report: &Report, surroundings: &Surroundings) -> AgentConfig {
+pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> AgentConfig {
     let mut draft = Draft {
         config: AgentConfig::default(),
         hooks: hooks::Draft::default(),
@@ -95,10 +93,10 @@ pub(super) fn read(source: &Source, report: &Report, surroundings: &Surroundings
         syslog_socket: "/dev/log".into(),
         journald_socket: "/run/systemd/journal/socket".into(),
     };
-    let Some(document) = document::parse(source, report) else {
+    let Some(document) = document::parse(context.source, context.report) else {
         return draft.config;
     };
-    let table = Table::root(Context { source, report }, &document);
+    let table = Table::root(context, &document);
     table.read(KEYS, &mut draft);
     let wants = |target| draft.notices.contains(&target);
     AgentConfig {

@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use crate::accounts::Accounts;
+
 use super::problem::Report;
 use super::source::Source;
 
@@ -31,11 +33,12 @@ pub(super) fn keep<T, S: From<T>>(slot: &mut S, value: Option<T>) {
     }
 }
 
-/// Which file is read, and who is told.
+/// Which file is read, who hears of problems, and whom it may name.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) source: &'a Source,
     pub(super) report: &'a Report,
+    pub(super) accounts: &'a Accounts,
 }
 
 /// A value and its key.

@@ -30,10 +30,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::Accounts;
 use crate::supervisor::{ServiceName, Spec};
 
 pub(crate) use agent::{AgentConfig, Notices};
@@ -122,6 +124,7 @@ pub(crate) fn load_file(path: &Path, surroundings: &Surroundings) -> Result<Conf
 /// A config on its way in.
 struct Loader<'s> {
     surroundings: &'s Surroundings,
+    accounts: Rc<Accounts>,
     report: Report,
     agent: AgentConfig,
     services: BTreeMap<ServiceName, Arc<Spec>>,
@@ -133,6 +136,7 @@ impl<'s> Loader<'s> {
     fn new(surroundings: &'s Surroundings) -> Self {
         Self {
             surroundings,
+            accounts: Rc::new(Accounts::of_this_host()),
             report: Report::default(),
             agent: AgentConfig::default(),
             services: BTreeMap::new(),
@@ -177,7 +181,12 @@ impl<'s> Loader<'s> {
 
     fn agent_file(&mut self, path: &Path) {
         if let Some(source) = Source::read(path, &self.report, self.surroundings) {
-            self.agent = agent::read(&source, &self.report, self.surroundings);
+            let context = Context {
+                source: &source,
+                report: &self.report,
+                accounts: &self.accounts,
+            };
+            self.agent = agent::read(context, self.surroundings);
         }
     }
 
@@ -193,13 +202,13 @@ impl<'s> Loader<'s> {
             return;
         };
         let report = std::mem::take(&mut self.report);
-        let root = Table::root(
-            Context {
-                source,
-                report: &report,
-            },
-            &document,
-        );
+        let accounts = Rc::clone(&self.accounts);
+        let context = Context {
+            source,
+            report: &report,
+            accounts: &accounts,
+        };
+        let root = Table::root(context, &document);
         match root.get("service") {
             Some(services) => self.several(source, &root, &services, &report),
             None => self.single(source, &root, &report),

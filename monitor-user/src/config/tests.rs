@@ -740,7 +740,12 @@ fn read_anything(text: &str) {
     let source = Source::new(Path::new("/services/web.toml"), text.to_owned());
     let mut loader = Loader::new(&surroundings);
     loader.service_source(&source);
-    agent::read(&source, &loader.report, &surroundings);
+    let context = Context {
+        source: &source,
+        report: &loader.report,
+        accounts: &loader.accounts,
+    };
+    agent::read(context, &surroundings);
     environment::file(&source, "environment_file", &loader.report);
     let (problems, warnings) = loader.report.finish();
     let lines = text.split('\n').count();

@@ -12,9 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{Gid, Group, geteuid};
+use nix::unistd::geteuid;
 
 use super::protocol::{Command, Response};
+use crate::accounts::Accounts;
 
 /// How long an agent may take for what needs no waiting.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -183,9 +184,9 @@ fn who_may(socket: &Path) -> String {
         uid => format!("root and uid {uid}"),
     };
     if metadata.mode() & 0o020 != 0 {
-        let gid = Gid::from_raw(metadata.gid());
-        let name = Group::from_gid(gid).ok().flatten().map(|group| group.name);
-        let name = name.unwrap_or_else(|| gid.to_string());
+        let gid = metadata.gid();
+        let group = Accounts::of_this_host().group_of(gid).ok().flatten();
+        let name = group.map_or_else(|| gid.to_string(), |group| group.name);
         may.push_str(&format!(", and for the members of group {name}"));
     }
     may

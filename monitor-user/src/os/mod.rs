@@ -2,6 +2,7 @@
 //!
 //! Decides nothing: when to start, signal or kill is the supervisor's.
 
+pub(crate) mod answer;
 pub(crate) mod bpf;
 pub(crate) mod cgroup;
 pub(crate) mod effort;
