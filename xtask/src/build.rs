@@ -1,12 +1,13 @@
 //! `cargo xtask build`: the kernel object and `respawn`.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
     Verdict, ebpf,
     report::note,
+    static_build::{self, Arch},
     toolchain::Places,
     workspace::{Profile, Workspace},
 };
@@ -17,6 +18,15 @@ pub(crate) struct Args {
     /// Build without optimisation
     #[arg(long)]
     debug: bool,
+    /// Build a static binary, which needs no C library on the host that it runs on
+    #[arg(long = "static")]
+    is_static: bool,
+    /// The architecture to build a static binary for; this machine's own by default
+    #[arg(long, requires = "is_static")]
+    arch: Option<Arch>,
+    /// Build the black-box tests too, as static binaries
+    #[arg(long, requires = "is_static")]
+    tests: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
@@ -44,7 +54,40 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     } else {
         Profile::Release
     };
-    let binary = workspace.build_respawn(profile, object.as_deref())?;
-    writeln!(std::io::stdout(), "{}", binary.display())?;
+    if !args.is_static {
+        let binary = workspace.build_respawn(profile, object.as_deref())?;
+        return print(&[binary]);
+    }
+    let arch = args.arch.map_or_else(Arch::of_this_machine, Ok)?;
+    let mut paths = vec![static_build::respawn(
+        workspace,
+        arch,
+        profile,
+        object.as_deref(),
+    )?];
+    if args.tests {
+        let tests = static_build::tests(workspace, arch)?;
+        paths.extend(tests.binaries.into_iter().map(|(_, path)| path));
+        note!(
+            "the tests start {} from these paths, and keep files in {}",
+            file_names(&tests.programs),
+            tests.temporary.display()
+        );
+        paths.extend(tests.programs);
+    }
+    print(&paths)
+}
+
+fn file_names(paths: &[PathBuf]) -> String {
+    let names = paths.iter().filter_map(|path| path.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+    names.join(" and ")
+}
+
+fn print(paths: &[PathBuf]) -> Result<Verdict> {
+    let mut stdout = std::io::stdout();
+    for path in paths {
+        writeln!(stdout, "{}", path.display())?;
+    }
     Ok(Verdict::Pass)
 }

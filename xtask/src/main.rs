@@ -17,6 +17,7 @@ mod inits;
 mod manifest;
 mod object_file;
 mod report;
+mod static_build;
 mod summary;
 mod toolchain;
 mod workspace;

@@ -74,9 +74,7 @@ impl Workspace {
         command
             .arg("--message-format=json-render-diagnostics")
             .stderr(Stdio::inherit());
-        if profile == Profile::Release {
-            command.arg("--release");
-        }
+        profile.choose(&mut command);
         if let Some(object) = object {
             command.env(BPF_OBJECT_VARIABLE, object);
         }
@@ -85,11 +83,21 @@ impl Workspace {
     }
 }
 
-/// Which of cargo's two profiles to build.
+/// How to build.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Release,
     Dev,
+}
+
+impl Profile {
+    /// Has cargo build so.
+    pub(crate) fn choose(self, command: &mut Command) {
+        match self {
+            Self::Release => command.arg("--release"),
+            Self::Dev => command,
+        };
+    }
 }
 
 /// The cargo that called us.
