@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 30] = [
+const CHECKS: [&str; 31] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -38,6 +38,7 @@ const CHECKS: [&str; 30] = [
     "cap_sys_nice",
     "bpf_lsm",
     "cgroup",
+    "cgroup_ids",
     "pid_namespace",
     "pidfd_exit_info",
     "clone3",

@@ -12,7 +12,7 @@ use monitor_ebpf::{
 use serde::Serialize;
 
 use self::origin::Sent;
-use crate::os::page_size;
+use crate::os::{cgroup_id, page_size};
 use crate::supervisor::{Blame, Cause, How, Instance, OomKill, Origin, Parent, Sender, Signal};
 
 /// A process's exit, as the kernel program reported it.
@@ -26,8 +26,8 @@ pub(crate) struct ProcessExit {
     pub(crate) parent_pid: u32,
     /// Real user ID.
     pub(crate) uid: u32,
-    /// ID of its cgroup in the v2 hierarchy.
-    pub(crate) cgroup_id: u64,
+    /// ID of its cgroup in the v2 hierarchy, if that says where it belongs.
+    pub(crate) cgroup_id: Option<u64>,
     /// Its name at its death; bytes that are not UTF-8 replaced.
     pub(crate) comm: String,
     /// When its exit became final, since boot.
@@ -94,7 +94,7 @@ impl ProcessExit {
             .as_mut()
             .and_then(|last| last.sender.as_mut());
         for sender in of_cause.into_iter().chain(of_request) {
-            sender.own |= sender.cgroup_id == Some(self.cgroup_id);
+            sender.own |= self.cgroup_id.is_some() && sender.cgroup_id == self.cgroup_id;
         }
     }
 }
@@ -137,7 +137,7 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
         host_pid: field.u32(offset_of!(ExitRecord, host_pid)),
         parent_pid: field.u32(offset_of!(ExitRecord, parent_pid)),
         uid: field.u32(offset_of!(ExitRecord, uid)),
-        cgroup_id: field.u64(offset_of!(ExitRecord, cgroup_id)),
+        cgroup_id: cgroup_id::meaningful(field.u64(offset_of!(ExitRecord, cgroup_id))),
         comm: field.comm(offset_of!(ExitRecord, comm)),
         exited_at: Duration::from_nanos(exit),
         uptime: Duration::from_nanos(exit.saturating_sub(start)),
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!((exit.host_pid, exit.parent_pid, exit.uid), (4242, 1, 1000));
         assert_eq!(
             (exit.cgroup_id, exit.comm.as_str(), exit.watched),
-            (77, "name", true)
+            (Some(77), "name", true)
         );
         assert_eq!(exit.uptime, Duration::from_nanos(1_000_000_001));
         assert_eq!(exit.cause.to_string(), "killed by SIGSEGV, core dumped");

@@ -24,7 +24,7 @@ pub(crate) struct Circumstances {
     pub(crate) parent_pid: Option<u32>,
     /// Real user ID.
     pub(crate) uid: Option<u32>,
-    /// ID of its cgroup in the v2 hierarchy.
+    /// ID of its cgroup in the v2 hierarchy, if that says where it belongs.
     pub(crate) cgroup_id: Option<u64>,
     /// The last signal before, by which another process had asked it to end.
     pub(crate) last_signal: Option<LastSignal>,
@@ -43,7 +43,7 @@ impl Circumstances {
             host_pid: Some(exit.host_pid),
             parent_pid: Some(exit.parent_pid),
             uid: Some(exit.uid),
-            cgroup_id: Some(exit.cgroup_id),
+            cgroup_id: exit.cgroup_id,
             last_signal: exit.last_signal.clone(),
             usage: Some(exit.usage),
             core: core_dump::of(exit),

@@ -9,6 +9,7 @@ use monitor_ebpf::{
 use nix::libc;
 
 use super::whole_ticks;
+use crate::os::cgroup_id;
 use crate::supervisor::{Fault, How, Origin, Parent, Sender, Signal};
 
 /// `si_code` of seccomp's SIGSYS, include/uapi/asm-generic/siginfo.h.
@@ -164,7 +165,7 @@ impl Sent {
                 start_time_ns: whole_ticks(self.sender_start_time_ns),
                 uid: self.sender_uid,
                 comm: self.sender_comm.clone(),
-                cgroup_id: Some(self.sender_cgroup_id),
+                cgroup_id: cgroup_id::meaningful(self.sender_cgroup_id),
                 parent: Some(self.parent.clone()),
                 itself,
                 own: itself || self.has(SENT_IN_SESSION),

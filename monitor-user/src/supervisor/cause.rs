@@ -93,7 +93,7 @@ pub(crate) struct Sender {
     pub(crate) uid: u32,
     /// The sender's name.
     pub(crate) comm: String,
-    /// ID of its cgroup in the v2 hierarchy.
+    /// ID of its cgroup in the v2 hierarchy, if that says where it belongs.
     #[serde(default)]
     pub(crate) cgroup_id: Option<u64>,
     /// Its parent, when it sent the signal.

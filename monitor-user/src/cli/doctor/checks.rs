@@ -15,6 +15,7 @@ use crate::cli::Global;
 use crate::control::client;
 use crate::init::locks;
 use crate::os::cgroup::Cgroups;
+use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
@@ -65,6 +66,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("cap_sys_nice", NOTHING, |host| capability(host, CAP_SYS_NICE, "start services with a nice value below the agent's")),
     check("bpf_lsm", NOTHING, bpf_lsm),
     check("cgroup", TREES, cgroup),
+    check("cgroup_ids", NOTHING, cgroup_ids),
     check("pid_namespace", NOTHING, pid_namespace),
     check("pidfd_exit_info", NOTHING, pidfd_exit_info),
     check("clone3", NOTHING, clone3),
@@ -415,6 +417,16 @@ fn cgroup(_: &Host<'_>) -> Finding {
         }
         Err(error) => Finding::missing(error.to_string()).advise(advice),
     }
+}
+
+fn cgroup_ids(_: &Host<'_>) -> Finding {
+    if cgroup_id::is_unified() {
+        return Finding::works("cgroup v2 alone: an event tells each process's cgroup");
+    }
+    Finding::limited(
+        "cgroup v1 is in use: an event has no cgroup_id of a process that is in the root of v2",
+    )
+    .advise("boot with systemd.unified_cgroup_hierarchy=1, or have init mount cgroup2 alone at /sys/fs/cgroup")
 }
 
 fn pid_namespace(_: &Host<'_>) -> Finding {
