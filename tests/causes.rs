@@ -163,7 +163,12 @@ fn the_kernels_own_kills_have_no_sender() {
             // There is another limit that it may have come to.
             (["spin", "1,2,100"], "SIGXCPU", "kernel"),
             (["spin", "1,1,100"], "SIGKILL", "kernel"),
-            (["pipe", ""], "SIGPIPE", "kernel"),
+            (["pipe", ""], "SIGPIPE", "broken_pipe"),
+            (["timer", "real"], "SIGALRM", "timer"),
+            (["timer", "virtual"], "SIGVTALRM", "timer"),
+            (["timer", "prof"], "SIGPROF", "timer"),
+            (["grow", ""], "SIGXFSZ", "file_size_limit"),
+            (["notify", ""], "SIGIO", "notification"),
         ] {
             let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
             let mut victim = culprit(&words);

@@ -9,7 +9,7 @@ use monitor_ebpf::{
     COMM_LEN, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP, EXIT_WATCHED,
     ExitRecord, SentSignal, TICK_NS,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::origin::Sent;
 use crate::os::{cgroup_id, page_size};
@@ -47,7 +47,7 @@ pub(crate) struct ProcessExit {
 }
 
 /// A signal that asked a process to end, some time before it did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastSignal {
     pub(crate) signal: Signal,
     /// So long before the exit was it sent.
@@ -169,7 +169,19 @@ pub(crate) fn blame(cause: &Cause, asked: Option<&LastSignal>) -> Blame {
         return Blame::Itself;
     };
     let is_own = match (origin.how, &origin.sender) {
-        (Some(How::Fault | How::Seccomp | How::CpuLimit), _) => true,
+        (
+            Some(
+                How::Fault
+                | How::Seccomp
+                | How::CpuLimit
+                | How::Timer
+                | How::BrokenPipe
+                | How::FileSizeLimit
+                | How::Notification,
+            ),
+            _,
+        ) => true,
+        (Some(How::Terminal | How::Hangup), _) => false,
         (_, Some(sender)) if sender.itself => !asked.is_some_and(|asked| {
             let is_own = asked.sender.as_ref().is_none_or(|sender| sender.own);
             asked.signal == *signal && !is_own
@@ -580,8 +592,19 @@ mod tests {
         };
         assert_eq!(killed(11, from(false)), Blame::SomeoneElse);
         assert_eq!(killed(9, from(true)), Blame::Itself);
-        for how in [How::Fault, How::Seccomp, How::CpuLimit] {
+        for how in [
+            How::Fault,
+            How::Seccomp,
+            How::CpuLimit,
+            How::Timer,
+            How::BrokenPipe,
+            How::FileSizeLimit,
+            How::Notification,
+        ] {
             assert_eq!(killed(9, by(how)), Blame::Itself, "{how:?}");
+        }
+        for how in [How::Terminal, How::Hangup] {
+            assert_eq!(killed(3, by(how)), Blame::SomeoneElse, "{how:?}");
         }
         assert_eq!(killed(9, by(How::Kernel)), Blame::SomeoneElse);
         assert_eq!(killed(13, by(How::Kernel)), Blame::Itself);

@@ -2,8 +2,8 @@
 //! by one.
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
-//! parent SIGNAL | trace | handle SIGNAL CODE | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
-//! threads N | eat | pipe | storm N | die N`.
+//! parent SIGNAL | trace | handle SIGNAL CODE | again SIGNAL | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
+//! threads N | eat | pipe | timer WHAT | grow | notify | terminal WHAT | storm N | die N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
 
@@ -30,12 +30,17 @@ fn main() -> ExitCode {
         ["parent", signal] => parent(signal),
         ["trace"] => trace(),
         ["handle", signal, code] => handle(signal, code),
+        ["again", signal] => again(signal),
         ["block", signal] => block(signal),
         ["hold", signal, raised] => hold(signal, raised),
         ["seccomp", what] => seccomp(what),
         ["threads", count] => threads(count),
         ["eat"] => eat(),
         ["pipe"] => pipe(),
+        ["timer", what] => timer(what),
+        ["grow"] => grow(),
+        ["notify"] => notify(),
+        ["terminal", what] => terminal(what),
         ["storm", count] => storm(count),
         ["die", count] => die(count),
         _ => Err(format!("unknown arguments {words:?}").into()),
@@ -225,6 +230,18 @@ fn handle(signal: &str, code: &str) -> Outcome {
     std::process::exit(code.parse()?)
 }
 
+/// Takes the signal, and raises it again, as a program does that has cleaned up.
+fn again(signal: &str) -> Outcome {
+    let signal = signal.parse()?;
+    let mut set = SigSet::empty();
+    set.add(signal);
+    set.thread_block()?;
+    say("ready");
+    set.wait()?;
+    set.thread_unblock()?;
+    Ok(raise(signal)?)
+}
+
 /// Lets the signal through when its standard input ends.
 fn block(signal: &str) -> Outcome {
     let mut set = SigSet::empty();
@@ -360,4 +377,85 @@ fn pipe() -> Outcome {
     drop(reader);
     nix::unistd::write(&writer, b"x")?;
     Ok(())
+}
+
+/// Sets a timer of real time, of the process's own, or of that and the kernel's for it.
+fn timer(what: &str) -> Outcome {
+    let which = match what {
+        "real" => libc::ITIMER_REAL,
+        "virtual" => libc::ITIMER_VIRTUAL,
+        "prof" => libc::ITIMER_PROF,
+        _ => return Err("unknown timer".into()),
+    };
+    go()?;
+    let moment = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 1000,
+    };
+    let once = libc::itimerval {
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
+        it_value: moment,
+    };
+    // SAFETY: the address of a whole `itimerval`, and none to return the old one to.
+    if unsafe { libc::setitimer(which, &raw const once, std::ptr::null_mut()) } < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    loop {
+        std::hint::black_box(0);
+    }
+}
+
+/// Writes more to a file than it may.
+fn grow() -> Outcome {
+    setrlimit(Resource::RLIMIT_FSIZE, 1, 1)?;
+    let file = tempfile_of_nothing()?;
+    go()?;
+    nix::unistd::write(&file, b"x")?;
+    nix::unistd::write(&file, b"y")?;
+    Ok(())
+}
+
+/// Asks to be notified of what can be read, and writes it.
+fn notify() -> Outcome {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let (reader, writer) = nix::unistd::pipe()?;
+    // SAFETY: a call with numbers.
+    unsafe { libc::fcntl(reader.as_raw_fd(), libc::F_SETOWN, libc::getpid()) };
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
+    go()?;
+    nix::unistd::write(&writer, b"x")?;
+    wait_for_ever()
+}
+
+/// Prints the pid of a child that leads the session of a terminal, and presses a key of that or
+/// closes it.
+fn terminal(what: &str) -> Outcome {
+    let pty = nix::pty::openpty(None, None)?;
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => {
+            drop(pty.master);
+            nix::unistd::setsid()?;
+            // SAFETY: a call with numbers.
+            if unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::TIOCSCTTY, 0) } < 0 {
+                return Err(std::io::Error::last_os_error().into());
+            }
+            say(&std::process::id().to_string());
+            wait_for_ever()
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            drop(pty.slave);
+            go()?;
+            match what {
+                "interrupt" => drop(nix::unistd::write(&pty.master, &[3])?),
+                "quit" => drop(nix::unistd::write(&pty.master, &[28])?),
+                _ => drop(pty.master),
+            }
+            nix::sys::wait::waitpid(child, None)?;
+            Ok(())
+        }
+    }
 }

@@ -329,10 +329,11 @@ impl Death {
         };
         let Some(sender) = &origin.sender else {
             return Some(match origin.how {
-                Some(How::Kernel) => "none: the kernel sent it".to_owned(),
-                Some(How::Seccomp) => "none: seccomp ended it".to_owned(),
-                Some(How::CpuLimit) => "none: its CPU time was used up (RLIMIT_CPU)".to_owned(),
-                _ => "unknown".to_owned(),
+                Some(how) => match no_sender(how) {
+                    Some(words) => format!("none: {words}"),
+                    None => "unknown".to_owned(),
+                },
+                None => "unknown".to_owned(),
             });
         };
         Some(of_sender(sender, origin.how, accounts))
@@ -350,8 +351,10 @@ impl Death {
         let how = How::deserialize(&last["how"]).ok();
         let sender = match Sender::deserialize(&last["sender"]) {
             Ok(sender) => format!("from {}", of_sender(&sender, how, accounts)),
-            Err(_) if how == Some(How::Kernel) => "from the kernel".to_owned(),
-            Err(_) => "from an unknown sender".to_owned(),
+            Err(_) => match how.and_then(no_sender) {
+                Some(words) => format!("from nobody: {words}"),
+                None => "from an unknown sender".to_owned(),
+            },
         };
         Some(format!("to end by {signal}{before}, {sender}"))
     }
@@ -484,7 +487,31 @@ fn way(how: How) -> Option<&'static str> {
         How::NamespaceEnd => ", init of its PID namespace, by ending",
         How::TracerEnd => ", its tracer, by ending (PTRACE_O_EXITKILL)",
         How::Fault => ", by a fault",
-        How::CpuLimit | How::Seccomp | How::Kernel => return None,
+        How::CpuLimit
+        | How::Seccomp
+        | How::Terminal
+        | How::Hangup
+        | How::Timer
+        | How::BrokenPipe
+        | How::FileSizeLimit
+        | How::Notification
+        | How::Kernel => return None,
+    })
+}
+
+/// What had the kernel send a signal that no process has sent.
+fn no_sender(how: How) -> Option<&'static str> {
+    Some(match how {
+        How::Kernel => "the kernel sent it",
+        How::Seccomp => "seccomp ended it",
+        How::CpuLimit => "its CPU time was used up (RLIMIT_CPU)",
+        How::Terminal => "somebody pressed the key for it at its terminal",
+        How::Hangup => "its terminal was closed, or its session's leader ended",
+        How::Timer => "a timer that it had set ran out (alarm, setitimer or timer_create)",
+        How::BrokenPipe => "it wrote to a pipe or socket that nobody reads",
+        How::FileSizeLimit => "it wrote past its limit on the size of files (RLIMIT_FSIZE)",
+        How::Notification => "it had asked to be notified by it (O_ASYNC or mq_notify)",
+        _ => return None,
     })
 }
 

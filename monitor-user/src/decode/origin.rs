@@ -79,7 +79,18 @@ impl Sent {
         if limit && self.has(SENT_BY_ITSELF) && self.has(SENT_CPU_LIMITED) {
             return nobody(How::CpuLimit);
         }
-        nobody(How::Kernel)
+        nobody(match self.signal.number() {
+            // __isig (drivers/tty/n_tty.c)
+            libc::SIGINT | libc::SIGQUIT => How::Terminal,
+            // __tty_hangup (drivers/tty/tty_io.c), disassociate_ctty (drivers/tty/tty_jobctrl.c),
+            // kill_orphaned_pgrp (kernel/exit.c)
+            libc::SIGHUP => How::Hangup,
+            // it_real_fn (kernel/time/itimer.c), check_cpu_itimer (kernel/time/posix-cpu-timers.c)
+            libc::SIGALRM | libc::SIGVTALRM | libc::SIGPROF => How::Timer,
+            // send_sigio_to_task (fs/fcntl.c)
+            libc::SIGIO => How::Notification,
+            _ => How::Kernel,
+        })
     }
 
     /// `SEND_SIG_NOINFO`: the kernel, in the name of whoever ran.
@@ -91,7 +102,15 @@ impl Sent {
         if self.signal == Signal::KILL && !self.has(SENT_TO_GROUP) {
             return self.by_sender(How::CgroupKill);
         }
-        nobody(How::Kernel)
+        // Sent to the caller itself, from within the call: by pipe_write (fs/pipe.c),
+        // sk_stream_error (net/core/stream.c) and the like; by generic_write_check_limits
+        // (fs/read_write.c).
+        let in_call = self.has(SENT_BY_ITSELF) && i64::from(self.syscall) != libc::SYS_kill;
+        nobody(match self.signal.number() {
+            libc::SIGPIPE if in_call => How::BrokenPipe,
+            libc::SIGXFSZ if in_call => How::FileSizeLimit,
+            _ => How::Kernel,
+        })
     }
 
     /// A positive `si_code`, which no system call can send to another process.
@@ -150,7 +169,11 @@ impl Sent {
         match how {
             Some(how) => self.by_sender(how),
             // Not in a call that sends signals: whoever ran is not the sender.
-            None if self.syscall >= 0 => nobody(How::Kernel),
+            None if self.syscall >= 0 => nobody(match self.code {
+                libc::SI_TIMER => How::Timer,
+                libc::SI_MESGQ => How::Notification,
+                _ => How::Kernel,
+            }),
             None => Origin::default(),
         }
     }
@@ -262,7 +285,9 @@ mod tests {
         (libc::SIGTERM, -1, GROUP, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
         // With a timer's code: sent by a call, and by a timer.
         (libc::SIGTERM, -2, GROUP, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
-        (libc::SIGTERM, -2, GROUP, libc::SYS_write, Some(How::Kernel), false),
+        (libc::SIGTERM, -2, GROUP, libc::SYS_write, Some(How::Timer), false),
+        (libc::SIGTERM, -3, GROUP, libc::SYS_mq_timedsend, Some(How::Notification), false),
+        (libc::SIGTERM, -60, GROUP, libc::SYS_write, Some(How::Kernel), false),
         (libc::SIGTERM, -2, GROUP, -1, None, false),
         // While the process that ran was in a call that sends no such code.
         (libc::SIGTERM, -2, GROUP, libc::SYS_kill, None, false),
@@ -278,12 +303,24 @@ mod tests {
         (libc::SIGTERM, 0, GROUP | ITSELF, libc::SYS_rt_sigqueueinfo, Some(How::Sigqueue), true),
         (libc::SIGTERM, -6, 0, libc::SYS_pidfd_send_signal, Some(How::Pidfd), true),
         (libc::SIGTERM, -2, GROUP, libc::SYS_pidfd_send_signal, Some(How::Pidfd), true),
-        (libc::SIGALRM, libc::SI_KERNEL, KERNEL | GROUP, libc::SYS_kill, Some(How::Kernel), false),
-        (libc::SIGHUP, libc::SI_KERNEL, KERNEL | GROUP | EXITING, -1, Some(How::Kernel), false),
+        (libc::SIGALRM, libc::SI_KERNEL, KERNEL | GROUP, libc::SYS_kill, Some(How::Timer), false),
+        (libc::SIGVTALRM, libc::SI_KERNEL, KERNEL | GROUP | ITSELF, -1, Some(How::Timer), false),
+        (libc::SIGPROF, libc::SI_KERNEL, KERNEL | GROUP | ITSELF, -1, Some(How::Timer), false),
+        (libc::SIGHUP, libc::SI_KERNEL, KERNEL | GROUP | EXITING, -1, Some(How::Hangup), false),
+        (libc::SIGHUP, libc::SI_KERNEL, KERNEL | GROUP, libc::SYS_close, Some(How::Hangup), false),
+        (libc::SIGINT, libc::SI_KERNEL, KERNEL | GROUP, -1, Some(How::Terminal), false),
+        (libc::SIGQUIT, libc::SI_KERNEL, KERNEL | GROUP, -1, Some(How::Terminal), false),
+        (libc::SIGIO, libc::SI_KERNEL, KERNEL | GROUP, -1, Some(How::Notification), false),
+        (libc::SIGTERM, libc::SI_KERNEL, KERNEL | GROUP, -1, Some(How::Kernel), false),
         (libc::SIGKILL, 0, NO_INFO, libc::SYS_write, Some(How::CgroupKill), true),
         (libc::SIGTERM, 0, DYING, -1, Some(How::ParentDeath), true),
         (libc::SIGKILL, 0, DYING, -1, Some(How::ParentDeath), true),
-        (libc::SIGPIPE, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::Kernel), false),
+        (libc::SIGPIPE, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::BrokenPipe), false),
+        (libc::SIGPIPE, 0, NO_INFO | ITSELF, -1, Some(How::BrokenPipe), false),
+        (libc::SIGXFSZ, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::FileSizeLimit), false),
+        // From Linux 7.3 on so does kill(2).
+        (libc::SIGPIPE, 0, NO_INFO | ITSELF | GROUP, libc::SYS_kill, Some(How::Kernel), false),
+        (libc::SIGPIPE, 0, NO_INFO | GROUP, libc::SYS_write, Some(How::Kernel), false),
         (libc::SIGKILL, libc::SI_KERNEL, LIMITED, -1, Some(How::CpuLimit), false),
         (libc::SIGXCPU, libc::SI_KERNEL, LIMITED, -1, Some(How::CpuLimit), false),
         (libc::SIGKILL, libc::SI_KERNEL, KERNEL | ITSELF | GROUP, -1, Some(How::Kernel), false),

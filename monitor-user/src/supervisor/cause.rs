@@ -75,7 +75,19 @@ pub(crate) enum How {
     NamespaceEnd,
     /// The tracer that had asked for it (`PTRACE_O_EXITKILL`) ended.
     TracerEnd,
-    /// The kernel, for another reason: a terminal, a broken pipe, a timer.
+    /// Somebody pressed the interrupt or quit key of its terminal.
+    Terminal,
+    /// Its terminal was closed, or its session lost the leader that had one.
+    Hangup,
+    /// A timer that it had set: `alarm`, `setitimer`, `timer_create`.
+    Timer,
+    /// It wrote to a pipe or socket that nobody reads.
+    BrokenPipe,
+    /// It wrote past the largest size of a file that it may write (`RLIMIT_FSIZE`).
+    FileSizeLimit,
+    /// It had asked for it: `O_ASYNC`, `mq_notify`.
+    Notification,
+    /// The kernel, for another reason.
     Kernel,
 }
 
@@ -236,7 +248,7 @@ impl fmt::Display for Cause {
                 origin,
             } => {
                 write!(f, "killed by {signal}")?;
-                origin.write(f)?;
+                origin.write(*signal, f)?;
                 if *core_dumped {
                     f.write_str(", core dumped")
                 } else {
@@ -254,8 +266,12 @@ impl fmt::Display for Cause {
 }
 
 impl Origin {
-    /// What follows the signal's name.
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What follows the signal's name: " from bash (pid 3, uid 0)".
+    pub(crate) fn after(&self, signal: Signal) -> impl fmt::Display {
+        fmt::from_fn(move |f| self.write(signal, f))
+    }
+
+    fn write(&self, signal: Signal, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.how, &self.sender) {
             (Some(How::Fault), _) => match &self.fault {
                 Some(Fault {
@@ -267,6 +283,17 @@ impl Origin {
             },
             (Some(How::Seccomp), _) => f.write_str(", ended by seccomp"),
             (Some(How::CpuLimit), _) => f.write_str(" at its limit of CPU time"),
+            (Some(How::Terminal), _) if signal == Signal::INT => {
+                f.write_str(" from its terminal (Ctrl-C)")
+            }
+            (Some(How::Terminal), _) => f.write_str(" from its terminal (Ctrl-\\)"),
+            (Some(How::Hangup), _) => f.write_str(" at a hangup of its terminal or session"),
+            (Some(How::Timer), _) => f.write_str(" from a timer of its own"),
+            (Some(How::BrokenPipe), _) => {
+                f.write_str(" for writing to a pipe or socket that nobody reads")
+            }
+            (Some(How::FileSizeLimit), _) => f.write_str(" at its limit of file size"),
+            (Some(How::Notification), _) => f.write_str(", a notification that it asked for"),
             (Some(How::Kernel), _) => f.write_str(" from the kernel"),
             (Some(How::ParentDeath), Some(sender)) => {
                 write!(f, " at the death of its parent {sender}")
