@@ -7,14 +7,14 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::rig::{Memory, Rig, report, switches};
 use support::scene::Scene;
-use support::{Victim, Watch, needs_root, skip, start_time_ns};
+use support::{Lines, Victim, Watch, needs_root, skip, start_time_ns};
 
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
 
@@ -181,6 +181,106 @@ fn the_kernels_own_kills_have_no_sender() {
                 "{words:?}"
             );
         }
+    }
+}
+
+#[test]
+fn what_a_terminal_sends_is_told() {
+    needs_root!("what_a_terminal_sends_is_told");
+    for (what, signal, how, words) in [
+        (
+            "interrupt",
+            "SIGINT",
+            "terminal",
+            "SIGINT from its terminal (Ctrl-C)",
+        ),
+        (
+            "quit",
+            "SIGQUIT",
+            "terminal",
+            "SIGQUIT from its terminal (Ctrl-\\)",
+        ),
+        (
+            "close",
+            "SIGHUP",
+            "hangup",
+            "SIGHUP at a hangup of its terminal or session",
+        ),
+    ] {
+        let mut parent = culprit(&["terminal", what]);
+        let child: u32 = parent.line().parse().unwrap();
+        let mut watch = watch(child, &[]);
+        let text = support::respawn()
+            .args(["watch", "--pid", &child.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut text = Watching::of(text);
+        parent.wait();
+        let cause = &watch.exit_of(child)["cause"];
+        assert_eq!(
+            (&cause["signal"], &cause["how"], &cause["sender"]),
+            (&json!(signal), &json!(how), &Value::Null)
+        );
+        let said = text.rest();
+        assert!(said.contains(&format!("killed by {words}")), "{said}");
+    }
+}
+
+/// A `respawn watch` in text that ends by itself.
+struct Watching {
+    child: Child,
+    errors: Lines,
+}
+
+impl Watching {
+    /// Returns when it watches.
+    fn of(mut child: Child) -> Self {
+        let mut errors = Lines::of(child.stderr.take().unwrap());
+        while !errors.next().unwrap().contains("watching ") {}
+        Self { child, errors }
+    }
+
+    /// What it printed.
+    fn rest(&mut self) -> String {
+        let mut text = String::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        stdout.read_to_string(&mut text).unwrap();
+        while self.errors.next().is_some() {}
+        assert!(self.child.wait().unwrap().success());
+        text
+    }
+}
+
+#[test]
+fn a_line_of_watch_tells_who_had_asked() {
+    needs_root!("a_line_of_watch_tells_who_had_asked");
+    for (words, signal, end) in [
+        (["handle", "SIGINT", "130"], "SIGINT", "exited with 130"),
+        (["handle", "SIGTERM", "0"], "SIGTERM", "exited with 0"),
+        (
+            ["again", "SIGTERM", ""],
+            "SIGTERM",
+            "killed by SIGTERM, its own",
+        ),
+    ] {
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let mut victim = culprit(&words);
+        assert_eq!(victim.line(), "ready");
+        let pid = victim.pid();
+        let child = support::respawn()
+            .args(["watch", "--pid", &pid.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut text = Watching::of(child);
+        let (_, sender) = send("kill", signal, pid);
+        victim.wait();
+        let said = text.rest();
+        let told = format!("{end}, asked to by {signal} from culprit (pid {sender}, uid 0)\n");
+        assert!(said.ends_with(&told), "{said}");
     }
 }
 

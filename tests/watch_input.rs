@@ -6,7 +6,6 @@ use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use support::{Victim, Watch, needs_root, readable_by_all, respawn, unprivileged};
 
 const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
@@ -44,24 +43,32 @@ fn wrong_usage_is_status_2_and_names_the_place() {
 }
 
 #[test]
-fn a_process_that_is_gone_is_reported_and_not_waited_for() {
+fn of_a_process_that_does_not_exist_no_exit_is_made_up() {
     let mut gone = Victim::start("true", &[]);
     gone.wait();
-    let pid = gone.pid();
-    let (output, stderr) = run(respawn().args(["watch", "--json", "--pid", &pid.to_string()]));
-    assert!(output.status.success(), "{stderr}");
-    assert!(
-        stderr.contains(&format!("process {pid} is gone")),
-        "{stderr}"
-    );
-    assert!(stderr.contains("1 exit shown, 0 lost"), "{stderr}");
-    let event: Value =
-        serde_json::from_slice(output.stdout.split(|b| *b == b'\n').next().unwrap()).unwrap();
-    assert_eq!(
-        (&event["event"], &event["pid"]),
-        (&"exited".into(), &pid.into())
-    );
-    assert_eq!(event["cause"]["kind"], "unknown");
+    for pid in [gone.pid(), 4_194_304] {
+        for json in [&["--json"][..], &[]] {
+            let pid = pid.to_string();
+            let (output, stderr) = run(respawn().args(["watch", "--pid", &pid]).args(json));
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            let said = format!("respawn: --pid {pid}: there is no such process\n");
+            assert_eq!(stderr, said);
+            assert_eq!(output.stdout, b"");
+        }
+    }
+}
+
+#[test]
+fn the_others_are_watched_beside_one_that_does_not_exist() {
+    let mut victim = Victim::start("sleep", &["1000"]);
+    let pid = victim.pid();
+    let mut watch = Watch::start(&["--pid", "4194304", "--pid", &pid.to_string()]);
+    victim.signal(Signal::SIGKILL);
+    victim.wait();
+    assert_eq!(watch.exit_of(pid)["pid"], pid);
+    let ended = watch.wait();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.summary["shown"], 1);
 }
 
 #[test]
@@ -184,10 +191,13 @@ fn without_rights_pids_are_watched_and_more_is_refused() {
             "{stderr}"
         );
     }
-    let gone = "4194304";
+    // It ends at once, and is there until it is waited for.
+    let mut ending = Victim::start("true", &[]);
+    let pid = ending.pid().to_string();
     let (_, stderr) = run(unprivileged(
-        Command::new(&copy.1).args(["watch", "--pid", gone]),
+        Command::new(&copy.1).args(["watch", "--pid", &pid]),
     ));
+    ending.wait();
     assert!(stderr.contains("without eBPF"), "{stderr}");
 }
 
@@ -276,12 +286,12 @@ fn no_bpffs_is_needed() {
 fn colours_are_for_terminals_only() {
     needs_root!("colours_are_for_terminals_only");
     for (no_color, coloured) in [(None, true), (Some("1"), false)] {
-        let mut gone = Victim::start("true", &[]);
-        gone.wait();
+        // It ends at once, and is there until it is waited for.
+        let mut ending = Victim::start("true", &[]);
         let pty = nix::pty::openpty(None, None).unwrap();
         let mut command = respawn();
         command
-            .args(["watch", "--pid", &gone.pid().to_string()])
+            .args(["watch", "--pid", &ending.pid().to_string()])
             .env("TERM", "xterm");
         command
             .env_remove("NO_COLOR")
@@ -294,6 +304,7 @@ fn colours_are_for_terminals_only() {
             .unwrap();
         drop(command);
         assert!(child.wait().unwrap().success());
+        ending.wait();
         let mut text = vec![0; 4096];
         let length = nix::unistd::read(&pty.master, &mut text).unwrap();
         let text = String::from_utf8_lossy(&text[..length]).into_owned();

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::aftermath::Circumstances;
-use crate::supervisor::{Cause, Sender};
+use crate::supervisor::{Cause, How, Origin, Sender, Signal};
+use crate::text::{padded, printable};
 
 /// An exit, as `watch` and `events` show it.
 #[derive(Debug, Clone, Serialize)]
@@ -31,8 +32,46 @@ pub(crate) struct Exited {
     pub(crate) circumstances: Circumstances,
 }
 
-/// The columns' names, in the widths of [`Exited::line`].
-pub(crate) const HEADER: &str = "TIME              PID  COMM                LIVED  CAUSE";
+/// The columns' names beside the time, in the widths of [`Exited::line`].
+pub(crate) const COLUMNS: &str = "    PID  COMM                LIVED  CAUSE";
+
+/// How times are shown, all in the same width.
+#[derive(Debug, Clone)]
+pub(crate) struct Times {
+    zone: TimeZone,
+    /// With date and zone, for lines that are read later, or elsewhere.
+    in_full: bool,
+}
+
+impl Times {
+    /// Of the day: for a person who looks on.
+    pub(crate) fn of_day(zone: TimeZone) -> Self {
+        let in_full = false;
+        Self { zone, in_full }
+    }
+
+    /// With date and offset from UTC.
+    pub(crate) fn in_full(zone: TimeZone) -> Self {
+        let in_full = true;
+        Self { zone, in_full }
+    }
+
+    /// "12:03:04.567", or "2026-07-24 12:03:04.567+02:00".
+    pub(crate) fn of(&self, time: Timestamp) -> String {
+        let format = match self.in_full {
+            true => "%Y-%m-%d %H:%M:%S%.3f%:z",
+            false => "%H:%M:%S%.3f",
+        };
+        let time = time.to_zoned(self.zone.clone());
+        time.strftime(format).to_string()
+    }
+
+    /// The columns' names over lines of [`Exited::line`].
+    pub(crate) fn header(&self) -> String {
+        let width = self.of(Timestamp::UNIX_EPOCH).len();
+        format!("{}  {COLUMNS}", padded("TIME", width))
+    }
+}
 
 impl Exited {
     /// Of which nothing else is known.
@@ -50,25 +89,31 @@ impl Exited {
         }
     }
 
-    /// A line for a person, aligned under [`HEADER`], with colours.
-    pub(crate) fn line(&self, zone: &TimeZone) -> String {
+    /// A line for a person, aligned under [`header`], with colours.
+    pub(crate) fn line(&self, times: &Times) -> String {
         let dim = Style::new().dimmed();
         let cause = cause_style(&self.cause);
-        let time = self
-            .time
-            .to_zoned(zone.clone())
-            .strftime("%H:%M:%S%.3f")
-            .to_string();
+        let time = times.of(self.time);
         let lived = self.uptime_ns.map_or_else(
             || "?".to_owned(),
             |ns| Age(Duration::from_nanos(ns)).to_string(),
         );
         format!(
-            "{dim}{time}{dim:#}  {:>7}  {:<16}  {lived:>7}  {cause}{}{cause:#}",
+            "{dim}{time}{dim:#}  {:>7}  {}  {lived:>7}  {cause}{}{cause:#}",
             self.pid,
-            printable(self.comm.as_deref().unwrap_or("?")),
-            self.cause
+            padded(&printable(self.comm.as_deref().unwrap_or("?")), 16),
+            printable(&self.why())
         )
+    }
+
+    /// The cause, and who had asked for the end before.
+    pub(crate) fn why(&self) -> String {
+        let mut why = self.cause.to_string();
+        if let Some(last) = &self.circumstances.last_signal {
+            let (how, sender) = (last.how, last.sender.clone());
+            why += &asked(last.signal, how, sender);
+        }
+        why
     }
 }
 
@@ -163,18 +208,25 @@ fn ended(event: &Value) -> String {
         printable(&cause.to_string()),
         after.unwrap_or_default(),
         event["pid"].as_u64().unwrap_or_default(),
-        asked(&event["last_signal"])
+        asked_by(&event["last_signal"])
     )
 }
 
-/// By whom it had been asked to end, if it had: ", asked to by SIGTERM from bash (pid 3, uid 0)".
-fn asked(last_signal: &Value) -> String {
-    let Some(signal) = last_signal["signal"].as_str() else {
+/// By whom it had been asked to end: ", asked to by SIGTERM from bash (pid 3, uid 0)".
+fn asked(signal: Signal, how: Option<How>, sender: Option<Sender>) -> String {
+    let fault = None;
+    let origin = Origin { how, sender, fault };
+    format!(", asked to by {signal}{}", origin.after(signal))
+}
+
+/// The same by an event's `last_signal`, if there is one.
+fn asked_by(last_signal: &Value) -> String {
+    let Ok(signal) = Signal::deserialize(&last_signal["signal"]) else {
         return String::new();
     };
-    let sender = Sender::deserialize(&last_signal["sender"]);
-    let sender = sender.map_or_else(|_| String::new(), |sender| format!(" from {sender}"));
-    printable(&format!(", asked to by {signal}{sender}"))
+    let how = How::deserialize(&last_signal["how"]).ok();
+    let sender = Sender::deserialize(&last_signal["sender"]).ok();
+    printable(&asked(signal, how, sender))
 }
 
 fn backoff(event: &Value) -> String {
@@ -200,13 +252,6 @@ fn unknown(name: &str, event: &Value) -> String {
 /// "1 exit", "2 exits".
 fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// A process may call itself anything: what would move a terminal's cursor is replaced.
-pub(crate) fn printable(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
 }
 
 /// Green for success, yellow for a failing exit, red for a violent death.
@@ -263,6 +308,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::decode::LastSignal;
 
     #[test]
     fn ages_stay_short() {
@@ -304,13 +350,62 @@ mod tests {
             cause: Cause::from_wait_status(9),
             ..Exited::unknown(Timestamp::from_second(0).unwrap(), 123)
         };
-        let line = anstream::adapter::strip_str(&exited.line(&TimeZone::UTC)).to_string();
+        let times = Times::of_day(TimeZone::UTC);
+        let line = anstream::adapter::strip_str(&exited.line(&times)).to_string();
         assert_eq!(
             line,
-            "00:00:00.000      123  evil?[2J            2.00s  killed by SIGKILL"
+            "00:00:00.000      123  evil\\u{1b}[2J       2.00s  killed by SIGKILL"
         );
-        assert_eq!(line.find("killed"), HEADER.find("CAUSE"));
-        assert_eq!(line.find("evil"), HEADER.find("COMM"));
+        assert_eq!(line.find("killed"), times.header().find("CAUSE"));
+        assert_eq!(line.find("evil"), times.header().find("COMM"));
+    }
+
+    #[test]
+    fn a_line_that_is_kept_has_date_and_zone() {
+        let east = TimeZone::fixed(jiff::tz::offset(2));
+        for (zone, time) in [
+            (TimeZone::UTC, "1970-01-01 00:00:00.000+00:00"),
+            (east, "1970-01-01 02:00:00.000+02:00"),
+        ] {
+            let times = Times::in_full(zone);
+            let exited = Exited {
+                comm: Some("日本".to_owned()),
+                ..Exited::unknown(Timestamp::UNIX_EPOCH, 123)
+            };
+            let line = anstream::adapter::strip_str(&exited.line(&times)).to_string();
+            assert_eq!(line.split("  ").next(), Some(time));
+            let cause = line.find("gone").unwrap();
+            assert_eq!(
+                Some(crate::text::columns(&line[..cause])),
+                times.header().find("CAUSE")
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_tells_who_asked_for_the_end() {
+        let sender: Sender = serde_json::from_value(json!({"pid": 3, "start_time_ns": 0,
+            "uid": 0, "comm": "bash"}))
+        .unwrap();
+        let asked = |how, sender: Option<&Sender>| {
+            let mut exited = Exited::unknown(Timestamp::UNIX_EPOCH, 7);
+            exited.cause = Cause::Exited { code: 130 };
+            exited.circumstances.last_signal = Some(LastSignal {
+                signal: Signal::INT,
+                before_exit_ns: 1,
+                how: Some(how),
+                sender: sender.cloned(),
+            });
+            exited.why()
+        };
+        assert_eq!(
+            asked(How::Kill, Some(&sender)),
+            "exited with 130, asked to by SIGINT from bash (pid 3, uid 0)"
+        );
+        assert_eq!(
+            asked(How::Terminal, None),
+            "exited with 130, asked to by SIGINT from its terminal (Ctrl-C)"
+        );
     }
 
     #[test]
@@ -329,7 +424,7 @@ mod tests {
             ),
             (
                 exited(killed),
-                "killed by SIGKILL from ba?sh (pid 3, uid 0) after 3m12s, pid 7",
+                "killed by SIGKILL from ba\\u{7}sh (pid 3, uid 0) after 3m12s, pid 7",
             ),
             (
                 exited(json!(null)),
@@ -351,7 +446,7 @@ mod tests {
             ),
             (
                 json!({"event": "failed", "reason": "a\u{1b}[2Jb"}),
-                "failed: a?[2Jb",
+                "failed: a\\u{1b}[2Jb",
             ),
             (
                 json!({"event": "agent_started", "pid": 1, "version": "0.1.0"}),

@@ -9,7 +9,9 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde::Deserialize;
 
 use super::history::History;
+use crate::aftermath::Circumstances;
 use crate::control::{Command, ServiceStatus};
+use crate::decode::LastSignal;
 use crate::journal::Line;
 use crate::report::Exited;
 use crate::supervisor::Cause;
@@ -343,12 +345,17 @@ fn exit_of(line: &Line) -> Option<Exited> {
         return None;
     }
     let pid = u32::try_from(event["pid"].as_u64()?).ok()?;
+    let circumstances = Circumstances {
+        last_signal: LastSignal::deserialize(&event["last_signal"]).ok(),
+        ..Circumstances::default()
+    };
     Some(Exited {
         service: line.service().map(str::to_owned),
         start_time_ns: event["start_time_ns"].as_u64(),
         comm: event["comm"].as_str().map(str::to_owned),
         uptime_ns: event["uptime_ns"].as_u64(),
         cause: Cause::deserialize(&event["cause"]).unwrap_or(Cause::Unknown),
+        circumstances,
         ..Exited::unknown(line.time()?, pid)
     })
 }

@@ -7,7 +7,8 @@ use anstyle::{AnsiColor, Style};
 use super::canvas::Canvas;
 use super::model::Pane;
 use super::view::View;
-use crate::report::{Age, Exited, HEADER, cause_style};
+use crate::report::{Age, Exited, Times, cause_style};
+use crate::text::columns;
 
 const KEYS: [(&str, &str); 8] = [
     ("up down j k", "select a service"),
@@ -72,7 +73,8 @@ impl View<'_> {
             canvas.put(2, y, u16::MAX, &why, AnsiColor::Yellow.on_default());
         }
         y += 1;
-        canvas.put(2, y, u16::MAX, HEADER, Style::new().dimmed());
+        let header = self.times().header();
+        canvas.put(2, y, u16::MAX, &header, Style::new().dimmed());
         let room = usize::from(canvas.end.saturating_sub(y + 1));
         let first = exits.len().saturating_sub(room);
         for (exited, y) in exits.iter().skip(first).zip(y + 1..) {
@@ -80,11 +82,14 @@ impl View<'_> {
         }
     }
 
-    /// A line under [`HEADER`], and whose exit it was.
+    fn times(&self) -> Times {
+        Times::of_day(self.zone.clone())
+    }
+
+    /// A line under [`Times::header`], and whose exit it was.
     fn exit(&self, canvas: &mut Canvas<'_>, y: u16, exited: &Exited) {
         let plain = Style::new();
-        let time = exited.time.to_zoned(self.zone.clone());
-        let time = time.strftime("%H:%M:%S%.3f").to_string();
+        let time = self.times().of(exited.time);
         let lived = exited.uptime_ns.map_or_else(
             || "?".to_owned(),
             |ns| Age(Duration::from_nanos(ns)).to_string(),
@@ -93,10 +98,10 @@ impl View<'_> {
         canvas.right(16, y, 7, &exited.pid.to_string(), plain);
         canvas.put(25, y, 16, exited.comm.as_deref().unwrap_or("?"), plain);
         canvas.right(43, y, 7, &lived, plain);
-        let cause = exited.cause.to_string();
+        let cause = exited.why();
         let service = self.service_of(exited).map(|name| format!("[{name}]"));
         // A cause may be long, by its sender: whose exit it was has its room first.
-        let reserved = service.as_ref().map_or(0, |name| name.chars().count() + 1);
+        let reserved = service.as_ref().map_or(0, |name| columns(name) + 1);
         let reserved = u16::try_from(reserved).unwrap_or(u16::MAX);
         let room = canvas.buffer.area.width.saturating_sub(52);
         let room = room.saturating_sub(reserved).max(room.min(17));

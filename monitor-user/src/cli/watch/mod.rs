@@ -17,8 +17,11 @@ use crate::probe;
 
 /// Stream the exits of processes as they happen
 ///
-/// Shows each process once, when its last thread goes: when, who, how long it lived, and why it
-/// ended. Needs no agent and no config. Ctrl-C ends it with a summary of exits shown and lost.
+/// Shows each process once, when its last thread ends: when, which process, how long it lived, why
+/// it ended, and who had asked it to end. Needs no agent and no config. Ctrl-C ends it with a
+/// summary of exits shown and lost. A time has date and zone unless it goes to a terminal.
+///
+/// Exits with 1 if a process given by `--pid` does not exist.
 ///
 /// `--all` and `--name` need the kernel program, and so root; `--pid` works without.
 #[derive(Debug, clap::Args)]
@@ -49,7 +52,32 @@ pub(crate) struct Arguments {
 
 fn name_pattern(text: &str) -> Result<String> {
     let pattern = text.to_owned();
-    probe::compile_names(std::slice::from_ref(&pattern)).map(|_| pattern)
+    match probe::compile_names(std::slice::from_ref(&pattern)) {
+        Ok(_) => Ok(pattern),
+        Err(error) => match surprise(text) {
+            Some(hint) => Err(anyhow::anyhow!("{error:#}; {hint}")),
+            None => Err(error),
+        },
+    }
+}
+
+/// What a pattern matches, if that may be something else than was meant.
+fn surprise(pattern: &str) -> Option<String> {
+    if let Some((_, name)) = pattern.rsplit_once('/')
+        && pattern.starts_with('/')
+    {
+        return Some(format!(
+            "a pattern is matched with the process's name (comm), which is no path: for the \
+             program of that path, give --name {name:?}"
+        ));
+    }
+    let literal: String = pattern.chars().filter(|c| "{}|()$+".contains(*c)).collect();
+    (!literal.is_empty()).then(|| {
+        format!(
+            "a pattern knows * ? [] and \\ alone, so that each of {literal:?} matches itself; for \
+             several names, give --name several times"
+        )
+    })
 }
 
 pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
@@ -72,11 +100,38 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let result = runtime.block_on(watch(global, arguments));
     // A write to a reader that does not read may still hang in its thread.
     runtime.shutdown_background();
-    result.map(|()| ExitCode::SUCCESS)
+    result
 }
 
-async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
+/// The processes to watch by pid. What is told of one that is gone could be of any process that
+/// ever had its pid, so nothing is: `false`, and said on standard error.
+fn open_all(pids: &[u32]) -> Result<(Vec<Process>, bool)> {
+    let mut processes = Vec::new();
+    let mut are_all_there = true;
+    for &pid in pids {
+        match Process::open(pid) {
+            Ok(process) => processes.push(process),
+            Err(OpenError::Gone) => {
+                are_all_there = false;
+                eprint_line(&format!("--pid {pid}: there is no such process"));
+            }
+            Err(OpenError::NotAProcess) => {
+                bail!("--pid {pid}: that is a thread, not a process; give its process's pid")
+            }
+            Err(OpenError::Other(error)) => bail!("--pid {pid}: {error}"),
+        }
+    }
+    Ok((processes, are_all_there))
+}
+
+async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let mut interrupts = Interrupts::listen()?;
+    // First of all, as one of them may be about to end.
+    let (processes, are_all_there) = open_all(&arguments.pid)?;
+    let exit_code = match are_all_there {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    };
     let options = probe::Options {
         all: arguments.all,
         names: match &arguments.name[..] {
@@ -89,30 +144,25 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
         live_zero: arguments.live_zero,
     };
     let only_pids = !arguments.all && arguments.name.is_empty();
+    if only_pids && processes.is_empty() {
+        return Ok(exit_code);
+    }
     let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
     let mut source = Source::open(&options, only_pids).context(
         "--all and --name need eBPF: run as root (or with CAP_BPF and CAP_PERFMON) on a kernel \
          with BTF; `respawn doctor` tells what is missing",
     )?;
     let mut view = View::new(arguments.json);
-    for &pid in &arguments.pid {
-        match Process::open(pid) {
-            Ok(process) => source.add(process)?,
-            Err(OpenError::Gone) => {
-                eprint_line(&format!(
-                    "process {pid} is gone: there is no such process any more"
-                ));
-                view.gone(pid)?;
-            }
-            Err(OpenError::NotAProcess) => {
-                bail!("--pid {pid}: that is a thread, not a process; give its process's pid")
-            }
-            Err(OpenError::Other(error)) => bail!("--pid {pid}: {error}"),
+    let count = processes.len();
+    for process in processes {
+        source.add(process)?;
+    }
+    for pattern in &arguments.name {
+        if let Some(hint) = surprise(pattern) {
+            eprint_line(&format!("--name {pattern:?}: {hint}"));
         }
     }
-    if !(only_pids && source.is_empty()) {
-        eprint_line(&source.describe(arguments));
-    }
+    eprint_line(&describe(arguments, count));
     let followed = follow(&mut source, &mut view, &mut interrupts, only_pids).await;
     let summary = Summary {
         shown: view.shown(),
@@ -122,7 +172,24 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     view.finish(&summary).await;
     eprint_line(&summary.to_string());
-    followed
+    followed.map(|()| exit_code)
+}
+
+/// What is being watched, in one line.
+fn describe(arguments: &Arguments, processes: usize) -> String {
+    let mut what = Vec::new();
+    if arguments.all {
+        what.push("every process".to_owned());
+    }
+    if !arguments.name.is_empty() {
+        what.push(format!("processes named {}", arguments.name.join(", ")));
+    }
+    match processes {
+        0 => {}
+        1 => what.push("1 process".to_owned()),
+        count => what.push(format!("{count} processes")),
+    }
+    format!("watching {}; Ctrl-C ends it", what.join(" and "))
 }
 
 /// Shows exits as they come. With `only_pids`, ends when all of those have been shown.
@@ -199,5 +266,30 @@ impl std::fmt::Display for Summary {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_means_something_else_says_what_it_matches() {
+        for (pattern, hint) in [
+            ("/usr/sbin/nginx", "--name \"nginx\""),
+            ("/opt/a*", "--name \"a*\""),
+            ("{nginx,php}*", "each of \"{}\" matches itself"),
+            ("nginx|php", "each of \"|\""),
+        ] {
+            let said = surprise(pattern).unwrap_or_default();
+            assert!(said.contains(hint), "{pattern}: {said}");
+        }
+        for pattern in ["nginx*", "kworker/*", "[!a-z]?", "php-fpm8.2", "a b"] {
+            assert_eq!(surprise(pattern), None, "{pattern}");
+        }
+        let too_long = name_pattern("/usr/libexec/long-path")
+            .unwrap_err()
+            .to_string();
+        assert!(too_long.contains("--name \"long-path\""), "{too_long}");
     }
 }

@@ -1,5 +1,6 @@
 //! What `watch` shows of an exit.
 
+use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use jiff::tz::TimeZone;
 use serde_json::json;
@@ -8,13 +9,13 @@ use super::Summary;
 use super::source::Sink;
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
-use crate::report::{Exited, HEADER};
+use crate::report::{Exited, Times};
 
 /// Exits on standard output.
 pub(super) struct View {
     pub(super) output: Output,
     json: bool,
-    zone: TimeZone,
+    times: Times,
     buffered: u64,
     shown: u64,
 }
@@ -22,13 +23,19 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(json: bool) -> Self {
         let mut output = Output::new();
-        if !json && output.is_terminal() {
-            output.line(&format!("\u{1b}[1m{HEADER}\u{1b}[0m"));
+        let zone = TimeZone::system();
+        let times = match output.is_terminal() {
+            true => Times::of_day(zone),
+            false => Times::in_full(zone),
+        };
+        if !json {
+            let bold = Style::new().bold();
+            output.line(&format!("{bold}{}{bold:#}", times.header()));
         }
         Self {
             output,
             json,
-            zone: TimeZone::system(),
+            times,
             buffered: 0,
             shown: 0,
         }
@@ -37,11 +44,6 @@ impl View {
     /// Exits that have been written.
     pub(super) fn shown(&self) -> u64 {
         self.shown
-    }
-
-    /// Shows a process that was gone before it could be watched.
-    pub(super) fn gone(&mut self, pid: u32) -> Result<()> {
-        self.exited(&Exited::unknown(clock::now(), pid))
     }
 
     /// Writes what is buffered.
@@ -81,7 +83,7 @@ impl Sink for View {
         if self.json {
             self.output.json(exited)?;
         } else {
-            self.output.line(&exited.line(&self.zone));
+            self.output.line(&exited.line(&self.times));
         }
         Ok(())
     }
@@ -91,8 +93,9 @@ impl Sink for View {
             let line = json!({ "event": "events_lost", "time": clock::now(), "count": count });
             self.output.verbatim(&line.to_string());
         } else {
+            let red = AnsiColor::Red.on_default();
             self.output.line(&format!(
-                "\u{1b}[31m{count} exits lost: the ring was full\u{1b}[0m"
+                "{red}{count} exits lost: the ring was full{red:#}"
             ));
         }
     }

@@ -6,7 +6,6 @@ use anyhow::Result;
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
-use super::Arguments;
 use crate::aftermath::{self, Circumstances};
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
@@ -106,25 +105,6 @@ impl Source {
             Kind::Kernel(kernel) => kernel.processes.is_empty(),
             Kind::Pidfds { waiting, ended } => waiting.is_empty() && ended.is_empty(),
         }
-    }
-
-    /// What is being watched, in one line.
-    pub(super) fn describe(&self, arguments: &Arguments) -> String {
-        let mut what = Vec::new();
-        if arguments.all {
-            what.push("every process".to_owned());
-        }
-        if !arguments.name.is_empty() {
-            what.push(format!("processes named {}", arguments.name.join(", ")));
-        }
-        if !arguments.pid.is_empty() {
-            let count = arguments.pid.len();
-            what.push(format!(
-                "{count} process{}",
-                if count == 1 { "" } else { "es" }
-            ));
-        }
-        format!("watching {}; Ctrl-C ends it", what.join(" and "))
     }
 
     /// Waits for something to take.
