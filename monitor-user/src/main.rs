@@ -14,6 +14,7 @@ mod os;
 mod probe;
 mod report;
 mod supervisor;
+mod text;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -26,8 +27,7 @@ fn main() -> ExitCode {
     let result = start_log(&cli.global.log).and_then(|()| cli::run(cli));
     result.unwrap_or_else(|error| {
         // Standard error may be closed: then nobody is left to tell.
-        let _ =
-            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("respawn: {error:#}\n"));
+        cli::eprint_line(&format!("{error:#}"));
         ExitCode::FAILURE
     })
 }

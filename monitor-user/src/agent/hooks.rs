@@ -29,8 +29,8 @@ use serde_json::Value;
 use crate::os::pidfd::{self, Reaped};
 use crate::os::signal;
 use crate::os::spawn::{Child, FdLimit, Spawner};
-use crate::report::printable;
 use crate::supervisor::{Cause, Exec, Hook, Hooks, Notice, Output, ServiceName, Signal};
+use crate::text::printable;
 
 /// How many may wait.
 const MAX_WAITING: usize = 1024;
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(
             text(variables(&event)),
             "RESPAWN_EVENT=exited\nRESPAWN_TIME=2026-01-01T00:00:00Z\nRESPAWN_SEQ=3\n\
-             RESPAWN_SERVICE=web\nRESPAWN_PID=7\nRESPAWN_START_TIME_NS=10\nRESPAWN_COMM=a??b\n\
+             RESPAWN_SERVICE=web\nRESPAWN_PID=7\nRESPAWN_START_TIME_NS=10\nRESPAWN_COMM=a\\0\\nb\n\
              RESPAWN_UPTIME_NS=5\nRESPAWN_CAUSE=killed by SIGKILL from sh (pid 3, uid 0)\n\
              RESPAWN_CAUSE_KIND=signaled\nRESPAWN_SIGNAL=SIGKILL\nRESPAWN_CORE_DUMPED=false\n\
              RESPAWN_SENDER_COMM=sh\nRESPAWN_SENDER_PID=3\nRESPAWN_SENDER_START_TIME_NS=0\n\

@@ -50,6 +50,7 @@ use crate::supervisor::{
     Action, Attempt, Cause, Death, DeniedReason, Event, Instance, Memory, Notice, Output, Reply,
     RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor,
 };
+use crate::text;
 
 /// Until what could not be done is tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -773,7 +774,7 @@ impl Agent {
                 if !std::mem::replace(&mut self.journal_failed, true) {
                     tracing::error!("the journal cannot be written: {error}");
                 }
-                serde_json::to_string(entry).unwrap_or_default()
+                text::json(entry).unwrap_or_default()
             }
         };
         self.notices.tell(&line);

@@ -18,6 +18,7 @@ use tokio::net::UnixDatagram;
 use super::hooks::variables;
 use crate::config;
 use crate::report;
+use crate::text::printable;
 
 /// How many events wait for one that does not read.
 const MAX_WAITING: usize = 1024;
@@ -237,7 +238,7 @@ fn message(event: &Value) -> String {
     let happening = report::happening(event);
     let words = anstream::adapter::strip_str(&happening);
     match event["service"].as_str() {
-        Some(service) => format!("{}: {words}", report::printable(service)),
+        Some(service) => format!("{}: {words}", printable(service)),
         None => words.to_string(),
     }
 }
@@ -285,8 +286,8 @@ mod tests {
         let event = json!({"event": "failed", "service": "web", "reason": "a\nb"});
         assert_eq!(
             String::from_utf8(journald_fields(&event)).unwrap(),
-            "MESSAGE=web: failed: a?b\nPRIORITY=3\nSYSLOG_IDENTIFIER=respawn\n\
-             RESPAWN_EVENT=failed\nRESPAWN_SERVICE=web\nRESPAWN_REASON=a?b\n"
+            "MESSAGE=web: failed: a\\nb\nPRIORITY=3\nSYSLOG_IDENTIFIER=respawn\n\
+             RESPAWN_EVENT=failed\nRESPAWN_SERVICE=web\nRESPAWN_REASON=a\\nb\n"
         );
     }
 

@@ -3,11 +3,14 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::Global;
+use super::output::eprint_line;
 use crate::control::client::{self, AskError};
 use crate::control::{Command, Response};
+use crate::text;
 
 /// The exit status when there is no agent to talk to.
 const NO_AGENT: u8 = 3;
@@ -34,11 +37,13 @@ impl Refusal {
 
     /// Tells it on standard error, and on standard output too if a program reads that.
     pub(super) fn tell(&self, json: bool) -> anyhow::Result<ExitCode> {
-        tell_person(&self.message);
+        eprint_line(&self.message);
         let mut told = Ok(());
         if json {
-            let object = json!({ "ok": false, "error": self.message });
-            told = writeln!(io::stdout(), "{object}");
+            told = write_json(
+                &json!({ "ok": false, "error": self.message }),
+                &mut io::stdout(),
+            );
         }
         end(told, ExitCode::from(self.exit_status))
     }
@@ -70,9 +75,9 @@ pub(super) fn once_each(names: Vec<String>) -> Vec<String> {
     unique
 }
 
-/// Says something on standard error, if it is open.
-pub(super) fn tell_person(message: &str) {
-    let _ = writeln!(io::stderr(), "respawn: {message}");
+/// Writes one JSON object or array on a line.
+pub(super) fn write_json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}", text::json(value)?)
 }
 
 /// The exit status of a command whose output is written; a reader that has gone had enough.

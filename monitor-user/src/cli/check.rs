@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::ConfigDir;
-
+use super::{ConfigDir, ask};
 use crate::config::{self, Config, Invalid, Problem, SERVICES, Surroundings};
+use crate::text::printable;
 
 /// Validate the config, or one service file
 ///
@@ -76,7 +76,7 @@ fn write_json(outcome: &Result<Config, Invalid>, out: &mut impl Write) -> io::Re
         "problems": problems.map_or(&[][..], Vec::as_slice),
         "warnings": warnings(outcome),
     });
-    writeln!(out, "{object}")
+    ask::write_json(&object, out)
 }
 
 fn write_text(
@@ -105,7 +105,7 @@ fn write_services(config: &Config, path: &Path, out: &mut impl Write) -> io::Res
     match names.as_slice() {
         [] if path.is_dir() => {
             let services = path.join(SERVICES);
-            let services = services.display();
+            let services = printable(&services.to_string_lossy());
             writeln!(out, "0 services ok: no *.toml file is in {services}")
         }
         [] => writeln!(out, "ok"),

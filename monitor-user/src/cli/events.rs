@@ -17,7 +17,8 @@ use super::output::{Flushed, Interrupts, Output, eprint_line};
 use crate::clock;
 use crate::control;
 use crate::journal::{Changes, Line, Reader};
-use crate::report::{happening, printable};
+use crate::report::happening;
+use crate::text::{padded, printable};
 
 /// The exit status that says that there is no agent.
 const NO_AGENT: u8 = 3;
@@ -194,7 +195,7 @@ impl<'a> View<'a> {
 
     fn show(&mut self, line: &Line, today: Date) {
         if self.json {
-            self.output.verbatim(&line.text);
+            self.output.json_line(&line.text);
         } else {
             let line = human(line, &self.zone, today);
             self.output.line(&line);
@@ -213,8 +214,8 @@ fn human(line: &Line, zone: &TimeZone, today: Date) -> String {
     let dim = Style::new().dimmed();
     let bold = Style::new().bold();
     format!(
-        "{dim}{time}{dim:#}  {bold}{:<12}{bold:#}  {}",
-        printable(line.service().unwrap_or("-")),
+        "{dim}{time}{dim:#}  {bold}{}{bold:#}  {}",
+        padded(&printable(line.service().unwrap_or("-")), 12),
         happening(&line.event)
     )
 }

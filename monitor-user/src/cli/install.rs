@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{ConfigDir, Global};
 use crate::control::{self, Command, Response, client};
 use crate::init::{Entry, Init, Plan, Root, Site, detect, entry, locks};
+use crate::text;
 
 /// How long agent and spare may take to come up: runsvdir looks for new services every 5 s.
 const COMES_UP_WITHIN: Duration = Duration::from_secs(20);
@@ -408,7 +409,10 @@ impl Report {
     }
 
     fn show(&self, text: &str) -> Result<()> {
-        if self.json { Ok(()) } else { print(text) }
+        if self.json {
+            return Ok(());
+        }
+        print(&text::printable_lines(text))
     }
 }
 
@@ -457,7 +461,7 @@ fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) {
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string(value)? + "\n"))
+    print(&(text::json(value)? + "\n"))
 }
 
 fn print(text: &str) -> Result<()> {

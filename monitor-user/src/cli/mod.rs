@@ -15,6 +15,8 @@ mod top;
 pub(crate) mod watch;
 pub(crate) mod why;
 
+pub(crate) use output::eprint_line;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 

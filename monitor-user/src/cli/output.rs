@@ -12,6 +12,7 @@ use tokio::io::{AsyncWriteExt, Interest, Stdout};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::os;
+use crate::text;
 
 /// How long the last lines may take once the end is wanted.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -78,9 +79,13 @@ impl Output {
 
     /// A line for a program.
     pub(crate) fn json(&mut self, object: &impl Serialize) -> Result<()> {
-        serde_json::to_writer(&mut self.buffer, object)?;
-        self.buffer.push(b'\n');
+        self.verbatim(&text::json(object)?);
         Ok(())
+    }
+
+    /// A line for a program that is JSON already.
+    pub(crate) fn json_line(&mut self, line: &str) {
+        self.verbatim(&text::visible_json(line));
     }
 
     /// A line as it is.
@@ -178,5 +183,6 @@ impl Interrupts {
 
 /// Says something on standard error, if it is open.
 pub(crate) fn eprint_line(text: &str) {
+    let text = text::printable_lines(text);
     let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("respawn: {text}\n"));
 }

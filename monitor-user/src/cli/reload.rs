@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::Global;
-use super::ask::{Refusal, ask, end};
+use super::ask::{self, Refusal, end};
 use crate::config::Problem;
 use crate::control::{Command, Response};
 use crate::supervisor::ReloadSummary;
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 /// Output that cannot be written.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
-    let (written, exit_code) = match ask(global, &Command::Reload) {
+    let (written, exit_code) = match ask::ask(global, &Command::Reload) {
         Ok(Response::Reloaded { summary, warnings }) => {
             let out = &mut io::stdout().lock();
             let written = match json {
@@ -44,7 +44,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
             let written = match json {
                 true => {
                     let object = json!({ "ok": false, "problems": problems, "warnings": warnings });
-                    writeln!(io::stdout(), "{object}")
+                    ask::write_json(&object, &mut io::stdout())
                 }
                 false => {
                     let err = &mut io::stderr().lock();
@@ -106,7 +106,7 @@ fn write_summary_json(
         "removed": removed,
         "warnings": warnings,
     });
-    writeln!(out, "{object}")
+    ask::write_json(&object, out)
 }
 
 fn write_warnings(warnings: &[Problem], err: &mut impl Write) -> io::Result<()> {

@@ -9,11 +9,13 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
 use super::Global;
-use super::ask::{Refusal, ask, end, once_each, tell_person};
+use super::ask::{Refusal, ask, end, once_each, write_json};
+use super::output::eprint_line;
 use crate::clock;
 use crate::control::{Command, Response, ServiceStatus};
-use crate::report::{Age, cause_style, printable};
+use crate::report::{Age, cause_style};
 use crate::supervisor::State;
+use crate::text::{self, printable};
 
 /// Show the services and what they do
 ///
@@ -44,7 +46,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
         Err(refusal) => return refusal.tell(false),
     };
     let written = if arguments.json {
-        write_json(&statuses)
+        write_json(&statuses, &mut io::stdout())
     } else if asked.is_empty() && statuses.is_empty() {
         writeln!(io::stdout(), "no services are configured")
     } else if statuses.is_empty() {
@@ -55,16 +57,10 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
     let is_known = |name: &&String| statuses.iter().any(|status| status.service == **name);
     let mut exit_code = ExitCode::SUCCESS;
     for unknown in asked.iter().filter(|name| !is_known(name)) {
-        tell_person(&format!("{unknown}: no service has this name"));
+        eprint_line(&format!("{unknown}: no service has this name"));
         exit_code = ExitCode::FAILURE;
     }
     end(written, exit_code)
-}
-
-fn write_json(statuses: &[ServiceStatus]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, statuses)?;
-    writeln!(out)
 }
 
 const HEADER: [&str; 6] = ["SERVICE", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT"];
@@ -77,9 +73,7 @@ fn table(statuses: &[ServiceStatus], now: Timestamp) -> String {
     let rows: Vec<_> = statuses.iter().map(|status| row(status, now)).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].0.as_str());
-        let widths = cells
-            .chain([HEADER[column]])
-            .map(|cell| cell.chars().count());
+        let widths = cells.chain([HEADER[column]]).map(text::columns);
         widths.max().unwrap_or(0)
     };
     let widths: [usize; 6] = std::array::from_fn(width);
@@ -99,7 +93,7 @@ fn line(cells: &[(String, Style); 6], widths: &[usize; 6]) -> String {
     let mut text = String::new();
     for (column, (cell, style)) in cells.iter().enumerate() {
         let is_last = column + 1 == cells.len();
-        let gap = " ".repeat(widths[column].saturating_sub(cell.chars().count()));
+        let gap = " ".repeat(widths[column].saturating_sub(text::columns(cell)));
         let (before, after) = match (RIGHT[column], is_last) {
             (true, _) => (gap.as_str(), ""),
             (false, true) => ("", ""),
@@ -230,7 +224,7 @@ db        backoff     -       -         1  exited with 1
 gone      backoff     -       -         0  -
   next start in 200ms; the last one failed: cannot run /x: No such file or directory (exec)
 flappy    failed      -       -         0  -
-  given up: 5 starts?[2J within 10s
+  given up: 5 starts\\u{1b}[2J within 10s
 off       stopped     -       -         0  -
 "
         );

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::Global;
-use super::ask::{Refusal, ask, end, once_each, tell_person};
+use super::ask::{self, Refusal, end, once_each};
+use super::output::eprint_line;
 use crate::control::{Command, Response, ServiceResult};
 use crate::supervisor::Signal;
 
@@ -153,18 +154,18 @@ pub(crate) fn shutdown(global: &Global, arguments: &Shutdown) -> anyhow::Result<
 
 /// Has it done. Says nothing to a person when all went well.
 fn run(global: &Global, command: &Command, json: bool) -> anyhow::Result<ExitCode> {
-    let results = match ask(global, command) {
+    let results = match ask::ask(global, command) {
         Ok(Response::Done { results }) => results,
         Ok(_) => return Refusal::beside_the_point().tell(json),
         Err(refusal) => return refusal.tell(json),
     };
     let failures = failures(&results);
     for failure in &failures {
-        tell_person(failure);
+        eprint_line(failure);
     }
     let mut written = Ok(());
     if json {
-        written = write_json(&results, &mut io::stdout().lock());
+        written = write_json(&results, &mut io::stdout());
     }
     let exit_code = match failures.as_slice() {
         [] => ExitCode::SUCCESS,
@@ -189,7 +190,7 @@ fn failures(results: &[ServiceResult]) -> Vec<String> {
 fn write_json(results: &[ServiceResult], out: &mut impl Write) -> io::Result<()> {
     let ok = results.iter().all(|result| result.ok);
     let object = json!({ "ok": ok, "results": results });
-    writeln!(out, "{object}")
+    ask::write_json(&object, out)
 }
 
 #[cfg(test)]

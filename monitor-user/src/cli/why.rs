@@ -20,8 +20,9 @@ use crate::clock;
 use crate::control;
 use crate::journal::Reader;
 use crate::os::proc;
-use crate::report::{Age, Bytes, cause_style, happening, printable, requested};
+use crate::report::{Age, Bytes, cause_style, happening, requested};
 use crate::supervisor::{Cause, How, Instance, Sender};
+use crate::text::printable;
 
 /// Tell why a service died
 ///
@@ -577,7 +578,7 @@ mod tests {
         );
         assert_eq!(
             lines[0],
-            "web killed by SIGKILL from evil?[2J (pid 4194304, uid 0)"
+            "web killed by SIGKILL from evil\\u{1b}[2J (pid 4194304, uid 0)"
         );
         assert!(
             lines[1].starts_with("  when    2026-07-24 12:00:00.000, "),
@@ -590,7 +591,7 @@ mod tests {
         assert_eq!(
             lines[2..],
             [
-                "  sender  evil?[2J, pid 4194304, uid 0 (root), child of init (pid 1), by \
+                "  sender  evil\\u{1b}[2J, pid 4194304, uid 0 (root), child of init (pid 1), by \
                  pidfd_send_signal(2); it has ended",
                 "  used    at most 3.0 MiB of memory, 1.5ms of CPU in user mode, 0us in the kernel, \
                  2 threads, 0 B read, 4.0 KiB written",

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::text;
+
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Problem {
@@ -43,23 +45,15 @@ impl fmt::Display for Problem {
             write!(f, ":{number}")?;
         }
         if let Some(key) = &self.key {
-            write!(f, ": {key}")?;
+            write!(f, ": {}", text::printable(key))?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", text::printable(&self.message))
     }
 }
 
-/// A path for a terminal: control characters, which a file name may have, are escaped.
+/// A path for a terminal: what cannot be seen in a file name is escaped.
 pub(super) fn printable(path: &Path) -> String {
-    let mut text = String::new();
-    for c in path.to_string_lossy().chars() {
-        if c.is_control() {
-            text.extend(c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    text
+    text::printable(&path.to_string_lossy())
 }
 
 /// JSON has no bytes: a path that is not UTF-8 gets U+FFFD for what is wrong.

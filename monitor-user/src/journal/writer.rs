@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, current_path, older_path};
+use crate::text;
 
 /// How much is read at first of the end of a file, to find its last good line.
 const TAIL: u64 = 16 * 1024;
@@ -120,7 +121,7 @@ impl Journal {
         buffer.clear();
         // Ends a torn line, where there is one.
         buffer.push(b'\n');
-        serde_json::to_writer(&mut buffer, &Line { seq, entry })?;
+        buffer.extend_from_slice(text::json(&Line { seq, entry })?.as_bytes());
         buffer.push(b'\n');
         let appended = self
             .make_room(buffer.len())

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use self::checks::{CHECKS, Host};
 use super::Global;
-use crate::report::printable;
+use crate::text::{self, printable};
 
 /// Tell what works on this host, what does not, why, and what to do
 ///
@@ -105,7 +105,7 @@ impl Finding {
 
     fn advise(self, advice: impl Into<String>) -> Self {
         Self {
-            advice: Some(advice.into()),
+            advice: Some(printable(&advice.into())),
             ..self
         }
     }
@@ -155,7 +155,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let report = Report::of(&Host::look(global)?);
     let text = if arguments.json {
-        serde_json::to_string(&report)? + "\n"
+        text::json(&report)? + "\n"
     } else {
         report.table()
     };

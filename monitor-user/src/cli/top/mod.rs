@@ -34,8 +34,8 @@ use self::model::{Input, Model, Moment, Wish};
 use self::terminal::{Screen, Terminal};
 use self::view::View;
 use super::Global;
-use super::ask::tell_person;
 use super::output::Interrupts;
+use super::output::eprint_line;
 use crate::{clock, probe};
 
 /// The exit status of wrong usage.
@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
 /// A terminal that cannot be read or written.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     if !io::stdout().is_terminal() {
-        tell_person(
+        eprint_line(
             "top needs a terminal; use `respawn status`, `respawn events --follow` or `respawn watch`",
         );
         return Ok(ExitCode::from(WRONG_USAGE));

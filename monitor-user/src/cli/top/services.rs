@@ -13,6 +13,7 @@ use crate::cli::status::{note, state_style};
 use crate::control::ServiceStatus;
 use crate::report::{Age, cause_style};
 use crate::supervisor::Cause;
+use crate::text;
 
 impl View<'_> {
     pub(super) fn services(&self, canvas: &mut Canvas<'_>, rows: u16) {
@@ -97,11 +98,11 @@ impl View<'_> {
         let mut words = cause.to_string();
         if let Some(time) = self.last_exit_time(status) {
             let longer = format!("{words}, {} ago", whole(self.ago(time)));
-            if longer.chars().count() <= room {
+            if text::columns(&longer) <= room {
                 return longer;
             }
         }
-        if words.chars().count() > room {
+        if text::columns(&words) > room {
             words = match cause {
                 Cause::Exited { code } => format!("exit {code}"),
                 Cause::Signaled { signal, .. } => signal.to_string(),

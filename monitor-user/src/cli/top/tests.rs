@@ -162,7 +162,7 @@ fn an_order_is_given_at_once_or_after_a_yes() {
     );
     let failed = Input::Done(order(Verb::Restart, "c"), Err("overtaken\u{1b}".to_owned()));
     assert_eq!(model.take(failed, at(0)), Some(Wish::Look));
-    assert_eq!(screen(&model)[23], "restart c: overtaken?");
+    assert_eq!(screen(&model)[23], "restart c: overtaken\\u{1b}");
     press(&mut model, "k");
     assert!(screen(&model)[23].starts_with("q quit"));
 }
@@ -289,7 +289,7 @@ respawn top   agent 77   3 services: 1 running, 1 backoff, 1 stopped
   gone: next start in 3.20s; the last one failed: cannot run /x: No such file o…
 ── exits of this host, 3 lost ──────────────────────────────────────────────────
   TIME              PID  COMM                LIVED  CAUSE
-  12:00:00.000        9  evil?[2J            1.5ms  exited with 1 [frontend-wit…
+  12:00:00.000        9  evil\\u{1b}[2J       1.5ms  exited with 1 [frontend-wit…
   12:00:00.000       10  true                1.5ms  exited with 1";
     assert_eq!(screen(&model)[..10].join("\n"), expected);
     press(&mut model, "kw");
@@ -304,7 +304,7 @@ respawn top   agent 77   3 services: 1 running, 1 backoff, 1 stopped
     );
     press(&mut model, "ee");
     assert!(screen(&model)[6].contains("exits of services"));
-    let exit = "  11:56:48.000        9  sh?]0;              2.00s  killed by SIGKILL [frontend…";
+    let exit = "  11:56:48.000        9  sh\\u{1b}]0;         2.00s  killed by SIGKILL [frontend…";
     assert_eq!(screen(&model)[8], exit);
     // Wider, there are words for all.
     let wide = lines(&picture(&model, PLAIN, 200, 50, at(60)));
@@ -322,7 +322,7 @@ fn without_ebpf_the_exits_of_services_are_left() {
     model.take(Input::Blind("no right\nto it".to_owned()), at(0));
     model.take(died("a", "2026-01-01T11:00:00Z", 5), at(0));
     let shown = screen(&model);
-    assert_eq!(shown[7], "  without eBPF: no right?to it");
+    assert_eq!(shown[7], "  without eBPF: no right\\nto it");
     assert!(shown[9].ends_with("killed by SIGKILL [a]"), "{}", shown[9]);
 }
 
