@@ -5,8 +5,8 @@
 pub(crate) mod answer;
 pub(crate) mod bpf;
 pub(crate) mod cgroup;
-pub(crate) mod effort;
 pub(crate) mod cgroup_id;
+pub(crate) mod effort;
 pub(crate) mod marker;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
