@@ -55,7 +55,7 @@ enum What {
     },
     Backoff {
         delay_ns: u64,
-        /// "exited" or "start_failed"
+        /// "exited", "start_failed" or "too_often"
         reason: &'static str,
         /// Why the start failed, in words.
         message: Option<String>,
@@ -245,6 +245,10 @@ fn backoff(delay: Duration, reason: &BackoffReason) -> What {
     let (reason, message) = match reason {
         BackoffReason::Exited => ("exited", None),
         BackoffReason::SpawnFailed(failure) => ("start_failed", Some(failure.message.clone())),
+        BackoffReason::TooOften => (
+            "too_often",
+            Some("it ended more than 20 times within a second".to_owned()),
+        ),
     };
     What::Backoff {
         delay_ns: nanoseconds(delay),

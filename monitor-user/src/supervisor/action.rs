@@ -155,4 +155,6 @@ pub(crate) enum BackoffReason {
     Exited,
     /// The start itself failed.
     SpawnFailed(SpawnFailure),
+    /// It ended more than 20 times within a second, by itself or not.
+    TooOften,
 }

@@ -10,6 +10,14 @@ use super::spec::{Policy, StartLimit};
 /// The least delay of a service that keeps failing, even if its `restart_delay` is zero.
 const LEAST_GROWING_DELAY: Duration = Duration::from_millis(100);
 
+/// More ends than this within [`STORM_WINDOW`] are a storm, whoever causes them: a user that kills
+/// its own service in a loop must not keep the agent and the journal busy.
+const STORM_ENDS: usize = 20;
+const STORM_WINDOW: Duration = Duration::from_secs(1);
+
+/// A storm's first delay is the least growing one; this is its longest, whatever the policy says.
+const LONGEST_STORM_DELAY: Duration = Duration::from_secs(30);
+
 /// A point in time that stands for "never" where a sum would overflow: 30 years on.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
@@ -18,30 +26,46 @@ pub(super) fn after(now: Instant, delay: Duration) -> Instant {
     now.checked_add(delay.min(NEVER)).unwrap_or(now)
 }
 
-/// What one service's own failures have cost it so far.
+/// What one service's ends have cost it so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Backoff {
     /// Ends by itself in a row, none of them after a stable run.
     failures: u32,
     /// The starts that count towards the limit, oldest first, at most `burst` of them.
     starts: VecDeque<Instant>,
+    /// The last ends, by itself or not, oldest first, at most one more than make no storm.
+    ends: VecDeque<Instant>,
+    /// Ends in a storm so far, none of them after a stable run.
+    storm: u32,
 }
 
 impl Backoff {
     /// Takes up what an earlier agent had counted; `starts_ago` oldest first.
-    pub(super) fn restore(failures: u32, starts_ago: &[Duration], now: Instant) -> Self {
+    pub(super) fn restore(
+        failures: u32,
+        storm: u32,
+        starts_ago: &[Duration],
+        now: Instant,
+    ) -> Self {
         Self {
             failures,
+            storm,
             starts: starts_ago
                 .iter()
                 .filter_map(|ago| now.checked_sub(*ago))
                 .collect(),
+            ends: VecDeque::new(),
         }
     }
 
     /// Ends by itself in a row.
     pub(super) fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// Ends in a storm so far.
+    pub(super) fn storm(&self) -> u32 {
+        self.storm
     }
 
     /// How long ago the starts were that count towards the limit, oldest first.
@@ -52,10 +76,41 @@ impl Backoff {
             .collect()
     }
 
-    /// Delay and limit start afresh.
+    /// Somebody asked for a start: nothing that was counted holds any more.
     pub(super) fn reset(&mut self) {
-        self.failures = 0;
-        self.starts.clear();
+        *self = Self::default();
+    }
+
+    /// It was up for so long: delay and limit start afresh if that was stable. A storm is over
+    /// only after a second without an end, however soon a service counts as stable.
+    pub(super) fn ran_for(&mut self, uptime: Duration, policy: &Policy) {
+        if uptime >= policy.stable_after {
+            self.failures = 0;
+            self.starts.clear();
+        }
+        if uptime >= policy.stable_after.max(STORM_WINDOW) {
+            self.storm = 0;
+        }
+    }
+
+    /// Counts an end that nobody asked the agent for. Returns the delay that a storm of them
+    /// costs: 100 ms, then its doubles.
+    pub(super) fn count_end(&mut self, now: Instant) -> Option<Duration> {
+        self.ends.push_back(now);
+        if self.ends.len() > STORM_ENDS + 1 {
+            self.ends.pop_front();
+        }
+        let is_storm = self.ends.len() > STORM_ENDS
+            && self
+                .ends
+                .front()
+                .is_some_and(|first| now.saturating_duration_since(*first) < STORM_WINDOW);
+        if !is_storm && self.storm == 0 {
+            return None;
+        }
+        let delay = doubled(LEAST_GROWING_DELAY, self.storm).min(LONGEST_STORM_DELAY);
+        self.storm = self.storm.saturating_add(1);
+        Some(delay)
     }
 
     /// The delay before the next start, after one more failure.
@@ -94,10 +149,9 @@ fn delay_after(failures: u32, policy: &Policy) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else {
         return policy.restart_delay;
     };
-    let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
-    policy
-        .restart_delay
-        .max(LEAST_GROWING_DELAY)
-        .saturating_mul(factor)
-        .min(longest)
+    doubled(policy.restart_delay.max(LEAST_GROWING_DELAY), doublings).min(longest)
+}
+
+fn doubled(delay: Duration, times: u32) -> Duration {
+    delay.saturating_mul(2_u32.checked_pow(times).unwrap_or(u32::MAX))
 }

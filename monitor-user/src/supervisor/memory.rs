@@ -54,6 +54,8 @@ pub(crate) struct Memory {
     pub(crate) starts: u64,
     /// Ends by itself in a row: how far the delay has grown.
     pub(crate) failures: u32,
+    /// Ends in a storm so far: how far the delay has grown that is everybody's.
+    pub(crate) storm: u32,
     /// How long ago the starts were that count towards the start limit, oldest first.
     pub(crate) starts_ago: Vec<Duration>,
     /// In backoff: how long until the next start.

@@ -25,8 +25,9 @@
 //! - (1) Nothing can be done to a start under way. Its answer decides: an instance that is not
 //!   wanted any more, or was started from an exec that has changed, is stopped at once.
 //! - (2) or straight on to Stopping, by (1).
-//! - (3) by restart policy: Due, Backoff, or Ending with success or failure. A failed start
-//!   that is not wanted any more: Ending. One whose exec has changed: Due.
+//! - (3) by restart policy: Due, Backoff, or Ending with success or failure; Backoff instead of Due
+//!   in a storm of ends. A failed start that is not wanted any more: Ending. One whose exec has
+//!   changed: Due.
 //! - (4) Due if wanted, else Ending.
 //! - Due becomes Starting as soon as no old instance is leaving (with `overlap`: at most one
 //!   is), or Ending where the start limit forbids it. Ending becomes Down when none is leaving.
@@ -43,6 +44,7 @@
 //! - `no_start_while_down`: nothing is spawned while it is not wanted.
 //! - `one_reply`: each request is replied to once, with the words that are true at that moment.
 //! - `journal_agrees`: the notices, read in order, tell the state.
+//! - `no_storm`: whoever ends a service all the time, it is not started all the time.
 //! - `timers_ahead`: after a timeout was handled, the next one is ahead: no busy loop.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -109,6 +111,7 @@ enum ServiceState {
     /// To be started then.
     Backoff {
         until: Instant,
+        start: Start,
     },
     /// `Spawn` is not answered yet.
     Starting {
@@ -235,7 +238,7 @@ impl Service {
     /// When `timeout` has to be called, if ever.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
-            ServiceState::Backoff { until } => Some(until),
+            ServiceState::Backoff { until, .. } => Some(until),
             ServiceState::Stopping { kill_at, .. } => kill_at,
             _ => None,
         }
@@ -261,7 +264,7 @@ impl Service {
                 _ => None,
             },
             next_start: match self.state {
-                ServiceState::Backoff { until } => Some(until),
+                ServiceState::Backoff { until, .. } => Some(until),
                 _ => None,
             },
         }
@@ -275,14 +278,20 @@ impl Service {
             instance: self.live_instance(),
             starts: self.starts,
             failures: self.backoff.failures(),
+            storm: self.backoff.storm(),
             starts_ago: self.backoff.starts_ago(now),
             next_start_in: match self.state {
-                ServiceState::Backoff { until } => Some(until.saturating_duration_since(now)),
+                ServiceState::Backoff { until, .. } => Some(until.saturating_duration_since(now)),
                 _ => None,
             },
             next_start_is_free: matches!(
                 self.state,
-                ServiceState::Due(Start::Free) | ServiceState::Starting { .. }
+                ServiceState::Due(Start::Free)
+                    | ServiceState::Backoff {
+                        start: Start::Free,
+                        ..
+                    }
+                    | ServiceState::Starting { .. }
             ),
             stopping: matches!(self.state, ServiceState::Stopping { .. }) && !self.shutdown,
             rest: match &self.state {
@@ -437,7 +446,8 @@ impl Service {
         self.last_attempt = memory.last_attempt;
         self.exec = memory.exec;
         self.starts = memory.starts;
-        self.backoff = Backoff::restore(memory.failures, &memory.starts_ago, step.now);
+        self.backoff =
+            Backoff::restore(memory.failures, memory.storm, &memory.starts_ago, step.now);
         self.last_exit = memory.last_exit.clone();
         self.last_failure = memory.last_failure.clone();
         let (leaving, mut own): (Vec<_>, Vec<_>) = legacy
@@ -520,6 +530,11 @@ impl Service {
             Some(rest) => Some(rest.clone()),
         };
         self.since = memory.since(now);
+        let start = if memory.next_start_is_free && !self.is_outdated() {
+            Start::Free
+        } else {
+            Start::Counted
+        };
         self.state = match (rest, memory.next_start_in) {
             // It was told when it happened.
             (Some(rest), _) if memory.at_rest && self.leaving.is_empty() => {
@@ -528,11 +543,9 @@ impl Service {
             (Some(rest), _) => ServiceState::Ending(rest),
             (None, Some(delay)) => ServiceState::Backoff {
                 until: after(now, delay),
+                start,
             },
-            (None, None) if memory.next_start_is_free && !self.is_outdated() => {
-                ServiceState::Due(Start::Free)
-            }
-            (None, None) => ServiceState::Due(Start::Counted),
+            (None, None) => ServiceState::Due(start),
         };
     }
 
@@ -617,8 +630,9 @@ impl Service {
 
     pub(super) fn timeout(&mut self, step: &mut Step<'_>) {
         match &mut self.state {
-            ServiceState::Backoff { until } if *until <= step.now => {
-                self.enter(ServiceState::Due(Start::Counted), step);
+            ServiceState::Backoff { until, start } if *until <= step.now => {
+                let start = *start;
+                self.enter(ServiceState::Due(start), step);
             }
             ServiceState::Stopping { instance, kill_at }
                 if kill_at.is_some_and(|at| at <= step.now) =>
@@ -709,12 +723,10 @@ impl Service {
         let uptime = death
             .uptime
             .unwrap_or_else(|| step.now.saturating_duration_since(self.since));
-        if uptime >= self.spec.policy.stable_after {
-            self.backoff.reset();
-        }
+        self.backoff.ran_for(uptime, &self.spec.policy);
         match self.verdict(death) {
             Verdict::Restart => self.back_off(BackoffReason::Exited, step),
-            Verdict::Mend => self.enter(ServiceState::Due(Start::Free), step),
+            Verdict::Mend => self.mend(step),
             Verdict::Finish => self.enter(ServiceState::Ending(Rest::Finished), step),
             Verdict::Fail => {
                 let reason = death.cause.to_string();
@@ -723,11 +735,27 @@ impl Service {
         }
     }
 
-    /// Waits for the next start, or not at all where the delay is zero.
+    /// Goes on after an end of its own, or a start that failed.
     fn back_off(&mut self, reason: BackoffReason, step: &mut Step<'_>) {
-        let delay = self.backoff.fail(&self.spec.policy);
+        let own = self.backoff.fail(&self.spec.policy);
+        match self.backoff.count_end(step.now) {
+            Some(storm) if storm > own => {
+                self.wait(storm, BackoffReason::TooOften, Start::Counted, step);
+            }
+            _ => self.wait(own, reason, Start::Counted, step),
+        }
+    }
+
+    /// Goes on after what someone else did: at nobody's cost, unless it happens all the time.
+    fn mend(&mut self, step: &mut Step<'_>) {
+        let delay = self.backoff.count_end(step.now).unwrap_or_default();
+        self.wait(delay, BackoffReason::TooOften, Start::Free, step);
+    }
+
+    /// Waits for the next start, or not at all where the delay is zero.
+    fn wait(&mut self, delay: Duration, reason: BackoffReason, start: Start, step: &mut Step<'_>) {
         if delay.is_zero() {
-            return self.enter(ServiceState::Due(Start::Counted), step);
+            return self.enter(ServiceState::Due(start), step);
         }
         step.publish(Notice::Backoff {
             service: self.name.clone(),
@@ -735,7 +763,7 @@ impl Service {
             reason,
         });
         let until = after(step.now, delay);
-        self.enter(ServiceState::Backoff { until }, step);
+        self.enter(ServiceState::Backoff { until, start }, step);
     }
 
     /// Starts without a delay, whatever came before; joins a start or a restart under way.

@@ -17,6 +17,10 @@ pub(super) enum Told {
     Failed,
 }
 
+/// `no_storm`: twenty ends and the first start are free, and within a second there is room for
+/// the delays of 100, 200 and 400 ms.
+const STARTS_IN_A_SECOND: usize = 20 + 1 + 3;
+
 pub(super) struct Shadow {
     pub(super) spec: Arc<Spec>,
     /// In the last config.
@@ -30,6 +34,10 @@ pub(super) struct Shadow {
     starts: u64,
     /// Starts that must stay within the limit: those since the last reason to forget them.
     window: Vec<Instant>,
+    /// All starts within a second that nobody asked for.
+    second: Vec<Instant>,
+    /// What was last to be run.
+    tried: Option<Exec>,
     /// The next start mends what someone else broke.
     pub(super) is_free: bool,
     /// It was up long enough: the next delay is the first one again.
@@ -51,6 +59,8 @@ impl Shadow {
             told: None,
             starts: 0,
             window: Vec::new(),
+            second: Vec::new(),
+            tried: None,
             is_free: false,
             is_fresh: false,
             may_fail: false,
@@ -75,10 +85,24 @@ impl Shadow {
         self.may_finish |= policy.restart != RestartPolicy::Always;
     }
 
+    /// The next agent goes on with it: a start is free only if it runs what the last one ran.
+    pub(super) fn resume(&mut self) {
+        self.is_free &= self
+            .tried
+            .as_ref()
+            .is_none_or(|exec| *exec == self.spec.exec);
+    }
+
     /// Delay and limit are afresh.
     pub(super) fn forget_starts(&mut self) {
         self.window.clear();
+        self.second.clear();
         self.is_free = false;
+    }
+
+    /// The next agent does not know how often it ended within the last second.
+    pub(super) fn forget_storm(&mut self) {
+        self.second.clear();
     }
 
     pub(super) fn is_wanted(&self, is_going: bool) -> bool {
@@ -90,6 +114,13 @@ impl Shadow {
         self.may_fail = false;
         self.may_finish = false;
         self.is_fresh = false;
+        self.tried = Some(self.spec.exec.clone());
+        let last_second = |start: &Instant| now.duration_since(*start) < Duration::from_secs(1);
+        self.second.retain(last_second);
+        self.second.push(now);
+        if self.second.len() > STARTS_IN_A_SECOND {
+            return Err(format!("no_storm: {} starts", self.second.len()));
+        }
         let policy = self.spec.policy.clone();
         self.allow(&policy);
         if std::mem::take(&mut self.is_free) {
@@ -147,6 +178,14 @@ impl Shadow {
             }
             Notice::Stopped { .. } => (Told::Stopped, self.live.is_none()),
             Notice::Failed { .. } => (Told::Failed, self.live.is_none() && self.may_fail),
+            Notice::Backoff {
+                delay,
+                reason: BackoffReason::TooOften,
+                ..
+            } => {
+                let range = Duration::from_millis(100)..=Duration::from_secs(30);
+                (Told::Backoff, self.live.is_none() && range.contains(delay))
+            }
             Notice::Backoff { delay, .. } => {
                 let policy = &self.spec.policy;
                 let longest = policy.restart_max_delay.max(policy.restart_delay);
@@ -163,6 +202,10 @@ impl Shadow {
         self.told = Some(told);
         let costs = match notice {
             Notice::Failed { reason, .. } => reason.starts_with("start limit"),
+            Notice::Backoff {
+                reason: BackoffReason::TooOften,
+                ..
+            } => false,
             _ => told == Told::Backoff,
         };
         if self.is_free && costs {

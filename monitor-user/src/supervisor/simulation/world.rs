@@ -68,6 +68,8 @@ struct Request {
 
 pub(super) struct Simulation {
     random: Random,
+    /// Everything takes a thousandth of the time, and somebody kills all the time.
+    is_hasty: bool,
     supervisor: Supervisor,
     now: Instant,
     /// How far the clock has jumped so far.
@@ -110,8 +112,10 @@ impl Simulation {
             reason = "any Instant will do to begin with"
         )]
         let now = Instant::now();
+        let mut random = Random(seed);
         Self {
-            random: Random(seed),
+            is_hasty: random.chance(10),
+            random,
             supervisor: Supervisor::new(),
             now,
             jumped: Duration::ZERO,
@@ -221,6 +225,10 @@ impl Simulation {
 
     /// Something from outside.
     fn interfere(&mut self) -> Check {
+        if self.is_hasty && self.random.chance(99) {
+            self.kill_someone();
+            return Ok(());
+        }
         match self.random.below(100) {
             0..12 => self.request(Kind::Start),
             12..26 => self.request(Kind::Stop),
@@ -248,8 +256,17 @@ impl Simulation {
     }
 
     fn later(&mut self, longest: Duration, happening: Happening) {
-        let time = self.now + self.random.duration(longest.min(LONGEST_LATENCY));
+        let time = self.now + self.latency(longest);
         self.at(time, happening);
+    }
+
+    fn latency(&mut self, longest: Duration) -> Duration {
+        let longest = longest.min(LONGEST_LATENCY);
+        self.random.duration(if self.is_hasty {
+            longest / 1000
+        } else {
+            longest
+        })
     }
 
     fn at(&mut self, time: Instant, happening: Happening) {
@@ -407,7 +424,7 @@ impl Simulation {
             },
             ..death
         };
-        let time = self.now + self.random.duration(LONGEST_LATENCY);
+        let time = self.now + self.latency(LONGEST_LATENCY);
         let released = Event::ProcessReleased {
             service,
             instance,
@@ -575,6 +592,7 @@ impl Simulation {
         for (name, shadow) in &mut self.shadows {
             if shadow.is_listed && !services.contains_key(name) {
                 shadow.is_listed = false;
+                shadow.is_free = false;
                 summary.removed.push(name.to_string());
             }
         }
@@ -588,6 +606,9 @@ impl Simulation {
                         summary.restarted.push(name.to_string());
                     }
                     shadow.take_spec(Arc::clone(spec));
+                    if self.is_resuming {
+                        shadow.resume();
+                    }
                 }
                 Some(shadow) => {
                     summary.added.push(name.to_string());
@@ -789,6 +810,7 @@ impl Simulation {
             .filter_map(|name| Some((name.clone(), self.supervisor.memory(name, self.now)?)))
             .collect();
         self.supervisor = Supervisor::new();
+        self.shadows.values_mut().for_each(Shadow::forget_storm);
         self.requests.clear();
         self.recent.clear();
         let tried = std::mem::take(&mut self.spawning);

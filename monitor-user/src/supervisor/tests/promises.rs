@@ -1318,3 +1318,100 @@ fn no_deadline_is_left_behind() {
     let never: Option<Instant> = None;
     assert_eq!(bench.supervisor.poll_timeout(), never);
 }
+
+// ---- a storm of ends ----
+
+/// Ends so many instances in a row, each at once after its start, and returns what followed the
+/// last end. `attempt` is the one that is being started.
+fn end_at_once(bench: &mut Bench, attempt: u64, times: u64, how: &str) -> String {
+    let mut followed = String::new();
+    for attempt in attempt..attempt + times {
+        bench.tell(&format!("spawned {attempt}"));
+        bench.tell("+1ms");
+        followed = bench.tell(&format!("ends {attempt} {how}"));
+    }
+    followed
+}
+
+#[test]
+fn whoever_ends_it_twenty_ends_in_a_second_are_free_and_no_more() {
+    let mut bench = check("config -> spawn 1");
+    let last = end_at_once(&mut bench, 1, 20, "SIGKILL else");
+    assert_eq!(last, "exited 20; clear 20; spawn 21");
+    let last = end_at_once(&mut bench, 21, 1, "SIGKILL else");
+    assert_eq!(last, "exited 21; backoff 100ms; clear 21");
+    assert_eq!(bench.tell("+99ms"), "");
+    // From here on each one doubles it, for as long as there is no stable run.
+    let mut delay = 100;
+    for attempt in 22..40 {
+        assert_eq!(
+            bench.tell(&format!("+{delay}ms")),
+            format!("spawn {attempt}")
+        );
+        delay = (2 * delay).min(30_000);
+        let last = end_at_once(&mut bench, attempt, 1, "SIGKILL else");
+        let delay = Duration::from_millis(delay);
+        let expected = format!("exited {attempt}; backoff {delay:?}; clear {attempt}");
+        assert_eq!(last, expected);
+    }
+    bench.tell("+30s");
+    bench.tell("spawned 40");
+    bench.tell("+10s");
+    assert_eq!(
+        bench.tell("ends 40 SIGKILL else"),
+        "exited 40; clear 40; spawn 41"
+    );
+}
+
+#[test]
+fn twenty_one_ends_in_more_than_a_second_cost_nothing() {
+    let mut bench = check("config -> spawn 1");
+    for attempt in 1..100 {
+        bench.tell(&format!("spawned {attempt}"));
+        bench.tell("+50ms");
+        let last = bench.tell(&format!("ends {attempt} SIGKILL else"));
+        let expected = format!("exited {attempt}; clear {attempt}; spawn {}", attempt + 1);
+        assert_eq!(last, expected);
+    }
+}
+
+#[test]
+fn a_policy_without_any_delay_does_not_make_it_spin() {
+    let policy = "set restart_max_delay=0s stable_after=0s ->";
+    let mut bench = check(&format!("{policy}\nconfig -> spawn 1"));
+    let last = end_at_once(&mut bench, 1, 21, "");
+    assert_eq!(last, "exited 21; backoff 100ms; clear 21");
+    let mut bench = check(&format!("{policy}\nconfig -> spawn 1"));
+    for attempt in 1..=20 {
+        let next = format!("spawn {}", attempt + 1);
+        assert_eq!(bench.tell(&format!("nospawn {attempt}")), next);
+    }
+    assert_eq!(bench.tell("nospawn 21"), "backoff 100ms");
+    bench.tell("+100ms");
+    assert_eq!(bench.tell("nospawn 22"), "backoff 200ms");
+}
+
+#[test]
+fn a_storm_of_other_peoples_doing_counts_towards_no_start_limit() {
+    let mut bench = check("set start_limit=1/3600s ->\nconfig -> spawn 1");
+    let last = end_at_once(&mut bench, 1, 21, "SIGKILL else");
+    assert_eq!(last, "exited 21; backoff 100ms; clear 21");
+    assert_eq!(bench.tell("+100ms"), "spawn 22");
+    // Nor for the next agent.
+    end_at_once(&mut bench, 22, 1, "SIGKILL else");
+    bench.tell("agent-dies");
+    bench.tell("remember");
+    assert_eq!(bench.tell("config"), "");
+    assert_eq!(bench.tell("+200ms"), "spawn 23");
+    let last = end_at_once(&mut bench, 23, 1, "SIGKILL else");
+    assert_eq!(last, "exited 23; backoff 400ms; clear 23");
+}
+
+#[test]
+fn who_asks_for_a_start_in_a_storm_gets_it_at_once() {
+    let mut bench = check("config -> spawn 1");
+    end_at_once(&mut bench, 1, 21, "SIGKILL else");
+    assert_eq!(bench.tell("start a"), "spawn 22");
+    let last = end_at_once(&mut bench, 22, 1, "SIGKILL else");
+    assert_eq!(last, "exited 22; clear 22; spawn 23");
+}

@@ -112,6 +112,13 @@ impl Bench {
                     .collect();
                 self.event(Event::Configured { services, request });
             }
+            // Somebody kills instances 1 to 21, each as soon as it runs.
+            "storm" => {
+                for attempt in 1..=21 {
+                    self.tell(&format!("spawned {attempt}"));
+                    self.tell(&format!("ends {attempt} SIGKILL else"));
+                }
+            }
             "agent-dies" => self.agent_dies(),
             "remember" => {
                 let memory = Box::new(self.memories.get(&service).cloned().unwrap_or_default());

@@ -46,6 +46,7 @@ const STATES: &[(&str, &[&str])] = &[
         "backoff early",
         &["set restart_delay=1s", "config", "spawned 1", "exit 1"],
     ),
+    ("storm", &["config", "storm"]),
     ("starting", &["config"]),
     (
         "starting asked",

@@ -31,8 +31,9 @@ const LARGE_MIB: u32 = 1024;
 /// Three services, and the one just killed whose memory goes while the next one fills its own.
 const LARGE_NEEDS_MIB: u64 = 5 * 1024;
 const MANY: usize = 100;
-/// Before a kill, for all to fall asleep.
-const REST: Duration = Duration::from_millis(5);
+/// Before a kill, for all to fall asleep. Long enough that none of three contestants' services is
+/// killed more than 20 times in a second, which an agent would answer with delays.
+const REST: Duration = Duration::from_millis(20);
 
 /// One who restarts services.
 struct Contestant {
