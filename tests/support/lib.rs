@@ -95,6 +95,23 @@ pub fn respawn() -> Command {
     Command::new(path)
 }
 
+/// The binary of the last release, 0.1.0, which `cargo xtask test` builds: for tests of upgrades.
+///
+/// # Errors
+/// Why there is none here.
+pub fn previous() -> Result<PathBuf, String> {
+    let built = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/previous/0.1.0/respawn"
+    );
+    let path = std::env::var_os("RESPAWN_PREVIOUS_BIN").map_or(PathBuf::from(built), PathBuf::from);
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(std::env::var("RESPAWN_NO_PREVIOUS")
+        .unwrap_or_else(|_| "no binary of 0.1.0: `cargo xtask test` builds it".to_owned()))
+}
+
 /// Says that a test cannot run on this host, and why; `cargo xtask test` counts these.
 pub fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");

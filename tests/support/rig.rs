@@ -105,6 +105,11 @@ impl Rig {
         self.run_by = Some((binary.to_owned(), user));
     }
 
+    /// Has the binary under test run again from now on.
+    pub fn run_this_build(&mut self) {
+        self.run_by = None;
+    }
+
     /// Has the agents that are started from now on pin elsewhere.
     pub fn set_pin_dir(&mut self, path: impl Into<PathBuf>) {
         self.pin_dir = path.into();

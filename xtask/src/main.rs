@@ -16,6 +16,7 @@ mod apt;
 mod inits;
 mod manifest;
 mod object_file;
+mod previous;
 mod report;
 mod static_build;
 mod summary;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict,
+    Verdict, previous,
     report::note,
     summary::{Counts, Summary, read_skips},
     workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, shown},
@@ -63,6 +63,13 @@ fn names_a_package(arguments: &[String]) -> bool {
     })
 }
 
+/// Whether cargo is told to run the tests of the binary, among others perhaps.
+fn tests_the_binary(command: &Command) -> bool {
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    let mut for_cargo = words.take_while(|word| word != "--");
+    for_cargo.any(|word| word == "--workspace" || word.ends_with("respawn-tests"))
+}
+
 /// Runs what `command` tests, and sums it up.
 ///
 /// # Errors
@@ -72,6 +79,9 @@ pub(crate) fn run_tests(workspace: &Workspace, mut command: Command) -> Result<V
         note!("not root: the tests that load a kernel program will be skipped");
     }
     let binary = workspace.build_respawn(Profile::Release, None)?;
+    if tests_the_binary(&command) {
+        previous::build(workspace)?.tell(&mut command);
+    }
     let skips = tempfile::NamedTempFile::new().context("make the file for skipped tests")?;
     command
         .env("RESPAWN_BIN", &binary)
@@ -145,6 +155,15 @@ mod tests {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.0.read(&mut buffer[..1])
         }
+    }
+
+    #[test]
+    fn knows_when_the_binary_is_tested() {
+        let tests = |words: &[&str]| tests_the_binary(Command::new("cargo").args(words));
+        assert!(tests(&["test", "--workspace"]));
+        assert!(tests(&["test", "-p", "respawn-tests", "--test", "pins"]));
+        assert!(tests(&["test", "--package=respawn-tests"]));
+        assert!(!tests(&["test", "-p", "xtask", "--", "respawn-tests"]));
     }
 
     #[test]

@@ -157,6 +157,8 @@ struct Told {
     records: usize,
     /// Entries of the watch map.
     instances: Vec<Instance>,
+    /// All that other ABI versions have left.
+    previous: bool,
 }
 
 struct Signals {
@@ -407,10 +409,16 @@ impl Agent {
 
     /// Takes out of ring and watch map what is in memory and journal by now.
     fn let_kernel_forget(&mut self) {
-        let Told { records, instances } = std::mem::take(&mut self.told);
+        let told = std::mem::take(&mut self.told);
         let Some(probe) = &mut self.probe else {
             return;
         };
+        if told.previous {
+            probe.forget_previous();
+        }
+        let Told {
+            records, instances, ..
+        } = told;
         for _ in 0..records {
             probe.forget_next();
         }

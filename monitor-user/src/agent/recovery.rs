@@ -43,10 +43,10 @@ struct Untold {
 /// What is known of all, by service.
 type AllKnown = BTreeMap<ServiceName, Known>;
 
-/// The records of exits in the ring.
+/// The records of exits in the ring, and in those of other ABI versions.
 #[derive(Default)]
 struct Recorded {
-    /// How many records there are, of whatever.
+    /// How many records are in the ring, of whatever.
     count: usize,
     exits: HashMap<Instance, ProcessExit>,
 }
@@ -90,6 +90,7 @@ impl Agent {
         let mut told = Told {
             records: recorded.count,
             instances: Vec::new(),
+            previous: true,
         };
         for service in config.services.keys() {
             known.entry(service.clone()).or_default();
@@ -173,7 +174,9 @@ impl Agent {
         }
     }
 
-    /// Reads the ring, and adds and holds who is known from there alone.
+    /// Reads the rings, and adds and holds who is known from there alone.
+    /// Those of other versions come first: whose exit is there may be in this version's ring too,
+    /// but the signal that ended it, perhaps, was sent before this version's programs watched it.
     fn read_records(
         &mut self,
         names: &HashMap<u64, ServiceName>,
@@ -190,15 +193,22 @@ impl Agent {
             count: records.len(),
             ..Recorded::default()
         };
-        for exit in records {
-            let Some(exit) = exit else {
-                tracing::error!("the ring holds a record that is not of this build");
-                continue;
-            };
+        let previous = probe.peek_previous(decode::exit_of_version);
+        let unread = previous.iter().filter(|exit| exit.is_none()).count();
+        if unread > 0 {
+            tracing::warn!(
+                "records of exits left by another version: {unread}; who ended those processes is \
+                 not known"
+            );
+        }
+        if records.iter().any(Option::is_none) {
+            tracing::error!("the ring holds a record that is not of this build");
+        }
+        for exit in previous.into_iter().chain(records).flatten() {
             if let Some(birth) = exit.birth {
                 add_birth(exit.instance, birth, names, known);
             }
-            recorded.exits.insert(exit.instance, exit);
+            recorded.exits.entry(exit.instance).or_insert(exit);
         }
         for (service, known) in known {
             let new = known.instances.keys();

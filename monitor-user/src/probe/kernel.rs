@@ -20,6 +20,7 @@ use super::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use super::namespace;
 use super::object::{Attached, Hook, Object, Settings};
 use super::pins::PinDir;
+use super::previous::Previous;
 use crate::decode::Birth;
 use crate::os::{self, bpf};
 use crate::supervisor::Instance;
@@ -71,6 +72,10 @@ pub(crate) struct KernelProbe {
     records_births: bool,
     /// Keep the programs attached.
     links: Vec<OwnedFd>,
+    /// What other ABI versions have left pinned.
+    previous: Vec<Previous>,
+    /// Whose the pins are.
+    owner: u64,
 }
 
 /// What passes the kernel programs' diagnostics on. To find their map takes a look at every
@@ -130,11 +135,58 @@ impl KernelProbe {
 
     /// Takes up what an earlier agent of the same build has pinned, loading nothing. Where there
     /// is no such thing, loads the object, attaches its programs and pins all of it; one that is
-    /// of the same ABI is taken over without a moment in which no program is attached.
+    /// of the same ABI is taken over without a moment in which no program is attached. What another
+    /// ABI version has left is there until [`KernelProbe::forget_previous`].
     ///
     /// # Errors
     /// As [`KernelProbe::load`], and what keeps pins from being made.
     pub(crate) fn resume(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
+        let mut probe = Self::resume_this_version(options, pins, owner)?;
+        probe.owner = owner;
+        probe.previous = pins.other_versions();
+        probe.watch_for_previous();
+        Ok(probe)
+    }
+
+    /// Watches all that another version's programs watch.
+    fn watch_for_previous(&mut self) {
+        for previous in std::mem::take(&mut self.previous) {
+            let entered = previous.watched(self.owner).and_then(|watched| {
+                let entered = watched.iter().map(|it| self.watch(it.instance, it.birth));
+                // One that cannot be entered keeps no other from it.
+                entered.fold(Ok(()), Result::and)
+            });
+            if let Err(error) = entered {
+                let version = previous.version;
+                tracing::warn!("cannot take over from ABI version {version}: {error:#}");
+            }
+            self.previous.push(previous);
+        }
+    }
+
+    /// Looks at all records that other ABI versions have left, each with its version.
+    pub(crate) fn peek_previous<T>(&self, mut read: impl FnMut(u32, &[u8]) -> T) -> Vec<T> {
+        let mut records = Vec::new();
+        for previous in &self.previous {
+            match previous.records(self.owner) {
+                Ok(of) => records.extend(of.iter().map(|bytes| read(previous.version, bytes))),
+                Err(error) => {
+                    let version = previous.version;
+                    tracing::warn!("cannot read what ABI version {version} recorded: {error:#}");
+                }
+            }
+        }
+        records
+    }
+
+    /// Removes what other ABI versions have left, once all of it is told.
+    pub(crate) fn forget_previous(&mut self) {
+        self.previous
+            .drain(..)
+            .for_each(|previous| previous.clear());
+    }
+
+    fn resume_this_version(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
         let object = read_object(options)?;
         let build = fingerprint(&object, options)?;
         let reusable = match Self::open_pinned(options, pins, owner) {
@@ -159,7 +211,6 @@ impl KernelProbe {
         let mut probe = probe?;
         probe.set_note(notes::OWNER, owner)?;
         probe.set_note(notes::BUILD, build)?;
-        pins.clear_other_versions();
         Ok(probe)
     }
 
@@ -231,6 +282,8 @@ impl KernelProbe {
             program,
             records_births,
             links,
+            previous: Vec::new(),
+            owner: 0,
         })
     }
 

@@ -7,6 +7,7 @@ mod names;
 pub(crate) mod namespace;
 mod object;
 mod pins;
+mod previous;
 
 pub(crate) use kernel::{HookStatistics, KernelProbe, Options, enable_statistics};
 pub(crate) use kinds::{MapKind, has_map_kind};

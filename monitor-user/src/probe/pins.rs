@@ -12,13 +12,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Map, MapData, MapType, RingBuf};
+use aya::maps::{Map, MapData, MapType};
 use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes, programs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::object::Attached;
+use super::previous::Previous;
 use crate::os::bpf;
 
 /// Where the kernel's own mount point for bpffs is.
@@ -241,49 +242,22 @@ impl PinDir {
         clear(&self.path)
     }
 
-    /// Takes the pins of other versions away, once this one's programs are at work.
-    pub(super) fn clear_other_versions(&self) {
+    /// What other versions have left pinned.
+    pub(super) fn other_versions(&self) -> Vec<Previous> {
         let entries = fs::read_dir(&self.parent).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| is_version(&entry.file_name())) {
-            let path = entry.path();
-            if path == self.path {
-                continue;
-            }
-            match unread(&path.join(maps::EVENTS)) {
-                Some(0) | None => {}
-                Some(count) => tracing::warn!(
-                    "{}: records of exits left by another version: {count}; who ended those processes is not known",
-                    path.display()
-                ),
-            }
-            let cleared = clear(&path).and_then(|()| Ok(fs::remove_dir(&path)?));
-            match cleared {
-                Ok(()) => {
-                    tracing::info!("cleared the pins of another version at {}", path.display())
-                }
-                Err(error) => tracing::warn!("cannot clear {}: {error:#}", path.display()),
-            }
-        }
+        let others = entries.filter(|entry| entry.path() != self.path);
+        others
+            .filter_map(|entry| Some(Previous::new(version(&entry.file_name())?, entry.path())))
+            .collect()
     }
 }
 
-/// How many records are left in a pinned ring.
-fn unread(pin: &Path) -> Option<usize> {
-    let map = Map::from_map_data(MapData::from_pin(pin).ok()?).ok()?;
-    let mut ring = RingBuf::try_from(map).ok()?;
-    let mut count = 0;
-    while ring.next().is_some() {
-        count += 1;
-    }
-    Some(count)
+fn version(name: &OsStr) -> Option<u32> {
+    name.to_str()?.strip_prefix('v')?.parse().ok()
 }
 
-fn is_version(name: &OsStr) -> bool {
-    let number = name.to_str().and_then(|name| name.strip_prefix('v'));
-    number.is_some_and(|number| number.parse::<u32>().is_ok())
-}
-
-fn clear(path: &Path) -> Result<()> {
+/// Removes all pins in a folder.
+pub(super) fn clear(path: &Path) -> Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let path = entry.path();
