@@ -1,10 +1,11 @@
 //! What the tests start and kill: a process for each way to live and to end.
 //!
-//! `victim exit N | abort | linger | as-root | leader-exits | exec-from-thread | storm N | touch MIB |
-//! reap-no-orphans COMMAND…`.
+//! `victim exit N | abort | linger | as-root | leader-exits | exec-from-thread | storm N | burst N |
+//! touch MIB | reap-no-orphans COMMAND…`.
 //! Those that live on print a line when they are where the test wants them.
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
@@ -26,6 +27,7 @@ fn main() {
         Some("leader-exits") => leader_exits(),
         Some("exec-from-thread") => exec_from_thread(),
         Some("storm") => storm(number()),
+        Some("burst") => burst(number()),
         Some("touch") => touch(number()),
         Some("reap-no-orphans") => reap_no_orphans(arguments.get(2..).unwrap_or_default()),
         _ => {
@@ -107,6 +109,42 @@ fn storm(count: usize) {
         }
     }
     say(lines.trim_end());
+}
+
+/// At a line of standard input forks `count` children and prints how many they are; at the next
+/// line all of them end at once, and when they are reaped it prints a line.
+fn burst(count: usize) {
+    say("ready");
+    let mut lines = std::io::stdin().lines();
+    while lines.next().is_some() {
+        let Ok((gate, release)) = nix::unistd::pipe() else {
+            eprintln!("victim: no pipe");
+            std::process::exit(1);
+        };
+        let mut made = 0;
+        for _ in 0..count {
+            // SAFETY: this process has one thread, so that the child may do anything.
+            match unsafe { nix::unistd::fork() } {
+                Ok(nix::unistd::ForkResult::Child) => {
+                    // SAFETY: closes the child's own copy, so that it sees the end of the pipe.
+                    unsafe { libc::close(release.as_raw_fd()) };
+                    let _ = nix::unistd::read(&gate, &mut [0]);
+                    // SAFETY: ends the child without running the parent's exit handlers.
+                    unsafe { libc::_exit(0) }
+                }
+                Ok(nix::unistd::ForkResult::Parent { .. }) => made += 1,
+                // No more room for processes: these will do.
+                Err(_) => break,
+            }
+        }
+        say(&made.to_string());
+        lines.next();
+        drop(release);
+        for _ in 0..made {
+            let _ = nix::sys::wait::wait();
+        }
+        say("gone");
+    }
 }
 
 /// Touches so many MiB, then lives on.
