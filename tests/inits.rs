@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/init_root.rs"]
+#[allow(dead_code, reason = "it serves other tests too")]
 mod init_root;
 
 use std::collections::{HashMap, HashSet};

@@ -74,15 +74,23 @@ pub(crate) struct Plan {
 
 /// A running init, and all processes below it.
 pub(crate) struct Namespace {
-    unshare: Child,
     /// PID 1, by its pid on the host.
     init: u32,
     /// The PID namespace's name.
     name: PathBuf,
-    cgroup: PathBuf,
-    dir: TempDir,
     /// What the services have in their environment.
     mark: String,
+    /// Where the control socket and the journal are.
+    runtime_dir: &'static str,
+    /// `None` if it is all of this machine.
+    held: Option<Held>,
+}
+
+/// What goes with a namespace of the test's own.
+struct Held {
+    unshare: Child,
+    cgroup: PathBuf,
+    dir: TempDir,
 }
 
 /// A service, as the agent tells of it.
@@ -140,20 +148,35 @@ impl Namespace {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
+        let parent = unshare.id();
         let mut namespace = Self {
             init: 0,
             name: PathBuf::new(),
-            unshare,
-            cgroup,
-            dir,
             mark,
+            runtime_dir: "/run/respawn",
+            held: Some(Held {
+                unshare,
+                cgroup,
+                dir,
+            }),
         };
-        namespace.await_boot();
+        namespace.await_boot(parent);
         namespace
     }
 
-    fn await_boot(&mut self) {
-        let parent = self.unshare.id();
+    /// This machine as it has booted, which is the test's own. Its services have `mark` in their
+    /// environment, as [`service_file`] writes it.
+    pub(crate) fn of_this_machine(mark: &str, runtime_dir: &'static str) -> Self {
+        Self {
+            init: 1,
+            name: fs::read_link("/proc/1/ns/pid").unwrap(),
+            mark: mark.to_owned(),
+            runtime_dir,
+            held: None,
+        }
+    }
+
+    fn await_boot(&mut self, parent: u32) {
         self.init = eventually("PID 1", || {
             let children = format!("/proc/{parent}/task/{parent}/children");
             let children = fs::read_to_string(children).ok()?;
@@ -173,13 +196,18 @@ impl Namespace {
 
     /// What was said on the console.
     pub(crate) fn console(&self) -> String {
-        let bytes = fs::read(self.dir.path().join("console")).unwrap();
+        let Some(held) = &self.held else {
+            return "the machine keeps it".to_owned();
+        };
+        let bytes = fs::read(held.dir.path().join("console")).unwrap();
         String::from_utf8_lossy(&bytes).replace('\0', "")
     }
 
     /// Forgets what was said there.
     pub(crate) fn clear_console(&self) {
-        fs::write(self.dir.path().join("console"), "").unwrap();
+        if let Some(held) = &self.held {
+            fs::write(held.dir.path().join("console"), "").unwrap();
+        }
     }
 
     /// A command that runs inside.
@@ -268,7 +296,7 @@ impl Namespace {
 
     /// Asks the agent for all services' status; `None` if no agent answers.
     pub(crate) fn status(&self) -> Option<Vec<Value>> {
-        let socket = self.path("/run/respawn/control.sock");
+        let socket = self.path(&format!("{}/control.sock", self.runtime_dir));
         let mut stream = UnixStream::connect(socket).ok()?;
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream
@@ -337,7 +365,7 @@ impl Namespace {
 
     /// The journal's events, oldest first.
     pub(crate) fn journal(&self) -> Vec<Value> {
-        let dir = self.path("/run/respawn");
+        let dir = self.path(self.runtime_dir);
         let mut files: Vec<PathBuf> = fs::read_dir(dir)
             .unwrap()
             .flatten()
@@ -363,15 +391,18 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
         // The child of an unshare that ends is killed, and with PID 1 all below it.
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
+        let _ = held.unshare.kill();
+        let _ = held.unshare.wait();
         let pids = || self.pids();
         let deadline = now() + DEADLINE;
         while !pids().is_empty() && now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        remove_cgroups(&self.cgroup);
+        remove_cgroups(&held.cgroup);
     }
 }
 
@@ -437,10 +468,7 @@ fn write_etc(image: &Path, plan: &Plan, mark: &str) {
     for name in SERVICES {
         files.push((
             format!("respawn/services/{name}.toml"),
-            format!(
-                "command = [\"/bin/sleep\", \"infinity\"]\n\
-                 environment = {{ RESPAWN_TEST = \"{mark}-{name}\" }}\n"
-            ),
+            service_file(mark, name),
         ));
     }
     let given = plan.etc.iter();
@@ -457,6 +485,14 @@ fn write_etc(image: &Path, plan: &Plan, mark: &str) {
             }
         }
     }
+}
+
+/// The file of one of the services.
+pub(crate) fn service_file(mark: &str, name: &str) -> String {
+    format!(
+        "command = [\"/bin/sleep\", \"infinity\"]\n\
+         environment = {{ RESPAWN_TEST = \"{mark}-{name}\" }}\n"
+    )
 }
 
 /// The host's mount of cgroup2.

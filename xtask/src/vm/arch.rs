@@ -1,26 +1,12 @@
-//! The processors that machines are emulated for, and what differs between them.
+//! What differs between the processors that machines are emulated for.
 
-use clap::ValueEnum;
-
-/// A processor family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Arch {
-    #[value(name = "x86_64", alias = "amd64", alias = "x86-64")]
-    X86_64,
-}
+use crate::static_build::Arch;
 
 impl Arch {
     /// Debian's name of it.
     pub(super) fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
-        }
-    }
-
-    /// Rust's target of static programs for it.
-    pub(super) fn target(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64-unknown-linux-gnu",
         }
     }
 

@@ -13,9 +13,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::arch::Arch;
 use crate::{
     report::note,
+    static_build::Arch,
     workspace::{output_of, run_to_end},
 };
 

@@ -1,18 +1,50 @@
 #!/bin/sh
-# Runs before everything else, from the init's own table.
+# Runs before everything else, whatever the init: mounts what it has not mounted. The kernel's
+# command line says what this machine is to lack.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev 2> /dev/null
-mkdir -p /dev/pts /dev/shm
-mount -t devpts -o mode=620,gid=5 devpts /dev/pts
-mount -t tmpfs -o mode=1777 shm /dev/shm
-mount -t tmpfs -o mode=755 run /run
-mount -t tmpfs -o mode=1777 tmp /tmp
-mount -t securityfs security /sys/kernel/security 2> /dev/null
-mount -t tracefs tracing /sys/kernel/tracing 2> /dev/null
-mount -t bpf -o mode=700 bpf /sys/fs/bpf
-mount -t cgroup2 cgroup /sys/fs/cgroup
+
+# What is to be mounted, by its type, in a place where nothing is yet.
+put() {
+    mountpoint -q "$3" && return
+    mkdir -p "$3" 2> /dev/null
+    mount -t "$1" -o "$2" "$1" "$3" 2> /dev/null
+}
+
+wanted() {
+    sed -n "s/.*vm.$1=\([^ ]*\).*/\1/p" /proc/cmdline
+}
+
+put proc rw /proc
+put sysfs rw /sys
+put devtmpfs rw /dev
+put devpts mode=620,gid=5,ptmxmode=666 /dev/pts
+put tmpfs mode=1777 /dev/shm
+put tmpfs mode=755 /run
+put tmpfs mode=1777 /tmp
+put securityfs rw /sys/kernel/security
+put tracefs rw /sys/kernel/tracing
+
+case $(wanted bpffs) in
+    none) umount /sys/fs/bpf 2> /dev/null ;;
+    denied)
+        umount /sys/fs/bpf 2> /dev/null
+        put tmpfs ro /sys/fs/bpf
+        ;;
+    *) put bpf mode=700 /sys/fs/bpf ;;
+esac
+
+case $(wanted cgroup) in
+    none) ;;
+    v1)
+        put tmpfs mode=755 /sys/fs/cgroup
+        for controller in pids memory cpu freezer; do
+            mkdir -p "/sys/fs/cgroup/$controller"
+            mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
+        done
+        ;;
+    *) put cgroup2 rw /sys/fs/cgroup ;;
+esac
+
 ln -sf /proc/self/fd /dev/fd
 busybox ip link set lo up
 busybox hostname -F /etc/hostname

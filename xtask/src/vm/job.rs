@@ -1,15 +1,19 @@
 //! What a machine is to do, and the archive that it finds it in.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::BufWriter,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{build::Program, cpio};
-use crate::workspace::Workspace;
+use super::{cpio, init::Init};
+use crate::{
+    static_build,
+    workspace::{Workspace, run_to_end},
+};
 
 /// A file of this machine, and where the other one has it.
 pub(super) struct Placed {
@@ -38,20 +42,18 @@ impl Placed {
     }
 }
 
-/// The scripts, the table of the init, and the job, in one archive.
+/// The scripts, what has the init run the job, and the job, in one archive.
 ///
 /// # Errors
 /// When a file cannot be read or the archive not be written.
-pub(super) fn write_archive(path: &Path, script: &str, files: &[Placed]) -> Result<()> {
+pub(super) fn write_archive(path: &Path, script: &str, init: Init, files: &[Placed]) -> Result<()> {
     let mut archive = cpio::Archive::new(BufWriter::new(File::create(path)?));
     archive.directories("/vm/files")?;
     archive.file("/vm/boot", 0o755, include_bytes!("boot.sh"))?;
     archive.file("/vm/start", 0o755, include_bytes!("start.sh"))?;
     archive.file("/vm/run-tests", 0o755, include_bytes!("tests.sh"))?;
     archive.file("/vm/job", 0o755, script.as_bytes())?;
-    archive.link("/usr/sbin/init", b"/usr/bin/busybox")?;
-    let table = b"::sysinit:/vm/boot\n::once:/vm/start\n";
-    archive.file("/etc/inittab", 0o644, table)?;
+    init.write(&mut archive)?;
     for Placed { from, to } in files {
         archive.copy(from, to)?;
     }
@@ -64,35 +66,46 @@ pub(super) fn write_archive(path: &Path, script: &str, files: &[Placed]) -> Resu
 ///
 /// # Errors
 /// As [`write_archive`].
-pub(super) fn write_tests(path: &Path, workspace: &Workspace, programs: &[Program]) -> Result<()> {
+pub(super) fn write_tests(
+    path: &Path,
+    workspace: &Workspace,
+    built: &static_build::Tests,
+) -> Result<()> {
     let mut archive = cpio::Archive::new(BufWriter::new(File::create(path)?));
-    let tests = workspace.root.join("tests");
-    for program in programs {
-        if program.is_test {
-            archive.copy(&program.path, &format!("/vm/tests/{}", program.name))?;
-        } else {
-            archive.copy(&program.path, text(&program.path)?)?;
-        }
+    for (name, binary) in &built.binaries {
+        archive.copy(binary, &format!("/vm/tests/{name}"))?;
     }
-    archive.directories(text(&tests.join("fixtures"))?)?;
-    let fixtures = tests.join("fixtures");
+    for program in &built.programs {
+        archive.copy(program, text(program)?)?;
+    }
+    archive.directories(text(&built.temporary)?)?;
+    let fixtures = workspace.root.join("tests/fixtures");
+    archive.directories(text(&fixtures)?)?;
     archive.tree(&fixtures, text(&fixtures)?, |_| true)?;
     let object = workspace.root.join("monitor-ebpf/prebuilt/respawn.bpf.o");
     archive.copy(&object, text(&object)?)?;
-    for folder in temporary_folders(workspace, programs) {
-        archive.directories(text(&folder)?)?;
-    }
     archive.finish()?;
     Ok(())
 }
 
-/// cargo's `CARGO_TARGET_TMPDIR`: `tmp` beside the folder of the profile.
-fn temporary_folders(workspace: &Workspace, programs: &[Program]) -> Vec<PathBuf> {
-    let mut folders = vec![workspace.target.join("tmp")];
-    let helper = programs.iter().find(|program| !program.is_test);
-    let target = helper.and_then(|helper| helper.path.parent()?.parent());
-    folders.extend(target.map(|target| target.join("tmp")));
-    folders
+/// What was on a machine's disk, as the archive of the machine that boots on it.
+///
+/// # Errors
+/// When it cannot be unpacked, or the archive not be written.
+pub(super) fn write_disk(path: &Path, encoded: &str, scratch: &Path) -> Result<()> {
+    let root = scratch.join("disk");
+    fs::create_dir_all(&root)?;
+    let packed = scratch.join("disk.base64");
+    fs::write(&packed, encoded)?;
+    let mut unpack = Command::new("sh");
+    unpack
+        .args(["-c", "base64 -d \"$0\" | tar -C \"$1\" -xz"])
+        .args([&packed, &root]);
+    run_to_end(&mut unpack).context("unpack what was on the machine's disk")?;
+    let mut archive = cpio::Archive::new(BufWriter::new(File::create(path)?));
+    archive.tree(&root, "", |_| true)?;
+    archive.finish()?;
+    Ok(())
 }
 
 fn text(path: &Path) -> Result<&str> {

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{arch::Arch, archive::Archive};
-use crate::{apt, report::note};
+use super::archive::Archive;
+use crate::{apt, report::note, static_build::Arch};
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {

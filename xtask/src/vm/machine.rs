@@ -13,8 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::arch::Arch;
-use crate::{demo::tethered_command, report::now, workspace::shown};
+use crate::{demo::tethered_command, report::now, static_build::Arch, workspace::shown};
 
 /// What a machine is to be.
 pub(super) struct Machine<'a> {
@@ -29,6 +28,13 @@ pub(super) struct Machine<'a> {
     pub(super) limit: Duration,
 }
 
+/// What came out of a machine.
+pub(super) struct Ended {
+    pub(super) end: End,
+    /// What was on its disk, packed, if the job has left a list.
+    pub(super) disk: String,
+}
+
 /// How a machine ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -40,8 +46,9 @@ pub(super) enum End {
     TimedOut,
 }
 
-/// What the job's last line begins with.
+/// What the job's last line begins with, and those before it that have what was on the disk.
 const LAST_LINE: &str = "@@exit ";
+const DISK_LINE: &str = "@@disk ";
 
 impl Machine<'_> {
     /// Boots it and waits for its end. Each line of the results goes to `on_line`; `folder` gets
@@ -49,7 +56,7 @@ impl Machine<'_> {
     ///
     /// # Errors
     /// When the emulator cannot be started or the folder not be written.
-    pub(super) fn run(&self, folder: &Path, mut on_line: impl FnMut(&str)) -> Result<End> {
+    pub(super) fn run(&self, folder: &Path, mut on_line: impl FnMut(&str)) -> Result<Ended> {
         let initrd = folder.join("initrd");
         let mut to = File::create(&initrd)?;
         for archive in &self.archives {
@@ -78,15 +85,19 @@ impl Machine<'_> {
         });
         let started = now();
         let mut status = None;
+        let mut disk = String::new();
         let end = loop {
             let left = self.limit.saturating_sub(started.elapsed());
             match lines.recv_timeout(left) {
                 Ok(line) => {
                     let line = String::from_utf8_lossy(&line);
                     let line = line.trim_end_matches('\r');
-                    match line.strip_prefix(LAST_LINE) {
-                        Some(code) => status = code.trim().parse().ok(),
-                        None => on_line(line),
+                    if let Some(code) = line.strip_prefix(LAST_LINE) {
+                        status = code.trim().parse().ok();
+                    } else if let Some(part) = line.strip_prefix(DISK_LINE) {
+                        disk += part;
+                    } else {
+                        on_line(line);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break status.map_or(End::Crashed, End::Job),
@@ -94,7 +105,7 @@ impl Machine<'_> {
             }
         };
         drop(emulator);
-        Ok(end)
+        Ok(Ended { end, disk })
     }
 
     fn command(&self, initrd: &Path, console: &Path) -> Result<Command> {

@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{arch::Arch, archive::Archive, cpio};
-use crate::{apt, report::note};
+use super::{archive::Archive, cpio};
+use crate::{apt, report::note, static_build::Arch};
 
 /// What the scripts and the tests call.
 const PACKAGES: [&str; 17] = [
@@ -62,23 +62,57 @@ const GROUP: &str = "root:x:0:\ndaemon:x:1:\nadm:x:4:\ntty:x:5:\nnogroup:x:65534
 /// # Errors
 /// When packages cannot be fetched or unpacked, or the cache cannot be written.
 pub(super) fn image(cache: &Path, arch: Arch) -> Result<PathBuf> {
+    kept(cache, arch, "root", &PACKAGES, |packages, root| {
+        for package in packages {
+            apt::unpack(package, root, &[])?;
+        }
+        finish(root)
+    })
+}
+
+/// The archive with an init's packages and the libraries that they need, made unless it is there.
+///
+/// # Errors
+/// As [`image`].
+pub(super) fn init_image(
+    cache: &Path,
+    arch: Arch,
+    name: &str,
+    packages: &[&str],
+) -> Result<PathBuf> {
+    kept(cache, arch, name, packages, |files, root| {
+        let is_needed = |file: &&PathBuf| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let package = name.split('_').next().unwrap_or_default();
+            package.starts_with("lib") || packages.contains(&package)
+        };
+        for file in files.iter().filter(is_needed) {
+            apt::unpack(file, root, &[])?;
+        }
+        Ok(())
+    })
+}
+
+fn kept(
+    cache: &Path,
+    arch: Arch,
+    name: &str,
+    packages: &[&str],
+    unpack: impl FnOnce(&[PathBuf], &Path) -> Result<()>,
+) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (PACKAGES, NOT_NEEDED, PASSWD, GROUP).hash(&mut hasher);
-    let name = format!("root-{}-{:016x}.cpio", arch.debian(), hasher.finish());
+    (packages, NOT_NEEDED, PASSWD, GROUP).hash(&mut hasher);
+    let name = format!("{name}-{}-{:016x}.cpio", arch.debian(), hasher.finish());
     let image = cache.join(name);
     if image.exists() {
         return Ok(image);
     }
     let archive = Archive::open(cache, arch)?;
-    let packages = archive.download_with_dependencies(&PACKAGES)?;
+    let files = archive.download_with_dependencies(packages)?;
     let folder = tempfile::tempdir_in(cache)?;
     let root = folder.path().join("root");
     lay_out(&root)?;
-    for package in &packages {
-        apt::unpack(package, &root, &[])
-            .with_context(|| format!("unpack {}", package.display()))?;
-    }
-    finish(&root)?;
+    unpack(&files, &root).with_context(|| format!("unpack {}", packages.join(" ")))?;
     let unfinished = folder.path().join("root.cpio");
     let mut cpio = cpio::Archive::new(BufWriter::new(File::create(&unfinished)?));
     cpio.directory("/dev", 0o755)?;

@@ -1,10 +1,27 @@
 #!/bin/bash
-# Runs the tests whose names fit the pattern, each in a process of its own, a line for each:
+# Runs tests, each in a process of its own, a line for each:
 #   @@test ok|FAILED|skipped SECONDS NAME[<tab>REASON]
-# What a failed test wrote comes before its line. $1 is the pattern, $2 the limit of one test.
-pattern=$1 limit=$2
+# What a failed test wrote comes before its line.
+#   run-tests LIMIT PATTERN TESTS…
+# runs the tests that fit the pattern and one of TESTS, which are patterns too; LIMIT is that of one
+# test, in seconds.
+shopt -s extglob
+limit=$1 pattern=$2
+shift 2
 export RESPAWN_BIN=/usr/sbin/respawn RESPAWN_SKIPS=/tmp/vm.skips
 failed=0
+
+is_chosen() {
+    local name=$1 tests
+    shift
+    # shellcheck disable=SC2053 # They are patterns.
+    [[ $name == $pattern ]] || return
+    for tests; do
+        # shellcheck disable=SC2053
+        [[ $name == $tests ]] && return
+    done
+    return 1
+}
 
 processes() {
     local directory
@@ -54,8 +71,7 @@ run_one() {
 for program in /vm/tests/*; do
     suite=${program##*/}
     for test in $("$program" --list --format terse 2> /dev/null | sed -n 's/: test$//p'); do
-        # shellcheck disable=SC2254 # It is a pattern.
-        case $suite::$test in $pattern) run_one "$suite::$test" "$program" "$test" ;; esac
+        is_chosen "$suite::$test" "$@" && run_one "$suite::$test" "$program" "$test"
     done
 done
 exit "$failed"

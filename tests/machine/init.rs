@@ -1,0 +1,233 @@
+//! A real init as PID 1 of a machine, its agents and its services, killed at random, and over a
+//! reboot.
+//!
+//! What outlives the reboot is on the machine's disk: its `/etc`, and the runtime directory, where
+//! the journal and the list of deaths are.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::eventually_or;
+use support::rig::{Seeded, report};
+
+use crate::init_root::{Namespace, SERVICES, kill_9, pid_inside, service_file};
+use crate::is_machine;
+
+const RUNTIME_DIR: &str = "/var/lib/respawn";
+const DEATHS: &str = "/var/lib/respawn-deaths.json";
+const MARK: &str = "machine";
+
+/// Which init this machine has, for `install --init`.
+fn init() -> String {
+    std::env::var("RESPAWN_INIT").unwrap_or_else(|_| "busybox".to_owned())
+}
+
+/// How often something is killed.
+fn kills() -> u64 {
+    let text = std::env::var("RESPAWN_KILLS").unwrap_or_default();
+    text.parse().unwrap_or(500)
+}
+
+/// A service's instance: name, pid, start time.
+type Instance = (String, u64, u64);
+
+struct Trial {
+    machine: Namespace,
+    random: Seeded,
+    /// Whom we have killed.
+    deaths: Vec<Instance>,
+    killed_agents: usize,
+}
+
+#[test]
+fn under_its_init_agents_and_services_survive_kills_at_random() {
+    let test = "under_its_init_agents_and_services_survive_kills_at_random";
+    if !is_machine(test, "init") {
+        return;
+    }
+    fs::create_dir_all("/etc/respawn/services").unwrap();
+    for name in SERVICES {
+        let file = format!("/etc/respawn/services/{name}.toml");
+        fs::write(file, service_file(MARK, name)).unwrap();
+    }
+    let mut trial = Trial::begin(Vec::new());
+    let install = ["respawn", "--runtime-dir", RUNTIME_DIR, "install", "--init"];
+    let output = trial.machine.run(&[&install[..], &["auto"]].concat());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        trial.machine.describe()
+    );
+    assert!(said.contains(&format!("init is {}", init())), "{said}");
+    trial.kill_at_random(kills());
+    trial.check();
+    let deaths = serde_json::to_string(&trial.deaths).unwrap();
+    fs::write(DEATHS, deaths).unwrap();
+}
+
+#[test]
+fn after_a_reboot_services_run_once_and_the_journal_goes_on() {
+    let test = "after_a_reboot_services_run_once_and_the_journal_goes_on";
+    if !is_machine(test, "init_rebooted") {
+        return;
+    }
+    assert!(
+        Path::new(DEATHS).exists(),
+        "nothing is left of before the reboot"
+    );
+    let deaths = serde_json::from_str(&fs::read_to_string(DEATHS).unwrap()).unwrap();
+    let mut trial = Trial::begin(deaths);
+    trial.await_all();
+    trial.check_reboot();
+    trial.kill_at_random(kills() / 10);
+    trial.check();
+}
+
+impl Trial {
+    fn begin(deaths: Vec<Instance>) -> Self {
+        Self {
+            machine: Namespace::of_this_machine(MARK, RUNTIME_DIR),
+            random: Seeded(u64::from(std::process::id())),
+            deaths,
+            killed_agents: 0,
+        }
+    }
+
+    /// Waits until agent and spare are there, and one instance of each service.
+    fn await_all(&self) {
+        self.machine.services();
+        eventually_or(
+            "agent and its spare",
+            || {
+                let machine = &self.machine;
+                (machine.holder().is_some() && machine.spare().is_some()).then_some(())
+            },
+            || self.machine.describe(),
+        );
+    }
+
+    fn kill_at_random(&mut self, kills: u64) {
+        self.await_all();
+        for _ in 0..kills {
+            match self.random.below(10) {
+                0..4 => self.kill_a_service(),
+                4..6 => self.kill_agent(self.machine.holder()),
+                6..8 => self.kill_agent(self.machine.spare()),
+                8 => {
+                    self.kill_agent(self.machine.holder());
+                    self.kill_a_service();
+                }
+                _ => {
+                    self.kill_agent(self.machine.holder());
+                    self.kill_agent(self.machine.spare());
+                    self.kill_a_service();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(self.random.below(150)));
+            for name in SERVICES {
+                let instances = self.machine.instances(name);
+                assert!(instances.len() < 2, "{name}: {}", self.machine.describe());
+            }
+        }
+        self.await_all();
+    }
+
+    fn kill_agent(&mut self, agent: Option<u32>) {
+        if let Some(pid) = agent {
+            kill_9(pid);
+            self.killed_agents += 1;
+        }
+    }
+
+    fn kill_a_service(&mut self) {
+        let index = usize::try_from(self.random.below(3)).unwrap();
+        let name = SERVICES[index];
+        let Some(&pid) = self.machine.instances(name).first() else {
+            return;
+        };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            return;
+        };
+        let words: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
+        if matches!(words[0], "Z" | "X") {
+            return;
+        }
+        let ticks: u64 = words[19].parse().unwrap();
+        assert_eq!(pid_inside(pid), Some(pid));
+        kill_9(pid);
+        self.deaths
+            .push((name.to_owned(), u64::from(pid), ticks * 10_000_000));
+    }
+
+    /// Each death that was caused here is told once, no other is told, and no instance is told to
+    /// have started twice.
+    fn check(&self) {
+        let journal = self.machine.journal();
+        let mut exits: HashMap<Instance, usize> = HashMap::new();
+        let mut starts: HashMap<Instance, usize> = HashMap::new();
+        for event in &journal {
+            let told = match event["event"].as_str() {
+                Some("exited") => &mut exits,
+                Some("started") => &mut starts,
+                _ => continue,
+            };
+            *told.entry(instance(event)).or_default() += 1;
+        }
+        let mut wrong = Vec::new();
+        for death in &self.deaths {
+            let told = exits.remove(death).unwrap_or(0);
+            if told != 1 {
+                wrong.push(format!("{death:?}: told {told} times"));
+            }
+        }
+        wrong.extend(
+            exits
+                .keys()
+                .map(|exit| format!("{exit:?}: nobody killed it")),
+        );
+        let doubled = starts.iter().filter(|(_, times)| **times != 1);
+        wrong.extend(doubled.map(|(start, times)| format!("{start:?}: started {times} times")));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let unknown = journal
+            .iter()
+            .filter(|event| event["event"] == "exited" && event["cause"]["signal"] != "SIGKILL");
+        report(&format!(
+            "{}: {} agents and spares killed, {} deaths of services told once each, {} with unknown \
+             cause; none doubled, none lost",
+            init(),
+            self.killed_agents,
+            self.deaths.len(),
+            unknown.count(),
+        ));
+    }
+
+    /// The journal has both boots, without a gap in its numbers.
+    fn check_reboot(&self) {
+        let journal = self.machine.journal();
+        let numbers: Vec<u64> = journal
+            .iter()
+            .filter_map(|event| event["seq"].as_u64())
+            .collect();
+        let first = numbers[0];
+        let expected: Vec<u64> = (first..).take(numbers.len()).collect();
+        assert_eq!(numbers, expected);
+        assert!(!self.deaths.is_empty());
+    }
+}
+
+fn instance(event: &Value) -> Instance {
+    (
+        event["service"].as_str().unwrap().to_owned(),
+        event["pid"].as_u64().unwrap(),
+        event["start_time_ns"].as_u64().unwrap(),
+    )
+}
