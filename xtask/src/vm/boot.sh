@@ -42,7 +42,10 @@ case $(wanted cgroup) in
             mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
         done
         ;;
-    *) put cgroup2 rw /sys/fs/cgroup ;;
+    *)
+        put cgroup2 rw /sys/fs/cgroup
+        echo "+memory +pids +cpu" > /sys/fs/cgroup/cgroup.subtree_control
+        ;;
 esac
 
 ln -sf /proc/self/fd /dev/fd

@@ -6,6 +6,8 @@ export PATH=/vm/files:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.
 port=/dev/$(sed 's/.*vm.port=\([^ ]*\).*/\1/' /proc/cmdline)
 stty -F "$port" raw
 cd /root
+# What a host gives its services is more than what the kernel gives PID 1.
+ulimit -n 20000
 sh /vm/job < /dev/null > "$port" 2>&1
 status=$?
 if [ -e /vm/disk ]; then
