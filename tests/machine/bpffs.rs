@@ -1,12 +1,13 @@
-//! Agents on a machine where nobody has mounted bpffs, or where nothing can be pinned.
+//! Agents on a machine where nobody has mounted bpffs, and where they may not either.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::rig::Memory;
+use support::rig::{Memory, Rig};
 use support::scene::Scene;
-use support::signal_to;
+use support::{respawn, signal_to};
 
 use crate::{doctor, is_machine};
 
@@ -53,7 +54,7 @@ fn doctor_says_of_a_bpffs_that_is_not_mounted_what_an_agent_makes_of_it() {
         return;
     }
     assert_eq!(mounted("/sys/fs/bpf"), None);
-    let rig = support::rig::Rig::new();
+    let rig = Rig::new();
     let (verdict, detail) = doctor(&rig, "bpffs");
     assert_eq!(mounted("/sys/fs/bpf"), None, "doctor changes nothing");
     // An agent mounts it and loses nothing, as `an_agent_mounts_bpffs_and_loses_no_cause` shows.
@@ -61,18 +62,32 @@ fn doctor_says_of_a_bpffs_that_is_not_mounted_what_an_agent_makes_of_it() {
 }
 
 #[test]
-fn where_nothing_can_be_pinned_services_are_kept_all_the_same() {
-    if !is_machine("where_nothing_can_be_pinned", "bpffs_denied") {
+fn where_nothing_can_be_mounted_services_are_kept_all_the_same() {
+    if !is_machine("where_nothing_can_be_mounted", "bpffs_denied") {
         return;
     }
-    assert_eq!(mounted("/sys/fs/bpf").as_deref(), Some("tmpfs"));
-    let mut scene = Scene::new(Memory::Kernel);
-    let (verdict, detail) = doctor(&scene.rig, "bpffs");
+    let mut rig = Rig::new();
+    may_not_mount(&mut rig);
+    let (verdict, detail) = doctor(&rig, "bpffs");
     assert_eq!(verdict, "missing", "{detail}");
+    let mut scene = Scene::with(rig);
     scene.assert_watched();
+    assert_eq!(mounted("/sys/fs/bpf"), None);
     // Its cause may be unknown; it is never a wrong one.
     let exit = dies_unseen(&mut scene);
     let cause = &exit["cause"];
     let honest = cause["kind"] == "unknown" || cause["signal"] == "SIGTERM";
     assert!(honest, "{exit}");
+}
+
+/// Takes from the agents the capability to mount.
+fn may_not_mount(rig: &mut Rig) {
+    let path = rig.path().join("may-not-mount");
+    let binary = respawn().get_program().to_owned();
+    let script = format!(
+        "#!/bin/sh\nexec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin {binary:?} \"$@\"\n"
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    rig.run_by(&path, 0);
 }

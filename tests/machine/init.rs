@@ -54,15 +54,19 @@ fn under_its_init_agents_and_services_survive_kills_at_random() {
         fs::write(file, service_file(MARK, name)).unwrap();
     }
     let mut trial = Trial::begin(Vec::new());
-    let install = ["respawn", "--runtime-dir", RUNTIME_DIR, "install", "--init"];
-    let output = trial.machine.run(&[&install[..], &["auto"]].concat());
+    let mut install = vec!["respawn", "--runtime-dir", RUNTIME_DIR, "install", "--init"];
+    install.push("auto");
+    let dry = trial.machine.run(&[&install[..], &["--dry-run"]].concat());
+    let said = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(said.contains(&format!("init is {}", init())), "{said}");
+    let output = trial.machine.run(&install);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
         "{said}\n{}",
         trial.machine.describe()
     );
-    assert!(said.contains(&format!("init is {}", init())), "{said}");
+    assert!(said.contains("the agent is up"), "{said}");
     trial.kill_at_random(kills());
     trial.check();
     let deaths = serde_json::to_string(&trial.deaths).unwrap();

@@ -352,6 +352,10 @@ impl Namespace {
         let mut text = String::new();
         for pid in self.pids() {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // The kernel's own threads have none.
+            if line.is_empty() {
+                continue;
+            }
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             let inside = pid_inside(pid).unwrap_or(0);
             text += &format!("  {pid} ({inside}) {line}\n");

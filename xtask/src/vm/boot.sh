@@ -26,10 +26,6 @@ put tracefs rw /sys/kernel/tracing
 
 case $(wanted bpffs) in
     none) umount /sys/fs/bpf 2> /dev/null ;;
-    denied)
-        umount /sys/fs/bpf 2> /dev/null
-        put tmpfs ro /sys/fs/bpf
-        ;;
     *) put bpf mode=700 /sys/fs/bpf ;;
 esac
 

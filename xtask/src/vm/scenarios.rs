@@ -100,8 +100,8 @@ pub(super) const ALL: [Scenario; 13] = [
     ),
     special(
         "bpffs_denied",
-        &["machine::bpffs::where_nothing_can_be_pinned_services_are_kept_all_the_same"],
-        "vm.bpffs=denied",
+        &["machine::bpffs::where_nothing_can_be_mounted_services_are_kept_all_the_same"],
+        "vm.bpffs=none",
     ),
     Scenario {
         disk: &["etc", "var/lib"],

@@ -59,8 +59,8 @@ run_one() {
     fi
     if [[ $word == FAILED ]]; then
         failed=1
-        tail -n 60 /tmp/vm.out
-        tail -n 60 /tmp/vm.err
+        tail -n 150 /tmp/vm.out
+        tail -n 150 /tmp/vm.err
         clear_up
     else
         sed 's/^/    /' /tmp/vm.err

@@ -1,0 +1,90 @@
+//! How much work the kernel's verifier has with each program: at most so much on every kernel.
+//!
+//! Kernels before 6.9 compare fewer states than later ones do, and what costs a later one little may
+//! cost them minutes, or be refused. `cargo xtask vm` runs this on the oldest.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::Stdio;
+
+use support::rig::{Agent, Rig, report};
+use support::{Lines, needs_root, respawn};
+
+/// Instructions that the verifier may process for one program.
+const BUDGET: u64 = 30_000;
+
+/// What has to be loaded, by the beginning of its name.
+const PROGRAMS: [&str; 4] = ["exit", "signal", "birth", "oom"];
+
+const LOG: &str = "respawn=debug";
+
+/// What a watch says until it watches.
+fn of_a_watch(more: &[&str]) -> Vec<String> {
+    let mut command = respawn();
+    command.args(["watch", "--all", "--log", LOG]).args(more);
+    let mut process = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = Lines::of(process.stderr.take().unwrap());
+    let mut said = Vec::new();
+    while let Some(line) = lines.next() {
+        let is_last = line.contains("Ctrl-C");
+        said.push(line);
+        if is_last {
+            break;
+        }
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    said
+}
+
+/// What an agent says until it works.
+fn of_an_agent() -> Vec<String> {
+    let rig = Rig::new();
+    let path = rig.path().join("said");
+    let log = File::create(&path).unwrap();
+    let _agent = Agent::from_command(rig.command(&["agent", "--log", LOG]).stderr(log));
+    rig.ledger().next_agent(0);
+    let said = fs::read_to_string(path).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+/// From "… loaded program="exit" instructions=12".
+fn loaded(line: &str) -> Option<(String, u64)> {
+    let (_, fields) = line.split_once(": loaded program=\"")?;
+    let (program, rest) = fields.split_once('"')?;
+    let (_, count) = rest.split_once("instructions=")?;
+    Some((program.to_owned(), count.trim().parse().ok()?))
+}
+
+#[test]
+fn no_program_costs_the_verifier_more_than_its_budget() {
+    needs_root!("no_program_costs_the_verifier_more_than_its_budget");
+    let said = [of_a_watch(&[]), of_a_watch(&["--live-zero"]), of_an_agent()].concat();
+    // One program in several settings: the dearest counts.
+    let mut costs: BTreeMap<String, u64> = BTreeMap::new();
+    for (program, cost) in said.iter().filter_map(|line| loaded(line)) {
+        let dearest = costs.entry(program).or_default();
+        *dearest = cost.max(*dearest);
+    }
+    for (program, cost) in &costs {
+        report(&format!("verifier: {program} {cost}"));
+    }
+    let refused: Vec<&String> = said
+        .iter()
+        .filter(|line| line.contains("refused"))
+        .collect();
+    assert!(refused.is_empty(), "{refused:#?}");
+    for program in PROGRAMS {
+        let found = costs.keys().any(|name| name.starts_with(program));
+        assert!(found, "no {program} in {costs:?}\n{said:#?}");
+    }
+    for (program, cost) in costs {
+        assert!(cost <= BUDGET, "{program}: {cost} of {BUDGET}");
+    }
+}
