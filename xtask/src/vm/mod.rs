@@ -12,6 +12,7 @@ mod init;
 mod job;
 mod kernels;
 mod machine;
+mod matrix;
 mod results;
 mod root;
 mod run;
@@ -27,7 +28,7 @@ use stock::Stock;
 use crate::{Verdict, static_build::Arch, workspace::Workspace};
 
 /// Run the tests on other kernels, in emulated machines, or a command
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct Args {
     /// Versions such as `5.10`, `newest`, or the path of a kernel's image
     #[arg(value_name = "KERNEL", default_values = ["5.10", "6.1", "6.12", kernels::NEWEST])]
@@ -36,6 +37,10 @@ pub(crate) struct Args {
     /// The tests to run, such as `pins::*`; those of `machine` get a machine of their own each
     #[arg(long, value_name = "GLOB", default_value = "*")]
     test: String,
+
+    /// Run the tests on all kernels and inits, and write docs/kernels.md
+    #[arg(long, conflicts_with_all = ["kernels", "init", "run", "shell"])]
+    all: bool,
 
     /// A shell command to run there in place of tests, as root; `respawn` is on its PATH
     #[arg(long, value_name = "COMMAND", conflicts_with = "test")]
@@ -91,6 +96,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
+    if args.all {
+        return matrix::run(workspace, args);
+    }
     let mut stock = Stock::prepare(workspace, args)?;
     let script = match (&args.run, &args.shell) {
         (Some(command), _) => command.clone(),
@@ -99,7 +107,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         }
         _ => {
             stock.add_tests(workspace, args)?;
-            return run::tests(&stock, args);
+            return Ok(run::summarize(&run::tests(&stock, args)?));
         }
     };
     run::script(&stock, &script, args)

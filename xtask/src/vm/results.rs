@@ -58,14 +58,18 @@ impl fmt::Display for Tested {
     }
 }
 
+/// How many tests ended so.
+pub(super) fn count(tests: &[Tested], outcome: Outcome) -> usize {
+    tests.iter().filter(|test| test.outcome == outcome).count()
+}
+
 /// How many tests ended how.
 pub(super) fn counted(tests: &[Tested]) -> String {
-    let count = |outcome| tests.iter().filter(|test| test.outcome == outcome).count();
     format!(
         "{} passed, {} failed, {} skipped",
-        count(Outcome::Passed),
-        count(Outcome::Failed),
-        count(Outcome::Skipped)
+        count(tests, Outcome::Passed),
+        count(tests, Outcome::Failed),
+        count(tests, Outcome::Skipped)
     )
 }
 

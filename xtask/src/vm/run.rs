@@ -32,11 +32,27 @@ pub(super) fn script(stock: &Stock, script: &str, args: &Args) -> Result<Verdict
     Ok(verdict)
 }
 
+/// What the tests on one kernel came to.
+pub(super) struct OnKernel {
+    pub(super) release: String,
+    pub(super) tests: Vec<Tested>,
+    /// Figures that tests that passed have reported.
+    pub(super) figures: Vec<String>,
+    pub(super) took: Duration,
+}
+
+impl OnKernel {
+    pub(super) fn failed(&self) -> impl Iterator<Item = &Tested> {
+        let tests = self.tests.iter();
+        tests.filter(|test| test.outcome == Outcome::Failed)
+    }
+}
+
 /// Runs the tests on each kernel, in all the machines that they need.
 ///
 /// # Errors
 /// When a machine cannot be started, or no test has the name that was asked for.
-pub(super) fn tests(stock: &Stock, args: &Args) -> Result<Verdict> {
+pub(super) fn tests(stock: &Stock, args: &Args) -> Result<Vec<OnKernel>> {
     let wanted: Vec<&Scenario> = scenarios::ALL
         .iter()
         .filter(|scenario| scenario.is_wanted(&args.test))
@@ -45,21 +61,29 @@ pub(super) fn tests(stock: &Stock, args: &Args) -> Result<Verdict> {
     if wanted.is_empty() {
         bail!("no test has a name like {}", args.test);
     }
-    let mut summary = Vec::new();
+    let kernels = stock.kernels.iter();
+    kernels
+        .map(|kernel| tests_on(kernel, stock, &wanted, args))
+        .collect()
+}
+
+/// Says how it went on each kernel.
+pub(super) fn summarize(results: &[OnKernel]) -> Verdict {
+    note!();
     let mut verdict = Verdict::Pass;
-    for kernel in &stock.kernels {
-        let started = now();
-        let tests = tests_on(kernel, stock, &wanted, args)?;
-        let took = readable(started.elapsed());
-        let counted = results::counted(&tests);
-        summary.push(format!("{}: {counted}, in {took}", kernel.release));
-        for failed in tests.iter().filter(|test| test.outcome == Outcome::Failed) {
+    for result in results {
+        let counted = results::counted(&result.tests);
+        note!(
+            "{}: {counted}, in {}",
+            result.release,
+            readable(result.took)
+        );
+        for failed in result.failed() {
             verdict = Verdict::Fail;
-            summary.push(format!("  {failed}"));
+            note!("  {failed}");
         }
     }
-    note!("\n{}", summary.join("\n"));
-    Ok(verdict)
+    verdict
 }
 
 /// Runs them on one kernel; a machine that does not come to its end is one more that failed.
@@ -68,8 +92,10 @@ fn tests_on(
     stock: &Stock,
     scenarios: &[&Scenario],
     args: &Args,
-) -> Result<Vec<Tested>> {
+) -> Result<OnKernel> {
+    let started = now();
     let mut tests = Vec::new();
+    let mut figures = Vec::new();
     let mut disk = None;
     for scenario in scenarios {
         let more: Vec<PathBuf> = match (scenario.reboots, &disk) {
@@ -92,6 +118,7 @@ fn tests_on(
             other => Some(said(other, args)),
         };
         tests.extend(booted.tests);
+        figures.extend(booted.figures);
         tests.extend(reason.map(|reason| Tested {
             outcome: Outcome::Failed,
             seconds: "0".into(),
@@ -106,12 +133,21 @@ fn tests_on(
             disk = Some((folder, archive));
         }
     }
-    Ok(tests)
+    Ok(OnKernel {
+        release: kernel.release.clone(),
+        tests,
+        figures,
+        took: started.elapsed(),
+    })
 }
+
+/// What a line begins with that a test that passed has reported.
+const FIGURE: &str = "    ";
 
 struct Booted {
     ended: Ended,
     tests: Vec<Tested>,
+    figures: Vec<String>,
 }
 
 /// Runs a script on one kernel, and shows what comes out of it.
@@ -148,6 +184,7 @@ fn boot(
     note!("== {title}");
     let started = now();
     let mut tests = Vec::new();
+    let mut figures = Vec::new();
     let ended = machine.run(folder.path(), |line| {
         let _ = match Tested::parse(line) {
             Some(test) => {
@@ -155,7 +192,10 @@ fn boot(
                 tests.push(test);
                 shown
             }
-            None => writeln!(std::io::stdout(), "{line}"),
+            None => {
+                figures.extend(line.strip_prefix(FIGURE).map(str::to_owned));
+                writeln!(std::io::stdout(), "{line}")
+            }
         };
     })?;
     let took = readable(started.elapsed());
@@ -165,7 +205,11 @@ fn boot(
     } else if ended.end != End::Job(0) {
         keep_console(folder)?;
     }
-    Ok(Booted { ended, tests })
+    Ok(Booted {
+        ended,
+        tests,
+        figures,
+    })
 }
 
 fn said(end: &End, args: &Args) -> String {
