@@ -9,7 +9,7 @@ use monitor_ebpf::{TICK_NS, WATCHING, WatchEntry, hints};
 
 use crate::{
     object::{HINTS, MARK, WATCHED},
-    task::{Result, Task},
+    task::Task,
 };
 
 /// Records `child` if `parent`, the current task, has marked its forks.
@@ -21,43 +21,27 @@ pub(crate) fn record<C: EbpfContext>(ctx: &C, parent: Task, child: Task) {
     if mark.agent_pid == 0 {
         return;
     }
+    if u64::from(parent.process_id()) != mark.agent_pid
+        || parent.leader().start_time() / TICK_NS != mark.agent_start_ticks
+        // A thread is no birth.
+        || parent.host_process_id() == child.host_process_id()
+    {
+        return;
+    }
     let entry = WatchEntry {
-        start_ticks: 0,
+        start_ticks: child.start_time() / TICK_NS,
         state: WATCHING,
         service: mark.service,
         attempt: mark.attempt,
         threads: 0,
     };
-    match try_record(mark.agent_pid, mark.agent_start_ticks, entry, parent, child) {
-        Ok(()) => {}
-        Err(errno) => warn!(ctx, "cannot record a birth: errno {}", -errno),
-    }
-}
-
-#[inline(always)]
-fn try_record(
-    agent_pid: u64,
-    agent_start_ticks: u64,
-    entry: WatchEntry,
-    parent: Task,
-    child: Task,
-) -> Result<()> {
-    if u64::from(parent.process_id()?) != agent_pid
-        || parent.leader()?.start_time()? / TICK_NS != agent_start_ticks
-        // A thread is no birth.
-        || parent.host_process_id()? == child.host_process_id()?
-    {
-        return Ok(());
-    }
-    let entry = WatchEntry {
-        start_ticks: child.start_time()? / TICK_NS,
-        ..entry
-    };
-    let pid = child.process_id()?;
+    let pid = child.process_id();
     let (word, bit) = hints::place(pid);
     if let Some(word) = HINTS.get_ptr_mut(word) {
         // SAFETY: the map returned it, and only the agent's thread writes it, which is this one.
         unsafe { *word |= bit };
     }
-    WATCHED.insert(&pid, &entry, 0)
+    if let Err(errno) = WATCHED.insert(&pid, &entry, 0) {
+        warn!(ctx, "cannot record a birth: errno {}", -errno);
+    }
 }

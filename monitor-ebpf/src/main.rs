@@ -1,5 +1,5 @@
 //! The kernel programs: maps and entry points. What they do is in one module for each hook.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod birth;
@@ -74,23 +74,18 @@ mod object {
     /// Kernels from 6.16 on: `sched_process_exit(struct task_struct *task, bool group_dead)`.
     #[btf_tracepoint(function = "sched_process_exit")]
     pub(crate) fn exit_group_dead(ctx: BtfTracePointContext) -> i32 {
-        if ctx.arg::<u8>(1) != 0 {
-            exit::report(&ctx, Task(ctx.arg(0)), exit::LastThread::Certain);
-        } else {
-            exit::count_threads(Task(ctx.arg(0)));
-        }
+        let thread = match ctx.arg::<u8>(1) {
+            0 => exit::Thread::NotLast,
+            _ => exit::Thread::Last,
+        };
+        exit::see(&ctx, Task(ctx.arg(0)), thread);
         0
     }
 
     /// Kernels before 6.16: `sched_process_exit(struct task_struct *task)`, for every thread.
     #[btf_tracepoint(function = "sched_process_exit")]
     pub(crate) fn exit_live_zero(ctx: BtfTracePointContext) -> i32 {
-        let task = Task(ctx.arg(0));
-        if task.live_threads() == Ok(0) {
-            exit::report(&ctx, task, exit::LastThread::Claimed);
-        } else {
-            exit::count_threads(task);
-        }
+        exit::see(&ctx, Task(ctx.arg(0)), exit::Thread::Unknown);
         0
     }
 
@@ -120,7 +115,7 @@ mod object {
     /// Kernels from 6.9 on: `mark_victim(struct task_struct *task, uid_t uid)`.
     #[btf_tracepoint(function = "mark_victim")]
     pub(crate) fn oom(ctx: BtfTracePointContext) -> i32 {
-        let _ = signal::keep_victim(Task(ctx.arg(0)));
+        signal::keep_victim(Task(ctx.arg(0)));
         0
     }
 

@@ -5,14 +5,9 @@
 //! what it keeps of one receiver is written by one CPU at a time, and before the receiver can see
 //! the signal (`__send_signal_locked`, kernel/signal.c). Judges nothing, and wakes nobody.
 
-use core::ptr;
-
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_uid_gid,
-        bpf_ktime_get_boot_ns,
-    },
+    helpers::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns},
 };
 use aya_log_ebpf::warn;
 use monitor_ebpf::{
@@ -22,9 +17,9 @@ use monitor_ebpf::{
 };
 
 use crate::{
-    exit::is_hinted,
-    object::{FILTER, SIGNALS, WATCHED},
-    task::{Result, Task, read, syscall_number},
+    exit::{filter, is_hinted},
+    object::{SIGNALS, WATCHED},
+    task::{Task, read, syscall_number},
 };
 
 /// `enum { TRACE_SIGNAL_DELIVERED, …, TRACE_SIGNAL_LOSE_INFO }`, include/trace/events/signal.h: the
@@ -59,48 +54,91 @@ pub(crate) fn keep<C: EbpfContext>(
     if result != DELIVERED && result != LOSE_INFO || number > 64 || HARMLESS >> number & 1 != 0 {
         return;
     }
-    if let Err(errno) = try_keep(number, info, task, group) {
-        warn!(ctx, "cannot keep a signal's sender: errno {}", -errno);
-    }
-}
-
-#[inline(always)]
-fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()> {
-    let host_pid = task.host_process_id()?;
-    if !is_wanted(host_pid, task)? {
-        return Ok(());
-    }
-    let start_time_ns = task.leader()?.start_time()?;
-    let sender = Task(
-        // SAFETY: it takes nothing, and is allowed in tracing programs.
-        unsafe { bpf_get_current_task() } as *const u8,
-    );
-    let itself = sender.host_process_id()? == host_pid;
-    let sent = slot(host_pid, start_time_ns, signal, itself)?;
-    let leader = sender.leader()?;
-    let parent = leader.parent()?;
-    let (code, address, mut flags) = match info as usize {
-        0 => (SI_USER, 0, SENT_WITHOUT_INFO),
-        1 => (SI_KERNEL, 0, SENT_BY_KERNEL),
-        _ => (
-            read(info.wrapping_add(SI_CODE))?,
-            read(info.wrapping_add(SI_FIELDS))?,
-            0,
-        ),
+    let host_pid = task.host_process_id();
+    let Some(start_time_ns) = start_if_wanted(task, host_pid) else {
+        return;
     };
-    flags |= relation(signal, task, sender, itself)?;
+    let thread = Task::current();
+    let sender = Sender::of(thread);
+    let itself = sender.host_pid == host_pid;
+    let mut flags = relation(number, task, thread);
+    if itself {
+        flags |= SENT_BY_ITSELF;
+    }
     if group {
         flags |= SENT_TO_GROUP;
     }
+    let sent = match slot(host_pid, start_time_ns, number, itself) {
+        Ok(sent) => sent,
+        Err(errno) => {
+            warn!(ctx, "cannot keep a signal's sender: errno {}", -errno);
+            return;
+        }
+    };
     // SAFETY: a map returned it, and the receiver's signal lock keeps other writers away.
     let sent = unsafe { &mut *sent };
-    let sender_start_time_ns = leader.start_time()?;
-    let sender_host_pid = leader.host_process_id()?;
+    write(sent, number, itself, flags, info, &sender);
+}
+
+/// The process that sends, found out before there is a place for the signal: the verifier goes
+/// through what comes after that once for each place.
+struct Sender {
+    leader: Task,
+    parent: Task,
+    start_time_ns: u64,
+    pid: u32,
+    host_pid: u32,
+    parent_pid: u32,
+}
+
+impl Sender {
+    #[inline(always)]
+    fn of(thread: Task) -> Self {
+        let leader = thread.leader();
+        let parent = leader.parent();
+        Self {
+            leader,
+            parent,
+            start_time_ns: leader.start_time(),
+            pid: leader.process_id(),
+            host_pid: leader.host_process_id(),
+            parent_pid: parent.process_id(),
+        }
+    }
+}
+
+/// Writes what `sender` has sent over an earlier one of the same kind, or over one that is free.
+///
+/// `itself` is among the flags too; but a branch on those would have the verifier tell all their
+/// combinations apart from there on.
+#[inline(always)]
+fn write(
+    sent: &mut SentSignal,
+    signal: u32,
+    itself: bool,
+    mut flags: u32,
+    info: *const u8,
+    sender: &Sender,
+) {
+    let (code, address) = match info as usize {
+        0 => {
+            flags |= SENT_WITHOUT_INFO;
+            (SI_USER, 0)
+        }
+        1 => {
+            flags |= SENT_BY_KERNEL;
+            (SI_KERNEL, 0)
+        }
+        _ => (
+            read(info.wrapping_add(SI_CODE)),
+            read(info.wrapping_add(SI_FIELDS)),
+        ),
+    };
     if sent.signal == signal && (sent.flags & SENT_BY_ITSELF != 0) == itself {
         let is_same_way = sent.code == code || itself && signal < FIRST_REAL_TIME;
         let is_same = is_same_way
-            && sent.sender_host_pid == sender_host_pid
-            && sent.sender_start_time_ns == sender_start_time_ns;
+            && sent.sender_host_pid == sender.host_pid
+            && sent.sender_start_time_ns == sender.start_time_ns;
         // One of the same kind is not taken while another waits: only these do beside each other.
         let may_wait = signal >= FIRST_REAL_TIME || (sent.flags ^ flags) & SENT_TO_GROUP != 0;
         if may_wait && !is_same {
@@ -113,47 +151,49 @@ fn try_keep(signal: u32, info: *const u8, task: Task, group: bool) -> Result<()>
         sent.time_ns = bpf_ktime_get_boot_ns();
         sent.sender_cgroup_id = bpf_get_current_cgroup_id();
     }
-    sent.sender_start_time_ns = sender_start_time_ns;
+    sent.sender_start_time_ns = sender.start_time_ns;
     sent.address = address;
     sent.signal = signal;
     sent.code = code;
     sent.flags = flags;
     sent.syscall = syscall_number();
-    sent.sender_pid = leader.process_id()?;
-    sent.sender_host_pid = sender_host_pid;
+    sent.sender_pid = sender.pid;
+    sent.sender_host_pid = sender.host_pid;
     sent.sender_uid = bpf_get_current_uid_gid() as u32;
-    sent.sender_parent_pid = parent.process_id()?;
-    sent.sender_comm = leader.comm()?;
-    sent.sender_parent_comm = parent.comm()?;
-    Ok(())
+    sent.sender_parent_pid = sender.parent_pid;
+    sent.sender_comm = sender.leader.comm();
+    sent.sender_parent_comm = sender.parent.comm();
 }
 
-/// Whether the exit program may want it: most signals of a host end here.
+/// When the process started, if the exit program may want the signal: most of a host end here.
 #[inline(always)]
-fn is_wanted(host_pid: u32, task: Task) -> Result<bool> {
-    let pid = task.process_id_of(host_pid)?;
+fn start_if_wanted(task: Task, host_pid: u32) -> Option<u64> {
+    let pid = task.process_id_of(host_pid);
     if pid == 0 {
-        return Ok(false);
+        return None;
     }
-    // SAFETY: initialised read-only data; volatile because user space rewrites it before loading.
-    let filter = unsafe { ptr::read_volatile(&raw const FILTER) };
+    let filter = filter();
     if filter.all != 0 || filter.names != 0 {
-        return Ok(true);
+        return Some(task.leader().start_time());
     }
     if !is_hinted(pid) {
-        return Ok(false);
+        return None;
     }
-    let Some(entry) = WATCHED.get_ptr(&pid) else {
-        return Ok(false);
-    };
+    let entry = WATCHED.get_ptr(&pid)?;
+    let start_time_ns = task.leader().start_time();
     // SAFETY: the map returned it, and its values live as long as the program runs.
     let start_ticks = unsafe { (*entry).start_ticks };
-    Ok(task.leader()?.start_time()? / TICK_NS == start_ticks)
+    (start_time_ns / TICK_NS == start_ticks).then_some(start_time_ns)
 }
 
 /// Where the signal belongs: the place of an earlier one of its kind, or the oldest.
 #[inline(always)]
-fn slot(host_pid: u32, start_time_ns: u64, signal: u32, itself: bool) -> Result<*mut SentSignal> {
+fn slot(
+    host_pid: u32,
+    start_time_ns: u64,
+    signal: u32,
+    itself: bool,
+) -> Result<*mut SentSignal, i32> {
     let entry = match SIGNALS.get_ptr_mut(&host_pid) {
         Some(entry) => entry,
         None => {
@@ -194,40 +234,40 @@ fn slot(host_pid: u32, start_time_ns: u64, signal: u32, itself: bool) -> Result<
 
 /// What the sender is to the receiver, as flags.
 #[inline(always)]
-fn relation(signal: u32, task: Task, sender: Task, itself: bool) -> Result<u32> {
-    let mut flags = if itself { SENT_BY_ITSELF } else { 0 };
-    if sender.session()? == task.session()? {
+fn relation(signal: u32, task: Task, sender: Task) -> u32 {
+    let (process, senders) = (task.process(), sender.process());
+    let mut flags = 0;
+    if senders.session() == process.session() {
         flags |= SENT_IN_SESSION;
     }
     if sender.is_exiting() {
         flags |= SENT_BY_EXITING;
-        if sender.is_namespace_init()? {
+        if senders.is_namespace_init() {
             flags |= SENT_BY_NAMESPACE_INIT;
         }
     }
     if task.parent_death_signal() == signal {
         flags |= SENT_PARENT_DEATH;
     }
-    if task.has_cpu_limit() {
+    if process.has_cpu_limit() {
         flags |= SENT_CPU_LIMITED;
     }
-    Ok(flags)
+    flags
 }
 
 /// Keeps what the out-of-memory killer knew of its victim, which has been sent SIGKILL just before
 /// (`__oom_kill_process`, mm/oom_kill.c).
 #[inline(always)]
-pub(crate) fn keep_victim(victim: Task) -> Result<()> {
-    let host_pid = victim.host_process_id()?;
+pub(crate) fn keep_victim(victim: Task) {
+    let host_pid = victim.host_process_id();
     let Some(entry) = SIGNALS.get_ptr_mut(&host_pid) else {
-        return Ok(());
+        return;
     };
-    let memory = victim.memory()?;
+    let memory = victim.memory();
     // SAFETY: the map returned it; these fields have no other writer while the process lives.
     let entry = unsafe { &mut *entry };
     entry.oom_total_vm_pages = memory.total_vm_pages();
     entry.oom_anon_pages = memory.anon_pages();
-    entry.oom_score_adj = victim.oom_score_adj()?;
+    entry.oom_score_adj = victim.process().oom_score_adj();
     entry.oom = 1;
-    Ok(())
 }

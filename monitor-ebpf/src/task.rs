@@ -1,8 +1,18 @@
 //! Reads of the kernel's task structures, at the offsets that user space found in its BTF.
+//!
+//! A read that fails gives zeros, and none is followed by a branch on whether it failed: before
+//! 6.9 the verifier goes through the rest of a program twice for each such branch, and refuses the
+//! program in the end (the stack slots that a helper wrote and those that the program wrote count
+//! as different states). What is read are structures that the kernel holds while the program runs,
+//! so nothing fails but a read of a field that does not exist; a caller who must know asks whether
+//! something that is never 0 is 0, as [`Task::start_time`].
 
-use core::ptr;
+use core::{mem::MaybeUninit, ptr};
 
-use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs};
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+    generated::bpf_probe_read_kernel,
+};
 use monitor_ebpf::{COMM_LEN, MAX_PID_NAMESPACE_LEVEL, NO_FIELD};
 
 use crate::object::{FILTER, OFFSETS};
@@ -11,8 +21,9 @@ use crate::object::{FILTER, OFFSETS};
 #[derive(Clone, Copy)]
 pub(crate) struct Task(pub(crate) *const u8);
 
-/// Why a read failed: the helper's negative errno.
-pub(crate) type Result<T> = core::result::Result<T, i32>;
+/// A `struct signal_struct *`: what the threads of one process share.
+#[derive(Clone, Copy)]
+pub(crate) struct Process(*const u8);
 
 /// `SIGNAL_GROUP_EXIT`, include/linux/sched/signal.h: the group's exit code is set.
 const SIGNAL_GROUP_EXIT: u32 = 4;
@@ -36,26 +47,50 @@ macro_rules! offset {
     };
 }
 
-/// Reads a `T` of kernel memory.
+/// What may be read from the kernel.
+///
+/// # Safety
+/// Any bytes are a value of it.
+pub(crate) unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($type:ty),*) => { $(
+        // SAFETY: an integer, a raw pointer, or an array of such.
+        unsafe impl Plain for $type {}
+    )* };
+}
+plain!(i16, i32, i64, u32, u64, *const u8, [u8; COMM_LEN]);
+
+/// Reads a `T` of kernel memory; zeros if that cannot be read.
 #[inline(always)]
-pub(crate) fn read<T>(address: *const u8) -> Result<T> {
-    // SAFETY: the helper checks the address itself and fails with -EFAULT.
-    unsafe { bpf_probe_read_kernel(address.cast::<T>()) }
+pub(crate) fn read<T: Plain>(address: *const u8) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address itself, and writes all of the value in any case: what
+    // it cannot read is 0 (`bpf_probe_read_kernel_common`, kernel/trace/bpf_trace.c).
+    unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address.cast(),
+        );
+        value.assume_init()
+    }
 }
 
 /// Reads a `T` at `base + offset` of kernel memory.
 #[inline(always)]
-fn field<T>(base: *const u8, offset: u32) -> Result<T> {
+fn field<T: Plain>(base: *const u8, offset: u32) -> T {
     read(base.wrapping_add(offset as usize))
 }
 
-/// The same of a field that the kernel may lack: 0 then.
+/// The same of a field that the kernel may lack: `missing` then. The verifier knows the offset, and
+/// sees one side of this branch only.
 #[inline(always)]
-fn optional<T: Default>(base: *const u8, offset: u32) -> T {
+fn optional<T: Plain>(base: *const u8, offset: u32, missing: T) -> T {
     if offset == NO_FIELD {
-        return T::default();
+        return missing;
     }
-    field(base, offset).unwrap_or_default()
+    field(base, offset)
 }
 
 /// The number of the system call that the current task is in, -1 if that is not known.
@@ -67,192 +102,205 @@ pub(crate) fn syscall_number() -> i32 {
     }
     // SAFETY: user space sets the offset only where the kernel has both helpers.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    field(registers as *const u8, offset).unwrap_or(-1)
+    field(registers as *const u8, offset)
 }
 
 impl Task {
-    /// Threads that have not begun to exit, as this thread sees it after its own beginning.
-    pub(crate) fn live_threads(self) -> Result<i32> {
-        field(self.signal()?, offset!(signal_live))
+    /// The one that runs.
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        // SAFETY: it takes nothing, and is allowed in tracing programs.
+        Task(unsafe { bpf_get_current_task() } as *const u8)
     }
 
-    pub(crate) fn leader(self) -> Result<Task> {
-        field(self.0, offset!(task_group_leader)).map(Task)
+    #[inline(always)]
+    pub(crate) fn leader(self) -> Task {
+        Task(field(self.0, offset!(task_group_leader)))
     }
 
-    pub(crate) fn parent(self) -> Result<Task> {
-        field(self.0, offset!(task_real_parent)).map(Task)
+    #[inline(always)]
+    pub(crate) fn parent(self) -> Task {
+        Task(field(self.0, offset!(task_real_parent)))
     }
 
-    /// Nanoseconds on `CLOCK_BOOTTIME`.
-    pub(crate) fn start_time(self) -> Result<u64> {
+    #[inline(always)]
+    pub(crate) fn process(self) -> Process {
+        Process(field(self.0, offset!(task_signal)))
+    }
+
+    /// Nanoseconds on `CLOCK_BOOTTIME`. Never 0 but of the idle tasks, which neither end nor are
+    /// sent signals.
+    #[inline(always)]
+    pub(crate) fn start_time(self) -> u64 {
         field(self.0, offset!(task_start_boottime))
     }
 
-    pub(crate) fn comm(self) -> Result<[u8; COMM_LEN]> {
+    #[inline(always)]
+    pub(crate) fn comm(self) -> [u8; COMM_LEN] {
         field(self.0, offset!(task_comm))
     }
 
-    /// What `wait` will return for the process of this leader, as `wait_task_zombie` in
-    /// kernel/exit.c computes it.
-    pub(crate) fn wait_status(self) -> Result<u32> {
-        let signal = self.signal()?;
-        let flags: u32 = field(signal, offset!(signal_flags))?;
-        if flags & SIGNAL_GROUP_EXIT != 0 {
-            field(signal, offset!(signal_group_exit_code))
-        } else {
-            field(self.0, offset!(task_exit_code))
-        }
-    }
-
     /// The process ID in the initial PID namespace.
-    pub(crate) fn host_process_id(self) -> Result<u32> {
+    #[inline(always)]
+    pub(crate) fn host_process_id(self) -> u32 {
         field(self.0, offset!(task_tgid))
     }
 
     /// The process ID in the observer's PID namespace, 0 if it has none there.
     #[inline(always)]
-    pub(crate) fn process_id(self) -> Result<u32> {
+    pub(crate) fn process_id(self) -> u32 {
         match observer() {
             0 => self.host_process_id(),
-            observer => self.process_id_in(observer),
+            observer => self.process().id_in(observer),
         }
     }
 
     /// The same where the ID in the initial PID namespace is known.
     #[inline(always)]
-    pub(crate) fn process_id_of(self, host_pid: u32) -> Result<u32> {
+    pub(crate) fn process_id_of(self, host_pid: u32) -> u32 {
         match observer() {
-            0 => Ok(host_pid),
-            observer => self.process_id_in(observer),
+            0 => host_pid,
+            observer => self.process().id_in(observer),
         }
-    }
-
-    fn process_id_in(self, observer: u32) -> Result<u32> {
-        let pid: *const u8 = field(self.signal()?, offset!(signal_tgid_pid))?;
-        let level: u32 = field(pid, offset!(pid_level))?;
-        for depth in 0..=MAX_PID_NAMESPACE_LEVEL {
-            if depth > level {
-                break;
-            }
-            let upid = upid(pid, depth);
-            let namespace: *const u8 = field(upid, offset!(upid_ns))?;
-            if field::<u32>(namespace, offset!(pid_namespace_inum))? == observer {
-                return field(upid, offset!(upid_nr));
-            }
-        }
-        Ok(0)
-    }
-
-    /// Whether it is PID 1 of a PID namespace other than the initial one.
-    #[inline(always)]
-    pub(crate) fn is_namespace_init(self) -> Result<bool> {
-        let pid: *const u8 = field(self.signal()?, offset!(signal_tgid_pid))?;
-        let level: u32 = field(pid, offset!(pid_level))?;
-        if level == 0 || level > MAX_PID_NAMESPACE_LEVEL {
-            return Ok(false);
-        }
-        Ok(field::<u32>(upid(pid, level), offset!(upid_nr))? == 1)
-    }
-
-    /// Its session, by an address.
-    #[inline(always)]
-    pub(crate) fn session(self) -> Result<u64> {
-        field(self.signal()?, offset!(signal_session_pid))
     }
 
     #[inline(always)]
     pub(crate) fn is_exiting(self) -> bool {
-        optional::<u32>(self.0, offset!(task_flags)) & PF_EXITING != 0
+        optional::<u32>(self.0, offset!(task_flags), 0) & PF_EXITING != 0
     }
 
     /// The signal that this thread asked for at its parent's death; 0 for none.
     #[inline(always)]
     pub(crate) fn parent_death_signal(self) -> u32 {
-        optional(self.0, offset!(task_pdeath_signal))
+        optional(self.0, offset!(task_pdeath_signal), 0)
+    }
+
+    /// Whether this thread is in seccomp's strict mode, or was ended by seccomp.
+    #[inline(always)]
+    pub(crate) fn is_seccomp_bound(self) -> bool {
+        let mode: u32 = optional(self.0, offset!(task_seccomp_mode), 0);
+        mode == SECCOMP_STRICT || mode == SECCOMP_DEAD
+    }
+
+    /// Null if it has none any more.
+    #[inline(always)]
+    pub(crate) fn memory(self) -> Memory {
+        Memory(optional(self.0, offset!(task_mm), ptr::null()))
+    }
+
+    /// What the process of this leader has used. `last` is its last thread: those that ended before
+    /// are in `signal_struct` by now, but for the leader (`__exit_signal`, kernel/exit.c).
+    #[inline(always)]
+    pub(crate) fn usage(self, process: Process, last: Task) -> Usage {
+        let mut usage = process.usage();
+        // `signal_struct` also has the memory that the process had before its exec, which was its
+        // parent's; but before 6.16 its own is gone by now.
+        let resident = last.memory().max_resident_pages();
+        if resident != 0 {
+            usage.max_rss_pages = resident;
+        }
+        usage.add_thread(self);
+        if last.0 != self.0 {
+            usage.add_thread(last);
+        }
+        usage
+    }
+}
+
+impl Process {
+    /// Threads that have not begun to exit, as a thread sees it after its own beginning.
+    #[inline(always)]
+    pub(crate) fn live_threads(self) -> i32 {
+        field(self.0, offset!(signal_live))
+    }
+
+    /// Threads that have not been released.
+    #[inline(always)]
+    pub(crate) fn threads(self) -> u32 {
+        optional(self.0, offset!(signal_nr_threads), 0)
+    }
+
+    /// Whether the whole process is going.
+    #[inline(always)]
+    pub(crate) fn exits(self) -> bool {
+        field::<u32>(self.0, offset!(signal_flags)) & SIGNAL_GROUP_EXIT != 0
+    }
+
+    /// What `wait` will return for the process with this leader, as `wait_task_zombie` in
+    /// kernel/exit.c computes it.
+    #[inline(always)]
+    pub(crate) fn wait_status(self, leader: Task) -> u32 {
+        if self.exits() {
+            field(self.0, offset!(signal_group_exit_code))
+        } else {
+            field(leader.0, offset!(task_exit_code))
+        }
+    }
+
+    #[inline(always)]
+    fn id_in(self, observer: u32) -> u32 {
+        let pid: *const u8 = field(self.0, offset!(signal_tgid_pid));
+        let level: u32 = field(pid, offset!(pid_level));
+        for depth in 0..=MAX_PID_NAMESPACE_LEVEL {
+            if depth > level {
+                break;
+            }
+            let upid = upid(pid, depth);
+            let namespace: *const u8 = field(upid, offset!(upid_ns));
+            if field::<u32>(namespace, offset!(pid_namespace_inum)) == observer {
+                return field(upid, offset!(upid_nr));
+            }
+        }
+        0
+    }
+
+    /// Whether it is PID 1 of a PID namespace other than the initial one.
+    #[inline(always)]
+    pub(crate) fn is_namespace_init(self) -> bool {
+        let pid: *const u8 = field(self.0, offset!(signal_tgid_pid));
+        let level: u32 = field(pid, offset!(pid_level));
+        level != 0
+            && level <= MAX_PID_NAMESPACE_LEVEL
+            && field::<u32>(upid(pid, level), offset!(upid_nr)) == 1
+    }
+
+    /// Its session, by an address.
+    #[inline(always)]
+    pub(crate) fn session(self) -> u64 {
+        field(self.0, offset!(signal_session_pid))
     }
 
     /// Whether its time on the CPU is limited, and it has no other limit that is told by the same
     /// signals (`check_rlimit`, kernel/time/posix-cpu-timers.c).
     #[inline(always)]
     pub(crate) fn has_cpu_limit(self) -> bool {
-        self.has_limit(offset!(signal_cpu_limit)) == Some(true)
-            && self.has_limit(offset!(signal_real_time_limit)) == Some(false)
-    }
-
-    #[inline(always)]
-    fn has_limit(self, offset: u32) -> Option<bool> {
-        if offset == NO_FIELD {
-            return None;
-        }
-        let limit: u64 = field(self.signal().ok()?, offset).ok()?;
-        Some(limit != RLIM_INFINITY)
-    }
-
-    /// Whether this thread is in seccomp's strict mode, or was ended by seccomp.
-    #[inline(always)]
-    pub(crate) fn is_seccomp_bound(self) -> bool {
-        let mode: u32 = optional(self.0, offset!(task_seccomp_mode));
-        mode == SECCOMP_STRICT || mode == SECCOMP_DEAD
-    }
-
-    /// Whether the whole process is going.
-    #[inline(always)]
-    pub(crate) fn group_exits(self) -> Result<bool> {
-        let flags: u32 = field(self.signal()?, offset!(signal_flags))?;
-        Ok(flags & SIGNAL_GROUP_EXIT != 0)
-    }
-
-    /// Threads that have not been released.
-    #[inline(always)]
-    pub(crate) fn threads(self) -> Result<u32> {
-        Ok(optional(self.signal()?, offset!(signal_nr_threads)))
+        let cpu: u64 = optional(self.0, offset!(signal_cpu_limit), RLIM_INFINITY);
+        let real_time: u64 = optional(self.0, offset!(signal_real_time_limit), 0);
+        cpu != RLIM_INFINITY && real_time == RLIM_INFINITY
     }
 
     /// Whether the out-of-memory killer has chosen it (`mark_oom_victim`, mm/oom_kill.c).
     #[inline(always)]
-    pub(crate) fn is_oom_victim(self) -> Result<bool> {
-        Ok(optional::<u64>(self.signal()?, offset!(signal_oom_mm)) != 0)
+    pub(crate) fn is_oom_victim(self) -> bool {
+        optional::<u64>(self.0, offset!(signal_oom_mm), 0) != 0
     }
 
     #[inline(always)]
-    pub(crate) fn oom_score_adj(self) -> Result<i32> {
-        Ok(optional::<i16>(self.signal()?, offset!(signal_oom_score_adj)).into())
+    pub(crate) fn oom_score_adj(self) -> i32 {
+        optional::<i16>(self.0, offset!(signal_oom_score_adj), 0).into()
     }
 
+    /// Of the threads that have been released.
     #[inline(always)]
-    pub(crate) fn memory(self) -> Result<Memory> {
-        field(self.0, offset!(task_mm)).map(Memory)
-    }
-
-    /// What the process of this leader has used. `last` is its last thread: those that ended before
-    /// are in `signal_struct` by now, but for the leader (`__exit_signal`, kernel/exit.c).
-    #[inline(always)]
-    pub(crate) fn usage(self, last: Task) -> Result<Usage> {
-        let signal = self.signal()?;
-        let mut usage = Usage {
-            user_time_ns: optional(signal, offset!(signal_utime)),
-            system_time_ns: optional(signal, offset!(signal_stime)),
-            run_time_ns: optional(signal, offset!(signal_sum_sched_runtime)),
-            read_bytes: optional(signal, offset!(signal_read_bytes)),
-            written_bytes: optional(signal, offset!(signal_write_bytes)),
-            max_rss_pages: 0,
-        };
-        // `signal_struct` also has the memory that the process had before its exec, which was its
-        // parent's; but before 6.16 its own is gone by now.
-        usage.max_rss_pages = match last.memory()?.max_resident_pages() {
-            0 => optional(signal, offset!(signal_maxrss)),
-            pages => pages,
-        };
-        usage.add_thread(self);
-        if last.0 != self.0 {
-            usage.add_thread(last);
+    fn usage(self) -> Usage {
+        Usage {
+            user_time_ns: optional(self.0, offset!(signal_utime), 0),
+            system_time_ns: optional(self.0, offset!(signal_stime), 0),
+            run_time_ns: optional(self.0, offset!(signal_sum_sched_runtime), 0),
+            read_bytes: optional(self.0, offset!(signal_read_bytes), 0),
+            written_bytes: optional(self.0, offset!(signal_write_bytes), 0),
+            max_rss_pages: optional(self.0, offset!(signal_maxrss), 0),
         }
-        Ok(usage)
-    }
-
-    fn signal(self) -> Result<*const u8> {
-        field(self.0, offset!(task_signal))
     }
 }
 
@@ -276,7 +324,7 @@ pub(crate) struct Memory(*const u8);
 impl Memory {
     #[inline(always)]
     pub(crate) fn total_vm_pages(self) -> u64 {
-        optional(self.0, offset!(mm_total_vm))
+        optional(self.0, offset!(mm_total_vm), 0)
     }
 
     #[inline(always)]
@@ -291,7 +339,7 @@ impl Memory {
         if self.0.is_null() {
             return 0;
         }
-        let before: u64 = optional(self.0, offset!(mm_hiwater_rss));
+        let before: u64 = optional(self.0, offset!(mm_hiwater_rss), 0);
         let now = self.count(offset!(mm_file_pages))
             + self.anon_pages()
             + self.count(offset!(mm_shmem_pages));
@@ -301,7 +349,7 @@ impl Memory {
     /// Of pages. It may be below zero for a moment.
     #[inline(always)]
     fn count(self, offset: u32) -> u64 {
-        let pages: i64 = optional(self.0, offset);
+        let pages: i64 = optional(self.0, offset, 0);
         if pages < 0 { 0 } else { pages as u64 }
     }
 }
@@ -325,10 +373,10 @@ impl Usage {
 
     #[inline(always)]
     fn add_thread(&mut self, thread: Task) {
-        self.user_time_ns += optional::<u64>(thread.0, offset!(task_utime));
-        self.system_time_ns += optional::<u64>(thread.0, offset!(task_stime));
-        self.run_time_ns += optional::<u64>(thread.0, offset!(task_sum_exec_runtime));
-        self.read_bytes += optional::<u64>(thread.0, offset!(task_read_bytes));
-        self.written_bytes += optional::<u64>(thread.0, offset!(task_write_bytes));
+        self.user_time_ns += optional::<u64>(thread.0, offset!(task_utime), 0);
+        self.system_time_ns += optional::<u64>(thread.0, offset!(task_stime), 0);
+        self.run_time_ns += optional::<u64>(thread.0, offset!(task_sum_exec_runtime), 0);
+        self.read_bytes += optional::<u64>(thread.0, offset!(task_read_bytes), 0);
+        self.written_bytes += optional::<u64>(thread.0, offset!(task_write_bytes), 0);
     }
 }
