@@ -15,6 +15,14 @@ use crate::supervisor::{Fault, How, Origin, Parent, Sender, Signal};
 /// `si_code` of seccomp's SIGSYS, include/uapi/asm-generic/siginfo.h.
 const SYS_SECCOMP: i32 = 1;
 
+/// Numbers of `kill` and `ptrace` for programs of 32 bits, on x86 and ARM alike. The calls that have
+/// these numbers for others (`alarm` and `msync`, `linkat` and `inotify_init1`) send no signal.
+const KILL_32: i32 = 37;
+const PTRACE_32: i32 = 26;
+
+/// Marks a system call of the x32 ABI (`__X32_SYSCALL_BIT`).
+const X32_CALL: i32 = 0x4000_0000;
+
 /// A [`SentSignal`](monitor_ebpf::SentSignal), read from its bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sent {
@@ -98,9 +106,17 @@ impl Sent {
         if self.has(SENT_PARENT_DEATH) && self.has(SENT_BY_EXITING) {
             return self.by_sender(How::ParentDeath);
         }
-        // __cgroup_kill (kernel/cgroup/cgroup.c) kills each thread.
         if self.signal == Signal::KILL && !self.has(SENT_TO_GROUP) {
-            return self.by_sender(How::CgroupKill);
+            return self.by_thread_kill();
+        }
+        // kill(2) does that in Linux 7.3 (kernel/signal.c).
+        if self.has(SENT_TO_GROUP) {
+            if self.is_in_call(libc::SYS_kill, KILL_32) {
+                return self.by_sender(How::Kill);
+            }
+            if self.syscall < 0 {
+                return Origin::default();
+            }
         }
         // Sent to the caller itself, from within the call: by pipe_write (fs/pipe.c),
         // sk_stream_error (net/core/stream.c) and the like; by generic_write_check_limits
@@ -111,6 +127,26 @@ impl Sent {
             libc::SIGXFSZ if in_call => How::FileSizeLimit,
             _ => How::Kernel,
         })
+    }
+
+    /// SIGKILL to a thread, without info: `__cgroup_kill` (kernel/cgroup/cgroup.c) sends it to each
+    /// thread, and `PTRACE_KILL` (kernel/ptrace.c) to the one that is traced.
+    fn by_thread_kill(&self) -> Origin {
+        let how = match self.syscall {
+            ..0 => None,
+            _ if self.is_in_call(libc::SYS_ptrace, PTRACE_32) => None,
+            _ => Some(How::CgroupKill),
+        };
+        Origin {
+            how,
+            ..self.by_sender(How::CgroupKill)
+        }
+    }
+
+    /// Whether the sender was in a system call, given by its number for programs of this machine's
+    /// word and for those of 32 bits.
+    fn is_in_call(&self, number: i64, number_32: i32) -> bool {
+        i64::from(self.syscall & !X32_CALL) == number || self.syscall == number_32
     }
 
     /// A positive `si_code`, which no system call can send to another process.
@@ -313,6 +349,19 @@ mod tests {
         (libc::SIGIO, libc::SI_KERNEL, KERNEL | GROUP, -1, Some(How::Notification), false),
         (libc::SIGTERM, libc::SI_KERNEL, KERNEL | GROUP, -1, Some(How::Kernel), false),
         (libc::SIGKILL, 0, NO_INFO, libc::SYS_write, Some(How::CgroupKill), true),
+        (libc::SIGKILL, 0, NO_INFO, libc::SYS_ptrace, None, true),
+        (libc::SIGKILL, 0, NO_INFO, 26, None, true),
+        (libc::SIGKILL, 0, NO_INFO, -1, None, true),
+        // kill(2) without a siginfo, by programs of 64 bits, of 32 bits and of x32.
+        (libc::SIGKILL, 0, NO_INFO | GROUP, libc::SYS_kill, Some(How::Kill), true),
+        (libc::SIGTERM, 0, NO_INFO | GROUP, libc::SYS_kill, Some(How::Kill), true),
+        (libc::SIGTERM, 0, NO_INFO | GROUP | ITSELF, libc::SYS_kill, Some(How::Kill), true),
+        (libc::SIGTERM, 0, NO_INFO | GROUP, 37, Some(How::Kill), true),
+        (libc::SIGTERM, 0, NO_INFO | GROUP, libc::SYS_kill | 0x4000_0000, Some(How::Kill), true),
+        (libc::SIGTERM, 0, NO_INFO | GROUP, libc::SYS_write, Some(How::Kernel), false),
+        (libc::SIGTERM, 0, NO_INFO | GROUP, -1, None, false),
+        // A child that was being forked into a cgroup when that was killed.
+        (libc::SIGKILL, 0, NO_INFO | GROUP, libc::SYS_clone, Some(How::Kernel), false),
         (libc::SIGTERM, 0, DYING, -1, Some(How::ParentDeath), true),
         (libc::SIGKILL, 0, DYING, -1, Some(How::ParentDeath), true),
         (libc::SIGPIPE, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::BrokenPipe), false),

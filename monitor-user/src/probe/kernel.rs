@@ -126,11 +126,15 @@ impl KernelProbe {
     /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs.
     pub(crate) fn load(options: &Options) -> Result<Self> {
         let mut loaded = Loaded::new(options, None)?;
-        let mut links: Vec<OwnedFd> = loaded.attach_extra().map(|(_, link)| link).collect();
+        let extra: Vec<(&Extra, OwnedFd)> = loaded.attach_extra().collect();
         let exit = loaded.attach_exit()?;
+        let attached = extra.iter().fold(0, |all, (extra, _)| all | extra.note);
+        let mut links: Vec<OwnedFd> = extra.into_iter().map(|(_, link)| link).collect();
         links.push(exit.link);
         let map = |name: &str| loaded.object.take_map(name);
-        Self::new(map, options.ring_bytes(), exit.program, links, false)
+        let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, false)?;
+        probe.set_note(notes::PROGRAMS, attached)?;
+        Ok(probe)
     }
 
     /// Takes up what an earlier agent of the same build has pinned, loading nothing. Where there
@@ -290,6 +294,13 @@ impl KernelProbe {
     /// Whether births are recorded: only where the programs are pinned.
     pub(crate) fn records_births(&self) -> bool {
         self.records_births
+    }
+
+    /// Whether the signal program is attached: not every kernel takes it.
+    pub(crate) fn sees_signals(&self) -> Result<bool> {
+        let signal = EXTRA.iter().find(|extra| extra.program == programs::SIGNAL);
+        let attached = self.note(notes::PROGRAMS)?;
+        Ok(signal.is_some_and(|signal| attached & signal.note != 0))
     }
 
     /// Has the forks of the caller, which `agent` names, recorded as births of a service's

@@ -76,7 +76,11 @@ async fn see_a_sender(probe: &mut KernelProbe) -> Result<()> {
     match &origin.sender {
         Some(sender) if sender.pid == std::process::id() => Ok(()),
         Some(sender) => bail!("this process killed the child, but {sender} was told"),
-        None => bail!("the signal program is not attached: see --log info"),
+        None if probe.sees_signals()? => bail!(
+            "the signal program is attached, but did not show who killed a child: it was {}",
+            exit.cause
+        ),
+        None => bail!("this kernel did not take the signal program; --log warn says why"),
     }
 }
 
