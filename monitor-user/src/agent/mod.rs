@@ -22,6 +22,7 @@ mod requests;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -81,10 +82,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             "another agent works in {}: waiting",
             options.runtime_dir.display()
         );
+        tell_terminal(&waiting(&options.runtime_dir));
         has_waited = true;
     })?;
     let Some(lock) = lock else {
         tracing::info!("the agent was shut down, and its spare ends with it");
+        tell_terminal("the agent was shut down, and its spare ends with it");
         return Ok(ExitCode::SUCCESS);
     };
     if has_waited {
@@ -95,14 +98,38 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .build()?;
     runtime.block_on(async {
         let mut agent = Agent::start(options)?;
+        tell_terminal(&agent.about());
         agent.work().await;
         let was_shut_down = agent.ended;
+        tell_terminal(match was_shut_down {
+            true => "the agent ends, and no service runs any more",
+            false => "the agent ends; its services keep running, for the next agent to adopt",
+        });
         agent.finish().await;
         if was_shut_down {
             lock.retire();
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Says something to a person who has started the agent by hand. Elsewhere standard error is a log.
+fn tell_terminal(words: &str) {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        // Nobody is left to tell if that fails.
+        let _ = writeln!(stderr, "respawn: {}", text::printable_lines(words));
+    }
+}
+
+/// What a spare says that waits.
+fn waiting(runtime_dir: &Path) -> String {
+    let agent = match control::client::reach(runtime_dir) {
+        Ok((_, pid @ 1..)) => format!("the agent with pid {pid}"),
+        _ => "another agent".to_owned(),
+    };
+    let dir = runtime_dir.display();
+    format!("{agent} works in {dir}; this one is its spare, and waits for its end")
 }
 
 /// Why the loop ended.
@@ -244,6 +271,22 @@ impl Agent {
         agent.check_loss();
         agent.last_good.keep(&config);
         Ok(agent)
+    }
+
+    /// What an agent says that takes up work.
+    fn about(&self) -> String {
+        let services = match self.supervisor.statuses().count() {
+            1 => "1 service".to_owned(),
+            count => format!("{count} services"),
+        };
+        let config = self.options.config.display();
+        let dir = self.options.runtime_dir.display();
+        let end = match std::process::id() {
+            1 => "SIGTERM stops them and ends it",
+            _ => "Ctrl-C ends it and leaves them running, `respawn shutdown` stops them first",
+        };
+        let pid = std::process::id();
+        format!("agent started, pid {pid}: {services} of {config}, steered through {dir}; {end}")
     }
 
     /// Has the kernel report an instance's exit. Without it the pidfd tells.
@@ -832,8 +875,15 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
         ..probe::Options::default()
     };
     let owner = place(&options.runtime_dir);
-    let pinned = PinDir::open(&options.pin_dir)
-        .and_then(|pins| Ok((KernelProbe::resume(&settings, &pins, owner)?, pins)));
+    let pinned = PinDir::open(&options.pin_dir).and_then(|pins| {
+        match KernelProbe::resume(&settings, &pins, owner) {
+            Ok(probe) => Ok((probe, pins)),
+            Err(error) => {
+                pins.remove_if_empty();
+                Err(error)
+            }
+        }
+    });
     match pinned {
         Ok((probe, pins)) => return (Some(probe), Some(pins)),
         Err(error) => tracing::warn!(

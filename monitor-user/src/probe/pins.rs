@@ -237,9 +237,18 @@ impl PinDir {
         fs::rename(&new, &path).with_context(|| format!("cannot rename to {}", path.display()))
     }
 
-    /// Takes all pins of this version away; programs that nothing else holds end.
+    /// Takes all pins of this version away; programs that nothing else holds end. The directories go
+    /// too.
     pub(crate) fn clear(&self) -> Result<()> {
-        clear(&self.path)
+        clear(&self.path)?;
+        self.remove_if_empty();
+        Ok(())
+    }
+
+    /// Removes the directories that `open` may have made, as far as nothing is in them.
+    pub(crate) fn remove_if_empty(&self) {
+        // What is in use, or is a mount point, stays.
+        let _ = fs::remove_dir(&self.path).and_then(|()| fs::remove_dir(&self.parent));
     }
 
     /// What other versions have left pinned.
