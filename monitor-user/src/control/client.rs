@@ -3,19 +3,16 @@
 //! Blocking, and made for a command that does nothing else.
 
 use std::fmt;
-use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
 
 use super::protocol::{Command, Response};
-use crate::accounts::Accounts;
+use super::rights;
 
 /// How long an agent may take for what needs no waiting.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -58,15 +55,13 @@ impl fmt::Display for AskError {
                 )
             }
             Self::NotAllowed { socket, may } => {
-                let (socket, uid) = (socket.display(), geteuid());
-                write!(
-                    f,
-                    "not allowed to command the agent: {socket} is for {may}; you are uid {uid}"
-                )
+                let socket = socket.display();
+                write!(f, "not allowed to command the agent: {socket} is for {may}")
             }
             Self::Unanswered { pid } => write!(
                 f,
-                "the agent (pid {pid}) ended before it answered; whether it was done is not known"
+                "the agent (pid {pid}) ended before it answered, so whether it was done is not \
+                 known; `respawn status` shows how the services are, `respawn events` what was done"
             ),
             Self::Late { pid } => {
                 let within = ANSWER_WITHIN.as_secs();
@@ -91,8 +86,15 @@ impl std::error::Error for AskError {}
 pub(crate) fn ask(runtime_dir: &Path, command: &Command) -> Result<Response, AskError> {
     let socket = super::socket(runtime_dir);
     let mut deaths = 0;
+    let mut last = 0;
     loop {
-        let stream = connect(&socket, deaths > 0)?;
+        let stream = match connect(&socket, deaths > 0) {
+            // The one that was asked may have done it.
+            Err(AskError::NoAgent { .. }) if deaths > 0 => {
+                return Err(AskError::Unanswered { pid: last });
+            }
+            connected => connected?,
+        };
         let pid = getsockopt(&stream, PeerCredentials).map_or(0, |peer| peer.pid());
         let failed = |error| AskError::Failed {
             socket: socket.clone(),
@@ -109,6 +111,7 @@ pub(crate) fn ask(runtime_dir: &Path, command: &Command) -> Result<Response, Ask
             Answer::Late => return Err(AskError::Late { pid }),
             Answer::None => deaths += 1,
         }
+        last = pid;
         if !may_repeat(command) || deaths >= MOST_DEATHS {
             return Err(AskError::Unanswered { pid });
         }
@@ -165,31 +168,12 @@ fn connect(socket: &Path, died: bool) -> Result<UnixStream, AskError> {
                 return Err(AskError::NoAgent { socket, error });
             }
             io::ErrorKind::PermissionDenied => {
-                let may = who_may(&socket);
+                let may = rights::who_may(&socket, rights::WRITE);
                 return Err(AskError::NotAllowed { socket, may });
             }
             _ => return Err(AskError::Failed { socket, error }),
         }
     }
-}
-
-/// Whom the socket's rights let in.
-fn who_may(socket: &Path) -> String {
-    let Ok(metadata) = fs::metadata(socket) else {
-        return "root and the agent's own user, and for the members of its control_group"
-            .to_owned();
-    };
-    let mut may = match metadata.uid() {
-        0 => "root".to_owned(),
-        uid => format!("root and uid {uid}"),
-    };
-    if metadata.mode() & 0o020 != 0 {
-        let gid = metadata.gid();
-        let group = Accounts::of_this_host().group_of(gid).ok().flatten();
-        let name = group.map_or_else(|| gid.to_string(), |group| group.name);
-        may.push_str(&format!(", and for the members of group {name}"));
-    }
-    may
 }
 
 /// What came back.

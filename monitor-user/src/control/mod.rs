@@ -13,6 +13,7 @@
 
 pub(crate) mod client;
 mod protocol;
+pub(crate) mod rights;
 mod server;
 
 use std::path::{Path, PathBuf};

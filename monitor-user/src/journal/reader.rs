@@ -15,11 +15,12 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{current_path, older_path};
+use crate::control::rights;
 
 /// Longer lines are damage: the writer's are far shorter.
 const LONGEST_LINE: usize = 1 << 20;
@@ -205,6 +206,13 @@ impl OpenFile {
             .open(path);
         let file = match opened {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let may = rights::who_may(path, rights::READ);
+                bail!(
+                    "not allowed to read the journal: {} is for {may}",
+                    path.display()
+                )
+            }
             opened => opened,
         };
         let (file, metadata) = file

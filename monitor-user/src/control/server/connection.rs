@@ -129,9 +129,12 @@ impl Connection {
             peer: self.peer,
         };
         let answered = async {
-            let gone = || End::Told("the agent ends, and does not answer any more".to_owned());
-            self.commands.send(incoming).await.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())
+            // The agent ends: to its client that is the same as if it had been killed.
+            self.commands
+                .send(incoming)
+                .await
+                .map_err(|_| End::Silent)?;
+            answer.await.map_err(|_| End::Silent)
         };
         tokio::select! {
             biased;
