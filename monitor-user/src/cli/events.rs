@@ -1,23 +1,25 @@
 //! `respawn events`: the agent's journal, the past and what comes. Reads the file itself, so that
 //! it needs no agent and outlives it.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::Style;
 use anyhow::{Context, Result};
+use clap_complete::engine::ArgValueCompleter;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use serde_json::json;
 
-use super::Global;
 use super::output::{Flushed, Interrupts, Output, eprint_line};
+use super::{Global, complete, services};
 use crate::clock;
 use crate::control;
 use crate::journal::{Changes, Line, Reader};
-use crate::report::happening;
+use crate::report::{Times, happening};
 use crate::text::{padded, printable};
 
 /// The exit status that says that there is no agent.
@@ -27,17 +29,33 @@ const NO_AGENT: u8 = 3;
 ///
 /// Shows starts, exits and their causes, restarts and stops, oldest first. Reads the agent's
 /// journal, which needs no living agent; a reboot clears it where the runtime directory is in
-/// memory. Exits with 3 if there is neither a journal nor an agent.
+/// memory. A time has date and zone unless it goes to a terminal. Exits with 1 if neither journal
+/// nor agent knows a service that is named, and with 3 if there is neither of the two.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// Only events of this service, or of those that match a pattern such as 'web*'
+    #[arg(
+        value_name = "SERVICE",
+        value_parser = services::name_or_pattern,
+        add = ArgValueCompleter::new(complete::services)
+    )]
+    services: Vec<String>,
     /// Go on with new events as they come, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
     /// Only events of so long ago or less, such as "10m", "1h30m" or "2 days"
     #[arg(long, value_name = "DURATION", value_parser = past)]
     since: Option<Span>,
-    /// Only events of this service; can be given several times
-    #[arg(long, value_name = "SERVICE")]
+    /// Only the last N of these events, and with --follow those that come
+    #[arg(long, short = 'n', value_name = "N")]
+    lines: Option<usize>,
+    /// The same as SERVICE; can be given several times
+    #[arg(
+        long,
+        value_name = "SERVICE",
+        value_parser = services::name_or_pattern,
+        add = ArgValueCompleter::new(complete::services)
+    )]
     service: Vec<String>,
     /// Print one JSON object a line
     #[arg(long)]
@@ -75,7 +93,7 @@ async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
     if reader.is_missing() && !control::socket(dir).exists() {
         return Ok(no_agent(dir));
     }
-    let mut view = View::new(arguments);
+    let mut view = View::new(dir, arguments);
     let shown = show_all(&mut reader, changes.as_ref(), &mut view, &mut interrupts).await;
     match reader.damaged() {
         0 => {}
@@ -84,30 +102,32 @@ async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
             "{count} damaged lines of the journal were skipped"
         )),
     }
-    shown.map(|()| ExitCode::SUCCESS)
+    shown?;
+    Ok(match view.unknown.as_slice() {
+        [] => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
 }
 
 /// Shows what there is, and with `changes` what comes.
 async fn show_all(
     reader: &mut Reader,
     changes: Option<&Changes>,
-    view: &mut View<'_>,
+    view: &mut View,
     interrupts: &mut Interrupts,
 ) -> Result<()> {
     loop {
         let more = view.take(reader)?;
+        if !more {
+            view.show_last();
+        }
         if view.output.flush(interrupts).await? != Flushed::Done {
             return Ok(());
         }
         if more {
             continue;
         }
-        for service in view.unseen.drain(..) {
-            eprint_line(&format!(
-                "the journal has no event of {}",
-                printable(service)
-            ));
-        }
+        view.tell_unseen();
         let Some(changes) = changes else {
             return Ok(());
         };
@@ -123,37 +143,79 @@ async fn show_all(
 }
 
 /// What is shown of an event.
-struct View<'a> {
+struct View {
     output: Output,
     json: bool,
-    services: &'a [String],
+    runtime_dir: PathBuf,
+    /// Names and patterns; none for all.
+    services: Vec<String>,
     /// Those of which no event has come by, of whatever time.
-    unseen: Vec<&'a str>,
+    unseen: Vec<String>,
+    /// Those of them that no agent knows either.
+    unknown: Vec<String>,
     since: Option<Timestamp>,
+    /// The last ones so far, if only these are to be shown of the past.
+    last: Option<Last>,
     zone: TimeZone,
 }
 
-impl<'a> View<'a> {
-    fn new(arguments: &'a Arguments) -> Self {
+/// So many lines, the oldest first.
+struct Last {
+    count: usize,
+    lines: VecDeque<Line>,
+}
+
+impl View {
+    fn new(runtime_dir: &Path, arguments: &Arguments) -> Self {
         let zone = TimeZone::system();
         let now = clock::now().to_zoned(zone.clone());
         let since = arguments.since.as_ref().map(|span| {
             now.checked_sub(*span)
                 .map_or(Timestamp::MIN, |since| since.timestamp())
         });
+        let given = [&arguments.services[..], &arguments.service].concat();
+        let services = services::once_each(&given);
         Self {
             output: Output::new(),
             json: arguments.json,
-            services: &arguments.service,
-            unseen: arguments.service.iter().map(String::as_str).collect(),
+            runtime_dir: runtime_dir.to_owned(),
+            unseen: services.clone(),
+            services,
+            unknown: Vec::new(),
             since,
+            last: arguments.lines.map(|count| Last {
+                count,
+                lines: VecDeque::new(),
+            }),
             zone,
+        }
+    }
+
+    /// Says of which services the journal has nothing. One that the agent knows may have had no
+    /// event yet.
+    fn tell_unseen(&mut self) {
+        let unseen = std::mem::take(&mut self.unseen);
+        if unseen.is_empty() {
+            return;
+        }
+        let known = complete::of_agent(&self.runtime_dir).unwrap_or_default();
+        for service in unseen {
+            let is_known = known.iter().any(|name| services::matches(&service, name));
+            let shown = printable(&service);
+            if is_known {
+                eprint_line(&format!("the journal has no event of {shown}"));
+            } else {
+                eprint_line(&format!(
+                    "the journal has no event of {shown}, and no agent knows such a service"
+                ));
+                self.unknown.push(service);
+            }
         }
     }
 
     /// Takes what there is, until it is time to write. `true`: there is more.
     fn take(&mut self, reader: &mut Reader) -> Result<bool> {
-        let today = clock::now().to_zoned(self.zone.clone()).date();
+        let today = self.today();
         while !self.output.is_full() {
             let Some(line) = reader.next()? else {
                 return Ok(false);
@@ -163,7 +225,8 @@ impl<'a> View<'a> {
                 count => self.missed(count, &line, today),
             }
             if let Some(service) = line.service() {
-                self.unseen.retain(|name| *name != service);
+                self.unseen
+                    .retain(|wanted| !services::matches(wanted, service));
             }
             if self.is_recent(&line) && self.is_of_service(&line) {
                 self.show(&line, today);
@@ -178,12 +241,34 @@ impl<'a> View<'a> {
     }
 
     fn is_of_service(&self, line: &Line) -> bool {
-        let is_it = |name: &str| self.services.iter().any(|wanted| wanted == name);
+        let is_it = |name: &str| {
+            let wanted = self.services.iter();
+            wanted
+                .into_iter()
+                .any(|wanted| services::matches(wanted, name))
+        };
         self.services.is_empty() || line.service().is_some_and(is_it)
     }
 
+    /// Today's date on a terminal; what goes elsewhere is read on another day.
+    fn today(&self) -> Option<Date> {
+        let today = || clock::now().to_zoned(self.zone.clone()).date();
+        self.output.is_terminal().then(today)
+    }
+
+    /// Shows the last ones of the past. What comes is shown as it comes.
+    fn show_last(&mut self) {
+        let Some(last) = self.last.take() else {
+            return;
+        };
+        let today = self.today();
+        for line in last.lines {
+            self.show(&line, today);
+        }
+    }
+
     /// Says that events before that line cannot be shown: they are gone.
-    fn missed(&mut self, count: u64, before: &Line, today: Date) {
+    fn missed(&mut self, count: u64, before: &Line, today: Option<Date>) {
         if self.is_recent(before) {
             let time = &before.event["time"];
             let event =
@@ -193,7 +278,14 @@ impl<'a> View<'a> {
         }
     }
 
-    fn show(&mut self, line: &Line, today: Date) {
+    fn show(&mut self, line: &Line, today: Option<Date>) {
+        if let Some(last) = &mut self.last {
+            last.lines.push_back(line.clone());
+            if last.lines.len() > last.count {
+                last.lines.pop_front();
+            }
+            return;
+        }
         if self.json {
             self.output.json_line(&line.text);
         } else {
@@ -203,13 +295,17 @@ impl<'a> View<'a> {
     }
 }
 
-/// A line for a person; the date is told where it is not today's.
-fn human(line: &Line, zone: &TimeZone, today: Date) -> String {
-    let time = line.time().map(|time| time.to_zoned(zone.clone()));
-    let time = match time {
-        None => "?".to_owned(),
-        Some(time) if time.date() == today => time.strftime("%H:%M:%S%.3f").to_string(),
-        Some(time) => time.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+/// A line for a person; with date and zone unless today's date is known, and with the date where
+/// that is not the line's.
+fn human(line: &Line, zone: &TimeZone, today: Option<Date>) -> String {
+    let time = line.time().map(|time| (time, time.to_zoned(zone.clone())));
+    let time = match (time, today) {
+        (None, _) => "?".to_owned(),
+        (Some((time, _)), None) => Times::in_full(zone.clone()).of(time),
+        (Some((_, time)), Some(today)) if time.date() == today => {
+            time.strftime("%H:%M:%S%.3f").to_string()
+        }
+        (Some((_, time)), Some(_)) => time.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
     };
     let dim = Style::new().dimmed();
     let bold = Style::new().bold();
@@ -246,7 +342,7 @@ mod tests {
     fn a_line_tells_the_date_unless_it_is_todays() {
         let today = Date::constant(2026, 7, 24);
         let told = |time, service| {
-            let line = human(&line(time, service), &TimeZone::UTC, today);
+            let line = human(&line(time, service), &TimeZone::UTC, Some(today));
             anstream::adapter::strip_str(&line).to_string()
         };
         assert_eq!(
@@ -258,6 +354,12 @@ mod tests {
             "2026-07-23 12:03:04.000  -             started pid 7"
         );
         assert_eq!(told("nonsense", None), "?  -             started pid 7");
+        let kept = human(&line("2026-07-24T12:03:04Z", None), &TimeZone::UTC, None);
+        let kept = anstream::adapter::strip_str(&kept).to_string();
+        assert!(
+            kept.starts_with("2026-07-24 12:03:04.000+00:00  - "),
+            "{kept}"
+        );
     }
 
     #[test]
