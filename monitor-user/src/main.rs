@@ -20,10 +20,10 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    cli::complete::answer();
+    let cli = cli::parse();
     let result = start_log(&cli.global.log).and_then(|()| cli::run(cli));
     result.unwrap_or_else(|error| {
         // Standard error may be closed: then nobody is left to tell.

@@ -26,6 +26,7 @@ pub(crate) struct Arguments {
         value_name = "BYTES",
         env = "RESPAWN_RING_BYTES",
         hide = true,
+        hide_env_values = true,
         value_parser = super::watch::ring_bytes
     )]
     ring_bytes: Option<u32>,

@@ -64,17 +64,6 @@ pub(super) fn ask(global: &Global, command: &Command) -> Result<Response, Refusa
     }
 }
 
-/// A service named twice is told of once.
-pub(super) fn once_each(names: Vec<String>) -> Vec<String> {
-    let mut unique = Vec::with_capacity(names.len());
-    for name in names {
-        if !unique.contains(&name) {
-            unique.push(name);
-        }
-    }
-    unique
-}
-
 /// Writes one JSON object or array on a line.
 pub(super) fn write_json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}", text::json(value)?)
@@ -87,16 +76,5 @@ pub(super) fn end(written: io::Result<()>, exit_code: ExitCode) -> anyhow::Resul
             Err(anyhow::Error::new(error).context("cannot write to standard output"))
         }
         _ => Ok(exit_code),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_counts_once() {
-        let names = ["b", "a", "b"].map(str::to_owned).to_vec();
-        assert_eq!(once_each(names), ["b", "a"]);
     }
 }

@@ -1,5 +1,5 @@
-//! `respawn completions` and `respawn man`: what packages and shells want, made from the same
-//! definitions as `--help`. Installs nothing.
+//! `respawn completions`, `man`, `help` and `version`: made from the same definitions as `--help`.
+//! Installs nothing.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,16 +10,22 @@ use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCompleter;
+use clap_complete::env::Shells;
 use clap_mangen::Man;
+use serde_json::json;
 
-use super::Cli;
+use super::ask::{end, write_json};
+use super::{Cli, complete};
 
 /// Commands for system administration: `man 8 respawn`.
 const SECTION: &str = "8";
 
 /// Print a shell's completion script
 ///
-/// For example, for one session of bash: source <(respawn completions bash)
+/// The script asks `respawn` at each Tab, which knows the services, the signals, and the commands
+/// and options of its version. Print it again after an upgrade. For example, for one session of
+/// bash: source <(respawn completions bash)
 #[derive(Debug, clap::Args)]
 pub(crate) struct Completions {
     /// The shell
@@ -33,11 +39,36 @@ pub(crate) struct Completions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ManPages {
     /// The command, such as "watch"; respawn itself by default
-    #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+    #[arg(
+        value_name = "COMMAND",
+        conflicts_with = "dir",
+        add = ArgValueCompleter::new(complete::commands)
+    )]
     command: Option<String>,
     /// Write all pages into this directory, which is made if it is missing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// Print the help of a command
+///
+/// Prints what `--help` prints: of a command, or of respawn itself.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Help {
+    /// The command, such as "watch"; respawn itself by default
+    #[arg(value_name = "COMMAND", add = ArgValueCompleter::new(complete::commands))]
+    command: Option<String>,
+}
+
+/// Print the version
+///
+/// Prints the version of this program. `respawn doctor` shows what it can do on this host, and the
+/// journal the version of each agent (agent_started).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Version {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Prints the script.
@@ -45,9 +76,63 @@ pub(crate) struct ManPages {
 /// # Errors
 /// Output that cannot be written.
 pub(crate) fn completions(arguments: &Completions) -> Result<ExitCode> {
+    print(&script(arguments.shell)?)
+}
+
+fn script(shell: Shell) -> Result<Vec<u8>> {
+    let shells = Shells::builtins();
+    let name = shell.to_string();
+    let shell = shells
+        .completer(&name)
+        .with_context(|| format!("there are no completions for {name}"))?;
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Cli::command(), "respawn", &mut script);
-    print(&script)
+    shell.write_registration(
+        complete::VARIABLE,
+        "respawn",
+        "respawn",
+        "respawn",
+        &mut script,
+    )?;
+    Ok(script)
+}
+
+/// Prints the help. A command that does not exist is wrong usage.
+///
+/// # Errors
+/// Output that cannot be written.
+pub(crate) fn help(arguments: &Help) -> Result<ExitCode> {
+    let mut respawn = Cli::command();
+    respawn.build();
+    let help = match &arguments.command {
+        None => respawn.render_long_help(),
+        Some(name) => match respawn.find_subcommand_mut(name) {
+            Some(command) => command.render_long_help(),
+            None => no_command(name),
+        },
+    };
+    let written = write!(anstream::stdout(), "{}", help.ansi());
+    end(written, ExitCode::SUCCESS)
+}
+
+/// Prints the version.
+///
+/// # Errors
+/// Output that cannot be written.
+pub(crate) fn version(arguments: &Version) -> Result<ExitCode> {
+    let version = env!("CARGO_PKG_VERSION");
+    let out = &mut io::stdout();
+    let written = match arguments.json {
+        true => write_json(&json!({ "version": version }), out),
+        false => writeln!(out, "respawn {version}"),
+    };
+    end(written, ExitCode::SUCCESS)
+}
+
+fn no_command(name: &str) -> ! {
+    let message = format!("respawn has no command {name:?}; `respawn help` lists them");
+    Cli::command()
+        .error(ErrorKind::InvalidSubcommand, message)
+        .exit()
 }
 
 /// Prints one page, or writes all. A command that does not exist is wrong usage.
@@ -64,10 +149,7 @@ pub(crate) fn man(arguments: &ManPages) -> Result<ExitCode> {
         .into_iter()
         .find(|(name, _)| name.as_deref() == wanted)
     else {
-        let message = format!("respawn has no command {:?}", wanted.unwrap_or_default());
-        Cli::command()
-            .error(ErrorKind::InvalidSubcommand, message)
-            .exit();
+        no_command(wanted.unwrap_or_default())
     };
     let mut roff = Vec::new();
     page.render(&mut roff)?;
@@ -163,20 +245,16 @@ mod tests {
     fn every_command_that_tells_a_program_something_takes_json() {
         for command in Cli::command().get_subcommands() {
             let takes = command.get_arguments().any(|one| one.get_id() == "json");
-            let none = ["agent", "top", "completions", "man"].contains(&command.get_name());
+            let none = ["agent", "top", "completions", "man", "help"].contains(&command.get_name());
             assert_ne!(takes, none, "{}", command.get_name());
         }
     }
 
     #[test]
-    fn every_shell_completes_every_command() {
+    fn every_shell_has_a_script_that_asks() {
         for shell in Shell::value_variants() {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "respawn", &mut script);
-            let script = String::from_utf8(script).unwrap();
-            for name in commands() {
-                assert!(script.contains(&name), "{shell}: {name}");
-            }
+            let script = String::from_utf8(script(*shell).unwrap()).unwrap();
+            assert!(script.contains(complete::VARIABLE), "{shell}: {script}");
         }
     }
 

@@ -3,12 +3,14 @@
 pub(crate) mod agent;
 mod ask;
 pub(crate) mod check;
+pub(crate) mod complete;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod generate;
 pub(crate) mod install;
 mod output;
 pub(crate) mod reload;
+mod services;
 pub(crate) mod status;
 pub(crate) mod steer;
 mod top;
@@ -17,11 +19,14 @@ pub(crate) mod why;
 
 pub(crate) use output::eprint_line;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::text;
 
 /// Keep services alive on a Linux host, whatever dies, the watcher included
 ///
@@ -53,6 +58,7 @@ pub(crate) struct Global {
         global = true,
         value_name = "DIR",
         env = "RESPAWN_RUNTIME_DIR",
+        hide_env_values = true,
         default_value = "/run/respawn"
     )]
     pub(crate) runtime_dir: PathBuf,
@@ -62,11 +68,18 @@ pub(crate) struct Global {
         global = true,
         value_name = "DIR",
         env = "RESPAWN_PIN_DIR",
+        hide_env_values = true,
         default_value = "/sys/fs/bpf/respawn"
     )]
     pub(crate) pin_dir: PathBuf,
     /// File with the kernel's BTF, if it is not /sys/kernel/btf/vmlinux
-    #[arg(long, global = true, value_name = "FILE", env = "RESPAWN_BTF")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "RESPAWN_BTF",
+        hide_env_values = true
+    )]
     pub(crate) btf: Option<PathBuf>,
     /// A kernel object to load instead of the one in this binary, to test it
     #[arg(
@@ -83,6 +96,7 @@ pub(crate) struct Global {
         global = true,
         value_name = "LEVEL",
         env = "RESPAWN_LOG",
+        hide_env_values = true,
         default_value = "warn"
     )]
     pub(crate) log: String,
@@ -96,6 +110,7 @@ pub(crate) struct ConfigDir {
         long,
         value_name = "DIR",
         env = "RESPAWN_CONFIG",
+        hide_env_values = true,
         default_value = "/etc/respawn"
     )]
     pub(crate) config: PathBuf,
@@ -121,6 +136,42 @@ enum Command {
     Uninstall(install::UninstallArguments),
     Completions(generate::Completions),
     Man(generate::ManPages),
+    Help(generate::Help),
+    Version(generate::Version),
+}
+
+/// Reads the command line; ends the process if that asks for help, or is wrong.
+pub(crate) fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            // The help that was asked for, which names the variables.
+            error.exit();
+        }
+        // A usage line names what is on the command line. For clap that is what the environment
+        // sets, too: the same error without it has the line that is meant.
+        match without_environment(Cli::command()).try_get_matches() {
+            Err(same) if same.kind() == error.kind() => exit(&same),
+            _ => exit(&error),
+        }
+    })
+}
+
+fn without_environment(command: clap::Command) -> clap::Command {
+    let unset = clap::builder::Resettable::<clap::builder::OsStr>::Reset;
+    let command = command.mut_args(|arg| arg.env(unset.clone()));
+    command.mut_subcommands(without_environment)
+}
+
+/// As clap ends a process, unless it would quote what should not reach a terminal.
+fn exit(error: &clap::Error) -> ! {
+    let words = error.render().to_string();
+    let shown = text::printable_lines(&words);
+    if shown == words {
+        error.exit();
+    }
+    // Standard error may be closed: then nobody is left to tell.
+    let _ = io::Write::write_all(&mut io::stderr(), shown.as_bytes());
+    std::process::exit(error.exit_code());
 }
 
 /// Runs what was asked for.
@@ -129,10 +180,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Status(arguments) => status::run(&cli.global, &arguments),
-        Command::Start(arguments) => steer::start(&cli.global, arguments),
-        Command::Stop(arguments) => steer::stop(&cli.global, arguments),
-        Command::Restart(arguments) => steer::restart(&cli.global, arguments),
-        Command::Signal(arguments) => steer::signal(&cli.global, arguments),
+        Command::Start(arguments) => steer::start(&cli.global, &arguments),
+        Command::Stop(arguments) => steer::stop(&cli.global, &arguments),
+        Command::Restart(arguments) => steer::restart(&cli.global, &arguments),
+        Command::Signal(arguments) => steer::signal(&cli.global, &arguments),
         Command::Reload(arguments) => reload::run(&cli.global, &arguments),
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -144,5 +195,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Man(arguments) => generate::man(&arguments),
+        Command::Help(arguments) => generate::help(&arguments),
+        Command::Version(arguments) => generate::version(&arguments),
     }
 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
-use super::Global;
-use super::ask::{Refusal, ask, end, once_each, write_json};
+use clap_complete::engine::ArgValueCompleter;
+
+use super::ask::{Refusal, end, write_json};
 use super::output::eprint_line;
+use super::{Global, complete, services};
 use crate::clock;
-use crate::control::{Command, Response, ServiceStatus};
+use crate::control::ServiceStatus;
 use crate::report::{Age, cause_style};
 use crate::supervisor::State;
 use crate::text::{self, printable};
@@ -24,7 +26,11 @@ use crate::text::{self, printable};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Show only these services
-    #[arg(value_name = "SERVICE")]
+    #[arg(
+        value_name = "SERVICE",
+        value_parser = services::name_or_pattern,
+        add = ArgValueCompleter::new(complete::services)
+    )]
     services: Vec<String>,
     /// Print one JSON array
     #[arg(long)]
@@ -36,13 +42,8 @@ pub(crate) struct Arguments {
 /// # Errors
 /// Output that cannot be written.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let asked = once_each(arguments.services.clone());
-    let command = Command::Status {
-        services: asked.clone(),
-    };
-    let statuses = match ask(global, &command) {
-        Ok(Response::Status { services }) => services,
-        Ok(_) => return Refusal::beside_the_point().tell(false),
+    let (asked, statuses) = match statuses(global, &arguments.services) {
+        Ok(found) => found,
         Err(refusal) => return refusal.tell(false),
     };
     let written = if arguments.json {
@@ -61,6 +62,24 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
         exit_code = ExitCode::FAILURE;
     }
     end(written, exit_code)
+}
+
+/// The names that are asked about, and what the agent knows of them.
+fn statuses(
+    global: &Global,
+    wanted: &[String],
+) -> Result<(Vec<String>, Vec<ServiceStatus>), Refusal> {
+    if !wanted.iter().any(|wanted| services::is_pattern(wanted)) {
+        let asked = services::once_each(wanted);
+        let statuses = services::statuses(global, asked.clone())?;
+        return Ok((asked, statuses));
+    }
+    let all = services::statuses(global, Vec::new())?;
+    let known: Vec<String> = all.iter().map(|status| status.service.clone()).collect();
+    let asked = services::matching(wanted, &known)?;
+    let of = |name: &String| all.iter().find(|status| status.service == *name).cloned();
+    let statuses = asked.iter().filter_map(of).collect();
+    Ok((asked, statuses))
 }
 
 const HEADER: [&str; 6] = ["SERVICE", "STATE", "PID", "UPTIME", "RESTARTS", "LAST EXIT"];

@@ -4,13 +4,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
-use super::Global;
-use super::ask::{self, Refusal, end, once_each};
+use super::ask::{self, Refusal, end};
 use super::output::eprint_line;
+use super::services::Services;
+use super::{Global, complete};
 use crate::control::{Command, Response, ServiceResult};
-use crate::supervisor::Signal;
+use crate::supervisor::{Signal, UnknownSignal};
 
 /// Start services
 ///
@@ -46,29 +48,29 @@ pub(crate) struct Restart {
 /// running; `shutdown` stops all services and then the agents; SIGTERM ends an agent and leaves
 /// the services running, for the next agent to adopt.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["services", "all"]))]
 pub(crate) struct Stop {
-    /// The services' names
-    #[arg(value_name = "SERVICE")]
-    services: Vec<String>,
-    /// Stop every service; the agent keeps running
-    #[arg(long)]
-    all: bool,
+    #[command(flatten)]
+    services: Services,
     #[command(flatten)]
     how: How,
 }
 
-/// Send a signal to a service
+/// Send a signal to services
 ///
-/// Sends it to the service's main process, and returns at once. A service that dies of it has not
-/// failed: it is started again without delay, unless its restart policy is "no".
+/// Sends it to the main process of each service, and returns at once. A service that dies of it has
+/// not failed: it is started again without delay, unless its restart policy is "no".
 #[derive(Debug, clap::Args)]
 pub(crate) struct SignalArguments {
-    /// A signal's name or number, such as SIGHUP, hup, 1 or SIGRTMIN+3
-    #[arg(value_name = "SIG")]
+    /// A signal's name or number, such as SIGHUP, hup, 1, -9 or SIGRTMIN+3
+    #[arg(
+        value_name = "SIG",
+        value_parser = signal_of,
+        allow_hyphen_values = true,
+        add = ArgValueCompleter::new(complete::signals)
+    )]
     signal: Signal,
-    /// The service's name
-    service: String,
+    #[command(flatten)]
+    services: Services,
     /// Taken as by `stop`; it changes nothing, as a signal is not waited for
     #[arg(long = "no-wait")]
     _no_wait: bool,
@@ -94,13 +96,6 @@ pub(crate) struct Shutdown {
 }
 
 #[derive(Debug, clap::Args)]
-struct Services {
-    /// The services' names
-    #[arg(value_name = "SERVICE", required = true)]
-    services: Vec<String>,
-}
-
-#[derive(Debug, clap::Args)]
 struct How {
     /// Return as soon as it is under way
     #[arg(long)]
@@ -110,41 +105,65 @@ struct How {
     json: bool,
 }
 
+/// Reads a signal as it is given here, and as it is given to kill(1): with a hyphen before it.
+fn signal_of(text: &str) -> Result<Signal, UnknownSignal> {
+    text.strip_prefix('-').unwrap_or(text).parse()
+}
+
 /// `respawn start`
-pub(crate) fn start(global: &Global, arguments: Start) -> anyhow::Result<ExitCode> {
-    let command = Command::Start {
-        services: once_each(arguments.services.services),
-        no_wait: arguments.how.no_wait,
-    };
-    run(global, &command, arguments.how.json)
+pub(crate) fn start(global: &Global, arguments: &Start) -> anyhow::Result<ExitCode> {
+    let no_wait = arguments.how.no_wait;
+    let command = |services| Command::Start { services, no_wait };
+    for_each(global, &arguments.services, &arguments.how, command)
 }
 
 /// `respawn restart`
-pub(crate) fn restart(global: &Global, arguments: Restart) -> anyhow::Result<ExitCode> {
-    let command = Command::Restart {
-        services: once_each(arguments.services.services),
-        no_wait: arguments.how.no_wait,
-    };
-    run(global, &command, arguments.how.json)
+pub(crate) fn restart(global: &Global, arguments: &Restart) -> anyhow::Result<ExitCode> {
+    let no_wait = arguments.how.no_wait;
+    let command = |services| Command::Restart { services, no_wait };
+    for_each(global, &arguments.services, &arguments.how, command)
 }
 
 /// `respawn stop`
-pub(crate) fn stop(global: &Global, arguments: Stop) -> anyhow::Result<ExitCode> {
-    let command = Command::Stop {
-        services: once_each(arguments.services),
-        all: arguments.all,
-        no_wait: arguments.how.no_wait,
+pub(crate) fn stop(global: &Global, arguments: &Stop) -> anyhow::Result<ExitCode> {
+    let no_wait = arguments.how.no_wait;
+    if arguments.services.all {
+        // One that is added meanwhile is stopped as well.
+        let command = Command::Stop {
+            services: Vec::new(),
+            all: true,
+            no_wait,
+        };
+        return run(global, &command, arguments.how.json);
+    }
+    let command = |services| Command::Stop {
+        services,
+        all: false,
+        no_wait,
     };
-    run(global, &command, arguments.how.json)
+    for_each(global, &arguments.services, &arguments.how, command)
 }
 
 /// `respawn signal`
-pub(crate) fn signal(global: &Global, arguments: SignalArguments) -> anyhow::Result<ExitCode> {
-    let command = Command::Signal {
-        service: arguments.service,
-        signal: arguments.signal,
+pub(crate) fn signal(global: &Global, arguments: &SignalArguments) -> anyhow::Result<ExitCode> {
+    let services = match arguments.services.names(global) {
+        Ok(services) => services,
+        Err(refusal) => return refusal.tell(arguments.json),
     };
-    run(global, &command, arguments.json)
+    let mut results = Vec::new();
+    for service in services {
+        let signal = arguments.signal;
+        match done(global, &Command::Signal { service, signal }) {
+            Ok(result) => results.extend(result),
+            // What is done is done: an agent that is gone gets no further signal.
+            Err(refusal) if results.is_empty() => return refusal.tell(arguments.json),
+            Err(refusal) => {
+                tell(&results, arguments.json)?;
+                return refusal.tell(false);
+            }
+        }
+    }
+    tell(&results, arguments.json)
 }
 
 /// `respawn shutdown`
@@ -152,20 +171,45 @@ pub(crate) fn shutdown(global: &Global, arguments: &Shutdown) -> anyhow::Result<
     run(global, &Command::Shutdown, arguments.json)
 }
 
-/// Has it done. Says nothing to a person when all went well.
+/// Has it done for each of these services.
+fn for_each(
+    global: &Global,
+    services: &Services,
+    how: &How,
+    command: impl Fn(Vec<String>) -> Command,
+) -> anyhow::Result<ExitCode> {
+    match services.names(global) {
+        // Of none that there are, nothing is asked.
+        Ok(names) if names.is_empty() => tell(&[], how.json),
+        Ok(names) => run(global, &command(names), how.json),
+        Err(refusal) => refusal.tell(how.json),
+    }
+}
+
+/// Has it done, and tells what came of it.
 fn run(global: &Global, command: &Command, json: bool) -> anyhow::Result<ExitCode> {
-    let results = match ask::ask(global, command) {
-        Ok(Response::Done { results }) => results,
-        Ok(_) => return Refusal::beside_the_point().tell(json),
-        Err(refusal) => return refusal.tell(json),
-    };
-    let failures = failures(&results);
+    match done(global, command) {
+        Ok(results) => tell(&results, json),
+        Err(refusal) => refusal.tell(json),
+    }
+}
+
+fn done(global: &Global, command: &Command) -> Result<Vec<ServiceResult>, Refusal> {
+    match ask::ask(global, command)? {
+        Response::Done { results } => Ok(results),
+        _ => Err(Refusal::beside_the_point()),
+    }
+}
+
+/// Says nothing to a person when all went well.
+fn tell(results: &[ServiceResult], json: bool) -> anyhow::Result<ExitCode> {
+    let failures = failures(results);
     for failure in &failures {
         eprint_line(failure);
     }
     let mut written = Ok(());
     if json {
-        written = write_json(&results, &mut io::stdout());
+        written = write_json(results, &mut io::stdout());
     }
     let exit_code = match failures.as_slice() {
         [] => ExitCode::SUCCESS,
@@ -240,7 +284,10 @@ mod tests {
             "signal TERM",
             "signal SIGFOO web",
             "signal 0 web",
-            "signal TERM web db",
+            "signal TERM",
+            "signal TERM --all web",
+            "start --all web",
+            "start web[",
             "shutdown web",
             "reload web",
         ] {
@@ -258,6 +305,15 @@ mod tests {
             "signal 9 web",
             "signal RTMIN+1 web",
             "signal TERM web --no-wait",
+            "signal TERM web db",
+            "signal -9 web",
+            "signal -TERM web --json",
+            "signal --json -9 web",
+            "signal -SIGRTMIN+1 --all",
+            "signal -- -9 web",
+            "start --all",
+            "restart --all --no-wait",
+            "start web* d[ab]",
             "reload",
             "shutdown --json",
         ] {

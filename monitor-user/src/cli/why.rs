@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use anstyle::Style;
 use anyhow::Result;
+use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Global;
 use super::events::no_agent;
 use super::output::{Interrupts, Output, eprint_line};
+use super::{Global, complete};
 use crate::accounts::Accounts;
 use crate::clock;
 use crate::control;
@@ -33,7 +34,7 @@ use crate::text::printable;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The service
-    #[arg(value_name = "SERVICE")]
+    #[arg(value_name = "SERVICE", add = ArgValueCompleter::new(complete::services))]
     service: String,
     /// How many deaths to tell
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

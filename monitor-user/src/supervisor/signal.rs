@@ -65,6 +65,12 @@ impl Signal {
             .map(Self)
     }
 
+    /// All that have a name.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let has_name = |signal: &Self| !(32..REAL_TIME.0).contains(&signal.0);
+        (1..=REAL_TIME.1).map(Self).filter(has_name)
+    }
+
     /// The kernel's number, 1 to 64.
     pub(crate) fn number(self) -> i32 {
         i32::from(self.0)
