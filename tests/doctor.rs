@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 31] = [
+const CHECKS: [&str; 33] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -26,6 +26,8 @@ const CHECKS: [&str; 31] = [
     "array_map",
     "delivery",
     "senders",
+    "birth_program",
+    "oom_program",
     "bpffs",
     "lockdown",
     "cap_bpf",
@@ -140,6 +142,43 @@ fn root_is_told_of_everything() {
         "{report:#}"
     );
     assert!(!runtime_dir.exists(), "doctor makes nothing");
+}
+
+#[test]
+fn where_the_agent_mounts_a_bpf_file_system_nothing_is_lost() {
+    needs_root!("where_the_agent_mounts_a_bpf_file_system_nothing_is_lost");
+    let folder = tempfile::tempdir().unwrap();
+    let pins = folder.path().join("pins");
+    let doctor = |program: &mut Command| {
+        let report = diagnosis(program.args(["doctor", "--json", "--pin-dir"]).arg(&pins));
+        let bpffs = check(&report, "bpffs").clone();
+        let lost = report["lost"].as_array().unwrap();
+        let lost = lost.iter().any(|lost| {
+            let lost = lost.as_str().unwrap();
+            lost == "the causes of exits while no agent lives"
+        });
+        (bpffs, lost)
+    };
+    let (bpffs, lost) = doctor(&mut respawn());
+    assert_eq!(bpffs["verdict"], "works", "{bpffs}");
+    let detail = bpffs["detail"].as_str().unwrap();
+    assert!(detail.contains("the agent mounts one"), "{detail}");
+    assert!(!lost);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(
+        !mounts.contains(folder.path().to_str().unwrap()),
+        "{mounts}"
+    );
+
+    // Without the right to mount it is lost, and the kernel's reason is shown.
+    let mut bounded = Command::new("setpriv");
+    bounded.args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]);
+    let (bpffs, lost) = doctor(bounded.arg(respawn().get_program()));
+    assert_eq!(bpffs["verdict"], "missing", "{bpffs}");
+    let detail = bpffs["detail"].as_str().unwrap();
+    assert!(detail.contains("cannot mount one"), "{detail}");
+    assert!(lost);
 }
 
 #[test]

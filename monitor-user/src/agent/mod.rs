@@ -872,6 +872,7 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
         btf: options.btf.clone(),
         object: options.object.clone(),
         ring_bytes: options.ring_bytes,
+        known: probe::Place::At(options.runtime_dir.clone()),
         ..probe::Options::default()
     };
     let owner = place(&options.runtime_dir);

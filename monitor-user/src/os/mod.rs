@@ -36,6 +36,17 @@ pub(crate) fn page_size() -> u64 {
         .unwrap_or(4096)
 }
 
+/// The kernel's version: "6.18.44-generic" is (6, 18).
+pub(crate) fn kernel_version() -> Option<(u32, u32)> {
+    let kernel = nix::sys::utsname::uname().ok()?;
+    version_of(&kernel.release().to_string_lossy())
+}
+
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Gives memory that is free by now back to the kernel.
 pub(crate) fn give_back_memory() {
     // SAFETY: takes nothing that is in use.
@@ -62,4 +73,24 @@ pub(crate) fn async_fd<T: AsFd + AsRawFd>(owner: T, interest: Interest) -> io::R
     // SAFETY: `AsFd` says that the descriptor stays open while `owner` lives, which the returned
     // value holds; both traits name the same descriptor for every type that implements them.
     Ok(unsafe { AsyncFd::register_with_interest(owner, interest) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_releases() {
+        for (release, expected) in [
+            ("6.18.44", Some((6, 18))),
+            ("5.10.0-30-cloud-amd64", Some((5, 10))),
+            ("7.2-rc1", Some((7, 2))),
+            ("6", None),
+            ("", None),
+            ("x.y", None),
+            ("99999999999.1", None),
+        ] {
+            assert_eq!(version_of(release), expected, "{release}");
+        }
+    }
 }

@@ -17,6 +17,8 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tracing_log::log::Log;
 
 use super::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
+use super::known::{Known, Place};
+use super::memlock;
 use super::namespace;
 use super::object::{Attached, Hook, Object, Settings};
 use super::pins::PinDir;
@@ -43,6 +45,18 @@ pub(crate) struct Options {
     pub(crate) object: Option<PathBuf>,
     /// Load the program for kernels before 6.16 whatever the kernel.
     pub(crate) live_zero: bool,
+    /// Load the program of births too, to see whether the kernel takes it.
+    pub(crate) births: bool,
+    /// Where to look for what is known of the kernel, and to keep it.
+    pub(crate) known: Place,
+}
+
+/// What has come of loading one program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProgramReport {
+    pub(crate) name: &'static str,
+    /// How many instructions the verifier looked at, if it said so; or why it is not attached.
+    pub(crate) outcome: Result<Option<u32>, String>,
 }
 
 /// After so many births the hints of the dead are cleared: less than one in eight is stale then.
@@ -76,6 +90,8 @@ pub(crate) struct KernelProbe {
     previous: Vec<Previous>,
     /// Whose the pins are.
     owner: u64,
+    /// Of the programs that were loaded, or were not.
+    programs: Vec<ProgramReport>,
 }
 
 /// What passes the kernel programs' diagnostics on. To find their map takes a look at every
@@ -123,17 +139,27 @@ impl KernelProbe {
     /// Loads the object and attaches its exit program, for as long as this value lives.
     ///
     /// # Errors
-    /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs.
+    /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs, and
+    /// [`Refused`].
     pub(crate) fn load(options: &Options) -> Result<Self> {
-        let mut loaded = Loaded::new(options, None)?;
-        let extra: Vec<(&Extra, OwnedFd)> = loaded.attach_extra().collect();
-        let exit = loaded.attach_exit()?;
-        let attached = extra.iter().fold(0, |all, (extra, _)| all | extra.note);
+        let mut known = options.recall()?;
+        let loaded = Self::load_unpinned(options, &mut known);
+        known.keep();
+        loaded
+    }
+
+    fn load_unpinned(options: &Options, known: &mut Known) -> Result<Self> {
+        let mut loaded = Loaded::new(options, known, None)?;
+        let extra = loaded.attach_extra();
         let mut links: Vec<OwnedFd> = extra.into_iter().map(|(_, link)| link).collect();
+        if options.births {
+            links.extend(loaded.attach_birth().ok());
+        }
+        let exit = loaded.attach_exit()?;
         links.push(exit.link);
         let map = |name: &str| loaded.object.take_map(name);
         let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, false)?;
-        probe.set_note(notes::PROGRAMS, attached)?;
+        probe.programs = loaded.programs;
         Ok(probe)
     }
 
@@ -207,7 +233,9 @@ impl KernelProbe {
                 false
             }
         };
-        let probe = Self::load_pinned(options, pins);
+        let mut known = options.recall()?;
+        let probe = Self::load_pinned(options, &mut known, pins);
+        known.keep();
         if probe.is_err() && !reusable {
             // Half of it would only be in the way of the next try.
             let _ = pins.clear();
@@ -244,10 +272,10 @@ impl KernelProbe {
         Ok(probe)
     }
 
-    fn load_pinned(options: &Options, pins: &PinDir) -> Result<Self> {
-        let mut loaded = Loaded::new(options, Some(pins))?;
+    fn load_pinned(options: &Options, known: &mut Known, pins: &PinDir) -> Result<Self> {
+        let mut loaded = Loaded::new(options, known, Some(pins))?;
         let birth = loaded.attach_birth()?;
-        let extra: Vec<(&Extra, OwnedFd)> = loaded.attach_extra().collect();
+        let extra = loaded.attach_extra();
         let exit = loaded.attach_exit()?;
         pins.replace_link(programs::BIRTH, &birth)?;
         let mut links = vec![birth];
@@ -288,19 +316,18 @@ impl KernelProbe {
             links,
             previous: Vec::new(),
             owner: 0,
+            programs: Vec::new(),
         })
+    }
+
+    /// What has come of loading each program; nothing of those that were pinned before.
+    pub(crate) fn programs(&self) -> &[ProgramReport] {
+        &self.programs
     }
 
     /// Whether births are recorded: only where the programs are pinned.
     pub(crate) fn records_births(&self) -> bool {
         self.records_births
-    }
-
-    /// Whether the signal program is attached: not every kernel takes it.
-    pub(crate) fn sees_signals(&self) -> Result<bool> {
-        let signal = EXTRA.iter().find(|extra| extra.program == programs::SIGNAL);
-        let attached = self.note(notes::PROGRAMS)?;
-        Ok(signal.is_some_and(|signal| attached & signal.note != 0))
     }
 
     /// Has the forks of the caller, which `agent` names, recorded as births of a service's
@@ -515,6 +542,15 @@ impl Options {
     fn ring_bytes(&self) -> u32 {
         self.ring_bytes.unwrap_or(1 << 20)
     }
+
+    /// What is known of the kernel. Of types that are read elsewhere nothing is.
+    fn recall(&self) -> Result<Known> {
+        let place = match self.btf {
+            None => self.known.clone(),
+            Some(_) => Place::Nowhere,
+        };
+        Known::recall(place, hash(&read_object(self)?))
+    }
 }
 
 fn read_object(options: &Options) -> Result<Cow<'static, [u8]>> {
@@ -526,15 +562,23 @@ fn read_object(options: &Options) -> Result<Cow<'static, [u8]>> {
     })
 }
 
-/// Tells one build, and what it was set to, from another. (FNV-1a over 8 bytes at a time.)
-fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3);
+/// FNV-1a over 8 bytes at a time.
+fn hash(object: &[u8]) -> u64 {
     let word = |bytes: &[u8]| {
         bytes
             .iter()
             .fold(0, |word, &byte| word << 8 | u64::from(byte))
     };
-    let hash = object.chunks(8).map(word).fold(0xcbf2_9ce4_8422_2325, step);
+    object.chunks(8).map(word).fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+fn step(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x0100_0000_01b3)
+}
+
+/// Tells one build, and what it was set to, from another.
+fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
+    let hash = hash(object);
     let settings = [
         namespace::observer()?,
         options.ring_bytes(),
@@ -544,11 +588,14 @@ fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
 }
 
 /// The object in the kernel, its programs not attached yet.
-struct Loaded {
+struct Loaded<'a> {
     object: Object,
     types: KernelTypes,
+    known: &'a mut Known,
     /// The exit program that fits this kernel.
     exit: &'static str,
+    programs: Vec<ProgramReport>,
+    limit: memlock::Raised,
 }
 
 /// A program that not every kernel takes, and without which the others work all the same.
@@ -560,6 +607,8 @@ struct Extra {
     /// What is not known without it.
     tells: &'static str,
 }
+
+const EXIT_HOOK: Hook = Hook::RawTracepoint("sched_process_exit");
 
 const EXTRA: [Extra; 2] = [
     Extra {
@@ -576,70 +625,105 @@ const EXTRA: [Extra; 2] = [
     },
 ];
 
-impl Loaded {
+impl<'a> Loaded<'a> {
     /// With `pins`, maps are made there, and those that are there already are used.
-    fn new(options: &Options, pins: Option<&PinDir>) -> Result<Self> {
+    fn new(options: &Options, known: &'a mut Known, pins: Option<&PinDir>) -> Result<Self> {
         let path = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
-        let types = KernelTypes::read(path)?;
+        let types = known.types(path)?.clone();
         let exit = match types.exit_tracepoint()? {
             ExitTracepoint::GroupDead if !options.live_zero => programs::EXIT_GROUP_DEAD,
             _ => programs::EXIT_LIVE_ZERO,
         };
-        let filter = Filter {
-            pid_namespace: namespace::observer()?,
-            all: options.all.into(),
-            names: options.names.is_some().into(),
-        };
-        let names = options
-            .names
-            .as_deref()
-            .unwrap_or(&NameMatcher::NONE)
-            .rows();
-        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
-        let settings = Settings {
-            globals: &[
-                (globals::OFFSETS, words(types.offsets())),
-                (globals::FILTER, words(&filter.words())),
-                (globals::NAMES, names.collect()),
-            ],
-            sizes: &[(maps::EVENTS, options.ring_bytes())],
-        };
-        let object = Object::new(&read_object(options)?, &settings, pins)?;
+        // Without it all the rest would be loaded for nothing.
+        known.check(exit, EXIT_HOOK)?;
+        let limit = memlock::Raised::raise();
+        let object = make_object(options, types.offsets(), pins);
+        let object = object.map_err(|error| explained(error, &limit))?;
         Ok(Self {
             object,
             types,
+            known,
             exit,
+            programs: Vec::new(),
+            limit,
         })
     }
 
     /// Attaches what this kernel takes of [`EXTRA`], and says what it does not take.
-    fn attach_extra(&self) -> impl Iterator<Item = (&'static Extra, OwnedFd)> {
-        EXTRA.iter().filter_map(|extra| {
+    fn attach_extra(&mut self) -> Vec<(&'static Extra, OwnedFd)> {
+        let mut links = Vec::new();
+        for extra in &EXTRA {
             if extra.program == programs::OOM && !self.types.shows_oom_victims() {
-                return None;
+                self.programs.push(ProgramReport {
+                    name: extra.program,
+                    outcome: Err("the tracepoint mark_victim does not show the victim".to_owned()),
+                });
+                continue;
             }
-            match self.attach(extra.program, extra.tracepoint) {
-                Ok(attached) => Some((extra, attached.link)),
-                Err(error) => {
-                    tracing::warn!("{error:#}; {} is not known", extra.tells);
-                    None
-                }
+            match self.attach(extra.program, Hook::RawTracepoint(extra.tracepoint)) {
+                Ok(attached) => links.push((extra, attached.link)),
+                Err(error) => tracing::warn!("{error:#}; {} is not known", extra.tells),
             }
-        })
+        }
+        links
     }
 
-    fn attach_exit(&self) -> Result<Attached> {
-        self.attach(self.exit, "sched_process_exit")
+    fn attach_exit(&mut self) -> Result<Attached> {
+        self.attach(self.exit, EXIT_HOOK)
     }
 
-    fn attach_birth(&self) -> Result<OwnedFd> {
-        Ok(self.attach(programs::BIRTH, "sched_process_fork")?.link)
+    fn attach_birth(&mut self) -> Result<OwnedFd> {
+        let hook = Hook::RawTracepoint("sched_process_fork");
+        Ok(self.attach(programs::BIRTH, hook)?.link)
     }
 
-    fn attach(&self, program: &str, tracepoint: &'static str) -> Result<Attached> {
-        let hook = Hook::RawTracepoint(tracepoint);
-        self.object.attach(program, hook, &self.types)
+    fn attach(&mut self, name: &'static str, hook: Hook) -> Result<Attached> {
+        let attached = self
+            .known
+            .check(name, hook)
+            .and_then(|()| self.object.attach(name, hook, &self.types))
+            .map_err(|error| explained(error, &self.limit));
+        if let Err(error) = &attached {
+            self.known.note(name, hook, error);
+        }
+        let outcome = match &attached {
+            Ok(attached) => Ok(attached.instructions),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        self.programs.push(ProgramReport { name, outcome });
+        attached
+    }
+}
+
+/// Reads the object, set as is wanted, and makes its maps.
+fn make_object(options: &Options, offsets: &[u32], pins: Option<&PinDir>) -> Result<Object> {
+    let filter = Filter {
+        pid_namespace: namespace::observer()?,
+        all: options.all.into(),
+        names: options.names.is_some().into(),
+    };
+    let names = options
+        .names
+        .as_deref()
+        .unwrap_or(&NameMatcher::NONE)
+        .rows();
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
+    let settings = Settings {
+        globals: &[
+            (globals::OFFSETS, words(offsets)),
+            (globals::FILTER, words(&filter.words())),
+            (globals::NAMES, names.collect()),
+        ],
+        sizes: &[(maps::EVENTS, options.ring_bytes())],
+    };
+    Object::new(&read_object(options)?, &settings, pins)
+}
+
+fn explained(error: anyhow::Error, limit: &memlock::Raised) -> anyhow::Error {
+    match limit.hint() {
+        Some(hint) => error.context(hint),
+        None => error,
     }
 }
 

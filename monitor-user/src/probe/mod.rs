@@ -3,13 +3,17 @@
 pub(crate) mod btf;
 mod kernel;
 mod kinds;
+mod known;
+mod memlock;
 mod names;
 pub(crate) mod namespace;
 mod object;
 mod pins;
 mod previous;
 
-pub(crate) use kernel::{HookStatistics, KernelProbe, Options, enable_statistics};
+pub(crate) use kernel::{HookStatistics, KernelProbe, Options, ProgramReport, enable_statistics};
 pub(crate) use kinds::{MapKind, has_map_kind};
+pub(crate) use known::Place;
 pub(crate) use names::compile as compile_names;
-pub(crate) use pins::PinDir;
+pub(crate) use object::Refused;
+pub(crate) use pins::{PinDir, bpffs_target, mount_bpffs};

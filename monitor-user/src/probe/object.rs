@@ -60,29 +60,55 @@ pub(super) struct Attached {
     pub(super) link: OwnedFd,
     /// The program's number in the kernel.
     pub(super) program: u32,
+    /// How many instructions the verifier looked at, if it said so.
+    pub(super) instructions: Option<u32>,
 }
 
 /// A program that the kernel will not have.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     program: String,
     /// What the kernel says, in its last lines.
-    reason: String,
+    pub(super) reason: String,
+    /// It will say so as long as it runs.
+    pub(super) lasts: bool,
+    /// It was not asked now.
+    earlier: bool,
 }
 
 impl Refused {
-    fn new(program: &str, reason: String) -> Self {
+    fn new(program: &str, reason: String, lasts: bool) -> Self {
         Self {
             program: program.to_owned(),
             reason,
+            lasts,
+            earlier: false,
+        }
+    }
+
+    /// The kernel has said so before.
+    pub(super) fn earlier(program: &str, reason: &str) -> Self {
+        Self {
+            earlier: true,
+            ..Self::new(program, reason.to_owned(), true)
         }
     }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, reason } = self;
-        write!(f, "the kernel refused the program {program}: {reason}")
+        let when = if self.earlier {
+            " earlier in this boot, and is not asked again"
+        } else {
+            ""
+        };
+        let Self {
+            program, reason, ..
+        } = self;
+        write!(
+            f,
+            "the kernel refused the program {program}{when}: {reason}"
+        )
     }
 }
 
@@ -140,7 +166,7 @@ impl Object {
     /// # Errors
     /// [`Refused`], or whatever else keeps it from being loaded.
     pub(super) fn attach(&self, name: &str, hook: Hook, types: &KernelTypes) -> Result<Attached> {
-        let program = self.load(name, hook, types)?;
+        let (program, instructions) = self.load(name, hook, types)?;
         let link = match hook {
             Hook::RawTracepoint(tracepoint) => {
                 let tracepoint = CString::new(tracepoint)?;
@@ -154,10 +180,11 @@ impl Object {
         Ok(Attached {
             link: link.with_context(|| format!("cannot attach the program {name} to {hook}"))?,
             program: bpf::program(program.as_fd())?.id,
+            instructions,
         })
     }
 
-    fn load(&self, name: &str, hook: Hook, types: &KernelTypes) -> Result<OwnedFd> {
+    fn load(&self, name: &str, hook: Hook, types: &KernelTypes) -> Result<(OwnedFd, Option<u32>)> {
         let (program, function) = self
             .programs
             .programs
@@ -233,7 +260,7 @@ impl fmt::Display for Hook {
 }
 
 /// Loads a program. Where the kernel will not have it, and did not look long, asks it to say more.
-fn load(program: &NewProgram<'_>) -> Result<OwnedFd> {
+fn load(program: &NewProgram<'_>) -> Result<(OwnedFd, Option<u32>)> {
     let mut log = vec![0; LOG_BYTES];
     let mut loaded = try_load(program, LOG_STATISTICS, &mut log);
     if is(&loaded, libc::ENOSPC) {
@@ -243,14 +270,14 @@ fn load(program: &NewProgram<'_>) -> Result<OwnedFd> {
     let error = match loaded {
         Ok(fd) => {
             tracing::debug!(program = program.name, instructions = work, "loaded");
-            return Ok(fd);
+            return Ok((fd, work));
         }
         Err(error) => error,
     };
     let name = program.name;
     if error.kind() == io::ErrorKind::TimedOut {
         let reason = format!("it was not done with it after {MOST_EFFORT:?} on a CPU");
-        return Err(Refused::new(name, reason).into());
+        return Err(Refused::new(name, reason, true).into());
     }
     if text(&log).is_empty() {
         return Err(anyhow!(error).context(format!("cannot load the program {name}")));
@@ -262,7 +289,12 @@ fn load(program: &NewProgram<'_>) -> Result<OwnedFd> {
         }
     }
     let reason = format!("{error}\n{}", last_lines(&text(&log)));
-    Err(Refused::new(name, reason).into())
+    // The verifier's own verdicts. EPERM, ENOMEM and the like may be others tomorrow.
+    let verdicts = [libc::EINVAL, libc::EACCES, libc::E2BIG];
+    let lasts = error
+        .raw_os_error()
+        .is_some_and(|errno| verdicts.contains(&errno));
+    Err(Refused::new(name, reason, lasts).into())
 }
 
 fn try_load(program: &NewProgram<'_>, level: u32, log: &mut [u8]) -> io::Result<OwnedFd> {

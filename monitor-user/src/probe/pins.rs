@@ -222,7 +222,11 @@ impl PinDir {
             );
         }
         let program = found.id;
-        Ok(Attached { link, program })
+        Ok(Attached {
+            link,
+            program,
+            instructions: None,
+        })
     }
 
     /// Pins a link in place of the one that is there, which ends with that.
@@ -289,11 +293,7 @@ fn ensure_bpffs(pin_dir: &Path) -> Result<()> {
     if statfs(existing)?.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
     }
-    let target = if pin_dir.starts_with(SYS_FS_BPF) {
-        Path::new(SYS_FS_BPF)
-    } else {
-        pin_dir
-    };
+    let target = bpffs_target(pin_dir);
     if target == pin_dir {
         let made = DirBuilder::new()
             .recursive(true)
@@ -301,13 +301,28 @@ fn ensure_bpffs(pin_dir: &Path) -> Result<()> {
             .create(pin_dir);
         made.with_context(|| format!("cannot make {}", pin_dir.display()))?;
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700")).with_context(|| {
+    mount_bpffs(target).with_context(|| {
         format!(
             "{} is on no bpf file system, and none can be mounted there",
             pin_dir.display()
         )
     })?;
     tracing::info!("mounted a bpf file system at {}", target.display());
+    Ok(())
+}
+
+/// Where a bpf file system is mounted for a pin directory that is on none.
+pub(crate) fn bpffs_target(pin_dir: &Path) -> &Path {
+    if pin_dir.starts_with(SYS_FS_BPF) {
+        Path::new(SYS_FS_BPF)
+    } else {
+        pin_dir
+    }
+}
+
+/// Mounts a bpf file system, for its owner alone.
+pub(crate) fn mount_bpffs(target: &Path) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700"))?;
     Ok(())
 }

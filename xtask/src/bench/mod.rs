@@ -59,16 +59,19 @@ enum Name {
     Latency,
     /// From the kill to the first line of main under the agent, beside a loop in C
     Respawn,
+    /// From the agent's exec to the first line of its first service's main, and its memory
+    Start,
 }
 
 impl Name {
-    const ALL: [Self; 3] = [Self::Hook, Self::Latency, Self::Respawn];
+    const ALL: [Self; 4] = [Self::Hook, Self::Latency, Self::Respawn, Self::Start];
 
     fn word(self) -> &'static str {
         match self {
             Self::Hook => "hook",
             Self::Latency => "latency",
             Self::Respawn => "respawn",
+            Self::Start => "start",
         }
     }
 
@@ -77,6 +80,7 @@ impl Name {
             Self::Hook => hook::run(bench),
             Self::Latency => latency::run(bench),
             Self::Respawn => respawn::run(bench),
+            Self::Start => respawn::start::run(bench),
         }
     }
 }

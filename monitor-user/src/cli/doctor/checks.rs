@@ -6,20 +6,22 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use monitor_ebpf::programs;
 use nix::sys::statfs::{BPF_FS_MAGIC, FsType, TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::trial::{self, Trial};
-use super::{Check, Finding, Need};
+use super::{Check, Finding, Need, Verdict};
 use crate::cli::Global;
 use crate::control::client;
 use crate::init::locks;
+use crate::os;
 use crate::os::cgroup::Cgroups;
 use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
-use crate::probe::{MapKind, has_map_kind, namespace};
+use crate::probe::{MapKind, Refused, bpffs_target, has_map_kind, namespace};
 use crate::report::Age;
 
 const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
@@ -54,6 +56,8 @@ pub(super) const CHECKS: &[Check] = &[
     check("array_map", Need::Ebpf, |host| map(host, MapKind::Array, "holds field offsets and filters")),
     check("delivery", Need::Ebpf, delivery),
     check("senders", SENDERS, senders),
+    check("birth_program", REMEMBER, birth_program),
+    check("oom_program", NOTHING, oom_program),
     check("bpffs", REMEMBER, bpffs),
     check("lockdown", NOTHING, lockdown),
     check("cap_bpf", NOTHING, |host| capability(host, CAP_BPF, "load kernel programs")),
@@ -135,16 +139,10 @@ fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").trim_end().replace('\n', "; ")
 }
 
-/// "6.18.44-generic" is (6, 18).
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 fn kernel(host: &Host<'_>) -> Finding {
     let release = host.kernel();
     let advice = "run a kernel from 5.10 on";
-    match version(release) {
+    match os::kernel_version() {
         Some(version) if version >= (5, 10) => Finding::works(format!("Linux {release}")),
         Some(version) if version < (5, 3) => {
             Finding::missing(format!("Linux {release} has no pidfds: they came with 5.3"))
@@ -246,16 +244,51 @@ fn tracepoint(host: &Host<'_>) -> Finding {
 
 fn exit_program(host: &Host<'_>) -> Finding {
     match (&host.trial.loaded, &host.types) {
-        (Ok(()), _) => {
-            Finding::works("it was loaded and attached to the tracepoint sched_process_exit")
-        }
+        (Ok(()), _) => loaded(host, |name| name.starts_with("exit_")),
         (Err(_), Err(_)) => Finding::unknown("not tried without BTF"),
-        (Err(error), Ok(_)) => Finding::missing(one_line(error)).advise(how_to_load(host)),
+        (Err(error), Ok(_)) => Finding::missing(one_line(error)).advise(how_to_load(host, error)),
     }
 }
 
-fn how_to_load(host: &Host<'_>) -> &'static str {
-    if host.may_load() {
+fn birth_program(host: &Host<'_>) -> Finding {
+    loaded(host, |name| name == programs::BIRTH)
+}
+
+/// Without it only figures are missing.
+fn oom_program(host: &Host<'_>) -> Finding {
+    let advice = "run a kernel from 6.9 on, if the figures of out-of-memory kills are wanted";
+    let found = loaded(host, |name| name == programs::OOM);
+    match found.verdict {
+        Verdict::Missing => found.advise(advice),
+        _ => found,
+    }
+}
+
+/// What has come of loading a program.
+fn loaded(host: &Host<'_>, is_it: impl Fn(&str) -> bool) -> Finding {
+    let programs = host.trial.programs.iter();
+    let Some(program) = programs.into_iter().find(|program| is_it(program.name)) else {
+        return Finding::unknown("not tried: the exit program is not loaded");
+    };
+    match &program.outcome {
+        Ok(instructions) => {
+            let work = instructions.map_or(String::new(), |instructions| {
+                format!("; the kernel checked {instructions} instructions")
+            });
+            Finding::works(format!("{} was loaded and attached{work}", program.name))
+        }
+        Err(reason) => Finding::missing(format!("{}: {reason}", program.name)).advise(REFUSED),
+    }
+}
+
+/// What to do about a program that the kernel refuses.
+const REFUSED: &str = "report this, with what doctor shows, or run another kernel; all else works";
+
+fn how_to_load(host: &Host<'_>, error: &anyhow::Error) -> &'static str {
+    if error.is::<Refused>() {
+        "report this, with what doctor shows, or run another kernel; without it, deaths are seen by \
+         pidfds"
+    } else if host.may_load() {
         "see lockdown and the kernel's log; in a container, allow bpf(2) in its seccomp filter and \
          use the initial user namespace"
     } else {
@@ -268,7 +301,10 @@ fn map(host: &Host<'_>, kind: MapKind, job: &str) -> Finding {
         Ok(true) => Finding::works(job),
         Ok(false) => Finding::missing(format!("the kernel does not have this kind; it {job}"))
             .advise("run a kernel from 5.10 on with CONFIG_BPF_SYSCALL=y"),
-        Err(error) => Finding::missing(one_line(&error)).advise(how_to_load(host)),
+        Err(error) => {
+            let advice = how_to_load(host, &error);
+            Finding::missing(one_line(&error)).advise(advice)
+        }
     }
 }
 
@@ -288,8 +324,14 @@ fn delivery(host: &Host<'_>) -> Finding {
 fn senders(host: &Host<'_>) -> Finding {
     match &host.trial.sender {
         Some(Ok(())) => Finding::works("the sender of a child's signal was told"),
-        Some(Err(error)) => Finding::missing(one_line(error))
-            .advise("run a kernel with the tracepoint signal_generate"),
+        Some(Err(error)) => {
+            let program = loaded(host, |name| name == programs::SIGNAL);
+            if program.verdict == Verdict::Works {
+                Finding::missing(one_line(error)).advise("report this, with what doctor shows")
+            } else {
+                program
+            }
+        }
         None => Finding::unknown("not tried: the exit program is not loaded"),
     }
 }
@@ -298,11 +340,7 @@ fn bpffs(host: &Host<'_>) -> Finding {
     let dir = host.global.pin_dir.display();
     let place = existing(&host.global.pin_dir);
     if is_on(&place, BPF_FS_MAGIC) != Some(true) {
-        let mut advice = "mount -t bpf bpf /sys/fs/bpf".to_owned();
-        if let Some(elsewhere) = mounted("bpf") {
-            advice = format!("{advice}, or --pin-dir {}/respawn", elsewhere.display());
-        }
-        return Finding::missing(format!("{dir} is not on a bpf file system")).advise(advice);
+        return would_mount(host, &place);
     }
     match eaccess(&place, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => Finding::works(format!("{dir} can keep programs and maps")),
@@ -310,6 +348,34 @@ fn bpffs(host: &Host<'_>) -> Finding {
             let place = place.display();
             Finding::missing(format!("cannot write in {place}: {}", error.desc()))
                 .advise("run as root, or name a directory of yours with --pin-dir")
+        }
+    }
+}
+
+/// Whether the agent can mount a bpf file system for its pin directory, below `place`.
+fn would_mount(host: &Host<'_>, place: &Path) -> Finding {
+    let dir = &host.global.pin_dir;
+    let target = bpffs_target(dir);
+    // It is made by the agent if it is missing, which nothing is by looking.
+    let target_now = if target == dir { place } else { target };
+    match trial::of_mount(target_now) {
+        Ok(()) => Finding::works(format!(
+            "{} is on no bpf file system yet; the agent mounts one at {}",
+            dir.display(),
+            target.display()
+        )),
+        Err(error) => {
+            let mut advice = "mount -t bpf bpf /sys/fs/bpf".to_owned();
+            if let Some(elsewhere) = mounted("bpf") {
+                advice = format!("{advice}, or --pin-dir {}/respawn", elsewhere.display());
+            }
+            let detail = format!(
+                "{} is on no bpf file system, and the agent cannot mount one at {}: {}",
+                dir.display(),
+                target.display(),
+                one_line(&error)
+            );
+            Finding::missing(detail).advise(advice)
         }
     }
 }
@@ -508,21 +574,6 @@ fn running(host: &Host<'_>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read_from_releases() {
-        for (release, expected) in [
-            ("6.18.44", Some((6, 18))),
-            ("5.10.0-30-cloud-amd64", Some((5, 10))),
-            ("7.2-rc1", Some((7, 2))),
-            ("6", None),
-            ("", None),
-            ("x.y", None),
-            ("99999999999.1", None),
-        ] {
-            assert_eq!(version(release), expected, "{release}");
-        }
-    }
 
     #[test]
     fn the_nearest_directory_is_found() {

@@ -7,6 +7,7 @@ mod trial;
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -29,6 +30,9 @@ pub(crate) struct Arguments {
     /// Be the process whose exit the self-test sees
     #[arg(long, hide = true)]
     test_child: bool,
+    /// Be the process that mounts a bpf file system there, where nobody else sees it
+    #[arg(long, hide = true, value_name = "DIR")]
+    test_mount: Option<PathBuf>,
 }
 
 /// What a check has found.
@@ -152,6 +156,9 @@ const WITHOUT_EBPF: [&str; 3] = [
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     if arguments.test_child {
         return Ok(trial::be_the_child());
+    }
+    if let Some(target) = &arguments.test_mount {
+        return trial::mount_unseen(target).map(|()| ExitCode::SUCCESS);
     }
     let report = Report::of(&Host::look(global)?);
     let text = if arguments.json {

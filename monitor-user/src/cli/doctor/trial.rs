@@ -1,16 +1,19 @@
 //! The self-tests: kernel programs and pidfds tried on a child of our own.
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::cli::Global;
 use crate::clock;
 use crate::decode::{self, Birth, ProcessExit};
 use crate::os::process::Process;
-use crate::probe::{KernelProbe, Options};
+use crate::probe::{KernelProbe, Options, Place, ProgramReport, mount_bpffs};
 use crate::supervisor::Cause;
 
 /// How the test's child exits.
@@ -26,6 +29,8 @@ pub(super) struct Trial {
     pub(super) delivered: Option<Result<Duration>>,
     /// Whether the sender of a signal was told; `None`: not loaded.
     pub(super) sender: Option<Result<()>>,
+    /// Each program that was tried.
+    pub(super) programs: Vec<ProgramReport>,
 }
 
 /// Loads the kernel programs, and has them tell of an exit and of a kill.
@@ -39,6 +44,8 @@ pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
     let options = Options {
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
+        known: Place::ReadOnly(global.runtime_dir.clone()),
+        births: true,
         ..Options::default()
     };
     Ok(runtime.block_on(async {
@@ -47,11 +54,13 @@ pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
                 loaded: Ok(()),
                 delivered: Some(see_an_exit(&mut probe).await),
                 sender: Some(see_a_sender(&mut probe).await),
+                programs: probe.programs().to_vec(),
             },
             Err(error) => Trial {
                 loaded: Err(error),
                 delivered: None,
                 sender: None,
+                programs: Vec::new(),
             },
         }
     }))
@@ -76,11 +85,10 @@ async fn see_a_sender(probe: &mut KernelProbe) -> Result<()> {
     match &origin.sender {
         Some(sender) if sender.pid == std::process::id() => Ok(()),
         Some(sender) => bail!("this process killed the child, but {sender} was told"),
-        None if probe.sees_signals()? => bail!(
-            "the signal program is attached, but did not show who killed a child: it was {}",
+        None => bail!(
+            "this process killed the child, but who did was not shown: it was {}",
             exit.cause
         ),
-        None => bail!("this kernel did not take the signal program; --log warn says why"),
     }
 }
 
@@ -105,6 +113,34 @@ async fn see_the_end(
             .await
             .map_err(|_| anyhow!("nothing was told of a child's exit within {PATIENCE:?}"))??;
     }
+}
+
+/// Whether a bpf file system can be mounted there: tried where nobody else sees it.
+///
+/// # Errors
+/// Why not.
+pub(super) fn of_mount(target: &Path) -> Result<()> {
+    let tried = Command::new("/proc/self/exe")
+        .args(["doctor", "--test-mount"])
+        .arg(target)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start a child to test with")?;
+    if tried.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&tried.stderr);
+    let said = said.trim();
+    bail!("{}", said.strip_prefix("respawn: ").unwrap_or(said))
+}
+
+/// Mounts a bpf file system in a mount namespace that ends with this process.
+pub(super) fn mount_unseen(target: &Path) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mounts")?;
+    let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(none, "/", none, private, none).context("cannot make the mounts private")?;
+    mount_bpffs(target).with_context(|| format!("cannot mount at {}", target.display()))
 }
 
 /// Whether a pidfd tells the exit status of a process that someone else has reaped.

@@ -3,9 +3,10 @@
 mod output;
 pub(super) mod source;
 
+use std::io;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use self::output::View;
 use self::source::Source;
@@ -141,17 +142,16 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         ring_bytes: Some(arguments.ring_bytes),
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
+        known: probe::Place::At(global.runtime_dir.clone()),
         live_zero: arguments.live_zero,
+        ..probe::Options::default()
     };
     let only_pids = !arguments.all && arguments.name.is_empty();
     if only_pids && processes.is_empty() {
         return Ok(exit_code);
     }
     let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
-    let mut source = Source::open(&options, only_pids).context(
-        "--all and --name need eBPF: run as root (or with CAP_BPF and CAP_PERFMON) on a kernel \
-         with BTF; `respawn doctor` tells what is missing",
-    )?;
+    let mut source = Source::open(&options, only_pids).map_err(needs_ebpf)?;
     let mut view = View::new(arguments.json);
     let count = processes.len();
     for process in processes {
@@ -190,6 +190,20 @@ fn describe(arguments: &Arguments, processes: usize) -> String {
         count => what.push(format!("{count} processes")),
     }
     format!("watching {}; Ctrl-C ends it", what.join(" and "))
+}
+
+/// Says what to do about what keeps the kernel programs from being loaded.
+fn needs_ebpf(error: anyhow::Error) -> anyhow::Error {
+    let denied = |cause: &(dyn std::error::Error + 'static)| {
+        let error = cause.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let advice = if error.chain().any(denied) {
+        "run as root (or with CAP_BPF and CAP_PERFMON); `respawn doctor` shows what is missing"
+    } else {
+        "`respawn doctor` shows what this host lacks for it"
+    };
+    error.context(format!("--all and --name need eBPF: {advice}"))
 }
 
 /// Shows exits as they come. With `only_pids`, ends when all of those have been shown.

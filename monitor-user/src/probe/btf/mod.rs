@@ -14,7 +14,7 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use monitor_ebpf::{NO_FIELD, Offsets};
+use monitor_ebpf::{NO_FIELD, OFFSET_WORDS, Offsets};
 use serde::{Deserialize, Serialize};
 
 use self::fields::{FIELDS, Field};
@@ -85,6 +85,11 @@ impl KernelTypes {
         &self.offsets
     }
 
+    /// Whether there are as many offsets as this build has.
+    pub(super) fn is_whole(&self) -> bool {
+        self.offsets.len() == OFFSET_WORDS
+    }
+
     /// Whether `mark_victim` hands out the victim itself: `(task, uid)`, from 6.9 on.
     pub(crate) fn shows_oom_victims(&self) -> bool {
         self.tracepoint("mark_victim")
@@ -115,6 +120,17 @@ impl KernelTypes {
     pub(super) fn function(&self, name: &str) -> Option<Prototype> {
         self.functions.get(name).copied()
     }
+}
+
+/// Tells one build from another by its kernel object, and by what it reads of a kernel's types.
+/// (FNV-1a.)
+pub(super) fn fingerprint(object: u64) -> u64 {
+    let paths = FIELDS.iter().flat_map(|field| field.paths);
+    let names = paths.copied().chain(wanted_names());
+    let bytes = names.flat_map(str::bytes).chain(object.to_ne_bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Every name that is looked for.

@@ -30,6 +30,7 @@ pub(super) struct Agent<'a> {
     process: Started,
     runtime_dir: PathBuf,
     pin_dir: PathBuf,
+    is_killed: bool,
 }
 
 impl<'a> Agent<'a> {
@@ -55,7 +56,21 @@ impl<'a> Agent<'a> {
             bench,
             runtime_dir,
             pin_dir,
+            is_killed: false,
         })
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Kills it: its services live on, and its pins stay for the next one.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.is_killed = true;
+        ends_within(self.process.as_fd(), STOP_PATIENCE)?;
+        Ok(())
     }
 
     /// Has the agent stop its services and itself.
@@ -71,6 +86,9 @@ impl<'a> Agent<'a> {
 
 impl Drop for Agent<'_> {
     fn drop(&mut self) {
+        if self.is_killed {
+            return;
+        }
         // As well as it can be done: an agent that does not end in order is killed, and services
         // that it leaves end with the arena.
         if !self.shut_down().unwrap_or(false) {

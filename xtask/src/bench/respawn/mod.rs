@@ -3,6 +3,7 @@
 
 mod arena;
 mod contestant;
+pub(super) mod start;
 
 use std::{fs, time::Duration};
 
