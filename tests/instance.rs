@@ -173,3 +173,34 @@ fn a_limit_that_the_agent_raised_for_itself_is_not_passed_on() {
     let soft = files.unwrap().split_ascii_whitespace().nth(3);
     assert_eq!(soft, Some("256"), "{limits}");
 }
+
+#[test]
+fn a_service_of_a_user_can_open_its_log_again() {
+    needs_root!("a_service_of_a_user_can_open_its_log_again");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("web.log");
+    let old = dir.path().join("old.log");
+    fs::write(&old, "").unwrap();
+    let keys = |log: &std::path::Path| format!("user = \"nobody\"\nstdout = {log:?}");
+    let script = "echo one; echo two >>/dev/stdout; echo three >>/dev/stderr; exec sleep 1000";
+    let services = [
+        ("web", shell(script, &keys(&log))),
+        ("old", shell(script, &keys(&old))),
+    ];
+    let services = services
+        .each_ref()
+        .map(|(name, text)| (*name, text.as_str()));
+    let agent = Agent::start(&services);
+    support::eventually("all lines of its log", || {
+        let text = fs::read_to_string(&log).ok()?;
+        (text == "one\ntwo\nthree\n").then_some(())
+    });
+    let metadata = fs::metadata(&log).unwrap();
+    assert_eq!(
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o777),
+        (65534, 65534, 0o640)
+    );
+    // One that was there is somebody's.
+    agent.running("old");
+    assert_eq!(fs::metadata(&old).unwrap().uid(), 0);
+}

@@ -442,6 +442,13 @@ pub(super) fn set_status_flags(fd: c_int, flags: c_int) -> Result<(), Errno> {
     unsafe { call(libc::SYS_fcntl, args) }.map(drop)
 }
 
+/// `fchown`: gives a file to a user and a group.
+pub(super) fn change_owner(fd: c_int, uid: u32, gid: u32) -> Result<(), Errno> {
+    let args = [word(fd), uid as usize, gid as usize, 0, 0, 0];
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_fchown, args) }.map(drop)
+}
+
 /// Writes, once.
 pub(super) fn write(fd: c_int, bytes: &[u8]) -> Result<(), Errno> {
     let args = [word(fd), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];

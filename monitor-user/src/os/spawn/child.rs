@@ -12,16 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, 
 use super::Stage;
 use super::prepared::{Prepared, Stream};
 use crate::os::sys::{self, Errno};
+use crate::supervisor::Identity;
 
 /// New log files: the owner writes, the group reads.
 const LOG_MODE: u32 = 0o640;
 /// Opened without waiting for the reader of a FIFO; writes wait as usual afterwards.
-const LOG_FLAGS: c_int = libc::O_WRONLY
-    | libc::O_APPEND
-    | libc::O_CREAT
-    | libc::O_NOCTTY
-    | libc::O_CLOEXEC
-    | libc::O_NONBLOCK;
+const LOG_FLAGS: c_int =
+    libc::O_WRONLY | libc::O_APPEND | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
 const NULL_FLAGS: c_int = libc::O_RDWR | libc::O_CLOEXEC;
 const DEV_NULL: &CStr = c"/dev/null";
 /// How often a child that waits for the go-ahead looks whether the agent is still there.
@@ -248,22 +245,49 @@ fn open_streams(shared: &Shared, command: &Prepared) -> Result<(), Errno> {
         sys::duplicate(null, libc::STDIN_FILENO)?;
     }
     shared.reach(Stage::Stdout, 0);
-    open_stream(&command.stdout, null, libc::STDOUT_FILENO)?;
+    let owner = command.identity.as_ref();
+    open_stream(&command.stdout, owner, null, libc::STDOUT_FILENO)?;
     shared.reach(Stage::Stderr, 0);
-    open_stream(&command.stderr, null, libc::STDERR_FILENO)?;
+    open_stream(&command.stderr, owner, null, libc::STDERR_FILENO)?;
     sys::set_umask(command.umask);
     Ok(())
 }
 
-fn open_stream(stream: &Stream, null: c_int, target: c_int) -> Result<(), Errno> {
+fn open_stream(
+    stream: &Stream,
+    owner: Option<&Identity>,
+    null: c_int,
+    target: c_int,
+) -> Result<(), Errno> {
     match stream {
         Stream::Inherit => Ok(()),
         Stream::Null => sys::duplicate(null, target),
         Stream::AsStdout => sys::duplicate(libc::STDOUT_FILENO, target),
         Stream::File(path) => {
-            let fd = sys::open(path, LOG_FLAGS, LOG_MODE)?;
+            let fd = open_log(path, owner)?;
             sys::set_status_flags(fd, libc::O_APPEND)?;
             sys::duplicate(fd, target)
         }
+    }
+}
+
+/// Opens a log, and makes one that is not there: for the service's user, whose processes may open
+/// it again by `/dev/stdout`. One that is there keeps its owner.
+fn open_log(path: &CStr, owner: Option<&Identity>) -> Result<c_int, Errno> {
+    match sys::open(path, LOG_FLAGS, 0) {
+        Err(libc::ENOENT) => {}
+        opened => return opened,
+    }
+    match sys::open(path, LOG_FLAGS | libc::O_CREAT | libc::O_EXCL, LOG_MODE) {
+        Ok(fd) => {
+            if let Some(owner) = owner {
+                // Where the file system has no owners, it is anybody's or nobody's anyway.
+                let _ = sys::change_owner(fd, owner.uid, owner.gid);
+            }
+            Ok(fd)
+        }
+        // It has come meanwhile, or is a link to what is not there.
+        Err(libc::EEXIST) => sys::open(path, LOG_FLAGS | libc::O_CREAT, LOG_MODE),
+        Err(errno) => Err(errno),
     }
 }
