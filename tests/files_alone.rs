@@ -23,11 +23,14 @@ fn birth_file(rig: &Rig) -> PathBuf {
 
 /// The variable that the service's main process is marked with, without its name.
 fn marker(scene: &Scene) -> String {
-    let environment = fs::read(format!("/proc/{}/environ", scene.web.0)).unwrap();
-    let text = String::from_utf8(environment).unwrap();
-    let mut variables = text.split('\0');
-    let value = variables.find_map(|variable| variable.strip_prefix("RESPAWN_INSTANCE="));
-    value.unwrap().to_owned()
+    // For a moment of its exec a process has no environment.
+    eventually("the environment of the process is there", || {
+        let environment = fs::read(format!("/proc/{}/environ", scene.web.0)).unwrap();
+        let text = String::from_utf8(environment).unwrap();
+        let mut variables = text.split('\0');
+        let value = variables.find_map(|variable| variable.strip_prefix("RESPAWN_INSTANCE="));
+        value.map(str::to_owned)
+    })
 }
 
 #[test]

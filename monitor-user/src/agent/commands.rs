@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use super::{Agent, log_warnings, requests};
+use super::{Agent, log_warnings, requests, usable_part};
 use crate::clock;
-use crate::config;
+use crate::config::{self, Config};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
 use crate::journal::{By, Entry};
 use crate::os::proc;
@@ -136,21 +136,9 @@ impl Agent {
     fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<Response>>) {
         match config::load(&self.options.config, &self.surroundings) {
             Ok(config) => {
-                log_warnings(&config);
-                let group = config.agent.control_group;
-                if let Err(error) = self.server.set_group(group) {
-                    tracing::error!("{error:#}");
-                }
-                let journal_max_size = config.agent.journal_max_size;
-                self.journal.reconfigure(journal_max_size, group);
-                self.last_good.keep(&config);
-                self.hooks.set_limit(config.agent.max_hooks);
-                self.notices.set(&config.agent.notices);
-                let request = reply.map(|reply| self.requests.reload(config.warnings, reply));
-                self.tell(Event::Configured {
-                    services: config.services,
-                    request,
-                });
+                let warnings = config.warnings.clone();
+                let request = reply.map(|reply| self.requests.reload(warnings, reply));
+                self.take_up(config, request);
             }
             Err(invalid) => match reply {
                 Some(reply) => {
@@ -165,6 +153,33 @@ impl Agent {
                 None => tracing::error!("the config stays as it was: {invalid}"),
             },
         }
+    }
+}
+
+impl Agent {
+    /// A file can be read that could not be before, and has other services than was thought: takes
+    /// up what there is.
+    pub(super) fn reload_usable(&mut self) {
+        match config::load(&self.options.config, &self.surroundings).or_else(usable_part) {
+            Ok(config) => self.take_up(config, None),
+            Err(invalid) => tracing::error!("the config stays as it was: {invalid}"),
+        }
+    }
+
+    fn take_up(&mut self, config: Config, request: Option<RequestId>) {
+        log_warnings(&config);
+        let group = config.agent.control_group;
+        if let Err(error) = self.server.set_group(group) {
+            tracing::error!("{error:#}");
+        }
+        let journal_max_size = config.agent.journal_max_size;
+        self.journal.reconfigure(journal_max_size, group);
+        self.last_good.keep(&config);
+        self.hooks.set_limit(config.agent.max_hooks);
+        self.notices.set(&config.agent.notices);
+        let services = config.services.clone();
+        self.config = config;
+        self.tell(Event::Configured { services, request });
     }
 }
 

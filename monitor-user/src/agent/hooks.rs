@@ -197,6 +197,7 @@ impl HookRunner {
             program: waiting.hook.program.clone(),
             arguments: waiting.hook.arguments.clone(),
             environment,
+            environment_file: None,
             identity: None,
             working_directory: "/".into(),
             umask: None,

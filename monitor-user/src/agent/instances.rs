@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::hooks::HookRunner;
 use crate::clock;
+use crate::config;
 use crate::decode;
 use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
@@ -21,7 +22,7 @@ use crate::os::tree::{Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, signal};
 use crate::supervisor::{
-    Attempt, Cause, Death, Event, Instance, ServiceName, Signal, SpawnFailure, Spec,
+    Attempt, Cause, Death, Event, Exec, Instance, ServiceName, Signal, SpawnFailure, Spec,
 };
 
 /// Notes down a process before it may go on.
@@ -50,6 +51,8 @@ pub(super) struct Instances {
 struct Prelude {
     /// What it was laid out from.
     spec: Arc<Spec>,
+    /// As well as this: what its environment file said.
+    variables: Vec<(String, String)>,
     command: Prepared,
     cgroup: Option<ServiceCgroup>,
 }
@@ -378,15 +381,21 @@ impl Instances {
 
     /// Lays out what the next start of a service needs, if its spec is another than the last one.
     fn prepare(&mut self, service: &ServiceName, spec: &Arc<Spec>) -> Result<(), SpawnFailure> {
-        if self
-            .services
-            .get(service)
-            .is_some_and(|prelude| Arc::ptr_eq(&prelude.spec, spec))
-        {
+        let variables = variables(&spec.exec)?;
+        if self.services.get(service).is_some_and(|prelude| {
+            Arc::ptr_eq(&prelude.spec, spec) && prelude.variables == variables
+        }) {
             return Ok(());
         }
         let marker = Marker::new(self.place, service);
-        let command = self.spawner.prepare(&spec.exec)?.with_marker(marker);
+        let command = match &spec.exec.environment_file {
+            None => self.spawner.prepare(&spec.exec)?,
+            Some(file) => self.spawner.prepare(&Exec {
+                environment: file.lay_under(spec.exec.environment.clone(), variables.clone()),
+                ..spec.exec.clone()
+            })?,
+        };
+        let command = command.with_marker(marker);
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {
                 message: format!("cannot make its cgroup: {error} (cgroup)"),
@@ -395,6 +404,7 @@ impl Instances {
         };
         let prelude = Prelude {
             spec: spec.clone(),
+            variables,
             command,
             cgroup,
         };
@@ -722,6 +732,16 @@ impl Instances {
             .filter_map(|instance| self.look(instance))
             .collect()
     }
+}
+
+/// What the environment file says now.
+fn variables(exec: &Exec) -> Result<Vec<(String, String)>, SpawnFailure> {
+    let Some(file) = &exec.environment_file else {
+        return Ok(Vec::new());
+    };
+    config::read_environment_file(&file.path).map_err(|why| SpawnFailure {
+        message: format!("cannot read its environment_file: {why}"),
+    })
 }
 
 /// Whether it may be otherwise before long: something has run out.

@@ -20,8 +20,11 @@ use crate::os::proc;
 
 const DAMAGED: &str = "damaged, not used";
 
-/// To be counted up whenever a config is written in another form.
-const VERSION: u32 = 1;
+/// To be counted up whenever a config is written in a form that an older version would misread.
+const VERSION: u32 = 2;
+
+/// The oldest version that is read: all that it says is said in the same form since.
+const OLDEST: u32 = 1;
 
 /// Where the last good config is.
 pub(super) struct LastGood {
@@ -59,11 +62,9 @@ impl LastGood {
                 return Err(invalid);
             }
         };
-        for problem in &invalid.problems {
-            tracing::error!("{problem}");
-        }
+        super::log_problems(&invalid);
         tracing::warn!(
-            "the config cannot be used: going on with the last good config of {}",
+            "the config cannot be used as a whole: going on with the last good config of {}",
             written_at.strftime("%Y-%m-%dT%H:%M:%SZ")
         );
         Ok(config)
@@ -102,7 +103,7 @@ impl LastGood {
         };
         let head: Head = serde_json::from_slice(head).context(DAMAGED)?;
         ensure!(
-            head.version == VERSION,
+            (OLDEST..=VERSION).contains(&head.version),
             "of another version of respawn, not used"
         );
         ensure!(head.boot_id == boot_id()?, "of another boot, not used");
@@ -149,8 +150,7 @@ mod tests {
     use super::*;
     use crate::config::{self, Problem, Surroundings};
 
-    /// What version 1 writes of a config in which everything is set, as it must be read for as
-    /// long as that is the version.
+    /// What version 1 wrote of a config in which everything was set.
     const VERSION_1: &str = r#"{
         "agent": {
             "control_group": 7,
@@ -223,11 +223,39 @@ mod tests {
         config::load(nowhere, &Surroundings::default()).unwrap_err()
     }
 
+    /// What the present version adds to that.
+    const SINCE_1: &str = r#"{
+        "files": {"web": "/etc/respawn/services/web.toml"},
+        "is_partial": true,
+        "services": {
+            "web": {
+                "exec": {
+                    "environment_file": {"path": "/etc/default/web", "beneath": ["KEY"]}
+                },
+                "unusable": {"why": "no user is named \"web\"", "may_end": true}
+            }
+        }
+    }"#;
+
+    /// Adds the keys of one object to another's, and so on below.
+    fn merge(into: &mut Value, from: &Value) {
+        match (into, from) {
+            (Value::Object(into), Value::Object(from)) => {
+                for (key, value) in from {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (into, from) => *into = from.clone(),
+        }
+    }
+
     #[test]
     fn a_config_has_the_form_of_its_version() {
-        let text: Value = serde_json::from_str(VERSION_1).unwrap();
-        assert_eq!(serde_json::to_value(full()).unwrap(), text);
-        assert_eq!(VERSION, 1);
+        let mut text: Value = serde_json::from_str(VERSION_1).unwrap();
+        merge(&mut text, &serde_json::from_str(SINCE_1).unwrap());
+        let config: Config = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(config).unwrap(), text);
+        assert_eq!((OLDEST, VERSION), (1, 2));
     }
 
     #[test]

@@ -39,7 +39,7 @@ use self::notices::Notices;
 use self::requests::Requests;
 use crate::aftermath::{self, Circumstances};
 use crate::clock::{self, WallClock};
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Invalid, Surroundings};
 use crate::control::{self, Server};
 use crate::decode::{self, Birth, ProcessExit};
 use crate::init::rearm::SpareKeeper;
@@ -49,7 +49,7 @@ use crate::os::{self, pidfd, proc};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
     Action, Attempt, Cause, Death, DeniedReason, Event, Instance, Memory, Notice, Output, Reply,
-    RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor,
+    RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor, Unusable,
 };
 use crate::text;
 
@@ -73,8 +73,43 @@ pub(crate) struct Options {
     pub(crate) ring_bytes: Option<u32>,
 }
 
+/// How long an agent that cannot start waits before it ends, so that init does not start it in a
+/// tight loop: sysvinit puts aside for minutes what it has started ten times in two.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
+
 /// Runs the agent until it is told to end, or an error at its start.
+///
+/// # Errors
+/// Why it cannot start.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let result = start_and_work(options);
+    match result {
+        Err(error) if nix::unistd::getppid().as_raw() == 1 => {
+            // Standard error may be closed: then nobody is left to tell.
+            let _ = writeln!(io::stderr(), "respawn: {error:#}");
+            pause()
+        }
+        result => result,
+    }
+}
+
+/// Waits before the end, unless someone wants it at once.
+fn pause() -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => (),
+            _ = signals.interrupt.recv() => (),
+            _ = signals.terminate.recv() => (),
+        }
+        Ok(ExitCode::FAILURE)
+    })
+}
+
+fn start_and_work(options: &Options) -> Result<ExitCode> {
     lock::make_runtime_dir(&options.runtime_dir)?;
     let mut has_waited = false;
     let lock = lock::take(&options.runtime_dir, || {
@@ -142,6 +177,10 @@ enum Flow {
 struct Agent {
     options: Options,
     surroundings: Surroundings,
+    /// The config in use.
+    config: Config,
+    /// There may be more in its files than it has.
+    config_has_grown: bool,
     supervisor: Supervisor,
     instances: Instances,
     probe: Option<KernelProbe>,
@@ -212,7 +251,8 @@ impl Agent {
         let surroundings = Surroundings::of_this_process();
         let last_good = LastGood::of(&options.runtime_dir);
         let config = config::load(&options.config, &surroundings)
-            .or_else(|invalid| last_good.instead_of(invalid))?;
+            .or_else(|invalid| last_good.instead_of(invalid))
+            .or_else(usable_part)?;
         log_warnings(&config);
         let fd_limit = raise_fd_limit()
             .map_err(|error| tracing::warn!("cannot raise the limit on open files: {error}"))
@@ -226,9 +266,13 @@ impl Agent {
         let mut notices = Notices::default();
         notices.set(&config.agent.notices);
         let environment = surroundings.for_services();
-        let hooks = HookRunner::new(environment, runtime_dir, config.agent.max_hooks, fd_limit)?;
+        let settings = &config.agent;
+        let hooks = HookRunner::new(environment, runtime_dir, settings.max_hooks, fd_limit)?;
+        let journal = Journal::open(runtime_dir, settings.journal_max_size, group)?;
         let mut agent = Self {
             surroundings,
+            config,
+            config_has_grown: false,
             supervisor: Supervisor::new(),
             instances: Instances::new(&cgroup_name(runtime_dir), place(runtime_dir), fd_limit)?,
             lost: probe
@@ -240,7 +284,7 @@ impl Agent {
             myself: myself()?,
             memory: MemoryDir::open(runtime_dir)?,
             last_good,
-            journal: Journal::open(runtime_dir, config.agent.journal_max_size, group)?,
+            journal,
             journal_failed: false,
             circumstances: HashMap::new(),
             output_starts: HashMap::new(),
@@ -260,16 +304,16 @@ impl Agent {
         };
         agent.record(&Entry::agent_started(clock::now(), std::process::id()));
         // Nobody has it until the services are known.
-        agent.told = agent.recover(&config)?;
+        agent.told = agent.recover()?;
         agent.tell(Event::Configured {
-            services: config.services.clone(),
+            services: agent.config.services.clone(),
             request: None,
         });
         agent.circumstances.clear();
         // The kernel wakes nobody for a record that came after one that was not taken out.
         agent.drain_ring();
         agent.check_loss();
-        agent.last_good.keep(&config);
+        agent.last_good.keep(&agent.config);
         Ok(agent)
     }
 
@@ -302,6 +346,9 @@ impl Agent {
     async fn work(&mut self) {
         let mut flow = Flow::GoOn;
         while flow == Flow::GoOn && !self.ended {
+            if std::mem::take(&mut self.config_has_grown) {
+                self.reload_usable();
+            }
             self.notices.flush();
             let more_hooks = self.start_hook();
             let deadlines = [
@@ -683,6 +730,9 @@ impl Agent {
     }
 
     fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Event {
+        if let Some(event) = self.read_again(&service, attempt) {
+            return event;
+        }
         let birth = Birth {
             service: decode::service_number(&service),
             attempt: attempt.0,
@@ -719,6 +769,44 @@ impl Agent {
                 failure,
             },
         }
+    }
+
+    /// Before a service is started whose file could not be used: reads that again. `None`: it is
+    /// no such service.
+    fn read_again(&mut self, service: &ServiceName, attempt: Attempt) -> Option<Event> {
+        let unusable = self.supervisor.spec(service)?.unusable.clone()?;
+        let read = match self.config.files.get(service) {
+            Some(file) => {
+                let dir = &self.options.config;
+                config::load_again(dir, file, service, &self.surroundings)
+            }
+            None => Ok(None),
+        };
+        let read = read.and_then(|spec| {
+            // A file of several services could not be told from one of a single one.
+            self.config_has_grown |= spec.is_none() && self.config.is_partial;
+            spec.ok_or(unusable)
+        });
+        let service = service.clone();
+        let failed = |Unusable { why, .. }| SpawnFailure { message: why };
+        Some(match read.map_err(failed) {
+            Ok(spec) => {
+                tracing::info!(%service, "its file can be used now");
+                let services = &mut self.config.services;
+                services.insert(service.clone(), Arc::clone(&spec));
+                self.last_good.keep(&self.config);
+                Event::Described {
+                    service,
+                    attempt,
+                    spec,
+                }
+            }
+            Err(failure) => Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            },
+        })
     }
 
     /// Starts a service whose birth the kernel does not record.
@@ -932,6 +1020,35 @@ fn untold(notices: &[Notice]) -> BTreeMap<ServiceName, Vec<Instance>> {
 
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// At boot, one bad file costs one service.
+///
+/// # Errors
+/// It is not even known which services there are: what was given.
+fn usable_part(mut invalid: Invalid) -> Result<Config, Invalid> {
+    let Some(config) = invalid.usable.take() else {
+        return Err(invalid);
+    };
+    log_problems(&invalid);
+    for (service, spec) in &config.services {
+        match &spec.unusable {
+            Some(Unusable { may_end: true, .. }) => {
+                tracing::warn!(%service, "not started: its file cannot be used yet; it is tried again");
+            }
+            Some(Unusable { may_end: false, .. }) => {
+                tracing::warn!(%service, "not started: its file cannot be used");
+            }
+            None => {}
+        }
+    }
+    Ok(*config)
+}
+
+fn log_problems(invalid: &Invalid) {
+    for problem in &invalid.problems {
+        tracing::error!("{problem}");
+    }
 }
 
 fn log_warnings(config: &Config) {

@@ -12,6 +12,7 @@
 //! map keep what they have until memory and journal have it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -24,7 +25,9 @@ use crate::decode::{self, Birth, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Reader};
 use crate::os::process::{self, Orphan};
 use crate::probe::KernelProbe;
-use crate::supervisor::{Attempt, Death, Event, Instance, Memory, Notice, ServiceName};
+use crate::supervisor::{
+    Attempt, Death, Event, Hooks, Instance, Memory, Notice, ServiceName, Spec, Unusable,
+};
 
 /// What is known of one service.
 #[derive(Default)]
@@ -54,7 +57,7 @@ struct Recorded {
 impl Agent {
     /// Tells the supervisor all of it, before the first config; returns what the kernel may forget
     /// after that.
-    pub(super) fn recover(&mut self, config: &Config) -> Result<Told> {
+    pub(super) fn recover(&mut self) -> Result<Told> {
         let mut known = AllKnown::new();
         let mut untold = Vec::new();
         let recalled = self.memory.read()?;
@@ -72,6 +75,9 @@ impl Agent {
                 .collect();
             known.insert(service, Known { memory, instances });
         }
+        self.keep_undescribed(known.keys());
+        let config = self.config.clone();
+        let config = &config;
         let names: HashMap<u64, ServiceName> = config
             .services
             .keys()
@@ -99,6 +105,25 @@ impl Agent {
             self.recover_service(&service, known, &recorded, &mut told);
         }
         Ok(told)
+    }
+
+    /// What an earlier agent ran, and may be in a file that cannot be read, is left as it is.
+    fn keep_undescribed<'a>(&mut self, known: impl Iterator<Item = &'a ServiceName>) {
+        if !self.config.is_partial {
+            return;
+        }
+        for service in known {
+            let services = self.config.services.entry(service.clone());
+            services.or_insert_with(|| {
+                tracing::warn!(%service, "no file that can be read describes it; it is left as it is");
+                let why = "no file that can be read describes it".to_owned();
+                let unusable = Unusable {
+                    why,
+                    may_end: false,
+                };
+                Arc::new(Spec::unusable(unusable, Hooks::default()))
+            });
+        }
     }
 
     /// Adds what an agent without births in the kernel has written down, and had no time to

@@ -4,6 +4,7 @@ use crate::accounts::{LookupError, NO_ID, User};
 use crate::supervisor::Identity;
 
 use super::cursor::{Item, quoted};
+use super::problem::Ends;
 
 /// A user that a service runs as.
 #[derive(Debug, Clone)]
@@ -40,7 +41,8 @@ pub(super) fn user(item: &Item<'_>) -> Option<Account> {
         Named::Name(name) => {
             let entry = looked_up(item, item.context.accounts.user_named(name))?;
             if entry.is_none() {
-                item.problem(format!("no user is named {}", quoted(name)));
+                let message = format!("no user is named {}", quoted(name));
+                item.problem_until(Ends::WithTheHost, message);
             }
             entry.map(|user| Account {
                 uid: user.uid,
@@ -57,7 +59,8 @@ pub(super) fn group(item: &Item<'_>) -> Option<u32> {
         Named::Name(name) => {
             let entry = looked_up(item, item.context.accounts.group_named(name))?;
             if entry.is_none() {
-                item.problem(format!("no group is named {}", quoted(name)));
+                let message = format!("no group is named {}", quoted(name));
+                item.problem_until(Ends::WithTheHost, message);
             }
             entry.map(|group| group.gid)
         }
@@ -97,7 +100,10 @@ fn name_or_number<'a>(item: &Item<'a>, what: &str) -> Option<Named<'a>> {
 /// A database that cannot be asked is a problem of its own: "no such user" would mislead.
 fn looked_up<T>(item: &Item<'_>, answer: Result<T, LookupError>) -> Option<T> {
     answer
-        .map_err(|error| item.problem(format!("cannot be looked up: {error}")))
+        .map_err(|error| {
+            let message = format!("cannot be looked up: {error}");
+            item.problem_until(Ends::WithTheHost, message);
+        })
         .ok()
 }
 
@@ -122,9 +128,10 @@ pub(super) fn identity(
     let primary = account.entry.as_ref().map(|user| user.gid);
     let Some(gid) = group.map(|(gid, _)| gid).or(primary) else {
         let uid = account.uid;
-        item.problem(format!(
+        let message = format!(
             "user {uid} has no primary group, for it is not in the user database; add group = …"
-        ));
+        );
+        item.problem_until(Ends::WithTheHost, message);
         return None;
     };
     let groups = match &account.entry {

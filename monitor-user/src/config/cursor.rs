@@ -11,7 +11,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use crate::accounts::Accounts;
 
-use super::problem::Report;
+use super::problem::{Ends, Report};
 use super::source::Source;
 
 /// The keys of a table, each with what reads it into a draft.
@@ -53,6 +53,20 @@ pub(super) struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
+    /// The same, with what is wrong with it told to another report.
+    pub(super) fn reporting_to<'b>(&self, report: &'b Report) -> Item<'b>
+    where
+        'a: 'b,
+    {
+        Item {
+            context: Context {
+                report,
+                ..self.context
+            },
+            ..self.clone()
+        }
+    }
+
     /// The line of the key, from 1.
     pub(super) fn key_line(&self) -> usize {
         self.context.source.position(self.key_offset).0
@@ -60,21 +74,26 @@ impl<'a> Item<'a> {
 
     /// Reports a problem at the value.
     pub(super) fn problem(&self, message: impl Into<String>) {
-        self.report_at(self.offset, message.into());
+        self.report_at(self.offset, message.into(), Ends::WithTheConfig);
+    }
+
+    /// The same of one that something else than a change of the config may end.
+    pub(super) fn problem_until(&self, ends: Ends, message: impl Into<String>) {
+        self.report_at(self.offset, message.into(), ends);
     }
 
     /// Reports a problem at the key.
     pub(super) fn problem_at_key(&self, message: impl Into<String>) {
-        self.report_at(self.key_offset, message.into());
+        self.report_at(self.key_offset, message.into(), Ends::WithTheConfig);
     }
 
-    fn report_at(&self, offset: usize, message: String) {
+    fn report_at(&self, offset: usize, message: String, ends: Ends) {
         if self.context.report.is_full() {
             return;
         }
         let key = Some(self.path.clone());
         let problem = self.context.source.problem(offset, key, message);
-        self.context.report.problem(problem);
+        self.context.report.problem_until(ends, problem);
     }
 
     /// Reports what is allowed but hardly meant.

@@ -2,16 +2,17 @@
 //!
 //! A service gets, each overriding the ones before: `PATH` and `LANG` of the agent (a default
 //! `PATH` if it has none); `HOME`, `USER`, `LOGNAME` and `SHELL` where `user` is set; its
-//! `environment_file`; its `environment`. Nothing else of the agent's environment is inherited:
+//! `environment_file`, which is read at each start; its `environment`. Nothing else of the agent's environment is inherited:
 //! a service runs the same whether init or a person's shell started the agent.
 //!
 //! Values may be secrets and never appear in a message.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::Surroundings;
 use super::cursor::{Item, quoted};
-use super::problem::Report;
+use super::problem::{Ends, Report};
 use super::source::Source;
 
 /// What the agent's own environment gives to services.
@@ -58,6 +59,22 @@ pub(super) fn table(item: &Item<'_>) -> Option<BTreeMap<String, String>> {
     Some(environment)
 }
 
+/// Reads a service's `environment_file` as it is now.
+///
+/// # Errors
+/// What is wrong with it, in one line.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let report = Report::default();
+    let source = Source::read(path, &report, &Surroundings::default());
+    let variables = source.map(|source| file(&source, "environment_file", &report));
+    let (problems, _) = report.finish();
+    match (problems.first(), variables) {
+        (None, Some(variables)) => Ok(variables),
+        (Some(problem), _) => Err(problem.to_string()),
+        (None, None) => Err(format!("{} cannot be read", path.display())),
+    }
+}
+
 /// Reads a file of `KEY=VALUE` lines; bad lines are reported with their own file and line.
 pub(super) fn file(source: &Source, key: &str, report: &Report) -> Vec<(String, String)> {
     let mut variables = Vec::new();
@@ -67,7 +84,8 @@ pub(super) fn file(source: &Source, key: &str, report: &Report) -> Vec<(String, 
             Ok(variable) => variables.extend(variable),
             Err(bad) => {
                 let offset = line_start + bad.offset;
-                report.problem(source.problem(offset, Some(key.to_owned()), bad.message));
+                let problem = source.problem(offset, Some(key.to_owned()), bad.message);
+                report.problem_until(Ends::AtStart, problem);
             }
         }
         line_start += line.len();

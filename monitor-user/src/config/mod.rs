@@ -36,13 +36,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Accounts;
-use crate::supervisor::{ServiceName, Spec};
+use crate::supervisor::{ServiceName, Spec, Unusable};
 
 pub(crate) use agent::{AgentConfig, Notices};
+pub(crate) use environment::read_file as read_environment_file;
 pub(crate) use problem::{Invalid, Problem};
 
 use cursor::{Context, Item, Table, quoted};
-use problem::{Report, printable};
+use problem::{Ends, Report, printable};
 use source::Source;
 
 /// A config that can be used.
@@ -50,6 +51,12 @@ use source::Source;
 pub(crate) struct Config {
     pub(crate) agent: AgentConfig,
     pub(crate) services: BTreeMap<ServiceName, Arc<Spec>>,
+    /// The file that each service is described in.
+    #[serde(default)]
+    pub(crate) files: BTreeMap<ServiceName, PathBuf>,
+    /// Whether there may be more services: in files that cannot be read as what they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_partial: bool,
     /// What works, but hardly as meant. It was told when this was loaded, and is not kept.
     #[serde(skip)]
     pub(crate) warnings: Vec<Problem>,
@@ -90,8 +97,8 @@ pub(crate) const SERVICES: &str = "services";
 /// Reads a config directory: `services/*.toml` and `agent.toml`, neither of which must be there.
 ///
 /// # Errors
-/// All that is wrong in any of the files. A directory that does not exist is wrong; one without
-/// services is not.
+/// All that is wrong in any of the files, and what can be used of them. A directory that does not
+/// exist is wrong; one without services is not.
 pub(crate) fn load(dir: &Path, surroundings: &Surroundings) -> Result<Config, Invalid> {
     let mut loader = Loader::new(surroundings);
     match fs::metadata(dir) {
@@ -121,6 +128,29 @@ pub(crate) fn load_file(path: &Path, surroundings: &Surroundings) -> Result<Conf
     loader.finish()
 }
 
+/// Reads one service's file again, whose service could not be used before. `None`: the file has
+/// other services.
+///
+/// # Errors
+/// Why it still cannot.
+pub(crate) fn load_again(
+    dir: &Path,
+    file: &Path,
+    name: &str,
+    surroundings: &Surroundings,
+) -> Result<Option<Arc<Spec>>, Unusable> {
+    let mut loader = Loader::new(surroundings);
+    let agent = dir.join(AGENT_FILE);
+    if is_there(&agent) {
+        loader.agent_file(&agent);
+    }
+    loader.service_file(file);
+    match loader.unusable.remove(name) {
+        Some(unusable) => Err(unusable),
+        None => Ok(loader.services.remove(name)),
+    }
+}
+
 /// A config on its way in.
 struct Loader<'s> {
     surroundings: &'s Surroundings,
@@ -128,8 +158,14 @@ struct Loader<'s> {
     report: Report,
     agent: AgentConfig,
     services: BTreeMap<ServiceName, Arc<Spec>>,
+    /// Services with an obstacle to their use.
+    unusable: BTreeMap<ServiceName, Unusable>,
     /// Where each service is defined, the invalid ones too.
     places: BTreeMap<ServiceName, String>,
+    files: BTreeMap<ServiceName, PathBuf>,
+    /// It is not known which services there are.
+    is_lost: bool,
+    is_partial: bool,
 }
 
 impl<'s> Loader<'s> {
@@ -140,24 +176,43 @@ impl<'s> Loader<'s> {
             report: Report::default(),
             agent: AgentConfig::default(),
             services: BTreeMap::new(),
+            unusable: BTreeMap::new(),
             places: BTreeMap::new(),
+            files: BTreeMap::new(),
+            is_lost: false,
+            is_partial: false,
         }
     }
 
     fn finish(self) -> Result<Config, Invalid> {
         let (problems, warnings) = self.report.finish();
+        let mut config = Config {
+            agent: self.agent,
+            services: self.services,
+            files: self.files,
+            is_partial: self.is_partial,
+            warnings,
+        };
         if problems.is_empty() {
-            Ok(Config {
-                agent: self.agent,
-                services: self.services,
-                warnings,
-            })
-        } else {
-            Err(Invalid { problems, warnings })
+            return Ok(config);
         }
+        for (name, unusable) in self.unusable {
+            let hooks = hooks::Said::default().or(&config.agent.hooks);
+            // One that is described elsewhere too is not lost.
+            let services = config.services.entry(name);
+            services.or_insert_with(|| Arc::new(Spec::unusable(unusable, hooks)));
+        }
+        let warnings = std::mem::take(&mut config.warnings);
+        Err(Invalid {
+            problems,
+            warnings,
+            usable: (!self.is_lost).then(|| Box::new(config)),
+        })
     }
 
-    fn refuse(&self, path: &Path, message: impl Into<String>) {
+    /// Nothing can be read of a directory.
+    fn refuse(&mut self, path: &Path, message: impl Into<String>) {
+        self.is_lost = true;
         self.report.problem(Problem::of_file(path, message));
     }
 
@@ -190,44 +245,69 @@ impl<'s> Loader<'s> {
         }
     }
 
+    /// A file that cannot be read as what it is counts as the service that is named as it is.
     fn service_file(&mut self, path: &Path) {
-        if let Some(source) = Source::read(path, &self.report, self.surroundings) {
-            self.service_source(&source);
+        let report = self.report.part();
+        let source = Source::read(path, &report, self.surroundings);
+        if let Some(source) = &source
+            && self.service_source(source, &report)
+        {
+            return self.report.absorb(report);
         }
+        self.is_partial = true;
+        if let Some(name) = stem(path)
+            && check_name(name).is_ok()
+        {
+            self.note_unusable(name, path, &report);
+        }
+        self.report.absorb(report);
     }
 
-    /// A file with a `service` table has several services, any other is one.
-    fn service_source(&mut self, source: &Source) {
-        let Some(document) = document::parse(source, &self.report) else {
-            return;
+    /// A file with a `service` table has several services, any other is one. `false`: it is not
+    /// even TOML.
+    fn service_source(&mut self, source: &Source, report: &Report) -> bool {
+        let Some(document) = document::parse(source, report) else {
+            return false;
         };
-        let report = std::mem::take(&mut self.report);
+        // Of a key that is there twice nobody knows which is meant, nor in which service.
+        let is_ambiguous = report.obstacles() > 0;
         let accounts = Rc::clone(&self.accounts);
         let context = Context {
             source,
-            report: &report,
+            report,
             accounts: &accounts,
         };
         let root = Table::root(context, &document);
         match root.get("service") {
-            Some(services) => self.several(source, &root, &services, &report),
-            None => self.single(source, &root, &report),
+            Some(services) => self.several(source, &root, &services, report),
+            None => self.single(source, &root, report),
         }
-        self.report = report;
+        if is_ambiguous {
+            self.withdraw(&source.path, report);
+        }
+        true
+    }
+
+    /// Has none of a file's services used.
+    fn withdraw(&mut self, file: &Path, report: &Report) {
+        let of_file = self.files.iter().filter(|(_, path)| *path == file);
+        let names: Vec<ServiceName> = of_file.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.services.remove(&name);
+            self.note_unusable(&name, file, report);
+        }
     }
 
     fn single(&mut self, source: &Source, root: &Table<'_>, report: &Report) {
-        let stem = source
-            .path
-            .file_stem()
-            .and_then(OsStr::to_str)
-            .unwrap_or("");
-        let place = printable(&source.path);
-        if let Err(message) = self.define(stem, place) {
+        let name = stem(&source.path).unwrap_or("");
+        let defined = self.define(name, printable(&source.path));
+        if let Err(message) = &defined {
             report.problem(Problem::of_file(&source.path, message));
         }
         let spec = service::read(root, report, self.surroundings, &self.agent.hooks);
-        self.add(stem, spec);
+        if defined.is_ok() {
+            self.add(name, &source.path, spec, report);
+        }
     }
 
     fn several(&mut self, source: &Source, root: &Table<'_>, services: &Item<'_>, report: &Report) {
@@ -240,15 +320,21 @@ impl<'s> Loader<'s> {
             return;
         };
         for (name, item) in table.items() {
+            let part = report.part();
+            let item = item.reporting_to(&part);
             let place = format!("{}:{}", printable(&source.path), item.key_line());
-            if let Err(message) = self.define(name, place) {
+            let defined = self.define(name, place);
+            if let Err(message) = &defined {
                 item.problem_at_key(message);
             }
-            let Some(table) = item.table("a table of the service's keys") else {
-                continue;
-            };
-            let spec = service::read(&table, report, self.surroundings, &self.agent.hooks);
-            self.add(name, spec);
+            let table = item.table("a table of the service's keys");
+            let spec = table.and_then(|table| {
+                service::read(&table, &part, self.surroundings, &self.agent.hooks)
+            });
+            if defined.is_ok() {
+                self.add(name, &source.path, spec, &part);
+            }
+            report.absorb(part);
         }
     }
 
@@ -268,11 +354,34 @@ impl<'s> Loader<'s> {
         }
     }
 
-    fn add(&mut self, name: &str, spec: Option<Spec>) {
-        if let Some(spec) = spec {
-            self.services.insert(name.into(), Arc::new(spec));
+    /// Adds a service; without a spec the report of it tells why it cannot be used.
+    fn add(&mut self, name: &str, file: &Path, spec: Option<Spec>, report: &Report) {
+        match spec {
+            Some(spec) => {
+                self.services.insert(name.into(), Arc::new(spec));
+                self.files.insert(name.into(), file.to_owned());
+            }
+            None => self.note_unusable(name, file, report),
         }
     }
+
+    fn note_unusable(&mut self, name: &str, file: &Path, report: &Report) {
+        let why = match report.first_obstacle() {
+            Some((first, 0, _)) => first.to_string(),
+            Some((first, 1, _)) => format!("{first}; and 1 more problem"),
+            Some((first, others, _)) => format!("{first}; and {others} more problems"),
+            None => format!("{} cannot be used", printable(file)),
+        };
+        let obstacle = report.first_obstacle();
+        let may_end = obstacle.is_some_and(|(_, _, ends)| ends == Ends::WithTheHost);
+        self.unusable.insert(name.into(), Unusable { why, may_end });
+        let files = self.files.entry(name.into());
+        files.or_insert_with(|| file.to_owned());
+    }
+}
+
+fn stem(path: &Path) -> Option<&str> {
+    path.file_stem().and_then(OsStr::to_str)
 }
 
 /// A dangling link is there: it was put there to lead somewhere.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::Config;
 use crate::text;
 
 /// One thing that is wrong, and where.
@@ -61,13 +62,16 @@ fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
 
-/// A config that cannot be used: all that is wrong with it, sorted by place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A config that is not valid as a whole: all that is wrong with it, sorted by place.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Invalid {
     /// At least one.
     pub(crate) problems: Vec<Problem>,
     /// What would work, but hardly as meant.
     pub(crate) warnings: Vec<Problem>,
+    /// What an agent can work with all the same: the services without a problem, and the others
+    /// as unusable ones. `None` where it cannot even be told which services there are.
+    pub(crate) usable: Option<Box<Config>>,
 }
 
 /// The problems, each on a line of its own.
@@ -86,39 +90,90 @@ impl std::error::Error for Invalid {}
 /// How many problems are told at most.
 const MAX_PROBLEMS: usize = 1000;
 
+/// What ends a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ends {
+    /// A change of the host, and each start of the service looks for itself: a file that is read
+    /// at every start is missing, for instance.
+    AtStart,
+    /// A change of the host: a user is not known yet, a file is on a mount that is not there yet.
+    WithTheHost,
+    /// Nothing but a change of the config.
+    WithTheConfig,
+}
+
 /// Collects problems while a config is read, so that one mistake does not hide the next.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<(Problem, Ends)>>,
     warnings: RefCell<Vec<Problem>>,
+    /// How many problems were reported elsewhere before.
+    before: usize,
 }
 
 impl Report {
+    /// One for a part of what is read, to be given to [`Report::absorb`].
+    pub(super) fn part(&self) -> Self {
+        Self {
+            before: self.before + self.count(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in what was reported of a part.
+    pub(super) fn absorb(&self, part: Self) {
+        let mut problems = part.problems.into_inner();
+        self.problems.borrow_mut().append(&mut problems);
+        let mut warnings = part.warnings.into_inner();
+        self.warnings.borrow_mut().append(&mut warnings);
+    }
+
     pub(super) fn problem(&self, problem: Problem) {
+        self.problem_until(Ends::WithTheConfig, problem);
+    }
+
+    /// A problem that something else than a change of the config may end.
+    pub(super) fn problem_until(&self, ends: Ends, problem: Problem) {
         if !self.is_full() {
-            self.problems.borrow_mut().push(problem);
+            self.problems.borrow_mut().push((problem, ends));
         }
     }
 
     /// Whether further problems are not told: nobody reads them, and finding their places in a
     /// file of nothing else takes long.
     pub(super) fn is_full(&self) -> bool {
-        self.count() > MAX_PROBLEMS
+        self.before + self.count() > MAX_PROBLEMS
     }
 
     pub(super) fn warn(&self, warning: Problem) {
         self.warnings.borrow_mut().push(warning);
     }
 
-    /// How many problems there are so far: unchanged means that what was read since is valid.
-    pub(super) fn count(&self) -> usize {
+    /// How many problems there are so far that keep a service from being used. Unchanged means
+    /// that what was read since can be used.
+    pub(super) fn obstacles(&self) -> usize {
+        let problems = self.problems.borrow();
+        let obstacles = problems.iter().filter(|(_, ends)| *ends > Ends::AtStart);
+        obstacles.count()
+    }
+
+    /// The first obstacle in the file, how many others there are, and what ends them all;
+    /// `None`: there is none.
+    pub(super) fn first_obstacle(&self) -> Option<(Problem, usize, Ends)> {
+        let problems = self.problems.borrow();
+        let obstacles = problems.iter().filter(|(_, ends)| *ends > Ends::AtStart);
+        let first = obstacles.clone().map(|(problem, _)| problem).min()?.clone();
+        let ends = obstacles.clone().map(|(_, ends)| *ends).max()?;
+        Some((first, obstacles.count() - 1, ends))
+    }
+
+    fn count(&self) -> usize {
         self.problems.borrow().len()
     }
 
     /// Problems and warnings, each sorted by place, none twice.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<Problem>) {
-        let sorted = |cell: RefCell<Vec<Problem>>| {
-            let mut problems = cell.into_inner();
+        let sorted = |mut problems: Vec<Problem>| {
             problems.sort();
             problems.dedup();
             if problems.len() > MAX_PROBLEMS
@@ -128,6 +183,8 @@ impl Report {
             }
             problems
         };
-        (sorted(self.problems), sorted(self.warnings))
+        let problems = self.problems.into_inner().into_iter();
+        let problems = problems.map(|(problem, _)| problem).collect();
+        (sorted(problems), sorted(self.warnings.into_inner()))
     }
 }

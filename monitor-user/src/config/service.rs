@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::supervisor::{
-    Exec, Hooks, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit, UnknownSignal,
+    EnvironmentFile, Exec, Hooks, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit,
+    UnknownSignal,
 };
 
 use super::Surroundings;
@@ -17,7 +18,7 @@ use super::cursor::{Item, Keys, Table, keep, quoted};
 use super::environment;
 use super::hooks;
 use super::limits::limits;
-use super::problem::{Report, printable};
+use super::problem::{Ends, Report, printable};
 use super::source::Source;
 use super::value::{self, absolute_path, duration, word};
 
@@ -87,18 +88,7 @@ struct Draft {
 impl Default for Draft {
     fn default() -> Self {
         Self {
-            policy: Policy {
-                restart: RestartPolicy::Always,
-                restart_delay: Duration::ZERO,
-                restart_max_delay: Duration::from_secs(30),
-                stable_after: Duration::from_secs(10),
-                start_limit: None,
-                success_exit_status: vec![0],
-                stop_signal: Signal::TERM,
-                stop_timeout: Duration::from_secs(10),
-                overlap: false,
-                last_output: 0,
-            },
+            policy: Policy::default(),
             restart_max_delay: None,
             command: None,
             user: None,
@@ -116,21 +106,21 @@ impl Default for Draft {
     }
 }
 
-/// Reads a service's table; `None` if anything in it is invalid. The agent's `general` hooks stand
-/// in for those that it does not name.
+/// Reads a service's table; `None` if there is an obstacle to its use. The agent's `general` hooks
+/// stand in for those that it does not name.
 pub(super) fn read(
     table: &Table<'_>,
     report: &Report,
     surroundings: &Surroundings,
     general: &hooks::Said,
 ) -> Option<Spec> {
-    let before = report.count();
+    let before = report.obstacles();
     let mut draft = Draft::default();
     table.read(KEYS, &mut draft);
     let hooks = std::mem::take(&mut draft.hooks).finish(table, surroundings);
     let mut spec = finish(draft, table, report, surroundings)?;
     spec.hooks = hooks.or(general);
-    Some(spec).filter(|_| report.count() == before)
+    Some(spec).filter(|_| report.obstacles() == before)
 }
 
 /// Checks what holds between keys, and fills in what follows from others.
@@ -151,14 +141,28 @@ fn finish(
     } else {
         None
     };
-    let environment = complete_environment(&draft, table, report, surroundings);
+    let environment = environment(&draft, surroundings);
+    let environment_file = draft.environment_file.take().map(|path| EnvironmentFile {
+        path,
+        beneath: draft.environment.keys().cloned().collect(),
+    });
+    let from_file = environment_file
+        .as_ref()
+        .zip(table.get("environment_file"))
+        .map_or_else(Vec::new, |(file, item)| {
+            variables(&file.path, &item, report, surroundings)
+        });
 
     let Some(command_item) = table.get("command") else {
         table.missing("command", COMMAND);
         return None;
     };
     let arguments = draft.command?;
-    let search = environment.get("PATH").map_or("", String::as_str);
+    let complete = match &environment_file {
+        Some(file) => file.lay_under(environment.clone(), from_file),
+        None => environment.clone(),
+    };
+    let search = complete.get("PATH").map_or("", String::as_str);
     let program = program(arguments.first()?, &command_item, search, FAILS)?;
     if let (Some(identity), Some([item, ..])) = (&identity, command_item.as_array().as_deref())
         && let Some(why) = access::cannot_run(&program, identity)
@@ -171,6 +175,7 @@ fn finish(
             program,
             arguments,
             environment,
+            environment_file,
             identity,
             working_directory: draft.working_directory,
             umask: draft.umask,
@@ -180,6 +185,7 @@ fn finish(
             stdout: draft.stdout,
         },
         hooks: Hooks::default(),
+        unusable: None,
     })
 }
 
@@ -196,24 +202,18 @@ fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
     }
 }
 
-/// The complete environment, in the order that [`environment`] gives.
-fn complete_environment(
-    draft: &Draft,
-    table: &Table<'_>,
-    report: &Report,
-    surroundings: &Surroundings,
-) -> BTreeMap<String, String> {
+/// The environment without what `environment_file` adds, in the order that the module's head gives.
+fn environment(draft: &Draft, surroundings: &Surroundings) -> BTreeMap<String, String> {
     let mut environment = environment::base(surroundings);
     environment.extend(draft.user.iter().flat_map(Account::environment));
-    if let (Some(path), Some(item)) = (&draft.environment_file, table.get("environment_file")) {
-        environment.extend(environment_file(path, &item, report, surroundings));
-    }
     environment.extend(draft.environment.clone());
     environment
 }
 
-/// A file that cannot be read is reported at the key that names it, a bad line at the line.
-fn environment_file(
+/// What is in the environment file now. Each start reads it again, so that what is wrong with it
+/// need not be wrong for long. A file that cannot be read is reported at the key that names it, a
+/// bad line at the line.
+fn variables(
     path: &Path,
     item: &Item<'_>,
     report: &Report,
@@ -223,7 +223,8 @@ fn environment_file(
     let source = Source::read(path, &of_file, surroundings);
     let (problems, warnings) = of_file.finish();
     for problem in problems {
-        item.problem(format!("{}: {}", printable(path), problem.message));
+        let message = format!("{}: {}", printable(path), problem.message);
+        item.problem_until(Ends::AtStart, message);
     }
     for warning in warnings {
         report.warn(warning);
@@ -286,11 +287,9 @@ pub(super) fn program(
         .map(|directory| directory.join(word))
         .find(|path| not_runnable(path).is_none());
     if found.is_none() {
-        item.problem(format!(
-            "no program {} is in PATH ({})",
-            quoted(word),
-            search.escape_debug()
-        ));
+        let (word, search) = (quoted(word), search.escape_debug());
+        let message = format!("no program {word} is in PATH ({search})");
+        item.problem_until(Ends::WithTheHost, message);
     }
     found
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Surroundings;
-use super::problem::{Problem, Report, printable};
+use super::problem::{Ends, Problem, Report, printable};
 
 /// No service needs more; what is larger is a mistake, such as a log file.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -31,8 +31,8 @@ impl Source {
                 warn_if_writable(path, &metadata, report, surroundings);
                 Some(Self::new(path, text))
             }
-            Err(problem) => {
-                report.problem(problem);
+            Err((problem, ends)) => {
+                report.problem_until(ends, problem);
                 None
             }
         }
@@ -79,9 +79,13 @@ impl Source {
     }
 }
 
-fn read_text(path: &Path) -> Result<(String, Metadata), Problem> {
-    let refuse = |message: String| Problem::of_file(path, message);
-    let unreadable = |error: io::Error| refuse(unreadable(path, &error));
+/// A file that cannot be read may be one day: it may be on a mount that is not there yet.
+fn read_text(path: &Path) -> Result<(String, Metadata), (Problem, Ends)> {
+    let refuse = |message: String| (Problem::of_file(path, message), Ends::WithTheConfig);
+    let unreadable = |error: io::Error| {
+        let problem = Problem::of_file(path, unreadable(path, &error));
+        (problem, Ends::WithTheHost)
+    };
 
     // Looked at before it is opened, and again after, for it may have been exchanged.
     let check = |metadata: &Metadata| match irregular(metadata.file_type()) {
@@ -104,7 +108,7 @@ fn read_text(path: &Path) -> Result<(String, Metadata), Problem> {
     };
     String::from_utf8(bytes)
         .map(|text| (text, metadata))
-        .map_err(|error| not_utf8(path, &error))
+        .map_err(|error| (not_utf8(path, &error), Ends::WithTheConfig))
 }
 
 /// The content, or `None` if it is too large. The size that the file tells is not asked: it may

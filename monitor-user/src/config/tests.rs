@@ -380,6 +380,188 @@ fn broken_services_are_refused_with_line_and_key() {
     }
 }
 
+/// What an agent works with at boot: of each service why it cannot be used, if it cannot, and
+/// whether that may end by itself.
+fn usable(dir: &Dir) -> BTreeMap<String, Option<(String, bool)>> {
+    let config = dir.load().unwrap_err().usable.unwrap();
+    let services = config.services.into_iter();
+    let unusable = |spec: &Spec| spec.unusable.clone().map(|it| (it.why, it.may_end));
+    services
+        .map(|(name, spec)| (name.to_string(), unusable(&spec)))
+        .collect()
+}
+
+#[test]
+fn one_bad_file_costs_one_service() {
+    let good = "command = [\"/bin/true\"]";
+    for (text, why, may_end) in [
+        ("", "web.toml:1:1: command: is missing", false),
+        ("x = \n", "not valid TOML", false),
+        (
+            "command = []\nnice = 99",
+            "found an empty array; and 1 more problem",
+            false,
+        ),
+        (
+            "command = [\"/bin/true\"]\nnice = 1\nnice = 2",
+            "\"nice\" is defined twice",
+            false,
+        ),
+        (
+            "command = [\"no-such-program\"]",
+            "no program \"no-such-program\" is in PATH",
+            true,
+        ),
+        (
+            "command = [\"/bin/true\"]\nuser = \"no-such-user\"",
+            "no user is named",
+            true,
+        ),
+        (
+            "command = [\"/bin/true\"]\ngroup = \"no-such-group\"",
+            "no group is named",
+            true,
+        ),
+        (
+            "command = [\"/bin/true\"]\nuser = 54321",
+            "has no primary group",
+            true,
+        ),
+        // Of several problems the one that lasts decides.
+        (
+            "command = [\"no-such-program\"]\nnice = 99",
+            "and 1 more problem",
+            false,
+        ),
+    ] {
+        let dir = Dir::new(&[("services/web.toml", text), ("services/db.toml", good)]);
+        let usable = usable(&dir);
+        assert_eq!(usable["db"], None, "{text}");
+        let (told, may) = usable["web"].clone().unwrap();
+        assert!(told.contains(why), "{text}: {told}");
+        assert_eq!(may, may_end, "{text}: {told}");
+        assert!(!told.contains('\n'));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_costs_the_service_of_its_name() {
+    let dir = Dir::new(&[("services/db.toml", "command = [\"/bin/true\"]")]);
+    let file = dir.path("services/web.toml");
+    let mkfifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    type Make<'a> = &'a dyn Fn(&Path);
+    let cases: [(Make<'_>, &str, bool); 4] = [
+        (
+            &|path| symlink("/no/such/file", path).unwrap(),
+            "dangling",
+            true,
+        ),
+        (&|path| fs::create_dir(path).unwrap(), "a directory", false),
+        (&mkfifo, "a FIFO", false),
+        (&|path| fs::write(path, b"\xff").unwrap(), "UTF-8", false),
+    ];
+    for (make, why, may_end) in cases {
+        make(&file);
+        let usable = usable(&dir);
+        assert_eq!(usable["db"], None);
+        let (told, may) = usable["web"].clone().unwrap();
+        assert!(told.contains(why), "{told}");
+        assert_eq!(may, may_end, "{told}");
+        let config = dir.load().unwrap_err().usable.unwrap();
+        assert_eq!(config.files["web"], file);
+        // It may have had any services.
+        assert!(config.is_partial);
+        let _ = fs::remove_file(&file).or_else(|_| fs::remove_dir(&file));
+    }
+}
+
+#[test]
+fn of_a_file_with_several_services_the_good_ones_are_used() {
+    let text = "[service.a]\ncommand = [\"/bin/true\"]\n[service.b]\ncommand = 1\n\
+                [service.c]\ncommand = [\"/bin/true\"]\nuser = \"no-such-user\"";
+    let dir = Dir::new(&[("services/many.toml", text)]);
+    let usable = usable(&dir);
+    assert_eq!(usable.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    let may_end: Vec<_> = usable
+        .values()
+        .map(|it| it.as_ref().map(|it| it.1))
+        .collect();
+    assert_eq!(may_end, [None, Some(false), Some(true)]);
+    let config = dir.load().unwrap_err().usable.unwrap();
+    assert!(!config.is_partial);
+    // A key that is there twice may belong to any of them.
+    let text = "[service.a]\ncommand = [\"/bin/true\"]\nnice = 1\nnice = 2\n\
+                [service.b]\ncommand = [\"/bin/true\"]";
+    fs::write(dir.path("services/many.toml"), text).unwrap();
+    assert!(self::usable(&dir).values().all(Option::is_some));
+}
+
+#[test]
+fn of_two_definitions_the_first_is_used() {
+    let dir = Dir::new(&[
+        ("services/a.toml", "command = [\"/bin/true\"]"),
+        ("services/b.toml", "[service.a]\ncommand = [\"/bin/false\"]"),
+        ("services/not a name.toml", "command = [\"/bin/true\"]"),
+    ]);
+    let config = dir.load().unwrap_err().usable.unwrap();
+    assert_eq!(config.services.len(), 1);
+    assert_eq!(config.services["a"].exec.program, Path::new("/bin/true"));
+    assert_eq!(config.files["a"], dir.path("services/a.toml"));
+}
+
+#[test]
+fn an_environment_file_that_is_not_there_yet_costs_nothing_but_starts() {
+    let text = "command = [\"/bin/true\"]\nenvironment_file = \"/no/such/file\"";
+    let dir = Dir::new(&[("services/web.toml", text)]);
+    assert_eq!(usable(&dir)["web"], None);
+    let why = read_environment_file(Path::new("/no/such/file")).unwrap_err();
+    assert_eq!(why, "/no/such/file: does not exist");
+}
+
+#[test]
+fn a_bad_agent_file_costs_what_is_bad_in_it() {
+    let dir = Dir::new(&[
+        ("services/web.toml", "command = [\"/bin/true\"]"),
+        (
+            "agent.toml",
+            "max_hooks = 3\njournal_max_size = \"1B\"\nx = 1",
+        ),
+    ]);
+    let config = dir.load().unwrap_err().usable.unwrap();
+    assert_eq!(config.services["web"].unusable, None);
+    let expected = AgentConfig {
+        max_hooks: 3,
+        ..AgentConfig::default()
+    };
+    assert_eq!(config.agent, expected);
+}
+
+#[test]
+fn without_a_directory_nothing_can_be_used() {
+    let dir = Dir::new(&[]);
+    let nowhere = load(&dir.path("nowhere"), &surroundings()).unwrap_err();
+    assert_eq!(nowhere.usable, None);
+    fs::remove_dir(dir.path(SERVICES)).unwrap();
+    fs::write(dir.path(SERVICES), "").unwrap();
+    assert_eq!(dir.load().unwrap_err().usable, None);
+}
+
+#[test]
+fn a_service_is_read_again_from_its_file() {
+    let dir = Dir::new(&[("services/web.toml", "command = 1")]);
+    let file = dir.path("services/web.toml");
+    let again = || load_again(dir.0.path(), &file, "web", &surroundings());
+    assert!(again().unwrap_err().why.contains("expected an array"));
+    fs::write(dir.path("agent.toml"), "on_exit = [\"/bin/true\"]").unwrap();
+    fs::write(&file, "command = [\"/bin/true\"]").unwrap();
+    let spec = again().unwrap().unwrap();
+    assert!(spec.unusable.is_none() && spec.hooks.on_exit.is_some());
+    fs::write(&file, "[service.other]\ncommand = [\"/bin/true\"]").unwrap();
+    assert_eq!(again().unwrap(), None);
+    fs::remove_file(&file).unwrap();
+    assert!(again().unwrap_err().may_end);
+}
+
 #[test]
 fn a_problem_reads_as_compilers_write_it() {
     let text = "command = [\"/bin/true\"]\n\nstop_timeout = 10\n";
@@ -626,7 +808,10 @@ fn environment_files_lie_under_the_environment_table() {
     );
     fs::write(dir.path("services/web.toml"), text).unwrap();
     let config = dir.load().unwrap();
-    let environment = &config.services["web"].exec.environment;
+    let exec = &config.services["web"].exec;
+    let file = exec.environment_file.as_ref().unwrap();
+    let variables = read_environment_file(&file.path).unwrap();
+    let environment = file.lay_under(exec.environment.clone(), variables);
     for (key, value) in [("A", "table"), ("B", "file too"), ("USER", "file")] {
         assert_eq!(environment[key], value);
     }
@@ -739,7 +924,9 @@ fn read_anything(text: &str) {
     let surroundings = surroundings();
     let source = Source::new(Path::new("/services/web.toml"), text.to_owned());
     let mut loader = Loader::new(&surroundings);
-    loader.service_source(&source);
+    let report = loader.report.part();
+    loader.service_source(&source, &report);
+    loader.report.absorb(report);
     let context = Context {
         source: &source,
         report: &loader.report,

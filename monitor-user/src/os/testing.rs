@@ -21,6 +21,7 @@ pub(super) fn exec(arguments: &[&str]) -> Exec {
         program: PathBuf::from(arguments[0]),
         arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+        environment_file: None,
         identity: None,
         working_directory: PathBuf::from("/"),
         umask: None,

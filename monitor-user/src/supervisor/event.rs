@@ -77,6 +77,13 @@ pub(crate) enum Event {
         attempt: Attempt,
         failure: SpawnFailure,
     },
+    /// A start was not even tried: the service's spec had been unusable, and this is the one to start
+    /// it by. Answers `Action::Spawn`, too.
+    Described {
+        service: ServiceName,
+        attempt: Attempt,
+        spec: Arc<Spec>,
+    },
     /// An instance's exit became final; it may still hold memory, files and ports.
     ProcessExited {
         service: ServiceName,

@@ -183,6 +183,11 @@ impl Supervisor {
             } => self.visit(&service, now, |it, step| {
                 it.spawn_failed(attempt, failure, step);
             }),
+            Event::Described {
+                service,
+                attempt,
+                spec,
+            } => self.visit(&service, now, |it, step| it.described(attempt, spec, step)),
             Event::ProcessExited {
                 service,
                 instance,

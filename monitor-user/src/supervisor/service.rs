@@ -22,6 +22,9 @@
 //!
 //! - `-`: the fact is about something unknown, twice told or late: nothing happens. "join": the
 //!   request waits for what goes on already.
+//! - A service whose file cannot be used has an *unusable* spec. Its starts are tried like any other's,
+//!   for each begins with another look at the file: `described` has the spec to start by, and it is
+//!   Due; else the start has failed. An instance of an earlier agent is left alone meanwhile.
 //! - (1) Nothing can be done to a start under way. Its answer decides: an instance that is not
 //!   wanted any more, or was started from an exec that has changed, is stopped at once.
 //! - (2) or straight on to Stopping, by (1).
@@ -58,7 +61,7 @@ use super::cause::{Blame, Cause, Death};
 use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
 use super::memory::{Desired, Memory, Rest};
 use super::signal::Signal;
-use super::spec::{Exec, Hooks, Output, Policy, RestartPolicy, Spec};
+use super::spec::{Exec, Hooks, Policy, RestartPolicy, Spec};
 use super::status::{State, Status};
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -403,7 +406,7 @@ impl Service {
         if Arc::ptr_eq(&self.spec, &spec) || self.spec == spec {
             return Change::None;
         }
-        let new_exec = self.spec.exec != spec.exec;
+        let new_exec = self.is_new_exec(&spec);
         self.spec = spec;
         if new_exec && self.is_wanted() {
             self.replace_or_start(step);
@@ -412,6 +415,17 @@ impl Service {
             self.settle(step);
             Change::InPlace
         }
+    }
+
+    /// Whether a spec runs something else than what runs. Nothing is known of what an unusable
+    /// one ran, but by its fingerprint.
+    fn is_new_exec(&self, spec: &Spec) -> bool {
+        if self.spec.unusable.is_none() {
+            return spec.unusable.is_none() && self.spec.exec != spec.exec;
+        }
+        let is_running = matches!(self.state, ServiceState::Running { .. });
+        let is_same = |exec| exec == spec.exec.fingerprint();
+        !is_running || !self.exec.is_none_or(is_same)
     }
 
     /// Gone from the config.
@@ -516,10 +530,12 @@ impl Service {
         }
     }
 
-    /// Whether the last attempt ran what the config does not have any more.
+    /// Whether the last attempt ran what the config does not have any more. What it has while it
+    /// cannot be used is not known.
     fn is_outdated(&self) -> bool {
-        self.exec
-            .is_some_and(|exec| exec != self.spec.exec.fingerprint())
+        let is_known = self.spec.unusable.is_none();
+        let is_other = |exec| exec != self.spec.exec.fingerprint();
+        is_known && self.exec.is_some_and(is_other)
     }
 
     /// Goes on without a live instance.
@@ -601,6 +617,22 @@ impl Service {
         self.settle(step);
     }
 
+    /// The start was not tried, as its spec said nothing; now there is one that does.
+    pub(super) fn described(&mut self, attempt: Attempt, spec: Arc<Spec>, step: &mut Step<'_>) {
+        if self.answered(attempt).is_none() {
+            return;
+        }
+        if self.spec.unusable.is_some() {
+            self.spec = spec;
+        }
+        if self.is_wanted() {
+            self.enter(ServiceState::Due(Start::Free), step);
+        } else {
+            self.enter(ServiceState::Ending(Rest::Stopped), step);
+        }
+        self.settle(step);
+    }
+
     pub(super) fn exited(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
         self.count_death(instance, death, step);
         self.settle(step);
@@ -669,6 +701,8 @@ impl Service {
             Cause::Exited { code } if policy.success_exit_status.contains(&code)
         );
         match (policy.restart, death.blame) {
+            // Its policy is not known: it is started again, if its file can be used by then.
+            _ if self.spec.unusable.is_some() => Verdict::Mend,
             (RestartPolicy::No, _) if success => Verdict::Finish,
             (RestartPolicy::No, _) => Verdict::Fail,
             (_, Blame::SomeoneElse) => Verdict::Mend,
@@ -855,7 +889,9 @@ impl Service {
         let attempt = Attempt(step.last_attempt.0.saturating_add(1));
         *step.last_attempt = attempt;
         self.last_attempt = attempt;
-        self.exec = Some(self.spec.exec.fingerprint());
+        if self.spec.unusable.is_none() {
+            self.exec = Some(self.spec.exec.fingerprint());
+        }
         step.actions.push_back(Action::Spawn {
             service: self.name.clone(),
             attempt,
@@ -939,28 +975,10 @@ fn last_resort_spec() -> Spec {
     Spec {
         policy: Policy {
             restart: RestartPolicy::No,
-            restart_delay: Duration::ZERO,
-            restart_max_delay: Duration::ZERO,
-            stable_after: Duration::ZERO,
-            start_limit: None,
-            success_exit_status: Vec::new(),
-            stop_signal: Signal::TERM,
-            stop_timeout: Duration::from_secs(10),
-            overlap: false,
-            last_output: 0,
+            ..Policy::default()
         },
-        exec: Exec {
-            program: "/".into(),
-            arguments: Vec::new(),
-            environment: Default::default(),
-            identity: None,
-            working_directory: "/".into(),
-            umask: None,
-            nice: None,
-            limits: Vec::new(),
-            stdout: Output::Null,
-            stderr: Output::Null,
-        },
+        exec: Exec::nothing(),
         hooks: Hooks::default(),
+        unusable: None,
     }
 }

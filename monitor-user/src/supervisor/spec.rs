@@ -1,6 +1,6 @@
 //! A service as it is wanted: validated, complete, with no default left to fill in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,40 @@ pub(crate) struct Spec {
     pub(crate) exec: Exec,
     /// Whom to tell. A change of it restarts nothing.
     pub(crate) hooks: Hooks,
+    /// Why its file cannot be used, if it cannot: then `exec` says nothing, and whoever is to start
+    /// the service reads the file again first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unusable: Option<Unusable>,
+}
+
+/// A service of which no more is known than that it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unusable {
+    /// What is wrong with its file, in one line.
+    pub(crate) why: String,
+    /// Whether that may end by itself.
+    pub(crate) may_end: bool,
+}
+
+impl Spec {
+    /// That of a service whose file cannot be used. What may end by itself is tried again from
+    /// time to time.
+    pub(crate) fn unusable(unusable: Unusable, hooks: Hooks) -> Self {
+        let policy = Policy {
+            restart: match unusable.may_end {
+                true => RestartPolicy::Always,
+                false => RestartPolicy::No,
+            },
+            restart_delay: Duration::from_secs(1),
+            ..Policy::default()
+        };
+        Self {
+            policy,
+            exec: Exec::nothing(),
+            hooks,
+            unusable: Some(unusable),
+        }
+    }
 }
 
 /// Commands that are run after a service's events; the supervisor itself knows nothing of them.
@@ -84,6 +118,24 @@ pub(crate) struct Policy {
     pub(crate) last_output: u64,
 }
 
+/// What holds where a file says nothing.
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            restart: RestartPolicy::Always,
+            restart_delay: Duration::ZERO,
+            restart_max_delay: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            start_limit: None,
+            success_exit_status: vec![0],
+            stop_signal: Signal::TERM,
+            stop_timeout: Duration::from_secs(10),
+            overlap: false,
+            last_output: 0,
+        }
+    }
+}
+
 /// Where one of the standard streams goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Output {
@@ -120,8 +172,11 @@ pub(crate) struct Exec {
     pub(crate) program: PathBuf,
     /// `argv`, `argv[0]` included; never empty.
     pub(crate) arguments: Vec<String>,
-    /// The complete environment.
+    /// The environment, but for what `environment_file` adds.
     pub(crate) environment: BTreeMap<String, String>,
+    /// Read at every start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) environment_file: Option<EnvironmentFile>,
     /// `None`: the agent's own identity.
     pub(crate) identity: Option<Identity>,
     pub(crate) working_directory: PathBuf,
@@ -134,10 +189,49 @@ pub(crate) struct Exec {
     pub(crate) stderr: Output,
 }
 
+/// A file with variables that are added to the environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EnvironmentFile {
+    pub(crate) path: PathBuf,
+    /// The variables that the service's own table sets, which those of the file do not replace.
+    pub(crate) beneath: BTreeSet<String>,
+}
+
+impl EnvironmentFile {
+    /// The environment with what the file says added.
+    pub(crate) fn lay_under(
+        &self,
+        mut environment: BTreeMap<String, String>,
+        variables: Vec<(String, String)>,
+    ) -> BTreeMap<String, String> {
+        let variables = variables.into_iter();
+        environment.extend(variables.filter(|(key, _)| !self.beneath.contains(key)));
+        environment
+    }
+}
+
 impl Exec {
+    /// Of a service that nobody knows how to run.
+    pub(super) fn nothing() -> Self {
+        Self {
+            program: "/".into(),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            environment_file: None,
+            identity: None,
+            working_directory: "/".into(),
+            umask: None,
+            nice: None,
+            limits: Vec::new(),
+            stdout: Output::Null,
+            stderr: Output::Null,
+        }
+    }
+
     /// Tells one way to run a service from another, over the agent's death and in later versions:
     /// a field that one of those adds must count only where it is set. What the agent's own
-    /// environment gives to services does not count: it may be started from elsewhere.
+    /// environment gives to services does not count: it may be started from elsewhere. Nor does what
+    /// is in the environment file, which each start reads for itself.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);
         for word in &self.arguments {
@@ -147,6 +241,9 @@ impl Exec {
             if !["PATH", "LANG"].contains(&key.as_str()) {
                 hash.add(key, value.as_bytes());
             }
+        }
+        if let Some(file) = &self.environment_file {
+            hash.add_path("environment file", &file.path);
         }
         if let Some(identity) = &self.identity {
             hash.add("uid", &identity.uid.to_le_bytes());

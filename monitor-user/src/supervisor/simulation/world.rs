@@ -290,6 +290,9 @@ impl Simulation {
 
 impl Simulation {
     fn come_through(&mut self, service: ServiceName, attempt: Attempt, exec: Exec) -> Check {
+        if exec == Exec::nothing() {
+            return self.look_at_file(service, attempt);
+        }
         if !self.is_quiet && self.random.chance(15) {
             let failure = SpawnFailure {
                 message: "cannot run".into(),
@@ -311,6 +314,31 @@ impl Simulation {
         }
         self.later(Duration::from_millis(20), Happening::Tell(spawned));
         Ok(())
+    }
+
+    /// Before a start by an unusable spec.
+    fn look_at_file(&mut self, service: ServiceName, attempt: Attempt) -> Check {
+        let mut spec = self.random_spec();
+        while spec.unusable.is_some() {
+            spec = self.random_spec();
+        }
+        let failure = SpawnFailure {
+            message: "still unusable".into(),
+        };
+        let answer = if self.is_quiet || self.random.chance(50) {
+            Event::Described {
+                service,
+                attempt,
+                spec: Arc::new(spec),
+            }
+        } else {
+            Event::SpawnFailed {
+                service,
+                attempt,
+                failure,
+            }
+        };
+        self.tell(answer)
     }
 
     fn bear(
@@ -535,7 +563,7 @@ impl Simulation {
                 (1, _) | (_, None) if is_first || self.random.chance(70) => {
                     services.insert(name, Arc::new(self.random_spec()));
                 }
-                (2, Some(old)) => {
+                (2, Some(old)) if old.unusable.is_none() => {
                     let policy = self.random_spec().policy;
                     let exec = old.exec.clone();
                     let hooks = Hooks::default();
@@ -545,6 +573,7 @@ impl Simulation {
                             policy,
                             exec,
                             hooks,
+                            unusable: None,
                         }),
                     );
                 }
@@ -560,6 +589,13 @@ impl Simulation {
     fn random_spec(&mut self) -> Spec {
         let mut spec = default_spec();
         let random = &mut self.random;
+        if random.chance(10) {
+            let unusable = Unusable {
+                why: "no such user".into(),
+                may_end: random.chance(50),
+            };
+            return Spec::unusable(unusable, Hooks::default());
+        }
         let limit = |burst, seconds| {
             let interval = Duration::from_secs(seconds);
             Some(StartLimit { burst, interval })
@@ -581,7 +617,7 @@ impl Simulation {
             stop_signal: random.pick(&[Signal::TERM, Signal::INT, Signal::KILL]),
             stop_timeout: Duration::from_secs(random.pick(&[0, 1, 5])),
             overlap: random.chance(50),
-            last_output: 0,
+            ..Policy::default()
         };
         spec
     }
@@ -589,6 +625,11 @@ impl Simulation {
     /// What the shadows make of a config; returns what a reload has to say of it.
     fn take_config(&mut self, services: &BTreeMap<ServiceName, Arc<Spec>>) -> ReloadSummary {
         let mut summary = ReloadSummary::default();
+        let restarted: BTreeSet<ServiceName> = services
+            .iter()
+            .filter(|(name, spec)| self.is_new_exec(name, spec))
+            .map(|(name, _)| name.clone())
+            .collect();
         for (name, shadow) in &mut self.shadows {
             if shadow.is_listed && !services.contains_key(name) {
                 shadow.is_listed = false;
@@ -602,7 +643,7 @@ impl Simulation {
                     if shadow.spec != *spec {
                         summary.changed.push(name.to_string());
                     }
-                    if shadow.spec.exec != spec.exec && shadow.is_wanted(self.is_going) {
+                    if restarted.contains(name) && shadow.is_wanted(self.is_going) {
                         summary.restarted.push(name.to_string());
                     }
                     shadow.take_spec(Arc::clone(spec));
@@ -627,6 +668,24 @@ impl Simulation {
             }
         }
         summary
+    }
+}
+
+impl Simulation {
+    /// Whether a listed service is to be started anew for this spec.
+    fn is_new_exec(&self, name: &ServiceName, spec: &Spec) -> bool {
+        let Some(shadow) = self.shadows.get(name) else {
+            return false;
+        };
+        if shadow.spec.unusable.is_none() {
+            return spec.unusable.is_none() && shadow.spec.exec != spec.exec;
+        }
+        // What an instance ran of which nothing else is known is known by its fingerprint.
+        let memory = self.supervisor.memory(name, self.now);
+        let ran = memory.and_then(|memory| memory.exec);
+        let status = self.supervisor.status(name);
+        let runs = status.is_some_and(|status| status.state == State::Running);
+        *shadow.spec != *spec && !(runs && ran.is_none_or(|ran| ran == spec.exec.fingerprint()))
     }
 }
 
@@ -664,6 +723,19 @@ impl Simulation {
                 service, attempt, ..
             } if self.spawning.get(service) == Some(attempt) => {
                 self.spawning.remove(service);
+            }
+            Event::Described {
+                service,
+                attempt,
+                spec,
+            } if self.spawning.get(service) == Some(attempt) => {
+                self.spawning.remove(service);
+                if let Some(shadow) = self.shadows.get_mut(service) {
+                    if shadow.spec.unusable.is_some() {
+                        shadow.take_spec(Arc::clone(spec));
+                    }
+                    shadow.is_free = true;
+                }
             }
             Event::ProcessExited {
                 service,
@@ -817,11 +889,14 @@ impl Simulation {
         self.lose_what_was_under_way()?;
         for (service, attempt) in tried {
             let has_come = self.of(&service).any(|process| process.attempt == attempt);
+            let ran = memories.get(&service).and_then(|memory| memory.exec);
             if let Some(shadow) = self.shadows.get_mut(&service)
                 && !has_come
             {
-                // It was counted, or was free.
-                shadow.is_free = true;
+                let wanted = shadow.spec.exec.fingerprint();
+                // It was counted, or was free; that of another exec is a start of its own.
+                shadow.is_free =
+                    shadow.spec.unusable.is_some() || ran.is_none_or(|it| it == wanted);
             }
         }
         let mut facts = self.remembered(&memories);
@@ -1180,7 +1255,11 @@ impl Simulation {
                 .of(status.service)
                 .find(|process| Some(process.instance) == status.instance);
             let fits = match process {
-                Some(process) => process.is_adopted || process.exec == shadow.spec.exec,
+                Some(process) => {
+                    process.is_adopted
+                        || shadow.spec.unusable.is_some()
+                        || process.exec == shadow.spec.exec
+                }
                 None => true,
             };
             ensure!(fits, "up_is_pursued: {status:?} runs an old exec");

@@ -1415,3 +1415,100 @@ fn who_asks_for_a_start_in_a_storm_gets_it_at_once() {
     let last = end_at_once(&mut bench, 22, 1, "SIGKILL else");
     assert_eq!(last, "exited 22; clear 22; spawn 23");
 }
+
+// ---- a file that cannot be used ----
+
+#[test]
+fn what_may_end_is_tried_again_until_the_file_can_be_used() {
+    check(
+        "
+        set unusable=for-now ->
+        config      -> spawn 1
+        nospawn 1   -> backoff 1s
+        +1s         -> spawn 2
+        nospawn 2   -> backoff 1s
+        +1s         -> spawn 3
+        nospawn 3   -> backoff 2s
+        +2s         -> spawn 4
+        described 4 -> spawn 5
+        described 4 ->
+        spawned 5   -> started 5
+        ends 5      -> exited 5; backoff 400ms; clear 5
+        ",
+    );
+}
+
+#[test]
+fn what_does_not_end_is_failed_until_someone_starts_it() {
+    check(
+        "
+        set unusable=for-good ->
+        config      -> spawn 1
+        nospawn 1   -> failed (no such file)
+        +60s        ->
+        start a     -> spawn 2
+        nospawn 2   -> start failed a; failed (no such file)
+        start b     -> spawn 3
+        described 3 -> spawn 4
+        spawned 4   -> started 4; done b
+        ",
+    );
+}
+
+#[test]
+fn a_stop_or_a_newer_config_is_not_undone_by_a_file_that_can_be_used() {
+    check(
+        "
+        set unusable=for-now ->
+        config      -> spawn 1
+        stop a      ->
+        described 1 -> stopped; done a
+        start b     -> spawn 2
+        add         ->
+        set exec=x  ->
+        config      ->
+        described 2 -> spawn 3
+        spawned 3   -> started 3; done b
+        config      ->
+        ",
+    );
+}
+
+#[test]
+fn an_instance_whose_file_cannot_be_used_lives_on_and_is_mended_if_it_can() {
+    let told = "
+        config              -> spawn 1
+        spawned 1           -> started 1
+        agent-dies          ->
+        remember 1          ->
+        set unusable=for-good ->
+        config              -> adopted 1
+        ";
+    check(&format!(
+        "{told}
+        ends 1 SIGKILL else -> exited 1; clear 1; spawn 2
+        described 2         -> spawn 3
+        spawned 3           -> started 3
+        "
+    ));
+    check(&format!(
+        "{told}
+        ends 1              -> exited 1; clear 1; spawn 2
+        nospawn 2           -> failed (no such file)
+        "
+    ));
+    // What runs is what the file says, or is not.
+    check(&format!(
+        "{told}
+        add                 ->
+        config z            -> reloaded z ~s
+        "
+    ));
+    check(&format!(
+        "{told}
+        add                 ->
+        set exec=x          ->
+        config z            -> stopping 1; SIGTERM 1; reloaded z ~s!
+        "
+    ));
+}

@@ -28,31 +28,14 @@ pub(super) struct Bench {
 /// The spec that a `Bench` starts from: the contract's defaults.
 pub(in crate::supervisor) fn default_spec() -> Spec {
     Spec {
-        policy: Policy {
-            restart: RestartPolicy::Always,
-            restart_delay: Duration::ZERO,
-            restart_max_delay: Duration::from_secs(30),
-            stable_after: Duration::from_secs(10),
-            start_limit: None,
-            success_exit_status: vec![0],
-            stop_signal: Signal::TERM,
-            stop_timeout: Duration::from_secs(10),
-            overlap: false,
-            last_output: 0,
-        },
+        policy: Policy::default(),
         exec: Exec {
             program: "/bin/s".into(),
             arguments: vec!["s".into()],
-            environment: BTreeMap::new(),
-            identity: None,
-            working_directory: "/".into(),
-            umask: None,
-            nice: None,
-            limits: Vec::new(),
-            stdout: Output::Null,
-            stderr: Output::Null,
+            ..Exec::nothing()
         },
         hooks: Hooks::default(),
+        unusable: None,
     }
 }
 
@@ -136,6 +119,15 @@ impl Bench {
                 attempt: Attempt(number()),
                 instance: instance(number()),
             }),
+            "described" => {
+                let spec = Arc::new(default_spec());
+                let attempt = Attempt(number());
+                self.event(Event::Described {
+                    service,
+                    attempt,
+                    spec,
+                });
+            }
             "nospawn" => self.event(Event::SpawnFailed {
                 service,
                 attempt: Attempt(number()),
@@ -222,6 +214,13 @@ impl Bench {
         let policy = &mut spec.policy;
         match key {
             "exec" => spec.exec.arguments = vec![value.into()],
+            "unusable" => {
+                let unusable = Unusable {
+                    why: "no such user".into(),
+                    may_end: value == "for-now",
+                };
+                *spec = Spec::unusable(unusable, Hooks::default());
+            }
             "restart" => {
                 policy.restart = match value {
                     "always" => RestartPolicy::Always,

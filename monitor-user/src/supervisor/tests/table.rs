@@ -105,6 +105,7 @@ const FACTS: &[(&str, &[&str])] = &[
     ("spawned", &["spawned 1"]),
     ("spawned next", &["spawned 2"]),
     ("spawned never", &["spawned 77"]),
+    ("described", &["described 1"]),
     ("nospawn", &["nospawn 1"]),
     ("nospawn next", &["nospawn 2"]),
     ("exit", &["exit 1"]),
