@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::eventually_or;
 use support::rig::{Seeded, report};
+use support::{eventually_or, now};
 
 use crate::init_root::{Namespace, SERVICES, kill_9, pid_inside, service_file};
 use crate::is_machine;
@@ -114,9 +114,19 @@ impl Trial {
         );
     }
 
+    /// An init that takes its time leaves nothing to kill for a while, which does not count.
     fn kill_at_random(&mut self, kills: u64) {
         self.await_all();
-        for _ in 0..kills {
+        let kills = self.killed() + usize::try_from(kills).unwrap();
+        let started = now();
+        while self.killed() < kills {
+            let limit = Duration::from_secs(3) * u32::try_from(kills).unwrap();
+            assert!(
+                started.elapsed() < limit,
+                "{} kills: {}",
+                self.killed(),
+                self.machine.describe()
+            );
             match self.random.below(10) {
                 0..4 => self.kill_a_service(),
                 4..6 => self.kill_agent(self.machine.holder()),
@@ -138,6 +148,10 @@ impl Trial {
             }
         }
         self.await_all();
+    }
+
+    fn killed(&self) -> usize {
+        self.killed_agents + self.deaths.len()
     }
 
     fn kill_agent(&mut self, agent: Option<u32>) {
