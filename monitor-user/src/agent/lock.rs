@@ -3,9 +3,9 @@
 //! A shutdown ends the agents that wait as well: it removes the lock file, and who gets the lock
 //! of a file that is gone has nothing to take over.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -29,15 +29,6 @@ impl Lock {
             );
         }
     }
-}
-
-/// Makes the runtime directory where it is missing.
-///
-/// # Errors
-/// It can be neither found nor made, or is no directory.
-pub(super) fn make_runtime_dir(path: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.with_context(|| format!("cannot make the runtime directory {}", path.display()))
 }
 
 /// Takes the lock in `runtime_dir`, waiting for as long as another agent has it; `waiting` is

@@ -14,11 +14,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::de::DeserializeOwned;
+use anyhow::{Context, Result, bail};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use super::runtime_dir::STATE;
 use crate::clock;
+use crate::config;
 use crate::os::proc;
 use crate::supervisor::{Attempt, Instance, Memory, ServiceName};
 
@@ -82,15 +84,97 @@ pub(super) struct Recalled {
     pub(super) births: Vec<(ServiceName, Attempt, Instance)>,
 }
 
+/// What a file in the directory is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named<'n> {
+    Memory(&'n str),
+    Birth(&'n str),
+    LastGood,
+    /// Left behind by an agent that died while it wrote.
+    Unfinished,
+    /// Not what an agent calls its files.
+    Foreign,
+}
+
+impl<'n> Named<'n> {
+    fn of(path: &'n Path) -> Self {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return Self::Foreign;
+        };
+        if name == LAST_GOOD {
+            return Self::LastGood;
+        }
+        match name.rsplit_once('.') {
+            Some((LAST_GOOD, "new")) => Self::Unfinished,
+            Some((service, ending)) if config::is_service_name(service) => match ending {
+                "json" => Self::Memory(service),
+                "birth" => Self::Birth(service),
+                "new" => Self::Unfinished,
+                _ => Self::Foreign,
+            },
+            _ => Self::Foreign,
+        }
+    }
+}
+
+/// What every file of an agent has, in every version.
+#[derive(Deserialize)]
+struct Ours {
+    #[serde(rename = "boot_id")]
+    _boot_id: IgnoredAny,
+}
+
+/// Whether a file's content is an agent's; `None`: it is no JSON, so nobody knows.
+fn is_ours(path: &Path) -> Option<bool> {
+    let bytes = fs::read(path).ok()?;
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let value = lines.find_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())?;
+    Some(serde_json::from_value::<Ours>(value).is_ok())
+}
+
+/// Refuses a directory in which there is something, and nothing of it is an agent's.
+fn refuse_foreign(state: &Path) -> Result<()> {
+    if is_ours(&state.join(LAST_GOOD)) == Some(true) {
+        return Ok(());
+    }
+    let mut foreign = None;
+    let entries =
+        fs::read_dir(state).with_context(|| format!("cannot read {}", state.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let verdict = match Named::of(&path) {
+            Named::Unfinished => None,
+            Named::Foreign => Some(false),
+            Named::Memory(_) | Named::Birth(_) | Named::LastGood => is_ours(&path),
+        };
+        match verdict {
+            Some(true) => return Ok(()),
+            Some(false) => foreign = foreign.or(Some(path)),
+            None => {}
+        }
+    }
+    if let Some(path) = foreign {
+        bail!(
+            "{} is not respawn's, nor is anything else beside it; move the directory out of the way, or choose another --runtime-dir",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 impl MemoryDir {
     /// Makes the directory where it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made, or is somebody else's.
     pub(super) fn open(runtime_dir: &Path) -> Result<Self> {
-        let path = runtime_dir.join("state");
+        let path = runtime_dir.join(STATE);
         let made = fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
+        refuse_foreign(&path)?;
         let boot_id = proc::boot_id().context("cannot read the kernel's boot ID")?;
         Ok(Self {
             path,
@@ -101,20 +185,22 @@ impl MemoryDir {
     }
 
     /// What earlier agents of this boot remembered, aged to now. What is damaged, or of another
-    /// boot, is cleared away with a word.
+    /// boot, is cleared away with a word; what no agent calls its files is left alone.
     pub(super) fn read(&mut self) -> Result<Recalled> {
         let mut recalled = Recalled::default();
         let entries = fs::read_dir(&self.path)
             .with_context(|| format!("cannot read {}", self.path.display()))?;
         for entry in entries {
             let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let service = |suffix| Some(ServiceName::from(name?.strip_suffix(suffix)?));
-            let kept = match (service(".json"), service(".birth")) {
-                (Some(service), _) => self.read_memory(&path, service, &mut recalled),
-                (_, Some(service)) => self.read_birth(&path, service, &mut recalled),
-                // Anything else was left behind by an agent that died while it wrote.
-                (None, None) => Ok(name == Some(LAST_GOOD)),
+            let kept = match Named::of(&path) {
+                Named::Memory(service) => self.read_memory(&path, service.into(), &mut recalled),
+                Named::Birth(service) => self.read_birth(&path, service.into(), &mut recalled),
+                Named::Unfinished => Ok(false),
+                Named::LastGood => Ok(true),
+                Named::Foreign => {
+                    tracing::warn!("{}: not respawn's, left alone", path.display());
+                    Ok(true)
+                }
             };
             let is_kept = kept.unwrap_or_else(|error| {
                 tracing::warn!("{}: {error:#}", path.display());
@@ -325,6 +411,85 @@ mod tests {
         assert!((1000..bound).contains(&longest), "{longest} bytes");
         memories.write("web", None, &[]).unwrap();
         assert_eq!(recalled(dir.path()), None);
+    }
+
+    /// What is in the state directory after an agent has read it.
+    fn left(runtime_dir: &Path) -> Vec<String> {
+        let mut memories = MemoryDir::open(runtime_dir).unwrap();
+        memories.read().unwrap();
+        let entries = fs::read_dir(runtime_dir.join(STATE)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_an_agent_has_made_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memories = MemoryDir::open(dir.path()).unwrap();
+        memories.write("web", memory(1), &[]).unwrap();
+        let state = dir.path().join(STATE);
+        for name in [
+            "web.new",
+            "last-good-config.new",
+            "torn.json",
+            "empty.birth",
+        ] {
+            fs::write(state.join(name), "{\"boot").unwrap();
+        }
+        let foreign = [
+            "-x.json",
+            ".hidden.new",
+            "a b.json",
+            "notes",
+            "notes.txt",
+            "x.json~",
+        ];
+        for name in foreign {
+            fs::write(state.join(name), "").unwrap();
+        }
+        fs::create_dir(state.join("folder")).unwrap();
+        let mut expected: Vec<_> = foreign.into_iter().chain(["folder", "web.json"]).collect();
+        expected.sort_unstable();
+        assert_eq!(left(dir.path()), expected);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_elses_is_refused_and_stays_as_it_is() {
+        for (name, text) in [
+            ("notes.txt", ""),
+            ("users.json", "{\"users\": []}"),
+            ("users.json", "[1, 2]\n"),
+            ("folder.birth", "null"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = dir.path().join(STATE);
+            fs::create_dir(&state).unwrap();
+            fs::write(state.join(name), text).unwrap();
+            let Err(error) = MemoryDir::open(dir.path()) else {
+                panic!("{name} was taken for an agent's");
+            };
+            let said = format!("{error:#}");
+            assert!(
+                said.contains(name) && said.contains("not respawn's"),
+                "{said}"
+            );
+            assert_eq!(fs::read_to_string(state.join(name)).unwrap(), text);
+        }
+        // What an agent may have left that died early, or lost on a disk.
+        for (name, text) in [
+            ("web.new", ""),
+            ("web.json", ""),
+            ("web.json", "{\"boot"),
+            ("web.birth", "\0\0"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = dir.path().join(STATE);
+            fs::create_dir(&state).unwrap();
+            fs::write(state.join(name), text).unwrap();
+            assert_eq!(left(dir.path()), [""; 0], "{name}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod memory;
 mod notices;
 mod recovery;
 mod requests;
+mod runtime_dir;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -110,7 +111,7 @@ fn pause() -> Result<ExitCode> {
 }
 
 fn start_and_work(options: &Options) -> Result<ExitCode> {
-    lock::make_runtime_dir(&options.runtime_dir)?;
+    runtime_dir::prepare(&options.runtime_dir)?;
     let mut has_waited = false;
     let lock = lock::take(&options.runtime_dir, || {
         tracing::info!(

@@ -407,12 +407,13 @@ fn service_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Names go into paths, cgroup names and command lines.
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn is_service_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '@' | '-');
-    let valid = (1..=64).contains(&name.len())
-        && name.chars().all(allowed)
-        && !name.starts_with(['.', '-']);
-    if valid {
+    (1..=64).contains(&name.len()) && name.chars().all(allowed) && !name.starts_with(['.', '-'])
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    if is_service_name(name) {
         return Ok(());
     }
     Err(format!(

@@ -24,6 +24,11 @@ pub(crate) use entry::{By, Entry, ExtraFacts};
 pub(crate) use reader::{Line, Reader};
 pub(crate) use writer::Journal;
 
+/// Both files.
+pub(crate) fn paths(runtime_dir: &Path) -> [PathBuf; 2] {
+    [current_path(runtime_dir), older_path(runtime_dir)]
+}
+
 /// The file that is written to.
 fn current_path(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("journal")

@@ -231,6 +231,24 @@ fn a_torn_last_line_is_ended_at_every_length() {
 }
 
 #[test]
+fn what_is_no_journal_is_put_aside_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts = ["my own notes\n", "{\"seq\": 7}\n", "\0\0\0"];
+    for (text, number) in texts.into_iter().zip(1..) {
+        for path in super::paths(dir.path()) {
+            fs::write(&path, text).unwrap();
+        }
+        open(dir.path()).append(&started(1)).unwrap();
+        assert_eq!(numbers(&current_path(dir.path())), [1]);
+        assert!(!older_path(dir.path()).exists());
+        for number in [2 * number - 1, 2 * number] {
+            let aside = dir.path().join(format!("not-a-journal.{number}"));
+            assert_eq!(fs::read_to_string(aside).unwrap(), text);
+        }
+    }
+}
+
+#[test]
 fn damage_at_the_end_is_looked_behind() {
     let dir = tempfile::tempdir().unwrap();
     let path = current_path(dir.path());

@@ -44,12 +44,16 @@ struct Line<'a> {
 
 impl Journal {
     /// Opens the journal in `runtime_dir`, or begins one there, of at most `max_size` bytes.
-    /// Its files have mode 0600, or 0640 with `group`.
+    /// Its files have mode 0600, or 0640 with `group`. A file in its place that is no journal, or
+    /// nothing but damage, is put aside.
     ///
     /// # Errors
     /// No such directory; something that is not a file is in the journal's place; no right to it.
     pub(crate) fn open(runtime_dir: &Path, max_size: u64, group: Option<u32>) -> Result<Self> {
         let path = current_path(runtime_dir);
+        for path in super::paths(runtime_dir) {
+            put_aside_if_foreign(&path)?;
+        }
         let (file, end) = open_file(&path, true, group)
             .and_then(|mut file| read_end(&mut file).map(|end| (file, end)))
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
@@ -181,6 +185,26 @@ impl Journal {
     }
 }
 
+/// Puts a file out of the way, under a name that is free, in which not a single line is a journal's.
+fn put_aside_if_foreign(path: &Path) -> Result<()> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+    if !is_file || read_end(&mut File::open(path)?)?.seq.is_some() {
+        return Ok(());
+    }
+    let aside = (1..=u32::MAX)
+        .map(|number| path.with_file_name(format!("not-a-journal.{number}")))
+        .find(|aside| fs::symlink_metadata(aside).is_err())
+        .unwrap_or_else(|| path.to_owned());
+    fs::rename(path, &aside)
+        .with_context(|| format!("cannot move {} out of the way", path.display()))?;
+    tracing::warn!(
+        "{} was no journal of respawn's: it is {} now",
+        path.display(),
+        aside.display()
+    );
+    Ok(())
+}
+
 /// Opens a file of the journal, and sets who may read it.
 fn open_file(path: &Path, create: bool, group: Option<u32>) -> io::Result<File> {
     let file = OpenOptions::new()
@@ -233,6 +257,8 @@ fn read_end(file: &mut File) -> io::Result<End> {
     #[derive(Deserialize)]
     struct Numbered {
         seq: u64,
+        #[serde(rename = "event")]
+        _event: String,
     }
     let length = file.metadata()?.len();
     let mut wanted = TAIL;

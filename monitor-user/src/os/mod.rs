@@ -17,6 +17,7 @@ pub(crate) mod signal;
 pub(crate) mod spawn;
 mod sys;
 pub(crate) mod tree;
+pub(crate) mod trust;
 pub(crate) mod waiter;
 
 #[cfg(test)]

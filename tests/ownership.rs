@@ -1,0 +1,133 @@
+//! An agent works only where nobody else can have a say, and harms nothing that is not its own.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use support::rig::Rig;
+use support::{eventually, needs_root};
+
+const NOBODY: u32 = 65534;
+
+/// Starts an agent that is to refuse, and returns what it said.
+fn refused(rig: &Rig) -> String {
+    let before = rig.log().len();
+    let mut agent = rig.agent_command().spawn().unwrap();
+    let status = eventually("the agent ends", || {
+        let status = agent.try_wait().unwrap();
+        // One that does not refuse must not stay.
+        let socket = rig.runtime_dir().join("control.sock");
+        if status.is_none() && UnixStream::connect(socket).is_ok() {
+            agent.kill().unwrap();
+        }
+        status
+    });
+    let said = rig.log()[before..].to_owned();
+    assert_eq!(status.code(), Some(1), "{said}");
+    said
+}
+
+/// A service that leaves a trace when it starts.
+fn tracer(rig: &Rig, name: &str, trace: &Path) {
+    let script = format!("echo >> '{}'; exec sleep 100000", trace.display());
+    let command = format!("[\"/bin/sh\", \"-c\", {script:?}]");
+    rig.service(name, &command, "");
+}
+
+fn give_away(path: &Path) {
+    for entry in fs::read_dir(path).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            give_away(&entry.path());
+        } else {
+            std::os::unix::fs::lchown(entry.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    }
+    chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+}
+
+#[test]
+fn a_forged_last_good_config_runs_nobodys_command() {
+    needs_root!("a forged last good config");
+    let rig = Rig::new();
+    let trace = rig.path().join("trace");
+    tracer(&rig, "web", &trace);
+    let mut agent = rig.agent();
+    eventually("it has started", || trace.exists().then_some(()));
+    assert!(rig.run(&["shutdown"]).status.success());
+    agent.ended();
+    fs::remove_file(&trace).unwrap();
+    // Whoever it belongs to has put a last good config there, and waits for a bad config.
+    let broken = rig.path().join("config/agent.toml");
+    fs::write(&broken, "nonsense = 1\n").unwrap();
+    give_away(&rig.runtime_dir());
+    let said = refused(&rig);
+    assert!(said.contains("belongs to uid 65534"), "{said}");
+    assert!(said.contains("have commands run as root"), "{said}");
+    assert!(!trace.exists());
+    // The directory is root's, and what is in it is not.
+    chown(rig.runtime_dir(), Some(0), Some(0)).unwrap();
+    let said = refused(&rig);
+    assert!(said.contains("belongs to uid 65534"), "{said}");
+    assert!(!trace.exists());
+}
+
+#[test]
+fn a_runtime_directory_that_others_may_replace_is_refused() {
+    needs_root!("a runtime directory that others may replace");
+    let rig = Rig::new();
+    rig.sleeper("web");
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // Its parent: not sticky, writable by all.
+    set(rig.path(), 0o777);
+    let said = refused(&rig);
+    assert!(said.contains("everyone may write to"), "{said}");
+    assert!(!rig.runtime_dir().exists());
+    set(rig.path(), 0o755);
+    // Through a link that somebody else has put into a sticky directory.
+    let real = rig.path().join("real");
+    fs::create_dir(&real).unwrap();
+    set(rig.path(), 0o1777);
+    symlink(&real, rig.runtime_dir()).unwrap();
+    std::os::unix::fs::lchown(rig.runtime_dir(), Some(NOBODY), None).unwrap();
+    let said = refused(&rig);
+    assert!(said.contains("belongs to uid 65534"), "{said}");
+    // Root's own link is followed.
+    std::os::unix::fs::lchown(rig.runtime_dir(), Some(0), None).unwrap();
+    let mut ledger = rig.ledger();
+    let _agent = rig.agent();
+    ledger.current("web");
+}
+
+#[test]
+fn files_of_somebody_elses_in_the_state_directory_are_kept() {
+    needs_root!("files of somebody else's in the state directory");
+    let rig = Rig::new();
+    rig.sleeper("web");
+    let theirs = rig.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    let files = ["notes.txt", "users.json", "half.new", "x"];
+    for name in files {
+        fs::write(theirs.join(name), "{\"theirs\": true}\n").unwrap();
+    }
+    let assert_kept = |place: &Path| {
+        for name in files {
+            let text = fs::read_to_string(place.join(name)).unwrap();
+            assert_eq!(text, "{\"theirs\": true}\n", "{name}");
+        }
+    };
+    fs::create_dir(rig.runtime_dir()).unwrap();
+    let state = rig.state_dir();
+    symlink(&theirs, &state).unwrap();
+    let said = refused(&rig);
+    assert!(said.contains("is there and is no directory"), "{said}");
+    assert_kept(&theirs);
+    fs::remove_file(&state).unwrap();
+    fs::rename(&theirs, &state).unwrap();
+    let said = refused(&rig);
+    assert!(said.contains("not respawn's"), "{said}");
+    assert_kept(&state);
+}
