@@ -4,10 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use support::respawn;
 use support::rig::{Memory, Rig};
 use support::scene::Scene;
-use support::{respawn, signal_to};
 
 use crate::{doctor, is_machine};
 
@@ -21,18 +20,6 @@ fn mounted(path: &str) -> Option<String> {
     mounts.lines().filter_map(of).next_back()
 }
 
-/// Kills the service while no agent lives; returns what is told of its exit.
-fn dies_unseen(scene: &mut Scene) -> Value {
-    let web = scene.web;
-    scene.between_agents(|_| signal_to(web.0, Signal::SIGTERM));
-    let next = scene.ledger.current("web");
-    assert_ne!(next, web);
-    scene.rig.assert_single("web", next);
-    let exits = &scene.ledger.told("web", web).exits;
-    assert_eq!(exits.len(), 1, "{exits:?}");
-    exits[0].clone()
-}
-
 #[test]
 fn an_agent_mounts_bpffs_and_loses_no_cause() {
     if !is_machine("an_agent_mounts_bpffs", "no_bpffs") {
@@ -42,7 +29,7 @@ fn an_agent_mounts_bpffs_and_loses_no_cause() {
     let scene = Scene::new(Memory::Kernel);
     assert_eq!(mounted("/sys/fs/bpf").as_deref(), Some("bpf"));
     let mut scene = scene;
-    let exit = dies_unseen(&mut scene);
+    let exit = scene.dies_unseen(Signal::SIGTERM);
     assert_eq!(exit["cause"]["signal"], "SIGTERM", "{exit}");
     assert!(exit["cause"]["sender"].is_object(), "{exit}");
     assert_eq!(doctor(&scene.rig, "bpffs").0, "works");
@@ -74,7 +61,7 @@ fn where_nothing_can_be_mounted_services_are_kept_all_the_same() {
     scene.assert_watched();
     assert_eq!(mounted("/sys/fs/bpf"), None);
     // Its cause may be unknown; it is never a wrong one.
-    let exit = dies_unseen(&mut scene);
+    let exit = scene.dies_unseen(Signal::SIGTERM);
     let cause = &exit["cause"];
     let honest = cause["kind"] == "unknown" || cause["signal"] == "SIGTERM";
     assert!(honest, "{exit}");

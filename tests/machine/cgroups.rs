@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use support::eventually;
 use support::rig::{Memory, Rig};
 use support::scene::Scene;
@@ -34,13 +35,8 @@ fn services_are_kept() {
     scene.assert_watched();
     scene.between_agents(|_| {});
     scene.assert_kept();
-    let web = scene.web;
-    let killed =
-        scene.between_agents(|_| support::signal_to(web.0, nix::sys::signal::Signal::SIGTERM));
-    assert!(!killed.contains("panic"), "{killed}");
-    let exits = &scene.ledger.told("web", web).exits;
-    assert_eq!(exits.len(), 1, "{exits:?}");
-    assert_eq!(exits[0]["cause"]["signal"], "SIGTERM", "{exits:?}");
+    let exit = scene.dies_unseen(Signal::SIGTERM);
+    assert_eq!(exit["cause"]["signal"], "SIGTERM", "{exit}");
     // A stop ends what a service has started in its session.
     let rig = Rig::new();
     rig.service("pair", r#"["sh", "-c", "sleep 1000 & sleep 1000"]"#, "");

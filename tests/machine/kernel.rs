@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use support::rig::{Memory, Rig};
 use support::scene::Scene;
-use support::{Victim, Watch, respawn, signal_to};
+use support::{Victim, Watch, respawn};
 
 use crate::{doctor, is_machine};
 
@@ -71,12 +71,7 @@ fn under_confidentiality_lockdown_services_are_kept_and_what_is_missing_is_said(
     // What is left is what there is without a kernel program.
     let mut scene = Scene::new(Memory::FilesAlone);
     scene.assert_mended();
-    let web = scene.web;
-    scene.between_agents(|_| signal_to(web.0, Signal::SIGKILL));
-    let next = scene.ledger.current("web");
-    assert_ne!(next, web);
-    scene.rig.assert_single("web", next);
-    assert_eq!(scene.ledger.told("web", web).exits.len(), 1);
+    scene.dies_unseen(Signal::SIGKILL);
 }
 
 #[test]

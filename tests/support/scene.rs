@@ -55,6 +55,21 @@ impl Scene {
         signal_to(self.web.0, Signal::SIGKILL);
     }
 
+    /// Ends the service by a signal while no agent lives; asserts that the next one tells its exit
+    /// once, and has it back. Returns what is told.
+    pub fn dies_unseen(&mut self, signal: Signal) -> Value {
+        let old = self.web;
+        self.between_agents(|_| signal_to(old.0, signal));
+        self.web = self.ledger.wait("it is back", |ledger| {
+            let new = ledger.has_current("web").filter(|new| *new != old)?;
+            ledger.has_exited("web", old).then_some(new)
+        });
+        self.rig.assert_single("web", self.web);
+        let exits = &self.ledger.told("web", old).exits;
+        assert_eq!(exits.len(), 1, "{exits:?}");
+        exits[0].clone()
+    }
+
     /// Asserts that the service was kept as it was.
     pub fn assert_same(&mut self) {
         assert_eq!(self.ledger.current("web"), self.web);

@@ -35,19 +35,19 @@ pub(crate) struct Args {
     kernels: Vec<String>,
 
     /// The tests to run, such as `pins::*`; those of `machine` get a machine of their own each
-    #[arg(long, value_name = "GLOB", default_value = "*")]
-    test: String,
+    #[arg(long = "test", value_name = "GLOB", default_value = "*")]
+    tests: Vec<String>,
 
     /// Run the tests on all kernels and inits, and write docs/kernels.md
     #[arg(long, conflicts_with_all = ["kernels", "init", "run", "shell"])]
     all: bool,
 
     /// A shell command to run there in place of tests, as root; `respawn` is on its PATH
-    #[arg(long, value_name = "COMMAND", conflicts_with = "test")]
+    #[arg(long, value_name = "COMMAND", conflicts_with = "tests")]
     run: Option<String>,
 
     /// A file with a shell script to run there in place of tests
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "test"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "tests"])]
     shell: Option<PathBuf>,
 
     /// A file to have there in `/vm/files`, which is on the PATH, or in another place
@@ -85,6 +85,10 @@ pub(crate) struct Args {
     /// When a test is ended that has not come to its end
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     test_limit: u64,
+
+    /// How often the tests of inits kill something
+    #[arg(long, value_name = "NUMBER", default_value_t = 500)]
+    kills: u32,
 
     /// Keep the machine's files, and say where
     #[arg(long)]

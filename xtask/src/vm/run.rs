@@ -55,11 +55,11 @@ impl OnKernel {
 pub(super) fn tests(stock: &Stock, args: &Args) -> Result<Vec<OnKernel>> {
     let wanted: Vec<&Scenario> = scenarios::ALL
         .iter()
-        .filter(|scenario| scenario.is_wanted(&args.test))
+        .filter(|scenario| scenario.is_wanted(&args.tests))
         .filter(|scenario| !scenario.reboots || args.init.keeps_entries())
         .collect();
     if wanted.is_empty() {
-        bail!("no test has a name like {}", args.test);
+        bail!("no test has a name like {}", args.tests.join(" or "));
     }
     let kernels = stock.kernels.iter();
     kernels
@@ -103,9 +103,10 @@ fn tests_on(
             _ => Vec::new(),
         };
         let script = format!(
-            "export RESPAWN_INIT={}\n{}",
+            "export RESPAWN_INIT={} RESPAWN_KILLS={}\n{}",
             args.init.name(),
-            scenario.script(&args.test, args.test_limit)
+            args.kills,
+            scenario.script(&args.tests, args.test_limit)
         );
         let booted = boot(kernel, stock, &script, scenario, &more, args)?;
         let ran = booted

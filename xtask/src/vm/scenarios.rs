@@ -122,17 +122,21 @@ pub(super) const ALL: [Scenario; 13] = [
 ];
 
 impl Scenario {
-    /// Whether a test that fits the pattern is for it.
-    pub(super) fn is_wanted(&self, pattern: &str) -> bool {
+    /// Whether a test that fits one of the patterns is for it.
+    pub(super) fn is_wanted(&self, patterns: &[String]) -> bool {
+        let any = |is_it: fn(&str) -> bool| patterns.iter().any(|pattern| is_it(pattern));
         match self.name {
-            "plain" => pattern == "*" || !pattern.starts_with("machine"),
-            "one_cpu" | "four_cpus" => pattern == "*",
-            _ => self.tests.iter().any(|test| glob::fits(pattern, test)),
+            "plain" => any(|pattern| !pattern.starts_with("machine")),
+            "one_cpu" | "four_cpus" => any(|pattern| pattern == "*"),
+            _ => {
+                let fits = |test: &&str| patterns.iter().any(|pattern| glob::fits(pattern, test));
+                self.tests.iter().any(fits)
+            }
         }
     }
 
     /// What the machine is to run, and to keep.
-    pub(super) fn script(&self, pattern: &str, limit_s: u64) -> String {
+    pub(super) fn script(&self, patterns: &[String], limit_s: u64) -> String {
         let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
         let tests: Vec<String> = self.tests.iter().map(|test| quoted(test)).collect();
         let mut script = String::new();
@@ -143,7 +147,7 @@ impl Scenario {
             + &format!(
                 "export RESPAWN_MACHINE={}\nexec /vm/run-tests {limit_s} {} {}\n",
                 self.name,
-                quoted(pattern),
+                quoted(&format!("@({})", patterns.join("|"))),
                 tests.join(" ")
             )
     }
@@ -154,7 +158,8 @@ mod tests {
     use super::*;
 
     fn wanted(pattern: &str) -> Vec<&'static str> {
-        let wanted = ALL.iter().filter(|scenario| scenario.is_wanted(pattern));
+        let patterns = [pattern.to_owned()];
+        let wanted = ALL.iter().filter(|scenario| scenario.is_wanted(&patterns));
         wanted.map(|scenario| scenario.name).collect()
     }
 
@@ -176,12 +181,10 @@ mod tests {
 
     #[test]
     fn the_script_names_machine_and_tests() {
-        let script = ALL[11].script("it's", 60);
+        let script = ALL[11].script(&["it's".to_owned(), "b*".to_owned()], 60);
         assert!(script.starts_with("printf '%s\\n' etc var/lib > /vm/disk\n"));
-        assert!(
-            script.contains(
-                "RESPAWN_MACHINE=init\nexec /vm/run-tests 60 'it'\\''s' 'machine::init::"
-            )
-        );
+        assert!(script.contains(
+            "RESPAWN_MACHINE=init\nexec /vm/run-tests 60 '@(it'\\''s|b*)' 'machine::init::"
+        ));
     }
 }
