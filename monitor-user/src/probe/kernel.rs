@@ -28,7 +28,8 @@ use crate::os::{self, bpf};
 use crate::supervisor::Instance;
 
 /// The object that the binary carries.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/respawn.bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/respawn.bpf.o"));
 
 /// What to load, and what the kernel programs report beside watched pids.
 #[derive(Debug, Default)]

@@ -32,10 +32,12 @@ const MOST_EFFORT: Duration = Duration::from_secs(10);
 const LOG_BYTES: usize = 1 << 14;
 /// Room for what it says of each instruction, of which the last lines are shown.
 const LONG_LOG_BYTES: usize = 1 << 20;
-/// A program of which the kernel looked at fewer instructions than this is offered twice.
+/// A program of which the kernel looked at fewer instructions than this may be offered twice.
 const WORTH_REPEATING: u32 = 100_000;
-/// So many lines say what is wrong.
-const LOG_LINES: usize = 5;
+/// So many lines say what is wrong; Linux 7.3 adds what to do about it.
+const LOG_LINES: usize = 12;
+/// The same, with what led there.
+const LONG_LOG_LINES: usize = 60;
 
 /// Where in the kernel a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,18 +285,27 @@ fn load(program: &NewProgram<'_>) -> Result<(OwnedFd, Option<u32>)> {
         return Err(anyhow!(error).context(format!("cannot load the program {name}")));
     }
     if work.is_none_or(|work| work < WORTH_REPEATING) {
-        let mut long = vec![0; LONG_LOG_BYTES];
-        if try_load(program, LOG_INSTRUCTIONS, &mut long).is_err() && !text(&long).is_empty() {
-            log = long;
-        }
+        show_the_way(program);
     }
-    let reason = format!("{error}\n{}", last_lines(&text(&log)));
+    let reason = format!("{error}\n{}", last_lines(&text(&log), LOG_LINES));
     // The verifier's own verdicts. EPERM, ENOMEM and the like may be others tomorrow.
     let verdicts = [libc::EINVAL, libc::EACCES, libc::E2BIG];
     let lasts = error
         .raw_os_error()
         .is_some_and(|errno| verdicts.contains(&errno));
     Err(Refused::new(name, reason, lasts).into())
+}
+
+/// Has the verifier say more of a program that it refuses: what it looked at before.
+fn show_the_way(program: &NewProgram<'_>) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let mut log = vec![0; LONG_LOG_BYTES];
+    if try_load(program, LOG_INSTRUCTIONS, &mut log).is_err() {
+        let lines = last_lines(&text(&log), LONG_LOG_LINES);
+        tracing::debug!("the verifier's way through {}:\n{lines}", program.name);
+    }
 }
 
 fn try_load(program: &NewProgram<'_>, level: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
@@ -317,11 +328,13 @@ fn instructions_in(line: &str) -> Option<u32> {
     count.parse().ok()
 }
 
-/// The lines that say what is wrong: the last ones, but for two that say how much it took.
-fn last_lines(log: &str) -> String {
-    let figures = ["verification time ", "stack depth "];
-    let told = |line: &&str| !figures.iter().any(|figure| line.starts_with(figure));
-    let mut lines: Vec<&str> = log.lines().rev().filter(told).take(LOG_LINES).collect();
+/// The lines that say what is wrong: the last ones, but for those that say how much it took.
+fn last_lines(log: &str, most: usize) -> String {
+    let figures = ["verification time ", "stack depth ", "subprog "];
+    let told = |line: &&str| {
+        !line.trim().is_empty() && !figures.iter().any(|figure| line.starts_with(figure))
+    };
+    let mut lines: Vec<&str> = log.lines().rev().filter(told).take(most).collect();
     lines.reverse();
     lines.join("\n")
 }
@@ -453,4 +466,52 @@ fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
     std::panic::set_hook(hook);
     result.unwrap_or_else(|_| Err(anyhow!("the kernel object is damaged: its reader gave up")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_found_among_the_figures() {
+        let old = "0: (bf) r0 = r5\nR5 !read_ok\nverification time 12 usec\nstack depth 0\n\
+                   processed 1 insns (limit 1000000) max_states_per_insn 0\n";
+        // Linux 7.3 has a line for each function, after the error.
+        let new = "0: (bf) r0 = r5\nR5 !read_ok\nverification time 12 usec\nstack depth 0+0+0\n\
+                   subprog 0 (exit) main insns_self 1 insns_total 1 stack 0\n\
+                   subprog 1 (a) static insns_self 0 insns_total 0 stack 0\n\
+                   subprog 2 (b) static insns_self 0 insns_total 0 stack 0\n\
+                   subprog 3 (c) static insns_self 0 insns_total 0 stack 0\n\
+                   processed 1 insns (limit 1000000) max_states_per_insn 0\n";
+        for log in [old, new] {
+            let lines = last_lines(log, 5);
+            let expected = "0: (bf) r0 = r5\nR5 !read_ok\nprocessed 1 insns (limit 1000000) \
+                            max_states_per_insn 0";
+            assert_eq!(lines, expected);
+            assert_eq!(log.lines().find_map(instructions_in), Some(1));
+        }
+        assert_eq!(last_lines("1\n\n2\n3\n4\n", 3), "2\n3\n4");
+    }
+
+    #[test]
+    fn a_log_ends_with_its_nul() {
+        assert_eq!(text(b"some words\0\0\0"), "some words");
+        assert_eq!(text(b""), "");
+        assert_eq!(text(b"no end \xff"), "no end \u{fffd}");
+    }
+
+    #[test]
+    fn damaged_objects_are_errors() {
+        let settings = Settings {
+            globals: &[("OFFSETS", vec![0; 4])],
+            sizes: &[],
+        };
+        let whole = super::super::kernel::OBJECT;
+        for length in [0, 63, 64, whole.len() / 2, whole.len() - 1] {
+            assert!(Object::new(&whole[..length], &settings, None).is_err());
+        }
+        // A global of another length is another build's.
+        let error = Object::new(whole, &settings, None).err().unwrap();
+        assert!(format!("{error:#}").contains("OFFSETS"), "{error:#}");
+    }
 }

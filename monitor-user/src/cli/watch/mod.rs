@@ -198,12 +198,13 @@ fn needs_ebpf(error: anyhow::Error) -> anyhow::Error {
         let error = cause.downcast_ref::<io::Error>();
         error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
-    let advice = if error.chain().any(denied) {
-        "run as root (or with CAP_BPF and CAP_PERFMON); `respawn doctor` shows what is missing"
+    let is_denied = error.chain().any(denied);
+    error.context(if is_denied {
+        "--all and --name need eBPF: run as root (or with CAP_BPF and CAP_PERFMON); `respawn \
+         doctor` shows what is missing"
     } else {
-        "`respawn doctor` shows what this host lacks for it"
-    };
-    error.context(format!("--all and --name need eBPF: {advice}"))
+        "--all and --name need eBPF (`respawn doctor` shows what this host lacks)"
+    })
 }
 
 /// Shows exits as they come. With `only_pids`, ends when all of those have been shown.
