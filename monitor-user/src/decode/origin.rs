@@ -367,8 +367,8 @@ mod tests {
         (libc::SIGPIPE, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::BrokenPipe), false),
         (libc::SIGPIPE, 0, NO_INFO | ITSELF, -1, Some(How::BrokenPipe), false),
         (libc::SIGXFSZ, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::FileSizeLimit), false),
-        // From Linux 7.3 on so does kill(2).
-        (libc::SIGPIPE, 0, NO_INFO | ITSELF | GROUP, libc::SYS_kill, Some(How::Kernel), false),
+        // From Linux 7.3 on kill(2) has no siginfo either.
+        (libc::SIGPIPE, 0, NO_INFO | ITSELF | GROUP, libc::SYS_kill, Some(How::Kill), true),
         (libc::SIGPIPE, 0, NO_INFO | GROUP, libc::SYS_write, Some(How::Kernel), false),
         (libc::SIGKILL, libc::SI_KERNEL, LIMITED, -1, Some(How::CpuLimit), false),
         (libc::SIGXCPU, libc::SI_KERNEL, LIMITED, -1, Some(How::CpuLimit), false),
