@@ -110,7 +110,6 @@ fn what_it_says_of_exits_is_what_a_watch_shows() {
         "ring_buffer_map",
         "hash_map",
         "lru_hash_map",
-        "per_cpu_array_map",
         "array_map",
     ] {
         said.assert(name, true);

@@ -41,8 +41,16 @@ pub(crate) enum Thread {
     /// Not the last one.
     NotLast,
     /// It is the last one if the process counts no living ones. Two threads that end at once may
-    /// both see none: the first to claim the process reports it.
+    /// both see none.
     Unknown,
+}
+
+impl Thread {
+    /// What the kernel says of it.
+    #[inline(always)]
+    pub(crate) fn told(is_last: bool) -> Self {
+        if is_last { Self::Last } else { Self::NotLast }
+    }
 }
 
 /// Sees `task`, the current one, end: reports its process if it is watched and goes with it.
@@ -64,7 +72,7 @@ pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread) {
         Thread::Unknown => task.process().live_threads() == 0,
     };
     if is_last {
-        report(ctx, task, pid, host_pid, thread == Thread::Unknown);
+        report(ctx, task, pid, host_pid);
     } else if is_hinted(pid) {
         count_threads(task.process(), pid);
     }
@@ -77,7 +85,7 @@ pub(crate) fn filter() -> Filter {
 }
 
 #[inline(always)]
-fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32, must_claim: bool) {
+fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32) {
     let filter = filter();
     let entry = WATCHED.get_ptr_mut(&pid);
     if entry.is_none() && filter.all == 0 && filter.names == 0 {
@@ -96,12 +104,21 @@ fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32, must_cla
         // SAFETY: the map returned it, and its values live as long as the program runs.
         unsafe { (**entry).start_ticks == start_time_ns / TICK_NS }
     });
+    if let Some(entry) = entry
+        // SAFETY: as above.
+        && unsafe { (*entry).state } == STATE_LOST
+    {
+        // Another program found no room for its record, and has counted it.
+        return;
+    }
     let comm = leader.comm();
     if entry.is_none() && filter.all == 0 && !(filter.names != 0 && matches(&comm)) {
         forget_signals(host_pid);
         return;
     }
-    if must_claim && !claim(host_pid, start_time_ns) {
+    // Where nothing but watched processes is reported, taking the entry out is claim enough.
+    let some_unwatched = filter.all != 0 || filter.names != 0;
+    if some_unwatched && filter.claim != 0 && !claim(host_pid, start_time_ns) {
         return;
     }
     let exit = Exit {
@@ -118,7 +135,7 @@ fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32, must_cla
     }
 }
 
-/// Whether no other run of the program has claimed the process.
+/// Whether no other program, and no other run of this one, has claimed the process.
 #[inline(always)]
 fn claim(host_pid: u32, start_time_ns: u64) -> bool {
     let key = ClaimKey {
@@ -373,9 +390,8 @@ fn matches(comm: &[u8; COMM_LEN]) -> bool {
 #[inline(always)]
 fn count_lost() {
     if let Some(counter) = LOST.get_ptr_mut(0) {
-        // In one instruction: from 7.0 on this can be put off half-way, and another program of the
-        // same kind run on this CPU meanwhile.
-        // SAFETY: the map returned it: aligned, and valid while the program runs.
+        // SAFETY: the map returned it: aligned, and valid while the program runs. Other CPUs, and
+        // another program on this one, add to it at the same time: hence in one instruction.
         unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) 1_u64) };
     }
 }

@@ -7,7 +7,7 @@
 use core::mem::size_of;
 
 /// Counted up with every change of a record, a map or a global in this file.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Size of a process's name in the kernel, its terminating NUL included (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
@@ -334,14 +334,14 @@ pub mod notes {
     pub const OWNER: u32 = 1;
     /// Lost records that have been told of.
     pub const LOST_TOLD: u32 = 2;
-    /// Which of the programs that not every kernel takes are attached: `1` the signal program, `2`
-    /// the one of out-of-memory kills.
+    /// Which of the programs that not every kernel takes are attached, a bit each: those of signals
+    /// and of out-of-memory kills, and the exit programs.
     pub const PROGRAMS: u32 = 3;
     /// How many words there are.
     pub const COUNT: u32 = 4;
 }
 
-/// Key of the claim map of kernels before 6.16.
+/// Key of the claim map.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimKey {
@@ -441,8 +441,21 @@ pub struct Offsets {
     pub mm_anon_pages: u32,
     /// `mm_struct.rss_stat[MM_SHMEMPAGES].count`
     pub mm_shmem_pages: u32,
-    /// `pt_regs.orig_ax`, or the like: the number of the system call
+    /// `pt_regs.orig_ax`, or the like: the number of the system call; only where the kernel hands
+    /// out a task's registers (`bpf_task_pt_regs`)
     pub pt_regs_syscall: u32,
+    /// The same, so many bytes below the end of the task's stack; only where it does not
+    pub stack_syscall: u32,
+    /// `task_struct.stack`
+    pub task_stack: u32,
+    /// `task_struct.stack_vm_area`
+    pub task_stack_area: u32,
+    /// `vm_struct.nr_pages`
+    pub area_pages: u32,
+    /// Of memory, in bytes
+    pub page_size: u32,
+    /// `trace_event_raw_sched_process_exit.group_dead`
+    pub event_group_dead: u32,
 }
 
 /// In place of an offset in [`Offsets`]: the kernel has no such field. Only those from `task_flags`
@@ -450,7 +463,7 @@ pub struct Offsets {
 pub const NO_FIELD: u32 = u32::MAX;
 
 /// How many words [`Offsets`] has.
-pub const OFFSET_WORDS: usize = 44;
+pub const OFFSET_WORDS: usize = 50;
 
 const _: () = assert!(size_of::<Offsets>() == OFFSET_WORDS * 4);
 
@@ -502,6 +515,12 @@ impl Offsets {
             self.mm_anon_pages,
             self.mm_shmem_pages,
             self.pt_regs_syscall,
+            self.stack_syscall,
+            self.task_stack,
+            self.task_stack_area,
+            self.area_pages,
+            self.page_size,
+            self.event_group_dead,
         ]
     }
 }
@@ -516,12 +535,15 @@ pub struct Filter {
     pub all: u32,
     /// 1: processes whose name [`NameMatcher`] accepts are reported.
     pub names: u32,
+    /// 1: more than one program may see the same exit, or one program twice, so that whoever
+    /// reports a process that is not watched claims it first.
+    pub claim: u32,
 }
 
 impl Filter {
     /// The fields in the order of their declaration, as the object holds them.
-    pub const fn words(&self) -> [u32; 3] {
-        [self.pid_namespace, self.all, self.names]
+    pub const fn words(&self) -> [u32; 4] {
+        [self.pid_namespace, self.all, self.names, self.claim]
     }
 }
 
@@ -598,7 +620,7 @@ pub mod maps {
     pub const WATCHED: &str = "WATCHED";
     /// Entries of the watch map.
     pub const WATCHED_ENTRIES: u32 = 16_384;
-    /// Per-CPU array with one `u64`: records that found the ring full.
+    /// Array with one `u64`, to be mapped: records that found the ring full.
     pub const LOST: &str = "LOST";
     /// Array with one [`Mark`](super::Mark).
     pub const MARK: &str = "MARK";
@@ -622,6 +644,12 @@ pub mod programs {
     pub const EXIT_GROUP_DEAD: &str = "exit_group_dead";
     /// Exit program for the kernels before.
     pub const EXIT_LIVE_ZERO: &str = "exit_live_zero";
+    /// Exit program for the kernels before 6.16 that let programs be attached to functions: it
+    /// runs before the process's memory goes, as the tracepoint does from 6.16 on.
+    pub const EXIT_EARLY: &str = "exit_early";
+    /// Exit program that no other run of it can be put off by: for 7.0 and later, where the one
+    /// on the tracepoint can be.
+    pub const EXIT_EVENT: &str = "exit_event";
     /// Records the births of instances.
     pub const BIRTH: &str = "birth";
     /// Keeps the signals that watched processes are sent.

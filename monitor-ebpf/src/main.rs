@@ -13,17 +13,21 @@ mod task;
 /// Maps, globals and programs.
 #[cfg(target_arch = "bpf")]
 mod object {
-    use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+    use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
     use aya_ebpf::{
-        macros::{btf_tracepoint, map},
-        maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
-        programs::BtfTracePointContext,
+        EbpfContext,
+        macros::{btf_tracepoint, fentry, map, tracepoint},
+        maps::{Array, HashMap, LruHashMap, RingBuf},
+        programs::{BtfTracePointContext, FEntryContext, TracePointContext},
     };
     use monitor_ebpf::{
         ClaimKey, Filter, Mark, NameMatcher, Offsets, SentSignals, WatchEntry, hints, maps, notes,
     };
 
-    use crate::{birth, exit, signal, task::Task};
+    use crate::{
+        birth, exit, signal,
+        task::{Task, event_group_dead},
+    };
 
     #[map]
     pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -32,11 +36,13 @@ mod object {
     pub(crate) static WATCHED: HashMap<u32, WatchEntry> =
         HashMap::with_max_entries(maps::WATCHED_ENTRIES, 0);
 
-    /// Records that found the ring full.
+    /// Records that found the ring full. Mapped, so that it is read without a system call: from 7.0
+    /// on the kernel skips `exit_event` while a map's system call is under way on that CPU.
     #[map]
-    pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+    pub(crate) static LOST: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-    /// Which processes have been reported, where two threads may both take themselves for the last.
+    /// Which processes have been reported, where two programs see the same exit, or two threads may
+    /// both take themselves for the last.
     #[map]
     pub(crate) static CLAIMED: LruHashMap<ClaimKey, u8> =
         LruHashMap::with_max_entries(maps::CLAIMED_ENTRIES, 0);
@@ -64,6 +70,7 @@ mod object {
         pid_namespace: 0,
         all: 0,
         names: 0,
+        claim: 0,
     };
     #[unsafe(no_mangle)]
     pub(crate) static NAMES: NameMatcher = NameMatcher::NONE;
@@ -74,15 +81,31 @@ mod object {
     /// Kernels from 6.16 on: `sched_process_exit(struct task_struct *task, bool group_dead)`.
     #[btf_tracepoint(function = "sched_process_exit")]
     pub(crate) fn exit_group_dead(ctx: BtfTracePointContext) -> i32 {
-        let thread = match ctx.arg::<u8>(1) {
-            0 => exit::Thread::NotLast,
-            _ => exit::Thread::Last,
-        };
+        let thread = exit::Thread::told(ctx.arg::<u8>(1) != 0);
         exit::see(&ctx, Task(ctx.arg(0)), thread);
         0
     }
 
-    /// Kernels before 6.16: `sched_process_exit(struct task_struct *task)`, for every thread.
+    /// Kernels from 7.0 on: the same as an event of perf, for which the kernel still forbids that
+    /// the thread is preempted (`perf_trace_##call`, include/trace/perf.h).
+    #[tracepoint(category = "sched", name = "sched_process_exit")]
+    pub(crate) fn exit_event(ctx: TracePointContext) -> u32 {
+        let thread = exit::Thread::told(event_group_dead(ctx.as_ptr().cast()));
+        exit::see(&ctx, Task::current(), thread);
+        0
+    }
+
+    /// Kernels before 6.16: `taskstats_exit(struct task_struct *tsk, int group_dead)`, which
+    /// `do_exit` calls when the status is final and the memory is still there (kernel/exit.c).
+    #[fentry(function = "taskstats_exit")]
+    pub(crate) fn exit_early(ctx: FEntryContext) -> i32 {
+        let thread = exit::Thread::told(ctx.arg::<i32>(1) != 0);
+        exit::see(&ctx, Task(ctx.arg(0)), thread);
+        0
+    }
+
+    /// Kernels before 6.16: `sched_process_exit(struct task_struct *task)`, for every thread, when
+    /// its memory is gone.
     #[btf_tracepoint(function = "sched_process_exit")]
     pub(crate) fn exit_live_zero(ctx: BtfTracePointContext) -> i32 {
         exit::see(&ctx, Task(ctx.arg(0)), exit::Thread::Unknown);

@@ -59,7 +59,7 @@ macro_rules! plain {
         unsafe impl Plain for $type {}
     )* };
 }
-plain!(i16, i32, i64, u32, u64, *const u8, [u8; COMM_LEN]);
+plain!(i16, i32, i64, u8, u32, u64, *const u8, [u8; COMM_LEN]);
 
 /// Reads a `T` of kernel memory; zeros if that cannot be read.
 #[inline(always)]
@@ -98,11 +98,35 @@ fn optional<T: Plain>(base: *const u8, offset: u32, missing: T) -> T {
 pub(crate) fn syscall_number() -> i32 {
     let offset = offset!(pt_regs_syscall);
     if offset == NO_FIELD {
-        return -1;
+        return syscall_on_stack(Task::current());
     }
     // SAFETY: user space sets the offset only where the kernel has both helpers.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
     field(registers as *const u8, offset)
+}
+
+/// The same before 5.15: the registers are at the end of the task's stack, which is as large as
+/// its area says (`task_pt_regs`, arch/x86/include/asm/processor.h and the like for arm64).
+#[inline(always)]
+fn syscall_on_stack(task: Task) -> i32 {
+    let below = offset!(stack_syscall);
+    if below == NO_FIELD {
+        return -1;
+    }
+    let area: *const u8 = field(task.0, offset!(task_stack_area));
+    let pages: u32 = field(area, offset!(area_pages));
+    if pages == 0 {
+        return -1;
+    }
+    let stack: *const u8 = field(task.0, offset!(task_stack));
+    let size = u64::from(pages) * u64::from(offset!(page_size));
+    read(stack.wrapping_add((size - u64::from(below)) as usize))
+}
+
+/// Whether the event `sched_process_exit` says that it is about the last thread.
+#[inline(always)]
+pub(crate) fn event_group_dead(event: *const u8) -> bool {
+    field::<u8>(event, offset!(event_group_dead)) != 0
 }
 
 impl Task {

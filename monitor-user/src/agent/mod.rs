@@ -190,6 +190,8 @@ struct Agent {
     /// This process, as the kernel's mark names it.
     myself: Instance,
     lost: u64,
+    /// How often the kernel had skipped the exit programs when the instances were last compared.
+    skipped: u64,
     memory: MemoryDir,
     last_good: LastGood,
     journal: Journal,
@@ -279,6 +281,10 @@ impl Agent {
             lost: probe
                 .as_ref()
                 .and_then(|probe| probe.lost_told().ok())
+                .unwrap_or(0),
+            skipped: probe
+                .as_ref()
+                .and_then(|probe| probe.skipped().ok())
                 .unwrap_or(0),
             probe,
             pins,
@@ -518,21 +524,31 @@ impl Agent {
         }
     }
 
-    /// After a loss every instance is compared with its pidfd.
+    /// After a loss every instance is compared with its pidfd; and when the kernel has skipped the
+    /// exit programs, for whatever process that was.
     fn check_loss(&mut self) {
-        let Some(Ok(lost)) = self.probe.as_ref().map(KernelProbe::lost) else {
+        let figures = self
+            .probe
+            .as_ref()
+            .map(|probe| (probe.lost(), probe.skipped()));
+        let Some((lost, Ok(skipped))) = figures else {
             return;
         };
-        if lost > self.lost {
-            let count = lost - self.lost;
-            self.lost = lost;
-            for event in self.instances.look_at_all() {
-                self.tell_end(event);
-            }
-            self.tell(Event::EventsLost { count });
-            if let Some(Err(error)) = self.probe.as_mut().map(|probe| probe.set_lost_told(lost)) {
-                tracing::error!("{error:#}");
-            }
+        let count = lost.saturating_sub(self.lost);
+        if count == 0 && skipped == self.skipped {
+            return;
+        }
+        (self.lost, self.skipped) = (lost.max(self.lost), skipped);
+        for event in self.instances.look_at_all() {
+            self.tell_end(event);
+        }
+        if count == 0 {
+            tracing::debug!("the kernel has skipped the exit programs {skipped} times so far");
+            return;
+        }
+        self.tell(Event::EventsLost { count });
+        if let Some(Err(error)) = self.probe.as_mut().map(|probe| probe.set_lost_told(lost)) {
+            tracing::error!("{error:#}");
         }
     }
 
@@ -741,7 +757,7 @@ impl Agent {
         let output_start = self.output_length(&service);
         let marked = self.mark(birth);
         let spawned = match self.supervisor.spec(&service).cloned() {
-            Some(spec) if marked => self.instances.spawn(&service, &spec, attempt, None),
+            Some(spec) if marked => self.spawn_marked(&service, &spec, attempt, birth),
             Some(spec) => self.spawn_recorded(&service, &spec, attempt),
             None => Err(SpawnFailure {
                 message: format!("{service} is gone from the config"),
@@ -808,6 +824,30 @@ impl Agent {
                 failure,
             },
         })
+    }
+
+    /// Starts a service whose birth the kernel records. Where it may skip that, the process waits
+    /// until the birth is seen to be in the watch map, or is entered there.
+    fn spawn_marked(
+        &mut self,
+        service: &ServiceName,
+        spec: &Arc<Spec>,
+        attempt: Attempt,
+        birth: Birth,
+    ) -> Result<Instance, SpawnFailure> {
+        let probe = self.probe.as_mut().filter(|probe| probe.may_skip_births());
+        let Some(probe) = probe else {
+            return self.instances.spawn(service, spec, attempt, None);
+        };
+        let mut enter = |instance| {
+            // A service of which only this agent knows is better than none.
+            if let Err(error) = probe.watch(instance, birth) {
+                tracing::error!(%service, "its birth cannot be recorded: {error:#}");
+            }
+            Ok(())
+        };
+        self.instances
+            .spawn(service, spec, attempt, Some(&mut enter))
     }
 
     /// Starts a service whose birth the kernel does not record.

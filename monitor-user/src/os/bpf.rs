@@ -162,6 +162,8 @@ struct ProgramInfo {
     middle: [u64; 14],
     run_time_ns: u64,
     run_count: u64,
+    /// Linux 5.12; older kernels leave it as it is.
+    recursion_misses: u64,
 }
 const _: () = assert!(std::mem::offset_of!(ProgramInfo, map_ids) == 56);
 const _: () = assert!(std::mem::offset_of!(ProgramInfo, run_time_ns) == 192);
@@ -180,6 +182,9 @@ pub(crate) struct Program {
     pub(crate) run_time_ns: u64,
     /// Times that it ran; 0 unless the same.
     pub(crate) runs: u64,
+    /// Times that the kernel should have run it and did not, as it was at work on that CPU; 0
+    /// before 5.12, which does not count.
+    pub(crate) skipped: u64,
 }
 
 /// Records of one size about a program's instructions, as `.BTF.ext` has them.
@@ -408,11 +413,16 @@ pub(crate) fn program_of_link(link: BorrowedFd<'_>) -> io::Result<Program> {
     let mut info = LinkInfo::default();
     // SAFETY: plain numbers, whatever the kernel writes there.
     unsafe { read_info(link, &mut info) }?;
-    let mut subject = Subject { all: [0; 2] };
-    subject.id = info.program;
-    // SAFETY: it leads to no memory.
-    let program = unsafe { descriptor(PROG_GET_FD_BY_ID, &subject) }?;
+    let program = open_program(info.program)?;
     self::program(program.as_fd())
+}
+
+/// Opens a program by its number.
+pub(crate) fn open_program(id: u32) -> io::Result<OwnedFd> {
+    let mut subject = Subject { all: [0; 2] };
+    subject.id = id;
+    // SAFETY: it leads to no memory.
+    unsafe { descriptor(PROG_GET_FD_BY_ID, &subject) }
 }
 
 /// What the kernel says of a program.
@@ -433,6 +443,7 @@ pub(crate) fn program(program: BorrowedFd<'_>) -> io::Result<Program> {
         maps,
         run_time_ns: of.run_time_ns,
         runs: of.run_count,
+        skipped: of.recursion_misses,
     })
 }
 

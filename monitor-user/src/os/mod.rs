@@ -16,6 +16,7 @@ pub(crate) mod ring;
 pub(crate) mod signal;
 pub(crate) mod spawn;
 mod sys;
+pub(crate) mod tracefs;
 pub(crate) mod tree;
 pub(crate) mod trust;
 pub(crate) mod waiter;

@@ -1,4 +1,4 @@
-//! Looks into a kernel ring buffer without taking anything out of it.
+//! Looks into a kernel ring buffer without taking anything out of it, and reads a counter likewise.
 //!
 //! Waits for nothing. One reader, who takes out, is elsewhere; while this looks he must not.
 
@@ -48,6 +48,23 @@ pub(crate) fn waiting(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Vec<Vec<u
     Ok(records)
 }
 
+/// The first word of an array that can be mapped. It is read without a system call, during which
+/// the kernel would skip programs on perf events.
+pub(crate) struct Counter(Mapping);
+
+impl Counter {
+    /// # Errors
+    /// The map cannot be mapped.
+    pub(crate) fn of(array: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self(Mapping::new(array, page_bytes()?, 0)?))
+    }
+
+    /// What it is now.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.word(0).load(Ordering::Relaxed) as u64
+    }
+}
+
 fn page_bytes() -> io::Result<usize> {
     usize::try_from(super::page_size()).map_err(io::Error::other)
 }
@@ -57,6 +74,9 @@ struct Mapping {
     address: NonNull<u8>,
     length: usize,
 }
+
+// SAFETY: it is memory of the whole process, which is only read, word by word where it may change.
+unsafe impl Send for Mapping {}
 
 impl Mapping {
     fn new(map: BorrowedFd<'_>, length: usize, offset: usize) -> io::Result<Self> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
     Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, hints, maps, notes, programs,
@@ -16,7 +16,8 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tracing_log::log::Log;
 
-use super::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
+use super::btf::{KERNEL_BTF, KernelTypes};
+use super::exits::{self, Choice, ExitProgram};
 use super::known::{Known, Place};
 use super::memlock;
 use super::namespace;
@@ -24,6 +25,7 @@ use super::object::{Attached, Hook, Object, Settings};
 use super::pins::PinDir;
 use super::previous::Previous;
 use crate::decode::Birth;
+use crate::os::ring::Counter;
 use crate::os::{self, bpf};
 use crate::supervisor::Instance;
 
@@ -75,15 +77,15 @@ pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
     ring_bytes: usize,
     watched: HashMap<MapData, u32, [u64; 5]>,
-    lost: PerCpuArray<MapData, u64>,
+    lost: Counter,
     mark: Array<MapData, [u64; 4]>,
     hints: Array<MapData, u64>,
     /// Births since the hints were last made anew.
     births: u32,
     notes: Array<MapData, u64>,
     logger: Logger,
-    /// Of the exit program.
-    program: u32,
+    /// The exit programs.
+    exits: Vec<OwnedFd>,
     records_births: bool,
     /// Keep the programs attached.
     links: Vec<OwnedFd>,
@@ -106,10 +108,10 @@ enum Logger {
 impl Logger {
     async fn readable(
         &mut self,
-        program: u32,
+        exits: &[OwnedFd],
     ) -> io::Result<AsyncFdReadyMutGuard<'_, EbpfLogger<&'static dyn Log>>> {
         if let Self::Unopened = self {
-            *self = kernel_log(program).map_or(Self::None, |logger| Self::Open(Box::new(logger)));
+            *self = kernel_log(exits).map_or(Self::None, |logger| Self::Open(Box::new(logger)));
         }
         match self {
             Self::Open(logger) => logger.readable_mut().await,
@@ -156,10 +158,13 @@ impl KernelProbe {
         if options.births {
             links.extend(loaded.attach_birth().ok());
         }
-        let exit = loaded.attach_exit()?;
-        links.push(exit.link);
+        let exits = loaded.attach_exits()?;
+        let attached = exits.iter().fold(0, |all, (exit, _)| all | exit.note);
+        let programs = programs_of(exits.iter().map(|(_, attached)| attached))?;
+        links.extend(exits.into_iter().map(|(_, attached)| attached.link));
         let map = |name: &str| loaded.object.take_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, false)?;
+        let mut probe = Self::new(map, options.ring_bytes(), programs, links, false)?;
+        probe.set_note(notes::PROGRAMS, attached)?;
         probe.programs = loaded.programs;
         Ok(probe)
     }
@@ -229,7 +234,7 @@ impl KernelProbe {
             Err(error) => {
                 if !pins.is_empty()? {
                     tracing::warn!("the pins are cleared away: {error:#}");
-                    pins.clear()?;
+                    pins.empty()?;
                 }
                 false
             }
@@ -250,17 +255,15 @@ impl KernelProbe {
     /// Everything that is pinned, if all of it is what it should be.
     fn open_pinned(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
         let ids = pins.check_maps(options.ring_bytes())?;
-        let is_new = pins.pin(programs::EXIT_GROUP_DEAD).exists();
-        let exit = if is_new {
-            programs::EXIT_GROUP_DEAD
-        } else {
-            programs::EXIT_LIVE_ZERO
-        };
-        let exit = pins.open_link(exit, &ids)?;
         let birth = pins.open_link(programs::BIRTH, &ids)?;
-        let links = vec![exit.link, birth.link];
+        let there = exits::ALL.iter().filter(|it| pins.pin(it.name).exists());
+        let exits = there.map(|exit| pins.open_link(exit.name, &ids));
+        let exits = exits.collect::<Result<Vec<Attached>>>()?;
+        anyhow::ensure!(!exits.is_empty(), "no exit program is pinned");
+        let programs = programs_of(exits.iter())?;
+        let links = exits.into_iter().chain([birth]).map(|it| it.link).collect();
         let map = |name: &str| pins.open_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, true)?;
+        let mut probe = Self::new(map, options.ring_bytes(), programs, links, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
         for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
             probe.links.push(pins.open_link(extra.program, &ids)?.link);
@@ -277,7 +280,8 @@ impl KernelProbe {
         let mut loaded = Loaded::new(options, known, Some(pins))?;
         let birth = loaded.attach_birth()?;
         let extra = loaded.attach_extra();
-        let exit = loaded.attach_exit()?;
+        let exits = loaded.attach_exits()?;
+        let programs = programs_of(exits.iter().map(|(_, attached)| attached))?;
         pins.replace_link(programs::BIRTH, &birth)?;
         let mut links = vec![birth];
         let mut attached = 0;
@@ -286,10 +290,16 @@ impl KernelProbe {
             pins.replace_link(extra.program, &link)?;
             links.push(link);
         }
-        pins.replace_link(loaded.exit, &exit.link)?;
-        links.push(exit.link);
+        for (exit, of) in exits {
+            attached |= exit.note;
+            pins.replace_link(exit.name, &of.link)?;
+            links.push(of.link);
+        }
+        for exit in exits::ALL.iter().filter(|exit| attached & exit.note == 0) {
+            pins.remove_link(exit.name)?;
+        }
         let map = |name: &str| loaded.object.take_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), exit.program, links, true)?;
+        let mut probe = Self::new(map, options.ring_bytes(), programs, links, true)?;
         probe.set_note(notes::PROGRAMS, attached)?;
         Ok(probe)
     }
@@ -297,7 +307,7 @@ impl KernelProbe {
     fn new(
         mut map: impl FnMut(&str) -> Result<Map>,
         ring_bytes: u32,
-        program: u32,
+        exits: Vec<OwnedFd>,
         links: Vec<OwnedFd>,
         records_births: bool,
     ) -> Result<Self> {
@@ -306,13 +316,13 @@ impl KernelProbe {
             events: os::async_fd(events, Interest::READABLE)?,
             ring_bytes: usize::try_from(ring_bytes)?,
             watched: HashMap::try_from(map(maps::WATCHED)?)?,
-            lost: PerCpuArray::try_from(map(maps::LOST)?)?,
+            lost: counter(&map(maps::LOST)?)?,
             mark: Array::try_from(map(maps::MARK)?)?,
             hints: Array::try_from(map(maps::HINTS)?)?,
             births: 0,
             notes: Array::try_from(map(maps::NOTES)?)?,
             logger: Logger::Unopened,
-            program,
+            exits,
             records_births,
             links,
             previous: Vec::new(),
@@ -471,7 +481,7 @@ impl KernelProbe {
                     guard?.clear_ready();
                     return Ok(());
                 }
-                guard = self.logger.readable(self.program) => {
+                guard = self.logger.readable(&self.exits) => {
                     let mut guard = guard?;
                     guard.get_inner_mut().flush();
                     guard.clear_ready();
@@ -511,28 +521,44 @@ impl KernelProbe {
     }
 
     /// Records that found the ring full, since loading.
-    pub(crate) fn lost(&self) -> Result<u64> {
-        let counters = self
-            .lost
-            .get(&0, 0)
-            .context("cannot read the kernel's loss counter")?;
-        Ok(counters.iter().sum())
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.get()
     }
 
-    /// Figures of the exit program and of the signal program, which may not be attached; zero
-    /// unless the kernel's BPF statistics are on.
+    /// How often the kernel has skipped every exit program for a thread that ended, since loading:
+    /// so many exits at most are neither reported nor counted by [`lost`](Self::lost).
+    pub(crate) fn skipped(&self) -> Result<u64> {
+        let of = |exit: &OwnedFd| Ok(bpf::program(exit.as_fd())?.skipped);
+        let skipped = self.exits.iter().map(of).collect::<Result<Vec<u64>>>();
+        let skipped = skipped.context("cannot look at the exit programs")?;
+        Ok(skipped.into_iter().min().unwrap_or(0))
+    }
+
+    /// Whether the kernel may skip the birth program, so that a birth has to be looked for.
+    pub(crate) fn may_skip_births(&self) -> bool {
+        exits::may_be_skipped(os::kernel_version())
+    }
+
+    /// Whether exits are seen while the process still has its memory.
+    pub(crate) fn sees_exits_early(&self) -> Result<bool> {
+        Ok(exits::are_early(self.note(notes::PROGRAMS)?))
+    }
+
+    /// Figures of the exit programs, together, and of the signal program, which may not be
+    /// attached; zero unless the kernel's BPF statistics are on.
     pub(crate) fn statistics(&self) -> Result<(HookStatistics, HookStatistics)> {
-        let (mut exit, mut signal) = Default::default();
+        let (mut exit, mut signal): (HookStatistics, _) = Default::default();
         for link in &self.links {
             let program = bpf::program_of_link(link.as_fd())?;
-            let figures = HookStatistics {
-                runs: program.runs,
-                run_time_ns: program.run_time_ns,
-            };
-            match program.name.as_str() {
-                _ if program.id == self.program => exit = figures,
-                programs::SIGNAL => signal = figures,
-                _ => {}
+            if exits::ALL.iter().any(|exit| exit.name == program.name) {
+                // Each of them runs at each exit.
+                exit.runs = exit.runs.max(program.runs);
+                exit.run_time_ns += program.run_time_ns;
+            } else if program.name == programs::SIGNAL {
+                signal = HookStatistics {
+                    runs: program.runs,
+                    run_time_ns: program.run_time_ns,
+                };
             }
         }
         Ok((exit, signal))
@@ -593,8 +619,8 @@ struct Loaded<'a> {
     object: Object,
     types: KernelTypes,
     known: &'a mut Known,
-    /// The exit program that fits this kernel.
-    exit: &'static str,
+    /// The exit programs that this kernel gets.
+    exits: Choice,
     programs: Vec<ProgramReport>,
     limit: memlock::Raised,
 }
@@ -608,8 +634,6 @@ struct Extra {
     /// What is not known without it.
     tells: &'static str,
 }
-
-const EXIT_HOOK: Hook = Hook::RawTracepoint("sched_process_exit");
 
 const EXTRA: [Extra; 2] = [
     Extra {
@@ -631,20 +655,17 @@ impl<'a> Loaded<'a> {
     fn new(options: &Options, known: &'a mut Known, pins: Option<&PinDir>) -> Result<Self> {
         let path = options.btf.as_deref().unwrap_or(Path::new(KERNEL_BTF));
         let types = known.types(path)?.clone();
-        let exit = match types.exit_tracepoint()? {
-            ExitTracepoint::GroupDead if !options.live_zero => programs::EXIT_GROUP_DEAD,
-            _ => programs::EXIT_LIVE_ZERO,
-        };
+        let exits = Choice::of(&types, options.live_zero, os::kernel_version())?;
         // Without it all the rest would be loaded for nothing.
-        known.check(exit, EXIT_HOOK)?;
+        known.check(exits.needed.name, exits.needed.hook)?;
         let limit = memlock::Raised::raise();
-        let object = make_object(options, types.offsets(), pins);
+        let object = make_object(options, &types, exits, pins);
         let object = object.map_err(|error| explained(error, &limit))?;
         Ok(Self {
             object,
             types,
             known,
-            exit,
+            exits,
             programs: Vec::new(),
             limit,
         })
@@ -669,8 +690,18 @@ impl<'a> Loaded<'a> {
         links
     }
 
-    fn attach_exit(&mut self) -> Result<Attached> {
-        self.attach(self.exit, EXIT_HOOK)
+    /// Attaches the exit programs that this kernel takes, at least the one that is needed.
+    fn attach_exits(&mut self) -> Result<Vec<(&'static ExitProgram, Attached)>> {
+        let Choice { first, needed } = self.exits;
+        let mut attached = Vec::new();
+        if let Some(first) = first {
+            match self.attach(first.name, first.hook) {
+                Ok(of) => attached.push((first, of)),
+                Err(error) => tracing::info!("{} does its work alone: {error:#}", needed.name),
+            }
+        }
+        attached.push((needed, self.attach(needed.name, needed.hook)?));
+        Ok(attached)
     }
 
     fn attach_birth(&mut self) -> Result<OwnedFd> {
@@ -697,11 +728,17 @@ impl<'a> Loaded<'a> {
 }
 
 /// Reads the object, set as is wanted, and makes its maps.
-fn make_object(options: &Options, offsets: &[u32], pins: Option<&PinDir>) -> Result<Object> {
+fn make_object(
+    options: &Options,
+    types: &KernelTypes,
+    exits: Choice,
+    pins: Option<&PinDir>,
+) -> Result<Object> {
     let filter = Filter {
         pid_namespace: namespace::observer()?,
         all: options.all.into(),
         names: options.names.is_some().into(),
+        claim: exits.must_claim().into(),
     };
     let names = options
         .names
@@ -712,13 +749,27 @@ fn make_object(options: &Options, offsets: &[u32], pins: Option<&PinDir>) -> Res
     let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
     let settings = Settings {
         globals: &[
-            (globals::OFFSETS, words(offsets)),
+            (globals::OFFSETS, words(types.offsets())),
             (globals::FILTER, words(&filter.words())),
             (globals::NAMES, names.collect()),
         ],
         sizes: &[(maps::EVENTS, options.ring_bytes())],
     };
     Object::new(&read_object(options)?, &settings, pins)
+}
+
+fn counter(map: &Map) -> Result<Counter> {
+    let Map::Array(data) = map else {
+        anyhow::bail!("the map {} is no array", maps::LOST);
+    };
+    Counter::of(data.fd().as_fd()).with_context(|| format!("cannot map {}", maps::LOST))
+}
+
+/// Opens programs that are at work.
+fn programs_of<'a>(attached: impl Iterator<Item = &'a Attached>) -> Result<Vec<OwnedFd>> {
+    attached
+        .map(|it| bpf::open_program(it.program).context("cannot open a program that is at work"))
+        .collect()
 }
 
 fn explained(error: anyhow::Error, limit: &memlock::Raised) -> anyhow::Error {
@@ -735,8 +786,9 @@ pub(crate) fn enable_statistics() -> Result<OwnedFd> {
 }
 
 /// The programs' own diagnostics. Without them the programs work all the same.
-fn kernel_log(program: u32) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
-    let logger = EbpfLogger::init_from_id(program).map_err(anyhow::Error::from);
+fn kernel_log(exits: &[OwnedFd]) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
+    let program = bpf::program(exits.first()?.as_fd()).map_err(anyhow::Error::from);
+    let logger = program.and_then(|program| Ok(EbpfLogger::init_from_id(program.id)?));
     match logger.and_then(|logger| Ok(os::async_fd(logger, Interest::READABLE)?)) {
         Ok(logger) => Some(logger),
         Err(error) => {

@@ -10,11 +10,9 @@ pub(crate) enum MapKind {
     RingBuffer,
     /// Holds the watched processes.
     Hash,
-    /// Holds who has been reported, before 6.16.
+    /// Holds who has been reported, where two programs see an exit.
     LruHash,
-    /// Counts lost events.
-    PerCpuArray,
-    /// Holds the read-only globals.
+    /// Holds the read-only globals, and counts lost events.
     Array,
 }
 
@@ -27,7 +25,6 @@ pub(crate) fn has_map_kind(kind: MapKind) -> Result<bool> {
         MapKind::RingBuffer => MapType::RingBuf,
         MapKind::Hash => MapType::Hash,
         MapKind::LruHash => MapType::LruHash,
-        MapKind::PerCpuArray => MapType::PerCpuArray,
         MapKind::Array => MapType::Array,
     };
     aya::sys::is_map_supported(kind).context("cannot make such a map")

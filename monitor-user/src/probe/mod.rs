@@ -1,6 +1,7 @@
 //! The kernel side as user space sees it; the only user of aya. Reads no record: `decode` does.
 
 pub(crate) mod btf;
+mod exits;
 mod kernel;
 mod kinds;
 mod known;

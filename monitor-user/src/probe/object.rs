@@ -22,7 +22,7 @@ use aya_obj::{EbpfSectionKind, Function};
 use super::btf::KernelTypes;
 use super::pins::PinDir;
 use crate::os::bpf::{self, LOG_INSTRUCTIONS, LOG_STATISTICS, NewProgram, Records};
-use crate::os::effort;
+use crate::os::{effort, tracefs};
 
 /// How much time on a CPU a kernel may take to look at one program. Those of this object take some
 /// hundredths of a second; one that a kernel gives up on may take minutes.
@@ -49,10 +49,8 @@ pub(super) enum Hook {
     #[allow(dead_code, reason = "for programs that follow typed pointers")]
     TypedTracepoint(&'static str),
     /// The beginning of a function.
-    #[allow(dead_code, reason = "for programs that no tracepoint serves")]
     Function(&'static str),
     /// A tracepoint's event, of this group and name, whose format is in tracefs (Linux 5.15).
-    #[allow(dead_code, reason = "for tracepoints that have no raw form")]
     Event(&'static str, &'static str),
 }
 
@@ -454,7 +452,12 @@ fn event_number(group: &str, event: &str) -> Result<u64> {
     // tracefs is mounted in one of these places, if it is.
     let roots = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
     let read = |root: &str| fs::read_to_string(format!("{root}/events/{group}/{event}/id")).ok();
-    let number = roots.into_iter().find_map(read);
+    let number = roots.into_iter().find_map(read).or_else(|| {
+        let mount = tracefs::detached()
+            .inspect_err(|error| tracing::debug!("cannot mount tracefs: {error}"))
+            .ok()?;
+        read(&format!("/proc/self/fd/{}", mount.as_raw_fd()))
+    });
     let number = number.and_then(|number| number.trim().parse().ok());
     number.with_context(|| format!("the kernel does not show the event {group}:{event} in tracefs"))
 }

@@ -72,7 +72,7 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 9] {
             SIGNALS_BYTES,
             maps::SIGNALS_ENTRIES,
         ),
-        shape(maps::LOST, MapType::PerCpuArray, 4, 8, 1),
+        shape(maps::LOST, MapType::Array, 4, 8, 1),
         shape(maps::HINTS, MapType::Array, 4, 8, hints::WORDS),
         shape(maps::MARK, MapType::Array, 4, 32, 1),
         shape(maps::NOTES, MapType::Array, 4, 8, notes::COUNT),
@@ -88,7 +88,9 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 9] {
 }
 
 /// The maps by which each program has its effect.
-const USED: [(&str, &[&str]); 4] = [
+const USED: [(&str, &[&str]); 6] = [
+    (programs::EXIT_EVENT, &EXIT_MAPS),
+    (programs::EXIT_EARLY, &EXIT_MAPS),
     (programs::EXIT_GROUP_DEAD, &EXIT_MAPS),
     (programs::EXIT_LIVE_ZERO, &EXIT_MAPS),
     (programs::BIRTH, &[maps::WATCHED, maps::HINTS, maps::MARK]),
@@ -241,12 +243,25 @@ impl PinDir {
         fs::rename(&new, &path).with_context(|| format!("cannot rename to {}", path.display()))
     }
 
+    /// Takes a link's pin away, if there is one: its program ends, if nothing else holds it.
+    pub(super) fn remove_link(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.pin(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes all pins of this version away; programs that nothing else holds end. The directories go
     /// too.
     pub(crate) fn clear(&self) -> Result<()> {
-        clear(&self.path)?;
+        self.empty()?;
         self.remove_if_empty();
         Ok(())
+    }
+
+    /// The same, but leaves the directories for new pins.
+    pub(super) fn empty(&self) -> Result<()> {
+        clear(&self.path)
     }
 
     /// Removes the directories that `open` may have made, as far as nothing is in them.

@@ -21,7 +21,7 @@ use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
-use crate::probe::{MapKind, Refused, bpffs_target, has_map_kind, namespace};
+use crate::probe::{MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace};
 use crate::report::Age;
 
 const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
@@ -49,11 +49,11 @@ pub(super) const CHECKS: &[Check] = &[
     check("btf", Need::Ebpf, btf),
     check("tracepoint", Need::Ebpf, tracepoint),
     check("exit_program", Need::Ebpf, exit_program),
+    check("early_exits", NOTHING, early_exits),
     check("ring_buffer_map", Need::Ebpf, |host| map(host, MapKind::RingBuffer, "carries the events; since 5.8")),
     check("hash_map", Need::Ebpf, |host| map(host, MapKind::Hash, "holds the watched processes")),
-    check("lru_hash_map", Need::Ebpf, |host| map(host, MapKind::LruHash, "tells who has been reported, before 6.16")),
-    check("per_cpu_array_map", Need::Ebpf, |host| map(host, MapKind::PerCpuArray, "counts lost events")),
-    check("array_map", Need::Ebpf, |host| map(host, MapKind::Array, "holds field offsets and filters")),
+    check("lru_hash_map", Need::Ebpf, |host| map(host, MapKind::LruHash, "holds who has been reported, where two programs see an exit")),
+    check("array_map", Need::Ebpf, |host| map(host, MapKind::Array, "holds field offsets and filters, and counts lost events")),
     check("delivery", Need::Ebpf, delivery),
     check("senders", SENDERS, senders),
     check("birth_program", REMEMBER, birth_program),
@@ -244,9 +244,63 @@ fn tracepoint(host: &Host<'_>) -> Finding {
 
 fn exit_program(host: &Host<'_>) -> Finding {
     match (&host.trial.loaded, &host.types) {
-        (Ok(()), _) => loaded(host, |name| name.starts_with("exit_")),
+        (Ok(()), _) => exit_programs(host),
         (Err(_), Err(_)) => Finding::unknown("not tried without BTF"),
         (Err(error), Ok(_)) => Finding::missing(one_line(error)).advise(how_to_load(host, error)),
+    }
+}
+
+/// Which of them are attached. There may be two, and then the first may have been refused.
+fn exit_programs(host: &Host<'_>) -> Finding {
+    let programs = host.trial.programs.iter();
+    let exits: Vec<&ProgramReport> = programs
+        .filter(|program| program.name.starts_with("exit_"))
+        .collect();
+    let attached: Vec<String> = exits.iter().filter_map(|it| attached(it)).collect();
+    let found = format!("loaded and attached: {}", attached.join(", "));
+    let refused = |name: &str| {
+        let mut exits = exits.iter().filter(|program| program.name == name);
+        exits.find_map(|program| program.outcome.as_ref().err())
+    };
+    match refused(programs::EXIT_EVENT) {
+        None => Finding::works(found),
+        Some(reason) => Finding::limited(format!(
+            "{found}; without {}, which needs tracefs and perf events, the kernel skips exits in \
+             bursts: {reason}",
+            programs::EXIT_EVENT
+        ))
+        .advise("allow mounting tracefs and perf_event_open(2); see lockdown"),
+    }
+}
+
+/// Its name, and what it cost the verifier.
+fn attached(program: &ProgramReport) -> Option<String> {
+    let instructions = program.outcome.as_ref().ok()?;
+    Some(match instructions {
+        Some(count) => format!("{} (the kernel checked {count} instructions)", program.name),
+        None => program.name.to_owned(),
+    })
+}
+
+fn early_exits(host: &Host<'_>) -> Finding {
+    match host.trial.early {
+        None => Finding::unknown("not tried: the exit program is not loaded"),
+        Some(true) => Finding::works(
+            "an exit is seen while the process still has its memory: `overlap` need not wait for that",
+        ),
+        Some(false) => {
+            let mut programs = host.trial.programs.iter();
+            let early = programs.find(|program| program.name == programs::EXIT_EARLY);
+            let reason = match early.map(|program| &program.outcome) {
+                Some(Err(reason)) => format!(": {reason}"),
+                _ => String::new(),
+            };
+            Finding::limited(format!(
+                "an exit is seen only when the process's memory is gone, so that `overlap` gains \
+                 nothing{reason}"
+            ))
+            .advise("run a kernel from 6.16 on")
+        }
     }
 }
 

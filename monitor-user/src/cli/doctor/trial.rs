@@ -29,6 +29,8 @@ pub(super) struct Trial {
     pub(super) delivered: Option<Result<Duration>>,
     /// Whether the sender of a signal was told; `None`: not loaded.
     pub(super) sender: Option<Result<()>>,
+    /// Whether an exit is seen while the process still has its memory; `None`: not loaded.
+    pub(super) early: Option<bool>,
     /// Each program that was tried.
     pub(super) programs: Vec<ProgramReport>,
 }
@@ -54,12 +56,14 @@ pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
                 loaded: Ok(()),
                 delivered: Some(see_an_exit(&mut probe).await),
                 sender: Some(see_a_sender(&mut probe).await),
+                early: probe.sees_exits_early().ok(),
                 programs: probe.programs().to_vec(),
             },
             Err(error) => Trial {
                 loaded: Err(error),
                 delivered: None,
                 sender: None,
+                early: None,
                 programs: Vec::new(),
             },
         }

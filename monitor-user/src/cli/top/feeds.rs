@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::model::{Absence, Input, Order};
-use crate::cli::watch::source::{Sink, Source};
+use crate::cli::watch::source::{Loss, Sink, Source};
 use crate::control::client::{self, AskError};
 use crate::control::{self, Command, Response};
 use crate::journal::{Changes, Reader};
@@ -250,7 +250,8 @@ impl Sink for Taken {
         Ok(())
     }
 
-    fn lost(&mut self, count: u64) {
+    fn lost(&mut self, loss: Loss) {
+        let (Loss::NoRoom(count) | Loss::Skipped(count)) = loss;
         self.lost += count;
     }
 

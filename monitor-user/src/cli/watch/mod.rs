@@ -164,9 +164,11 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     eprint_line(&describe(arguments, count));
     let followed = follow(&mut source, &mut view, &mut interrupts, only_pids).await;
+    let (lost, skipped) = source.lost();
     let summary = Summary {
         shown: view.shown(),
-        lost: source.lost(),
+        lost,
+        skipped,
         wakeups: source.wakeups(),
         hooks: statistics.as_ref().and_then(|_| source.statistics()),
     };
@@ -258,6 +260,8 @@ async fn show(
 struct Summary {
     shown: u64,
     lost: u64,
+    /// So many more may be lost.
+    skipped: u64,
     wakeups: u64,
     /// Of exit and signal hook.
     hooks: Option<(probe::HookStatistics, probe::HookStatistics)>,
@@ -266,7 +270,12 @@ struct Summary {
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let plural = if self.shown == 1 { "exit" } else { "exits" };
-        write!(f, "{} {plural} shown, {} lost", self.shown, self.lost)?;
+        write!(f, "{} {plural} shown, ", self.shown)?;
+        match (self.lost, self.skipped) {
+            (lost, 0) => write!(f, "{lost} lost")?,
+            (0, skipped) => write!(f, "at most {skipped} lost")?,
+            (lost, skipped) => write!(f, "{lost} to {} lost", lost + skipped)?,
+        }
         if let Some((exit, signal)) = self.hooks {
             let mean = |of: probe::HookStatistics| of.run_time_ns.checked_div(of.runs).unwrap_or(0);
             write!(
@@ -287,6 +296,25 @@ impl std::fmt::Display for Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_summary_says_how_many_are_lost_as_exactly_as_it_is_known() {
+        for (lost, skipped, expected) in [
+            (0, 0, "2 exits shown, 0 lost"),
+            (3, 0, "2 exits shown, 3 lost"),
+            (0, 4, "2 exits shown, at most 4 lost"),
+            (3, 4, "2 exits shown, 3 to 7 lost"),
+        ] {
+            let summary = Summary {
+                shown: 2,
+                lost,
+                skipped,
+                wakeups: 1,
+                hooks: None,
+            };
+            assert_eq!(summary.to_string(), expected);
+        }
+    }
 
     #[test]
     fn a_pattern_that_means_something_else_says_what_it_matches() {

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::Summary;
-use super::source::Sink;
+use super::source::{Loss, Sink};
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
 use crate::report::{Exited, Times};
@@ -65,6 +65,7 @@ impl View {
             "time": clock::now(),
             "shown": summary.shown,
             "lost": summary.lost,
+            "skipped": summary.skipped,
             "wakeups": summary.wakeups,
         });
         if let Some((exit, signal)) = summary.hooks {
@@ -88,15 +89,30 @@ impl Sink for View {
         Ok(())
     }
 
-    fn lost(&mut self, count: u64) {
+    fn lost(&mut self, loss: Loss) {
+        let (count, at_most, text) = match loss {
+            Loss::NoRoom(count) => (
+                count,
+                false,
+                format!("{count} exits lost: the ring was full"),
+            ),
+            Loss::Skipped(count) => (
+                count,
+                true,
+                format!("at most {count} exits lost: the kernel has skipped the exit programs"),
+            ),
+        };
         if self.json {
-            let line = json!({ "event": "events_lost", "time": clock::now(), "count": count });
+            let line = json!({
+                "event": "events_lost",
+                "time": clock::now(),
+                "count": count,
+                "at_most": at_most,
+            });
             self.output.verbatim(&line.to_string());
         } else {
             let red = AnsiColor::Red.on_default();
-            self.output.line(&format!(
-                "{red}{count} exits lost: the ring was full{red:#}"
-            ));
+            self.output.line(&format!("{red}{text}{red:#}"));
         }
     }
 

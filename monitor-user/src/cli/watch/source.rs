@@ -16,13 +16,22 @@ use crate::probe::{HookStatistics, KernelProbe, Options};
 use crate::report::Exited;
 use crate::supervisor::Cause;
 
+/// Exits that the kernel could not report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// So many: the ring was full.
+    NoRoom(u64),
+    /// So many at most: it has skipped the exit programs.
+    Skipped(u64),
+}
+
 /// Where exits go to.
 pub(crate) trait Sink {
     /// Takes an exit.
     fn exited(&mut self, exited: &Exited) -> Result<()>;
 
-    /// Is told that the kernel could not report so many exits.
-    fn lost(&mut self, count: u64);
+    /// Takes that exits were lost.
+    fn lost(&mut self, loss: Loss);
 
     /// Whether it is time to show what was taken.
     fn is_full(&self) -> bool;
@@ -51,6 +60,10 @@ struct Kernel {
     processes: HashMap<u32, Process>,
     /// Lost records that have been told of.
     lost: u64,
+    /// The same of exits that may have been skipped.
+    skipped: u64,
+    /// Others than those that were added are not reported.
+    only_pids: bool,
     /// One of `processes` may have ended without a record.
     unsure: bool,
 }
@@ -67,6 +80,8 @@ impl Source {
                 probe,
                 processes: HashMap::new(),
                 lost: 0,
+                skipped: 0,
+                only_pids,
                 unsure: false,
             })),
             Err(error) if only_pids => {
@@ -138,11 +153,15 @@ impl Source {
         self.wakeups
     }
 
-    /// Exits that could not be reported.
-    pub(super) fn lost(&self) -> u64 {
+    /// Exits that could not be reported: so many, and so many more at most.
+    pub(super) fn lost(&self) -> (u64, u64) {
         match &self.kind {
-            Kind::Kernel(kernel) => kernel.probe.lost().unwrap_or(kernel.lost),
-            Kind::Pidfds { .. } => 0,
+            Kind::Kernel(kernel) => {
+                let lost = kernel.probe.lost();
+                let skipped = kernel.probe.skipped().unwrap_or(kernel.skipped);
+                (lost, if kernel.only_pids { 0 } else { skipped })
+            }
+            Kind::Pidfds { .. } => (0, 0),
         }
     }
 
@@ -168,10 +187,19 @@ impl Kernel {
         if self.drain(view)? {
             return Ok(true);
         }
-        let lost = self.probe.lost()?;
+        let lost = self.probe.lost();
         if lost > self.lost {
-            view.lost(lost - self.lost);
+            view.lost(Loss::NoRoom(lost - self.lost));
             self.lost = lost;
+            self.unsure = true;
+        }
+        let skipped = self.probe.skipped()?;
+        if skipped > self.skipped {
+            // A watched process that was skipped is found by its pidfd.
+            if !self.only_pids {
+                view.lost(Loss::Skipped(skipped - self.skipped));
+            }
+            self.skipped = skipped;
             self.unsure = true;
         }
         if std::mem::take(&mut self.unsure) {

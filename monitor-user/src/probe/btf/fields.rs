@@ -87,4 +87,8 @@ pub(super) const FIELDS: &[Field] = &[
     maybe(MEMORY, &["rss_stat[1].count", "rss_stat.count[1]"], |to| &mut to.mm_anon_pages),
     maybe(MEMORY, &["rss_stat[3].count", "rss_stat.count[3]"], |to| &mut to.mm_shmem_pages),
     maybe("pt_regs", &["orig_ax", "syscallno"], |to| &mut to.pt_regs_syscall),
+    maybe(TASK, &["stack"], |to| &mut to.task_stack),
+    maybe(TASK, &["stack_vm_area"], |to| &mut to.task_stack_area),
+    maybe("vm_struct", &["nr_pages"], |to| &mut to.area_pages),
+    maybe("trace_event_raw_sched_process_exit", &["group_dead"], |to| &mut to.event_group_dead),
 ];

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::fields::{FIELDS, Field};
 use self::types::{Named, NoOffset, Source, Types};
+use crate::os::page_size;
 
 /// Where the kernel shows its own BTF.
 pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -33,10 +34,13 @@ const TRACEPOINTS: [&str; 4] = [
 const TRACEPOINT_PREFIX: &str = "btf_trace_";
 
 /// Functions that programs call or may be attached to.
-const FUNCTIONS: [&str; 1] = [TASK_REGISTERS];
+const FUNCTIONS: [&str; 2] = [TASK_REGISTERS, EARLY_EXIT];
 /// With it the kernel programs find a task's registers: of 5.15 or earlier, see
 /// <https://github.com/torvalds/linux/commit/dd6e10fbd9fb>.
 const TASK_REGISTERS: &str = "bpf_task_pt_regs";
+
+/// What `do_exit` calls when a thread's status is final and its memory is still there.
+pub(super) const EARLY_EXIT: &str = "taskstats_exit";
 
 /// What the kernel programs need to know of a kernel. It does not change while that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +98,20 @@ impl KernelTypes {
     pub(crate) fn shows_oom_victims(&self) -> bool {
         self.tracepoint("mark_victim")
             .is_some_and(|found| found.parameters >= 2)
+    }
+
+    /// Whether the event of `sched_process_exit` says which thread is the last, from 6.16 on.
+    pub(super) fn shows_exit_events(&self) -> bool {
+        self.offsets
+            .last()
+            .is_some_and(|&group_dead| group_dead != NO_FIELD)
+    }
+
+    /// Whether there is the function that `do_exit` calls before a process's memory goes.
+    pub(super) fn has_early_exit(&self) -> bool {
+        // (task, group_dead)
+        self.function(EARLY_EXIT)
+            .is_some_and(|found| found.parameters == 2)
     }
 
     /// Which form the kernel's `sched_process_exit` has.
@@ -178,7 +196,10 @@ impl<'a, S: Source> Reader<'a, S> {
             }
         }
         let mut offsets = self.offsets()?;
-        if !functions.contains_key(TASK_REGISTERS) {
+        if functions.contains_key(TASK_REGISTERS) {
+            offsets.stack_syscall = NO_FIELD;
+        } else {
+            offsets.stack_syscall = self.syscall_below_the_stacks_end(&offsets);
             offsets.pt_regs_syscall = NO_FIELD;
         }
         Ok(KernelTypes {
@@ -209,12 +230,34 @@ impl<'a, S: Source> Reader<'a, S> {
             .types
             .size(upid)
             .with_context(|| self.damaged("struct upid"))?;
+        offsets.page_size = u32::try_from(page_size())?;
         Ok(offsets)
+    }
+
+    /// How far below the end of its stack a task's system call is, where the size of stacks can be
+    /// found out (`CONFIG_VMAP_STACK`).
+    fn syscall_below_the_stacks_end(&self, offsets: &Offsets) -> u32 {
+        let needed = [
+            offsets.pt_regs_syscall,
+            offsets.task_stack,
+            offsets.task_stack_area,
+            offsets.area_pages,
+        ];
+        if needed.contains(&NO_FIELD) {
+            return NO_FIELD;
+        }
+        let registers = self.types.id(Named::Struct, "pt_regs");
+        let size = registers.and_then(|id| self.types.size(id).ok());
+        size.and_then(|size| size.checked_sub(offsets.pt_regs_syscall))
+            .unwrap_or(NO_FIELD)
     }
 
     /// Where a field is, by the first of its paths that there is.
     fn field(&self, field: &Field) -> Result<u32> {
-        let of = self.struct_of(field.of)?;
+        let of = match self.struct_of(field.of) {
+            Err(_) if !field.needed => return Ok(NO_FIELD),
+            of => of?,
+        };
         for path in field.paths {
             match self.types.offset(of, path) {
                 Ok(offset) => return Ok(offset),
