@@ -89,7 +89,7 @@ impl Exited {
         }
     }
 
-    /// A line for a person, aligned under [`header`], with colours.
+    /// A line for a person, aligned under [`Times::header`], with colours.
     pub(crate) fn line(&self, times: &Times) -> String {
         let dim = Style::new().dimmed();
         let cause = cause_style(&self.cause);

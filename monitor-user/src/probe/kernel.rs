@@ -143,7 +143,7 @@ impl KernelProbe {
     ///
     /// # Errors
     /// No BTF, a field that the kernel lacks, a damaged object, no right to load programs, and
-    /// [`Refused`].
+    /// [`Refused`](super::object::Refused).
     pub(crate) fn load(options: &Options) -> Result<Self> {
         let mut known = options.recall()?;
         let loaded = Self::load_unpinned(options, &mut known);
