@@ -215,8 +215,12 @@ const LOADERS: [&str; 17] = [
     "getprotobyname",
 ];
 
-/// Whether a symbol is one of them.
+/// Whether a symbol is one of them. Of `getpwuid_r`, libc has more names; under this one,
+/// `respawn` has its own, which loads nothing.
 fn is_loader(symbol: &str) -> bool {
+    if symbol == "getpwuid_r" {
+        return false;
+    }
     let name = symbol.trim_start_matches('_');
     LOADERS.contains(&name.strip_suffix("_r").unwrap_or(name))
 }
@@ -229,6 +233,8 @@ mod tests {
     fn knows_libcs_functions_that_load_modules() {
         assert!(is_loader("getpwnam_r"));
         assert!(is_loader("__getpwnam_r"));
+        assert!(is_loader("__getpwuid_r"));
+        assert!(!is_loader("getpwuid_r"));
         assert!(is_loader("getaddrinfo"));
         assert!(!is_loader("getpid"));
         assert!(!is_loader("my_getpwnam_r"));

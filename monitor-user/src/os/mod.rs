@@ -8,6 +8,8 @@ pub(crate) mod cgroup;
 pub(crate) mod cgroup_id;
 pub(crate) mod effort;
 pub(crate) mod marker;
+#[cfg(target_feature = "crt-static")]
+mod no_accounts;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
