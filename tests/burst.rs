@@ -5,6 +5,8 @@
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::ChildStdin;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::rig::{Instance, Rig, report};
@@ -19,6 +21,9 @@ const BURSTS: usize = 8;
 /// The same, with a service among them.
 const OTHERS: usize = 250;
 const KILLS: usize = 200;
+
+/// Between two kills. A service that ends more than 20 times within a second is delayed.
+const REST: Duration = Duration::from_millis(60);
 
 /// Makes bursts when it is asked to.
 struct Burster {
@@ -114,6 +119,7 @@ fn a_service_that_is_killed_in_a_burst_is_always_back() {
     let mut burster = Burster::start('s', OTHERS);
     let mut unknown = 0;
     for _ in 0..KILLS {
+        thread::sleep(REST);
         burster.gather();
         burster.release();
         signal_to(web.0, Signal::SIGKILL);
