@@ -439,6 +439,11 @@ fn terminal(what: &str) -> Outcome {
         nix::unistd::ForkResult::Child => {
             drop(pty.master);
             nix::unistd::setsid()?;
+            // Whoever runs the tests may ignore them, under nohup for instance.
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: no handler is installed.
+                unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) }?;
+            }
             // SAFETY: a call with numbers.
             if unsafe { libc::ioctl(pty.slave.as_raw_fd(), libc::TIOCSCTTY, 0) } < 0 {
                 return Err(std::io::Error::last_os_error().into());
