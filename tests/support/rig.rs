@@ -484,10 +484,14 @@ impl Ledger {
         let whole = self.rest.iter().rposition(|&byte| byte == b'\n');
         let lines: Vec<u8> = self.rest.drain(..whole.map_or(0, |end| end + 1)).collect();
         for line in lines.split(|&byte| byte == b'\n') {
-            if !line.is_empty() {
-                let event = serde_json::from_slice(line)
-                    .unwrap_or_else(|error| panic!("{error}: {line:?}"));
-                self.enter(event);
+            if line.is_empty() {
+                continue;
+            }
+            match serde_json::from_slice(line) {
+                Ok(event) => self.enter(event),
+                // Torn by the death of an agent, and ended by the next one, which writes it again.
+                Err(error) if error.is_eof() => {}
+                Err(error) => panic!("{error}: {line:?}"),
             }
         }
     }
