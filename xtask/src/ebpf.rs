@@ -233,6 +233,8 @@ fn build_command(workspace: &Workspace, toolchain: &Toolchain, paths: &Paths) ->
         .env("RUSTC", &compiler.rustc)
         // Allows `-Z` in a compiler of the stable channel.
         .env("RUSTC_BOOTSTRAP", "1")
+        // The code depends on it, and a setting of the host must not change the bytes.
+        .env("CARGO_INCREMENTAL", "0")
         .env("CARGO_ENCODED_RUSTFLAGS", paths.flags())
         .env("PATH", programs);
     Ok(command)
