@@ -45,9 +45,6 @@ pub(super) enum Hook {
     /// A tracepoint, for a program that reads its arguments as numbers. The kernel sees to it that
     /// there are so many.
     RawTracepoint(&'static str),
-    /// A tracepoint, for a program that the kernel checks against its arguments' types.
-    #[allow(dead_code, reason = "for programs that follow typed pointers")]
-    TypedTracepoint(&'static str),
     /// The beginning of a function.
     Function(&'static str),
     /// A tracepoint's event, of this group and name, whose format is in tracefs (Linux 5.15).
@@ -172,7 +169,7 @@ impl Object {
                 let tracepoint = CString::new(tracepoint)?;
                 bpf::attach(program.as_fd(), Some(&tracepoint))
             }
-            Hook::TypedTracepoint(_) | Hook::Function(_) => bpf::attach(program.as_fd(), None),
+            Hook::Function(_) => bpf::attach(program.as_fd(), None),
             Hook::Event(group, event) => {
                 bpf::attach_to_event(program.as_fd(), event_number(group, event)?)
             }
@@ -219,7 +216,7 @@ impl Object {
 impl Hook {
     /// What the kernel calls such a program, and what it is for: of BTF's types, if any.
     fn kind(self, types: &KernelTypes) -> Result<(u32, u32, u32)> {
-        use bpf_attach_type::{BPF_TRACE_FENTRY, BPF_TRACE_RAW_TP};
+        use bpf_attach_type::BPF_TRACE_FENTRY;
         use bpf_prog_type::{
             BPF_PROG_TYPE_RAW_TRACEPOINT, BPF_PROG_TYPE_TRACEPOINT, BPF_PROG_TYPE_TRACING,
         };
@@ -227,14 +224,6 @@ impl Hook {
         Ok(match self {
             Self::RawTracepoint(_) => (BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0),
             Self::Event(..) => (BPF_PROG_TYPE_TRACEPOINT as u32, 0, 0),
-            Self::TypedTracepoint(name) => {
-                let found = types.tracepoint(name).ok_or_else(missing)?;
-                (
-                    BPF_PROG_TYPE_TRACING as u32,
-                    BPF_TRACE_RAW_TP as u32,
-                    found.id,
-                )
-            }
             Self::Function(name) => {
                 let found = types.function(name).ok_or_else(missing)?;
                 (
@@ -250,9 +239,7 @@ impl Hook {
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::RawTracepoint(name) | Self::TypedTracepoint(name) => {
-                write!(f, "tracepoint {name}")
-            }
+            Self::RawTracepoint(name) => write!(f, "tracepoint {name}"),
             Self::Function(name) => write!(f, "function {name}"),
             Self::Event(group, name) => write!(f, "event {group}:{name}"),
         }
