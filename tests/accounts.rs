@@ -215,7 +215,7 @@ fn a_service_runs_as_a_user_of_a_real_module() {
     let name = "a_service_runs_as_a_user_of_a_real_module";
     needs_root!(name);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/test-inits/libnss-extrausers/usr/lib");
+        .join("../target/test-packages/libnss-extrausers/usr/lib");
     let module = folder.join("libnss_extrausers.so.2");
     let Some((getent, module)) = real(name, Some(module).filter(|module| module.exists())) else {
         return;

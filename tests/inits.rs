@@ -61,7 +61,7 @@ fn packages(test: &str, names: &[&str]) -> Option<Vec<std::path::PathBuf>> {
         skip(
             test,
             &format!(
-                "no {} in target/test-inits: run `cargo xtask setup`",
+                "no {} in target/test-packages: run `cargo xtask setup`",
                 names.join(" ")
             ),
         );

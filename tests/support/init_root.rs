@@ -53,7 +53,7 @@ exec chroot . "$@" < /dev/null > dev/console 2>&1
 /// Where `cargo xtask setup` unpacks the Debian packages of inits.
 pub(crate) fn package(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/test-inits")
+        .join("../target/test-packages")
         .join(name);
     path.join("usr").is_dir().then_some(path)
 }

@@ -13,7 +13,6 @@ mod test;
 mod vm;
 
 mod apt;
-mod inits;
 mod manifest;
 mod object_file;
 mod previous;
@@ -21,6 +20,7 @@ mod report;
 mod static_build;
 mod summary;
 mod toolchain;
+mod unpacked;
 mod workspace;
 
 use std::process::ExitCode;

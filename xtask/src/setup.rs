@@ -7,9 +7,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, apt, inits,
+    Verdict, apt,
     report::note,
     toolchain::{LINKER_TO_INSTALL, Places, Survey, Version},
+    unpacked,
     workspace::{Workspace, run_to_end, shown},
 };
 
@@ -22,8 +23,7 @@ pub(crate) struct Args {
 }
 
 /// Programs that tests call and a bare Debian lacks: the program, and the package that has it.
-const TEST_PROGRAMS: [(&str, &str); 2] =
-    [("tmux", "tmux"), ("qemu-system-x86_64", "qemu-system-x86")];
+const TEST_PROGRAMS: [(&str, &str); 1] = [("tmux", "tmux")];
 
 /// Debian's compilers with their library sources, in the order of trying: the one that is kept
 /// up to date for browsers, and the release's own.
@@ -34,23 +34,23 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let survey = places.survey();
     note!("found:\n{survey}");
     let test_packages = missing_test_packages(&places);
-    let missing_inits = inits::missing(workspace);
-    if survey.toolchain().is_some() && test_packages.is_empty() && missing_inits.is_empty() {
+    let to_unpack = unpacked::missing(workspace);
+    if survey.toolchain().is_some() && test_packages.is_empty() && to_unpack.is_empty() {
         note!("nothing to do: the kernel object can be built from source here");
         return Ok(Verdict::Pass);
     }
     if let Some(reason) = why_not_install(args.yes)? {
         note!("nothing was installed ({reason}); what to install:");
         say_what_to_install(&survey, &test_packages);
-        if !missing_inits.is_empty() {
+        if !to_unpack.is_empty() {
             note!(
-                "  for the tests, unpacked in target/test-inits and not installed: {}",
-                missing_inits.join(" ")
+                "  for the tests, unpacked in target/test-packages and not installed: {}",
+                to_unpack.join(" ")
             );
         }
         return Ok(Verdict::Fail);
     }
-    install(workspace, &survey, &test_packages, &missing_inits)?;
+    install(workspace, &survey, &test_packages, &to_unpack)?;
     let survey = places.survey();
     note!("now found:\n{survey}");
     if survey.toolchain().is_none() {
@@ -78,13 +78,13 @@ fn install(
     workspace: &Workspace,
     survey: &Survey,
     tests: &[&str],
-    missing_inits: &[&str],
+    to_unpack: &[&str],
 ) -> Result<()> {
     let needs_compiler = survey.compiler().is_none();
-    if needs_compiler || !tests.is_empty() || !missing_inits.is_empty() {
+    if needs_compiler || !tests.is_empty() || !to_unpack.is_empty() {
         apt::update()?;
     }
-    inits::fetch(workspace, missing_inits)?;
+    unpacked::fetch(workspace, to_unpack)?;
     let mut packages = tests.to_vec();
     if needs_compiler {
         packages.extend(compiler_packages(survey.needed)?);

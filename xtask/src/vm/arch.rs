@@ -1,6 +1,9 @@
 //! What differs between the processors that machines are emulated for.
 
-use crate::static_build::Arch;
+use crate::{
+    static_build::Arch,
+    unpacked::{EMULATOR, Program},
+};
 
 impl Arch {
     /// Debian's name of it.
@@ -10,13 +13,17 @@ impl Arch {
         }
     }
 
-    /// The emulator, and the machine that it is to be.
-    pub(super) fn emulator(self) -> (&'static str, &'static [&'static str]) {
+    /// What emulates it.
+    pub(super) fn emulator(self) -> Program {
         match self {
-            Self::X86_64 => (
-                "qemu-system-x86_64",
-                &["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"],
-            ),
+            Self::X86_64 => EMULATOR,
+        }
+    }
+
+    /// The machine that the emulator is to be.
+    pub(super) fn machine(self) -> &'static [&'static str] {
+        match self {
+            Self::X86_64 => &["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"],
         }
     }
 

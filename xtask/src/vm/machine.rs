@@ -13,11 +13,14 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{demo::tethered_command, report::now, static_build::Arch, workspace::shown};
+use crate::{
+    demo::tethered_command, report::now, static_build::Arch, unpacked::Runnable, workspace::shown,
+};
 
 /// What a machine is to be.
 pub(super) struct Machine<'a> {
     pub(super) arch: Arch,
+    pub(super) emulator: &'a Runnable,
     pub(super) kernel: &'a Path,
     /// Archives that the kernel unpacks one over the other.
     pub(super) archives: Vec<PathBuf>,
@@ -69,12 +72,7 @@ impl Machine<'_> {
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()
-                .with_context(|| {
-                    format!(
-                        "start {}; `cargo xtask setup` installs it",
-                        command.get_program().to_string_lossy()
-                    )
-                })?,
+                .with_context(|| format!("start {}", self.emulator.program.display()))?,
         );
         fs::write(folder.join("command"), shown(&command) + "\n")?;
         let stdout = emulator.0.stdout.take().context("stdout is not piped")?;
@@ -109,11 +107,17 @@ impl Machine<'_> {
     }
 
     fn command(&self, initrd: &Path, console: &Path) -> Result<Command> {
-        let (program, machine) = self.arch.emulator();
         let (port, _) = self.arch.ports();
-        let mut command = tethered_command(Path::new(program))?;
+        let mut command = tethered_command(&self.emulator.program)?;
         command
-            .args(machine)
+            .envs(
+                self.emulator
+                    .variables
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
+            .args(&self.emulator.arguments)
+            .args(self.arch.machine())
             .args(["-smp", &self.processors.to_string()])
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-display", "none", "-monitor", "none", "-nic", "none"])

@@ -169,6 +169,7 @@ fn boot(
     let port = args.arch.ports().1;
     let machine = Machine {
         arch: args.arch,
+        emulator: &stock.emulator,
         kernel: &kernel.image,
         archives,
         processors: args.cpus.unwrap_or(scenario.processors),

@@ -17,11 +17,13 @@ use super::{
 };
 use crate::{
     static_build,
+    unpacked::{self, Runnable},
     workspace::{Profile, Workspace},
 };
 
 /// See the module's text.
 pub(super) struct Stock {
+    pub(super) emulator: Runnable,
     pub(super) kernels: Vec<Kernel>,
     /// The programs of all machines, what the init needs, and the tests if they were asked for.
     pub(super) archives: Vec<PathBuf>,
@@ -36,6 +38,7 @@ impl Stock {
     /// # Errors
     /// When something cannot be built or fetched, or the cache not be written.
     pub(super) fn prepare(workspace: &Workspace, args: &Args) -> Result<Self> {
+        let emulator = unpacked::emulator(workspace, &args.arch.emulator())?;
         let mut files = args
             .files
             .iter()
@@ -61,6 +64,7 @@ impl Stock {
             archives.push(root::init_image(&cache, args.arch, name, packages)?);
         }
         Ok(Self {
+            emulator,
             archives,
             kernels: args.kernels.iter().map(find).collect::<Result<_>>()?,
             files,
