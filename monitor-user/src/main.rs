@@ -22,6 +22,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 fn main() -> ExitCode {
+    // Before anything else: what a parent has blocked or ignored must not keep us from an end.
+    os::signal::forget_inherited();
     cli::complete::answer();
     let cli = cli::parse();
     let result = start_log(&cli.global.log).and_then(|()| cli::run(cli));

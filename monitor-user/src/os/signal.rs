@@ -1,10 +1,23 @@
-//! Sends signals: to a process by its pidfd, and to the process group that it leads.
+//! Sends signals: to a process by its pidfd, and to the process group that it leads. Receives none.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
+use nix::sys::signal::{SigHandler, SigSet};
+
 use crate::supervisor::Signal;
+
+/// Undoes what a parent may have left to this process: a signal mask, which every command would keep
+/// for good, and an ignored SIGCHLD, with which no child can be waited for.
+///
+/// Other ignored signals stay so: `nohup` and shells mean it.
+pub(crate) fn forget_inherited() {
+    // Neither can fail with these arguments.
+    let _ = SigSet::empty().thread_set_mask();
+    // SAFETY: installs no handler.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGCHLD, SigHandler::SigDfl) };
+}
 
 /// Sends to the process group of the pidfd's process (Linux 6.9).
 /// <https://github.com/torvalds/linux/blob/v6.9/include/uapi/linux/pidfd.h>
