@@ -519,7 +519,10 @@ fn read_until(terminal: &mut File, words: &str) -> String {
 fn an_agent_on_a_terminal_says_what_it_does() {
     let mut agent = Agent::start(&[("a", &sleeping("")), ("b", &sleeping(""))]);
     let (mut spare, mut terminal) = on_terminal(&agent);
-    let told = format!("respawn: the agent with pid {} works in ", agent.pid());
+    let told = format!(
+        "respawn: spare of pid {}: another agent works in ",
+        agent.pid()
+    );
     read_until(&mut terminal, &told);
     read_until(
         &mut terminal,

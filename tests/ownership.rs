@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use support::rig::Rig;
+use support::rig::{Agent, Rig};
 use support::{eventually, needs_root};
 
 const NOBODY: u32 = 65534;
@@ -130,4 +130,54 @@ fn files_of_somebody_elses_in_the_state_directory_are_kept() {
     let said = refused(&rig);
     assert!(said.contains("not respawn's"), "{said}");
     assert_kept(&state);
+}
+
+#[test]
+fn an_agent_with_another_config_is_no_spare() {
+    let rig = Rig::new();
+    rig.sleeper("web");
+    let mut ledger = rig.ledger();
+    let mut agent = rig.agent();
+    let web = ledger.current("web");
+    // The same directory by another name is no other config.
+    let link = rig.path().join("link");
+    symlink(rig.path().join("config"), &link).unwrap();
+    let before = rig.log().len();
+    let mut command = rig.agent_command();
+    let mut spare = Agent::from_command(command.arg("--config").arg(&link));
+    let says = format!("spare of pid {}: ", agent.pid());
+    eventually("the spare waits", || {
+        rig.log()[before..].contains(&says).then_some(())
+    });
+    // Another one, which has no service of that name.
+    let other = rig.path().join("other");
+    fs::create_dir_all(other.join("services")).unwrap();
+    let before = rig.log().len();
+    let mut command = rig.agent_command();
+    let mut second = Agent::from_command(command.arg("--config").arg(&other));
+    let status = second.ended();
+    let said = rig.log()[before..].to_owned();
+    assert_eq!(status.code(), Some(1), "{said}");
+    for words in [
+        format!("the agent with pid {} works in ", agent.pid()),
+        rig.path().join("config").display().to_string(),
+        other.display().to_string(),
+        rig.runtime_dir().display().to_string(),
+        "give it the same --config".to_owned(),
+    ] {
+        assert!(said.contains(&words), "{words}: {said}");
+    }
+    let before = ledger.agents.len();
+    agent.kill();
+    assert_eq!(ledger.next_agent(before), spare.pid());
+    assert_eq!(ledger.current("web"), web);
+    assert!(rig.run(&["shutdown"]).status.success());
+    spare.ended();
+    // An agent that works no more decides nothing for the next one.
+    let before = ledger.agents.len();
+    let mut command = rig.agent_command();
+    let mut next = Agent::from_command(command.arg("--config").arg(&other));
+    ledger.next_agent(before);
+    assert!(rig.run(&["shutdown"]).status.success());
+    next.ended();
 }

@@ -2,15 +2,92 @@
 //!
 //! A shutdown ends the agents that wait as well: it removes the lock file, and who gets the lock
 //! of a file that is gone has nothing to take over.
+//!
+//! The file says who holds it, and with which config: an agent with another config must not wait,
+//! since it would stop at the first one's death all services that its own config does not have.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::os::proc;
+
+/// How often, and after how long each time, a holder is looked for that has not written yet who it
+/// is.
+const LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// Who holds the lock, as the file says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Holder {
+    pub(super) pid: u32,
+    start_time_ns: u64,
+    /// The config directory, without links.
+    config: String,
+    /// Device and inode of it, if it was there.
+    config_id: Option<(u64, u64)>,
+}
+
+impl Holder {
+    /// This process, with that config directory.
+    fn myself(config: &Path) -> Result<Self> {
+        let pid = std::process::id();
+        let config = config
+            .canonicalize()
+            .or_else(|_| std::path::absolute(config))
+            .with_context(|| format!("cannot find {}", config.display()))?;
+        let id = |found: fs::Metadata| (found.dev(), found.ino());
+        Ok(Self {
+            pid,
+            start_time_ns: proc::start_time_ns(pid).context("cannot read /proc/self/stat")?,
+            config_id: fs::metadata(&config).ok().map(id),
+            config: config.to_string_lossy().into_owned(),
+        })
+    }
+
+    /// The one that a lock file names, dead or alive.
+    fn named_in(file: &File) -> Option<Self> {
+        let mut text = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+        file.read_exact_at(&mut text, 0).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// The living one. One of an older version, or of another PID namespace, is not known.
+    fn living(file: &File) -> Option<Self> {
+        for look in 0..LOOKS {
+            if look > 0 {
+                std::thread::sleep(BETWEEN_LOOKS);
+            }
+            let named = Self::named_in(file);
+            if let Some(named) = named
+                && proc::start_time_ns(named.pid).is_ok_and(|time| time == named.start_time_ns)
+            {
+                return Some(named);
+            }
+        }
+        None
+    }
+
+    /// The path may lead to a new directory by now, and a directory may have two paths.
+    fn has_config_of(&self, other: &Self) -> bool {
+        self.config == other.config
+            || (self.config_id.is_some() && self.config_id == other.config_id)
+    }
+
+    fn write(&self, file: &File) -> Result<()> {
+        let text = serde_json::to_vec(self)?;
+        file.set_len(0)?;
+        file.write_all_at(&text, 0)?;
+        Ok(())
+    }
+}
 
 /// The lock, held until the value goes, or the process does.
 pub(super) struct Lock {
@@ -31,37 +108,85 @@ impl Lock {
     }
 }
 
-/// Takes the lock in `runtime_dir`, waiting for as long as another agent has it; `waiting` is
-/// called once if it has to wait. `None`: a shutdown has ended this agent while it waited.
+/// Takes the lock in `runtime_dir`, waiting for as long as another agent has it that uses the same
+/// `config`; `waiting` is called once if it has to wait, with the other one if that is known.
+/// `None`: a shutdown has ended this agent while it waited.
 ///
 /// # Errors
-/// The lock file cannot be opened or locked.
-pub(super) fn take(runtime_dir: &Path, waiting: impl FnOnce()) -> Result<Option<Lock>> {
+/// The lock file cannot be opened or locked, or the other agent uses another config.
+pub(super) fn take(
+    runtime_dir: &Path,
+    config: &Path,
+    waiting: impl FnOnce(Option<&Holder>),
+) -> Result<Option<Lock>> {
     let path = runtime_dir.join("lock");
     let context = || format!("cannot lock {}", path.display());
+    let myself = Holder::myself(config)?;
     loop {
         let file = open(&path).with_context(context)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) if is_there(&file).with_context(context)? => {
-                return Ok(Some(Lock { path, _file: file }));
+                return Ok(Some(hold(path, file, &myself)));
             }
             // Removed between the two calls: the next agent's file is another.
             Ok(_) => {}
             Err((file, Errno::EWOULDBLOCK)) => {
-                waiting();
+                let holder = Holder::living(&file);
+                if let Some(holder) = &holder {
+                    refuse_another_config(runtime_dir, holder, &myself, "works")?;
+                }
+                waiting(holder.as_ref());
+                let before = Holder::named_in(&file);
                 let file = Flock::lock(file, FlockArg::LockExclusive)
                     .map_err(|(_, errno)| io::Error::from(errno))
                     .with_context(context)?;
-                let lasts = is_there(&file).with_context(context)?;
-                return Ok(lasts.then_some(Lock { path, _file: file }));
+                if !is_there(&file).with_context(context)? {
+                    return Ok(None);
+                }
+                // Another one may have been faster, when the one that was waited for ended.
+                let last = Holder::named_in(&file).filter(|last| before.as_ref() != Some(last));
+                if let Some(last) = last {
+                    refuse_another_config(runtime_dir, &last, &myself, "worked last")?;
+                }
+                return Ok(Some(hold(path, file, &myself)));
             }
             Err((_, errno)) => return Err(io::Error::from(errno)).with_context(context),
         }
     }
 }
 
+fn hold(path: PathBuf, file: Flock<File>, myself: &Holder) -> Lock {
+    if let Err(error) = myself.write(&file) {
+        tracing::warn!(
+            "cannot write to {}: {error:#}; a second agent will not know this one's config",
+            path.display()
+        );
+    }
+    Lock { path, _file: file }
+}
+
+fn refuse_another_config(
+    runtime_dir: &Path,
+    other: &Holder,
+    myself: &Holder,
+    does: &str,
+) -> Result<()> {
+    if other.has_config_of(myself) {
+        return Ok(());
+    }
+    bail!(
+        "the agent with pid {} {does} in {} with the config {}, and this one has the config {}, so it \
+         cannot be its spare; give it the same --config, or a --runtime-dir and a --pin-dir of its own",
+        other.pid,
+        runtime_dir.display(),
+        other.config,
+        myself.config
+    )
+}
+
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)

@@ -113,12 +113,10 @@ fn pause() -> Result<ExitCode> {
 fn start_and_work(options: &Options) -> Result<ExitCode> {
     runtime_dir::prepare(&options.runtime_dir)?;
     let mut has_waited = false;
-    let lock = lock::take(&options.runtime_dir, || {
-        tracing::info!(
-            "another agent works in {}: waiting",
-            options.runtime_dir.display()
-        );
-        tell_terminal(&waiting(&options.runtime_dir));
+    let lock = lock::take(&options.runtime_dir, &options.config, |holder| {
+        let words = waiting(&options.runtime_dir, holder);
+        tracing::info!("{words}");
+        tell_terminal(&words);
         has_waited = true;
     })?;
     let Some(lock) = lock else {
@@ -159,13 +157,16 @@ fn tell_terminal(words: &str) {
 }
 
 /// What a spare says that waits.
-fn waiting(runtime_dir: &Path) -> String {
-    let agent = match control::client::reach(runtime_dir) {
-        Ok((_, pid @ 1..)) => format!("the agent with pid {pid}"),
-        _ => "another agent".to_owned(),
+fn waiting(runtime_dir: &Path, holder: Option<&lock::Holder>) -> String {
+    let agent = match (holder, control::client::reach(runtime_dir)) {
+        (Some(holder), _) => format!("pid {}", holder.pid),
+        (None, Ok((_, pid @ 1..))) => format!("pid {pid}"),
+        _ => "an agent that is not known yet".to_owned(),
     };
-    let dir = runtime_dir.display();
-    format!("{agent} works in {dir}; this one is its spare, and waits for its end")
+    format!(
+        "spare of {agent}: another agent works in {}; this one is its spare, and waits for its end",
+        runtime_dir.display()
+    )
 }
 
 /// Why the loop ended.
