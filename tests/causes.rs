@@ -307,6 +307,28 @@ fn a_parents_and_a_tracers_end_are_told() {
 }
 
 #[test]
+fn a_parents_thread_that_ends_is_no_parents_death() {
+    needs_root!("a_parents_thread_that_ends_is_no_parents_death");
+    for program in PROGRAMS {
+        for signal in ["SIGTERM", "SIGKILL"] {
+            let mut parent = culprit(&["parent", signal, "thread"]);
+            let who = identity(&parent);
+            let child = parent.line().parse().unwrap();
+            let mut watch = watch(child, program);
+            drop(parent.stdin());
+            let cause = watch.exit_of(child)["cause"].clone();
+            assert_eq!(
+                (&cause["signal"], &cause["how"]),
+                (&json!(signal), &json!("parent_thread_death")),
+                "{cause}"
+            );
+            assert_eq!(sender(&cause), who, "{cause}");
+            assert_eq!(identity(&parent), who, "it lives");
+        }
+    }
+}
+
+#[test]
 fn the_end_of_a_pid_namespace_is_told() {
     needs_root!("the_end_of_a_pid_namespace_is_told");
     let mut namespace = Victim::from_command(&mut support::in_pid_namespace(

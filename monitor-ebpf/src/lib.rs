@@ -145,6 +145,8 @@ pub const SENT_BY_NAMESPACE_INIT: u32 = 256;
 /// Flag of [`SentSignal`]: another signal of its number came before, which may have been waiting
 /// still, and have been taken in its place.
 pub const SENT_AMBIGUOUS: u32 = 512;
+/// Flag of [`SentSignal`]: the sender was a thread that ended, and its process lived on.
+pub const SENT_BY_ENDED_THREAD: u32 = 1024;
 
 /// `SIGRTMIN` as the kernel counts: signals from here on queue, and the first is taken first.
 pub const FIRST_REAL_TIME: u32 = 32;

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use monitor_ebpf::{
-    FIRST_REAL_TIME, SENT_AMBIGUOUS, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL,
-    SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP,
-    SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS,
+    FIRST_REAL_TIME, SENT_AMBIGUOUS, SENT_BY_ENDED_THREAD, SENT_BY_EXITING, SENT_BY_ITSELF,
+    SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH,
+    SENT_TO_GROUP, SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS,
 };
 
 use crate::{
@@ -244,6 +244,9 @@ fn relation(signal: u32, task: Task, sender: Task) -> u32 {
         flags |= SENT_BY_EXITING;
         if senders.is_namespace_init() {
             flags |= SENT_BY_NAMESPACE_INIT;
+        }
+        if senders.lives_on() {
+            flags |= SENT_BY_ENDED_THREAD;
         }
     }
     if task.parent_death_signal() == signal {

@@ -238,6 +238,13 @@ impl Process {
         field(self.0, offset!(signal_live))
     }
 
+    /// Whether it goes on without the thread that ends: a parent-death signal comes then too, to
+    /// the children that this thread has forked (`reparent_leader`, kernel/exit.c).
+    #[inline(always)]
+    pub(crate) fn lives_on(self) -> bool {
+        self.live_threads() > 0 && !self.exits()
+    }
+
     /// Threads that have not been released.
     #[inline(always)]
     pub(crate) fn threads(self) -> u32 {

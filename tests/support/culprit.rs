@@ -2,7 +2,7 @@
 //! by one.
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
-//! parent SIGNAL | trace | handle SIGNAL CODE | again SIGNAL | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
+//! parent SIGNAL [thread] | trace | handle SIGNAL CODE | again SIGNAL | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
 //! threads N | eat | pipe | timer WHAT | grow | notify | terminal WHAT | storm N | die N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ["fault", what] => fault(what),
         ["spin", seconds] => spin(seconds),
         ["parent", signal] => parent(signal),
+        ["parent", signal, "thread"] => thread_of_parent(signal),
         ["trace"] => trace(),
         ["handle", signal, code] => handle(signal, code),
         ["again", signal] => again(signal),
@@ -195,7 +196,7 @@ fn spin(seconds: &str) -> Outcome {
 /// Prints the pid of a child that has asked for that signal at this process's death, and dies.
 fn parent(signal: &str) -> Outcome {
     let signal = signal.parse::<Signal>()?;
-    // SAFETY: this process has one thread.
+    // SAFETY: no other thread of this process holds a lock.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
             nix::sys::prctl::set_pdeathsig(signal)?;
@@ -204,6 +205,15 @@ fn parent(signal: &str) -> Outcome {
         }
         nix::unistd::ForkResult::Parent { .. } => go(),
     }
+}
+
+/// The same, but only the thread that has forked the child ends then. Stays until its end is asked
+/// for by a signal.
+fn thread_of_parent(signal: &str) -> Outcome {
+    let signal = signal.to_owned();
+    let forker = thread::spawn(move || parent(&signal).map_err(|error| error.to_string()));
+    forker.join().map_err(|_| "the thread panicked")??;
+    wait_for_ever()
 }
 
 /// Prints the pid of a child that it traces, which dies with it.

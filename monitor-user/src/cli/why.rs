@@ -486,6 +486,9 @@ fn way(how: How) -> Option<&'static str> {
         How::Pidfd => ", by pidfd_send_signal(2)",
         How::CgroupKill => ", by a write to cgroup.kill",
         How::ParentDeath => ", its parent, by dying (PR_SET_PDEATHSIG)",
+        How::ParentThreadDeath => {
+            ", its parent, by the end of the thread that had forked it (PR_SET_PDEATHSIG)"
+        }
         How::NamespaceEnd => ", init of its PID namespace, by ending",
         How::TracerEnd => ", its tracer, by ending (PTRACE_O_EXITKILL)",
         How::Fault => ", by a fault",

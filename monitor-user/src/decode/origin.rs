@@ -3,8 +3,9 @@
 //! Says only what the facts prove. What is left open by them is `None`.
 
 use monitor_ebpf::{
-    SENT_AMBIGUOUS, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT,
-    SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO,
+    SENT_AMBIGUOUS, SENT_BY_ENDED_THREAD, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL,
+    SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP,
+    SENT_WITHOUT_INFO,
 };
 use nix::libc;
 
@@ -104,7 +105,12 @@ impl Sent {
     /// `SEND_SIG_NOINFO`: the kernel, in the name of whoever ran.
     fn without_info(&self) -> Origin {
         if self.has(SENT_PARENT_DEATH) && self.has(SENT_BY_EXITING) {
-            return self.by_sender(How::ParentDeath);
+            // It comes at the end of the thread that forked (reparent_leader, kernel/exit.c).
+            let lives_on = self.has(SENT_BY_ENDED_THREAD);
+            return self.by_sender(match lives_on {
+                true => How::ParentThreadDeath,
+                false => How::ParentDeath,
+            });
         }
         if self.signal == Signal::KILL && !self.has(SENT_TO_GROUP) {
             return self.by_thread_kill();
@@ -306,6 +312,7 @@ mod tests {
     const NO_INFO: u32 = SENT_WITHOUT_INFO;
     const LIMITED: u32 = KERNEL | ITSELF | GROUP | SENT_CPU_LIMITED;
     const DYING: u32 = NO_INFO | GROUP | EXITING | SENT_PARENT_DEATH;
+    const THREAD: u32 = DYING | SENT_BY_ENDED_THREAD;
     const INIT: u32 = KERNEL | GROUP | EXITING | SENT_BY_NAMESPACE_INIT;
 
     /// Signal, `si_code`, flags, system call; way, whether a sender is told.
@@ -364,6 +371,8 @@ mod tests {
         (libc::SIGKILL, 0, NO_INFO | GROUP, libc::SYS_clone, Some(How::Kernel), false),
         (libc::SIGTERM, 0, DYING, -1, Some(How::ParentDeath), true),
         (libc::SIGKILL, 0, DYING, -1, Some(How::ParentDeath), true),
+        (libc::SIGTERM, 0, THREAD, libc::SYS_exit, Some(How::ParentThreadDeath), true),
+        (libc::SIGKILL, 0, THREAD, -1, Some(How::ParentThreadDeath), true),
         (libc::SIGPIPE, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::BrokenPipe), false),
         (libc::SIGPIPE, 0, NO_INFO | ITSELF, -1, Some(How::BrokenPipe), false),
         (libc::SIGXFSZ, 0, NO_INFO | ITSELF, libc::SYS_write, Some(How::FileSizeLimit), false),

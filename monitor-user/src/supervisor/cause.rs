@@ -65,6 +65,8 @@ pub(crate) enum How {
     CgroupKill,
     /// Its parent died, and it had asked for the signal (`PR_SET_PDEATHSIG`).
     ParentDeath,
+    /// The same at the end of the thread of its parent that had forked it. The parent lived on.
+    ParentThreadDeath,
     /// It used up its time on the CPU (`RLIMIT_CPU`).
     CpuLimit,
     /// It did something that the processor or the kernel does not allow: see [`Fault`].
@@ -297,6 +299,9 @@ impl Origin {
             (Some(How::Kernel), _) => f.write_str(" from the kernel"),
             (Some(How::ParentDeath), Some(sender)) => {
                 write!(f, " at the death of its parent {sender}")
+            }
+            (Some(How::ParentThreadDeath), Some(sender)) => {
+                write!(f, " at the end of a thread of its parent {sender}, which lives")
             }
             (Some(How::NamespaceEnd), Some(sender)) => {
                 write!(f, " at the end of its PID namespace's init {sender}")
