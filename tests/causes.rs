@@ -167,6 +167,8 @@ fn the_kernels_own_kills_have_no_sender() {
             (["timer", "real"], "SIGALRM", "timer"),
             (["timer", "virtual"], "SIGVTALRM", "timer"),
             (["timer", "prof"], "SIGPROF", "timer"),
+            (["timer", "created"], "SIGTERM", "timer"),
+            (["timer", "created-asleep"], "SIGTERM", "timer"),
             (["grow", ""], "SIGXFSZ", "file_size_limit"),
             (["notify", ""], "SIGIO", "notification"),
         ] {

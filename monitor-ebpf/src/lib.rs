@@ -106,8 +106,8 @@ pub struct SentSignal {
     pub code: i32,
     /// `SENT_…`
     pub flags: u32,
-    /// The number of the system call that the sender was in, by the kernel's own table; -1 if that
-    /// is not known.
+    /// The number of the system call that the sender was in, by the kernel's own table;
+    /// [`SYSCALL_UNKNOWN`], or [`SYSCALL_NONE`].
     pub syscall: i32,
     /// The sender's process ID; 0 if it is outside the observer's PID namespace.
     pub sender_pid: u32,
@@ -122,6 +122,11 @@ pub struct SentSignal {
     /// The name of the sender's parent.
     pub sender_parent_comm: [u8; COMM_LEN],
 }
+
+/// In place of a system call's number: that is not known.
+pub const SYSCALL_UNKNOWN: i32 = -1;
+/// In place of a system call's number: the sender was in none, when it was interrupted.
+pub const SYSCALL_NONE: i32 = -2;
 
 /// Flag of [`SentSignal`]: sent by the kernel in the name of the sender (`SEND_SIG_NOINFO`).
 pub const SENT_WITHOUT_INFO: u32 = 1;

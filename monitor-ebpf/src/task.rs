@@ -13,7 +13,9 @@ use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
     generated::bpf_probe_read_kernel,
 };
-use monitor_ebpf::{COMM_LEN, MAX_PID_NAMESPACE_LEVEL, NO_FIELD};
+use monitor_ebpf::{
+    COMM_LEN, MAX_PID_NAMESPACE_LEVEL, NO_FIELD, SYSCALL_NONE, SYSCALL_UNKNOWN,
+};
 
 use crate::object::{FILTER, OFFSETS};
 
@@ -93,7 +95,7 @@ fn optional<T: Plain>(base: *const u8, offset: u32, missing: T) -> T {
     field(base, offset)
 }
 
-/// The number of the system call that the current task is in, -1 if that is not known.
+/// The number of the system call that the current task is in.
 #[inline(always)]
 pub(crate) fn syscall_number() -> i32 {
     let offset = offset!(pt_regs_syscall);
@@ -102,7 +104,16 @@ pub(crate) fn syscall_number() -> i32 {
     }
     // SAFETY: user space sets the offset only where the kernel has both helpers.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    field(registers as *const u8, offset)
+    none_if_negative(field(registers as *const u8, offset))
+}
+
+/// Whoever is interrupted outside of a system call has -1 there (arch/x86/entry/entry_64.S,
+/// arch/arm64/include/asm/processor.h). Without a branch, for the reason at the head of this file.
+#[inline(always)]
+fn none_if_negative(number: i32) -> i32 {
+    const { assert!(SYSCALL_NONE == -2) };
+    let sign = number >> 31;
+    number & !sign | sign << 1
 }
 
 /// The same before 5.15: the registers are at the end of the task's stack, which is as large as
@@ -111,16 +122,18 @@ pub(crate) fn syscall_number() -> i32 {
 fn syscall_on_stack(task: Task) -> i32 {
     let below = offset!(stack_syscall);
     if below == NO_FIELD {
-        return -1;
+        return SYSCALL_UNKNOWN;
     }
     let area: *const u8 = field(task.0, offset!(task_stack_area));
     let pages: u32 = field(area, offset!(area_pages));
     if pages == 0 {
-        return -1;
+        return SYSCALL_UNKNOWN;
     }
     let stack: *const u8 = field(task.0, offset!(task_stack));
     let size = u64::from(pages) * u64::from(offset!(page_size));
-    read(stack.wrapping_add((size - u64::from(below)) as usize))
+    none_if_negative(read(
+        stack.wrapping_add((size - u64::from(below)) as usize),
+    ))
 }
 
 /// Whether the event `sched_process_exit` says that it is about the last thread.

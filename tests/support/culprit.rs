@@ -389,9 +389,11 @@ fn pipe() -> Outcome {
     Ok(())
 }
 
-/// Sets a timer of real time, of the process's own, or of that and the kernel's for it.
+/// Sets a timer of real time, of the process's own, or of that and the kernel's for it; or makes one
+/// that sends SIGTERM.
 fn timer(what: &str) -> Outcome {
     let which = match what {
+        "created" | "created-asleep" => return created_timer(what == "created-asleep"),
         "real" => libc::ITIMER_REAL,
         "virtual" => libc::ITIMER_VIRTUAL,
         "prof" => libc::ITIMER_PROF,
@@ -412,6 +414,33 @@ fn timer(what: &str) -> Outcome {
     // SAFETY: the address of a whole `itimerval`, and none to return the old one to.
     if unsafe { libc::setitimer(which, &raw const once, std::ptr::null_mut()) } < 0 {
         return Err(std::io::Error::last_os_error().into());
+    }
+    loop {
+        std::hint::black_box(0);
+    }
+}
+
+/// A timer of `timer_create`, and waits for it, computing or asleep.
+fn created_timer(asleep: bool) -> Outcome {
+    go()?;
+    // SAFETY: an all-zero `sigevent` is one; the addresses are those of whole values.
+    let result = unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = libc::SIGTERM;
+        let mut id = std::mem::zeroed();
+        let mut when: libc::itimerspec = std::mem::zeroed();
+        when.it_value.tv_nsec = 20_000_000;
+        match libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) {
+            0 => libc::timer_settime(id, 0, &raw const when, std::ptr::null_mut()),
+            failed => failed,
+        }
+    };
+    if result < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    if asleep {
+        wait_for_ever();
     }
     loop {
         std::hint::black_box(0);

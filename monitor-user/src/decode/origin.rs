@@ -5,7 +5,7 @@
 use monitor_ebpf::{
     SENT_AMBIGUOUS, SENT_BY_ENDED_THREAD, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL,
     SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP,
-    SENT_WITHOUT_INFO,
+    SENT_WITHOUT_INFO, SYSCALL_NONE, SYSCALL_UNKNOWN,
 };
 use nix::libc;
 
@@ -16,10 +16,18 @@ use crate::supervisor::{Fault, How, Origin, Parent, Sender, Signal};
 /// `si_code` of seccomp's SIGSYS, include/uapi/asm-generic/siginfo.h.
 const SYS_SECCOMP: i32 = 1;
 
+/// The least and the most `si_code` of input and output, from the same file.
+const POLL_IN: i32 = 1;
+const POLL_HUP: i32 = 6;
+
 /// Numbers of `kill` and `ptrace` for programs of 32 bits, on x86 and ARM alike. The calls that have
 /// these numbers for others (`alarm` and `msync`, `linkat` and `inotify_init1`) send no signal.
 const KILL_32: i32 = 37;
 const PTRACE_32: i32 = 26;
+
+/// Numbers of `rt_sigqueueinfo`, `rt_tgsigqueueinfo` and `pidfd_send_signal` for programs of 32 bits,
+/// on x86 and ARM.
+const SIGQUEUE_32: [i32; 4] = [178, 335, 363, 424];
 
 /// Marks a system call of the x32 ABI (`__X32_SYSCALL_BIT`).
 const X32_CALL: i32 = 0x4000_0000;
@@ -168,6 +176,13 @@ impl Sent {
         if signal == libc::SIGSYS && self.code == SYS_SECCOMP {
             return nobody(How::Seccomp);
         }
+        // send_sigio_to_task (fs/fcntl.c), for a signal of the process's choice (F_SETSIG). The
+        // end of a child may be told by one as well (do_notify_parent, kernel/signal.c).
+        let is_input = (POLL_IN..=POLL_HUP).contains(&self.code);
+        let has_codes = traps.contains(&signal) || signal == libc::SIGSYS;
+        if is_input && !has_codes && !self.has(SENT_BY_EXITING) {
+            return nobody(How::Notification);
+        }
         if !self.has(SENT_BY_ITSELF) || !traps.contains(&signal) {
             return nobody(How::Kernel);
         }
@@ -183,6 +198,16 @@ impl Sent {
 
     /// `si_code` 0 or less: what system calls send, but what timers and the like send as well.
     fn by_system_call(&self) -> Origin {
+        if let Some(how) = self.asked_for()
+            && !self.may_choose_code()
+        {
+            return match self.syscall {
+                SYSCALL_UNKNOWN => Origin::default(),
+                // One of the calls that let their caller choose, or another one: who knows.
+                call if SIGQUEUE_32.contains(&call) => Origin::default(),
+                _ => nobody(how),
+            };
+        }
         // A code of the caller's choice; to another process none that the calls above it give.
         let others = [libc::SI_USER, libc::SI_TKILL];
         let is_free = self.has(SENT_BY_ITSELF) || !others.contains(&self.code);
@@ -211,13 +236,31 @@ impl Sent {
         match how {
             Some(how) => self.by_sender(how),
             // Not in a call that sends signals: whoever ran is not the sender.
-            None if self.syscall >= 0 => nobody(match self.code {
-                libc::SI_TIMER => How::Timer,
-                libc::SI_MESGQ => How::Notification,
-                _ => How::Kernel,
-            }),
-            None => Origin::default(),
+            None if self.syscall == SYSCALL_UNKNOWN => Origin::default(),
+            None => nobody(How::Kernel),
         }
+    }
+
+    /// What the process had asked for, if the kernel sent it for that, whoever ran.
+    fn asked_for(&self) -> Option<How> {
+        match self.code {
+            // send_sigqueue (kernel/signal.c)
+            libc::SI_TIMER => Some(How::Timer),
+            // do_mq_notify (ipc/mqueue.c), send_sigio_to_task (fs/fcntl.c), async_completed
+            // (drivers/usb/core/devio.c)
+            libc::SI_MESGQ | libc::SI_SIGIO | libc::SI_ASYNCIO => Some(How::Notification),
+            _ => None,
+        }
+    }
+
+    /// Whether the sender was in a call that lets it choose `si_code`.
+    fn may_choose_code(&self) -> bool {
+        let calls = [
+            libc::SYS_rt_sigqueueinfo,
+            libc::SYS_rt_tgsigqueueinfo,
+            libc::SYS_pidfd_send_signal,
+        ];
+        calls.contains(&i64::from(self.syscall & !X32_CALL))
     }
 
     fn by_sender(&self, how: How) -> Origin {
@@ -305,6 +348,8 @@ mod tests {
         .origin()
     }
 
+    const UNKNOWN: i64 = SYSCALL_UNKNOWN as i64;
+    const NO_CALL: i64 = SYSCALL_NONE as i64;
     const GROUP: u32 = SENT_TO_GROUP;
     const ITSELF: u32 = SENT_BY_ITSELF;
     const EXITING: u32 = SENT_BY_EXITING;
@@ -331,11 +376,21 @@ mod tests {
         (libc::SIGTERM, -2, GROUP, libc::SYS_write, Some(How::Timer), false),
         (libc::SIGTERM, -3, GROUP, libc::SYS_mq_timedsend, Some(How::Notification), false),
         (libc::SIGTERM, -60, GROUP, libc::SYS_write, Some(How::Kernel), false),
-        (libc::SIGTERM, -2, GROUP, -1, None, false),
-        // While the process that ran was in a call that sends no such code.
-        (libc::SIGTERM, -2, GROUP, libc::SYS_kill, None, false),
-        (libc::SIGTERM, -2, 0, libc::SYS_tkill, None, false),
-        (libc::SIGTERM, -2, 0, libc::SYS_tgkill, None, false),
+        (libc::SIGTERM, -2, GROUP, UNKNOWN, None, false),
+        // While the process that ran was in a call that sends no such code, or in none.
+        (libc::SIGTERM, -2, GROUP, NO_CALL, Some(How::Timer), false),
+        (libc::SIGTERM, -2, GROUP, libc::SYS_kill, Some(How::Timer), false),
+        (libc::SIGTERM, -2, 0, libc::SYS_tkill, Some(How::Timer), false),
+        (libc::SIGTERM, -2, 0, libc::SYS_tgkill, Some(How::Timer), false),
+        (libc::SIGTERM, -3, GROUP, NO_CALL, Some(How::Notification), false),
+        (libc::SIGSEGV, -5, GROUP, libc::SYS_write, Some(How::Notification), false),
+        (libc::SIGTERM, 1, GROUP, libc::SYS_write, Some(How::Notification), false),
+        (libc::SIGIO, 1, GROUP | ITSELF, libc::SYS_write, Some(How::Notification), false),
+        (libc::SIGTERM, 1, GROUP | EXITING, libc::SYS_exit_group, Some(How::Kernel), false),
+        (libc::SIGSYS, 2, ITSELF, -1, Some(How::Kernel), false),
+        (libc::SIGTERM, 0, GROUP, NO_CALL, Some(How::Kill), true),
+        // Of a program for 32 bits.
+        (libc::SIGTERM, -2, GROUP, 178, None, false),
         (libc::SIGTERM, -6, 0, libc::SYS_kill, None, false),
         (libc::SIGTERM, 0, GROUP, libc::SYS_tgkill, None, false),
         (libc::SIGTERM, 0, GROUP, libc::SYS_rt_sigqueueinfo, None, false),
