@@ -508,15 +508,58 @@ fn an_out_of_memory_kill_has_its_figures() {
 }
 
 #[test]
-fn a_service_without_memory_is_told_and_delayed() {
-    const NAME: &str = "a_service_without_memory_is_told_and_delayed";
+fn who_shares_a_victims_memory_is_told_with_it() {
+    const NAME: &str = "who_shares_a_victims_memory_is_told_with_it";
     needs_root!(NAME);
     let Some(cgroup) = small_cgroup() else {
         return skip(NAME, "no cgroup whose memory can be limited");
     };
+    for program in PROGRAMS {
+        let mut parent = culprit(&["share"]);
+        let pids = [parent.pid(), parent.line().parse().unwrap()];
+        let mut watches = pids.map(|pid| {
+            cgroup.add(pid);
+            watch(pid, program)
+        });
+        parent.wait();
+        let exits = [0, 1].map(|index| watches[index].exit_of(pids[index]));
+        let of = |key: &str| {
+            exits
+                .each_ref()
+                .map(|exit| exit["cause"]["oom"][key].clone())
+        };
+        for exit in &exits {
+            assert_eq!(exit["cause"]["kind"], "oom_killed", "{exit}");
+            assert_eq!(exit["cause"]["signal"], "SIGKILL", "{exit}");
+        }
+        // One of them was the kernel's choice, and has the figures.
+        let victims = of("victim_host_pid");
+        let chosen = victims.iter().position(Value::is_null).unwrap();
+        assert_eq!(victims[1 - chosen], exits[chosen]["host_pid"], "{exits:?}");
+        let figures = of("anon_rss_bytes").map(|bytes| bytes.is_u64());
+        assert!(figures[chosen] && !figures[1 - chosen], "{exits:?}");
+    }
+}
+
+#[test]
+fn a_service_without_memory_is_told_and_delayed() {
+    without_memory("a_service_without_memory_is_told_and_delayed", "eat");
+}
+
+#[test]
+fn a_service_that_shares_its_memory_with_a_victim_is_told_and_delayed() {
+    let name = "a_service_that_shares_its_memory_with_a_victim_is_told_and_delayed";
+    without_memory(name, "share");
+}
+
+fn without_memory(name: &str, what: &str) {
+    needs_root!(name);
+    let Some(cgroup) = small_cgroup() else {
+        return skip(name, "no cgroup whose memory can be limited");
+    };
     let rig = Rig::new();
     let procs = cgroup.0.join("cgroup.procs");
-    let script = format!("echo $$ > {}; exec {CULPRIT} eat", procs.display());
+    let script = format!("echo $$ > {}; exec {CULPRIT} {what}", procs.display());
     let command = format!("[\"sh\", \"-c\", {script:?}]");
     let keys = "restart_delay = \"50ms\"\nstable_after = \"1h\"";
     rig.service("eater", &command, keys);
@@ -542,8 +585,10 @@ fn a_service_without_memory_is_told_and_delayed() {
         let cause = &exit["cause"];
         assert_eq!(cause["kind"], "oom_killed", "{exit}");
         assert_eq!(cause["sender"], Value::Null, "{exit}");
-        let anon = cause["oom"]["anon_rss_bytes"].as_u64().unwrap();
-        assert!((8 << 20..=40 << 20).contains(&anon), "{exit}");
+        if cause["oom"]["victim_host_pid"].is_null() {
+            let anon = cause["oom"]["anon_rss_bytes"].as_u64().unwrap();
+            assert!((8 << 20..=40 << 20).contains(&anon), "{exit}");
+        }
     }
     let output = rig.run(&["why", "eater"]);
     let text = String::from_utf8(output.stdout).unwrap();

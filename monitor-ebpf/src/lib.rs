@@ -152,6 +152,10 @@ pub const SENT_BY_NAMESPACE_INIT: u32 = 256;
 pub const SENT_AMBIGUOUS: u32 = 512;
 /// Flag of [`SentSignal`]: the sender was a thread that ended, and its process lived on.
 pub const SENT_BY_ENDED_THREAD: u32 = 1024;
+/// Flag of [`SentSignal`]: by the out-of-memory killer, for the process has its memory in common with
+/// the one that was chosen, whose process ID in the initial PID namespace is the signal's
+/// [`address`](SentSignal::address).
+pub const SENT_FOR_SHARED_MEMORY: u32 = 2048;
 
 /// `SIGRTMIN` as the kernel counts: signals from here on queue, and the first is taken first.
 pub const FIRST_REAL_TIME: u32 = 32;
@@ -276,6 +280,21 @@ impl WatchEntry {
         }
     }
 }
+
+/// The one value of the victim map: the last process that the kernel itself killed. Addresses, which
+/// are compared, and never told.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Victim {
+    /// Of the thread that did it, its `task_struct`.
+    pub killer: u64,
+    /// Of the victim, its `signal_struct`.
+    pub process: u64,
+    /// The victim's process ID in the initial PID namespace.
+    pub host_pid: u64,
+}
+
+const _: () = assert!(size_of::<Victim>() == 24);
 
 /// The one value of the mark map: whose forks are births of which service.
 #[repr(C)]
@@ -631,6 +650,8 @@ pub mod maps {
     pub const LOST: &str = "LOST";
     /// Array with one [`Mark`](super::Mark).
     pub const MARK: &str = "MARK";
+    /// Array with one [`Victim`](super::Victim), for the signal program alone.
+    pub const VICTIM: &str = "VICTIM";
     /// Array of [`hints`](super::hints).
     pub const HINTS: &str = "HINTS";
     /// Array of [`notes`](super::notes).

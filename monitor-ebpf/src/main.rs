@@ -21,7 +21,8 @@ mod object {
         programs::{BtfTracePointContext, FEntryContext, TracePointContext},
     };
     use monitor_ebpf::{
-        ClaimKey, Filter, Mark, NameMatcher, Offsets, SentSignals, WatchEntry, hints, maps, notes,
+        ClaimKey, Filter, Mark, NameMatcher, Offsets, SentSignals, Victim, WatchEntry, hints, maps,
+        notes,
     };
 
     use crate::{
@@ -51,6 +52,10 @@ mod object {
     #[map]
     pub(crate) static SIGNALS: HashMap<u32, SentSignals> =
         HashMap::with_max_entries(maps::SIGNALS_ENTRIES, BPF_F_NO_PREALLOC);
+
+    /// Who was killed by the kernel, for those who die with it.
+    #[map]
+    pub(crate) static VICTIM: Array<Victim> = Array::with_max_entries(1, 0);
 
     /// See [`hints`].
     #[map]

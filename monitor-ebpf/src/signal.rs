@@ -12,14 +12,15 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use monitor_ebpf::{
     FIRST_REAL_TIME, SENT_AMBIGUOUS, SENT_BY_ENDED_THREAD, SENT_BY_EXITING, SENT_BY_ITSELF,
-    SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH,
-    SENT_TO_GROUP, SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal, SentSignals, TICK_NS,
+    SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_FOR_SHARED_MEMORY,
+    SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal,
+    SentSignals, TICK_NS,
 };
 
 use crate::{
     exit::{filter, is_hinted},
-    object::{SIGNALS, WATCHED},
-    task::{Task, read, syscall_number},
+    object::{SIGNALS, VICTIM, WATCHED},
+    task::{Process, Task, read, syscall_number},
 };
 
 /// `enum { TRACE_SIGNAL_DELIVERED, …, TRACE_SIGNAL_LOSE_INFO }`, include/trace/events/signal.h: the
@@ -34,6 +35,9 @@ const HARMLESS: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 
 /// `struct kernel_siginfo` (include/uapi/asm-generic/siginfo.h): `si_code`, and the union's begin.
 const SI_CODE: usize = 8;
 const SI_FIELDS: usize = 16;
+/// `SEND_SIG_PRIV`, include/linux/sched/signal.h.
+const BY_KERNEL: usize = 1;
+const KILL: u32 = 9;
 /// `si_code` as the kernel fills it in for the two special pointers.
 const SI_USER: i32 = 0;
 const SI_KERNEL: i32 = 0x80;
@@ -55,13 +59,21 @@ pub(crate) fn keep<C: EbpfContext>(
         return;
     }
     let host_pid = task.host_process_id();
+    let mut flags = 0;
+    let mut victim = 0;
+    if number == KILL && info as usize == BY_KERNEL && group {
+        victim = chosen_instead_of(task, host_pid);
+        if victim != 0 {
+            flags |= SENT_FOR_SHARED_MEMORY;
+        }
+    }
     let Some(start_time_ns) = start_if_wanted(task, host_pid) else {
         return;
     };
     let thread = Task::current();
     let sender = Sender::of(thread);
     let itself = sender.host_pid == host_pid;
-    let mut flags = relation(number, task, thread);
+    flags |= relation(number, task, thread);
     if itself {
         flags |= SENT_BY_ITSELF;
     }
@@ -78,6 +90,33 @@ pub(crate) fn keep<C: EbpfContext>(
     // SAFETY: a map returned it, and the receiver's signal lock keeps other writers away.
     let sent = unsafe { &mut *sent };
     write(sent, number, itself, flags, info, &sender);
+    if victim != 0 {
+        sent.address = victim;
+    }
+}
+
+/// Whether the out-of-memory killer kills `task` only because it has its memory in common with the
+/// process that it has chosen: that one's process ID, else 0. It kills that one first and marks it,
+/// and then the others, all in one go (`__oom_kill_process`, mm/oom_kill.c).
+#[inline(always)]
+fn chosen_instead_of(task: Task, host_pid: u32) -> u64 {
+    let Some(last) = VICTIM.get_ptr_mut(0) else {
+        return 0;
+    };
+    let killer = Task::current().0 as u64;
+    // SAFETY: the map returned it. Another kill on another CPU may change it at the same time: then
+    // this one is told as the kernel's, and no more.
+    unsafe {
+        let shared = Process::at((*last).process).memory_of_victim();
+        let memory = task.memory();
+        if (*last).killer == killer && !memory.is_none() && shared == memory {
+            return (*last).host_pid;
+        }
+        (*last).killer = killer;
+        (*last).process = task.process().address();
+        (*last).host_pid = host_pid.into();
+    }
+    0
 }
 
 /// The process that sends, found out before there is a place for the signal: the verifier goes
@@ -125,7 +164,7 @@ fn write(
             flags |= SENT_WITHOUT_INFO;
             (SI_USER, 0)
         }
-        1 => {
+        BY_KERNEL => {
             flags |= SENT_BY_KERNEL;
             (SI_KERNEL, 0)
         }

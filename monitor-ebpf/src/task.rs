@@ -13,9 +13,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
     generated::bpf_probe_read_kernel,
 };
-use monitor_ebpf::{
-    COMM_LEN, MAX_PID_NAMESPACE_LEVEL, NO_FIELD, SYSCALL_NONE, SYSCALL_UNKNOWN,
-};
+use monitor_ebpf::{COMM_LEN, MAX_PID_NAMESPACE_LEVEL, NO_FIELD, SYSCALL_NONE, SYSCALL_UNKNOWN};
 
 use crate::object::{FILTER, OFFSETS};
 
@@ -131,9 +129,7 @@ fn syscall_on_stack(task: Task) -> i32 {
     }
     let stack: *const u8 = field(task.0, offset!(task_stack));
     let size = u64::from(pages) * u64::from(offset!(page_size));
-    none_if_negative(read(
-        stack.wrapping_add((size - u64::from(below)) as usize),
-    ))
+    none_if_negative(read(stack.wrapping_add((size - u64::from(below)) as usize)))
 }
 
 /// Whether the event `sched_process_exit` says that it is about the last thread.
@@ -245,6 +241,23 @@ impl Task {
 }
 
 impl Process {
+    /// The one at an address that was kept: whatever is there by now is read.
+    #[inline(always)]
+    pub(crate) fn at(address: u64) -> Self {
+        Process(address as *const u8)
+    }
+
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// What a victim of the out-of-memory killer had when it was chosen; null for any other.
+    #[inline(always)]
+    pub(crate) fn memory_of_victim(self) -> Memory {
+        Memory(optional(self.0, offset!(signal_oom_mm), ptr::null()))
+    }
+
     /// Threads that have not begun to exit, as a thread sees it after its own beginning.
     #[inline(always)]
     pub(crate) fn live_threads(self) -> i32 {
@@ -362,10 +375,15 @@ fn upid(pid: *const u8, depth: u32) -> *const u8 {
 }
 
 /// A `struct mm_struct *`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory(*const u8);
 
 impl Memory {
+    #[inline(always)]
+    pub(crate) fn is_none(self) -> bool {
+        self.0.is_null()
+    }
+
     #[inline(always)]
     pub(crate) fn total_vm_pages(self) -> u64 {
         optional(self.0, offset!(mm_total_vm), 0)
@@ -380,7 +398,7 @@ impl Memory {
     /// 0 without memory.
     #[inline(always)]
     pub(crate) fn max_resident_pages(self) -> u64 {
-        if self.0.is_null() {
+        if self.is_none() {
             return 0;
         }
         let before: u64 = optional(self.0, offset!(mm_hiwater_rss), 0);

@@ -308,6 +308,12 @@ impl<'a> Fields<'a> {
         if is_victim && sent.is_none_or(Sent::may_be_oom_kill) {
             return Cause::OomKilled(self.oom_kill(flags));
         }
+        if let Some(victim) = sent.and_then(Sent::oom_victim) {
+            return Cause::OomKilled(OomKill {
+                victim_host_pid: Some(victim),
+                ..OomKill::default()
+            });
+        }
         *origin = match sent {
             // Another one may have ended it. A request was one whether it did or not.
             Some(sent) if sent.is_ambiguous() => Origin::default(),
@@ -332,6 +338,7 @@ impl<'a> Fields<'a> {
             total_vm_bytes: bytes(self.u64(offset_of!(ExitRecord, oom_total_vm_pages))),
             anon_rss_bytes: bytes(self.u64(offset_of!(ExitRecord, oom_anon_pages))),
             oom_score_adj: Some(self.i32(offset_of!(ExitRecord, oom_score_adj))),
+            victim_host_pid: None,
         }
     }
 
@@ -358,7 +365,7 @@ impl<'a> Fields<'a> {
 mod tests {
     use monitor_ebpf::{
         SENT_AMBIGUOUS, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT,
-        SENT_CPU_LIMITED, SENT_TO_GROUP, SENT_WITHOUT_INFO,
+        SENT_CPU_LIMITED, SENT_FOR_SHARED_MEMORY, SENT_TO_GROUP, SENT_WITHOUT_INFO,
     };
 
     use super::*;
@@ -526,6 +533,7 @@ mod tests {
             total_vm_bytes: Some(3 * page_size()),
             anon_rss_bytes: Some(page_size()),
             oom_score_adj: Some(-17),
+            victim_host_pid: None,
         };
         assert_eq!(
             killed(EXIT_OOM_VICTIM | EXIT_OOM_FIGURES),
@@ -579,6 +587,26 @@ mod tests {
             });
             assert_eq!(killed.cause.to_string(), told, "flags {flags:#x}");
         }
+    }
+
+    #[test]
+    fn who_is_killed_for_memory_that_it_shares_has_run_out_of_it_too() {
+        let killed = read(ExitRecord {
+            sent: SentSignal {
+                time_ns: 2_234_000_000,
+                signal: 9,
+                address: 70,
+                flags: SENT_BY_KERNEL | SENT_TO_GROUP | SENT_FOR_SHARED_MEMORY,
+                ..SentSignal::NONE
+            },
+            wait_status: 9,
+            ..record()
+        });
+        assert_eq!(
+            killed.cause.to_string(),
+            "killed for lack of memory, together with pid 70, whose memory it shared"
+        );
+        assert_eq!(blame(&killed.cause, None), Blame::Itself);
     }
 
     #[test]

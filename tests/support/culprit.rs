@@ -3,13 +3,14 @@
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
 //! parent SIGNAL [thread] | trace | handle SIGNAL CODE | again SIGNAL | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
-//! threads N | eat | pipe | timer WHAT | grow | notify | terminal WHAT | storm N | die N`.
+//! threads N | eat | share | pipe | timer WHAT | grow | notify | terminal WHAT | storm N | die N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         ["seccomp", what] => seccomp(what),
         ["threads", count] => threads(count),
         ["eat"] => eat(),
+        ["share"] => share(),
         ["pipe"] => pipe(),
         ["timer", what] => timer(what),
         ["grow"] => grow(),
@@ -341,6 +343,61 @@ fn eat() -> Outcome {
     loop {
         eaten.push(vec![1_u8; 1 << 20]);
         std::hint::black_box(&eaten);
+    }
+}
+
+/// Set when the process that shares this one's memory may take more of it.
+static MAY_EAT: AtomicBool = AtomicBool::new(false);
+
+/// Prints the pid of a process that has its memory in common with this one, and takes more of it
+/// until there is no more.
+fn share() -> Outcome {
+    const STACK_BYTES: usize = 1 << 16;
+    let mut stack = vec![0_u64; STACK_BYTES / 8];
+    // SAFETY: the end of a stack that lives as long as this process, as the child does at most. The
+    // child calls nothing but the kernel, for it has this thread's local storage.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().byte_add(STACK_BYTES);
+        libc::clone(
+            eat_beside,
+            top.cast(),
+            libc::CLONE_VM | libc::SIGCHLD,
+            std::ptr::null_mut(),
+        )
+    };
+    if pid < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    say(&pid.to_string());
+    go()?;
+    MAY_EAT.store(true, Ordering::SeqCst);
+    loop {
+        // SAFETY: a call without arguments.
+        unsafe { libc::syscall(libc::SYS_sched_yield) };
+    }
+}
+
+extern "C" fn eat_beside(_: *mut libc::c_void) -> i32 {
+    const BYTES: usize = 1 << 20;
+    loop {
+        if !MAY_EAT.load(Ordering::SeqCst) {
+            std::hint::spin_loop();
+            continue;
+        }
+        // SAFETY: a new mapping, written within its bounds.
+        unsafe {
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if page != libc::MAP_FAILED {
+                page.cast::<u8>().write_bytes(1, BYTES);
+            }
+        }
     }
 }
 

@@ -55,6 +55,7 @@ impl Circumstances {
 /// Adds to an out-of-memory kill whose memory it was that ran out.
 pub(crate) fn complete(exit: &mut ProcessExit) {
     if let Cause::OomKilled(kill) = &mut exit.cause {
-        kill.scope = kernel_log::oom_scope(exit.host_pid, exit.exited_at, exit.uptime);
+        let victim = kill.victim_host_pid.unwrap_or(exit.host_pid);
+        kill.scope = kernel_log::oom_scope(victim, exit.exited_at, exit.uptime);
     }
 }

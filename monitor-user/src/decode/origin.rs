@@ -4,8 +4,8 @@
 
 use monitor_ebpf::{
     SENT_AMBIGUOUS, SENT_BY_ENDED_THREAD, SENT_BY_EXITING, SENT_BY_ITSELF, SENT_BY_KERNEL,
-    SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP,
-    SENT_WITHOUT_INFO, SYSCALL_NONE, SYSCALL_UNKNOWN,
+    SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_FOR_SHARED_MEMORY, SENT_IN_SESSION,
+    SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO, SYSCALL_UNKNOWN,
 };
 use nix::libc;
 
@@ -72,6 +72,12 @@ impl Sent {
     /// whoever ran at that moment.
     pub(super) fn may_be_oom_kill(&self) -> bool {
         self.has(SENT_BY_KERNEL) && self.by_kernel().sender.is_none()
+    }
+
+    /// Whose memory the process shared, if the out-of-memory killer sent it for that.
+    pub(super) fn oom_victim(&self) -> Option<u32> {
+        let for_shared = self.has(SENT_FOR_SHARED_MEMORY) && !self.is_ambiguous();
+        for_shared.then(|| u32::try_from(self.address).unwrap_or(0))
     }
 
     fn has(&self, flag: u32) -> bool {
@@ -324,6 +330,8 @@ fn code_name(signal: i32, code: i32) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use monitor_ebpf::SYSCALL_NONE;
+
     use super::*;
 
     fn sent(signal: i32, code: i32, flags: u32, syscall: i64) -> Origin {

@@ -153,6 +153,10 @@ pub(crate) struct OomKill {
     pub(crate) anon_rss_bytes: Option<u64>,
     /// Its `oom_score_adj`, -1000 to 1000.
     pub(crate) oom_score_adj: Option<i32>,
+    /// The process that the kernel had chosen, in the initial PID namespace, if this one was killed
+    /// because it shared that one's memory. The figures are not known then.
+    #[serde(default)]
+    pub(crate) victim_host_pid: Option<u32>,
 }
 
 /// Whose memory ran out.
@@ -257,11 +261,17 @@ impl fmt::Display for Cause {
                     Ok(())
                 }
             }
-            Self::OomKilled(kill) => f.write_str(match kill.scope {
-                Some(OomScope::Cgroup) => "killed for lack of memory in its cgroup",
-                Some(OomScope::Global) => "killed for lack of memory on the host",
-                None => "killed for lack of memory",
-            }),
+            Self::OomKilled(kill) => {
+                f.write_str(match kill.scope {
+                    Some(OomScope::Cgroup) => "killed for lack of memory in its cgroup",
+                    Some(OomScope::Global) => "killed for lack of memory on the host",
+                    None => "killed for lack of memory",
+                })?;
+                match kill.victim_host_pid {
+                    Some(pid) => write!(f, ", together with pid {pid}, whose memory it shared"),
+                    None => Ok(()),
+                }
+            }
             Self::Unknown => f.write_str("gone, cause unknown"),
         }
     }
@@ -301,7 +311,10 @@ impl Origin {
                 write!(f, " at the death of its parent {sender}")
             }
             (Some(How::ParentThreadDeath), Some(sender)) => {
-                write!(f, " at the end of a thread of its parent {sender}, which lives")
+                write!(
+                    f,
+                    " at the end of a thread of its parent {sender}, which lives"
+                )
             }
             (Some(How::NamespaceEnd), Some(sender)) => {
                 write!(f, " at the end of its PID namespace's init {sender}")
