@@ -92,6 +92,7 @@ fn build_simulation(workspace: &Workspace) -> Result<PathBuf> {
     command.args(["test", "--no-run", "--package", "monitor-user"]);
     command
         .args(["--bin", "respawn"])
+        .args(["--config", "profile.dev.package.monitor-user.opt-level=1"])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     let messages = output_of(&mut command)?;
