@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::memory::Memory;
 use super::spec::{Policy, StartLimit};
 
 /// The least delay of a service that keeps failing, even if its `restart_delay` is zero.
@@ -40,21 +41,17 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Takes up what an earlier agent had counted; `starts_ago` oldest first.
-    pub(super) fn restore(
-        failures: u32,
-        storm: u32,
-        starts_ago: &[Duration],
-        now: Instant,
-    ) -> Self {
+    /// Takes up what an earlier agent had counted.
+    pub(super) fn restore(memory: &Memory, now: Instant) -> Self {
+        let times = |ago: &[Duration]| {
+            let times = ago.iter().filter_map(|ago| now.checked_sub(*ago));
+            times.collect()
+        };
         Self {
-            failures,
-            storm,
-            starts: starts_ago
-                .iter()
-                .filter_map(|ago| now.checked_sub(*ago))
-                .collect(),
-            ends: VecDeque::new(),
+            failures: memory.failures,
+            storm: memory.storm,
+            starts: times(&memory.starts_ago),
+            ends: times(&memory.ends_ago),
         }
     }
 
@@ -73,6 +70,14 @@ impl Backoff {
         self.starts
             .iter()
             .map(|start| now.saturating_duration_since(*start))
+            .collect()
+    }
+
+    /// How long ago the ends were that may be part of a storm, oldest first.
+    pub(super) fn ends_ago(&self, now: Instant) -> Vec<Duration> {
+        let ends = self.ends.iter();
+        ends.map(|end| now.saturating_duration_since(*end))
+            .filter(|ago| *ago < STORM_WINDOW)
             .collect()
     }
 

@@ -187,7 +187,8 @@ mod address {
     }
 }
 
-/// Whose doing a death was: only the service's own counts towards delay and start limit.
+/// Whose doing a death was, where its cause is known: only the service's own counts towards delay
+/// and start limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Blame {

@@ -58,6 +58,8 @@ pub(crate) struct Memory {
     pub(crate) storm: u32,
     /// How long ago the starts were that count towards the start limit, oldest first.
     pub(crate) starts_ago: Vec<Duration>,
+    /// How long ago the ends were that may be part of a storm, oldest first.
+    pub(crate) ends_ago: Vec<Duration>,
     /// In backoff: how long until the next start.
     pub(crate) next_start_in: Option<Duration>,
     /// Whether the next start counts towards no limit: it mends what someone else broke, or was
@@ -85,7 +87,7 @@ impl Memory {
     pub(crate) fn aged(mut self, by: Duration) -> Self {
         self.state_age = self.state_age.saturating_add(by);
         self.next_start_in = self.next_start_in.map(|left| left.saturating_sub(by));
-        for ago in &mut self.starts_ago {
+        for ago in self.starts_ago.iter_mut().chain(&mut self.ends_ago) {
             *ago = ago.saturating_add(by);
         }
         self

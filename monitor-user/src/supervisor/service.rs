@@ -29,8 +29,9 @@
 //!   wanted any more, or was started from an exec that has changed, is stopped at once.
 //! - (2) or straight on to Stopping, by (1).
 //! - (3) by restart policy: Due, Backoff, or Ending with success or failure; Backoff instead of Due
-//!   in a storm of ends. A failed start that is not wanted any more: Ending. One whose exec has
-//!   changed: Due.
+//!   in a storm of ends. An end that nobody saw may have been anybody's doing: Due, and no failure
+//!   is counted, but its start is. A failed start that is not wanted any more: Ending. One whose
+//!   exec has changed: Due.
 //! - (4) Due if wanted, else Ending.
 //! - Due becomes Starting as soon as no old instance is leaving (with `overlap`: at most one
 //!   is), or Ending where the start limit forbids it. Ending becomes Down when none is leaving.
@@ -156,6 +157,8 @@ enum Verdict {
     Restart,
     /// Start again at once, at nobody's cost.
     Mend,
+    /// Start again at once: nobody saw whose doing it was. The start counts towards the start limit.
+    Retry,
     /// Leave it: it has done its work.
     Finish,
     /// Leave it: it failed.
@@ -283,6 +286,7 @@ impl Service {
             failures: self.backoff.failures(),
             storm: self.backoff.storm(),
             starts_ago: self.backoff.starts_ago(now),
+            ends_ago: self.backoff.ends_ago(now),
             next_start_in: match self.state {
                 ServiceState::Backoff { until, .. } => Some(until.saturating_duration_since(now)),
                 _ => None,
@@ -460,8 +464,7 @@ impl Service {
         self.last_attempt = memory.last_attempt;
         self.exec = memory.exec;
         self.starts = memory.starts;
-        self.backoff =
-            Backoff::restore(memory.failures, memory.storm, &memory.starts_ago, step.now);
+        self.backoff = Backoff::restore(&memory, step.now);
         self.last_exit = memory.last_exit.clone();
         self.last_failure = memory.last_failure.clone();
         let (leaving, mut own): (Vec<_>, Vec<_>) = legacy
@@ -705,6 +708,7 @@ impl Service {
             _ if self.spec.unusable.is_some() => Verdict::Mend,
             (RestartPolicy::No, _) if success => Verdict::Finish,
             (RestartPolicy::No, _) => Verdict::Fail,
+            _ if death.cause == Cause::Unknown => Verdict::Retry,
             (_, Blame::SomeoneElse) => Verdict::Mend,
             (RestartPolicy::OnFailure, Blame::Itself) if success => Verdict::Finish,
             (_, Blame::Itself) => Verdict::Restart,
@@ -760,7 +764,8 @@ impl Service {
         self.backoff.ran_for(uptime, &self.spec.policy);
         match self.verdict(death) {
             Verdict::Restart => self.back_off(BackoffReason::Exited, step),
-            Verdict::Mend => self.mend(step),
+            Verdict::Mend => self.mend(Start::Free, step),
+            Verdict::Retry => self.mend(Start::Counted, step),
             Verdict::Finish => self.enter(ServiceState::Ending(Rest::Finished), step),
             Verdict::Fail => {
                 let reason = death.cause.to_string();
@@ -780,10 +785,10 @@ impl Service {
         }
     }
 
-    /// Goes on after what someone else did: at nobody's cost, unless it happens all the time.
-    fn mend(&mut self, step: &mut Step<'_>) {
+    /// Goes on after what is not known to be its own doing: at once, unless it happens all the time.
+    fn mend(&mut self, start: Start, step: &mut Step<'_>) {
         let delay = self.backoff.count_end(step.now).unwrap_or_default();
-        self.wait(delay, BackoffReason::TooOften, Start::Free, step);
+        self.wait(delay, BackoffReason::TooOften, start, step);
     }
 
     /// Waits for the next start, or not at all where the delay is zero.

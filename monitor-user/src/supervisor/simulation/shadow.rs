@@ -40,6 +40,8 @@ pub(super) struct Shadow {
     tried: Option<Exec>,
     /// The next start mends what someone else broke.
     pub(super) is_free: bool,
+    /// Nobody saw the last end: it costs no delay but that of a storm.
+    pub(super) is_unseen: bool,
     /// It was up long enough: the next delay is the first one again.
     pub(super) is_fresh: bool,
     /// Whether any policy since the last start allows it to be given up, to end with success.
@@ -62,6 +64,7 @@ impl Shadow {
             second: Vec::new(),
             tried: None,
             is_free: false,
+            is_unseen: false,
             is_fresh: false,
             may_fail: false,
             may_finish: false,
@@ -100,11 +103,6 @@ impl Shadow {
         self.is_free = false;
     }
 
-    /// The next agent does not know how often it ended within the last second.
-    pub(super) fn forget_storm(&mut self) {
-        self.second.clear();
-    }
-
     pub(super) fn is_wanted(&self, is_going: bool) -> bool {
         self.is_listed && self.desired == Desired::Up && !is_going
     }
@@ -114,6 +112,7 @@ impl Shadow {
         self.may_fail = false;
         self.may_finish = false;
         self.is_fresh = false;
+        self.is_unseen = false;
         self.tried = Some(self.spec.exec.clone());
         let last_second = |start: &Instant| now.duration_since(*start) < Duration::from_secs(1);
         self.second.retain(last_second);
@@ -208,10 +207,8 @@ impl Shadow {
             } => false,
             _ => told == Told::Backoff,
         };
-        if self.is_free && costs {
-            return Err(format!(
-                "start_limit: {notice:?} after someone else's doing"
-            ));
+        if costs && (self.is_free || self.is_unseen && told == Told::Backoff) {
+            return Err(format!("start_limit: {notice:?} after no failure"));
         }
         if fits {
             Ok(())

@@ -790,7 +790,9 @@ impl Simulation {
         }
         let was_stable = |uptime| uptime >= shadow.spec.policy.stable_after;
         shadow.is_fresh = !is_held && death.uptime.is_some_and(was_stable);
-        shadow.is_free = shadow.told == Some(Told::Started) && death.blame == Blame::SomeoneElse;
+        let is_counted = shadow.told == Some(Told::Started);
+        shadow.is_unseen = is_counted && death.cause == Cause::Unknown;
+        shadow.is_free = is_counted && !shadow.is_unseen && death.blame == Blame::SomeoneElse;
     }
 
     fn tell_again(&mut self) -> Check {
@@ -882,7 +884,6 @@ impl Simulation {
             .filter_map(|name| Some((name.clone(), self.supervisor.memory(name, self.now)?)))
             .collect();
         self.supervisor = Supervisor::new();
-        self.shadows.values_mut().for_each(Shadow::forget_storm);
         self.requests.clear();
         self.recent.clear();
         let tried = std::mem::take(&mut self.spawning);

@@ -206,6 +206,48 @@ fn someone_elses_kill_costs_nothing_and_resets_nothing() {
 }
 
 #[test]
+fn an_end_that_nobody_saw_is_no_failure_and_resets_none() {
+    check(
+        "
+        set restart_delay=1s ->
+        config         -> spawn 1
+        spawned 1      -> started 1
+        ends 1 unknown -> exited 1; clear 1; spawn 2
+        spawned 2      -> started 2
+        ends 2         -> exited 2; backoff 1s; clear 2
+        +1s            -> spawn 3
+        spawned 3      -> started 3
+        ends 3         -> exited 3; backoff 1s; clear 3
+        +1s            -> spawn 4
+        spawned 4      -> started 4
+        ends 4 unknown -> exited 4; clear 4; spawn 5
+        spawned 5      -> started 5
+        ends 5         -> exited 5; backoff 2s; clear 5
+        ",
+    );
+}
+
+#[test]
+fn a_start_after_an_end_that_nobody_saw_counts_towards_the_limit() {
+    check(
+        "
+        set start_limit=3/10s restart_delay=1s ->
+        config         -> spawn 1
+        spawned 1      -> started 1
+        ends 1 unknown -> exited 1; clear 1; spawn 2
+        spawned 2      -> started 2
+        agent-dies     ->
+        remember 2     ->
+        release 2 unknown ->
+        config         -> exited 2; clear 2
+        gone 2         -> spawn 3
+        spawned 3      -> started 3
+        ends 3 unknown -> exited 3; clear 3; failed (start limit reached: 3 starts within 10s; last: gone, cause unknown)
+        ",
+    );
+}
+
+#[test]
 fn out_of_memory_is_its_own_failure() {
     check(
         "
@@ -1136,6 +1178,7 @@ fn a_memory_survives_its_own_writing() {
     let aged = memory.aged(Duration::from_millis(500));
     assert_eq!(aged.next_start_in, Some(Duration::from_millis(100)));
     assert_eq!(aged.starts_ago, [Duration::from_millis(900)]);
+    assert_eq!(aged.ends_ago, [Duration::from_millis(900)]);
     assert_eq!(
         serde_json::from_str::<Memory>("{}").unwrap(),
         Memory::default()
@@ -1405,6 +1448,17 @@ fn a_storm_of_other_peoples_doing_counts_towards_no_start_limit() {
     assert_eq!(bench.tell("+200ms"), "spawn 23");
     let last = end_at_once(&mut bench, 23, 1, "SIGKILL else");
     assert_eq!(last, "exited 23; backoff 400ms; clear 23");
+}
+
+#[test]
+fn a_storm_of_ends_that_nobody_saw_is_one_over_the_death_of_each_agent() {
+    let mut bench = check("config -> spawn 1");
+    end_at_once(&mut bench, 1, 20, "unknown");
+    bench.tell("spawned 21");
+    bench.tell("agent-dies");
+    bench.tell("remember 21");
+    bench.tell("release 21 unknown");
+    assert_eq!(bench.tell("config"), "exited 21; backoff 100ms; clear 21");
 }
 
 #[test]

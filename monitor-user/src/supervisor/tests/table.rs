@@ -113,6 +113,7 @@ const FACTS: &[(&str, &[&str])] = &[
     ("exit unknown", &["exit 77 SIGKILL else"]),
     ("exit by other", &["exit 1 SIGKILL else"]),
     ("exit success", &["exit 1 code=0"]),
+    ("exit unseen", &["exit 1 unknown"]),
     ("release", &["release 1"]),
     ("release next", &["release 2"]),
     ("gone", &["gone 1"]),
