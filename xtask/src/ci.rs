@@ -33,7 +33,14 @@ const STEPS: [Step; 8] = [
     ("clippy", clippy),
     ("docs", docs),
     ("setup", |workspace| {
-        setup::run(workspace, &setup::Args { yes: true }).map(Outcome::Ran)
+        setup::run(
+            workspace,
+            &setup::Args {
+                yes: true,
+                arch: None,
+            },
+        )
+        .map(Outcome::Ran)
     }),
     ("demo", demo),
     (

@@ -13,6 +13,7 @@ mod test;
 mod vm;
 
 mod apt;
+mod cross;
 mod manifest;
 mod object_file;
 mod previous;

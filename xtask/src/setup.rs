@@ -7,10 +7,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, apt,
+    Verdict, apt, cross,
     report::note,
+    static_build::Arch,
     toolchain::{LINKER_TO_INSTALL, Places, Survey, Version},
-    unpacked,
+    unpacked::{self, EMULATOR},
     workspace::{Workspace, run_to_end, shown},
 };
 
@@ -20,6 +21,10 @@ pub(crate) struct Args {
     /// Install without asking
     #[arg(long)]
     pub(crate) yes: bool,
+
+    /// Have what builds static binaries for another processor, too, and emulates it
+    #[arg(long)]
+    pub(crate) arch: Option<Arch>,
 }
 
 /// Programs that tests call and a bare Debian lacks: the program, and the package that has it.
@@ -33,8 +38,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let places = Places::of_this_machine(workspace)?;
     let survey = places.survey();
     note!("found:\n{survey}");
-    let test_packages = missing_test_packages(&places);
-    let to_unpack = unpacked::missing(workspace);
+    let mut test_packages = missing_test_packages(&places);
+    let mut emulators = vec![EMULATOR];
+    if let Some(arch) = args.arch {
+        test_packages.extend(cross::missing_packages(arch));
+        emulators.push(arch.emulator());
+    }
+    let to_unpack = unpacked::missing(workspace, &emulators);
     if survey.toolchain().is_some() && test_packages.is_empty() && to_unpack.is_empty() {
         note!("nothing to do: the kernel object can be built from source here");
         return Ok(Verdict::Pass);

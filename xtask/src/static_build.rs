@@ -19,6 +19,7 @@ use object::{
 };
 use serde_json::Value;
 
+use crate::cross::Cross;
 use crate::workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, executable_in, output_of};
 
 /// An architecture that static binaries are built for.
@@ -27,6 +28,8 @@ pub(crate) enum Arch {
     /// 64-bit x86, with x86-64's base instructions
     #[value(name = "x86_64")]
     X86_64,
+    /// 64-bit Arm
+    Aarch64,
 }
 
 impl Arch {
@@ -43,6 +46,15 @@ impl Arch {
     pub(crate) fn target(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// The kernel's name of it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
         }
     }
 }
@@ -69,9 +81,11 @@ pub(crate) fn respawn(
     profile: Profile,
     object: Option<&Path>,
 ) -> Result<PathBuf> {
-    let mut command = cargo(workspace, arch, "build");
+    let mut command = cargo(workspace, arch, "build")?;
     command.args(["--package", "monitor-user", "--bin", "respawn"]);
     profile.choose(&mut command);
+    // Without any optimization, each start in an emulated machine takes some seconds more.
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
     if let Some(object) = object {
         command.env(BPF_OBJECT_VARIABLE, object);
     }
@@ -87,7 +101,7 @@ pub(crate) fn respawn(
     Ok(binary)
 }
 
-/// Builds the black-box tests as static binaries, without symbols.
+/// Builds the black-box tests as static binaries, without optimisation.
 ///
 /// Rust's test harness has libc's `getpwuid_r`, for a terminal's description in the home
 /// directory. It is called only where `HOME` is not set.
@@ -95,11 +109,8 @@ pub(crate) fn respawn(
 /// # Errors
 /// When they do not build, or are not static.
 pub(crate) fn tests(workspace: &Workspace, arch: Arch) -> Result<Tests> {
-    let mut command = cargo(workspace, arch, "test");
-    command
-        .args(["--no-run", "--package", "respawn-tests"])
-        .env("CARGO_PROFILE_DEV_DEBUG", "false")
-        .env("CARGO_PROFILE_DEV_STRIP", "symbols");
+    let mut command = cargo(workspace, arch, "test")?;
+    command.args(["--no-run", "--package", "respawn-tests"]);
     let messages = output_of(&mut command)?;
     let (tests, programs): (Vec<_>, Vec<_>) = executables(&messages)
         .into_iter()
@@ -131,15 +142,22 @@ fn target_folder(workspace: &Workspace) -> PathBuf {
 ///
 /// The target is named also where it is this machine's own: so the flags are for it alone, and not
 /// for the macros and build scripts, which cannot be static.
-fn cargo(workspace: &Workspace, arch: Arch, subcommand: &str) -> Command {
+fn cargo(workspace: &Workspace, arch: Arch, subcommand: &str) -> Result<Command> {
     let mut command = workspace.cargo();
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    if let Some(cross) = Cross::prepare(workspace, arch)? {
+        flags.extend(cross.choose(&mut command));
+    }
     command
         .args([subcommand, "--target", arch.target(), "--target-dir"])
         .arg(target_folder(workspace))
         .arg("--message-format=json-render-diagnostics")
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // Machines read them from their memory.
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
+        .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
         .stderr(Stdio::inherit());
-    command
+    Ok(command)
 }
 
 struct Executable {

@@ -38,19 +38,28 @@ pub(crate) const EMULATOR: Program = Program {
     package: "qemu-system-x86",
 };
 
+/// The emulator of 64-bit Arm machines.
+pub(crate) const ARM_EMULATOR: Program = Program {
+    name: "qemu-system-aarch64",
+    package: "qemu-system-arm",
+};
+
 /// Packages that are needed beside libraries.
 const DATA: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
 
 /// Written last, into a folder that is whole.
 const WHOLE: &str = ".whole";
 
-/// The packages that are not there yet.
-pub(crate) fn missing(workspace: &Workspace) -> Vec<&'static str> {
+/// The packages that are not there yet: the inits, and these emulators.
+pub(crate) fn missing(workspace: &Workspace, emulators: &[Program]) -> Vec<&'static str> {
     let is_missing = |package: &&str| !folder(workspace, package).join(WHOLE).exists();
     let mut packages = INITS.to_vec();
-    if on_this_host(EMULATOR.name).is_none() {
-        packages.push(EMULATOR.package);
-    }
+    let emulators = emulators.iter();
+    packages.extend(
+        emulators
+            .filter(|emulator| on_this_host(emulator.name).is_none())
+            .map(|emulator| emulator.package),
+    );
     packages.retain(is_missing);
     packages
 }
@@ -96,7 +105,8 @@ pub(crate) fn emulator(workspace: &Workspace, emulator: &Program) -> Result<Runn
     })
 }
 
-fn on_this_host(program: &str) -> Option<PathBuf> {
+/// Where a program is that is installed.
+pub(crate) fn on_this_host(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|folder| folder.join(program))

@@ -2,7 +2,7 @@
 
 use crate::{
     static_build::Arch,
-    unpacked::{EMULATOR, Program},
+    unpacked::{ARM_EMULATOR, EMULATOR, Program},
 };
 
 impl Arch {
@@ -10,13 +10,15 @@ impl Arch {
     pub(super) fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
         }
     }
 
     /// What emulates it.
-    pub(super) fn emulator(self) -> Program {
+    pub(crate) fn emulator(self) -> Program {
         match self {
             Self::X86_64 => EMULATOR,
+            Self::Aarch64 => ARM_EMULATOR,
         }
     }
 
@@ -24,6 +26,14 @@ impl Arch {
     pub(super) fn machine(self) -> &'static [&'static str] {
         match self {
             Self::X86_64 => &["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"],
+            Self::Aarch64 => &[
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "cortex-a72",
+                "-M",
+                "virt",
+            ],
         }
     }
 
@@ -31,6 +41,16 @@ impl Arch {
     pub(super) fn ports(self) -> (&'static str, &'static str) {
         match self {
             Self::X86_64 => ("ttyS0", "ttyS1"),
+            Self::Aarch64 => ("ttyAMA0", "ttyS0"),
+        }
+    }
+
+    /// The port of the results, as the emulator has it.
+    pub(super) fn result_port(self) -> [&'static str; 2] {
+        match self {
+            Self::X86_64 => ["-serial", "chardev:result"],
+            // The board has one port; this one is a card's.
+            Self::Aarch64 => ["-device", "pci-serial,chardev=result"],
         }
     }
 }

@@ -74,18 +74,30 @@ impl Archive {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// Downloads one package, checked as apt checks what it installs.
+    /// Downloads one package, checked as apt checks what it installs, the newest or that version.
     ///
     /// # Errors
     /// When apt-get fails.
-    pub(super) fn download(&self, package: &str, to: &Path) -> Result<PathBuf> {
+    pub(super) fn download(
+        &self,
+        package: &str,
+        version: Option<&str>,
+        to: &Path,
+    ) -> Result<PathBuf> {
         let mut command = self.apt("apt-get");
+        let version = version.map_or_else(String::new, |version| format!("={version}"));
         command
             .args(["download", "--quiet=2"])
-            .arg(format!("{package}:{}", self.arch.debian()))
+            .arg(format!("{package}:{}{version}", self.arch.debian()))
             .current_dir(to);
         note!("downloading {package}");
-        run_to_end(&mut command)?;
+        if let Err(error) = output_of(&mut command) {
+            // Of a release whose time is over, the lists may name more than there is.
+            if format!("{error:#}").contains(" 404 ") {
+                bail!("Debian's archive lists {package}, but does not have its file any more");
+            }
+            return Err(error);
+        }
         let mut files = packages_in(to)?;
         files
             .pop()

@@ -58,7 +58,7 @@ pub(super) fn find(name: &str, cache: &Path, arch: Arch) -> Result<Kernel> {
 fn fetch(archive: &Archive, package: &str, folder: &Path, image: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let downloads = tempfile::tempdir_in(folder)?;
-    let package = archive.download(package, downloads.path())?;
+    let package = archive.download(package, None, downloads.path())?;
     apt::unpack(&package, downloads.path(), &["*/vmlinuz*"])?;
     let unpacked = find_image(downloads.path())?
         .with_context(|| format!("{} has no vmlinuz", package.display()))?;

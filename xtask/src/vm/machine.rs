@@ -34,6 +34,8 @@ pub(super) struct Machine<'a> {
 /// What came out of a machine.
 pub(super) struct Ended {
     pub(super) end: End,
+    /// Whether the job was begun.
+    pub(super) is_up: bool,
     /// What was on its disk, packed, if the job has left a list.
     pub(super) disk: String,
 }
@@ -49,7 +51,9 @@ pub(super) enum End {
     TimedOut,
 }
 
-/// What the job's last line begins with, and those before it that have what was on the disk.
+/// What is said before the job; what the job's last line begins with, and those before it that have
+/// what was on the disk.
+const FIRST_LINE: &str = "@@up";
 const LAST_LINE: &str = "@@exit ";
 const DISK_LINE: &str = "@@disk ";
 
@@ -84,13 +88,16 @@ impl Machine<'_> {
         let started = now();
         let mut status = None;
         let mut disk = String::new();
+        let mut is_up = false;
         let end = loop {
             let left = self.limit.saturating_sub(started.elapsed());
             match lines.recv_timeout(left) {
                 Ok(line) => {
                     let line = String::from_utf8_lossy(&line);
                     let line = line.trim_end_matches('\r');
-                    if let Some(code) = line.strip_prefix(LAST_LINE) {
+                    if line == FIRST_LINE {
+                        is_up = true;
+                    } else if let Some(code) = line.strip_prefix(LAST_LINE) {
                         status = code.trim().parse().ok();
                     } else if let Some(part) = line.strip_prefix(DISK_LINE) {
                         disk += part;
@@ -103,7 +110,7 @@ impl Machine<'_> {
             }
         };
         drop(emulator);
-        Ok(Ended { end, disk })
+        Ok(Ended { end, is_up, disk })
     }
 
     fn command(&self, initrd: &Path, console: &Path) -> Result<Command> {
@@ -124,7 +131,7 @@ impl Machine<'_> {
             .args(["-no-reboot", "-nodefaults", "-no-user-config"])
             .args(["-serial", &format!("file:{}", console.display())])
             .args(["-chardev", "stdio,id=result,signal=off"])
-            .args(["-serial", "chardev:result"])
+            .args(self.arch.result_port())
             .arg("-kernel")
             .arg(self.kernel)
             .arg("-initrd")

@@ -13,19 +13,30 @@ mod job;
 mod kernels;
 mod machine;
 mod matrix;
+mod page;
 mod results;
 mod root;
 mod run;
 mod scenarios;
+mod sets;
 mod stock;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
+use archive::Archive;
 use init::Init;
 use stock::Stock;
 
-use crate::{Verdict, static_build::Arch, workspace::Workspace};
+use crate::{
+    Verdict,
+    report::{note, now, readable},
+    static_build::Arch,
+    workspace::{Profile, Workspace},
+};
 
 /// Run the tests on other kernels, in emulated machines, or a command
 #[derive(clap::Args, Clone)]
@@ -34,13 +45,22 @@ pub(crate) struct Args {
     #[arg(value_name = "KERNEL", default_values = ["5.10", "6.1", "6.12", kernels::NEWEST])]
     kernels: Vec<String>,
 
-    /// The tests to run, such as `pins::*`; those of `machine` get a machine of their own each
-    #[arg(long = "test", value_name = "GLOB", default_value = "*")]
+    /// The tests to run, such as `pins::*`, in place of all or of the set that `--all` runs; those of
+    /// `machine` get a machine of their own each
+    #[arg(long = "test", value_name = "GLOB")]
     tests: Vec<String>,
 
     /// Run the tests on all kernels and inits, and write docs/kernels.md
     #[arg(long, conflicts_with_all = ["kernels", "init", "run", "shell"])]
     all: bool,
+
+    /// Run the tests that matter most on the kernels that CI looks at
+    #[arg(long, conflicts_with_all = ["kernels", "tests", "all", "run", "shell"])]
+    ci: bool,
+
+    /// How many machines run at a time, each on another kernel
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    jobs: usize,
 
     /// A shell command to run there in place of tests, as root; `respawn` is on its PATH
     #[arg(long, value_name = "COMMAND", conflicts_with = "tests")]
@@ -62,9 +82,9 @@ pub(crate) struct Args {
     #[arg(long, value_enum, value_name = "NAME", default_value = "busybox")]
     init: Init,
 
-    /// The machine's processor
-    #[arg(long, default_value = "x86_64")]
-    arch: Arch,
+    /// The machine's processor: x86_64, or both for `--all`, if none is named
+    #[arg(long)]
+    arch: Option<Arch>,
 
     /// How many processors the machine has
     #[arg(long, value_name = "NUMBER")]
@@ -86,9 +106,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     test_limit: u64,
 
-    /// How often the tests of inits kill something
-    #[arg(long, value_name = "NUMBER", default_value_t = 500)]
-    kills: u32,
+    /// How often the tests of inits kill something: 500 times, or 100 with `--all`
+    #[arg(long, value_name = "NUMBER")]
+    kills: Option<u32>,
+
+    /// Build `respawn` without optimisation, which takes less time
+    #[arg(long)]
+    debug: bool,
 
     /// Keep the machine's files, and say where
     #[arg(long)]
@@ -103,6 +127,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     if args.all {
         return matrix::run(workspace, args);
     }
+    if args.ci {
+        return ci(workspace, args);
+    }
+    let mut args = args.clone();
+    if args.tests.is_empty() {
+        args.tests.push("*".to_owned());
+    }
+    let args = &args;
     let mut stock = Stock::prepare(workspace, args)?;
     let script = match (&args.run, &args.shell) {
         (Some(command), _) => command.clone(),
@@ -115,4 +147,57 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         }
     };
     run::script(&stock, &script, args)
+}
+
+/// The kernels that CI looks at; that of its host is looked at by all other tests.
+const CI_KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", kernels::NEWEST];
+
+/// Enough kills to see that an init brings back agents and spare.
+const CI_KILLS: u32 = 20;
+
+/// The run that CI makes, within minutes.
+///
+/// # Errors
+/// As [`run`].
+fn ci(workspace: &Workspace, args: &Args) -> Result<Verdict> {
+    let started = now();
+    let args = Args {
+        kernels: CI_KERNELS.map(str::to_owned).into(),
+        tests: sets::CI.map(str::to_owned).into(),
+        kills: Some(CI_KILLS),
+        limit: 600,
+        test_limit: 120,
+        debug: true,
+        ci: false,
+        ..args.clone()
+    };
+    let mut stock = Stock::prepare(workspace, &args)?;
+    stock.add_tests(workspace, &args)?;
+    note!("built and fetched after {}", readable(started.elapsed()));
+    let verdict = run::summarize(&run::tests(&stock, &args)?);
+    note!("in all {}", readable(started.elapsed()));
+    Ok(verdict)
+}
+
+/// Downloads one version of a package for another processor.
+///
+/// # Errors
+/// When Debian does not have it, or it cannot be fetched.
+pub(crate) fn download(arch: Arch, package: &str, version: &str, to: &Path) -> Result<PathBuf> {
+    let cache = stock::cache(None)?;
+    let _lock = stock::lock(&cache)?;
+    Archive::open(&cache, arch)?.download(package, Some(version), to)
+}
+
+impl Args {
+    fn arch(&self) -> Arch {
+        self.arch.unwrap_or(Arch::X86_64)
+    }
+
+    fn profile(&self) -> Profile {
+        match self.debug {
+            true => Profile::Dev,
+            false => Profile::Release,
+        }
+    }
 }

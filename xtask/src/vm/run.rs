@@ -1,8 +1,15 @@
 //! Runs a script or the tests on each kernel, and says what came of it.
 
-use std::{io::Write as _, path::PathBuf, time::Duration};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use super::{
     Args, job,
@@ -16,6 +23,9 @@ use crate::{
     Verdict,
     report::{note, now, readable},
 };
+
+/// How often the tests of inits kill something.
+const KILLS: u32 = 500;
 
 /// Runs a script on each kernel.
 ///
@@ -38,6 +48,10 @@ pub(super) struct OnKernel {
     pub(super) tests: Vec<Tested>,
     /// Figures that tests that passed have reported.
     pub(super) figures: Vec<String>,
+    /// What `doctor` said there, if it was asked.
+    pub(super) doctor: Option<Value>,
+    /// Machines that were started again, as their kernel had crashed before its user space.
+    pub(super) restarted: Vec<&'static str>,
     pub(super) took: Duration,
 }
 
@@ -61,10 +75,26 @@ pub(super) fn tests(stock: &Stock, args: &Args) -> Result<Vec<OnKernel>> {
     if wanted.is_empty() {
         bail!("no test has a name like {}", args.tests.join(" or "));
     }
-    let kernels = stock.kernels.iter();
-    kernels
-        .map(|kernel| tests_on(kernel, stock, &wanted, args))
-        .collect()
+    let queue = Mutex::new(stock.kernels.iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((number, kernel)) = next() {
+            done.push((number, tests_on(kernel, stock, &wanted, args)));
+        }
+        done
+    };
+    let mut done = thread::scope(|scope| -> Result<Vec<_>> {
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let mut done = Vec::new();
+        for worker in workers {
+            let ended = worker.join().ok();
+            done.extend(ended.context("a thread that ran machines has panicked")?);
+        }
+        Ok(done)
+    })?;
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Says how it went on each kernel.
@@ -78,6 +108,9 @@ pub(super) fn summarize(results: &[OnKernel]) -> Verdict {
             result.release,
             readable(result.took)
         );
+        for machine in &result.restarted {
+            note!("  the machine {machine} was {RESTARTED}");
+        }
         for failed in result.failed() {
             verdict = Verdict::Fail;
             note!("  {failed}");
@@ -96,6 +129,8 @@ fn tests_on(
     let started = now();
     let mut tests = Vec::new();
     let mut figures = Vec::new();
+    let mut doctor = None;
+    let mut restarted = Vec::new();
     let mut disk = None;
     for scenario in scenarios {
         let more: Vec<PathBuf> = match (scenario.reboots, &disk) {
@@ -105,7 +140,7 @@ fn tests_on(
         let script = format!(
             "export RESPAWN_INIT={} RESPAWN_KILLS={}\n{}",
             args.init.name(),
-            args.kills,
+            args.kills.unwrap_or(KILLS),
             scenario.script(&args.tests, args.test_limit)
         );
         let booted = boot(kernel, stock, &script, scenario, &more, args)?;
@@ -120,6 +155,8 @@ fn tests_on(
         };
         tests.extend(booted.tests);
         figures.extend(booted.figures);
+        doctor = doctor.or(booted.doctor);
+        restarted.extend(booted.is_second.then_some(scenario.name));
         tests.extend(reason.map(|reason| Tested {
             outcome: Outcome::Failed,
             seconds: "0".into(),
@@ -138,6 +175,8 @@ fn tests_on(
         release: kernel.release.clone(),
         tests,
         figures,
+        doctor,
+        restarted,
         took: started.elapsed(),
     })
 }
@@ -145,13 +184,35 @@ fn tests_on(
 /// What a line begins with that a test that passed has reported.
 const FIGURE: &str = "    ";
 
+/// What a line begins with that has what `doctor` said.
+const DOCTOR: &str = "@@doctor ";
+
+/// What is said of a machine that was started twice.
+pub(super) const RESTARTED: &str = "started again: its kernel had crashed before its user space";
+
 struct Booted {
     ended: Ended,
     tests: Vec<Tested>,
     figures: Vec<String>,
+    doctor: Option<Value>,
+    /// Whether there was one before, which crashed before its user space.
+    is_second: bool,
 }
 
-/// Runs a script on one kernel, and shows what comes out of it.
+impl Booted {
+    fn new(ended: Ended) -> Self {
+        Self {
+            ended,
+            tests: Vec::new(),
+            figures: Vec::new(),
+            doctor: None,
+            is_second: false,
+        }
+    }
+}
+
+/// Runs a script on one kernel, and shows what comes out of it. A kernel that crashes before its user
+/// space has said nothing of what is tested: it is started a second time.
 fn boot(
     kernel: &Kernel,
     stock: &Stock,
@@ -166,9 +227,9 @@ fn boot(
     let mut archives = stock.archives.clone();
     archives.push(own);
     archives.extend_from_slice(more);
-    let port = args.arch.ports().1;
+    let port = args.arch().ports().1;
     let machine = Machine {
-        arch: args.arch,
+        arch: args.arch(),
         emulator: &stock.emulator,
         kernel: &kernel.image,
         archives,
@@ -184,33 +245,55 @@ fn boot(
         scenario.name
     );
     note!("== {title}");
+    // Of several machines at a time, each line says whose it is.
+    let prefix = match args.jobs {
+        0 | 1 => String::new(),
+        _ => format!("{}: ", kernel.release),
+    };
     let started = now();
-    let mut tests = Vec::new();
-    let mut figures = Vec::new();
-    let ended = machine.run(folder.path(), |line| {
-        let _ = match Tested::parse(line) {
-            Some(test) => {
-                let shown = writeln!(std::io::stdout(), "{test}");
-                tests.push(test);
-                shown
-            }
-            None => {
-                figures.extend(line.strip_prefix(FIGURE).map(str::to_owned));
-                writeln!(std::io::stdout(), "{line}")
-            }
-        };
-    })?;
+    let mut booted = watch(&machine, folder.path(), &prefix)?;
     let took = readable(started.elapsed());
-    note!("== {title}: {}, after {took}", said(&ended.end, args));
+    note!(
+        "== {title}: {}, after {took}",
+        said(&booted.ended.end, args)
+    );
+    if booted.ended.end == End::Crashed && !booted.ended.is_up {
+        let console = folder.path().join("console");
+        note!("{}", std::fs::read_to_string(console).unwrap_or_default());
+        note!("== {title}: {RESTARTED}");
+        booted = watch(&machine, folder.path(), &prefix)?;
+        booted.is_second = true;
+        note!("== {title}: {}", said(&booted.ended.end, args));
+    }
     if args.keep {
         note!("== the machine's files: {}", folder.keep().display());
-    } else if ended.end != End::Job(0) {
+    } else if booted.ended.end != End::Job(0) {
         keep_console(folder)?;
     }
+    Ok(booted)
+}
+
+/// Runs a machine, and shows and reads what comes out of it.
+fn watch(machine: &Machine<'_>, folder: &Path, prefix: &str) -> Result<Booted> {
+    let (mut tests, mut figures, mut doctor) = (Vec::new(), Vec::new(), None);
+    let ended = machine.run(folder, |line| {
+        let mut shown = line.to_owned();
+        if let Some(test) = Tested::parse(line) {
+            shown = test.to_string();
+            tests.push(test);
+        } else if let Some(report) = line.strip_prefix(DOCTOR) {
+            doctor = serde_json::from_str(report).ok();
+            return;
+        } else {
+            figures.extend(line.strip_prefix(FIGURE).map(str::to_owned));
+        }
+        let _ = writeln!(std::io::stdout(), "{prefix}{shown}");
+    })?;
     Ok(Booted {
-        ended,
         tests,
         figures,
+        doctor,
+        ..Booted::new(ended)
     })
 }
 

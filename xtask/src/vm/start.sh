@@ -5,6 +5,7 @@
 export PATH=/vm/files:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8
 port=/dev/$(sed 's/.*vm.port=\([^ ]*\).*/\1/' /proc/cmdline)
 stty -F "$port" raw
+echo @@up > "$port"
 cd /root
 # What a host gives its services is more than what the kernel gives PID 1.
 ulimit -n 20000

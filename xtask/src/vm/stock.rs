@@ -18,7 +18,7 @@ use super::{
 use crate::{
     static_build,
     unpacked::{self, Runnable},
-    workspace::{Profile, Workspace},
+    workspace::Workspace,
 };
 
 /// See the module's text.
@@ -38,7 +38,7 @@ impl Stock {
     /// # Errors
     /// When something cannot be built or fetched, or the cache not be written.
     pub(super) fn prepare(workspace: &Workspace, args: &Args) -> Result<Self> {
-        let emulator = unpacked::emulator(workspace, &args.arch.emulator())?;
+        let emulator = unpacked::emulator(workspace, &args.arch().emulator())?;
         let mut files = args
             .files
             .iter()
@@ -47,21 +47,18 @@ impl Stock {
         files.push(Placed {
             from: match &args.binary {
                 Some(binary) => binary.clone(),
-                None => static_build::respawn(workspace, args.arch, Profile::Release, None)?,
+                None => static_build::respawn(workspace, args.arch(), args.profile(), None)?,
             },
             to: "/usr/sbin/respawn".into(),
         });
         let cache = cache(args.cache.as_deref())?;
-        fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
-        // One process at a time.
-        let lock = File::create(cache.join("lock"))?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-        let find = |name: &String| kernels::find(name, &cache, args.arch);
-        let mut archives = vec![root::image(&cache, args.arch)?];
+        let _lock = lock(&cache)?;
+        let find = |name: &String| kernels::find(name, &cache, args.arch());
+        let mut archives = vec![root::image(&cache, args.arch())?];
         let packages = args.init.packages();
         if !packages.is_empty() {
             let name = args.init.name();
-            archives.push(root::init_image(&cache, args.arch, name, packages)?);
+            archives.push(root::init_image(&cache, args.arch(), name, packages)?);
         }
         Ok(Self {
             emulator,
@@ -81,14 +78,22 @@ impl Stock {
         job::write_tests(
             &archive,
             workspace,
-            &static_build::tests(workspace, args.arch)?,
+            &static_build::tests(workspace, args.arch())?,
         )?;
         self.archives.push(archive);
         Ok(())
     }
 }
 
-fn cache(given: Option<&Path>) -> Result<PathBuf> {
+/// One process at a time.
+pub(super) fn lock(cache: &Path) -> Result<Flock<File>> {
+    fs::create_dir_all(cache).with_context(|| format!("make {}", cache.display()))?;
+    let lock = File::create(cache.join("lock"))?;
+    Ok(Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?)
+}
+
+/// Where kernels and programs are kept.
+pub(super) fn cache(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(cache) = given {
         return Ok(std::path::absolute(cache)?);
     }

@@ -1,0 +1,56 @@
+//! Named sets of tests, for runs that cannot afford all of them on every kernel.
+//!
+//! Says which tests, not on which kernels: that is for whoever runs a set.
+
+/// What matters most, on each kernel: what the verifier says, what `doctor` says, a burst, the cause
+/// of each way of a signal, restarts, agent and service killed together, and one real init.
+pub(super) const CI: [&str; 17] = [
+    "verifier::*",
+    "doctor_truth::*",
+    "burst::each_exit_of_a_burst_is_shown_or_counted_as_lost",
+    "causes::every_way_to_send_has_its_sender",
+    "causes::what_a_process_does_to_itself_is_its_own",
+    "causes::the_kernels_own_kills_have_no_sender",
+    "causes::a_parents_and_a_tracers_end_are_told",
+    "causes::the_end_of_a_pid_namespace_is_told",
+    "causes::a_cgroup_kill_has_its_writer",
+    "causes::an_out_of_memory_kill_has_its_figures",
+    "restart::each_of_twenty_signals_is_told_and_mended",
+    "agent_death::a_service_that_dies_while_no_agent_lives_is_started_again_once",
+    "agent_death::a_spare_waits_and_takes_over",
+    "unseen::a_service_killed_at_the_same_moment_as_its_agent_is_back_at_once",
+    "machine::bpffs::an_agent_mounts_bpffs_and_loses_no_cause",
+    "machine::cgroups::*",
+    "machine::init::under_its_init_agents_and_services_survive_kills_at_random",
+];
+
+/// What a kernel can change, without the tests that take minutes and those of what runs in user
+/// space alone.
+pub(super) const MATRIX: [&str; 26] = [
+    "verifier::*",
+    "doctor::*",
+    "doctor_truth::*",
+    "burst::*",
+    "causes::*",
+    "restart::each_*",
+    "restart::a_policy_*",
+    "restart::with_overlap_*",
+    "agent_death::*",
+    "unseen::*",
+    "files_alone::*",
+    "instance::*",
+    "race::*",
+    "refused::*",
+    "pins::*",
+    "start::*",
+    "stop::*",
+    "reload::*",
+    "hooks::*",
+    "ownership::*",
+    "pid1::*",
+    "kernel_memory::*",
+    "watch_exits::*",
+    "watch_input::*",
+    "control::*",
+    "machine::*",
+];
