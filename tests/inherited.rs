@@ -57,6 +57,10 @@ fn what_follows_events_ends_on_a_signal_that_its_parent_has_blocked() {
         let mut command = blocking(&agent.command(arguments));
         let mut follow = command.stdout(Stdio::null()).spawn().unwrap();
         eventually("it is respawn", || {
+            let comm = std::fs::read_to_string(format!("/proc/{}/comm", follow.id())).ok()?;
+            comm.starts_with("respawn").then_some(())
+        });
+        eventually("no signal is blocked", || {
             (blocked(follow.id()) == 0).then_some(())
         });
         signal_to(follow.id(), Signal::SIGTERM);

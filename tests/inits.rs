@@ -13,6 +13,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use init_root::{Namespace, Plan, SERVICES, Service, cgroup_mount, kill_9, package, pid_inside};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::rig::report;
 use support::{eventually_or, needs_root, now, respawn, skip};
@@ -30,6 +32,8 @@ struct Case {
     kills: usize,
     /// Between two kills there is a random time of at most so much.
     at_most: Duration,
+    /// How often the agent is stopped.
+    stops: usize,
     /// How often more than the agent is killed.
     rounds: usize,
     /// Whether it puts aside what dies too often.
@@ -90,6 +94,7 @@ fn sysvinit_keeps_the_agent_beyond_its_limit() {
         // Its limit is 10 in 2 minutes.
         kills: rounds(200, 2000),
         at_most: Duration::from_millis(150),
+        stops: rounds(6, 200),
         rounds: rounds(10, 100),
         puts_aside: true,
         boots_with_it: true,
@@ -116,6 +121,7 @@ fn busybox_keeps_the_agent() {
         },
         kills: 200,
         at_most: Duration::from_millis(1500),
+        stops: rounds(6, 200),
         rounds: rounds(3, 20),
         puts_aside: false,
         boots_with_it: true,
@@ -150,6 +156,7 @@ fn runit_keeps_the_agent() {
         },
         kills: 200,
         at_most: Duration::from_millis(1500),
+        stops: 0,
         rounds: rounds(3, 20),
         puts_aside: false,
         boots_with_it: true,
@@ -177,6 +184,7 @@ fn s6_keeps_the_agent() {
         },
         kills: 200,
         at_most: Duration::from_millis(1500),
+        stops: 0,
         rounds: rounds(3, 20),
         puts_aside: false,
         // Its directory is in /run.
@@ -207,6 +215,7 @@ fn openrc_keeps_the_agent() {
         },
         kills: rounds(200, 2000),
         at_most: Duration::from_millis(300),
+        stops: 0,
         rounds: rounds(3, 20),
         puts_aside: false,
         boots_with_it: true,
@@ -239,6 +248,7 @@ fn systemd_keeps_the_agent() {
         },
         kills: rounds(200, 2000),
         at_most: Duration::from_millis(300),
+        stops: 0,
         rounds: rounds(3, 20),
         puts_aside: false,
         boots_with_it: true,
@@ -272,6 +282,7 @@ fn put_through(case: &Case) {
     trial.kill_the_spare();
     trial.kill_both_agents();
     trial.kill_agents_and_services();
+    trial.stop_the_agent();
     if case.survives_kill_all {
         trial.kill_everything();
     }
@@ -491,6 +502,59 @@ impl<'a> Trial<'a> {
             let agents = self.namespace.agents();
             agents.into_iter().chain(of_services).for_each(kill_9);
             self.await_others(services);
+        }
+    }
+
+    /// At random instants around the death of a service, which has to come back all the same.
+    fn stop_the_agent(&mut self) {
+        let mut random = Random::new(self.case.test);
+        let mut took = Vec::new();
+        for round in 0..self.case.stops {
+            let services = self.await_both();
+            let old = services[round % services.len()].clone();
+            let on_host = self.namespace.instances(&old.name)[0];
+            let holder = self.namespace.holder().unwrap();
+            std::thread::sleep(random.up_to(Duration::from_millis(100)));
+            let between = random.up_to(Duration::from_millis(20));
+            let killed = if round % 3 == 0 {
+                kill_9(on_host);
+                let killed = now();
+                std::thread::sleep(between);
+                stop(holder);
+                killed
+            } else {
+                stop(holder);
+                std::thread::sleep(between);
+                kill_9(on_host);
+                now()
+            };
+            eventually_or(
+                "the service is back",
+                || {
+                    let instances = self.namespace.instances(&old.name);
+                    assert!(instances.len() < 2, "{}", self.namespace.describe());
+                    instances.iter().find(|pid| **pid != on_host).map(drop)
+                },
+                || self.namespace.describe(),
+            );
+            took.push(killed.elapsed());
+            // Stopped after it had done its work, it has nothing due.
+            signal_to_any(holder, Signal::SIGCONT);
+            let others = self.await_both();
+            let others = others.iter().filter(|service| service.name != old.name);
+            let before = services.iter().filter(|service| service.name != old.name);
+            assert!(others.eq(before), "services were started again");
+            self.deaths.push(old);
+        }
+        took.sort();
+        if let [.., longest] = took[..] {
+            let median = took[took.len() / 2];
+            let (name, stops) = (self.case.name, self.case.stops);
+            report(&format!(
+                "{name}: agent stopped {stops} times; the service is back after {median:.1?}, at most {longest:.1?}"
+            ));
+            assert!(median < Duration::from_secs(3), "{took:?}");
+            assert!(longest < Duration::from_secs(10), "{took:?}");
         }
     }
 
@@ -742,6 +806,15 @@ fn an_init_that_is_not_known_is_asked_for() {
     let output = run(&["uninstall"]);
     assert!(output.status.success());
     assert_eq!(std::fs::read_dir(image.path()).unwrap().count(), 0);
+}
+
+/// Sends a signal to a process of the host's view, if it is still there.
+fn signal_to_any(pid: u32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+}
+
+fn stop(pid: u32) {
+    signal_to_any(pid, Signal::SIGSTOP);
 }
 
 /// A stream of numbers that is the same in each run of a test.

@@ -21,6 +21,15 @@ impl Agent {
             peer,
         }: Incoming,
     ) {
+        if reply.is_closed() {
+            tracing::debug!(
+                pid = peer.pid,
+                uid = peer.uid,
+                ?command,
+                "asked, and given up"
+            );
+            return;
+        }
         tracing::debug!(pid = peer.pid, uid = peer.uid, ?command, "asked");
         self.record_request(&command, peer);
         match command {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::os::process;
 use crate::os::spawn::{FdLimit, Prepared, Spawner};
 use crate::os::tree::{Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
-use crate::os::{self, proc, signal};
+use crate::os::{self, proc, progress, signal};
 use crate::supervisor::{
     Attempt, Cause, Death, Event, Exec, Instance, ServiceName, Signal, SpawnFailure, Spec,
 };
@@ -212,6 +212,7 @@ impl Instances {
     ) {
         let mut dead = Vec::new();
         for instance in instances {
+            progress::count();
             let adopted = match pidfd::identify(instance.pid, instance.start_time_ns) {
                 Ok(Some(pidfd)) => self.adopt_living(service, instance, pidfd),
                 Ok(None) => {
@@ -547,6 +548,7 @@ impl Instances {
 
     /// Looks at one instance of which something was told.
     fn look(&mut self, instance: Instance) -> Option<Event> {
+        progress::count();
         let held = self.held.get_mut(&instance)?;
         match &mut held.state {
             HeldState::Main(pidfd) => {
@@ -731,6 +733,13 @@ impl Instances {
         all.into_iter()
             .filter_map(|instance| self.look(instance))
             .collect()
+    }
+}
+
+/// Readable while `take_ready` has something to tell.
+impl AsFd for Instances {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.get_ref().as_fd()
     }
 }
 

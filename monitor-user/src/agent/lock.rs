@@ -17,7 +17,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::os::proc;
+use super::manager::Manager;
+use super::spare;
+use crate::os::{proc, progress};
 
 /// How often, and after how long each time, a holder is looked for that has not written yet who it
 /// is.
@@ -99,6 +101,8 @@ pub(super) struct Lock {
 impl Lock {
     /// Ends the agents that wait for it too.
     pub(super) fn retire(self) {
+        // Nobody needs that any more, and nothing is amiss if it stays.
+        let _ = fs::remove_file(self.path.with_file_name(progress::FILE));
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::error!(
                 "a spare takes over: cannot remove {}: {error}",
@@ -117,6 +121,7 @@ impl Lock {
 pub(super) fn take(
     runtime_dir: &Path,
     config: &Path,
+    manager: &Manager,
     waiting: impl FnOnce(Option<&Holder>),
 ) -> Result<Option<Lock>> {
     let path = runtime_dir.join("lock");
@@ -137,7 +142,8 @@ pub(super) fn take(
                 }
                 waiting(holder.as_ref());
                 let before = Holder::named_in(&file);
-                let file = Flock::lock(file, FlockArg::LockExclusive)
+                let wait = || Flock::lock(file, FlockArg::LockExclusive);
+                let file = spare::beside(runtime_dir, manager, wait)
                     .map_err(|(_, errno)| io::Error::from(errno))
                     .with_context(context)?;
                 if !is_there(&file).with_context(context)? {

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::runtime_dir::STATE;
 use crate::clock;
 use crate::config;
-use crate::os::proc;
+use crate::os::{proc, progress};
 use crate::supervisor::{Attempt, Instance, Memory, ServiceName};
 
 /// The directory of these files.
@@ -191,6 +191,7 @@ impl MemoryDir {
         let entries = fs::read_dir(&self.path)
             .with_context(|| format!("cannot read {}", self.path.display()))?;
         for entry in entries {
+            progress::count();
             let path = entry?.path();
             let kept = match Named::of(&path) {
                 Named::Memory(service) => self.read_memory(&path, service.into(), &mut recalled),

@@ -11,19 +11,23 @@
 //! Woken by these, and by nothing else: it never polls.
 
 mod commands;
+mod due;
 mod hooks;
 mod instances;
 mod last_good;
 mod lock;
+mod manager;
 mod memory;
 mod notices;
 mod recovery;
 mod requests;
 mod runtime_dir;
+mod spare;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,9 +36,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
+use self::due::Due;
 use self::hooks::HookRunner;
 use self::instances::Instances;
 use self::last_good::LastGood;
+use self::manager::Manager;
 use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::requests::Requests;
@@ -46,7 +52,7 @@ use crate::decode::{self, Birth, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::spawn::raise_fd_limit;
-use crate::os::{self, pidfd, proc};
+use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
     Action, Attempt, Cause, Death, DeniedReason, Event, Instance, Memory, Notice, Output, Reply,
@@ -113,10 +119,12 @@ fn pause() -> Result<ExitCode> {
 fn start_and_work(options: &Options) -> Result<ExitCode> {
     runtime_dir::prepare(&options.runtime_dir)?;
     let mut has_waited = false;
-    let lock = lock::take(&options.runtime_dir, &options.config, |holder| {
+    let manager = Manager::of_this_process();
+    let lock = lock::take(&options.runtime_dir, &options.config, &manager, |holder| {
         let words = waiting(&options.runtime_dir, holder);
         tracing::info!("{words}");
         tell_terminal(&words);
+        manager.ready("the spare");
         has_waited = true;
     })?;
     let Some(lock) = lock else {
@@ -127,11 +135,15 @@ fn start_and_work(options: &Options) -> Result<ExitCode> {
     if has_waited {
         upgrade::become_the_new_one();
     }
+    if let Err(error) = progress::begin(&options.runtime_dir, myself()?) {
+        tracing::warn!("a spare will not see it if this agent is stopped or stuck: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_unpark(progress::count)
         .build()?;
     runtime.block_on(async {
-        let mut agent = Agent::start(options)?;
+        let mut agent = Agent::start(options, manager)?;
         tell_terminal(&agent.about());
         agent.work().await;
         let was_shut_down = agent.ended;
@@ -158,9 +170,10 @@ fn tell_terminal(words: &str) {
 
 /// What a spare says that waits.
 fn waiting(runtime_dir: &Path, holder: Option<&lock::Holder>) -> String {
-    let agent = match (holder, control::client::reach(runtime_dir)) {
-        (Some(holder), _) => format!("pid {}", holder.pid),
-        (None, Ok((_, pid @ 1..))) => format!("pid {pid}"),
+    // A connection would be something due for an agent that is stopped.
+    let known = holder.map(|holder| holder.pid);
+    let agent = match known.map_or_else(|| control::client::reach(runtime_dir).map(|it| it.1), Ok) {
+        Ok(pid @ 1..) => format!("pid {pid}"),
         _ => "an agent that is not known yet".to_owned(),
     };
     format!(
@@ -215,6 +228,10 @@ struct Agent {
     unremembered: BTreeSet<ServiceName>,
     /// When to try again what could not be done.
     try_again_at: Option<Instant>,
+    /// For the spare.
+    due: Due,
+    /// For who started this process.
+    manager: Manager,
     /// The request whose answer ends the agent.
     shutdown: Option<RequestId>,
     ended: bool,
@@ -250,7 +267,7 @@ impl Signals {
 }
 
 impl Agent {
-    fn start(options: &Options) -> Result<Self> {
+    fn start(options: &Options, manager: Manager) -> Result<Self> {
         let signals = Signals::listen()?;
         let surroundings = Surroundings::of_this_process();
         let last_good = LastGood::of(&options.runtime_dir);
@@ -273,20 +290,15 @@ impl Agent {
         let settings = &config.agent;
         let hooks = HookRunner::new(environment, runtime_dir, settings.max_hooks, fd_limit)?;
         let journal = Journal::open(runtime_dir, settings.journal_max_size, group)?;
+        let (lost, skipped) = figures(probe.as_ref());
         let mut agent = Self {
             surroundings,
             config,
             config_has_grown: false,
             supervisor: Supervisor::new(),
             instances: Instances::new(&cgroup_name(runtime_dir), place(runtime_dir), fd_limit)?,
-            lost: probe
-                .as_ref()
-                .and_then(|probe| probe.lost_told().ok())
-                .unwrap_or(0),
-            skipped: probe
-                .as_ref()
-                .and_then(|probe| probe.skipped().ok())
-                .unwrap_or(0),
+            lost,
+            skipped,
             probe,
             pins,
             myself: myself()?,
@@ -306,6 +318,8 @@ impl Agent {
             spares: SpareKeeper::new(runtime_dir, Self::now()),
             unremembered: BTreeSet::new(),
             try_again_at: None,
+            due: Due::new()?,
+            manager,
             shutdown: None,
             ended: false,
             options: options.clone(),
@@ -322,7 +336,23 @@ impl Agent {
         agent.drain_ring();
         agent.check_loss();
         agent.last_good.keep(&agent.config);
+        agent.show();
         Ok(agent)
+    }
+
+    /// From now on a spare sees what is due.
+    fn show(&self) {
+        let due = &self.due;
+        let ring = self.probe.as_ref().map(|probe| due.add(probe));
+        let added = ring
+            .unwrap_or(Ok(()))
+            .and_then(|()| due.add(&self.instances))
+            .and_then(|()| due.add(&self.server));
+        if let Err(error) = added {
+            tracing::warn!("a spare does not see all that is due: {error}");
+        }
+        progress::started(due.as_fd());
+        self.manager.ready("the agent");
     }
 
     /// What an agent says that takes up work.
@@ -354,6 +384,7 @@ impl Agent {
     async fn work(&mut self) {
         let mut flow = Flow::GoOn;
         while flow == Flow::GoOn && !self.ended {
+            progress::count();
             if std::mem::take(&mut self.config_has_grown) {
                 self.reload_usable();
             }
@@ -363,8 +394,10 @@ impl Agent {
                 self.supervisor.poll_timeout(),
                 self.hooks.poll_timeout(),
                 self.next_try(),
+                self.manager.poll_timeout(Self::now()),
             ];
             let deadline = deadlines.into_iter().flatten().min();
+            self.due.set_deadline(deadline, Self::now());
             let timer = async {
                 match deadline {
                     _ if more_hooks => (),
@@ -596,6 +629,7 @@ impl Agent {
 
     fn handle_timeout(&mut self) {
         let now = Self::now();
+        self.manager.handle_timeout(now);
         self.hooks.handle_timeout(now);
         self.supervisor.handle_timeout(now);
         self.settle();
@@ -665,6 +699,7 @@ impl Agent {
 
     /// `untold`: instances whose exits are known to the supervisor, and not to the journal.
     fn remember(&mut self, service: &ServiceName, untold: &[Instance]) {
+        progress::count();
         let memory: Option<Memory> = self.supervisor.memory(service, Self::now());
         if memory.is_none() {
             self.instances.forget(service);
@@ -702,6 +737,7 @@ impl Agent {
     }
 
     fn perform(&mut self, action: Action) -> Option<Event> {
+        progress::count();
         match action {
             Action::Spawn { service, attempt } => return Some(self.spawn(service, attempt)),
             Action::Signal {
@@ -1031,6 +1067,13 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
             (None, None)
         }
     }
+}
+
+/// What was told of lost exits, and how many were skipped.
+fn figures(probe: Option<&KernelProbe>) -> (u64, u64) {
+    let lost = probe.and_then(|probe| probe.lost_told().ok());
+    let skipped = probe.and_then(|probe| probe.skipped().ok());
+    (lost.unwrap_or(0), skipped.unwrap_or(0))
 }
 
 /// The death that a record tells of, or nobody.

@@ -12,11 +12,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::control;
 use crate::journal;
+use crate::os::progress;
 use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
 
 /// What an agent makes in it, beside the socket, and what that has to be.
-const ENTRIES: [(&str, Kind); 3] = [
+const ENTRIES: [(&str, Kind); 4] = [
     ("lock", Kind::File),
+    (progress::FILE, Kind::File),
     ("starts-under-init", Kind::File),
     (STATE, Kind::Directory),
 ];

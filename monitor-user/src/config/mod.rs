@@ -36,6 +36,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Accounts;
+use crate::os::progress;
 use crate::supervisor::{ServiceName, Spec, Unusable};
 
 pub(crate) use agent::{AgentConfig, Notices};
@@ -247,6 +248,7 @@ impl<'s> Loader<'s> {
 
     /// A file that cannot be read as what it is counts as the service that is named as it is.
     fn service_file(&mut self, path: &Path) {
+        progress::count();
         let report = self.report.part();
         let source = Source::read(path, &report, self.surroundings);
         if let Some(source) = &source

@@ -3,6 +3,9 @@
 //! What each line is for, from systemd.unit(5), systemd.service(5) and systemd.resource-control(5):
 //! - `StartLimitIntervalSec=0`: by default the sixth start within 10 s is the last one for good;
 //! - `Restart=always`, `RestartSec=0`: 16–20 ms (measured) instead of 100 ms more;
+//! - `Type=notify`: it has started when it says so, as the agent or as a spare that waits;
+//!   `WatchdogSec=30s`: it says twice in that time that it gets on, or is ended and started again.
+//!   Its spare has taken over long before that; this helps where none runs;
 //! - `KillMode=process`: only the agent is signalled when its unit stops; services outlive it;
 //! - `OOMPolicy=continue`: a service killed for want of memory ends no unit;
 //! - `Delegate=yes`: below the unit's cgroup the agent may make its own, if it makes them there;
@@ -34,6 +37,8 @@ impl InitSystem for Systemd {
                 Ask::run(&["systemctl", "daemon-reload"]),
                 Ask::run(&[
                     "systemctl",
+                    // Whether it comes up is looked at by the caller, who has less patience.
+                    "--no-block",
                     "start",
                     "respawn.service",
                     "respawn-spare.service",
@@ -82,6 +87,9 @@ Description=respawn {role}
 StartLimitIntervalSec=0
 
 [Service]
+Type=notify
+TimeoutStartSec=10min
+WatchdogSec=30s
 ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always

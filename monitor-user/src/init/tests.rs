@@ -169,7 +169,7 @@ fn a_running_init_is_asked() {
         (Init::Busybox, "kill -HUP 1", "kill -HUP 1"),
         (
             Init::Systemd,
-            "systemctl daemon-reload; systemctl start respawn.service respawn-spare.service",
+            "systemctl daemon-reload; systemctl --no-block start respawn.service respawn-spare.service",
             "systemctl stop respawn-spare.service; systemctl stop respawn.service; systemctl daemon-reload",
         ),
         (

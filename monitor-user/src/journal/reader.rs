@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::{current_path, older_path};
 use crate::control::rights;
+use crate::os::progress;
 
 /// Longer lines are damage: the writer's are far shorter.
 const LONGEST_LINE: usize = 1 << 20;
@@ -90,6 +91,8 @@ impl Reader {
     /// # Errors
     /// The file cannot be read.
     pub(crate) fn next(&mut self) -> Result<Option<Line>> {
+        // An agent reads all of it at its start.
+        progress::count();
         loop {
             let path = || current_path(&self.dir);
             let cannot_read = || format!("cannot read the journal {}", path().display());

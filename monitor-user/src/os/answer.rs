@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::pidfd;
+use super::{pidfd, progress};
 use crate::clock;
 
 /// What a program may cost.
@@ -26,6 +26,9 @@ pub(crate) struct Bounds {
     /// What it prints on standard output, in bytes.
     pub(crate) size: usize,
 }
+
+/// An agent that waits longer than that shows that it does.
+const STEP_MS: u128 = 250;
 
 /// How a program ended, and what it printed.
 #[derive(Debug)]
@@ -115,10 +118,11 @@ fn listen(child: &mut Child, bounds: Bounds) -> Result<Answer, NoAnswer> {
 /// Waits until there is something to read; `false` when the deadline has passed.
 fn readable_until(fd: &impl AsFd, deadline: Duration) -> Result<bool, NoAnswer> {
     loop {
+        progress::count();
         let left = deadline.saturating_sub(clock::awake());
         // A millisecond more, as a part of one would be rounded to none.
-        let timeout =
-            PollTimeout::try_from(left.as_millis().saturating_add(1)).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(left.as_millis().saturating_add(1).min(STEP_MS))
+            .unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Ok(0) if left.is_zero() => return Ok(false),

@@ -28,7 +28,7 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::pidfd::is_gone;
 use super::spawn::{Spawner, UNBORN};
-use super::{pidfd, proc, signal};
+use super::{pidfd, proc, progress, signal};
 use crate::supervisor::Signal;
 
 /// The agents' common directory.
@@ -149,6 +149,7 @@ impl Cgroups {
     /// it before the first [`Cgroups::for_service`], or leave out what it has made.
     pub(crate) fn prune(&self) {
         for child in subdirectories(&self.base) {
+            progress::count();
             if matches!(is_populated(&child), Ok(false)) {
                 let _ = remove_nested(&child);
             }

@@ -14,6 +14,7 @@ pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod proc;
 pub(crate) mod process;
+pub(crate) mod progress;
 pub(crate) mod ring;
 pub(crate) mod signal;
 pub(crate) mod spawn;

@@ -35,6 +35,21 @@ pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Another process's descriptor of that number, as one of ours (Linux 5.6); close-on-exec.
+///
+/// # Errors
+/// EPERM without the right to trace it, EBADF if it has none of that number, ESRCH if it is gone.
+pub(crate) fn descriptor_of(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Opens a pidfd of the process that has this pid **and** this start time; `None` if it is gone,
 /// or the pid is another's by now.
 ///

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -26,7 +26,7 @@ use super::pins::PinDir;
 use super::previous::Previous;
 use crate::decode::Birth;
 use crate::os::ring::Counter;
-use crate::os::{self, bpf};
+use crate::os::{self, bpf, progress};
 use crate::supervisor::Instance;
 
 /// The object that the binary carries.
@@ -146,7 +146,7 @@ impl KernelProbe {
     /// [`Refused`](super::object::Refused).
     pub(crate) fn load(options: &Options) -> Result<Self> {
         let mut known = options.recall()?;
-        let loaded = Self::load_unpinned(options, &mut known);
+        let loaded = progress::unhurried(|| Self::load_unpinned(options, &mut known));
         known.keep();
         loaded
     }
@@ -240,7 +240,7 @@ impl KernelProbe {
             }
         };
         let mut known = options.recall()?;
-        let probe = Self::load_pinned(options, &mut known, pins);
+        let probe = progress::unhurried(|| Self::load_pinned(options, &mut known, pins));
         known.keep();
         if probe.is_err() && !reusable {
             // Half of it would only be in the way of the next try.
@@ -562,6 +562,13 @@ impl KernelProbe {
             }
         }
         Ok((exit, signal))
+    }
+}
+
+/// Readable while the ring holds a record.
+impl AsFd for KernelProbe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.get_ref().as_fd()
     }
 }
 

@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::trial::{self, Trial};
 use super::{Check, Finding, Need, Verdict};
 use crate::cli::Global;
-use crate::control::client;
+use crate::control::client::{self, AskError};
 use crate::init::locks;
 use crate::os;
 use crate::os::cgroup::Cgroups;
@@ -596,6 +596,9 @@ fn init(_: &Host<'_>) -> Finding {
 fn running(host: &Host<'_>) -> Finding {
     let dir = &host.global.runtime_dir;
     let install = "`respawn install --init auto` has init keep an agent and its spare";
+    if let Err(error @ AskError::Late { .. }) = client::look(dir) {
+        return Finding::missing(error.to_string());
+    }
     let agent = match client::reach(dir) {
         Ok((_, pid)) if pid != 0 => pid,
         Ok(_) => return Finding::works("an agent of another PID namespace answers"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -121,6 +122,10 @@ impl Connection {
 
     /// Has the agent do it, and waits for what it says; gives up when the peer hangs up.
     async fn ask(&self, command: Command) -> Result<Response, End> {
+        // It may have come while this process was stopped, from someone who gave up since.
+        if has_hung_up(&self.stream) {
+            return Err(End::Silent);
+        }
         self.activity.waits_for_agent();
         let (reply, answer) = oneshot::channel();
         let incoming = Incoming {
@@ -150,6 +155,15 @@ impl Connection {
             Err(_) => Err(End::Silent),
         }
     }
+}
+
+/// Whether the peer has closed its end, past the runtime, which may not know that yet.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let looked = poll(&mut fds, PollTimeout::ZERO);
+    let [fd] = fds;
+    let events = fd.revents().filter(|_| looked.is_ok());
+    events.is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// Resolves when the peer has closed its end. One that only has no more to say still listens.

@@ -11,7 +11,8 @@
 //!
 //! Several lines at once are answered one after the other, in their order. An idle connection
 //! costs no timer. One whose command the agent works on is never closed to make room; when its
-//! peer hangs up, the command goes on, and its answer is lost.
+//! peer hangs up, the command goes on, and its answer is lost. If the peer has hung up before the
+//! command is taken up, as under a stopped agent, it is not taken up at all.
 
 mod access;
 mod connection;
@@ -20,7 +21,7 @@ mod listen;
 mod tests;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -36,6 +37,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use self::access::{Access, Caller};
 use self::connection::Connection;
 use super::protocol::{Command, Response};
+use crate::os::progress;
 
 /// How many commands wait for the agent's loop; more wait on their connections.
 const MOST_WAITING: usize = 64;
@@ -212,6 +214,7 @@ impl Server {
     }
 
     fn admit(&mut self, accepted: io::Result<UnixStream>) {
+        progress::count();
         match accepted {
             Ok(stream) => {
                 self.paused_until = None;
@@ -283,6 +286,13 @@ impl Server {
             held.task.abort();
         }
         longest.is_some()
+    }
+}
+
+/// Readable while somebody waits to be let in.
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

@@ -55,7 +55,7 @@ use nix::sys::stat::Mode;
 use super::cgroup::Slot;
 use super::proc::{self, TICK_NS};
 use super::sys::{self, CloneArgs, Errno};
-use super::{pidfd, signal};
+use super::{pidfd, progress, signal};
 use crate::supervisor::{Exec, Signal, SpawnFailure};
 
 mod child;
@@ -563,6 +563,7 @@ impl Spawner {
     fn wait_for_exec(&mut self, pidfd: BorrowedFd<'_>, in_cgroup: bool) -> Result<(), Failure> {
         let shared = self.stack.shared();
         for _ in 0..self.wait_steps {
+            progress::count();
             if shared.wait(WAIT_STEP_MS) {
                 let failure = match shared.failure() {
                     None if in_cgroup && shared.is_unborn() => Failure::new(Stage::Cgroup, UNBORN),

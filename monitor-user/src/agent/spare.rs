@@ -1,0 +1,403 @@
+//! What a spare does beside waiting for the lock: it ends an agent that is stopped or stuck while
+//! something is due. Then the lock is free, and the spare takes over as after any other death.
+//!
+//! ```text
+//!            ┌──────────────── something else works, or nothing is due any more ───┐
+//!            ▼                                                                      │
+//!  asleep, until something is due ─▶ look every 250 ms ─▶ no progress for 1.5 s ─▶ SIGKILL, wait
+//!            ▲                            │
+//!            └──── nothing is due ────────┘
+//! ```
+//!
+//! - It sleeps on the agent's own descriptor ([`due`](super::due)), taken by `pidfd_getfd`: nothing
+//!   wakes it while nothing is due, and no other thread or process need work for that.
+//! - It counts looks, and reads no clock: where both are frozen, or the host is suspended, none
+//!   passes. One during which the agent waited for a CPU does not count.
+//! - An agent that starts always has something due: what its predecessor left.
+//! - After three agents that were stuck within a minute of each other, patience doubles each time:
+//!   what sticks may be a host on which everything is slow. Who is stopped was stopped by somebody.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::manager::Manager;
+use crate::clock;
+use crate::os::progress::{self, Sign, Takeovers};
+use crate::os::{pidfd, proc, signal};
+use crate::supervisor::{Instance, Signal};
+
+/// Between two looks at an agent for which something is due.
+const LOOK: u16 = 250;
+
+/// How much of that it may have waited for a CPU, if the look is to count.
+const STARVED: Duration = Duration::from_millis(100);
+
+/// How many looks in a row are not counted for that.
+const MOST_STARVED: u32 = 40;
+
+/// Between two looks for an agent that can be watched, at most.
+const LONGEST_PAUSE: u16 = 60_000;
+
+/// Stuck agents so close to each other make the next spare more patient.
+const CLOSE: Duration = Duration::from_secs(60);
+
+/// How many of them do not.
+const FREE: u64 = 3;
+
+/// How often patience doubles: to six minutes.
+const MOST_DOUBLINGS: u64 = 8;
+
+/// How long an agent may take to die.
+const DYING: u16 = 5_000;
+
+/// Does what blocks until the lock is free, and watches who has it meanwhile.
+pub(super) fn beside<T>(runtime_dir: &Path, manager: &Manager, wait: impl FnOnce() -> T) -> T {
+    let end = match EventFd::from_flags(EfdFlags::EFD_CLOEXEC) {
+        Ok(end) => end,
+        Err(error) => {
+            blind(&error.into());
+            return wait();
+        }
+    };
+    thread::scope(|scope| {
+        let spare = Spare {
+            runtime_dir,
+            end: &end,
+            manager,
+        };
+        let watch = move || spare.watch();
+        if let Err(error) = thread::Builder::new().spawn_scoped(scope, watch) {
+            blind(&error);
+        }
+        let result = wait();
+        // It cannot overflow.
+        let _ = end.write(1);
+        result
+    })
+}
+
+fn blind(error: &io::Error) {
+    tracing::warn!("the spare sees an agent's death, but not that it is stopped or stuck: {error}");
+}
+
+/// Why a wait has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    /// The lock is this process's now.
+    End,
+    /// The agent has ended.
+    Ended,
+    Due,
+    /// The time is over.
+    Time,
+}
+
+struct Spare<'a> {
+    runtime_dir: &'a Path,
+    end: &'a EventFd,
+    manager: &'a Manager,
+}
+
+/// The agent that is watched.
+struct Watched {
+    agent: Instance,
+    pidfd: OwnedFd,
+    /// Where it shows its progress.
+    file: File,
+    /// `None` while it starts.
+    due: Option<OwnedFd>,
+}
+
+impl Spare<'_> {
+    /// Watches one agent after the other, until the lock is free for this process.
+    fn watch(&self) {
+        let mut pause = LOOK;
+        loop {
+            let woken = match self.find() {
+                Some(watched) => {
+                    pause = LOOK;
+                    self.watch_one(&watched)
+                }
+                // One takes up work, or cannot be watched.
+                None => {
+                    let woken = self.wait(None, None, Some(pause));
+                    pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                    woken
+                }
+            };
+            if woken == Woken::End {
+                return;
+            }
+        }
+    }
+
+    /// Who holds the lock, if it lives and shows itself.
+    fn find(&self) -> Option<Watched> {
+        let file = progress::open(self.runtime_dir).ok()?;
+        let Sign { agent, due, .. } = progress::read(&file)?;
+        let pidfd = pidfd::identify(agent.pid, agent.start_time_ns).ok()??;
+        if pidfd::has_exited(pidfd.as_fd()).unwrap_or(true) {
+            return None;
+        }
+        let due = match due.map(|number| pidfd::descriptor_of(pidfd.as_fd(), number)) {
+            None => None,
+            Some(Ok(due)) => Some(due),
+            Some(Err(error)) => {
+                // Before it says it: it may just have ended.
+                if !pidfd::has_exited(pidfd.as_fd()).unwrap_or(true) {
+                    blind(&error);
+                    self.wait(None, Some(pidfd.as_fd()), None);
+                }
+                return None;
+            }
+        };
+        Some(Watched {
+            agent,
+            pidfd,
+            file,
+            due,
+        })
+    }
+
+    /// Watches one agent to its end, or until it has started.
+    fn watch_one(&self, watched: &Watched) -> Woken {
+        let pidfd = Some(watched.pidfd.as_fd());
+        loop {
+            if let Some(due) = &watched.due {
+                let woken = self.wait(Some(due.as_fd()), pidfd, None);
+                if woken != Woken::Due {
+                    return woken;
+                }
+            }
+            match self.judge(watched) {
+                // Nothing is due any more.
+                Woken::Due => {}
+                Woken::Time => return self.end(watched),
+                woken => return woken,
+            }
+            if watched.due.is_none() {
+                // It has started.
+                return Woken::Due;
+            }
+        }
+    }
+
+    /// Looks until nothing is due any more (`Due`), or there was no progress for too long (`Time`).
+    fn judge(&self, watched: &Watched) -> Woken {
+        let factor = patience_with(&watched.file);
+        let (mut still, mut starved) = (0, 0);
+        let (mut count, mut waited) = (None, waited_for_cpu(watched.agent.pid));
+        loop {
+            let Some(sign) = progress::read(&watched.file).filter(|it| it.agent == watched.agent)
+            else {
+                return Woken::Ended;
+            };
+            if watched.due.is_none() && sign.due.is_some() {
+                return Woken::Due;
+            }
+            let now_waited = waited_for_cpu(watched.agent.pid);
+            if count != Some(sign.count) {
+                count = Some(sign.count);
+                (still, starved) = (0, 0);
+            } else if now_waited.saturating_sub(waited) > STARVED && starved < MOST_STARVED {
+                starved += 1;
+            } else {
+                still += 1;
+            }
+            waited = now_waited;
+            if still >= sign.patience.saturating_mul(factor.into()) {
+                return Woken::Time;
+            }
+            match self.wait(None, Some(watched.pidfd.as_fd()), Some(LOOK)) {
+                Woken::Time => {}
+                woken => return woken,
+            }
+            if watched.due.as_ref().is_some_and(|due| !is_readable(due)) {
+                return Woken::Due;
+            }
+        }
+    }
+
+    /// Kills an agent that does not get on, and waits for its end.
+    fn end(&self, watched: &Watched) -> Woken {
+        let Instance { pid, .. } = watched.agent;
+        let state = proc::stat(pid).map_or('?', |stat| stat.state);
+        let pidfd = Some(watched.pidfd.as_fd());
+        let what = in_words(state);
+        if pid == 1 {
+            tracing::error!(
+                "the agent is PID 1 and {what} while something is due: nobody can end it, and the spare does not start beside it"
+            );
+            return self.wait(None, pidfd, None);
+        }
+        tracing::warn!(
+            pid,
+            "the agent {what} while something is due: the spare ends it"
+        );
+        note(&watched.file, state);
+        if let Err(error) = signal::send(watched.pidfd.as_fd(), Signal::KILL) {
+            tracing::error!(pid, "cannot end the agent: {error}");
+        }
+        match self.wait(None, pidfd, Some(DYING)) {
+            Woken::Time => {
+                let state = proc::stat(pid).map_or('?', |stat| stat.state);
+                tracing::error!(pid, %state, "the agent does not die, and the spare does not start beside it");
+                self.wait(None, pidfd, None)
+            }
+            woken => woken,
+        }
+    }
+
+    /// Waits for the first of these; without a time for as long as it takes.
+    fn wait(
+        &self,
+        due: Option<BorrowedFd<'_>>,
+        pidfd: Option<BorrowedFd<'_>>,
+        milliseconds: Option<u16>,
+    ) -> Woken {
+        let sources = [
+            (Some(self.end.as_fd()), Woken::End),
+            (pidfd, Woken::Ended),
+            (due, Woken::Due),
+        ];
+        let sources: Vec<_> = sources
+            .into_iter()
+            .filter_map(|(fd, woken)| Some((PollFd::new(fd?, PollFlags::POLLIN), woken)))
+            .collect();
+        let (mut fds, woken): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
+        // Its own service manager may want to hear of it; nobody else wakes it.
+        let ping = self.manager.interval().map(|it| it.as_millis().max(1));
+        let ping = ping.map(|ms| u16::try_from(ms).unwrap_or(u16::MAX));
+        let time = milliseconds.into_iter().chain(ping).min();
+        let timeout = time.map_or(PollTimeout::NONE, PollTimeout::from);
+        loop {
+            self.manager.ping();
+            match poll(&mut fds, timeout) {
+                Err(Errno::EINTR) => {}
+                Ok(0) if milliseconds.is_none() => {}
+                Err(error) => {
+                    // Without memory in the kernel, say: as if it had slept.
+                    tracing::warn!("the spare cannot wait: {error}");
+                    thread::sleep(Duration::from_millis(LOOK.into()));
+                    return Woken::Time;
+                }
+                Ok(_) => break,
+            }
+        }
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let first = fds.iter().position(is_ready);
+        first
+            .and_then(|at| woken.get(at))
+            .copied()
+            .unwrap_or(Woken::Time)
+    }
+}
+
+/// By how much patience is stretched.
+fn patience_with(file: &File) -> u32 {
+    let takeovers = progress::takeovers(file);
+    match is_close(takeovers, clock::awake()) {
+        true => factor(takeovers.in_a_row),
+        false => 1,
+    }
+}
+
+/// Notes down the end of an agent that was in this state.
+fn note(file: &File, state: char) {
+    if is_stopped(state) {
+        return;
+    }
+    let takeovers = after(progress::takeovers(file), clock::awake());
+    if let Err(error) = progress::note_takeovers(file, takeovers) {
+        tracing::warn!("cannot write to the file of progress: {error}");
+    }
+}
+
+/// So many stuck agents in a row stretch the patience with the next one.
+fn factor(in_a_row: u64) -> u32 {
+    let doublings = (in_a_row + 1).saturating_sub(FREE).min(MOST_DOUBLINGS);
+    u32::try_from(1_u64 << doublings).unwrap_or(u32::MAX)
+}
+
+/// Whether the last one was so little ago that the next one is one of its row.
+fn is_close(Takeovers { in_a_row, last }: Takeovers, now: Duration) -> bool {
+    let age = now.checked_sub(last);
+    in_a_row > 0 && age.is_some_and(|age| age < CLOSE * factor(in_a_row))
+}
+
+/// One more.
+fn after(last: Takeovers, now: Duration) -> Takeovers {
+    let in_a_row = match is_close(last, now) {
+        true => last.in_a_row + 1,
+        false => 1,
+    };
+    Takeovers {
+        in_a_row,
+        last: now,
+    }
+}
+
+fn is_readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
+fn is_stopped(state: char) -> bool {
+    matches!(state, 'T' | 't')
+}
+
+fn in_words(state: char) -> String {
+    match state {
+        state if is_stopped(state) => "is stopped".to_owned(),
+        state => format!("does not get on (state {state})"),
+    }
+}
+
+/// For how long its main thread has been ready to run and had no CPU, as far as the kernel counts it.
+fn waited_for_cpu(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let waited = text.split_ascii_whitespace().nth(1);
+    let waited = waited.and_then(|text| text.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_three_stuck_agents_patience_doubles_each_time() {
+        let mut takeovers = Takeovers {
+            in_a_row: 0,
+            last: Duration::ZERO,
+        };
+        let mut now = Duration::from_secs(1000);
+        let mut factors = Vec::new();
+        for _ in 0..13 {
+            let is_close = is_close(takeovers, now);
+            let factor = if is_close {
+                factor(takeovers.in_a_row)
+            } else {
+                1
+            };
+            factors.push(factor);
+            // Each is stuck for as long as it is waited for.
+            now += Duration::from_millis(1500) * factor;
+            takeovers = after(takeovers, now);
+        }
+        assert_eq!(factors, [1, 1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        // A quiet time ends the row, and so does another boot's clock.
+        now += CLOSE * 256;
+        assert!(!is_close(takeovers, now));
+        assert_eq!(after(takeovers, now).in_a_row, 1);
+        assert!(!is_close(takeovers, Duration::from_secs(1)));
+    }
+}

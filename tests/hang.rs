@@ -1,0 +1,409 @@
+//! An agent that is stopped or stuck while something is due is replaced by its spare; one that works,
+//! or for which nothing is due, is not. A client says that nobody answers, and what it asked for
+//! is not done later.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::rig::{Agent, Instance, Ledger, Memory, Rig, is_soak, report, switches};
+use support::{eventually, needs_root, now, proc_status, signal_to};
+
+const MEMORIES: [Memory; 2] = [Memory::Kernel, Memory::FilesAlone];
+
+/// How long a service may be down under a stopped agent: it is half of that on an idle host.
+const BACK_WITHIN: Duration = Duration::from_secs(4);
+
+/// Far longer than a spare is patient.
+const LONGER: Duration = Duration::from_millis(2500);
+
+/// A spare, once it watches the agent: by a descriptor of that.
+fn watching_spare(rig: &Rig) -> Agent {
+    let spare = rig.spare();
+    await_watching(&spare);
+    spare
+}
+
+fn await_watching(spare: &Agent) {
+    eventually("the spare watches", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", spare.pid())).ok()?;
+        let mut open = open
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok());
+        open.any(|it| it.as_os_str() == "anon_inode:[eventpoll]")
+            .then_some(())
+    });
+}
+
+fn stop(agent: &Agent) {
+    agent.signal(Signal::SIGSTOP);
+    eventually("it is stopped", || {
+        proc_status(agent.pid(), "State")
+            .starts_with('T')
+            .then_some(())
+    });
+}
+
+/// Waits for the next instance of a service, and returns it.
+fn next(ledger: &mut Ledger, service: &str, old: Instance) -> Instance {
+    ledger.wait("it is back", |ledger| {
+        ledger.has_current(service).filter(|now| *now != old)
+    })
+}
+
+fn has_ended(agent: &Agent) -> bool {
+    let state = proc_status(agent.pid(), "State");
+    state.starts_with('Z')
+}
+
+#[test]
+fn a_stopped_agent_is_replaced_when_a_service_dies_and_not_before() {
+    needs_root!("a stopped agent");
+    for memory in MEMORIES {
+        let rig = Rig::with(memory);
+        ["a", "b"].into_iter().for_each(|name| rig.sleeper(name));
+        let mut ledger = rig.ledger();
+        let mut agent = rig.agent();
+        let (a, b) = (ledger.current("a"), ledger.current("b"));
+        let spare = watching_spare(&rig);
+        stop(&agent);
+        thread::sleep(LONGER);
+        assert!(!has_ended(&agent), "nothing is due");
+        signal_to(a.0, Signal::SIGKILL);
+        let killed = now();
+        let again = next(&mut ledger, "a", a);
+        let took = killed.elapsed();
+        assert!(took < BACK_WITHIN, "{took:?}\n{}", rig.log());
+        assert!(took > Duration::from_secs(1), "{took:?}");
+        rig.assert_single("a", again);
+        rig.assert_single("b", b);
+        agent.wait();
+        assert_eq!(ledger.agents, [agent.pid(), spare.pid()]);
+        assert_eq!(ledger.told("a", a).exits.len(), 1);
+        let said = rig.log();
+        assert!(
+            said.contains("the agent is stopped while something is due"),
+            "{said}"
+        );
+        report(&format!(
+            "a service under a stopped agent is back after {took:.1?} ({memory:?})"
+        ));
+    }
+}
+
+#[test]
+fn a_stopped_agent_is_replaced_when_its_timer_is_due() {
+    needs_root!("a stopped agent with a timer");
+    let rig = Rig::new();
+    rig.service("a", r#"["/usr/bin/false"]"#, "restart_delay = \"1s\"");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let spare = watching_spare(&rig);
+    let first = ledger.wait("it has ended", |ledger| {
+        let of_a = ledger
+            .instances
+            .keys()
+            .next_back()
+            .filter(|(name, _)| name == "a");
+        of_a.map(|(_, instance)| *instance)
+    });
+    ledger.wait("its end is told", |ledger| {
+        (!ledger.told("a", first).exits.is_empty()).then_some(())
+    });
+    stop(&agent);
+    let stopped = now();
+    ledger.wait("it is started by the spare", |ledger| {
+        let started = ledger.last.get("a").filter(|(_, agents)| *agents == 2);
+        started.filter(|(instance, _)| *instance != first).map(drop)
+    });
+    let took = stopped.elapsed();
+    assert!(took < BACK_WITHIN + Duration::from_secs(1), "{took:?}");
+    assert_eq!(ledger.agents.last(), Some(&spare.pid()));
+}
+
+#[test]
+fn a_client_is_due_as_well() {
+    needs_root!("a client of a stopped agent");
+    let rig = Rig::new();
+    rig.sleeper("a");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let a = ledger.current("a");
+    let spare = watching_spare(&rig);
+    stop(&agent);
+    let asked = now();
+    let output = rig.run(&["status", "--json"]);
+    let took = asked.elapsed();
+    assert!(output.status.success(), "{output:?}");
+    assert!(took < BACK_WITHIN, "{took:?}");
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status[0]["pid"], a.0);
+    ledger.wait("the spare works", |ledger| {
+        (ledger.agents.last() == Some(&spare.pid())).then_some(())
+    });
+}
+
+#[test]
+fn without_a_spare_a_client_says_that_the_agent_is_stopped_and_nothing_is_done_later() {
+    needs_root!("a stopped agent without a spare");
+    let rig = Rig::new();
+    rig.sleeper("a");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let a = ledger.current("a");
+    rig.run(&["status"]);
+    stop(&agent);
+    let clients = [
+        &["status"][..],
+        &["stop", "a"],
+        &["restart", "a"],
+        &["reload"],
+    ];
+    let clients = clients.map(|arguments| {
+        let command = rig.command(arguments);
+        thread::spawn(move || {
+            let mut command = command;
+            let asked = now();
+            (command.output().unwrap(), asked.elapsed())
+        })
+    });
+    for client in clients {
+        let (output, took) = client.join().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("stopped, pid {}", agent.pid())),
+            "{said}"
+        );
+        assert!(took < Duration::from_millis(5500), "{took:?}");
+    }
+    let doctor = rig.run(&["doctor", "--json"]);
+    let doctor: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let checks = doctor["checks"].as_array().unwrap().iter();
+    let mut told =
+        checks.filter(|check| check["detail"].as_str().unwrap().contains("stopped, pid"));
+    let told = told.next().unwrap_or_else(|| panic!("{doctor:#}"));
+    assert_eq!(told["verdict"], "missing");
+    agent.signal(Signal::SIGCONT);
+    assert!(rig.run(&["status"]).status.success());
+    // What nobody waits for any more would be done before this.
+    assert!(rig.run(&["reload"]).status.success());
+    rig.assert_single("a", a);
+    ledger.wait("one reload was asked for", |ledger| {
+        let asked = ledger
+            .others
+            .iter()
+            .filter(|event| event["event"] == "requested");
+        let asked: Vec<&Value> = asked.map(|event| &event["action"]).collect();
+        assert!(asked.len() < 2, "{asked:?}");
+        (!asked.is_empty()).then_some(())
+    });
+}
+
+/// The cgroups of a service: that of a process of it, and its twin.
+fn cgroups(pid: u32) -> Option<Vec<PathBuf>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+    let own = mounts.iter().map(|mount| mount.join(path));
+    let own = own
+        .into_iter()
+        .find(|path| path.join("cgroup.freeze").exists())?;
+    let name = own.file_name()?.to_str()?.to_owned();
+    let service = name.get(..name.len() - 1)?.to_owned();
+    let entries = fs::read_dir(own.parent()?).ok()?.flatten();
+    let entries = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&service));
+    Some(entries.map(|entry| entry.path()).collect())
+}
+
+fn freeze(cgroups: &[PathBuf], frozen: &str) {
+    for path in cgroups {
+        fs::write(path.join("cgroup.freeze"), frozen).unwrap();
+    }
+}
+
+#[test]
+fn a_start_that_hangs_is_no_reason_for_a_takeover() {
+    needs_root!("a start that hangs");
+    let rig = Rig::new();
+    ["a", "b"].into_iter().for_each(|name| rig.sleeper(name));
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let (a, b) = (ledger.current("a"), ledger.current("b"));
+    let Some(slots) = cgroups(a.0) else {
+        return support::skip("a start that hangs", "no cgroup can be frozen");
+    };
+    let _spare = watching_spare(&rig);
+    // Neither SIGCONT nor anything else gets the next instance out of there, but SIGKILL.
+    freeze(&slots, "1");
+    signal_to(a.0, Signal::SIGKILL);
+    thread::sleep(Duration::from_millis(300));
+    signal_to(b.0, Signal::SIGKILL);
+    thread::sleep(Duration::from_secs(4));
+    freeze(&slots, "0");
+    next(&mut ledger, "a", a);
+    next(&mut ledger, "b", b);
+    assert_eq!(ledger.agents, [agent.pid()], "{}", rig.log());
+}
+
+#[test]
+fn a_flood_of_connections_is_no_reason_for_a_takeover() {
+    needs_root!("a flood of connections");
+    let rig = Rig::new();
+    rig.sleeper("a");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let a = ledger.current("a");
+    let _spare = watching_spare(&rig);
+    let flood = AtomicBool::new(true);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let path = rig.runtime_dir().join("control.sock");
+                let mut open = Vec::new();
+                while flood.load(Ordering::Relaxed) {
+                    open.extend(UnixStream::connect(&path));
+                    open.truncate(300);
+                }
+            });
+        }
+        thread::sleep(LONGER);
+        signal_to(a.0, Signal::SIGKILL);
+        let killed = now();
+        next(&mut ledger, "a", a);
+        let took = killed.elapsed();
+        let open = fs::read_dir(format!("/proc/{}/fd", agent.pid()))
+            .unwrap()
+            .count();
+        flood.store(false, Ordering::Relaxed);
+        report(&format!(
+            "in a flood of connections: back after {took:.1?}, {open} descriptors"
+        ));
+    });
+    assert_eq!(ledger.agents, [agent.pid()], "{}", rig.log());
+}
+
+#[test]
+fn agent_and_spare_sleep_while_nothing_is_due() {
+    needs_root!("sleeping agents");
+    let rig = Rig::new();
+    for number in 0..20 {
+        rig.sleeper(&format!("s{number}"));
+    }
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    for number in 0..20 {
+        ledger.current(&format!("s{number}"));
+    }
+    let spare = watching_spare(&rig);
+    let time = Duration::from_secs(if is_soak() { 30 } else { 4 });
+    // Until nothing of the start is left to do.
+    eventually("both sleep", || {
+        let before = [agent.pid(), spare.pid()].map(switches);
+        thread::sleep(time);
+        (before == [agent.pid(), spare.pid()].map(switches)).then_some(())
+    });
+}
+
+#[test]
+fn an_agent_that_adopts_many_services_is_no_reason_for_a_takeover() {
+    needs_root!("many adoptions");
+    let count = if is_soak() { 10_000 } else { 300 };
+    let rig = Rig::new();
+    for number in 0..count {
+        rig.service(&format!("s{number}"), r#"["/usr/bin/sleep", "100000"]"#, "");
+    }
+    let mut ledger = rig.ledger();
+    let mut agent = rig.agent();
+    let running = |ledger: &mut Ledger, agents: usize| {
+        ledger.wait("all run", |ledger| {
+            let up = ledger.last.values().filter(|(_, by)| *by == agents);
+            (up.count() == count).then_some(())
+        });
+    };
+    running(&mut ledger, 1);
+    let second = watching_spare(&rig);
+    let third = rig.spare();
+    agent.kill();
+    // Something is due while the second one adopts.
+    let victims: Vec<Instance> = ledger.last.values().map(|(it, _)| *it).take(20).collect();
+    victims
+        .iter()
+        .for_each(|it| signal_to(it.0, Signal::SIGKILL));
+    running(&mut ledger, 2);
+    thread::sleep(LONGER);
+    ledger.read();
+    let working = ledger.agents.clone();
+    assert_eq!(working.len(), 2, "{working:?}\n{}", rig.log());
+    assert!([second.pid(), third.pid()].contains(&working[1]));
+}
+
+#[test]
+fn a_service_manager_hears_of_agent_and_spare() {
+    needs_root!("a service manager");
+    let mut rig = Rig::new();
+    rig.sleeper("a");
+    let path = rig.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 256];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    rig.set("NOTIFY_SOCKET", path.to_str().unwrap());
+    rig.set("WATCHDOG_USEC", "400000");
+    let agent = rig.agent();
+    let first = hear();
+    assert!(
+        first.contains("READY=1") && first.contains("the agent"),
+        "{first}"
+    );
+    assert_eq!(hear(), "WATCHDOG=1");
+    stop(&agent);
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 256]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    // A stopped one says nothing, and so this is its spare.
+    let _spare = rig.spare();
+    eventually("the spare is ready", || {
+        hear().contains("READY=1").then_some(())
+    });
+    eventually("it gets on", || (hear() == "WATCHDOG=1").then_some(()));
+}
+
+/// A request whose client is gone when it is read is not done, whether it had waited in the kernel
+/// or on a connection that the agent knew.
+#[test]
+fn a_request_that_nobody_waits_for_any_more_is_not_done() {
+    needs_root!("an abandoned request");
+    let rig = Rig::new();
+    rig.sleeper("a");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let a = ledger.current("a");
+    let known = UnixStream::connect(rig.runtime_dir().join("control.sock")).unwrap();
+    let mut known_too = known.try_clone().unwrap();
+    let status = format!("{}\n", json!({"version": 1, "command": "status"}));
+    known_too.write_all(status.as_bytes()).unwrap();
+    known_too.read_exact(&mut [0; 10]).unwrap();
+    stop(&agent);
+    let request = json!({"version": 1, "command": "restart", "services": ["a"]});
+    known_too
+        .write_all(format!("{request}\n").as_bytes())
+        .unwrap();
+    drop((known, known_too));
+    drop(rig.send(&request));
+    agent.signal(Signal::SIGCONT);
+    for _ in 0..3 {
+        assert!(rig.run(&["status"]).status.success());
+    }
+    rig.assert_single("a", a);
+}
