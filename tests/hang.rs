@@ -282,10 +282,22 @@ fn a_flood_of_connections_is_no_reason_for_a_takeover() {
         let open = fs::read_dir(format!("/proc/{}/fd", agent.pid()))
             .unwrap()
             .count();
+        // It may be told to come back, but not that the agent has ended.
+        let asked = now();
+        let said = eventually("an answer", || {
+            let status = rig.run(&["status"]);
+            let said = String::from_utf8(status.stderr).unwrap();
+            assert!(
+                said.is_empty() || said.contains("ask again later"),
+                "{said}"
+            );
+            status.status.success().then_some(asked.elapsed())
+        });
         flood.store(false, Ordering::Relaxed);
         report(&format!(
-            "in a flood of connections: back after {took:.1?}, {open} descriptors"
+            "in a flood of connections: back after {took:.1?}, {open} descriptors, an answer after {said:.1?}"
         ));
+        assert!(open < 600, "{open}");
     });
     assert_eq!(ledger.agents, [agent.pid()], "{}", rig.log());
 }

@@ -27,8 +27,19 @@ pub(super) struct Connection {
     pub(super) patience: Duration,
     pub(super) activity: Arc<Activity>,
     pub(super) commands: mpsc::Sender<Incoming>,
+    /// Counts the connections that there are.
+    pub(super) _open: Arc<()>,
     /// What was read and not yet used.
     pub(super) buffer: Vec<u8>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.activity.evicted.load(Relaxed) {
+            let message = "too many connections: closed to make room for others; ask again later";
+            super::refuse(&self.stream, message.to_owned());
+        }
+    }
 }
 
 /// Why there is no further answer.

@@ -7,7 +7,9 @@
 //! - what is no JSON object, or is longer than `MAX_REQUEST`: an error, then the end;
 //! - an object that is no command: an error, and on with the next line;
 //! - half a line, or an answer that is not read, for `patience`: the end;
-//! - more than `connections` of them: the one that has been idle longest makes room.
+//! - more than `connections` of them: of the user who has most, the one that has been idle longest
+//!   makes room, and is told so;
+//! - many at once: a few are accepted, then the loop has its turn.
 //!
 //! Several lines at once are answered one after the other, in their order. An idle connection
 //! costs no timer. One whose command the agent works on is never closed to make room; when its
@@ -20,6 +22,7 @@ mod listen;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -59,6 +62,12 @@ const LIMITS: Limits = Limits {
 /// How long the last answers may take once the agent goes.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// So many connections are accepted in one go ...
+const BURST: usize = 32;
+
+/// ... and then none for so long: who connects in a loop costs the services little.
+const BURST_PAUSE: Duration = Duration::from_millis(5);
+
 /// After a connection could not be accepted, for lack of descriptors above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,8 +100,15 @@ pub(crate) struct Server {
     acts: Arc<AtomicU64>,
     commands: mpsc::Sender<Incoming>,
     incoming: mpsc::Receiver<Incoming>,
-    /// Set while accepting fails.
+    /// Accepting fails, and that was logged.
+    is_failing: bool,
+    /// Nobody is accepted before.
     paused_until: Option<Instant>,
+    /// Accepted since the last pause.
+    burst: usize,
+    /// Cloned by each connection: those that were closed to make room, but hold their descriptors
+    /// still, are known by it.
+    open: Arc<()>,
 }
 
 /// A connection, seen from the server.
@@ -109,6 +125,8 @@ struct Activity {
     last_act: AtomicU64,
     /// Between a request's end and its answer's.
     answering: AtomicBool,
+    /// It is closed to make room for another one.
+    evicted: AtomicBool,
     /// The answer under way is its last.
     ending: AtomicBool,
 }
@@ -153,7 +171,10 @@ impl Server {
             acts: Arc::default(),
             commands,
             incoming,
+            is_failing: false,
             paused_until: None,
+            burst: 0,
+            open: Arc::default(),
         })
     }
 
@@ -218,12 +239,19 @@ impl Server {
         match accepted {
             Ok(stream) => {
                 self.paused_until = None;
+                self.is_failing = false;
                 self.welcome(stream);
+                self.burst += 1;
+                let open = Arc::strong_count(&self.open);
+                if self.burst >= BURST || open > self.limits.connections + BURST {
+                    self.burst = 0;
+                    self.paused_until = Some(Instant::now() + BURST_PAUSE);
+                }
             }
             // The peer was gone before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if self.paused_until.is_none() {
+                if !std::mem::replace(&mut self.is_failing, true) {
                     tracing::warn!(%error, "cannot accept a connection on the control socket");
                 }
                 self.paused_until = Some(Instant::now() + ACCEPT_PAUSE);
@@ -254,6 +282,7 @@ impl Server {
             acts: self.acts.clone(),
             last_act: AtomicU64::default(),
             answering: AtomicBool::default(),
+            evicted: AtomicBool::default(),
             ending: AtomicBool::default(),
         });
         activity.acts();
@@ -263,6 +292,7 @@ impl Server {
             patience: self.limits.patience,
             activity: activity.clone(),
             commands: self.commands.clone(),
+            _open: self.open.clone(),
             buffer: Vec::new(),
         };
         self.connections.push(Held {
@@ -272,17 +302,26 @@ impl Server {
         });
     }
 
-    /// Closes the connection that has been idle longest; `false` if there is none.
+    /// Closes the connection that has been idle longest, of the user who has most of the idle ones;
+    /// `false` if there is none.
     fn make_room(&mut self) -> bool {
         let last_act = |held: &Held| held.activity.last_act.load(Relaxed);
+        let is_idle = |held: &&Held| last_act(held) != WITH_AGENT;
+        let mut of_users: HashMap<u32, usize> = HashMap::new();
+        for held in self.connections.iter().filter(is_idle) {
+            *of_users.entry(held.caller.peer.uid).or_default() += 1;
+        }
+        let most = of_users.into_iter().max_by_key(|(_, count)| *count);
+        let most = most.map(|(uid, _)| uid);
         let idle = self.connections.iter().enumerate();
         let longest = idle
-            .filter(|(_, held)| last_act(held) != WITH_AGENT)
+            .filter(|(_, held)| is_idle(held) && Some(held.caller.peer.uid) == most)
             .min_by_key(|(_, held)| last_act(held))
             .map(|(index, _)| index);
         if let Some(index) = longest {
             let held = self.connections.swap_remove(index);
             tracing::debug!(?held.caller.peer, "closed an idle connection to make room");
+            held.activity.evicted.store(true, Relaxed);
             held.task.abort();
         }
         longest.is_some()
