@@ -154,7 +154,8 @@ fn children_that_ignore_sigterm_go_with_their_service() {
     );
     for sight in SIGHTS {
         let _ = std::fs::remove_file(&ready);
-        let agent = Agent::seeing(sight, &[("parent", &shell(&script, ""))]);
+        let text = shell(&script, "stop_timeout = \"200ms\"");
+        let agent = Agent::seeing(sight, &[("parent", &text)]);
         wait_for_file(&ready);
         let pid = agent.running("parent");
         eventually("all run", || {
@@ -184,7 +185,8 @@ fn a_grandchild_with_its_own_session_that_holds_the_output_goes_too() {
     );
     for sight in SIGHTS {
         let _ = std::fs::remove_file(&ready);
-        let text = shell(&script, &format!("stdout = {output:?}"));
+        let keys = format!("stdout = {output:?}\nstop_timeout = \"200ms\"");
+        let text = shell(&script, &keys);
         let mut agent = Agent::seeing(sight, &[("daemon", &text)]);
         if agent.log().contains("without cgroups") {
             return skip(test, "no cgroup v2 that can be written");
@@ -270,6 +272,191 @@ fn a_stop_signal_and_a_signal_of_a_person_arrive() {
     let answer = signal("HUP");
     assert_eq!(answer["ok"], false);
     assert_eq!(answer["results"][0]["error"], "it is not running");
+}
+
+/// A main process that dies of SIGTERM, with a child that takes a while to save its data on it.
+fn saver(dir: &Path) -> String {
+    let path = |name: &str| dir.join(name).display().to_string();
+    format!(
+        "sh -c 'trap \"echo asked >>{}; sleep 0.3; echo saved >>{}; exit\" TERM; \
+         : >{}; while :; do sleep 0.01; done' & wait",
+        path("asked"),
+        path("saved"),
+        path("ready")
+    )
+}
+
+fn lines(path: &Path) -> usize {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().count()
+}
+
+fn clear(dir: &Path) {
+    for name in ["asked", "saved", "ready"] {
+        let _ = std::fs::remove_file(dir.join(name));
+    }
+}
+
+#[test]
+fn a_child_that_saves_its_data_on_sigterm_has_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for sight in SIGHTS {
+        clear(dir.path());
+        let agent = Agent::seeing(sight, &[("parent", &shell(&saver(dir.path()), ""))]);
+        let is_ready = || {
+            wait_for_file(&path("ready"));
+            std::fs::remove_file(path("ready")).unwrap();
+        };
+        is_ready();
+        agent.must("restart", "parent");
+        assert_eq!(lines(&path("saved")), 1);
+        // The next one has the same, when its main process is killed by somebody else.
+        is_ready();
+        let pid = agent.running("parent");
+        signal_to(pid, Signal::SIGKILL);
+        agent.replaced("parent", pid);
+        assert_eq!(lines(&path("saved")), 2);
+        is_ready();
+        stop_all_of(&agent, "parent");
+        assert_eq!((lines(&path("asked")), lines(&path("saved"))), (3, 3));
+    }
+}
+
+#[test]
+fn in_mixed_mode_the_rest_is_killed_when_the_main_process_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    for sight in SIGHTS {
+        clear(dir.path());
+        let text = shell(&saver(dir.path()), "stop_mode = \"mixed\"");
+        let agent = Agent::seeing(sight, &[("parent", &text)]);
+        wait_for_file(&dir.path().join("ready"));
+        stop_all_of(&agent, "parent");
+        assert_eq!(lines(&dir.path().join("asked")), 0);
+        let status = agent.status("parent");
+        assert_eq!(status["last_exit"]["signal"], "SIGTERM", "{status}");
+    }
+}
+
+#[test]
+fn a_stopped_process_sees_the_stop_signal() {
+    for sight in SIGHTS {
+        for mode in ["group", "mixed", "main"] {
+            let keys = format!("stop_mode = {mode:?}");
+            let agent = Agent::seeing(sight, &[("web", &sleeping(&keys))]);
+            signal_to(agent.running("web"), Signal::SIGSTOP);
+            let ((), time) = timed(|| agent.must("stop", "web"));
+            assert!(time < Duration::from_secs(5), "{time:?}");
+            let status = agent.status("web");
+            assert_eq!(status["last_exit"]["signal"], "SIGTERM", "{status}");
+        }
+    }
+}
+
+#[test]
+fn in_main_mode_children_live_on_whatever_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    // One in the service's session, and one with a session of its own.
+    let script = format!(
+        "sleep 1000 & setsid sleep 1000 & sleep 0.1; : >{}; wait",
+        ready.display()
+    );
+    let text = shell(&script, "stop_mode = \"main\"");
+    for sight in SIGHTS {
+        let mut agent = Agent::seeing(sight, &[("daemon", &text), ("other", &sleeping(""))]);
+        let mut children: Vec<u32> = Vec::new();
+        let mut check = |agent: &Agent, is_up: bool| {
+            let main = is_up.then(|| {
+                wait_for_file(&ready);
+                agent.running("daemon")
+            });
+            let live = agent.live("daemon");
+            let lost: Vec<&u32> = children.iter().filter(|it| !live.contains(it)).collect();
+            assert!(lost.is_empty(), "{lost:?} of {children:?} are gone");
+            children = live.into_iter().filter(|it| Some(*it) != main).collect();
+            let _ = std::fs::remove_file(&ready);
+            children.len()
+        };
+        assert_eq!(check(&agent, true), 2);
+        agent.must("restart", "daemon");
+        assert_eq!(check(&agent, true), 4);
+        let pid = agent.running("daemon");
+        signal_to(pid, Signal::SIGKILL);
+        agent.replaced("daemon", pid);
+        assert_eq!(check(&agent, true), 6);
+        // It dies while no agent lives.
+        agent.kill();
+        signal_to(agent_pid_of(&agent, "daemon"), Signal::SIGKILL);
+        agent.start_again();
+        assert_eq!(check(&agent, true), 8);
+        agent.kill();
+        agent.start_again();
+        agent.must("stop", "daemon");
+        assert_eq!(check(&agent, false), 8);
+        // Nor do they go with their file.
+        agent.must("start", "daemon");
+        assert_eq!(check(&agent, true), 10);
+        std::fs::remove_file(agent.service_file("daemon")).unwrap();
+        assert!(agent.run(&["reload"]).status.success());
+        eventually("it is forgotten", || {
+            (agent.status("daemon") == Value::Null).then_some(())
+        });
+        assert_eq!(check(&agent, false), 10);
+        agent.kill();
+        agent.start_again();
+        agent.running("other");
+        assert_eq!(check(&agent, false), 10);
+        for pid in agent.live("daemon") {
+            signal_to(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Its main process, while no agent lives that could tell: the one shell.
+fn agent_pid_of(agent: &Agent, service: &str) -> u32 {
+    let live = agent.live(service).into_iter();
+    let mut shells = live.filter(|pid| {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim() != "sleep")
+    });
+    shells.next().expect("a main process")
+}
+
+#[test]
+fn the_next_agent_goes_on_with_a_stop_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let asked = dir.path().join("asked");
+    let ready = dir.path().join("ready");
+    // It counts how often it is asked, and goes on; or it ends, and its child does so.
+    let counts = format!(
+        "trap 'echo asked >>{}' TERM; : >{}; while :; do sleep 0.01; done",
+        asked.display(),
+        ready.display()
+    );
+    let leaves = format!("sh -c {counts:?} & wait");
+    for sight in SIGHTS {
+        for script in [&counts, &leaves] {
+            for name in [&asked, &ready] {
+                let _ = std::fs::remove_file(name);
+            }
+            let text = shell(script, "stop_timeout = \"3s\"");
+            let mut agent = Agent::seeing(sight, &[("slow", &text)]);
+            wait_for_file(&ready);
+            let ((), time) = timed(|| {
+                agent.ask(&json!({"command": "stop", "services": ["slow"], "no_wait": true}));
+                wait_for_file(&asked);
+                thread::sleep(Duration::from_secs(1));
+                agent.kill();
+                agent.start_again();
+                agent.wait_state("slow", "stopped");
+            });
+            assert!(agent.live("slow").is_empty());
+            assert_eq!(lines(&asked), 1);
+            let expected = Duration::from_millis(2_900)..Duration::from_millis(3_900);
+            assert!(expected.contains(&time), "{time:?}");
+        }
+    }
 }
 
 #[test]

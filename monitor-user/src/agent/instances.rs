@@ -18,11 +18,12 @@ use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
 use crate::os::spawn::{FdLimit, Prepared, Spawner};
-use crate::os::tree::{Leftover, Rest, Tree};
+use crate::os::tree::{self, Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
 use crate::supervisor::{
-    Attempt, Cause, Death, Event, Exec, Instance, ServiceName, Signal, SpawnFailure, Spec,
+    Attempt, Cause, Clear, Death, Event, Exec, Instance, Reach, ServiceName, Signal, SpawnFailure,
+    Spec,
 };
 
 /// Notes down a process before it may go on.
@@ -62,14 +63,14 @@ struct Held {
     service: ServiceName,
     tree: Tree,
     state: HeldState,
-    /// The supervisor waits to hear that its tree is gone.
-    asked: bool,
+    /// The supervisor waits to hear that its tree is gone, and this is to be done with it.
+    asked: Option<Clear>,
     /// The kernel's record has told of its exit, and all that a look would.
     is_told: bool,
-    /// Its main process was to be sent a signal, and could not be.
-    owed_signal: Option<Signal>,
-    /// Its tree was to be killed, and could not be.
-    owed_kill: bool,
+    /// It was to be sent the stop signal, and could not be.
+    owed_signal: Option<(Signal, Reach)>,
+    /// It was to be killed, and could not be.
+    owed_kill: Option<Reach>,
     /// What tells of it.
     tokens: Vec<u64>,
 }
@@ -80,9 +81,9 @@ enum HeldState {
     Unheld,
     /// Its main process has not been released.
     Main(OwnedFd),
-    /// It ended while no agent lived; its tree has not been looked at.
+    /// Its main process is gone; nothing has been done with what is left of its tree.
     Dead,
-    /// Its main process is gone, its tree killed.
+    /// Its main process is gone, and what is left of its tree has been stopped.
     Leftover(Rest),
     /// Nothing is left of it.
     Gone,
@@ -287,8 +288,12 @@ impl Instances {
                 self.pay(instance);
                 self.look(instance)
             }
-            HeldState::Dead if held.asked => self.clear_tree(&service, instance),
+            HeldState::Dead => {
+                let how = held.asked?;
+                self.clear_tree(&service, instance, how)
+            }
             HeldState::Leftover(_) => {
+                self.pay(instance);
                 let event = self.look(instance);
                 // Nothing may tell of it.
                 if let Some(HeldState::Leftover(_)) = self.held.get(&instance).map(|it| &it.state) {
@@ -296,11 +301,11 @@ impl Instances {
                 }
                 event
             }
-            HeldState::Dead | HeldState::Gone => None,
+            HeldState::Gone => None,
         }
     }
 
-    /// Does what was owed to a main process.
+    /// Does what was owed to an instance.
     fn pay(&mut self, instance: Instance) {
         let Some(held) = self.held.get_mut(&instance) else {
             return;
@@ -308,12 +313,13 @@ impl Instances {
         if matches!(held.state, HeldState::Unheld) {
             return;
         }
-        let kill = std::mem::take(&mut held.owed_kill);
-        if let Some(signal) = held.owed_signal.take() {
-            self.signal_to_stop(instance, signal);
+        let kill = held.owed_kill.take();
+        if let Some((signal, reach)) = held.owed_signal.take() {
+            // An agent that starts after this one may not know of it, and send it again.
+            self.stop(instance, signal, reach);
         }
-        if kill {
-            self.kill_tree(instance);
+        if let Some(reach) = kill {
+            self.kill(instance, reach);
         }
     }
 
@@ -475,10 +481,10 @@ impl Instances {
                 service,
                 tree,
                 state,
-                asked: false,
+                asked: None,
                 is_told: false,
                 owed_signal: None,
-                owed_kill: false,
+                owed_kill: None,
                 tokens,
             },
         );
@@ -566,7 +572,7 @@ impl Instances {
                 Ok(false) => None,
                 Ok(true) => {
                     held.state = HeldState::Gone;
-                    held.asked.then(|| self.tree_gone(instance)).flatten()
+                    held.asked.and_then(|_| self.tree_gone(instance))
                 }
                 Err(error) => {
                     tracing::error!(service = %held.service, "cannot look at its tree: {error}");
@@ -578,7 +584,7 @@ impl Instances {
         }
     }
 
-    /// Kills what is left of an ended main process's tree, and reaps it.
+    /// Reaps an ended main process, and looks whether anything is left of its tree.
     fn release(&mut self, instance: Instance) -> Option<Death> {
         let held = self.held.get_mut(&instance)?;
         let HeldState::Main(pidfd) = &held.state else {
@@ -587,10 +593,8 @@ impl Instances {
         let stat = (!held.is_told).then(|| proc::stat(instance.pid).ok());
         let comm = stat.flatten().filter(proc::Stat::is_zombie);
         let released = held.tree.release(pidfd.as_fd());
-        let mut is_known = true;
         if let Some(problem) = released.problem {
             tracing::error!(service = %held.service, "its tree may not be gone: {problem}");
-            is_known = !is_passing(&problem);
         }
         let status = match released.main {
             Reaped::Status(status) => Some(status),
@@ -599,11 +603,11 @@ impl Instances {
         let status = status.or_else(|| process::exit_status(pidfd.as_fd()));
         let cause = status.map_or(Cause::Unknown, Cause::from_wait_status);
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
-        self.keep(instance, released.leftover);
-        if !is_known && let Some(held) = self.held.get_mut(&instance) {
-            // To be looked at again before the next one starts.
-            held.state = HeldState::Dead;
-        }
+        held.state = match released.remains {
+            true => HeldState::Dead,
+            false => HeldState::Gone,
+        };
+        self.main.remove(&instance.pid);
         Some(Death {
             blame: decode::blame(&cause, None),
             cause,
@@ -628,18 +632,19 @@ impl Instances {
                 HeldState::Leftover(rest)
             }
         };
-        self.main.remove(&instance.pid);
         if let Some(held) = self.held.get_mut(&instance) {
             held.state = state;
             held.tokens.append(&mut tokens);
         }
     }
 
-    /// Answers `Action::ClearTree`, now or by a later `take_ready`.
+    /// Answers `Action::ClearTree`, now or by a later `take_ready`. Those that are left and have got
+    /// the stop signal now are told of first.
     pub(super) fn clear_tree(
         &mut self,
         service: &ServiceName,
         instance: Instance,
+        how: Clear,
     ) -> Option<Event> {
         let Some(held) = self.held.get_mut(&instance) else {
             return Some(Event::TreeGone {
@@ -647,9 +652,9 @@ impl Instances {
                 instance,
             });
         };
-        held.asked = true;
+        held.asked = Some(how);
         if matches!(held.state, HeldState::Dead) {
-            let leftover = match held.tree.clear() {
+            let leftover = match held.tree.clear(how) {
                 Ok(leftover) => leftover,
                 Err(error) => {
                     tracing::error!(%service, "cannot clear its tree: {error}");
@@ -662,8 +667,10 @@ impl Instances {
             };
             self.keep(instance, leftover);
         }
-        match self.held.get(&instance)?.state {
-            HeldState::Gone => self.tree_gone(instance),
+        let service = service.clone();
+        match (&self.held.get(&instance)?.state, how) {
+            (HeldState::Gone, _) => self.tree_gone(instance),
+            (_, Clear::Stop(_)) => Some(Event::StopSent { service, instance }),
             _ => None,
         }
     }
@@ -694,36 +701,61 @@ impl Instances {
         }
     }
 
-    /// The same for a stop: one that is not held yet gets it later.
-    pub(super) fn signal_to_stop(&mut self, instance: Instance, signal: Signal) {
-        let sent = self.signal(instance, signal);
-        let Some(held) = self.held.get_mut(&instance) else {
-            return;
+    /// Sends the stop signal. One that is not held yet gets it later.
+    pub(super) fn stop(
+        &mut self,
+        instance: Instance,
+        signal: Signal,
+        reach: Reach,
+    ) -> Option<Event> {
+        let held = self.held.get_mut(&instance)?;
+        let sent = match (&held.state, reach) {
+            (HeldState::Unheld, _) => {
+                held.owed_signal = Some((signal, reach));
+                return None;
+            }
+            (HeldState::Main(pidfd), Reach::Tree) => held.tree.stop_all(pidfd.as_fd(), signal),
+            (HeldState::Main(pidfd), Reach::Main) => tree::stop_main(pidfd.as_fd(), signal),
+            // What is left will be stopped by itself.
+            (HeldState::Dead | HeldState::Leftover(_) | HeldState::Gone, _) => return None,
         };
-        if matches!(held.state, HeldState::Unheld) {
-            held.owed_signal = Some(signal);
-        } else if let Err(error) = sent {
+        if let Err(error) = sent {
             tracing::error!(service = %held.service, pid = instance.pid, %signal, "cannot send a signal: {error}");
         }
+        let service = held.service.clone();
+        Some(Event::StopSent { service, instance })
     }
 
-    /// Kills an instance's whole tree.
-    pub(super) fn kill_tree(&mut self, instance: Instance) {
+    /// SIGKILL to what lives of an instance.
+    pub(super) fn kill(&mut self, instance: Instance, reach: Reach) {
         let Some(held) = self.held.get_mut(&instance) else {
             return;
         };
-        match &held.state {
-            HeldState::Main(pidfd) => {
-                if let Err(error) = held.tree.kill_all(pidfd.as_fd()) {
-                    tracing::error!(service = %held.service, pid = instance.pid, "cannot kill its tree: {error}");
-                    if is_passing(&error) {
-                        held.owed_kill = true;
-                        self.unsettled.insert(instance);
-                    }
-                }
+        let killed = match (&mut held.state, reach) {
+            (HeldState::Main(pidfd), Reach::Tree) => held.tree.kill_all(pidfd.as_fd()),
+            (HeldState::Main(pidfd), Reach::Main) => {
+                signal::send(pidfd.as_fd(), Signal::KILL).map(drop)
             }
-            HeldState::Unheld => held.owed_kill = true,
-            HeldState::Dead | HeldState::Leftover(_) | HeldState::Gone => {}
+            (HeldState::Leftover(rest), Reach::Tree) => rest.kill(),
+            (HeldState::Unheld, _) => {
+                held.owed_kill = Some(reach);
+                return;
+            }
+            (HeldState::Dead, Reach::Tree) => {
+                // It could not be seen to so far.
+                held.asked = held.asked.map(|_| Clear::Kill);
+                return;
+            }
+            (HeldState::Leftover(_) | HeldState::Dead, Reach::Main) | (HeldState::Gone, _) => {
+                return;
+            }
+        };
+        if let Err(error) = killed {
+            tracing::error!(service = %held.service, pid = instance.pid, "cannot kill its tree: {error}");
+            if is_passing(&error) {
+                held.owed_kill = Some(reach);
+                self.unsettled.insert(instance);
+            }
         }
     }
 

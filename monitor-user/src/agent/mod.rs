@@ -740,17 +740,17 @@ impl Agent {
         progress::count();
         match action {
             Action::Spawn { service, attempt } => return Some(self.spawn(service, attempt)),
-            Action::Signal {
+            Action::Stop {
                 instance,
                 signal,
-                request: None,
+                reach,
                 ..
-            } => self.instances.signal_to_stop(instance, signal),
+            } => return self.instances.stop(instance, signal, reach),
             Action::Signal {
                 service,
                 instance,
                 signal,
-                request: Some(request),
+                request,
             } => {
                 let reply = match self.instances.signal(instance, signal) {
                     Ok(true) => Reply::Done,
@@ -762,9 +762,15 @@ impl Agent {
                 };
                 self.requests.answer(request, reply);
             }
-            Action::KillTree { instance, .. } => self.instances.kill_tree(instance),
-            Action::ClearTree { service, instance } => {
-                return self.instances.clear_tree(&service, instance);
+            Action::Kill {
+                instance, reach, ..
+            } => self.instances.kill(instance, reach),
+            Action::ClearTree {
+                service,
+                instance,
+                how,
+            } => {
+                return self.instances.clear_tree(&service, instance, how);
             }
             Action::Reply { request, reply } => {
                 self.ended |= self.shutdown == Some(request);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::supervisor::{
     EnvironmentFile, Exec, Hooks, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit,
-    UnknownSignal,
+    StopMode, UnknownSignal,
 };
 
 use super::Surroundings;
@@ -49,6 +49,7 @@ const KEYS: &Keys<Draft> = &[
     ("success_exit_status", |d, i| keep(&mut d.policy.success_exit_status, exit_status(i))),
     ("stop_signal", |d, i| keep(&mut d.policy.stop_signal, signal(i))),
     ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, duration(i))),
+    ("stop_mode", |d, i| keep(&mut d.policy.stop_mode, word(i, STOP_MODES))),
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
     ("stderr", |d, i| keep(&mut d.stderr, output(i))),
@@ -63,6 +64,12 @@ const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),
     ("no", RestartPolicy::No),
+];
+
+const STOP_MODES: &[(&str, StopMode)] = &[
+    ("group", StopMode::Group),
+    ("mixed", StopMode::Mixed),
+    ("main", StopMode::Main),
 ];
 
 /// What was read so far; what a file does not say has its default here.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::supervisor::{Limit, Output, Policy, RestartPolicy, Signal, StartLimit};
+use crate::supervisor::{Limit, Output, Policy, RestartPolicy, Signal, StartLimit, StopMode};
 
 use super::*;
 
@@ -91,6 +91,7 @@ fn a_command_is_all_that_a_service_needs() {
             success_exit_status: vec![0],
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
+            stop_mode: StopMode::Group,
             overlap: false,
             last_output: 0,
         }
@@ -130,6 +131,7 @@ start_limit = { burst = 5, interval = "10s" }
 success_exit_status = [3, 0, 3]
 stop_signal = "HUP"
 stop_timeout = "0s"
+stop_mode = "main"
 overlap = true
 stdout = "/tmp/web.log"
 last_output = "8KiB"
@@ -160,6 +162,7 @@ fn every_key_reaches_the_spec() {
             success_exit_status: vec![0, 3],
             stop_signal: Signal::HUP,
             stop_timeout: Duration::ZERO,
+            stop_mode: StopMode::Main,
             overlap: true,
             last_output: 8 << 10,
         }

@@ -4,6 +4,7 @@
 //! ```text
 //! <mount>/respawn/<agent's name>/<service>.0     attempts 0, 2, 4 …
 //!                               /<service>.1     attempts 1, 3, 5 …
+//!                               /<service>.left  what `stop_mode = "main"` leaves alone
 //! ```
 //! The place is directly below the root of the mount, so that a restarted agent finds it again
 //! whatever cgroup init has started it in; only where that root cannot be written, it is below
@@ -13,6 +14,7 @@
 //! Only the agent's directory is kept open, and by a `tree::Tree` the `cgroup.events` of its
 //! instance: descriptors are a scarce good of an agent with thousands of services.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -28,6 +30,7 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::pidfd::is_gone;
 use super::spawn::{Spawner, UNBORN};
+use super::tree::stop_signals;
 use super::{pidfd, proc, progress, signal};
 use crate::supervisor::Signal;
 
@@ -37,6 +40,8 @@ const COMMON: &str = "respawn";
 const LONGEST_NAME: usize = 200;
 /// Rounds of the slow kill; each kills all that the one before has left or missed.
 const KILL_ROUNDS: u32 = 64;
+/// The ending of the cgroup for what is left alone of a service.
+const ASIDE: &str = ".left";
 
 /// Why there are no cgroups to use: "the process group alone is killed" then, and `doctor` says
 /// why.
@@ -316,6 +321,61 @@ impl Slot {
         }
     }
 
+    /// The stop signal to all that is in it and below, but to `except`, which has had it. Who is
+    /// stopped goes on, and sees it. A process that forks meanwhile is met in the next round.
+    ///
+    /// # Errors
+    /// The first, after all has been tried. A cgroup that is gone is empty.
+    pub(super) fn stop(&self, stop: Signal, except: Option<u32>) -> io::Result<()> {
+        let mut told: HashSet<u32> = except.into_iter().collect();
+        let mut result = Ok(());
+        for _ in 0..KILL_ROUNDS {
+            let mut pids = self.pids()?;
+            pids.retain(|pid| told.insert(*pid));
+            if pids.is_empty() {
+                break;
+            }
+            for pid in pids {
+                for signal in stop_signals(stop) {
+                    result = result.and(self.signal_member(pid, signal).map(drop));
+                }
+            }
+        }
+        result
+    }
+
+    /// Moves all that is in it and below to where no instance of the service will be, and nothing
+    /// is ever killed.
+    ///
+    /// # Errors
+    /// The kernel's; something may be left in it then.
+    pub(super) fn set_aside(&self) -> io::Result<()> {
+        let aside = self.aside();
+        fs::create_dir_all(&aside)?;
+        let members = aside.join("cgroup.procs");
+        for _ in 0..KILL_ROUNDS {
+            for pid in self.pids()? {
+                match fs::write(&members, pid.to_string()) {
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    result => result?,
+                }
+            }
+            if !self.is_populated()? {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("it forks faster than it can be moved"))
+    }
+
+    /// What is left alone of the service's earlier instances.
+    fn aside(&self) -> PathBuf {
+        let service = self
+            .leaf
+            .rsplit_once('.')
+            .map_or("", |(service, _)| service);
+        self.path.with_file_name(format!("{service}{ASIDE}"))
+    }
+
     /// Whether one [`Slot::kill`] is enough, whatever forks meanwhile.
     pub(super) fn kills_at_once(&self) -> bool {
         self.kill_file
@@ -326,7 +386,7 @@ impl Slot {
         for _ in 0..KILL_ROUNDS {
             let mut killed = 0;
             for pid in self.pids()? {
-                if self.kill_member(pid)? {
+                if self.signal_member(pid, Signal::KILL)? {
                     killed += 1;
                 }
             }
@@ -338,8 +398,8 @@ impl Slot {
         Ok(())
     }
 
-    /// Kills the process if it is in here, whatever else has had its pid.
-    fn kill_member(&self, pid: u32) -> io::Result<bool> {
+    /// Sends the process a signal if it is in here, whatever else has had its pid.
+    fn signal_member(&self, pid: u32, signal: Signal) -> io::Result<bool> {
         let pidfd = match pidfd::open(pid) {
             Ok(pidfd) => pidfd,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(false),
@@ -349,7 +409,7 @@ impl Slot {
         if !inside || pidfd::has_exited(pidfd.as_fd())? {
             return Ok(false);
         }
-        signal::send(pidfd.as_fd(), Signal::KILL)
+        signal::send(pidfd.as_fd(), signal)
     }
 
     /// The processes in it and below.

@@ -1,22 +1,19 @@
 //! All that descends from a service's main process: killing it, and knowing when it is gone.
-//! Does not decide when.
+//! Does not decide when, nor whether what is left is to be stopped or left alone.
 //!
 //! The tree is the process group and the session that the main process leads, and its cgroup
 //! where there is one. Without a cgroup, a descendant that makes a session of its own is out of
 //! reach; with one, nothing is.
 //!
 //! # When the main process's pidfd is readable
-//! [`Tree::release`] does this, in this order, for reasons of identity: a pid stays taken as long
-//! as its zombie is not reaped, and a group's or session's number as long as it has a member.
-//! 1. SIGKILL to the group, while the zombie leader still holds the number; and to the cgroup,
-//!    if anything lives in it.
-//! 2. Reap: this gives the wait status, and frees the pid.
-//! 3. Look at what is left. The cgroup tells at once. Of group and session the kernel tells at
-//!    once whether the number is still in use (`F_SETOWN` finds it or not, and does nothing
-//!    else); only if it is, `/proc` is searched for the members.
+//! [`Tree::release`] reaps it, which gives the wait status and frees the pid, and looks whether
+//! anything is left. The cgroup tells at once. Of group and session the kernel tells at once whether
+//! the number is still in use (`F_SETOWN` finds it or not, and does nothing else). In the common
+//! case nothing is left, and that is known after a few system calls.
 //!
-//! In the common case nothing is left, and [`Leftover::None`] is known after a few system calls.
-//! Else [`Leftover::Some`] is one descriptor to wait for.
+//! Else [`Tree::clear`] sees to what is left. Without a cgroup it searches `/proc` for the members
+//! of group and session, whose number stays taken as long as one of them lives. [`Leftover::Some`]
+//! is one descriptor to wait for.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -28,7 +25,7 @@ use super::cgroup::{Slot, is_removed, says_populated};
 use super::pidfd::{self, Reaped};
 use super::waiter::{Interest, Waiter};
 use super::{proc, signal};
-use crate::supervisor::Signal;
+use crate::supervisor::{Clear, Signal};
 
 /// The most rounds of looking for members of a session that keeps forking.
 const SEARCH_ROUNDS: u32 = 16;
@@ -62,13 +59,13 @@ struct Cgroup {
 pub(crate) struct Released {
     /// The main process's end, unless it is another's child.
     pub(crate) main: Reaped,
-    /// What of its tree still lives.
-    pub(crate) leftover: Leftover,
+    /// Whether anything of its tree still lives, or may.
+    pub(crate) remains: bool,
     /// What kept it from being sure: something may be left that is not told of. For the log.
     pub(crate) problem: Option<io::Error>,
 }
 
-/// What still lives of a tree, all of it killed already.
+/// What still lives of a tree.
 #[derive(Debug)]
 pub(crate) enum Leftover {
     /// Nothing.
@@ -119,66 +116,110 @@ impl Tree {
         killed.and(group).and(rest)
     }
 
-    /// Kills what is left, reaps the main process and tells what is still there. Call it when the
-    /// main process's pidfd is readable; before that it kills the group but reaps nothing.
+    /// The stop signal to all of it, the main process too; `main` as for [`Tree::kill_all`]. Who is
+    /// stopped goes on, and sees it.
+    ///
+    /// # Errors
+    /// The first, after all has been tried.
+    pub(crate) fn stop_all(&self, main: BorrowedFd<'_>, stop: Signal) -> io::Result<()> {
+        if let Some(cgroup) = &self.cgroup {
+            let sent = stop_main(main, stop);
+            return sent.and(cgroup.slot.stop(stop, Some(self.session.main)));
+        }
+        let mut sent = Ok(());
+        for signal in stop_signals(stop) {
+            let group = signal::send_to_group(main, self.session.main, signal);
+            sent = sent.and(group.map(drop));
+        }
+        let others = self.session.members(proc::since_boot_ns(), |stat| {
+            stat.group != self.session.main
+        });
+        sent.and(others.and_then(|others| stop_each(&others, stop)))
+    }
+
+    /// Reaps the main process and tells whether anything is left. Call it when the main process's
+    /// pidfd is readable; before that it reaps nothing.
     ///
     /// It does not fail: the main process has ended, and that has to be told in any case.
     pub(crate) fn release(&self, main: BorrowedFd<'_>) -> Released {
-        let killed = signal::send_to_group(main, self.session.main, Signal::KILL).map(drop);
-        let populated = match &self.cgroup {
-            Some(cgroup) => cgroup.kill_if_populated(),
-            None => Ok(false),
-        };
+        let populated = self.cgroup.as_ref().map(Cgroup::is_populated);
         let reaped = pidfd::reap(main);
-        let leftover = match (&self.cgroup, populated) {
-            (_, Err(error)) => Err(error),
-            (Some(cgroup), Ok(true)) => Rest::of_cgroup(&cgroup.slot),
-            (Some(cgroup), Ok(false)) => {
+        let remains = match (&self.cgroup, populated) {
+            (_, Some(Err(error))) => Err(error),
+            (Some(cgroup), Some(Ok(false))) => {
                 if self.killed.get() {
                     let _ = cgroup.slot.reset();
                 }
-                Ok(Leftover::None)
+                Ok(false)
             }
-            // EPERM: every member has another user, which only an agent without root meets.
-            (None, _) => killed.and_then(|()| match number_in_use(main, self.session.main) {
-                true => Rest::of_session(self.session),
-                false => Ok(Leftover::None),
-            }),
+            (Some(_), Some(Ok(true))) => Ok(true),
+            (_, None) | (None, _) => Ok(number_in_use(main, self.session.main)),
         };
         let (main, unreaped) = apart(reaped, Reaped::NotOurChild);
-        let (leftover, unsure) = apart(leftover, Leftover::None);
+        let (remains, unsure) = apart(remains, true);
         Released {
             main,
-            leftover,
+            remains,
             problem: unreaped.or(unsure),
         }
     }
 
-    /// Kills and tells what is left of an instance that ended while no agent ran: its main
-    /// process is gone, and was reaped by others.
+    /// Sees to what is left of an instance whose main process is gone and reaped.
     ///
     /// # Errors
     /// The kernel's: the cgroup cannot be read, no descriptor is left.
-    pub(crate) fn clear(&self) -> io::Result<Leftover> {
-        match &self.cgroup {
-            Some(cgroup) if cgroup.kill_if_populated()? => Rest::of_cgroup(&cgroup.slot),
-            Some(_) => Ok(Leftover::None),
-            None => Rest::of_session(self.session),
+    pub(crate) fn clear(&self, how: Clear) -> io::Result<Leftover> {
+        let Some(cgroup) = &self.cgroup else {
+            return match how {
+                Clear::Leave => Ok(Leftover::None),
+                _ => Rest::of_session(self.session, how),
+            };
+        };
+        if !cgroup.is_populated()? {
+            return Ok(Leftover::None);
         }
+        match how {
+            Clear::Stop(signal) => cgroup.slot.stop(signal, None)?,
+            Clear::Await => {}
+            Clear::Kill => cgroup.slot.kill()?,
+            Clear::Leave => {
+                cgroup.slot.set_aside()?;
+                return Ok(Leftover::None);
+            }
+        }
+        Rest::of_cgroup(&cgroup.slot, how == Clear::Kill)
     }
 }
 
 impl Cgroup {
-    fn kill_if_populated(&self) -> io::Result<bool> {
-        let populated = match &self.events {
-            Some(events) => read_populated(events)?,
-            None => self.slot.is_populated()?,
-        };
-        if populated {
-            self.slot.kill()?;
+    fn is_populated(&self) -> io::Result<bool> {
+        match &self.events {
+            Some(events) => read_populated(events),
+            None => self.slot.is_populated(),
         }
-        Ok(populated)
     }
+}
+
+/// The stop signal, and what has a stopped process see it.
+pub(super) fn stop_signals(stop: Signal) -> impl Iterator<Item = Signal> {
+    let stays_stopped = [Signal::KILL, Signal::CONT, Signal::STOP].contains(&stop);
+    [stop]
+        .into_iter()
+        .chain((!stays_stopped).then_some(Signal::CONT))
+}
+
+/// Sends the stop signal to one process.
+///
+/// # Errors
+/// The kernel's: it is another user's, and the agent is not root.
+pub(crate) fn stop_main(main: BorrowedFd<'_>, stop: Signal) -> io::Result<()> {
+    stop_signals(stop).try_for_each(|signal| signal::send(main, signal).map(drop))
+}
+
+/// The first error, after all has been tried.
+fn stop_each(members: &[OwnedFd], stop: Signal) -> io::Result<()> {
+    let sent = members.iter().map(|pidfd| stop_main(pidfd.as_fd(), stop));
+    sent.fold(Ok(()), io::Result::and)
 }
 
 fn apart<T>(result: io::Result<T>, otherwise: T) -> (T, Option<io::Error>) {
@@ -192,6 +233,21 @@ impl Session {
     /// Kills the members of session and group that started up to then, the main process left
     /// out, and returns their pidfds.
     fn kill_members(self, until_ns: u64) -> io::Result<Vec<OwnedFd>> {
+        let mut killed = Vec::new();
+        for pidfd in self.members(until_ns, |_| true)? {
+            if signal::send(pidfd.as_fd(), Signal::KILL)? {
+                killed.push(pidfd);
+            }
+        }
+        Ok(killed)
+    }
+
+    /// The living members of session and group that started up to then, the main process left out.
+    fn members(
+        self,
+        until_ns: u64,
+        is_meant: impl Fn(&proc::Stat) -> bool,
+    ) -> io::Result<Vec<OwnedFd>> {
         let mut found = Vec::new();
         match proc::start_time_ns(self.main) {
             // The number is someone else's by now, so nobody of ours holds it.
@@ -207,14 +263,10 @@ impl Session {
             };
             let member = stat.session == self.main || stat.group == self.main;
             let of_its_time = (self.start_time_ns..=until_ns).contains(&stat.start_time_ns);
-            if !member || !of_its_time || stat.is_zombie() {
+            if !member || !of_its_time || stat.is_zombie() || !is_meant(&stat) {
                 continue;
             }
-            if let Some(pidfd) = pidfd::identify(pid, stat.start_time_ns)?
-                && signal::send(pidfd.as_fd(), Signal::KILL)?
-            {
-                found.push(pidfd);
-            }
+            found.extend(pidfd::identify(pid, stat.start_time_ns)?);
         }
         Ok(found)
     }
@@ -242,12 +294,14 @@ fn number_in_use(any: BorrowedFd<'_>, number: u32) -> bool {
     io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
 
-/// What is left of a tree, killed, and not gone yet. Its descriptor is readable when something
-/// has changed: then ask [`Rest::is_gone`].
+/// What is left of a tree and not gone yet. Its descriptor is readable when something has changed:
+/// then ask [`Rest::is_gone`].
 #[derive(Debug)]
 pub(crate) struct Rest {
     waiter: Waiter,
     kind: Kind,
+    /// Whether it was killed; else it may live on for a while.
+    killed: bool,
 }
 
 #[derive(Debug)]
@@ -258,15 +312,15 @@ enum Kind {
     },
     Session {
         session: Session,
-        /// When the last of the known members was killed. Whatever it had forked started before
-        /// that, and what starts later with this number has got it anew.
+        /// When the last of the known members was killed, or found to live. Whatever it had forked
+        /// started before that, and what starts later with this number has got it anew.
         until_ns: u64,
         members: Vec<OwnedFd>,
     },
 }
 
 impl Rest {
-    fn of_cgroup(slot: &Slot) -> io::Result<Leftover> {
+    fn of_cgroup(slot: &Slot, killed: bool) -> io::Result<Leftover> {
         let events = match slot.open_events() {
             Ok(events) => events,
             Err(error) if is_removed(&error) => return Ok(Leftover::None),
@@ -278,20 +332,58 @@ impl Rest {
         Self {
             waiter,
             kind: Kind::Cgroup { slot, events },
+            killed,
         }
         .settle()
     }
 
-    fn of_session(session: Session) -> io::Result<Leftover> {
+    fn of_session(session: Session, how: Clear) -> io::Result<Leftover> {
+        let waiter = Waiter::new()?;
+        let until_ns = proc::since_boot_ns();
+        let mut members = Vec::new();
+        if let Clear::Stop(signal) = how {
+            members = session.members(until_ns, |_| true)?;
+            for pidfd in &members {
+                waiter.add(pidfd, Interest::Readable, 0)?;
+            }
+            stop_each(&members, signal)?;
+        }
         Self {
-            waiter: Waiter::new()?,
+            waiter,
             kind: Kind::Session {
                 session,
-                until_ns: proc::since_boot_ns(),
-                members: Vec::new(),
+                until_ns,
+                members,
             },
+            killed: how == Clear::Kill,
         }
         .settle()
+    }
+
+    /// SIGKILL to all that is left.
+    ///
+    /// # Errors
+    /// The kernel's: `/proc` or the cgroup cannot be read, no descriptor is left.
+    pub(crate) fn kill(&mut self) -> io::Result<()> {
+        self.killed = true;
+        match &mut self.kind {
+            Kind::Cgroup { slot, .. } => slot.kill(),
+            Kind::Session {
+                session,
+                until_ns,
+                members,
+            } => {
+                for pidfd in members.iter() {
+                    signal::send(pidfd.as_fd(), Signal::KILL)?;
+                }
+                *until_ns = proc::since_boot_ns();
+                for pidfd in session.kill_members(*until_ns)? {
+                    self.waiter.add(&pidfd, Interest::Readable, 0)?;
+                    members.push(pidfd);
+                }
+                Ok(())
+            }
+        }
     }
 
     fn settle(mut self) -> io::Result<Leftover> {
@@ -302,7 +394,7 @@ impl Rest {
         })
     }
 
-    /// Whether nothing is left. What has come to life meanwhile is killed.
+    /// Whether nothing is left. Of what was killed, what has come to life meanwhile is killed too.
     ///
     /// # Errors
     /// The kernel's: `/proc` or the cgroup cannot be read, no descriptor is left.
@@ -314,7 +406,7 @@ impl Rest {
                 if !populated {
                     // Not now on the way to a start, but for the one after the next.
                     let _ = slot.reset();
-                } else if !slot.kills_at_once() {
+                } else if self.killed && !slot.kills_at_once() {
                     // A new one may have been forked by one that was not dead yet.
                     slot.kill()?;
                 }
@@ -330,7 +422,13 @@ impl Rest {
                     if !members.is_empty() {
                         return Ok(false);
                     }
-                    let found = session.kill_members(*until_ns)?;
+                    let found = if self.killed {
+                        session.kill_members(*until_ns)?
+                    } else {
+                        // Of those that lived until just now.
+                        *until_ns = proc::since_boot_ns();
+                        session.members(*until_ns, |_| true)?
+                    };
                     if found.is_empty() {
                         return Ok(true);
                     }
@@ -406,6 +504,15 @@ mod tests {
         released
     }
 
+    /// Releases it, and kills what is left.
+    fn end(tree: &Tree, main: &Running) -> Reaped {
+        let released = release(tree, main);
+        if released.remains {
+            wait_for(tree.clear(Clear::Kill).unwrap());
+        }
+        released.main
+    }
+
     fn wait_for(leftover: Leftover) {
         let Leftover::Some(mut rest) = leftover else {
             return;
@@ -440,10 +547,12 @@ mod tests {
             let released = release(&tree, &main);
             assert_eq!(released.main, Reaped::Status(5 << 8));
             if cgroup.is_none() {
-                assert!(matches!(released.leftover, Leftover::None));
+                assert!(!released.remains);
             }
-            wait_for(released.leftover);
-            assert!(matches!(tree.clear().unwrap(), Leftover::None));
+            for how in [Clear::Stop(Signal::TERM), Clear::Await, Clear::Leave] {
+                wait_for(tree.clear(how).unwrap());
+            }
+            assert!(matches!(tree.clear(Clear::Kill).unwrap(), Leftover::None));
         });
     }
 
@@ -462,10 +571,77 @@ mod tests {
             assert!(pids.iter().all(|pid| is_alive(*pid)));
             main.signal(Signal::KILL);
             main.wait_readable();
-            let released = release(&tree, &main);
-            assert_eq!(released.main, Reaped::Status(libc::SIGKILL));
-            wait_for(released.leftover);
+            assert_eq!(end(&tree, &main), Reaped::Status(libc::SIGKILL));
             assert!(!pids.iter().any(|pid| is_alive(*pid)));
+        });
+    }
+
+    #[test]
+    fn the_stop_signal_reaches_all_once_and_the_rest_has_its_time() {
+        with_and_without_cgroups("stop", |cgroup| {
+            let directory = tempfile::tempdir().unwrap();
+            let log = directory.path().join("log");
+            // Each says how often it was asked; the child ends only when it is killed.
+            let script = "trap 'echo main; exit 3' TERM; \
+                sh -c 'trap \"echo child\" TERM; echo up; while :; do sleep 0.01; done' & \
+                while :; do sleep 0.01; done";
+            let mut service = shell(script);
+            service.stdout = Output::File(log.clone());
+            let (main, tree) = start(&service, cgroup);
+            let read = || std::fs::read_to_string(&log).unwrap_or_default();
+            until("a child", || read().contains("up"));
+            // A stopped process sees it, too.
+            main.signal(Signal::STOP);
+            tree.stop_all(main.pidfd.as_fd(), Signal::TERM).unwrap();
+            main.wait_readable();
+            let released = release(&tree, &main);
+            assert_eq!(released.main, Reaped::Status(3 << 8));
+            assert!(released.remains);
+            let Leftover::Some(mut rest) = tree.clear(Clear::Await).unwrap() else {
+                panic!("the child is gone");
+            };
+            until("both were asked", || {
+                read().contains("main") && read().contains("child")
+            });
+            assert!(!readable_within(&rest, 100) || !rest.is_gone().unwrap());
+            rest.kill().unwrap();
+            wait_for(Leftover::Some(rest));
+            for word in ["main", "child"] {
+                assert_eq!(read().matches(word).count(), 1, "{}", read());
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_left_by_an_end_of_its_own_is_stopped_or_left_alone() {
+        with_and_without_cgroups("left", |cgroup| {
+            let directory = tempfile::tempdir().unwrap();
+            let log = directory.path().join("log");
+            let script = "sh -c 'trap \"echo told; exit\" TERM; echo $$; \
+                while :; do sleep 0.01; done' & wait";
+            for how in [Clear::Stop(Signal::TERM), Clear::Leave] {
+                let _ = std::fs::remove_file(&log);
+                let mut service = shell(script);
+                service.stdout = Output::File(log.clone());
+                let (main, tree) = start(&service, cgroup);
+                let child = written_pids(&log, 1)[0];
+                main.signal(Signal::KILL);
+                main.wait_readable();
+                assert!(release(&tree, &main).remains);
+                wait_for(tree.clear(how).unwrap());
+                if how == Clear::Leave {
+                    assert!(is_alive(child));
+                    if let Some(cgroup) = cgroup {
+                        assert!(!cgroup.slot(0).is_populated().unwrap());
+                        assert!(proc::cgroup_path(child).unwrap().ends_with(".left"));
+                    }
+                    let child = pidfd::open(child).unwrap();
+                    signal::send(child.as_fd(), Signal::TERM).unwrap();
+                    until("its end", || pidfd::has_exited(child.as_fd()).unwrap());
+                }
+                assert!(!is_alive(child));
+                assert!(std::fs::read_to_string(&log).unwrap().contains("told"));
+            }
         });
     }
 
@@ -494,8 +670,7 @@ mod tests {
                     main.signal(Signal::KILL);
                 }
                 main.wait_readable();
-                let released = release(&tree, &main);
-                wait_for(released.leftover);
+                end(&tree, &main);
                 assert!(!is_alive(job));
             }
         });
@@ -516,9 +691,7 @@ mod tests {
         let daemon = written_pids(&log, 1)[0];
         main.wait_readable();
         assert!(is_alive(daemon));
-        let released = release(&tree, &main);
-        assert_eq!(released.main, Reaped::Status(0));
-        wait_for(released.leftover);
+        assert_eq!(end(&tree, &main), Reaped::Status(0));
         assert!(!is_alive(daemon));
     }
 
@@ -533,9 +706,7 @@ mod tests {
             let child = written_pids(&log, 1)[0];
             tree.kill_all(main.pidfd.as_fd()).unwrap();
             main.wait_readable();
-            let released = release(&tree, &main);
-            assert_eq!(released.main, Reaped::Status(libc::SIGKILL));
-            wait_for(released.leftover);
+            assert_eq!(end(&tree, &main), Reaped::Status(libc::SIGKILL));
             assert!(!is_alive(child));
         });
     }
@@ -552,7 +723,7 @@ mod tests {
             main.signal(Signal::KILL);
             main.status();
             assert!(is_alive(child));
-            wait_for(tree.clear().unwrap());
+            wait_for(tree.clear(Clear::Kill).unwrap());
             assert!(!is_alive(child));
         });
     }
@@ -567,7 +738,7 @@ mod tests {
         // An instance of ours had this pid once.
         let start_time_ns = other.start_time_ns - proc::TICK_NS;
         let tree = Tree::new(other.pid, start_time_ns, None);
-        assert!(matches!(tree.clear().unwrap(), Leftover::None));
+        assert!(matches!(tree.clear(Clear::Kill).unwrap(), Leftover::None));
         assert!(!pidfd::has_exited(other.pidfd.as_fd()).unwrap());
     }
 
@@ -586,7 +757,7 @@ mod tests {
             let tree = Tree::new(main.pid, main.start_time_ns, Some(slot.clone()));
             tree.kill_all(main.pidfd.as_fd()).unwrap();
             main.wait_readable();
-            wait_for(release(&tree, &main).leftover);
+            end(&tree, &main);
             assert_eq!(slot.pids().unwrap(), [0; 0]);
         }
     }
@@ -632,7 +803,7 @@ mod tests {
                     let before = Instant::now();
                     let released = release(&tree, &main);
                     let took = before.elapsed();
-                    wait_for(released.leftover);
+                    assert!(!released.remains);
                     took
                 })
                 .collect();

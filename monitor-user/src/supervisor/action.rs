@@ -20,23 +20,57 @@ pub(crate) enum Action {
         service: ServiceName,
         instance: Instance,
         signal: Signal,
-        request: Option<RequestId>,
+        request: RequestId,
     },
-    /// SIGKILL the instance's whole tree: its main process too, if it lives. Said once.
-    KillTree {
+    /// Send the stop signal, and have who is stopped go on to see it. Answered by `StopSent` once
+    /// that is done.
+    Stop {
         service: ServiceName,
         instance: Instance,
+        signal: Signal,
+        reach: Reach,
     },
-    /// The main process has been released: kill what is left of its tree, and of no other: with
-    /// `overlap`, the service's next instance may live already. Answered by `TreeGone`, always.
+    /// SIGKILL to what lives of the instance. Said once.
+    Kill {
+        service: ServiceName,
+        instance: Instance,
+        reach: Reach,
+    },
+    /// The main process has been released: see to what is left of its tree, and of no other: with
+    /// `overlap`, the service's next instance may live already. Answered by `TreeGone` once nothing
+    /// is left, which may take a `Kill`.
     ClearTree {
         service: ServiceName,
         instance: Instance,
+        how: Clear,
     },
     /// Answer a request. Exactly one for each, unless a `Signal` names it.
     Reply { request: RequestId, reply: Reply },
     /// Tell the journal and whoever follows it.
     Publish(Notice),
+}
+
+/// Which processes of an instance something is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All of its tree, the main process too, if it lives.
+    Tree,
+    /// The main process alone.
+    Main,
+}
+
+/// What becomes of those that outlive their main process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clear {
+    /// Send them the stop signal, answered by `StopSent`, and wait for their end.
+    Stop(Signal),
+    /// They have had the stop signal: wait for their end.
+    Await,
+    /// SIGKILL.
+    Kill,
+    /// Leave them alone, where nothing of the service's next instances will be: then they count as
+    /// gone.
+    Leave,
 }
 
 /// The answer to a request.

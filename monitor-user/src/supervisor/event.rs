@@ -97,6 +97,11 @@ pub(crate) enum Event {
         instance: Instance,
         death: Death,
     },
+    /// The stop signal was sent. Answers `Action::Stop` and `Clear::Stop`, if anything was left.
+    StopSent {
+        service: ServiceName,
+        instance: Instance,
+    },
     /// Nothing is left of an instance's process tree. Answers `Action::ClearTree`.
     TreeGone {
         service: ServiceName,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::Death;
 use super::event::{Attempt, Instance, SpawnFailure};
+use super::spec::StopMode;
 
 /// What people and config want of a service, whatever it does at the moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,10 +76,25 @@ pub(crate) struct Memory {
     pub(crate) last_exit: Option<Death>,
     /// Instances whose death has been counted, but that had not let go of everything.
     pub(crate) leaving: Vec<Instance>,
+    /// How far the stops of those have come, and of the instance that is on its way down.
+    pub(crate) stops: Vec<StopMemory>,
+    /// Whom a stop was for by the last spec that said it.
+    pub(crate) stop_mode: StopMode,
     /// Why the last start failed, until one succeeds.
     pub(crate) last_failure: Option<SpawnFailure>,
     /// How long it has been in its state.
     pub(crate) state_age: Duration,
+}
+
+/// A stop that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StopMemory {
+    /// Whose.
+    pub(crate) instance: Instance,
+    /// How long until SIGKILL; `None`: that was sent.
+    pub(crate) kill_in: Option<Duration>,
+    /// Whether the stop signal went to the whole tree.
+    pub(crate) whole_tree: bool,
 }
 
 impl Memory {
@@ -87,6 +103,9 @@ impl Memory {
     pub(crate) fn aged(mut self, by: Duration) -> Self {
         self.state_age = self.state_age.saturating_add(by);
         self.next_start_in = self.next_start_in.map(|left| left.saturating_sub(by));
+        for stop in &mut self.stops {
+            stop.kill_in = stop.kill_in.map(|left| left.saturating_sub(by));
+        }
         for ago in self.starts_ago.iter_mut().chain(&mut self.ends_ago) {
             *ago = ago.saturating_add(by);
         }

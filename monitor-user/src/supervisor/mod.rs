@@ -158,6 +158,7 @@ impl Supervisor {
             }
             Event::ProcessExited { .. }
             | Event::ProcessReleased { .. }
+            | Event::StopSent { .. }
             | Event::TreeGone { .. } => startup.facts.push(event),
             other => return Some(other),
         }
@@ -198,6 +199,9 @@ impl Supervisor {
                 instance,
                 death,
             } => self.visit(&service, now, |it, step| it.released(instance, death, step)),
+            Event::StopSent { service, instance } => {
+                self.visit(&service, now, |it, _| it.stop_sent(instance));
+            }
             Event::TreeGone { service, instance } => {
                 self.visit(&service, now, |it, step| it.tree_gone(instance, step));
             }

@@ -17,7 +17,7 @@
 //! Starting   join         (1)         (1)         Running (2)  next(3)  -          -         -
 //! Running    done; Stop-  Stopping    Stopping    -            -        next (3)   -         -
 //!            ping if restart
-//! Stopping   join         join        -           -            -        next (4)   KillTree  -
+//! Stopping   join         join        -           -            -        next (4)   Kill      -
 //! ```
 //!
 //! - `-`: the fact is about something unknown, twice told or late: nothing happens. "join": the
@@ -33,6 +33,9 @@
 //!   is counted, but its start is. A failed start that is not wanted any more: Ending. One whose
 //!   exec has changed: Due.
 //! - (4) Due if wanted, else Ending.
+//! - What outlives its main process is stopped by `stop_mode`, beside the state: "group" gives it
+//!   what is left of the stop's time, or after an end of its own the stop signal and a time of
+//!   its own, and then SIGKILL; "mixed" kills it at once; "main" counts it as gone.
 //! - Due becomes Starting as soon as no old instance is leaving (with `overlap`: at most one
 //!   is), or Ending where the start limit forbids it. Ending becomes Down when none is leaving.
 //! - Removal and shutdown act like stop, but leave `Desired` as it is; back in the config is
@@ -45,6 +48,7 @@
 //! - `up_is_pursued`: a wanted service runs, is being started, is being stopped for a restart,
 //!   has a timer armed, or has been ended by its policy.
 //! - `stop_ends`: a stop needs no more than its timeout and the facts that answer its actions.
+//! - `one_stop_signal`: an instance whose stop signal was sent is sent no other, by no agent.
 //! - `no_start_while_down`: nothing is spawned while it is not wanted.
 //! - `one_reply`: each request is replied to once, with the words that are true at that moment.
 //! - `journal_agrees`: the notices, read in order, tell the state.
@@ -56,13 +60,13 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::action::{Action, BackoffReason, DeniedReason, Notice, Reply};
+use super::action::{Action, BackoffReason, Clear, DeniedReason, Notice, Reach, Reply};
 use super::backoff::{Backoff, after};
 use super::cause::{Blame, Cause, Death};
 use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
-use super::memory::{Desired, Memory, Rest};
+use super::memory::{Desired, Memory, Rest, StopMemory};
 use super::signal::Signal;
-use super::spec::{Exec, Hooks, Policy, RestartPolicy, Spec};
+use super::spec::{Exec, Hooks, Policy, RestartPolicy, Spec, StopMode};
 use super::status::{State, Status};
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -125,11 +129,36 @@ enum ServiceState {
     Running {
         instance: Instance,
     },
-    /// The stop signal is sent; SIGKILL follows at `kill_at`, once.
+    /// The stop signal is on its way, and SIGKILL follows in its time.
     Stopping {
         instance: Instance,
-        kill_at: Option<Instant>,
+        stop: Stop,
     },
+}
+
+/// How far the stop of an instance has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stop {
+    /// When SIGKILL follows, once; `None`: that has been asked for.
+    kill_at: Option<Instant>,
+    /// Whom the stop signal was for.
+    reach: Reach,
+    /// Whether it has been sent, for an agent that knows only what this one remembered.
+    is_sent: bool,
+}
+
+impl Stop {
+    /// Nothing of it may live any more.
+    const KILLED: Self = Self {
+        kill_at: None,
+        reach: Reach::Tree,
+        is_sent: true,
+    };
+
+    /// SIGKILL is due.
+    fn is_due(&self, now: Instant) -> bool {
+        self.kill_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// An instance that has exited, but has not let go of everything.
@@ -138,6 +167,8 @@ struct Leaving {
     instance: Instance,
     /// Told so, and `ClearTree` is not answered yet.
     released: bool,
+    /// How far what is left of its tree has been stopped; `None`: it was not.
+    stop: Option<Stop>,
 }
 
 /// What a newer config changes of a service.
@@ -183,6 +214,8 @@ pub(super) struct Service {
     last_attempt: Attempt,
     /// The fingerprint of what the last attempt ran; `None`: not known.
     exec: Option<u64>,
+    /// Whom a stop is for, where the spec does not say it.
+    stop_mode: StopMode,
     starts: u64,
     last_exit: Option<Death>,
     last_failure: Option<SpawnFailure>,
@@ -207,6 +240,7 @@ impl Service {
             backoff: Backoff::default(),
             last_attempt: Attempt::default(),
             exec: None,
+            stop_mode: StopMode::default(),
             starts: 0,
             last_exit: None,
             last_failure: None,
@@ -243,11 +277,13 @@ impl Service {
 
     /// When `timeout` has to be called, if ever.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match self.state {
+        let own = match self.state {
             ServiceState::Backoff { until, .. } => Some(until),
-            ServiceState::Stopping { kill_at, .. } => kill_at,
+            ServiceState::Stopping { stop, .. } => stop.kill_at,
             _ => None,
-        }
+        };
+        let rests = self.leaving.iter().filter_map(|old| old.stop?.kill_at);
+        own.into_iter().chain(rests).min()
     }
 
     pub(super) fn status(&self) -> Status<'_> {
@@ -309,8 +345,55 @@ impl Service {
             at_rest: self.is_down(),
             last_exit: self.last_exit.clone(),
             leaving: self.leaving.iter().map(|old| old.instance).collect(),
+            stops: self.stops(now),
+            stop_mode: self.stop_mode(),
             last_failure: self.last_failure.clone(),
             state_age: now.saturating_duration_since(self.since),
+        }
+    }
+
+    /// The stops that the next agent goes on with. One that was not sent it begins itself.
+    fn stops(&self, now: Instant) -> Vec<StopMemory> {
+        let own = match self.state {
+            ServiceState::Stopping { instance, stop } => Some((instance, stop)),
+            _ => None,
+        };
+        let rests = self.leaving.iter();
+        let rests = rests.filter_map(|old| Some((old.instance, old.stop?)));
+        let sent = own.into_iter().chain(rests).filter(|(_, it)| it.is_sent);
+        let remembered = sent.map(|(instance, stop)| StopMemory {
+            instance,
+            kill_in: stop.kill_at.map(|at| at.saturating_duration_since(now)),
+            whole_tree: stop.reach == Reach::Tree,
+        });
+        remembered.collect()
+    }
+
+    /// Whom a stop is for. What nothing is known of now goes by what was known last.
+    fn stop_mode(&self) -> StopMode {
+        match self.is_described() {
+            true => self.spec.policy.stop_mode,
+            false => self.stop_mode,
+        }
+    }
+
+    fn is_described(&self) -> bool {
+        self.spec.unusable.is_none() && !self.spec.exec.arguments.is_empty()
+    }
+
+    fn reach(&self) -> Reach {
+        match self.stop_mode() {
+            StopMode::Group => Reach::Tree,
+            StopMode::Mixed | StopMode::Main => Reach::Main,
+        }
+    }
+
+    /// Whom SIGKILL is for once the stop signal has had its time: all whom that was for, whatever
+    /// the config says by now.
+    fn kill_reach(&self, stop: Reach) -> Reach {
+        match (stop, self.stop_mode()) {
+            (Reach::Main, StopMode::Main) => Reach::Main,
+            _ => Reach::Tree,
         }
     }
 
@@ -391,7 +474,7 @@ impl Service {
             service,
             instance,
             signal,
-            request: Some(request),
+            request,
         });
     }
 
@@ -463,6 +546,7 @@ impl Service {
         self.desired = memory.desired;
         self.last_attempt = memory.last_attempt;
         self.exec = memory.exec;
+        self.stop_mode = memory.stop_mode;
         self.starts = memory.starts;
         self.backoff = Backoff::restore(&memory, step.now);
         self.last_exit = memory.last_exit.clone();
@@ -471,9 +555,10 @@ impl Service {
             .instances
             .into_iter()
             .partition(|(_, instance)| memory.leaving.contains(instance));
-        leaving
-            .into_iter()
-            .for_each(|(_, instance)| self.leave(instance));
+        for (_, instance) in leaving {
+            let stop = remembered_stop(&memory, instance, step.now);
+            self.leave(instance, stop);
+        }
         own.sort_unstable();
         match own.pop() {
             Some((attempt, instance)) => {
@@ -494,11 +579,12 @@ impl Service {
 
     /// An instance that should not be: the service has a later one.
     fn kill_surplus(&mut self, instance: Instance, step: &mut Step<'_>) {
-        step.actions.push_back(Action::KillTree {
+        step.actions.push_back(Action::Kill {
             service: self.name.clone(),
             instance,
+            reach: self.kill_reach(Reach::Main),
         });
-        self.leave(instance);
+        self.leave(instance, Some(Stop::KILLED));
     }
 
     /// Goes on with an instance whose end has not been counted. A dead one is adopted only in
@@ -525,12 +611,40 @@ impl Service {
             if !is_untold {
                 self.since = memory.since(step.now);
             }
-        } else if is_dead {
-            let kill_at = None;
-            self.enter(ServiceState::Stopping { instance, kill_at }, step);
         } else {
-            self.begin_stop(instance, step);
+            let stop = remembered_stop(memory, instance, step.now);
+            self.adopt_stopping(instance, is_dead, stop, step);
         }
+    }
+
+    /// Goes on with a stop where the earlier agent was: a second signal may mean something else, and
+    /// the time runs on.
+    fn adopt_stopping(
+        &mut self,
+        instance: Instance,
+        is_dead: bool,
+        stop: Option<Stop>,
+        step: &mut Step<'_>,
+    ) {
+        let Some(stop) = stop else {
+            if !is_dead {
+                return self.begin_stop(instance, step);
+            }
+            // What it has left has had no signal.
+            let stop = self.new_stop(Reach::Main, step.now);
+            return self.enter(ServiceState::Stopping { instance, stop }, step);
+        };
+        if !is_dead {
+            step.publish(Notice::Stopping {
+                service: self.name.clone(),
+                instance,
+                signal: self.spec.policy.stop_signal,
+            });
+            if stop.kill_at.is_none() {
+                self.kill(instance, stop.reach, step);
+            }
+        }
+        self.enter(ServiceState::Stopping { instance, stop }, step);
     }
 
     /// Whether the last attempt ran what the config does not have any more. What it has while it
@@ -649,12 +763,25 @@ impl Service {
             .find(|old| old.instance == instance && !old.released);
         if let Some(old) = leaving {
             old.released = true;
-            step.actions.push_back(Action::ClearTree {
-                service: self.name.clone(),
-                instance,
-            });
+            self.clear(instance, step);
         }
         self.settle(step);
+    }
+
+    /// The stop signal was sent to it, or to what is left of it.
+    pub(super) fn stop_sent(&mut self, instance: Instance) {
+        match &mut self.state {
+            ServiceState::Stopping { instance: of, stop } if *of == instance => {
+                stop.is_sent = true;
+            }
+            _ => {
+                let mut rests = self.leaving.iter_mut();
+                let rest = rests.find(|old| old.instance == instance);
+                if let Some(stop) = rest.and_then(|old| old.stop.as_mut()) {
+                    stop.is_sent = true;
+                }
+            }
+        }
     }
 
     pub(super) fn tree_gone(&mut self, instance: Instance, step: &mut Step<'_>) {
@@ -669,18 +796,28 @@ impl Service {
                 let start = *start;
                 self.enter(ServiceState::Due(start), step);
             }
-            ServiceState::Stopping { instance, kill_at }
-                if kill_at.is_some_and(|at| at <= step.now) =>
-            {
-                *kill_at = None;
-                step.actions.push_back(Action::KillTree {
-                    service: self.name.clone(),
-                    instance: *instance,
-                });
+            ServiceState::Stopping { instance, stop } if stop.is_due(step.now) => {
+                stop.kill_at = None;
+                let (instance, reach) = (*instance, stop.reach);
+                self.kill(instance, reach, step);
             }
             _ => {}
         }
+        self.kill_rests(step);
         self.settle(step);
+    }
+
+    /// Kills what is left of trees and has had its time.
+    fn kill_rests(&mut self, step: &mut Step<'_>) {
+        let is_due = |old: &Leaving| old.stop.is_some_and(|stop| stop.is_due(step.now));
+        let due = self.leaving.iter_mut().filter(|old| is_due(old));
+        let due = due.filter_map(|old| {
+            let stop = old.stop.replace(Stop::KILLED)?;
+            Some((old.instance, stop.reach))
+        });
+        for (instance, reach) in due.collect::<Vec<_>>() {
+            self.kill(instance, reach, step);
+        }
     }
 
     // ---- deciding ----
@@ -727,11 +864,61 @@ impl Service {
         self.since = step.now;
     }
 
-    fn leave(&mut self, instance: Instance) {
+    fn leave(&mut self, instance: Instance, stop: Option<Stop>) {
         self.leaving.push(Leaving {
             instance,
             released: false,
+            stop,
         });
+    }
+
+    /// Sees to what an instance has left behind, now that it is gone.
+    fn clear(&mut self, instance: Instance, step: &mut Step<'_>) {
+        let (mode, signal) = (self.stop_mode(), self.spec.policy.stop_signal);
+        let new = self.new_stop(Reach::Tree, step.now);
+        let Some(old) = self.leaving.iter_mut().find(|it| it.instance == instance) else {
+            return;
+        };
+        let how = match (mode, &mut old.stop) {
+            (StopMode::Main, stop) => {
+                *stop = None;
+                Clear::Leave
+            }
+            (StopMode::Mixed, stop) => {
+                *stop = Some(Stop::KILLED);
+                Clear::Kill
+            }
+            (StopMode::Group, Some(Stop { kill_at: None, .. })) => Clear::Kill,
+            (StopMode::Group, Some(stop)) if stop.reach == Reach::Tree => Clear::Await,
+            (StopMode::Group, stop) => {
+                let kill_at = stop.and_then(|stop| stop.kill_at).or(new.kill_at);
+                *stop = Some(Stop { kill_at, ..new });
+                Clear::Stop(signal)
+            }
+        };
+        step.actions.push_back(Action::ClearTree {
+            service: self.name.clone(),
+            instance,
+            how,
+        });
+    }
+
+    /// `stop`: whom the stop signal was for.
+    fn kill(&self, instance: Instance, stop: Reach, step: &mut Step<'_>) {
+        step.actions.push_back(Action::Kill {
+            service: self.name.clone(),
+            instance,
+            reach: self.kill_reach(stop),
+        });
+    }
+
+    /// A stop that begins now.
+    fn new_stop(&self, reach: Reach, now: Instant) -> Stop {
+        Stop {
+            kill_at: Some(after(now, self.spec.policy.stop_timeout)),
+            reach,
+            is_sent: false,
+        }
     }
 
     /// Counts a death once, whichever fact tells it first.
@@ -739,14 +926,17 @@ impl Service {
         if self.live_instance() != Some(instance) {
             return;
         }
-        let asked = matches!(self.state, ServiceState::Stopping { .. });
+        let stop = match self.state {
+            ServiceState::Stopping { stop, .. } => Some(stop),
+            _ => None,
+        };
         step.publish(Notice::Exited {
             service: self.name.clone(),
             instance,
             death: death.clone(),
         });
-        self.leave(instance);
-        if !asked {
+        self.leave(instance, stop);
+        if stop.is_none() {
             self.follow_policy(&death, step);
         } else if self.is_wanted() {
             self.enter(ServiceState::Due(Start::Counted), step);
@@ -838,14 +1028,15 @@ impl Service {
             instance,
             signal,
         });
-        step.actions.push_back(Action::Signal {
+        let reach = self.reach();
+        step.actions.push_back(Action::Stop {
             service: self.name.clone(),
             instance,
             signal,
-            request: None,
+            reach,
         });
-        let kill_at = Some(after(step.now, self.spec.policy.stop_timeout));
-        self.enter(ServiceState::Stopping { instance, kill_at }, step);
+        let stop = self.new_stop(reach, step.now);
+        self.enter(ServiceState::Stopping { instance, stop }, step);
     }
 
     /// On the way down from any state. A start under way is dealt with when it is answered.
@@ -894,8 +1085,9 @@ impl Service {
         let attempt = Attempt(step.last_attempt.0.saturating_add(1));
         *step.last_attempt = attempt;
         self.last_attempt = attempt;
-        if self.spec.unusable.is_none() {
+        if self.is_described() {
             self.exec = Some(self.spec.exec.fingerprint());
+            self.stop_mode = self.spec.policy.stop_mode;
         }
         step.actions.push_back(Action::Spawn {
             service: self.name.clone(),
@@ -973,6 +1165,19 @@ fn overtake(
         let reason = DeniedReason::Overtaken { service, by };
         step.reply(request, Reply::Denied(reason));
     }
+}
+
+/// How far an earlier agent had come with the stop of an instance, if it had sent the signal.
+fn remembered_stop(memory: &Memory, instance: Instance, now: Instant) -> Option<Stop> {
+    let stop = memory.stops.iter().find(|stop| stop.instance == instance)?;
+    Some(Stop {
+        kill_at: stop.kill_in.map(|left| after(now, left)),
+        reach: match stop.whole_tree {
+            true => Reach::Tree,
+            false => Reach::Main,
+        },
+        is_sent: true,
+    })
 }
 
 /// How to stop a service that no config describes any more: as one that says nothing of it.

@@ -56,6 +56,10 @@ impl Signal {
     pub(crate) const KILL: Self = Self(9);
     /// SIGTERM
     pub(crate) const TERM: Self = Self(15);
+    /// SIGCONT: has a stopped process go on.
+    pub(crate) const CONT: Self = Self(18);
+    /// SIGSTOP
+    pub(crate) const STOP: Self = Self(19);
 
     /// The signal of that number; `None` outside 1 to 64.
     pub(crate) fn from_number(number: i32) -> Option<Self> {

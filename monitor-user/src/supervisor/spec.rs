@@ -95,6 +95,19 @@ pub(crate) struct StartLimit {
     pub(crate) interval: Duration,
 }
 
+/// Which of a service's processes a stop reaches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StopMode {
+    /// All of them, with the stop signal first; the same for what outlives the main process.
+    #[default]
+    Group,
+    /// The main process. SIGKILL ends the others when it is gone.
+    Mixed,
+    /// The main process. The others are left alone, for ever.
+    Main,
+}
+
 /// What the supervisor decides by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
@@ -112,6 +125,9 @@ pub(crate) struct Policy {
     pub(crate) stop_signal: Signal,
     /// From `stop_signal` to SIGKILL.
     pub(crate) stop_timeout: Duration,
+    /// Whom both are for.
+    #[serde(default)]
+    pub(crate) stop_mode: StopMode,
     /// Start the next instance on the early event, beside the dying one's teardown.
     pub(crate) overlap: bool,
     /// So many bytes of the end of its output are kept with each exit; 0 for none.
@@ -130,6 +146,7 @@ impl Default for Policy {
             success_exit_status: vec![0],
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
+            stop_mode: StopMode::Group,
             overlap: false,
             last_output: 0,
         }

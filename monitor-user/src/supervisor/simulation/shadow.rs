@@ -1,5 +1,6 @@
 //! What one service must look like, from what was told, asked and published.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,8 @@ pub(super) struct Shadow {
     /// Whether any policy since the last start allows it to be given up, to end with success.
     may_fail: bool,
     may_finish: bool,
-    kill_not_before: Option<Instant>,
+    /// When each stop signal was first asked for, and the time from then is up.
+    kill_not_before: BTreeMap<Instance, Instant>,
 }
 
 impl Shadow {
@@ -68,7 +70,7 @@ impl Shadow {
             is_fresh: false,
             may_fail: false,
             may_finish: false,
-            kill_not_before: None,
+            kill_not_before: BTreeMap::new(),
         };
         shadow.take_spec(spec);
         shadow
@@ -136,10 +138,23 @@ impl Shadow {
         Ok(())
     }
 
-    /// `KillTree` came out.
-    pub(super) fn killing(&self, now: Instant) -> Check {
-        match self.kill_not_before {
-            Some(time) if now >= time => Ok(()),
+    /// A stop signal came out, for an instance or for what is left of it.
+    pub(super) fn stopping(&mut self, instance: Instance, now: Instant) {
+        let time = now.checked_add(self.spec.policy.stop_timeout);
+        self.kill_not_before
+            .entry(instance)
+            .or_insert(time.unwrap_or(now));
+    }
+
+    /// The stop of an instance is of no account any more: the signal was not sent.
+    pub(super) fn forget_stop(&mut self, instance: Instance) {
+        self.kill_not_before.remove(&instance);
+    }
+
+    /// `Kill` came out.
+    pub(super) fn killing(&self, instance: Instance, now: Instant) -> Check {
+        match self.kill_not_before.get(&instance) {
+            Some(time) if now >= *time => Ok(()),
             other => Err(format!(
                 "stop_ends: killed at {now:?}, not before {other:?}"
             )),
@@ -172,7 +187,7 @@ impl Shadow {
                 (Told::Exited, fits)
             }
             Notice::Stopping { instance, .. } => {
-                self.kill_not_before = now.checked_add(self.spec.policy.stop_timeout);
+                self.stopping(*instance, now);
                 (Told::Stopping, self.live == Some(*instance))
             }
             Notice::Stopped { .. } => (Told::Stopped, self.live.is_none()),

@@ -25,6 +25,13 @@ struct Process {
     attempt: Attempt,
     exec: Exec,
     ignores_stop: bool,
+    /// What its main process leaves behind stays until it is killed.
+    leaves_stubborn: bool,
+    /// An agent was told that the stop signal was sent to it, and to all of its tree or not.
+    stop_sent: Option<Reach>,
+    /// The present one has asked for it.
+    stop_asked: Option<Reach>,
+    is_killed: bool,
     is_adopted: bool,
     born: Instant,
     /// The truth, which the supervisor does not know yet.
@@ -359,12 +366,17 @@ impl Simulation {
             start_time_ns: self.sequence * 10_000_000,
         };
         let ignores_stop = self.random.chance(25);
+        let leaves_stubborn = self.random.chance(25);
         self.processes.push(Process {
             service: service.clone(),
             instance,
             attempt,
             exec,
             ignores_stop,
+            leaves_stubborn,
+            stop_sent: None,
+            stop_asked: None,
+            is_killed: false,
             is_adopted: false,
             born: self.now,
             exited: false,
@@ -616,6 +628,12 @@ impl Simulation {
             success_exit_status: vec![0],
             stop_signal: random.pick(&[Signal::TERM, Signal::INT, Signal::KILL]),
             stop_timeout: Duration::from_secs(random.pick(&[0, 1, 5])),
+            stop_mode: random.pick(&[
+                StopMode::Group,
+                StopMode::Group,
+                StopMode::Mixed,
+                StopMode::Main,
+            ]),
             overlap: random.chance(50),
             ..Policy::default()
         };
@@ -754,6 +772,11 @@ impl Simulation {
                     process.is_release_told = true;
                 }
             }
+            Event::StopSent { instance, .. } => {
+                if let Some(process) = self.find(*instance) {
+                    process.stop_sent = process.stop_asked.or(process.stop_sent);
+                }
+            }
             Event::TreeGone { service, instance } => self.processes.retain(|process| {
                 process.instance != *instance
                     || process.service != *service
@@ -884,6 +907,14 @@ impl Simulation {
             .filter_map(|name| Some((name.clone(), self.supervisor.memory(name, self.now)?)))
             .collect();
         self.supervisor = Supervisor::new();
+        let is_unsent = |it: &&Process| {
+            it.stop_sent.is_none() || it.stop_asked.is_some() && it.stop_asked != it.stop_sent
+        };
+        for process in self.processes.iter().filter(is_unsent) {
+            if let Some(shadow) = self.shadows.get_mut(&process.service) {
+                shadow.forget_stop(process.instance);
+            }
+        }
         self.requests.clear();
         self.recent.clear();
         let tried = std::mem::take(&mut self.spawning);
@@ -962,6 +993,8 @@ impl Simulation {
         let mut processes = std::mem::take(&mut self.processes);
         for process in &mut processes {
             process.is_adopted = true;
+            process.stop_asked = None;
+            process.is_killed = false;
             process.is_clear_asked = false;
             process.is_release_told = false;
             if !process.is_published {
@@ -1013,7 +1046,8 @@ impl Simulation {
         let mut states = self.supervisor.statuses().map(|status| status.state);
         ensure!(
             self.supervisor.poll_timeout().is_none()
-                || states.any(|state| matches!(state, State::Backoff | State::Stopping)),
+                || states.any(|state| matches!(state, State::Backoff | State::Stopping))
+                || self.processes.iter().any(|process| process.exited),
             "timers_ahead: a timer is armed that nobody needs"
         );
         let supervisor = &self.supervisor;
@@ -1031,41 +1065,110 @@ impl Simulation {
                 request,
                 ..
             } => {
-                if let Some(request) = request {
-                    self.replied(request, &Reply::Done)?;
-                }
-                let ignores = self.find(instance).is_some_and(|it| it.ignores_stop);
-                if signal == Signal::KILL || !ignores {
-                    let happening = Happening::Die(instance, killed_by(signal), Blame::SomeoneElse);
-                    self.later(LONGEST_LATENCY, happening);
-                }
+                self.replied(request, &Reply::Done)?;
+                self.signal(instance, signal);
                 Ok(())
             }
-            Action::KillTree { service, instance } => {
-                if !self.is_resuming
-                    && let Some(shadow) = self.shadows.get(&service)
-                {
-                    shadow.killing(self.now)?;
-                }
-                let cause = killed_by(Signal::KILL);
-                let happening = Happening::Die(instance, cause, Blame::SomeoneElse);
-                self.later(Duration::from_millis(100), happening);
-                Ok(())
+            Action::Stop {
+                service,
+                instance,
+                signal,
+                reach,
+            } => {
+                self.signal(instance, signal);
+                self.stop(service, instance, reach)
             }
-            Action::ClearTree { service, instance } => {
-                let process = self.find(instance);
-                let is_due = process.is_some_and(|process| {
-                    let is_first = !std::mem::replace(&mut process.is_clear_asked, true);
-                    is_first && process.is_release_told && process.exited
-                });
-                ensure!(is_due, "ClearTree of {instance:?} comes untimely");
-                let gone = Event::TreeGone { service, instance };
-                self.later(LONGEST_LATENCY, Happening::Tell(gone));
-                Ok(())
-            }
+            Action::Kill {
+                service,
+                instance,
+                reach,
+            } => self.kill(&service, instance, reach),
+            Action::ClearTree {
+                service,
+                instance,
+                how,
+            } => self.clear(service, instance, how),
             Action::Reply { request, reply } => self.replied(request, &reply),
             Action::Publish(notice) => self.published(&notice),
         }
+    }
+
+    fn signal(&mut self, instance: Instance, signal: Signal) {
+        let ignores = self.find(instance).is_some_and(|it| it.ignores_stop);
+        if signal == Signal::KILL || !ignores {
+            let happening = Happening::Die(instance, killed_by(signal), Blame::SomeoneElse);
+            self.later(LONGEST_LATENCY, happening);
+        }
+    }
+
+    /// `one_stop_signal`: none after one that an agent could know of.
+    fn stop(&mut self, service: ServiceName, instance: Instance, reach: Reach) -> Check {
+        let sent = self.find(instance).and_then(|process| process.stop_sent);
+        let is_second = sent == Some(Reach::Tree) || sent == Some(reach);
+        ensure!(!is_second, "one_stop_signal: a second one to {instance:?}");
+        if let Some(process) = self.find(instance) {
+            process.stop_asked = Some(reach);
+        }
+        let happening = Happening::Tell(Event::StopSent { service, instance });
+        self.later(Duration::from_millis(20), happening);
+        Ok(())
+    }
+
+    fn kill(&mut self, service: &ServiceName, instance: Instance, reach: Reach) -> Check {
+        if !self.is_resuming
+            && let Some(shadow) = self.shadows.get(service)
+        {
+            shadow.killing(instance, self.now)?;
+        }
+        let cause = killed_by(Signal::KILL);
+        let happening = Happening::Die(instance, cause, Blame::SomeoneElse);
+        self.later(Duration::from_millis(100), happening);
+        if reach == Reach::Main {
+            return Ok(());
+        }
+        let mut is_awaited = false;
+        if let Some(process) = self.find(instance) {
+            let was_killed = std::mem::replace(&mut process.is_killed, true);
+            is_awaited = process.leaves_stubborn && process.is_clear_asked && !was_killed;
+        }
+        if is_awaited {
+            let service = service.clone();
+            let gone = Event::TreeGone { service, instance };
+            self.later(LONGEST_LATENCY, Happening::Tell(gone));
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, service: ServiceName, instance: Instance, how: Clear) -> Check {
+        let Some(process) = self.find(instance) else {
+            return Err(format!("ClearTree of {instance:?}, which is not known"));
+        };
+        let is_first = !std::mem::replace(&mut process.is_clear_asked, true);
+        let is_due = is_first && process.is_release_told && process.exited;
+        ensure!(is_due, "ClearTree of {instance:?} comes untimely");
+        let is_known = process.stop_sent == Some(Reach::Tree);
+        match how {
+            // Whatever it was told, it is left alone now.
+            Clear::Leave => process.stop_sent = None,
+            Clear::Stop(_) => process.stop_asked = Some(Reach::Tree),
+            Clear::Await | Clear::Kill => {}
+        }
+        let stays = process.leaves_stubborn && !process.is_killed;
+        let stays = stays && matches!(how, Clear::Stop(_) | Clear::Await);
+        if let Clear::Stop(_) = how {
+            ensure!(!is_known, "one_stop_signal: a second one to {instance:?}");
+            if let Some(shadow) = self.shadows.get_mut(&service) {
+                shadow.stopping(instance, self.now);
+            }
+            if stays {
+                self.stop(service.clone(), instance, Reach::Tree)?;
+            }
+        }
+        if !stays {
+            let gone = Event::TreeGone { service, instance };
+            self.later(LONGEST_LATENCY, Happening::Tell(gone));
+        }
+        Ok(())
     }
 
     fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Check {

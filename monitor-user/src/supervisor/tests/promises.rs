@@ -5,6 +5,156 @@ use std::time::{Duration, Instant};
 use super::super::*;
 use super::script::{Bench, check, default_spec, instance};
 
+// ---- whom a stop is for ----
+
+#[test]
+fn what_outlives_its_main_process_has_the_rest_of_the_stops_time() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        restart a -> stopping 1; SIGTERM 1
+        sent 1    ->
+        +4s       ->
+        exit 1    -> exited 1
+        release 1 -> await 1
+        +5999ms   ->
+        +1ms      -> kill 1
+        gone 1    -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn what_is_left_by_an_end_of_its_own_is_stopped_before_the_next_start() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        +1s       ->
+        exit 1    -> exited 1
+        release 1 -> clear 1
+        sent 1    ->
+        +9999ms   ->
+        +1ms      -> kill 1
+        +60s      ->
+        gone 1    -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn in_mixed_mode_the_rest_is_killed_and_in_main_mode_left_alone() {
+    check(
+        "
+        set stop_mode=mixed ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        restart a -> stopping 1; SIGTERM main 1
+        ends 1    -> exited 1; kill-rest 1; spawn 2
+        spawned 2 -> started 2; done a
+        stop b    -> stopping 2; SIGTERM main 2
+        +10s      -> kill 2
+        ends 2    -> exited 2; kill-rest 2; stopped; done b
+        set stop_mode=main ->
+        config    ->
+        start c   -> spawn 3
+        spawned 3 -> started 3; done c
+        ends 3    -> exited 3; leave 3; spawn 4
+        spawned 4 -> started 4
+        stop d    -> stopping 4; SIGTERM main 4
+        +10s      -> kill main 4
+        ends 4    -> exited 4; leave 4; stopped; done d
+        ",
+    );
+}
+
+#[test]
+fn who_has_had_the_stop_signal_is_killed_whatever_the_config_says_by_then() {
+    check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        exit 1    -> exited 1
+        release 1 -> clear 1
+        set stop_mode=main ->
+        config    ->
+        +10s      -> kill 1
+        gone 1    -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn the_next_agent_sends_no_second_stop_signal_and_kills_in_time() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        stop a     -> stopping 1; SIGTERM 1
+        sent 1     ->
+        +4s        ->
+        agent-dies ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1
+        +5999ms    ->
+        +1ms       -> kill 1
+        agent-dies ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1; kill 1
+        ends 1     -> exited 1; kill-rest 1; stopped
+        ",
+    );
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        exit 1     -> exited 1
+        release 1  -> clear 1
+        sent 1     ->
+        +4s        ->
+        agent-dies ->
+        remember 1 ->
+        release 1  ->
+        config     -> await 1
+        +5999ms    ->
+        +1ms       -> kill 1
+        gone 1     -> spawn 2
+        ",
+    );
+}
+
+#[test]
+fn a_stop_signal_that_was_not_sent_is_sent_by_the_next_agent() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        stop a     -> stopping 1; SIGTERM 1
+        agent-dies ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1; SIGTERM 1
+        +10s       -> kill 1
+        ",
+    );
+}
+
+#[test]
+fn whom_the_stop_of_a_removed_service_is_for_is_remembered() {
+    check(
+        "
+        set stop_mode=main ->
+        config     -> spawn 1
+        spawned 1  -> started 1
+        agent-dies ->
+        drop       ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1; SIGTERM main 1
+        ends 1     -> exited 1; leave 1; stopped
+        ",
+    );
+}
+
 // ---- delay ----
 
 #[test]
@@ -90,7 +240,7 @@ fn any_duration_is_survived() {
         spawned 1 -> started 1
         stop a    -> stopping 1; SIGTERM 1
         start b   -> overtaken a by start
-        ends 1    -> exited 1; clear 1; spawn 2
+        ends 1    -> exited 1; await 1; spawn 2
         nospawn 2 -> start failed b; backoff 18446744073709551615.999999999s
         +3600s    ->
         ",
@@ -575,8 +725,8 @@ fn with_overlap_a_restart_starts_at_the_exit_and_a_stop_waits_for_both() {
         exit 1    -> exited 1; spawn 2
         spawned 2 -> started 2; done a
         stop b    -> stopping 2; SIGTERM 2
-        ends 2    -> exited 2; clear 2
-        release 1 -> clear 1
+        ends 2    -> exited 2; await 2
+        release 1 -> await 1
         gone 1    -> stopped; done b
         ",
     );
@@ -597,7 +747,7 @@ fn a_stop_goes_from_signal_to_kill_to_gone() {
         +1s       -> kill 1
         +3600s    ->
         exit 1    -> exited 1
-        release 1 -> clear 1
+        release 1 -> kill-rest 1
         gone 1    -> stopped; done a; done b
         stop c    -> done c
         ",
@@ -661,7 +811,7 @@ fn two_restarts_at_once_end_with_one_instance() {
         spawned 1 -> started 1
         restart a -> stopping 1; SIGTERM 1
         restart b ->
-        ends 1    -> exited 1; clear 1; spawn 2
+        ends 1    -> exited 1; await 1; spawn 2
         restart c ->
         start d   ->
         spawned 2 -> started 2; done a; done b; done c; done d
@@ -681,11 +831,11 @@ fn the_later_request_wins() {
         start d   ->
         stop e    -> overtaken c by stop; overtaken d by stop
         start f   -> overtaken e by start
-        ends 1    -> exited 1; clear 1; spawn 2
+        ends 1    -> exited 1; await 1; spawn 2
         stop g    -> overtaken f by stop
         spawned 2 -> started 2; stopping 2; SIGTERM 2
         start h   -> overtaken g by start
-        ends 2    -> exited 2; clear 2; spawn 3
+        ends 2    -> exited 2; await 2; spawn 3
         spawned 3 -> started 3; done h
         ",
     );
@@ -711,7 +861,7 @@ fn a_restart_is_no_failure() {
         config        -> spawn 1
         spawned 1     -> started 1
         restart a     -> stopping 1; SIGTERM 1
-        ends 1 SIGABRT -> exited 1; clear 1; spawn 2
+        ends 1 SIGABRT -> exited 1; await 1; spawn 2
         spawned 2     -> started 2; done a
         ",
     );
@@ -768,8 +918,8 @@ fn a_reload_restarts_only_what_changed_in_a_way_that_needs_it() {
         drop @d ->
         add @e ->
         config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b; spawn 5 @e; reloaded y +e ~b! ~c -d
-        ends 1 @b    -> exited 1 @b; clear 1 @b; spawn 6 @b
-        ends 3 @d    -> exited 3 @d; clear 3 @d; stopped @d
+        ends 1 @b    -> exited 1 @b; await 1 @b; spawn 6 @b
+        ends 3 @d    -> exited 3 @d; await 3 @d; stopped @d
         ",
     );
 }
@@ -787,7 +937,7 @@ fn a_service_that_comes_back_during_its_removal_starts_after_it() {
         config c  -> overtaken b by reload; reloaded c +s
         start d   ->
         exit 1    -> exited 1
-        release 1 -> clear 1
+        release 1 -> await 1
         gone 1    -> spawn 2
         spawned 2 -> started 2; done d
         ",
@@ -805,7 +955,7 @@ fn a_removal_answers_everyone_who_waits() {
         config b  -> overtaken a by reload; reloaded b -s
         stop c    ->
         start d   -> unknown d
-        ends 1    -> exited 1; clear 1; stopped; done c
+        ends 1    -> exited 1; await 1; stopped; done c
         stop e    -> unknown e
         ",
     );
@@ -819,7 +969,7 @@ fn a_removed_service_that_was_starting_is_stopped_once_it_runs() {
         drop      ->
         config    ->
         spawned 1 -> started 1; stopping 1; SIGTERM 1
-        ends 1    -> exited 1; clear 1; stopped
+        ends 1    -> exited 1; await 1; stopped
         add       ->
         config    -> spawn 2
         spawned 1 ->
@@ -852,7 +1002,7 @@ fn a_start_from_an_old_exec_is_replaced_and_its_requests_wait_for_the_new_one() 
         set exec=new ->
         config b  -> reloaded b ~s!
         spawned 1 -> started 1; stopping 1; SIGTERM 1
-        ends 1    -> exited 1; clear 1; spawn 2
+        ends 1    -> exited 1; await 1; spawn 2
         spawned 2 -> started 2; done a
         ",
     );
@@ -949,7 +1099,7 @@ fn what_was_stopped_stays_stopped() {
         config     -> spawn 1
         spawned 1  -> started 1
         stop a     -> stopping 1; SIGTERM 1
-        ends 1     -> exited 1; clear 1; stopped; done a
+        ends 1     -> exited 1; await 1; stopped; done a
         agent-dies ->
         remember   ->
         config     ->
@@ -968,7 +1118,7 @@ fn a_stop_is_seen_through_by_the_next_agent() {
         agent-dies ->
         remember 1 ->
         config     -> adopted 1; stopping 1; SIGTERM 1
-        ends 1     -> exited 1; clear 1; stopped
+        ends 1     -> exited 1; await 1; stopped
         ",
     );
 }
@@ -983,7 +1133,7 @@ fn a_restart_is_seen_through_by_the_next_agent() {
         agent-dies ->
         remember 1 ->
         config     -> adopted 1; stopping 1; SIGTERM 1
-        ends 1     -> exited 1; clear 1; spawn 2
+        ends 1     -> exited 1; await 1; spawn 2
         ",
     );
 }
@@ -1139,7 +1289,7 @@ fn of_two_remembered_instances_the_later_is_kept() {
         remember 2 ->
         remember 1 ->
         config     -> adopted 2; kill 1
-        release 1  -> clear 1
+        release 1  -> kill-rest 1
         gone 1     ->
         ",
     );
@@ -1153,7 +1303,7 @@ fn a_remembered_service_that_the_config_lacks_is_stopped_and_forgotten() {
         remember @older ->
         config          -> spawn 8; adopted 7 @old; stopping 7 @old; SIGTERM 7 @old; stopped @older
         +10s            -> kill 7 @old
-        ends 7 @old     -> exited 7 @old; clear 7 @old; stopped @old
+        ends 7 @old     -> exited 7 @old; kill-rest 7 @old; stopped @old
         start a @old    -> unknown a
         start b @older  -> unknown b
         ",
@@ -1201,8 +1351,8 @@ fn a_shutdown_stops_everything_and_changes_no_desire() {
         shutdown y   ->
         add @c       ->
         config z     -> reloaded z +c
-        ends 1 @b    -> exited 1 @b; clear 1 @b; stopped @b
-        ends 2       -> exited 2; clear 2; stopped; done x; done y
+        ends 1 @b    -> exited 1 @b; await 1 @b; stopped @b
+        ends 2       -> exited 2; await 2; stopped; done x; done y
         shutdown z   -> done z
         ",
     );
@@ -1220,7 +1370,7 @@ fn a_shutdown_before_the_config_waits_for_what_is_remembered() {
         remember 1 ->
         shutdown a ->
         config     -> adopted 1; stopping 1; SIGTERM 1
-        ends 1     -> exited 1; clear 1; stopped; done a
+        ends 1     -> exited 1; await 1; stopped; done a
         ",
     );
 }
@@ -1237,7 +1387,7 @@ fn a_stop_is_not_overtaken_while_the_agent_goes() {
         shutdown b ->
         add        ->
         config c   -> reloaded c +s
-        ends 1     -> exited 1; clear 1; stopped; done a; done b
+        ends 1     -> exited 1; await 1; stopped; done a; done b
         ",
     );
 }
@@ -1346,7 +1496,9 @@ fn answer(action: Action) -> Vec<Event> {
                 death: death(),
             },
         ],
-        Action::ClearTree { service, instance } => vec![Event::TreeGone { service, instance }],
+        Action::ClearTree {
+            service, instance, ..
+        } => vec![Event::TreeGone { service, instance }],
         _ => Vec::new(),
     }
 }

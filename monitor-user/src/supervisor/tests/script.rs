@@ -135,6 +135,10 @@ impl Bench {
                     message: "no such file".into(),
                 },
             }),
+            "sent" => self.event(Event::StopSent {
+                service,
+                instance: instance(number()),
+            }),
             "exit" | "release" | "gone" | "ends" => {
                 self.death(words[0], service, instance(number()), death(&words[2..]));
             }
@@ -240,6 +244,13 @@ impl Bench {
             "success" => policy.success_exit_status = vec![value.parse().unwrap()],
             "stop_signal" => policy.stop_signal = value.parse().unwrap(),
             "stop_timeout" => policy.stop_timeout = duration(value),
+            "stop_mode" => {
+                policy.stop_mode = match value {
+                    "group" => StopMode::Group,
+                    "mixed" => StopMode::Mixed,
+                    _ => StopMode::Main,
+                }
+            }
             "overlap" => policy.overlap = value == "true",
             other => panic!("unknown key {other:?}"),
         }
@@ -312,11 +323,42 @@ fn render(action: &Action) -> String {
             signal,
             request,
         } => {
-            let asked = request.map_or_else(String::new, |it| format!(" for {}", letter(it)));
-            (format!("{signal} {}{asked}", number(instance)), service)
+            let asked = letter(*request);
+            (
+                format!("{signal} {} for {asked}", number(instance)),
+                service,
+            )
         }
-        Action::KillTree { service, instance } => (format!("kill {}", number(instance)), service),
-        Action::ClearTree { service, instance } => (format!("clear {}", number(instance)), service),
+        Action::Stop {
+            service,
+            instance,
+            signal,
+            reach,
+        } => {
+            let whom = render_reach(*reach);
+            (format!("{signal} {whom}{}", number(instance)), service)
+        }
+        Action::Kill {
+            service,
+            instance,
+            reach,
+        } => {
+            let whom = render_reach(*reach);
+            (format!("kill {whom}{}", number(instance)), service)
+        }
+        Action::ClearTree {
+            service,
+            instance,
+            how,
+        } => {
+            let verb = match how {
+                Clear::Stop(_) => "clear",
+                Clear::Await => "await",
+                Clear::Kill => "kill-rest",
+                Clear::Leave => "leave",
+            };
+            (format!("{verb} {}", number(instance)), service)
+        }
         Action::Reply { request, reply } => return render_reply(letter(*request), reply),
         Action::Publish(Notice::EventsLost { count }) => return format!("lost {count}"),
         Action::Publish(notice) => render_notice(notice),
@@ -325,6 +367,13 @@ fn render(action: &Action) -> String {
         text
     } else {
         format!("{text} @{service}")
+    }
+}
+
+fn render_reach(reach: Reach) -> &'static str {
+    match reach {
+        Reach::Tree => "",
+        Reach::Main => "main ",
     }
 }
 
