@@ -415,12 +415,12 @@ fn in_main_mode_children_live_on_whatever_happens() {
 
 /// Its main process, while no agent lives that could tell: the one shell.
 fn agent_pid_of(agent: &Agent, service: &str) -> u32 {
-    let live = agent.live(service).into_iter();
-    let mut shells = live.filter(|pid| {
-        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm.trim() != "sleep")
-    });
-    shells.next().expect("a main process")
+    eventually("a main process", || {
+        agent.live(service).into_iter().find(|pid| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            comm.is_ok_and(|comm| comm.trim() != "sleep")
+        })
+    })
 }
 
 #[test]
@@ -457,6 +457,102 @@ fn the_next_agent_goes_on_with_a_stop_where_it_was() {
             assert!(expected.contains(&time), "{time:?}");
         }
     }
+}
+
+/// Asks for something, and returns whether it was done, what was said, and how long it took.
+fn ask_for(agent: &Agent, arguments: &[&str]) -> (Option<i32>, String, Duration) {
+    let (output, time) = timed(|| agent.run(arguments));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said, time)
+}
+
+#[test]
+fn a_start_of_what_ends_at_once_fails_and_says_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad");
+    let keys = "start_check = \"1s\"\nrestart_delay = \"1h\"";
+    let turns = format!("test -e {} && exit 3; exec sleep 1000", bad.display());
+    for sight in SIGHTS {
+        let _ = std::fs::remove_file(&bad);
+        let agent = Agent::seeing(
+            sight,
+            &[
+                ("exits", &shell("exit 7", keys)),
+                ("dies", &shell("sleep 0.2; kill -SEGV $$", keys)),
+                ("turns", &shell(&turns, keys)),
+                (
+                    "unchecked",
+                    &shell("sleep 0.2; exit 1", "start_check = \"0s\""),
+                ),
+            ],
+        );
+        agent.wait_state("exits", "backoff");
+        agent.wait_state("dies", "backoff");
+        let (status, said, _) = ask_for(&agent, &["start", "exits"]);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("exits: exited with 7"), "{said}");
+        let (status, said, _) = ask_for(&agent, &["restart", "dies"]);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("dies: killed by SIGSEGV"), "{said}");
+        agent.must("restart", "turns");
+        std::fs::write(&bad, "").unwrap();
+        let (status, said, _) = ask_for(&agent, &["restart", "turns"]);
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("turns: exited with 3"), "{said}");
+        agent.must("restart", "unchecked");
+    }
+}
+
+#[test]
+fn several_starts_are_checked_at_once() {
+    let names = ["a", "b", "c", "d"];
+    let text = sleeping("start_check = \"1s\"");
+    let agent = Agent::start(&names.map(|name| (name, text.as_str())));
+    for name in names {
+        agent.running(name);
+    }
+    let (status, said, time) = ask_for(&agent, &["restart", "a", "b", "c", "d"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(time >= Duration::from_secs(1), "{time:?}");
+    assert!(time < Duration::from_secs(3), "{time:?}");
+    // They have passed their check.
+    let (status, _, time) = ask_for(&agent, &["start", "--all"]);
+    assert_eq!(status, Some(0));
+    assert!(time < Duration::from_secs(1), "{time:?}");
+}
+
+#[test]
+fn whether_services_are_up_is_an_exit_status() {
+    let bad = shell("exit 1", "restart = \"no\"");
+    let agent = Agent::start(&[("web", &sleeping("")), ("bad", &bad)]);
+    agent.running("web");
+    agent.wait_state("bad", "failed");
+    for (arguments, expected, line) in [
+        (&["web"][..], 0, ""),
+        (&["web", "bad"], 1, "bad: failed; given up: exited with 1\n"),
+        (&["w*"], 0, ""),
+        (&["--all"], 1, "bad: failed; given up: exited with 1\n"),
+        (&["nobody"], 1, "nobody: no service has this name\n"),
+        (&["--all", "--quiet"], 1, ""),
+        (&["nobody", "-q"], 1, ""),
+        (&["x*", "-q"], 1, ""),
+    ] {
+        let output = agent.run(&[&["is-up"], arguments].concat());
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            line,
+            "{arguments:?}"
+        );
+    }
+    let output = agent.run(&["is-up", "web", "bad", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["ok"], false);
+    assert_eq!(answer["services"][0]["up"], true, "{answer}");
+    assert_eq!(answer["services"][1]["state"], "failed", "{answer}");
+    agent.must("stop", "web");
+    assert_eq!(agent.run(&["is-up", "web"]).status.code(), Some(1));
 }
 
 #[test]

@@ -232,6 +232,7 @@ mod tests {
                 "exec": {
                     "environment_file": {"path": "/etc/default/web", "beneath": ["KEY"]}
                 },
+                "policy": {"start_check": {"nanos": 0, "secs": 1}, "stop_mode": "main"},
                 "unusable": {"why": "no user is named \"web\"", "may_end": true}
             }
         }

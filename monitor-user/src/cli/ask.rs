@@ -35,6 +35,11 @@ impl Refusal {
         Self::new("the agent answered something else than it was asked")
     }
 
+    /// The exit status that goes with it.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit_status)
+    }
+
     /// Tells it on standard error, and on standard output too if a program reads that.
     pub(super) fn tell(&self, json: bool) -> anyhow::Result<ExitCode> {
         eprint_line(&self.message);
@@ -45,7 +50,7 @@ impl Refusal {
                 &mut io::stdout(),
             );
         }
-        end(told, ExitCode::from(self.exit_status))
+        end(told, self.exit_code())
     }
 }
 

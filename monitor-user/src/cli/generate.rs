@@ -227,6 +227,7 @@ mod tests {
                     "{name}: {heading}"
                 );
             }
+            let name = name.replace('-', "\\-");
             assert!(own.contains(&format!("respawn\\-{name}(8)")), "{name}");
         }
         let written = fs::read_dir(dir.path()).unwrap().count();

@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod generate;
 pub(crate) mod install;
+pub(crate) mod is_up;
 mod output;
 pub(crate) mod reload;
 mod services;
@@ -121,6 +122,7 @@ enum Command {
     Agent(agent::Arguments),
     Watch(watch::Arguments),
     Status(status::Arguments),
+    IsUp(is_up::Arguments),
     Start(steer::Start),
     Stop(steer::Stop),
     Restart(steer::Restart),
@@ -180,6 +182,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Status(arguments) => status::run(&cli.global, &arguments),
+        Command::IsUp(arguments) => is_up::run(&cli.global, &arguments),
         Command::Start(arguments) => steer::start(&cli.global, &arguments),
         Command::Stop(arguments) => steer::stop(&cli.global, &arguments),
         Command::Restart(arguments) => steer::restart(&cli.global, &arguments),

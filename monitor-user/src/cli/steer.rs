@@ -16,7 +16,8 @@ use crate::supervisor::{Signal, UnknownSignal};
 
 /// Start services
 ///
-/// Has the agent keep them running, and returns when each runs; 0 only if all do. One that runs
+/// Has the agent keep them running, and returns when each has run for its `start_check` (1 s by
+/// default); 0 only if all do, else it says how those have ended that did not. One that runs
 /// already is left alone; one that was given up gets a fresh start. Ctrl-C ends the waiting only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Start {
@@ -28,8 +29,9 @@ pub(crate) struct Start {
 
 /// Restart services
 ///
-/// Stops each that runs and starts it again, and returns when each runs; 0 only if all do. One
-/// that is stopped is started. Ctrl-C ends the waiting only.
+/// Stops each that runs and starts it again, and returns when each has run for its `start_check`
+/// (1 s by default); 0 only if all do, else it says how those have ended that did not. One that is
+/// stopped is started. Ctrl-C ends the waiting only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Restart {
     #[command(flatten)]
@@ -40,8 +42,8 @@ pub(crate) struct Restart {
 
 /// Stop services
 ///
-/// Sends each its stop signal (SIGTERM by default), and SIGKILL to all of it after its stop timeout
-/// (10 s by default), and returns when nothing is left of any; 0 only if that is so. They stay stopped until someone starts them, whatever
+/// Sends each its stop signal (SIGTERM by default), and SIGKILL to what is left after its stop timeout
+/// (10 s by default), both to all of it unless its stop mode is another, and returns when nothing is left of any; 0 only if that is so. They stay stopped until someone starts them, whatever
 /// happens to the agent; a reboot begins from the config. Ctrl-C ends the waiting only.
 ///
 /// To stop everything there are three ways: `stop --all` stops all services and leaves the agent

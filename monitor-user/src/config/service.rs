@@ -50,6 +50,7 @@ const KEYS: &Keys<Draft> = &[
     ("stop_signal", |d, i| keep(&mut d.policy.stop_signal, signal(i))),
     ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, duration(i))),
     ("stop_mode", |d, i| keep(&mut d.policy.stop_mode, word(i, STOP_MODES))),
+    ("start_check", |d, i| keep(&mut d.policy.start_check, duration(i))),
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
     ("stderr", |d, i| keep(&mut d.stderr, output(i))),

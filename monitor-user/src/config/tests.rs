@@ -92,6 +92,7 @@ fn a_command_is_all_that_a_service_needs() {
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             stop_mode: StopMode::Group,
+            start_check: Duration::from_secs(1),
             overlap: false,
             last_output: 0,
         }
@@ -132,6 +133,7 @@ success_exit_status = [3, 0, 3]
 stop_signal = "HUP"
 stop_timeout = "0s"
 stop_mode = "main"
+start_check = "300ms"
 overlap = true
 stdout = "/tmp/web.log"
 last_output = "8KiB"
@@ -163,6 +165,7 @@ fn every_key_reaches_the_spec() {
             stop_signal: Signal::HUP,
             stop_timeout: Duration::ZERO,
             stop_mode: StopMode::Main,
+            start_check: Duration::from_millis(300),
             overlap: true,
             last_output: 8 << 10,
         }

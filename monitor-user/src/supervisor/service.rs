@@ -15,7 +15,7 @@
 //! Due        join         Ending      Due         -            -        -          -         Starting
 //! Backoff    Due          Ending      Due         -            -        -          Due       -
 //! Starting   join         (1)         (1)         Running (2)  next(3)  -          -         -
-//! Running    done; Stop-  Stopping    Stopping    -            -        next (3)   -         -
+//! Running    (5); Stop-   Stopping    Stopping    -            -        next (3)   -         -
 //!            ping if restart
 //! Stopping   join         join        -           -            -        next (4)   Kill      -
 //! ```
@@ -33,6 +33,7 @@
 //!   is counted, but its start is. A failed start that is not wanted any more: Ending. One whose
 //!   exec has changed: Due.
 //! - (4) Due if wanted, else Ending.
+//! - (5) done once the instance has run for `start_check`; failed if it ends sooner.
 //! - What outlives its main process is stopped by `stop_mode`, beside the state: "group" gives it
 //!   what is left of the stop's time, or after an end of its own the stop signal and a time of
 //!   its own, and then SIGKILL; "mixed" kills it at once; "main" counts it as gone.
@@ -219,8 +220,10 @@ pub(super) struct Service {
     starts: u64,
     last_exit: Option<Death>,
     last_failure: Option<SpawnFailure>,
-    /// Starts and restarts, replied to when an instance is there.
+    /// Starts and restarts, replied to when an instance is there and has passed its `start_check`.
     waiting_up: Vec<RequestId>,
+    /// When the running instance has passed it, if somebody waits for that.
+    passes_at: Option<Instant>,
     /// Stops, replied to when nothing is left.
     waiting_down: Vec<RequestId>,
 }
@@ -245,6 +248,7 @@ impl Service {
             last_exit: None,
             last_failure: None,
             waiting_up: Vec::new(),
+            passes_at: None,
             waiting_down: Vec::new(),
         }
     }
@@ -283,7 +287,7 @@ impl Service {
             _ => None,
         };
         let rests = self.leaving.iter().filter_map(|old| old.stop?.kill_at);
-        own.into_iter().chain(rests).min()
+        own.into_iter().chain(self.passes_at).chain(rests).min()
     }
 
     pub(super) fn status(&self) -> Status<'_> {
@@ -429,10 +433,10 @@ impl Service {
     pub(super) fn start(&mut self, request: RequestId, step: &mut Step<'_>) {
         self.desired = Desired::Up;
         self.overtake_down("start", step);
+        self.waiting_up.push(request);
         if matches!(self.state, ServiceState::Running { .. }) {
-            step.reply(request, Reply::Done);
+            self.await_pass(step);
         } else {
-            self.waiting_up.push(request);
             self.start_afresh(step);
         }
     }
@@ -700,9 +704,24 @@ impl Service {
         if !self.is_wanted() || outdated {
             self.begin_stop(instance, step);
         } else {
-            for request in mem::take(&mut self.waiting_up) {
-                step.reply(request, Reply::Done);
-            }
+            self.await_pass(step);
+        }
+    }
+
+    /// Answers who waits for the running instance, or will when it has run long enough.
+    fn await_pass(&mut self, step: &mut Step<'_>) {
+        let passes_at = after(self.since, self.spec.policy.start_check);
+        if passes_at <= step.now {
+            self.pass(step);
+        } else if !self.waiting_up.is_empty() {
+            self.passes_at = Some(passes_at);
+        }
+    }
+
+    fn pass(&mut self, step: &mut Step<'_>) {
+        self.passes_at = None;
+        for request in mem::take(&mut self.waiting_up) {
+            step.reply(request, Reply::Done);
         }
     }
 
@@ -803,6 +822,9 @@ impl Service {
             }
             _ => {}
         }
+        if self.passes_at.is_some_and(|at| at <= step.now) {
+            self.pass(step);
+        }
         self.kill_rests(step);
         self.settle(step);
     }
@@ -862,6 +884,7 @@ impl Service {
     fn enter(&mut self, state: ServiceState, step: &Step<'_>) {
         self.state = state;
         self.since = step.now;
+        self.passes_at = None;
     }
 
     fn leave(&mut self, instance: Instance, stop: Option<Stop>) {
@@ -952,7 +975,12 @@ impl Service {
             .uptime
             .unwrap_or_else(|| step.now.saturating_duration_since(self.since));
         self.backoff.ran_for(uptime, &self.spec.policy);
-        match self.verdict(death) {
+        let verdict = self.verdict(death);
+        match &verdict {
+            Verdict::Finish => self.pass(step),
+            _ => self.deny_early_end(death, step),
+        }
+        match verdict {
             Verdict::Restart => self.back_off(BackoffReason::Exited, step),
             Verdict::Mend => self.mend(Start::Free, step),
             Verdict::Retry => self.mend(Start::Counted, step),
@@ -962,6 +990,13 @@ impl Service {
                 self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
             }
         }
+    }
+
+    /// Whoever waits for the instance waits in vain: it has not run long enough.
+    fn deny_early_end(&mut self, death: &Death, step: &mut Step<'_>) {
+        let check = self.spec.policy.start_check;
+        let message = format!("{} within start_check ({check:?})", death.cause);
+        self.deny_up(&SpawnFailure { message }, step);
     }
 
     /// Goes on after an end of its own, or a start that failed.

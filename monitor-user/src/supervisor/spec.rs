@@ -128,10 +128,17 @@ pub(crate) struct Policy {
     /// Whom both are for.
     #[serde(default)]
     pub(crate) stop_mode: StopMode,
+    /// A start that somebody waits for has failed if the instance ends sooner than that.
+    #[serde(default = "default_start_check")]
+    pub(crate) start_check: Duration,
     /// Start the next instance on the early event, beside the dying one's teardown.
     pub(crate) overlap: bool,
     /// So many bytes of the end of its output are kept with each exit; 0 for none.
     pub(crate) last_output: u64,
+}
+
+fn default_start_check() -> Duration {
+    Duration::from_secs(1)
 }
 
 /// What holds where a file says nothing.
@@ -147,6 +154,7 @@ impl Default for Policy {
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             stop_mode: StopMode::Group,
+            start_check: default_start_check(),
             overlap: false,
             last_output: 0,
         }

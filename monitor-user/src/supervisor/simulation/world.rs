@@ -634,6 +634,7 @@ impl Simulation {
                 StopMode::Mixed,
                 StopMode::Main,
             ]),
+            start_check: Duration::from_secs(random.pick(&[0, 1])),
             overlap: random.chance(50),
             ..Policy::default()
         };
@@ -1046,7 +1047,9 @@ impl Simulation {
         let mut states = self.supervisor.statuses().map(|status| status.state);
         ensure!(
             self.supervisor.poll_timeout().is_none()
-                || states.any(|state| matches!(state, State::Backoff | State::Stopping))
+                || states.any(|state| {
+                    matches!(state, State::Backoff | State::Stopping | State::Running)
+                })
                 || self.processes.iter().any(|process| process.exited),
             "timers_ahead: a timer is armed that nobody needs"
         );
@@ -1255,9 +1258,14 @@ impl Simulation {
             .shadows
             .get(service)
             .is_some_and(|shadow| shadow.is_wanted(self.is_going));
+        let is_finished = status.as_ref().is_some_and(|status| {
+            let is_ending = matches!(status.state, State::Stopping | State::Stopped);
+            let cause = status.last_exit.map(|death| &death.cause);
+            is_ending && cause == Some(&Cause::Exited { code: 0 })
+        });
         let is_true = match (reply, asked.kind) {
-            (Reply::Done, Kind::Start) => live.is_some(),
-            (Reply::Done, Kind::Restart) => live.is_some() && live != asked.instance,
+            (Reply::Done, Kind::Start) => live.is_some() || is_finished,
+            (Reply::Done, Kind::Restart) => live.is_some() && live != asked.instance || is_finished,
             (Reply::Done, Kind::Stop) => is_empty && !is_wanted,
             (Reply::Done, Kind::Signal) => live.is_some(),
             (Reply::Done, Kind::Shutdown) => self.processes.is_empty() && self.spawning.is_empty(),

@@ -155,6 +155,79 @@ fn whom_the_stop_of_a_removed_service_is_for_is_remembered() {
     );
 }
 
+// ---- the start's check ----
+
+#[test]
+fn a_start_is_answered_when_it_has_passed_its_check() {
+    check(
+        "
+        set start_check=1s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        start a   ->
+        +999ms    ->
+        start b   ->
+        +1ms      -> done a; done b
+        start c   -> done c
+        restart d -> stopping 1; SIGTERM 1
+        ends 1    -> exited 1; await 1; spawn 2
+        spawned 2 -> started 2
+        +1s       -> done d
+        ",
+    );
+}
+
+#[test]
+fn a_start_whose_instance_ends_within_its_check_has_failed() {
+    check(
+        "
+        set start_check=1s ->
+        config    -> spawn 1
+        start a   ->
+        spawned 1 -> started 1
+        +500ms    ->
+        ends 1 code=7 -> exited 1; start failed a; clear 1; spawn 2
+        start b   ->
+        spawned 2 -> started 2
+        ends 2 SIGKILL else -> exited 2; start failed b; clear 2; spawn 3
+        spawned 3 -> started 3
+        start c   ->
+        stop d    -> overtaken c by stop; stopping 3; SIGTERM 3
+        ends 3    -> exited 3; await 3; stopped; done d
+        ",
+    );
+}
+
+#[test]
+fn a_start_of_what_does_its_work_within_its_check_is_done() {
+    check(
+        "
+        set start_check=1s restart=on-failure ->
+        config    -> spawn 1
+        start a   ->
+        spawned 1 -> started 1
+        ends 1 code=0 -> exited 1; done a; clear 1; stopped
+        ",
+    );
+}
+
+#[test]
+fn who_waits_for_a_start_waits_for_the_one_that_takes_its_place() {
+    check(
+        "
+        set start_check=1s ->
+        config    -> spawn 1
+        spawned 1 -> started 1
+        start a   ->
+        restart b -> stopping 1; SIGTERM 1
+        +2s       ->
+        ends 1    -> exited 1; await 1; spawn 2
+        spawned 2 -> started 2
+        +1s       -> done a; done b
+        ",
+    );
+}
+
 // ---- delay ----
 
 #[test]

@@ -28,7 +28,10 @@ pub(super) struct Bench {
 /// The spec that a `Bench` starts from: the contract's defaults.
 pub(in crate::supervisor) fn default_spec() -> Spec {
     Spec {
-        policy: Policy::default(),
+        policy: Policy {
+            start_check: Duration::ZERO,
+            ..Policy::default()
+        },
         exec: Exec {
             program: "/bin/s".into(),
             arguments: vec!["s".into()],
@@ -95,13 +98,7 @@ impl Bench {
                     .collect();
                 self.event(Event::Configured { services, request });
             }
-            // Somebody kills instances 1 to 21, each as soon as it runs.
-            "storm" => {
-                for attempt in 1..=21 {
-                    self.tell(&format!("spawned {attempt}"));
-                    self.tell(&format!("ends {attempt} SIGKILL else"));
-                }
-            }
+            "storm" => self.storm(),
             "agent-dies" => self.agent_dies(),
             "remember" => {
                 let memory = Box::new(self.memories.get(&service).cloned().unwrap_or_default());
@@ -152,6 +149,14 @@ impl Bench {
             },
         }
         self.drain().join("; ")
+    }
+
+    /// Somebody kills instances 1 to 21, each as soon as it runs.
+    fn storm(&mut self) {
+        for attempt in 1..=21 {
+            self.tell(&format!("spawned {attempt}"));
+            self.tell(&format!("ends {attempt} SIGKILL else"));
+        }
     }
 
     fn ask(&mut self, verb: &str, service: ServiceName, words: &[&str]) {
@@ -251,6 +256,7 @@ impl Bench {
                     _ => StopMode::Main,
                 }
             }
+            "start_check" => policy.start_check = duration(value),
             "overlap" => policy.overlap = value == "true",
             other => panic!("unknown key {other:?}"),
         }

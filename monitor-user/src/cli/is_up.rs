@@ -1,0 +1,107 @@
+//! `respawn is-up`: whether services run, as an exit status for scripts.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::ask::{Refusal, end, write_json};
+use super::output::eprint_line;
+use super::services::{self, Services};
+use super::{Global, status};
+use crate::control::ServiceStatus;
+use crate::supervisor::State;
+use crate::text::printable;
+
+/// Tell whether services run
+///
+/// Exit status 0 if each of them runs, 1 if one does not or does not exist. Prints a line for each
+/// that does not run. `status` shows what services do, and its exit status says nothing of that.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    services: Services,
+    /// Print nothing: the exit status is the answer
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tells which services do not run.
+///
+/// # Errors
+/// Output that cannot be written.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (names, statuses) = match asked(global, &arguments.services) {
+        Ok(asked) => asked,
+        Err(refusal) if arguments.quiet => return Ok(refusal.exit_code()),
+        Err(refusal) => return refusal.tell(arguments.json),
+    };
+    let down: Vec<(String, String)> = names
+        .iter()
+        .filter_map(|name| {
+            let status = statuses.iter().find(|status| status.service == *name);
+            Some((name.clone(), why_not_up(status)?))
+        })
+        .collect();
+    let exit_code = match down.as_slice() {
+        [] => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    };
+    let mut written = Ok(());
+    if arguments.json {
+        let results: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let status = statuses.iter().find(|status| status.service == *name);
+                let state = status.map(|status| status.state);
+                let why = down.iter().find(|(of, _)| of == name).map(|(_, why)| why);
+                json!({ "service": name, "up": why.is_none(), "state": state, "why": why })
+            })
+            .collect();
+        let object = json!({ "ok": down.is_empty(), "services": results });
+        written = write_json(&object, &mut io::stdout());
+    } else if !arguments.quiet {
+        let mut out = io::stdout().lock();
+        written = down.iter().try_for_each(|(name, why)| {
+            let (name, why) = (printable(name), printable(why));
+            writeln!(out, "{name}: {why}")
+        });
+    }
+    if names.is_empty() && !arguments.quiet {
+        eprint_line("no services are configured");
+    }
+    end(written, exit_code)
+}
+
+/// The names that are asked about, and what the agent knows of them.
+fn asked(
+    global: &Global,
+    services: &Services,
+) -> Result<(Vec<String>, Vec<ServiceStatus>), Refusal> {
+    if services.all {
+        let statuses = services::statuses(global, Vec::new())?;
+        let names = statuses.iter().map(|status| status.service.clone());
+        return Ok((names.collect(), statuses));
+    }
+    let names = services.names(global)?;
+    let statuses = services::statuses(global, names.clone())?;
+    Ok((names, statuses))
+}
+
+/// `None`: it is up.
+fn why_not_up(status: Option<&ServiceStatus>) -> Option<String> {
+    let Some(status) = status else {
+        return Some("no service has this name".to_owned());
+    };
+    if status.state == State::Running {
+        return None;
+    }
+    let state = status.state.to_string();
+    Some(match status::note(status) {
+        Some(note) => format!("{state}; {note}"),
+        None => state,
+    })
+}
