@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{DEADLINE, eventually, respawn};
+use crate::{DEADLINE, eventually, respawn, rig};
 
 /// How the agent sees exits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -355,7 +355,9 @@ impl Drop for Agent {
                 let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             }
         }
-        remove_cgroups(&self.runtime_dir());
+        for cgroups in rig::cgroups_of(self.dir()) {
+            rig::remove_folders(&cgroups);
+        }
         let _ = fs::remove_dir_all(pin_dir(self.dir()));
         assert!(
             thread::panicking() || !log.contains("panicked"),
@@ -557,38 +559,4 @@ fn marked(marker: &str) -> Vec<u32> {
         .collect();
     pids.sort_unstable();
     pids
-}
-
-/// Removes what an agent that was killed has left of its cgroups.
-fn remove_cgroups(runtime_dir: &Path) {
-    let Some(name) = runtime_dir.to_str().map(cgroup_name) else {
-        return;
-    };
-    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-        let base = Path::new(mount).join("respawn").join(&name);
-        remove_directories(&base);
-    }
-}
-
-/// The kernel refuses to remove a cgroup that a process is in, and removes its files with it.
-fn remove_directories(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_directories(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(path);
-}
-
-/// As the agent names its part of the cgroups.
-fn cgroup_name(runtime_dir: &str) -> String {
-    let allowed = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '_' {
-            c
-        } else {
-            '-'
-        }
-    };
-    let name: String = runtime_dir.trim_matches('/').chars().map(allowed).collect();
-    format!("respawn-{name}")
 }

@@ -304,7 +304,9 @@ impl Drop for Rig {
         // The agents first, which would start the services again.
         kill_all(self.agent_marker().as_bytes());
         kill_all(self.marker("").as_bytes());
-        remove_folders(&cgroups_of(&self.runtime_dir()));
+        for cgroups in cgroups_of(self.path()) {
+            remove_folders(&cgroups);
+        }
         let _ = fs::remove_dir_all(&self.own_pin_dir);
     }
 }
@@ -365,24 +367,23 @@ fn has_in_environment(pid: u32, marker: &[u8]) -> bool {
         .is_ok_and(|environment| environment.windows(marker.len()).any(|part| part == marker))
 }
 
-fn cgroups_of(runtime_dir: &Path) -> PathBuf {
-    let name: String = runtime_dir
-        .to_string_lossy()
-        .trim_matches('/')
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+/// The cgroups of agents whose runtime directory is in a temporary directory: of any version.
+pub(crate) fn cgroups_of(dir: &Path) -> Vec<PathBuf> {
+    let unique = dir.file_name().unwrap_or_default().to_string_lossy();
+    let unique = unique.trim_start_matches('.');
     let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    let base = mounts
-        .iter()
-        .map(|mount| Path::new(mount).join("respawn"))
-        .find(|base| base.exists())
-        .unwrap_or_default();
-    base.join(format!("respawn-{name}"))
+    let of_agents = mounts.iter().flat_map(|mount| {
+        let entries = fs::read_dir(Path::new(mount).join("respawn"));
+        entries.into_iter().flatten().flatten()
+    });
+    let paths = of_agents.map(|entry| entry.path());
+    paths
+        .filter(|path| path.to_string_lossy().contains(unique))
+        .collect()
 }
 
 /// The kernel removes a cgroup's files with it, and refuses while a process is in it.
-fn remove_folders(path: &Path) {
+pub(crate) fn remove_folders(path: &Path) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_folders(&entry.path());

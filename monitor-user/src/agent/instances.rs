@@ -7,13 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use tokio::io::unix::AsyncFd;
 
 use super::hooks::HookRunner;
 use crate::clock;
 use crate::config;
 use crate::decode;
-use crate::os::cgroup::{Cgroups, ServiceCgroup, Slot};
+use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
@@ -89,15 +90,26 @@ enum HeldState {
     Gone,
 }
 
-impl Instances {
-    /// `name` and `place` tell agents on one host apart.
-    pub(super) fn new(name: &str, place: u64, fd_limit: Option<FdLimit>) -> io::Result<Self> {
+/// Where an agent can start services, and no other one does.
+pub(super) struct Ground {
+    spawner: Spawner,
+    cgroups: Option<Cgroups>,
+    fd_limit: Option<FdLimit>,
+}
+
+impl Ground {
+    /// Finds the cgroups, and keeps other agents out of them.
+    ///
+    /// # Errors
+    /// [`Refused::InUse`]; the kernel's.
+    pub(super) fn claim(name: &Name, fd_limit: Option<FdLimit>) -> Result<Self> {
         let mut spawner = Spawner::new(fd_limit)?;
         let cgroups = match Cgroups::open(name, &mut spawner) {
             Ok(cgroups) => {
                 cgroups.prune();
                 Some(cgroups)
             }
+            Err(error @ Refused::InUse(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(
                     "without cgroups: {error}; descendants with sessions of their own are not killed with their service"
@@ -105,6 +117,30 @@ impl Instances {
                 None
             }
         };
+        Ok(Self {
+            spawner,
+            cgroups,
+            fd_limit,
+        })
+    }
+
+    /// The limit on open files that services get.
+    pub(super) fn fd_limit(&self) -> Option<FdLimit> {
+        self.fd_limit
+    }
+
+    /// Whether instances will have cgroups of their own.
+    pub(super) fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
+    }
+}
+
+impl Instances {
+    /// `place` tells agents on one host apart, in the markers.
+    pub(super) fn new(ground: Ground, place: u64) -> io::Result<Self> {
+        let Ground {
+            spawner, cgroups, ..
+        } = ground;
         let waiter = os::async_fd(Waiter::new()?, tokio::io::Interest::READABLE)?;
         Ok(Self {
             place,
@@ -295,7 +331,7 @@ impl Instances {
             HeldState::Leftover(_) => {
                 self.pay(instance);
                 let event = self.look(instance);
-                // Nothing may tell of it.
+                // Nothing may tell of it: see `keep`.
                 if let Some(HeldState::Leftover(_)) = self.held.get(&instance).map(|it| &it.state) {
                     self.unsettled.insert(instance);
                 }
@@ -345,9 +381,10 @@ impl Instances {
     /// with something in it if there is one.
     fn slot_left(&self, service: &ServiceName) -> Option<Slot> {
         let cgroup = self.cgroups.as_ref()?.for_service(service).ok()?;
-        let slots = cgroup.slots().iter();
+        let slots = cgroup.all();
         let left: Vec<&Slot> = slots.filter(|slot| !self.is_taken(service, slot)).collect();
-        let populated = |slot: &&&Slot| slot.is_populated().unwrap_or(false);
+        let populated =
+            |slot: &&&Slot| slot.is_populated().unwrap_or(false) && slot.is_ours().unwrap_or(false);
         let slot = left.iter().find(populated).or(left.first());
         slot.map(|slot| (*slot).clone())
     }
@@ -373,8 +410,7 @@ impl Instances {
             return Vec::new();
         };
         let killed = cgroups.for_service(service).and_then(|cgroup| {
-            let slots = cgroup.slots().iter();
-            let unknown = slots.filter(|slot| !self.is_taken(service, slot));
+            let unknown = cgroup.all().filter(|slot| !self.is_taken(service, slot));
             unknown.map(kill_all_in).collect::<io::Result<Vec<_>>>()
         });
         match killed {
@@ -627,8 +663,10 @@ impl Instances {
                 tokens.push(token);
                 if let Err(error) = self.waiter.get_ref().add(&rest, Interest::Readable, token) {
                     tracing::error!("cannot wait for the rest of a tree: {error}");
-                    self.unsettled.insert(instance);
                 }
+                // Looked at again by time too: what the kernel tells late of a cgroup, it does not
+                // tell at all if somebody removes the cgroup meanwhile (CGROUP_FILE_NOTIFY_MIN_INTV).
+                self.unsettled.insert(instance);
                 HeldState::Leftover(rest)
             }
         };
@@ -797,7 +835,7 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// Kills all that lives in a cgroup, and returns one of it, if anything does.
 fn kill_all_in(slot: &Slot) -> io::Result<Option<Instance>> {
-    if !slot.is_populated()? {
+    if !slot.is_populated()? || !slot.is_ours()? {
         return Ok(None);
     }
     let found = slot.pids()?.into_iter().find_map(|pid| {

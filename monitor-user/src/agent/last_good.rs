@@ -82,6 +82,11 @@ impl LastGood {
         }
     }
 
+    /// Whether a config is kept.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     /// `None`: there is none.
     fn load(&self) -> Result<Option<(Timestamp, Config)>> {
         let Some((written_at, line)) = self.read()? else {

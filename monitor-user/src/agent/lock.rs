@@ -18,8 +18,11 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::manager::Manager;
-use super::spare;
+use super::{runtime_dir, spare};
 use crate::os::{proc, progress};
+
+/// The lock's name in the runtime directory.
+pub(super) const NAME: &str = "lock";
 
 /// How often, and after how long each time, a holder is looked for that has not written yet who it
 /// is.
@@ -35,6 +38,19 @@ pub(super) struct Holder {
     config: String,
     /// Device and inode of it, if it was there.
     config_id: Option<(u64, u64)>,
+    /// A shutdown has ended it, and is to end the spares.
+    #[serde(default)]
+    is_retired: bool,
+}
+
+/// What has become of a lock that an agent holds.
+pub(super) enum Kept {
+    /// Its file is where it was.
+    There,
+    /// Its file was gone, and this agent has taken a new one.
+    Again,
+    /// Its file was gone, and another agent holds a new one.
+    ByAnother(Option<u32>),
 }
 
 impl Holder {
@@ -51,6 +67,7 @@ impl Holder {
             start_time_ns: proc::start_time_ns(pid).context("cannot read /proc/self/stat")?,
             config_id: fs::metadata(&config).ok().map(id),
             config: config.to_string_lossy().into_owned(),
+            is_retired: false,
         })
     }
 
@@ -94,15 +111,17 @@ impl Holder {
 /// The lock, held until the value goes, or the process does.
 pub(super) struct Lock {
     path: PathBuf,
-    /// Held, and read by nobody.
-    _file: Flock<File>,
+    file: Flock<File>,
+    myself: Holder,
 }
 
 impl Lock {
     /// Ends the agents that wait for it too.
-    pub(super) fn retire(self) {
+    pub(super) fn retire(mut self) {
         // Nobody needs that any more, and nothing is amiss if it stays.
         let _ = fs::remove_file(self.path.with_file_name(progress::FILE));
+        self.myself.is_retired = true;
+        self.say_who();
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::error!(
                 "a spare takes over: cannot remove {}: {error}",
@@ -110,10 +129,72 @@ impl Lock {
             );
         }
     }
+
+    /// For an agent that may have to give the lock back.
+    pub(super) fn look(&self) -> Option<Look> {
+        File::open(&self.path).ok().map(Look)
+    }
+
+    fn say_who(&self) {
+        if let Err(error) = self.myself.write(&self.file) {
+            tracing::warn!(
+                "cannot write to {}: {error:#}; a second agent does not know who this one is",
+                self.path.display()
+            );
+        }
+    }
+
+    /// Removes its file, so that [`Lock::keep`] takes a new one, and spares come to that.
+    pub(super) fn give_up_file(&self) {
+        if self.is_in_place().unwrap_or(false) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn is_in_place(&self) -> io::Result<bool> {
+        let place = |found: fs::Metadata| (found.dev(), found.ino());
+        let own = place(self.file.metadata()?);
+        Ok(fs::symlink_metadata(&self.path).is_ok_and(|found| place(found) == own))
+    }
+
+    /// Takes the lock again if somebody has removed its file. Spares that wait at the removed one
+    /// then come to the new one.
+    ///
+    /// # Errors
+    /// The new file cannot be made or locked.
+    pub(super) fn keep(&mut self) -> Result<Kept> {
+        let context = || format!("cannot lock {}", self.path.display());
+        if self.is_in_place().with_context(context)? {
+            return Ok(Kept::There);
+        }
+        let file = open(&self.path).with_context(context)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => {
+                self.file = file;
+                self.say_who();
+                Ok(Kept::Again)
+            }
+            Err((file, Errno::EWOULDBLOCK)) => Ok(Kept::ByAnother(
+                Holder::named_in(&file).map(|other| other.pid),
+            )),
+            Err((_, errno)) => Err(io::Error::from(errno)).with_context(context),
+        }
+    }
+}
+
+/// A look at a lock that this agent holds no longer.
+pub(super) struct Look(File);
+
+impl Look {
+    /// Whether a shutdown has ended the agent that took it, and is to end this one.
+    pub(super) fn was_shut_down(&self) -> bool {
+        is_there(&self.0).is_ok_and(|is_there| !is_there)
+            && Holder::named_in(&self.0).is_some_and(|last| last.is_retired)
+    }
 }
 
 /// Takes the lock in `runtime_dir`, waiting for as long as another agent has it that uses the same
-/// `config`; `waiting` is called once if it has to wait, with the other one if that is known.
+/// `config`; `waiting` is called each time that it has to wait, with the other one if that is known.
 /// `None`: a shutdown has ended this agent while it waited.
 ///
 /// # Errors
@@ -122,19 +203,17 @@ pub(super) fn take(
     runtime_dir: &Path,
     config: &Path,
     manager: &Manager,
-    waiting: impl FnOnce(Option<&Holder>),
+    mut waiting: impl FnMut(Option<&Holder>),
 ) -> Result<Option<Lock>> {
-    let path = runtime_dir.join("lock");
+    let path = runtime_dir.join(NAME);
     let context = || format!("cannot lock {}", path.display());
     let myself = Holder::myself(config)?;
     loop {
+        // Somebody may have removed it while this agent waited.
+        runtime_dir::prepare(runtime_dir)?;
         let file = open(&path).with_context(context)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) if is_there(&file).with_context(context)? => {
-                return Ok(Some(hold(path, file, &myself)));
-            }
-            // Removed between the two calls: the next agent's file is another.
-            Ok(_) => {}
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
             Err((file, Errno::EWOULDBLOCK)) => {
                 let holder = Holder::living(&file);
                 if let Some(holder) = &holder {
@@ -146,29 +225,28 @@ pub(super) fn take(
                 let file = spare::beside(runtime_dir, manager, wait)
                     .map_err(|(_, errno)| io::Error::from(errno))
                     .with_context(context)?;
-                if !is_there(&file).with_context(context)? {
+                let last = Holder::named_in(&file);
+                // One of an older version says nothing, and removes the file only to end its spares.
+                if !is_there(&file).with_context(context)?
+                    && last.as_ref().is_none_or(|last| last.is_retired)
+                {
                     return Ok(None);
                 }
                 // Another one may have been faster, when the one that was waited for ended.
-                let last = Holder::named_in(&file).filter(|last| before.as_ref() != Some(last));
-                if let Some(last) = last {
+                if let Some(last) = last.filter(|last| before.as_ref() != Some(last)) {
                     refuse_another_config(runtime_dir, &last, &myself, "worked last")?;
                 }
-                return Ok(Some(hold(path, file, &myself)));
+                file
             }
             Err((_, errno)) => return Err(io::Error::from(errno)).with_context(context),
+        };
+        // Else it was removed meanwhile: the next agent's file is another.
+        if is_there(&file).with_context(context)? {
+            let lock = Lock { path, file, myself };
+            lock.say_who();
+            return Ok(Some(lock));
         }
     }
-}
-
-fn hold(path: PathBuf, file: Flock<File>, myself: &Holder) -> Lock {
-    if let Err(error) = myself.write(&file) {
-        tracing::warn!(
-            "cannot write to {}: {error:#}; a second agent will not know this one's config",
-            path.display()
-        );
-    }
-    Lock { path, _file: file }
 }
 
 fn refuse_another_config(

@@ -169,11 +169,7 @@ impl MemoryDir {
     /// It cannot be made, or is somebody else's.
     pub(super) fn open(runtime_dir: &Path) -> Result<Self> {
         let path = runtime_dir.join(STATE);
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
+        make_dir(&path)?;
         refuse_foreign(&path)?;
         let boot_id = proc::boot_id().context("cannot read the kernel's boot ID")?;
         Ok(Self {
@@ -182,6 +178,19 @@ impl MemoryDir {
             known_births: HashMap::new(),
             lengths: HashMap::new(),
         })
+    }
+
+    /// Makes the directory again, if somebody has removed it.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(super) fn make_dir(&self) -> Result<()> {
+        make_dir(&self.path)
+    }
+
+    /// Whether a service's file is there.
+    pub(super) fn has(&self, service: &str) -> bool {
+        self.path.join(format!("{service}.json")).exists()
     }
 
     /// What earlier agents of this boot remembered, aged to now. What is damaged, or of another
@@ -350,6 +359,14 @@ impl MemoryDir {
         self.lengths.insert(service.to_owned(), length + line.len());
         Ok(())
     }
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 /// Puts a file of these bytes in another's place, by way of a temporary one.

@@ -21,6 +21,7 @@ mod memory;
 mod notices;
 mod recovery;
 mod requests;
+mod restore;
 mod runtime_dir;
 mod spare;
 mod upgrade;
@@ -33,17 +34,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use self::due::Due;
 use self::hooks::HookRunner;
-use self::instances::Instances;
+use self::instances::{Ground, Instances};
 use self::last_good::LastGood;
+use self::lock::Lock;
 use self::manager::Manager;
 use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::requests::Requests;
+use self::restore::Restoring;
 use crate::aftermath::{self, Circumstances};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Invalid, Surroundings};
@@ -51,6 +54,7 @@ use crate::control::{self, Server};
 use crate::decode::{self, Birth, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
+use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::raise_fd_limit;
 use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir};
@@ -83,6 +87,11 @@ pub(crate) struct Options {
 /// How long an agent that cannot start waits before it ends, so that init does not start it in a
 /// tight loop: sysvinit puts aside for minutes what it has started ten times in two.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
+
+/// How often an agent that finds another at work without a lock waits for that one to take it, and
+/// how long each time: longer than the other one takes to try again.
+const MOST_REFUSALS: u32 = 5;
+const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(2500);
 
 /// Runs the agent until it is told to end, or an error at its start.
 ///
@@ -118,23 +127,56 @@ fn pause() -> Result<ExitCode> {
 
 fn start_and_work(options: &Options) -> Result<ExitCode> {
     runtime_dir::prepare(&options.runtime_dir)?;
-    let mut has_waited = false;
     let manager = Manager::of_this_process();
-    let lock = lock::take(&options.runtime_dir, &options.config, &manager, |holder| {
-        let words = waiting(&options.runtime_dir, holder);
-        tracing::info!("{words}");
-        tell_terminal(&words);
-        manager.ready("the spare");
-        has_waited = true;
-    })?;
-    let Some(lock) = lock else {
-        tracing::info!("the agent was shut down, and its spare ends with it");
-        tell_terminal("the agent was shut down, and its spare ends with it");
-        return Ok(ExitCode::SUCCESS);
-    };
-    if has_waited {
-        upgrade::become_the_new_one();
+    let mut refusals = 0;
+    loop {
+        let mut has_waited = false;
+        let lock = lock::take(&options.runtime_dir, &options.config, &manager, |holder| {
+            let words = waiting(&options.runtime_dir, holder);
+            tracing::info!("{words}");
+            tell_terminal(&words);
+            manager.ready("the spare");
+            has_waited = true;
+        })?;
+        let Some(lock) = lock else {
+            return Ok(end_with_the_agent());
+        };
+        if has_waited {
+            upgrade::become_the_new_one();
+        }
+        let error = match claim_ground(options) {
+            Ok(ground) => return work_on(options, lock, ground, manager),
+            Err(error) => error,
+        };
+        if !error.is::<Refused>() {
+            return Err(error);
+        }
+        if refusals == MOST_REFUSALS {
+            bail!(
+                "{error:#}, and does not hold the lock in {}; end that agent first",
+                options.runtime_dir.display()
+            );
+        }
+        // Its lock was removed. It takes this one as soon as it sees that, if it is not too old.
+        refusals += 1;
+        tracing::warn!("{error:#}, and its lock was removed: waiting for it to take this one");
+        let look = lock.look();
+        drop(lock);
+        std::thread::sleep(PAUSE_AFTER_REFUSAL);
+        if look.is_some_and(|look| look.was_shut_down()) {
+            return Ok(end_with_the_agent());
+        }
     }
+}
+
+fn end_with_the_agent() -> ExitCode {
+    let words = "the agent was shut down, and its spare ends with it";
+    tracing::info!("{words}");
+    tell_terminal(words);
+    ExitCode::SUCCESS
+}
+
+fn work_on(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> Result<ExitCode> {
     if let Err(error) = progress::begin(&options.runtime_dir, myself()?) {
         tracing::warn!("a spare will not see it if this agent is stopped or stuck: {error}");
     }
@@ -143,7 +185,7 @@ fn start_and_work(options: &Options) -> Result<ExitCode> {
         .on_thread_unpark(progress::count)
         .build()?;
     runtime.block_on(async {
-        let mut agent = Agent::start(options, manager)?;
+        let mut agent = Agent::start(options, lock, ground, manager)?;
         tell_terminal(&agent.about());
         agent.work().await;
         let was_shut_down = agent.ended;
@@ -151,7 +193,7 @@ fn start_and_work(options: &Options) -> Result<ExitCode> {
             true => "the agent ends, and no service runs any more",
             false => "the agent ends; its services keep running, for the next agent to adopt",
         });
-        agent.finish().await;
+        let lock = agent.finish().await;
         if was_shut_down {
             lock.retire();
         }
@@ -191,6 +233,9 @@ enum Flow {
 
 struct Agent {
     options: Options,
+    lock: Lock,
+    /// What to do when somebody removes the runtime directory.
+    restoring: Restoring,
     surroundings: Surroundings,
     /// The config in use.
     config: Config,
@@ -267,7 +312,7 @@ impl Signals {
 }
 
 impl Agent {
-    fn start(options: &Options, manager: Manager) -> Result<Self> {
+    fn start(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> Result<Self> {
         let signals = Signals::listen()?;
         let surroundings = Surroundings::of_this_process();
         let last_good = LastGood::of(&options.runtime_dir);
@@ -275,9 +320,7 @@ impl Agent {
             .or_else(|invalid| last_good.instead_of(invalid))
             .or_else(usable_part)?;
         log_warnings(&config);
-        let fd_limit = raise_fd_limit()
-            .map_err(|error| tracing::warn!("cannot raise the limit on open files: {error}"))
-            .ok();
+        let fd_limit = ground.fd_limit();
         pidfd::become_subreaper().context("cannot become the reaper of orphans")?;
         let group = config.agent.control_group;
         let runtime_dir = &options.runtime_dir;
@@ -296,7 +339,7 @@ impl Agent {
             config,
             config_has_grown: false,
             supervisor: Supervisor::new(),
-            instances: Instances::new(&cgroup_name(runtime_dir), place(runtime_dir), fd_limit)?,
+            instances: Instances::new(ground, place(runtime_dir))?,
             lost,
             skipped,
             probe,
@@ -322,6 +365,8 @@ impl Agent {
             manager,
             shutdown: None,
             ended: false,
+            restoring: Restoring::of(runtime_dir),
+            lock,
             options: options.clone(),
         };
         agent.record(&Entry::agent_started(clock::now(), std::process::id()));
@@ -383,7 +428,7 @@ impl Agent {
     /// Until it is told to end.
     async fn work(&mut self) {
         let mut flow = Flow::GoOn;
-        while flow == Flow::GoOn && !self.ended {
+        while flow == Flow::GoOn && !self.ended && !self.restoring.gives_way {
             progress::count();
             if std::mem::take(&mut self.config_has_grown) {
                 self.reload_usable();
@@ -424,6 +469,7 @@ impl Agent {
                 () = timer => self.handle_timeout(),
                 incoming = self.server.next() => self.obey(incoming),
                 () = self.notices.writable() => (),
+                () = self.restoring.needed() => self.restore(),
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
@@ -433,7 +479,7 @@ impl Agent {
     }
 
     /// Lets the last answers out. The services stay.
-    async fn finish(mut self) {
+    async fn finish(mut self) -> Lock {
         self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
         self.hooks.finish(Self::now());
         if self.ended {
@@ -443,6 +489,7 @@ impl Agent {
         drop(self.requests);
         self.notices.finish().await;
         self.server.finish().await;
+        self.lock
     }
 
     /// After a shutdown there is nothing left to remember.
@@ -718,6 +765,9 @@ impl Agent {
     /// of memory.
     fn try_again(&mut self) {
         self.try_again_at = None;
+        if self.restoring.again {
+            self.restore();
+        }
         for service in self.unremembered.clone() {
             self.remember(&service, &[]);
         }
@@ -728,7 +778,10 @@ impl Agent {
 
     /// When something is to be tried again, if anything is.
     fn next_try(&mut self) -> Option<Instant> {
-        if self.unremembered.is_empty() && !self.instances.wants_another_try() {
+        let wants = self.restoring.again
+            || !self.unremembered.is_empty()
+            || self.instances.wants_another_try();
+        if !wants {
             self.try_again_at = None;
         } else if self.try_again_at.is_none() {
             self.try_again_at = Some(Self::now() + TRY_AGAIN_AFTER);
@@ -1005,27 +1058,6 @@ impl Agent {
     }
 }
 
-/// One agent's cgroups are told from another's by the runtime directory.
-fn cgroup_name(runtime_dir: &Path) -> String {
-    let name: String = canonical(runtime_dir)
-        .to_string_lossy()
-        .trim_matches('/')
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '_' {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    if name == "run-respawn" {
-        "respawn".to_owned()
-    } else {
-        format!("respawn-{name}")
-    }
-}
-
 /// A number of the runtime directory's own.
 fn place(runtime_dir: &Path) -> u64 {
     decode::service_number(&canonical(runtime_dir).to_string_lossy())
@@ -1036,6 +1068,22 @@ fn myself() -> Result<Instance> {
     let pid = std::process::id();
     let start_time_ns = proc::start_time_ns(pid).context("cannot read /proc/self/stat")?;
     Ok(Instance { pid, start_time_ns })
+}
+
+/// Finds the cgroups, if no other agent of this runtime directory is at work.
+fn claim_ground(options: &Options) -> Result<Ground> {
+    let fd_limit = raise_fd_limit()
+        .map_err(|error| tracing::warn!("cannot raise the limit on open files: {error}"))
+        .ok();
+    let runtime_dir = &options.runtime_dir;
+    let place = place(runtime_dir);
+    let name = cgroup::Name::of_runtime_dir(runtime_dir, place)
+        .with_context(|| format!("cannot find {}", runtime_dir.display()))?;
+    let ground = Ground::claim(&name, fd_limit)?;
+    if !ground.has_cgroups() && PinDir::is_in_use_by(&options.pin_dir, place) {
+        return Err(Refused::InUse(options.pin_dir.clone()).into());
+    }
+    Ok(ground)
 }
 
 /// The kernel side: pinned if that can be, else for the agent's own lifetime, else not at all.

@@ -105,6 +105,20 @@ impl Journal {
         appended
     }
 
+    /// Begins the file again, if somebody has removed it or taken it away; its lines are lost.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn make_again(&mut self) -> io::Result<()> {
+        let path = current_path(&self.dir);
+        let own = self.file.metadata()?;
+        let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
+        if fs::symlink_metadata(&path).is_ok_and(is_it) {
+            return Ok(());
+        }
+        self.begin(&path)
+    }
+
     /// The line of the event that was appended last, without its newlines.
     pub(crate) fn last_line(&self) -> &str {
         let line = std::str::from_utf8(&self.buffer);
@@ -154,7 +168,11 @@ impl Journal {
                 renamed => renamed?,
             }
         }
-        let mut file = open_file(&path, true, self.group)?;
+        self.begin(&path)
+    }
+
+    fn begin(&mut self, path: &Path) -> io::Result<()> {
+        let mut file = open_file(path, true, self.group)?;
         self.torn = read_end(&mut file)?.torn;
         self.file = file;
         Ok(())

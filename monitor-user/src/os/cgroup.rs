@@ -6,6 +6,10 @@
 //!                               /<service>.1     attempts 1, 3, 5 …
 //!                               /<service>.left  what `stop_mode = "main"` leaves alone
 //! ```
+//! The agent's name is made of where its runtime directory is ([`Name`]), and is no other agent's.
+//! Services that an earlier version has started may be in a directory with a name of its kind: they
+//! stay there until they end, and nothing is started there any more.
+//!
 //! The place is directly below the root of the mount, so that a restarted agent finds it again
 //! whatever cgroup init has started it in; only where that root cannot be written, it is below
 //! the agent's own cgroup. Two slots for each service keep an instance that starts apart from
@@ -23,38 +27,103 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::pidfd::is_gone;
+use super::place::{Place, unescape};
 use super::spawn::{Spawner, UNBORN};
 use super::tree::stop_signals;
-use super::{pidfd, proc, progress, signal};
+use super::{marker, pidfd, proc, progress, signal};
 use crate::supervisor::Signal;
 
 /// The agents' common directory.
 const COMMON: &str = "respawn";
 /// Longer names are cut and numbered: NAME_MAX is 255.
 const LONGEST_NAME: usize = 200;
+/// How often, and after how long each time, a lock is tried that another agent holds.
+const LOCK_TRIES: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 /// Rounds of the slow kill; each kills all that the one before has left or missed.
 const KILL_ROUNDS: u32 = 64;
 /// The ending of the cgroup for what is left alone of a service.
 const ASIDE: &str = ".left";
 
-/// Why there are no cgroups to use: "the process group alone is killed" then, and `doctor` says
-/// why.
+/// Why there are no cgroups to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unavailable(String);
+pub(crate) enum Refused {
+    /// "The process group alone is killed" then, and `doctor` says why.
+    Unavailable(String),
+    /// Another living agent of the same runtime directory has its services in this directory, or its
+    /// pins.
+    InUse(PathBuf),
+}
 
-impl fmt::Display for Unavailable {
+impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Unavailable(why) => f.write_str(why),
+            Self::InUse(path) => write!(
+                f,
+                "another agent of this runtime directory works, and uses {}",
+                path.display()
+            ),
+        }
     }
 }
 
-impl std::error::Error for Unavailable {}
+impl std::error::Error for Refused {}
+
+/// What an agent's directory is called.
+#[derive(Debug, Clone)]
+pub(crate) struct Name {
+    current: String,
+    /// What versions up to 0.1.0 called it. Two agents may have had one such name.
+    earlier: Option<String>,
+    /// What marks the processes that the agent has started.
+    mark: u64,
+}
+
+impl Name {
+    /// After an agent's runtime directory; `mark` is what marks its processes.
+    ///
+    /// # Errors
+    /// The directory is not there.
+    pub(crate) fn of_runtime_dir(path: &Path, mark: u64) -> io::Result<Self> {
+        Ok(Self {
+            current: Place::of(path)?.word(),
+            earlier: Some(earlier_name(&path.canonicalize()?)),
+            mark,
+        })
+    }
+
+    /// For a short time.
+    pub(crate) fn passing(name: String) -> Self {
+        Self {
+            current: name,
+            earlier: None,
+            mark: 0,
+        }
+    }
+}
+
+/// `/run/x.y`, `/run/x-y` and `/run/x/y` had one.
+fn earlier_name(runtime_dir: &Path) -> String {
+    let path = runtime_dir.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let name: String = path
+        .trim_matches('/')
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .collect();
+    match name.as_str() {
+        "run-respawn" => "respawn".to_owned(),
+        name => format!("respawn-{name}"),
+    }
+}
 
 /// An agent's part of the cgroup hierarchy.
 #[derive(Debug)]
@@ -65,20 +134,40 @@ pub(crate) struct Cgroups {
     name: String,
     /// Whether there is `cgroup.kill` (Linux 5.14).
     kill_file: bool,
+    /// Where an earlier version may have started services of this agent.
+    earlier: Option<Earlier>,
+    /// Held, and read by nobody.
+    _lock: Option<File>,
+}
+
+/// A directory of the kind that versions up to 0.1.0 made.
+#[derive(Debug, Clone)]
+struct Earlier {
+    base: PathBuf,
+    directory: Arc<OwnedFd>,
+    name: String,
+    mark: u64,
 }
 
 impl Cgroups {
-    /// Finds the hierarchy, makes or finds again the agent's directory in it, and tries to start
-    /// a process there. `name` tells agents apart: something made of the runtime dir.
+    /// Finds the hierarchy, makes or finds again the agent's directory in it, tries to start a
+    /// process there, and keeps other agents out of it.
     ///
     /// # Errors
-    /// What is missing: no mount, no right to write, a hierarchy that takes no processes.
-    pub(crate) fn open(name: &str, spawner: &mut Spawner) -> Result<Self, Unavailable> {
-        let mountinfo = fs::read("/proc/self/mountinfo")
-            .map_err(|error| Unavailable(format!("cannot read /proc/self/mountinfo: {error}")))?;
+    /// What is missing: no mount, no right to write, a hierarchy that takes no processes. Another
+    /// agent uses it.
+    pub(crate) fn open(name: &Name, spawner: &mut Spawner) -> Result<Self, Refused> {
+        Self::find(name, spawner)?.locked()
+    }
+
+    fn find(name: &Name, spawner: &mut Spawner) -> Result<Self, Refused> {
+        let mountinfo = fs::read("/proc/self/mountinfo").map_err(|error| {
+            Refused::Unavailable(format!("cannot read /proc/self/mountinfo: {error}"))
+        })?;
         let mounts = parse_mounts(&mountinfo);
         let Some(mount) = best_mount(&mounts) else {
-            return Err(Unavailable("no cgroup2 file system is mounted".to_owned()));
+            let why = "no cgroup2 file system is mounted".to_owned();
+            return Err(Refused::Unavailable(why));
         };
         let error = match Self::below(&mount.point, &mount.root, name, spawner) {
             Ok(cgroups) => return Ok(cgroups),
@@ -91,7 +180,7 @@ impl Cgroups {
         {
             return Ok(cgroups);
         }
-        Err(Unavailable(format!(
+        Err(Refused::Unavailable(format!(
             "cannot use the cgroups at {}: {error}",
             mount.point.display()
         )))
@@ -100,13 +189,13 @@ impl Cgroups {
     fn below(
         parent: &Path,
         parent_name: &str,
-        name: &str,
+        called: &Name,
         spawner: &mut Spawner,
     ) -> io::Result<Self> {
         // Asked before anything is made: without it no process may be moved to below here.
         // https://docs.kernel.org/admin-guide/cgroup-v2.html#delegation-containment
         eaccess(&parent.join("cgroup.procs"), AccessFlags::W_OK)?;
-        let name = escape(name);
+        let name = escape(&called.current);
         let base = parent.join(COMMON).join(&name);
         fs::create_dir_all(&base)?;
         let directory = open_directory(&base)?;
@@ -115,12 +204,42 @@ impl Cgroups {
             Err(error) if error.raw_os_error() == Some(UNBORN) => {}
             result => result?,
         }
+        let in_full = |name: &str| format!("{}/{COMMON}/{name}", parent_name.trim_end_matches('/'));
+        let earlier = called.earlier.as_deref().map(escape).and_then(|name| {
+            let base = parent.join(COMMON).join(&name);
+            Some(Earlier {
+                directory: Arc::new(open_directory(&base).ok()?),
+                name: in_full(&name),
+                mark: called.mark,
+                base,
+            })
+        });
         Ok(Self {
             kill_file: base.join("cgroup.kill").exists(),
-            name: format!("{}/{COMMON}/{name}", parent_name.trim_end_matches('/')),
+            name: in_full(&name),
             directory: Arc::new(directory),
             base,
+            earlier,
+            _lock: None,
         })
+    }
+
+    /// Keeps other agents out, as long as the value lives. The runtime directory's lock may have been
+    /// removed.
+    fn locked(mut self) -> Result<Self, Refused> {
+        for _ in 0..LOCK_TRIES {
+            match lock(&self.base) {
+                Ok(Some(file)) => {
+                    self._lock = Some(file);
+                    return Ok(self);
+                }
+                // One that dies lets go of one lock after the other.
+                Ok(None) => std::thread::sleep(LOCK_PAUSE),
+                // Somebody holds a lock who may only read. It keeps nobody from work.
+                Err(_) => return Ok(self),
+            }
+        }
+        Err(Refused::InUse(self.base))
     }
 
     /// The directory that holds the services' cgroups.
@@ -142,22 +261,27 @@ impl Cgroups {
                 kill_file: self.kill_file,
                 parent: Arc::clone(&self.directory),
                 leaf,
+                earlier: None,
             }
         });
         for slot in &slots {
             slot.make()?;
         }
-        Ok(ServiceCgroup { slots })
+        let earlier = self.earlier.as_ref();
+        let earlier = earlier.map(|earlier| earlier.slots(&service, self.kill_file));
+        Ok(ServiceCgroup {
+            slots,
+            earlier: earlier.unwrap_or_default(),
+        })
     }
 
     /// Removes the cgroups that no process is in: of services that are no longer configured. Call
     /// it before the first [`Cgroups::for_service`], or leave out what it has made.
     pub(crate) fn prune(&self) {
-        for child in subdirectories(&self.base) {
-            progress::count();
-            if matches!(is_populated(&child), Ok(false)) {
-                let _ = remove_nested(&child);
-            }
+        prune(&self.base);
+        if let Some(earlier) = &self.earlier {
+            prune(&earlier.base);
+            let _ = fs::remove_dir(&earlier.base);
         }
     }
 
@@ -171,10 +295,76 @@ impl Cgroups {
     }
 }
 
+/// Removes the cgroups in a directory that no process is in.
+fn prune(base: &Path) {
+    for child in subdirectories(base) {
+        progress::count();
+        if matches!(is_populated(&child), Ok(false)) {
+            let _ = remove_nested(&child);
+        }
+    }
+}
+
+/// Has the kernel keep other agents out of a directory; `None` if one is in it.
+///
+/// A lock for writing, for which a file has to be opened for writing: whoever may only read the
+/// directory cannot pretend to be an agent. It works across mount namespaces.
+///
+/// # Errors
+/// The kernel's; EAGAIN if somebody who may only read is in the way.
+fn lock(base: &Path) -> io::Result<Option<File>> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(base.join("cgroup.procs"))?;
+    let flock = |kind: libc::c_int| -> io::Result<libc::flock> {
+        let narrow = |number| i16::try_from(number).map_err(io::Error::other);
+        Ok(libc::flock {
+            l_type: narrow(kind)?,
+            l_whence: narrow(libc::SEEK_SET)?,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        })
+    };
+    let mut wanted = flock(libc::F_WRLCK)?;
+    let Err(error) = fcntl(&file, FcntlArg::F_OFD_SETLK(&wanted)) else {
+        return Ok(Some(file));
+    };
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut wanted))?;
+    if wanted.l_type == flock(libc::F_WRLCK)?.l_type {
+        return Ok(None);
+    }
+    Err(error.into())
+}
+
+impl Earlier {
+    /// Those of a service's that are there.
+    fn slots(&self, service: &str, kill_file: bool) -> Vec<Slot> {
+        let slots = [0, 1].map(|number| {
+            let leaf = format!("{service}.{number}");
+            Slot {
+                path: self.base.join(&leaf),
+                name: format!("{}/{leaf}", self.name),
+                kill_file,
+                parent: Arc::clone(&self.directory),
+                leaf,
+                earlier: Some(self.mark),
+            }
+        });
+        slots
+            .into_iter()
+            .filter(|slot| slot.path.exists())
+            .collect()
+    }
+}
+
 /// A service's two cgroups, used in turn.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceCgroup {
     slots: [Slot; 2],
+    /// What an earlier version has made for it.
+    earlier: Vec<Slot>,
 }
 
 impl ServiceCgroup {
@@ -187,7 +377,12 @@ impl ServiceCgroup {
     /// The cgroup that a process is in, if it is one of these or below: for adoption.
     pub(crate) fn holding(&self, pid: u32) -> Option<&Slot> {
         let path = proc::cgroup_path(pid)?;
-        self.slots.iter().find(|slot| slot.contains(&path))
+        self.all().find(|slot| slot.contains(&path))
+    }
+
+    /// Both, and those of an earlier version.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().chain(&self.earlier)
     }
 
     /// Both.
@@ -200,7 +395,7 @@ impl ServiceCgroup {
     /// # Errors
     /// EBUSY if one still is.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        self.slots.iter().try_for_each(|slot| slot.remove())
+        self.all().try_for_each(Slot::remove)
     }
 }
 
@@ -214,6 +409,8 @@ pub(crate) struct Slot {
     /// As `/proc/PID/cgroup` names it.
     name: String,
     kill_file: bool,
+    /// In a directory that may be another agent's too: what marks this agent's processes.
+    earlier: Option<u64>,
 }
 
 impl Slot {
@@ -247,6 +444,9 @@ impl Slot {
     /// EBUSY if processes are in it, and the kernel's others.
     pub(crate) fn reset(&self) -> io::Result<()> {
         self.remove()?;
+        if self.earlier.is_some() {
+            return Ok(());
+        }
         // The agent's own directory may have been removed with it.
         if let Some(parent) = self.path.parent() {
             fs::create_dir_all(parent)?;
@@ -262,6 +462,7 @@ impl Slot {
             leaf: path.file_name().unwrap().to_str().unwrap().to_owned(),
             name: String::new(),
             kill_file: true,
+            earlier: None,
         }
     }
 
@@ -271,6 +472,17 @@ impl Slot {
             kill_file,
             ..self.clone()
         }
+    }
+
+    /// Whether what is in it is this agent's: always, but in an earlier version's directory.
+    ///
+    /// # Errors
+    /// If the kernel's file cannot be read.
+    pub(crate) fn is_ours(&self) -> io::Result<bool> {
+        let Some(mark) = self.earlier else {
+            return Ok(true);
+        };
+        Ok(self.pids()?.into_iter().any(|pid| marker::has(mark, pid)))
     }
 
     fn make(&self) -> io::Result<()> {
@@ -546,29 +758,6 @@ fn parse_mounts(mountinfo: &[u8]) -> Vec<Mount> {
         .split(|byte| *byte == b'\n')
         .filter_map(parse)
         .collect()
-}
-
-/// Space, tab, newline and backslash stand as three octal digits in mountinfo.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(digits, 8).ok()
-        });
-        match (first, octal) {
-            (b'\\', Some(byte)) => {
-                bytes.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
 }
 
 /// A cgroup's path below the mount that shows the cgroup `root`.

@@ -90,6 +90,16 @@ pub(crate) fn find(place: u64) -> io::Result<Vec<Marked>> {
     Ok(found.collect())
 }
 
+/// Whether a process has the marker of an agent of this place, its own or an ancestor's.
+pub(crate) fn has(place: u64, pid: u32) -> bool {
+    let marker = format!("{VARIABLE}={place:016x}.");
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable.starts_with(marker.as_bytes()))
+    })
+}
+
 fn marked(place: u64, pid: u32) -> Option<Marked> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);

@@ -12,6 +12,7 @@ pub(crate) mod marker;
 mod no_accounts;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
+pub(crate) mod place;
 pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod progress;

@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use crate::supervisor::Instance;
@@ -41,8 +41,11 @@ const WORDS: usize = 9;
 static SHOWN: OnceLock<Shown> = OnceLock::new();
 
 struct Shown {
-    file: File,
+    /// Another one once somebody has removed it.
+    file: RwLock<File>,
     count: AtomicU64,
+    /// The word that stands at `DUE_AT`.
+    due: AtomicU64,
 }
 
 /// What the file shows of the agent that holds the lock.
@@ -84,17 +87,53 @@ fn options() -> OpenOptions {
 /// # Errors
 /// The file cannot be made or written.
 pub(crate) fn begin(runtime_dir: &Path, myself: Instance) -> io::Result<()> {
-    let mut options = options();
-    options.create(true).truncate(false).mode(0o600);
-    let file = options.open(runtime_dir.join(FILE))?;
-    introduce(&file, myself)?;
     let shown = Shown {
-        file,
+        file: RwLock::new(make(runtime_dir, myself)?),
         count: AtomicU64::new(0),
+        due: AtomicU64::new(0),
     };
     // A process becomes an agent once.
     let _ = SHOWN.set(shown);
     Ok(())
+}
+
+fn make(runtime_dir: &Path, myself: Instance) -> io::Result<File> {
+    let mut options = options();
+    options.create(true).truncate(false).mode(0o600);
+    let file = options.open(runtime_dir.join(FILE))?;
+    introduce(&file, myself)?;
+    Ok(file)
+}
+
+/// Whether somebody has removed the file in which this process shows itself.
+pub(crate) fn is_removed(runtime_dir: &Path) -> bool {
+    let place = |found: fs::Metadata| (found.dev(), found.ino());
+    let Some(own) = SHOWN.get().and_then(|shown| shown.file().metadata().ok()) else {
+        return false;
+    };
+    let there = fs::symlink_metadata(runtime_dir.join(FILE));
+    there.map_or(true, |there| place(there) != place(own))
+}
+
+/// Makes the file again, which somebody has removed. A spare that watches the removed one sees no
+/// progress any more: it has to be woken first.
+///
+/// # Errors
+/// As of [`begin`].
+pub(crate) fn show_again(runtime_dir: &Path, myself: Instance) -> io::Result<()> {
+    let Some(shown) = SHOWN.get() else {
+        return begin(runtime_dir, myself);
+    };
+    let file = make(runtime_dir, myself)?;
+    *shown.file.write().unwrap_or_else(PoisonError::into_inner) = file;
+    put(DUE_AT, shown.due.load(Ordering::Relaxed));
+    Ok(())
+}
+
+impl Shown {
+    fn file(&self) -> RwLockReadGuard<'_, File> {
+        self.file.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn introduce(file: &File, myself: Instance) -> io::Result<()> {
@@ -114,10 +153,11 @@ fn introduce(file: &File, myself: Instance) -> io::Result<()> {
 
 /// It has started; `due` stays open as long as it lives.
 pub(crate) fn started(due: BorrowedFd<'_>) {
-    put(
-        DUE_AT,
-        u64::try_from(due.as_raw_fd()).map_or(0, |fd| fd + 1),
-    );
+    let word = u64::try_from(due.as_raw_fd()).map_or(0, |fd| fd + 1);
+    if let Some(shown) = SHOWN.get() {
+        shown.due.store(word, Ordering::Relaxed);
+    }
+    put(DUE_AT, word);
 }
 
 /// The agent gets on. In any other process this does nothing.
@@ -139,7 +179,7 @@ pub(crate) fn unhurried<T>(work: impl FnOnce() -> T) -> T {
 fn put(at: u64, word: u64) {
     if let Some(shown) = SHOWN.get() {
         // Nobody can be told: the journal is in the same directory, and says so.
-        let _ = shown.file.write_all_at(&word.to_ne_bytes(), at);
+        let _ = shown.file().write_all_at(&word.to_ne_bytes(), at);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{fs, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::cgroup::{Cgroups, Slot};
+use super::cgroup::{Cgroups, Name, Slot};
 use super::pidfd::{self, Reaped};
 use super::spawn::{Child, SpawnError, Spawner};
 use super::{proc, signal};
@@ -146,7 +146,7 @@ pub(super) struct TestCgroups(Option<Cgroups>);
 impl TestCgroups {
     pub(super) fn open(test: &str) -> Option<Self> {
         let name = format!("test-{}-{test}", std::process::id());
-        match Cgroups::open(&name, &mut Spawner::new(None).unwrap()) {
+        match Cgroups::open(&Name::passing(name), &mut Spawner::new(None).unwrap()) {
             Ok(cgroups) => Some(Self(Some(cgroups))),
             Err(why) => {
                 eprintln!("SKIPPED: {why}");

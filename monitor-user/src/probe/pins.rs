@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Map, MapData, MapType};
+use aya::maps::{Array, Map, MapData, MapType};
 use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes, programs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -136,6 +136,15 @@ impl PinDir {
             path,
             _lock: lock,
         })
+    }
+
+    /// Whether a living agent uses the directory, which has this owner's number.
+    pub(crate) fn is_in_use_by(pin_dir: &Path, owner: u64) -> bool {
+        let Ok(directory) = File::open(pin_dir) else {
+            return false;
+        };
+        let in_use = Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_err();
+        in_use && owners(pin_dir).contains(&owner)
     }
 
     /// Where a map or link is pinned.
@@ -278,6 +287,24 @@ impl PinDir {
             .filter_map(|entry| Some(Previous::new(version(&entry.file_name())?, entry.path())))
             .collect()
     }
+}
+
+/// Whose the pins of each version are.
+fn owners(pin_dir: &Path) -> Vec<u64> {
+    let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            version(&entry.file_name())?;
+            owner(&entry.path()).ok()
+        })
+        .collect()
+}
+
+/// Whose the pins in a version's folder are.
+fn owner(path: &Path) -> Result<u64> {
+    let map = MapData::from_pin(path.join(maps::NOTES))?;
+    let notes = Array::<MapData, u64>::try_from(Map::Array(map))?;
+    Ok(notes.get(&notes::OWNER, 0)?)
 }
 
 fn version(name: &OsStr) -> Option<u32> {

@@ -16,7 +16,7 @@ use crate::cli::Global;
 use crate::control::client::{self, AskError};
 use crate::init::locks;
 use crate::os;
-use crate::os::cgroup::Cgroups;
+use crate::os::cgroup::{Cgroups, Name};
 use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
@@ -517,7 +517,7 @@ fn bpf_lsm(_: &Host<'_>) -> Finding {
 fn cgroup(_: &Host<'_>) -> Finding {
     let advice =
         "mount -t cgroup2 cgroup2 /sys/fs/cgroup, or have the agent's own cgroup delegated";
-    let name = format!("doctor-{}", std::process::id());
+    let name = Name::passing(format!("doctor-{}", std::process::id()));
     let mut spawner = match Spawner::new(None) {
         Ok(spawner) => spawner,
         Err(error) => return Finding::unknown(format!("cannot start a process: {error}")),

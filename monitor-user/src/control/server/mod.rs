@@ -178,6 +178,22 @@ impl Server {
         })
     }
 
+    /// Listens again, at a path that somebody has removed. The connections stay.
+    ///
+    /// # Errors
+    /// As of [`Server::bind`].
+    pub(crate) fn bind_again(&mut self) -> Result<()> {
+        let listener = listen::listen(&self.path, self.access.group).with_context(|| {
+            format!(
+                "cannot listen on the control socket {}",
+                self.path.display()
+            )
+        })?;
+        listener.set_nonblocking(true)?;
+        self.listener = UnixListener::from_std(listener)?;
+        Ok(())
+    }
+
     /// The next command; accepts connections meanwhile. Cancel-safe: nothing is lost.
     pub(crate) async fn next(&mut self) -> Incoming {
         loop {
