@@ -18,7 +18,7 @@ use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
-use crate::os::spawn::{FdLimit, Prepared, Spawner};
+use crate::os::spawn::{self, FdLimit, Prepared, Spawner};
 use crate::os::tree::{self, Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
@@ -29,6 +29,9 @@ use crate::supervisor::{
 
 /// Notes down a process before it may go on.
 pub(super) type Record<'a> = &'a mut dyn FnMut(Instance) -> io::Result<()>;
+
+/// How many descriptors a start holds open for a moment, beside the one that stays.
+const LOW_NUMBERS: usize = 4;
 
 /// Instances, and what it takes to start more.
 pub(super) struct Instances {
@@ -45,6 +48,8 @@ pub(super) struct Instances {
     tokens: HashMap<u64, Instance>,
     last_token: u64,
     waiter: AsyncFd<Waiter>,
+    /// The last descriptor was one of the reserve.
+    is_tight: bool,
     /// What was to be done with these could not be done: see [`Instances::try_again`].
     unsettled: BTreeSet<Instance>,
 }
@@ -153,6 +158,7 @@ impl Instances {
             tokens: HashMap::new(),
             last_token: 0,
             waiter,
+            is_tight: false,
             unsettled: BTreeSet::new(),
         })
     }
@@ -181,6 +187,11 @@ impl Instances {
         attempt: Attempt,
         record: Option<Record<'_>>,
     ) -> Result<Instance, SpawnFailure> {
+        if !self.has_room() {
+            return Err(SpawnFailure {
+                message: spawn::out_of_descriptors(),
+            });
+        }
         self.prepare(service, spec)?;
         let failure = |error: &dyn std::fmt::Display| SpawnFailure {
             message: error.to_string(),
@@ -206,6 +217,7 @@ impl Instances {
                     .spawn_recorded(command, slot.as_ref(), record)?
             }
         };
+        self.is_tight = !spawn::leaves_reserve(&child.pidfd);
         let instance = Instance {
             pid: child.pid,
             start_time_ns: child.start_time_ns,
@@ -218,6 +230,18 @@ impl Instances {
                 failure(&format_args!("cannot wait for the new process: {error}"))
             })?;
         Ok(instance)
+    }
+
+    /// Whether one more descriptor leaves enough of them for other purposes.
+    fn has_room(&mut self) -> bool {
+        if self.is_tight {
+            // Some low numbers may be free, which a start takes for a moment.
+            let next = [(); LOW_NUMBERS].map(|()| self.waiter.as_fd().try_clone_to_owned());
+            let leave_reserve =
+                |next: &io::Result<OwnedFd>| next.as_ref().is_ok_and(spawn::leaves_reserve);
+            self.is_tight = !next.iter().all(leave_reserve);
+        }
+        !self.is_tight
     }
 
     /// One of a service's cgroups that no instance is in, not even one that is on its way out.
@@ -279,6 +303,9 @@ impl Instances {
         instance: Instance,
         pidfd: OwnedFd,
     ) -> io::Result<()> {
+        if !spawn::leaves_reserve(&pidfd) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service)?),
             None => None,

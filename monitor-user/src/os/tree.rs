@@ -23,6 +23,7 @@ use std::os::unix::fs::FileExt;
 
 use super::cgroup::{Slot, is_removed, says_populated};
 use super::pidfd::{self, Reaped};
+use super::spawn::are_plenty;
 use super::waiter::{Interest, Waiter};
 use super::{proc, signal};
 use crate::supervisor::{Clear, Signal};
@@ -49,8 +50,8 @@ struct Session {
 #[derive(Debug)]
 struct Cgroup {
     slot: Slot,
-    /// Its `cgroup.events`, so that a death is not held up by opening it; `None` where that
-    /// failed, for want of descriptors.
+    /// Its `cgroup.events`, so that a death is not held up by opening it; `None` where descriptors
+    /// are scarce: a service then takes one, its pidfd.
     events: Option<File>,
 }
 
@@ -78,7 +79,7 @@ impl Tree {
     /// The tree of an instance, started in `cgroup` if there is one.
     pub(crate) fn new(main: u32, start_time_ns: u64, cgroup: Option<Slot>) -> Self {
         let cgroup = cgroup.map(|slot| Cgroup {
-            events: slot.open_events().ok(),
+            events: slot.open_events().ok().filter(|it| are_plenty(it.as_fd())),
             slot,
         });
         Self {

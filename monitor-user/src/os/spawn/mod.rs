@@ -221,6 +221,36 @@ pub(crate) fn raise_fd_limit() -> io::Result<FdLimit> {
     Ok(FdLimit { soft, hard })
 }
 
+/// How many descriptors services may not have, so that the agent can be steered when they have taken
+/// all others: for clients, the journal, hooks. Less where there are few.
+const RESERVE: u64 = 64;
+
+/// Whether the table of descriptors, up to this one, has room for more than the reserve. The kernel
+/// gives the lowest number that is free, so `fd` is one that was just made.
+pub(crate) fn leaves_reserve(fd: &OwnedFd) -> bool {
+    room(fd.as_fd(), |limit| limit - RESERVE.min(limit / 8))
+}
+
+/// Whether so few descriptors are in use that one more for each service does no harm.
+pub(super) fn are_plenty(fd: BorrowedFd<'_>) -> bool {
+    room(fd, |limit| limit / 4)
+}
+
+fn room(fd: BorrowedFd<'_>, most: impl FnOnce(u64) -> u64) -> bool {
+    let number = u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX);
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    number < most(limit)
+}
+
+/// Why no service can be started without touching the reserve.
+pub(crate) fn out_of_descriptors() -> String {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    format!(
+        "out of file descriptors: the agent may have {limit} open, and keeps the last ones to be \
+         steered; raise its limit (ulimit -n, LimitNOFILE=)"
+    )
+}
+
 /// Starts processes. Knows what the kernel offers, and holds the stack that children begin on.
 #[derive(Debug)]
 pub(crate) struct Spawner {
