@@ -196,3 +196,43 @@ fn a_shutdown_ends_the_spare_as_well() {
     assert_eq!(agent.live_all(), [0; 0]);
     assert_eq!(agent.agents(), 1);
 }
+
+/// What an agent remembers of a death has both times as well.
+#[test]
+fn how_long_ago_a_service_ended_does_not_change_when_the_clock_is_set() {
+    let text = "command = [\"sleep\", \"1000\"]\nrestart = \"no\"";
+    let mut agent = Agent::start(&[("a", text)]);
+    let pid = agent.running("a");
+    signal_to(pid, Signal::SIGKILL);
+    eventually("it has ended", || {
+        let status = agent.status("a");
+        (status["last_exit"].is_object() && status["pid"].is_null()).then_some(())
+    });
+    agent.kill();
+    // As if the clock had been five years slow, and were set right now.
+    let path = agent.runtime_dir().join("state/a.json");
+    // Its last line counts.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut memory: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let death = &mut memory["memory"]["last_exit"];
+    assert!(death["time"].is_string(), "{memory:#}");
+    death["time"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(&path, format!("{memory}\n")).unwrap();
+    agent.start_again();
+    let said = agent.run(&["status", "a"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    let ago = said
+        .split(" ago")
+        .next()
+        .unwrap()
+        .rsplit(", ")
+        .next()
+        .unwrap();
+    assert!(ago.ends_with('s') && !ago.contains('h'), "{said}");
+    assert!(
+        !agent.status("a")["last_exit_time"]
+            .as_str()
+            .unwrap()
+            .starts_with("2020")
+    );
+}

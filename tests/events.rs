@@ -1,5 +1,10 @@
 //! `events` shows the journal, the past and what comes, with no agent at all.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "seconds of this boot fit"
+)]
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -183,4 +188,59 @@ fn what_is_no_journal_is_an_error_and_not_waited_for() {
     let (output, stderr) = run(&mut events(folder.path()));
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains(path.to_str().unwrap()), "{stderr}");
+}
+
+/// Two times are in each line: what the wall clock said, which somebody has set since, and the time
+/// since boot.
+#[test]
+fn how_long_ago_something_was_does_not_change_when_the_clock_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    let stamped = |seq: u64, time: &str, service: &str, ago: f64, boot_id: &str| {
+        let mut event: Value = serde_json::from_str(&line(seq, time, service)).unwrap();
+        event["event"] = json!("exited");
+        event["cause"] = json!({"kind": "exited", "code": 1});
+        event["since_boot_ns"] = json!(((uptime - ago).max(0.0) * 1e9) as u64);
+        event["boot_id"] = json!(boot_id.trim());
+        append(dir, &format!("{event}\n"));
+    };
+    // The clock was wrong then.
+    stamped(1, LONG_AGO, "slow", 20.0, &boot_id);
+    stamped(2, FAR_AHEAD, "fast", 20.0, &boot_id);
+    stamped(3, FAR_AHEAD, "old", uptime, &boot_id);
+    // Of another boot, whose time since boot means nothing now.
+    stamped(
+        4,
+        LONG_AGO,
+        "other",
+        20.0,
+        "11111111-2222-3333-4444-555555555555",
+    );
+    let (output, _) = run(events(dir).args(["--json", "--since", "10s"]));
+    assert_eq!(output.stdout, b"");
+    let (output, _) = run(events(dir).args(["--json", "--since", "40s"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let services: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["service"].clone())
+        .collect();
+    assert_eq!(services, ["slow", "fast"]);
+    for service in ["slow", "fast"] {
+        let mut why = respawn();
+        why.env("TZ", "UTC").arg("--runtime-dir").arg(dir);
+        let (output, _) = run(why.args(["why", service]));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let ago = text
+            .split(" ago")
+            .next()
+            .unwrap()
+            .rsplit(", ")
+            .next()
+            .unwrap();
+        let seconds: f64 = ago.strip_suffix('s').unwrap().parse().unwrap();
+        assert!((19.0..40.0).contains(&seconds), "{text}");
+    }
 }

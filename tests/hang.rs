@@ -201,7 +201,7 @@ fn without_a_spare_a_client_says_that_the_agent_is_stopped_and_nothing_is_done_l
             .others
             .iter()
             .filter(|event| event["event"] == "requested");
-        let asked: Vec<&Value> = asked.map(|event| &event["action"]).collect();
+        let asked: Vec<&Value> = asked.map(|event| &event["command"]).collect();
         assert!(asked.len() < 2, "{asked:?}");
         (!asked.is_empty()).then_some(())
     });

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Agent, log_warnings, requests, usable_part};
-use crate::clock;
+use crate::clock::{self, WallClock};
 use crate::config::{self, Config};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
 use crate::journal::{By, Entry};
@@ -206,7 +206,9 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         uptime_ns,
         restarts: status.restarts,
         last_exit: status.last_exit.map(|death| death.cause.clone()),
-        last_exit_time: status.last_exit.and_then(|death| death.time),
+        last_exit_time: status
+            .last_exit
+            .and_then(|death| Some(WallClock::read().corrected(death.time?, death.since_boot))),
         next_start_in_ns: status
             .next_start
             .and_then(|at| nanos(at.saturating_duration_since(now))),

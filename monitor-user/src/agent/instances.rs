@@ -677,6 +677,7 @@ impl Instances {
             comm: comm.map(|stat| stat.comm),
             uptime: Some(Duration::from_nanos(uptime)),
             time: Some(clock::now()),
+            since_boot: Some(clock::since_boot()),
         })
     }
 

@@ -1140,6 +1140,7 @@ fn death_of(exit: Option<&ProcessExit>) -> Death {
         comm: exit.map(|exit| exit.comm.clone()),
         uptime: exit.map(|exit| exit.uptime),
         time: exit.map(|exit| WallClock::read().at(exit.exited_at)),
+        since_boot: exit.map(|exit| exit.exited_at),
     }
 }
 

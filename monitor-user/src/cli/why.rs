@@ -19,7 +19,7 @@ use super::{Global, complete};
 use crate::accounts::Accounts;
 use crate::clock;
 use crate::control;
-use crate::journal::Reader;
+use crate::journal::{Reader, time_of};
 use crate::os::proc;
 use crate::report::{Age, Bytes, cause_style, happening, requested};
 use crate::supervisor::{Cause, How, Instance, Sender};
@@ -532,10 +532,6 @@ fn whereabouts(sender: &Sender) -> Option<Whereabouts> {
     }
     let command = proc::command_line(sender.pid).unwrap_or_default();
     Some(Whereabouts::Lives(command))
-}
-
-fn time_of(event: &Value) -> Option<Timestamp> {
-    event["time"].as_str()?.parse().ok()
 }
 
 fn since(earlier: Timestamp, later: Timestamp) -> Duration {

@@ -112,6 +112,14 @@ impl ExtraFacts {
 }
 
 impl Entry {
+    /// When an exit was, since boot, as far as that is known.
+    pub(super) fn since_boot_ns(&self) -> Option<u64> {
+        match self {
+            Self::Exited(exited) => exited.start_time_ns?.checked_add(exited.uptime_ns?),
+            Self::Other(_) => None,
+        }
+    }
+
     /// What the supervisor tells, with what else is known of it.
     pub(crate) fn from_notice(notice: &Notice, facts: ExtraFacts) -> Self {
         let (service, what) = match notice {

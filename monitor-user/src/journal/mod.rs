@@ -2,7 +2,8 @@
 //!
 //! Newline-delimited JSON in the runtime directory. `journal` is appended to; where it has grown
 //! to half of the allowed size it becomes `journal.1`, in place of the older one. Decides nothing,
-//! reads no clock, and never rewrites a line.
+//! and never rewrites a line. Each line has two times: that of the wall clock, which somebody may
+//! set, and that since boot.
 //!
 //! Invariants:
 //! - an event is one line, written by one `write(2)`; a line without its newline is no line;
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use changes::Changes;
 pub(crate) use entry::{By, Entry, ExtraFacts};
-pub(crate) use reader::{Line, Reader};
+pub(crate) use reader::{Line, Reader, time_of};
 pub(crate) use writer::Journal;
 
 /// Both files.

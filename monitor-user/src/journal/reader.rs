@@ -14,14 +14,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{current_path, older_path};
+use crate::clock::WallClock;
 use crate::control::rights;
-use crate::os::progress;
+use crate::os::{proc, progress};
 
 /// Longer lines are damage: the writer's are far shorter.
 const LONGEST_LINE: usize = 1 << 20;
@@ -47,10 +50,20 @@ pub(crate) struct Line {
     pub(crate) event: Value,
 }
 
+/// When an event of the journal happened, by the clock as it is set now: so it is right how long
+/// ago that was, whatever the clock was then.
+pub(crate) fn time_of(event: &Value) -> Option<Timestamp> {
+    static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| proc::boot_id().ok());
+    let told = event["time"].as_str()?.parse().ok()?;
+    let boot_id = BOOT_ID.as_deref().filter(|it| event["boot_id"] == **it);
+    let since_boot = boot_id.and_then(|_| event["since_boot_ns"].as_u64());
+    Some(WallClock::read().corrected(told, since_boot.map(Duration::from_nanos)))
+}
+
 impl Line {
     /// When it happened.
     pub(crate) fn time(&self) -> Option<Timestamp> {
-        self.event["time"].as_str()?.parse().ok()
+        time_of(&self.event)
     }
 
     /// Which service it is about.

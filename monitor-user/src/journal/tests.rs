@@ -154,6 +154,7 @@ fn an_exit_is_told_with_the_time_at_which_it_was_final() {
             comm: Some("nginx".to_owned()),
             uptime: Some(Duration::from_secs(2)),
             time: Some(Timestamp::from_second(3).unwrap()),
+            since_boot: None,
         },
     };
     let mut facts = at(5);
@@ -561,7 +562,7 @@ fn a_journal_that_does_not_exist_yet_is_no_error() {
 fn follow(seed: u64, count: u32) -> (Vec<u64>, u32) {
     use std::sync::atomic::{AtomicU64, Ordering};
     let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(dir.path(), 8192, None).unwrap();
+    let mut journal = Journal::open(dir.path(), 16_384, None).unwrap();
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = move |below: u32| {
         random ^= random << 13;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, current_path, older_path};
+use crate::os::proc;
 use crate::text;
 
 /// How much is read at first of the end of a file, to find its last good line.
@@ -33,6 +34,8 @@ pub(crate) struct Journal {
     /// Events that could not be written, and have not been told of.
     unwritten: u64,
     buffer: Vec<u8>,
+    /// Of this boot, if it can be read.
+    boot_id: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -40,6 +43,10 @@ struct Line<'a> {
     seq: u64,
     #[serde(flatten)]
     entry: &'a Entry,
+    /// When it happened, on a clock that nobody sets, ...
+    since_boot_ns: u64,
+    /// ... which begins at each boot.
+    boot_id: Option<&'a str>,
 }
 
 impl Journal {
@@ -72,6 +79,7 @@ impl Journal {
             torn: end.torn,
             unwritten: 0,
             buffer: Vec::new(),
+            boot_id: proc::boot_id().ok(),
         })
     }
 
@@ -139,7 +147,15 @@ impl Journal {
         buffer.clear();
         // Ends a torn line, where there is one.
         buffer.push(b'\n');
-        buffer.extend_from_slice(text::json(&Line { seq, entry })?.as_bytes());
+        buffer.extend_from_slice(
+            text::json(&Line {
+                seq,
+                entry,
+                since_boot_ns: entry.since_boot_ns().unwrap_or_else(proc::since_boot_ns),
+                boot_id: self.boot_id.as_deref(),
+            })?
+            .as_bytes(),
+        );
         buffer.push(b'\n');
         let appended = self
             .make_room(buffer.len())

@@ -124,6 +124,10 @@ pub(crate) enum DeniedReason {
 
 /// What happened to a service, for people and programs that follow along.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "where many are held, they are exits; a box for each would cost more"
+)]
 pub(crate) enum Notice {
     /// An instance runs. `restarts` counts the starts since the agent's first, less one.
     Started {

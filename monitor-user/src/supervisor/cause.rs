@@ -211,6 +211,9 @@ pub(crate) struct Death {
     pub(crate) uptime: Option<Duration>,
     /// When it was: by the kernel's record, or when it was noticed. Decides nothing.
     pub(crate) time: Option<Timestamp>,
+    /// The same, since boot: the wall clock may be set to another time afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since_boot: Option<Duration>,
 }
 
 impl Cause {

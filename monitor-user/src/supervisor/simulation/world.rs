@@ -434,6 +434,7 @@ impl Simulation {
             comm,
             uptime,
             time: None,
+            since_boot: None,
         };
         let service = process.service.clone();
         for _ in 0..self.random.pick(&[0, 1, 1, 1, 2]) {
@@ -855,6 +856,7 @@ impl Simulation {
             comm: None,
             uptime: None,
             time: None,
+            since_boot: None,
         };
         let failure = SpawnFailure {
             message: "nonsense".into(),
@@ -1012,6 +1014,7 @@ impl Simulation {
                 comm: None,
                 uptime: None,
                 time: None,
+                since_boot: None,
             };
             if self.random.chance(50) {
                 self.owe_release(service, instance, death);

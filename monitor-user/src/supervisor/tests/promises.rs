@@ -713,6 +713,7 @@ fn a_reused_pid_is_somebody_else() {
         comm: None,
         uptime: None,
         time: None,
+        since_boot: None,
     };
     bench.event(Event::ProcessReleased {
         service: "s".into(),
@@ -1555,6 +1556,7 @@ fn answer(action: Action) -> Vec<Event> {
         comm: None,
         uptime: None,
         time: None,
+        since_boot: None,
     };
     match action {
         Action::Spawn { service, attempt } => vec![

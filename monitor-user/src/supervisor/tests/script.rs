@@ -294,6 +294,7 @@ fn death(words: &[&str]) -> Death {
         comm: None,
         uptime: None,
         time: None,
+        since_boot: None,
     };
     for word in words {
         if let Some(code) = word.strip_prefix("code=") {
