@@ -2,6 +2,7 @@
 //! service that dies among them always comes back.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::ChildStdin;
@@ -10,11 +11,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::rig::{Instance, Rig, report};
-use support::{Victim, Watch, needs_root, signal_to};
+use support::{Victim, Watch, eventually, needs_root, signal_to};
 
 const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
 
-/// How many end at once under a watch, and how often.
+/// How many end at once under a watch, and how often; `RESPAWN_BURSTS` has it less often.
 const PROCESSES: usize = 1000;
 const BURSTS: usize = 8;
 
@@ -69,21 +70,38 @@ impl Burster {
     }
 }
 
+/// Waits until a watch has shown all that it has seen: then all of its threads sleep. Once it is asked
+/// to end, it goes on for half a second, which is not enough on a slow machine.
+fn await_shown(watch: u32) {
+    let sleeps = |thread: fs::DirEntry| {
+        // A thread of its pool may end at any time.
+        let stat = fs::read_to_string(thread.path().join("stat"));
+        stat.is_ok_and(|stat| stat.rsplit_once(')').unwrap().1.starts_with(" S"))
+    };
+    eventually("the watch has shown all", || {
+        thread::sleep(REST);
+        let mut threads = fs::read_dir(format!("/proc/{watch}/task")).unwrap();
+        threads.all(|thread| sleeps(thread.unwrap())).then_some(())
+    });
+}
+
 /// What is shown of the burst's processes, and what is told to be lost.
 fn shown_and_lost(mut burster: Burster, arguments: &[&str]) -> (u64, u64, u64) {
     let watch = Watch::start(arguments);
     let mut made = 0;
-    for _ in 0..BURSTS {
+    let bursts = std::env::var("RESPAWN_BURSTS").map_or(BURSTS, |text| text.parse().unwrap());
+    for _ in 0..bursts {
         made += burster.gather();
         burster.release();
         burster.await_end();
     }
+    await_shown(watch.pid());
     let ended = watch.stop();
     let is_ours = |event: &&serde_json::Value| event["comm"] == burster.name.as_str();
     let shown = ended.exits.iter().filter(is_ours).count();
     let lost = ended.summary["lost"].as_u64().unwrap();
     report(&format!(
-        "{arguments:?}: {made} exits in {BURSTS} bursts, {shown} shown, {lost} told as lost"
+        "{arguments:?}: {made} exits in {bursts} bursts, {shown} shown, {lost} told as lost"
     ));
     (made, u64::try_from(shown).unwrap(), lost)
 }

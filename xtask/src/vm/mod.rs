@@ -110,6 +110,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NUMBER")]
     kills: Option<u32>,
 
+    /// How many bursts of 1,000 exits the tests of bursts make
+    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
+    bursts: u32,
+
     /// Build `respawn` without optimisation, which takes less time
     #[arg(long)]
     debug: bool,
@@ -165,6 +169,7 @@ fn ci(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         kernels: CI_KERNELS.map(str::to_owned).into(),
         tests: sets::CI.map(str::to_owned).into(),
         kills: Some(CI_KILLS),
+        bursts: 1,
         limit: 600,
         test_limit: 120,
         debug: true,

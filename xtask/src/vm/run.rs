@@ -137,9 +137,15 @@ fn tests_on(
             (true, Some((_, archive))) => vec![PathBuf::clone(archive)],
             _ => Vec::new(),
         };
+        let ask_doctor = match args.all && scenario.name == scenarios::PLAIN.name {
+            // For the page of kernels, whatever the tests come to.
+            true => "echo \"@@doctor $(respawn doctor --json | tr -d '\\n')\"\n",
+            false => "",
+        };
         let script = format!(
-            "export RESPAWN_INIT={} RESPAWN_KILLS={}\n{}",
+            "export RESPAWN_INIT={} RESPAWN_BURSTS={} RESPAWN_KILLS={}\n{ask_doctor}{}",
             args.init.name(),
+            args.bursts,
             args.kills.unwrap_or(KILLS),
             scenario.script(&args.tests, args.test_limit)
         );

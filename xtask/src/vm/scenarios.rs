@@ -143,10 +143,6 @@ impl Scenario {
         if !self.disk.is_empty() {
             script = format!("printf '%s\\n' {} > /vm/disk\n", self.disk.join(" "));
         }
-        if self.name == PLAIN.name {
-            // For the page of kernels, whatever the tests come to.
-            script += "echo \"@@doctor $(respawn doctor --json | tr -d '\\n')\"\n";
-        }
         script
             + &format!(
                 "export RESPAWN_MACHINE={}\nexec /vm/run-tests {limit_s} {} {}\n",
