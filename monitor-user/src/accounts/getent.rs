@@ -11,8 +11,8 @@ use crate::os::answer::{Answer, Bounds, NoAnswer, answer, ending};
 /// The groups of a user in as many as the kernel allows (65,536) are shorter.
 const LONGEST_ANSWER: usize = 1 << 20;
 
-/// Longer than name services that are there take, and shorter than a person waits.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than name services that work take, and shorter than a client waits for its agent.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What `getent` ends with where there is no such entry.
 const NO_ENTRY: i32 = 2;
