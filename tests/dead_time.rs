@@ -119,27 +119,19 @@ fn exits_while_no_agent_lives_are_told_with_their_causes() {
 }
 
 #[test]
-fn a_ring_too_small_for_the_exits_restarts_every_service_and_tells_the_loss() {
+fn a_ring_too_small_for_the_exits_loses_no_cause_and_no_sender() {
     needs_root!("a ring too small for the exits");
     let mut crowd = Crowd::start(SERVICES, Some(4096));
     let old = crowd.all_die(&[Signal::SIGKILL]);
     let took = crowd.all_come_back(&old);
-    let mut recorded = 0;
     for (name, instance) in &old {
         let exits = &crowd.ledger.told(name, *instance).exits;
         assert_eq!(exits.len(), 1, "{name}: {exits:?}");
-        // Where nobody has reaped it yet, its cause is known without a record.
-        let is_recorded = exits[0]["host_pid"].is_number();
-        recorded += usize::from(is_recorded);
-        match exits[0]["cause"]["kind"].as_str().unwrap() {
-            "signaled" => assert_eq!(exits[0]["cause"]["signal"], "SIGKILL"),
-            kind => assert!(kind == "unknown" && !is_recorded, "{name}: {exits:?}"),
-        }
+        let cause = &exits[0]["cause"];
+        assert_eq!(cause["signal"], "SIGKILL", "{name}: {exits:?}");
+        let sender = &cause["sender"]["pid"];
+        assert_eq!(*sender, std::process::id(), "{name}: {exits:?}");
     }
-    let lost = crowd.ledger.wait("the loss is told", |ledger| {
-        (ledger.lost > 0).then_some(ledger.lost)
-    });
-    assert_eq!(usize::try_from(lost).unwrap() + recorded, SERVICES);
     // The next agent has nothing more to say of it.
     crowd.agent.kill();
     let agents = crowd.ledger.agents.len();
@@ -148,14 +140,40 @@ fn a_ring_too_small_for_the_exits_restarts_every_service_and_tells_the_loss() {
     for name in &crowd.names {
         crowd.ledger.current(name);
     }
-    assert_eq!(crowd.ledger.lost, lost);
+    assert_eq!(crowd.ledger.lost, 0);
     for name in &crowd.names {
         assert_eq!(crowd.ledger.instances_of(name).count(), 2, "{name}");
     }
     report(&format!(
-        "dead time, ring of 4096 bytes: {recorded} exits recorded, {lost} told as lost, all \
-         {SERVICES} services back once, {took:.2?} after the next agent's start"
+        "dead time, ring of 4096 bytes: {SERVICES} services ended, all told with cause and sender, \
+         all back once, {took:.2?} after the next agent's start"
     ));
+}
+
+#[test]
+fn a_ring_that_fills_up_under_a_living_agent_loses_no_cause() {
+    needs_root!("a ring that fills up under an agent");
+    const SERVICES: usize = 200;
+    let mut crowd = Crowd::start(SERVICES, Some(4096));
+    let old = crowd.instances();
+    crowd.agent.signal(Signal::SIGSTOP);
+    for instance in old.values() {
+        kill(Pid::from_raw(instance.0.cast_signed()), Signal::SIGKILL).unwrap();
+    }
+    eventually("all are dead", || {
+        crowd.rig.live("").is_empty().then_some(())
+    });
+    crowd.agent.signal(Signal::SIGCONT);
+    crowd.ledger.wait("all are started", |ledger| {
+        (ledger.starts >= SERVICES * 2).then_some(())
+    });
+    for (name, instance) in &old {
+        let exits = &crowd.ledger.told(name, *instance).exits;
+        assert_eq!(exits.len(), 1, "{name}: {exits:?}");
+        let sender = &exits[0]["cause"]["sender"]["pid"];
+        assert_eq!(*sender, std::process::id(), "{name}: {exits:?}");
+    }
+    assert_eq!(crowd.ledger.lost, 0);
 }
 
 #[test]

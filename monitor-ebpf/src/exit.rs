@@ -1,4 +1,5 @@
-//! The exit program: one record for each watched process, when its last thread goes.
+//! The exit program: one record for each watched process, when its last thread goes; and some for
+//! those in the same cgroup that a signal ends.
 //!
 //! Runs for every thread of the host that ends, so what is not watched leaves as early as it can.
 
@@ -6,7 +7,7 @@ use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         bpf_ktime_get_boot_ns,
@@ -14,13 +15,16 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{debug, warn};
 use monitor_ebpf::{
-    COMM_LEN, ClaimKey, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP,
-    EXIT_WATCHED, ExitRecord, FIRST_REAL_TIME, Filter, LOST as STATE_LOST, SENT_AMBIGUOUS,
-    SENT_BY_ITSELF, SENT_TO_GROUP, SentSignal, SentSignals, TICK_NS, WatchEntry, hints,
+    CHILDREN_TIME_NS, CHILDREN_TOLD, COMM_LEN, ClaimKey, EXIT_CHILD, EXIT_IO_COUNTED,
+    EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP, EXIT_WATCHED, ExitRecord, FIRST_REAL_TIME,
+    Filter, LOST as STATE_LOST, SENT_AMBIGUOUS, SENT_BY_ITSELF, SENT_TO_GROUP, SentSignal,
+    SentSignals, TICK_NS, Tree, WatchEntry, hints, losses,
 };
 
 use crate::{
-    object::{CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, SIGNALS, WATCHED},
+    object::{
+        CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, SIGNALLED, SIGNALS, SPILLED, TREES, WATCHED,
+    },
     task::{Process, Task, Usage},
 };
 
@@ -53,7 +57,8 @@ impl Thread {
     }
 }
 
-/// Sees `task`, the current one, end: reports its process if it is watched and goes with it.
+/// Sees `task`, the current one, end: reports its process if it is watched, or in the tree of one
+/// that is, and goes with it.
 #[inline(always)]
 pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread) {
     let host_pid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -63,7 +68,8 @@ pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread) {
     }
     let filter = filter();
     let some_unwatched = filter.all != 0 || filter.names != 0;
-    if !some_unwatched && !is_hinted(pid) {
+    let is_signalled = filter.agent != 0 && is_signalled(pid);
+    if !some_unwatched && !is_hinted(pid) && !is_signalled {
         return;
     }
     let is_last = match thread {
@@ -72,6 +78,9 @@ pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread) {
         Thread::Unknown => task.process().live_threads() == 0,
     };
     if is_last {
+        if is_signalled {
+            forget_signalled(pid);
+        }
         report(ctx, task, pid, host_pid);
     } else if is_hinted(pid) {
         count_threads(task.process(), pid);
@@ -84,11 +93,35 @@ pub(crate) fn filter() -> Filter {
     unsafe { ptr::read_volatile(&raw const FILTER) }
 }
 
+/// Whether a process of a service's tree may have been sent a signal that may have ended it.
+#[inline(always)]
+fn is_signalled(pid: u32) -> bool {
+    let (word, bit) = hints::place(pid);
+    SIGNALLED.get(word).is_some_and(|word| word & bit != 0)
+}
+
+/// Whoever has that pid next has been sent none.
+#[inline(always)]
+fn forget_signalled(pid: u32) {
+    let (word, bit) = hints::place(pid);
+    if let Some(word) = SIGNALLED.get_ptr_mut(word) {
+        // SAFETY: the map returned it. Of two writes at the same moment one may be lost, which costs a
+        // look or a report.
+        unsafe { *word &= !bit };
+    }
+}
+
+/// Whether the process is to be reported if it is in the cgroup of a service.
+#[inline(always)]
+fn may_be_child(task: Task) -> bool {
+    filter().agent != 0 && task.ended_by_signal()
+}
+
 #[inline(always)]
 fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32) {
     let filter = filter();
     let entry = WATCHED.get_ptr_mut(&pid);
-    if entry.is_none() && filter.all == 0 && filter.names == 0 {
+    if entry.is_none() && filter.all == 0 && filter.names == 0 && !may_be_child(task) {
         forget_signals(host_pid);
         return;
     }
@@ -96,7 +129,7 @@ fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32) {
     let start_time_ns = leader.start_time();
     if start_time_ns == 0 {
         forget_signals(host_pid);
-        count_lost();
+        count_loss(losses::LOST);
         warn!(ctx, "cannot read the exiting process {}", pid);
         return;
     }
@@ -112,13 +145,23 @@ fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32) {
         return;
     }
     let comm = leader.comm();
-    if entry.is_none() && filter.all == 0 && !(filter.names != 0 && matches(&comm)) {
+    let tree = match entry {
+        None if may_be_child(task) => current_tree(),
+        _ => None,
+    };
+    let is_wanted = filter.all != 0 || filter.names != 0 && matches(&comm);
+    if entry.is_none() && tree.is_none() && !is_wanted {
         forget_signals(host_pid);
         return;
     }
     // Where nothing but watched processes is reported, taking the entry out is claim enough.
-    let some_unwatched = filter.all != 0 || filter.names != 0;
+    let some_unwatched = filter.all != 0 || filter.names != 0 || filter.agent != 0;
     if some_unwatched && filter.claim != 0 && !claim(host_pid, start_time_ns) {
+        return;
+    }
+    if let Some(tree) = tree
+        && !may_be_told(tree)
+    {
         return;
     }
     let exit = Exit {
@@ -128,11 +171,43 @@ fn report<C: EbpfContext>(ctx: &C, task: Task, pid: u32, host_pid: u32) {
         start_time_ns,
         pid,
         host_pid,
+        parent_pid: leader.parent().process_id(),
         comm,
     };
-    if send(ctx, &exit, entry) {
+    if send(ctx, &exit, entry, tree) {
         forget_signals(host_pid);
     }
+}
+
+/// The tree that the current process is in.
+#[inline(always)]
+fn current_tree() -> Option<*mut Tree> {
+    // SAFETY: it takes nothing and is allowed in tracing programs.
+    let cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+    TREES.get_ptr_mut(&cgroup_id)
+}
+
+/// Whether one more of that tree may be reported: not too many in a time, and none in the part of
+/// the ring that is kept for the services themselves. Counts it either way.
+#[inline(always)]
+fn may_be_told(tree: *mut Tree) -> bool {
+    let is_filling =
+        EVENTS.query(BPF_RB_AVAIL_DATA.into()) > EVENTS.query(BPF_RB_RING_SIZE.into()) / 4;
+    // SAFETY: the map returned it. Of writes at the same moment on several CPUs one may be lost:
+    // then one more is reported.
+    unsafe {
+        let now = bpf_ktime_get_boot_ns();
+        if now - (*tree).since_ns > CHILDREN_TIME_NS {
+            (*tree).since_ns = now;
+            (*tree).told = 0;
+        }
+        if is_filling || (*tree).told >= CHILDREN_TOLD {
+            count(&raw mut (*tree).left_out);
+            return false;
+        }
+        (*tree).told += 1;
+    }
+    true
 }
 
 /// Whether no other program, and no other run of this one, has claimed the process.
@@ -160,6 +235,9 @@ struct Exit {
     start_time_ns: u64,
     pid: u32,
     host_pid: u32,
+    /// Found out before it is known where the record goes: the verifier goes through what comes after
+    /// that once for each place.
+    parent_pid: u32,
     comm: [u8; COMM_LEN],
 }
 
@@ -190,45 +268,132 @@ pub(crate) fn is_hinted(pid: u32) -> bool {
 }
 
 /// Writes the record, if this run of the program is the one that takes the watch entry out.
-/// Without room in the ring the entry stays, marked lost. False if another run has written it.
+/// Without room in the ring it is written to a map; without room there as well, the entry stays,
+/// marked lost. False if another run has written it.
 #[inline(always)]
-fn send<C: EbpfContext>(ctx: &C, exit: &Exit, entry: Option<*mut WatchEntry>) -> bool {
-    let Some(mut slot) = EVENTS.reserve::<ExitRecord>(0) else {
-        if let Some(entry) = entry {
-            // SAFETY: the map returned it; a racing write can only write the same value.
-            unsafe { (*entry).state = STATE_LOST };
-        }
-        count_lost();
-        debug!(ctx, "ring full: exit of pid {} not reported", exit.pid);
-        return true;
+fn send<C: EbpfContext>(
+    ctx: &C,
+    exit: &Exit,
+    entry: Option<*mut WatchEntry>,
+    tree: Option<*mut Tree>,
+) -> bool {
+    let mut slot = EVENTS.reserve::<ExitRecord>(0);
+    let record = match &mut slot {
+        Some(slot) => slot.as_mut_ptr(),
+        None => match room_beside(exit.pid, entry) {
+            Some(record) => record,
+            None => {
+                leave(ctx, exit.pid, entry, tree);
+                return true;
+            }
+        },
     };
-    let record = slot.as_mut_ptr();
-    // SAFETY: room for a record, in the ring; every field is written, here or in `write_signal`.
+    // SAFETY: room for a record, in the ring or in a map; every field is written, here or in `write_signal`.
     unsafe {
         write(record, exit);
         write_signal(record, exit);
     }
-    let (service, attempt, threads, watched) = match entry {
+    let of = match (entry, tree) {
         // SAFETY: the map returned it.
-        Some(entry) => unsafe {
-            let threads = ((*entry).threads as u32).max(1);
-            ((*entry).service, (*entry).attempt, threads, EXIT_WATCHED)
-        },
-        None => (0, 0, 0, 0),
+        (Some(entry), _) => unsafe { Of::entry(&*entry) },
+        // SAFETY: as above.
+        (None, Some(tree)) => unsafe { Of::tree(&mut *tree) },
+        (None, None) => Of::NOBODY,
     };
     // SAFETY: the record's place is valid as above.
     unsafe {
-        (*record).service = service;
-        (*record).attempt = attempt;
-        (*record).threads = threads;
-        (*record).flags |= watched;
+        (*record).service = of.service;
+        (*record).attempt = of.attempt;
+        (*record).threads = of.threads;
+        (*record).flags |= of.flags;
+        (*record).left_out = of.left_out;
     }
-    if entry.is_some() && WATCHED.remove(&exit.pid).is_err() {
-        slot.discard(0);
-        return false;
+    let is_taken = entry.is_none() || WATCHED.remove(&exit.pid).is_ok();
+    match slot {
+        Some(slot) if is_taken => slot.submit(0),
+        Some(slot) => slot.discard(0),
+        // Whoever has taken the entry out has written the same record.
+        None => count_loss(losses::SPILLED),
     }
-    slot.submit(0);
-    true
+    is_taken
+}
+
+/// Where a record is kept that found the ring full: of a watched process, for an agent. None while an
+/// earlier record of the same pid is there.
+#[inline(always)]
+fn room_beside(pid: u32, entry: Option<*mut WatchEntry>) -> Option<*mut ExitRecord> {
+    if filter().agent == 0 || entry.is_none() {
+        return None;
+    }
+    SPILLED.insert(&pid, &EMPTY, BPF_NOEXIST.into()).ok()?;
+    SPILLED.get_ptr_mut(&pid)
+}
+
+static EMPTY: ExitRecord = ExitRecord::NONE;
+
+/// Leaves an exit without a record: a watched process in the watch map, marked lost.
+#[inline(always)]
+fn leave<C: EbpfContext>(
+    ctx: &C,
+    pid: u32,
+    entry: Option<*mut WatchEntry>,
+    tree: Option<*mut Tree>,
+) {
+    if let Some(tree) = tree {
+        // SAFETY: the map returned it.
+        unsafe { count(&raw mut (*tree).left_out) };
+        return;
+    }
+    if let Some(entry) = entry {
+        // SAFETY: the map returned it; a racing write can only write the same value.
+        unsafe { (*entry).state = STATE_LOST };
+    }
+    count_loss(losses::LOST);
+    debug!(ctx, "ring full: exit of pid {} not reported", pid);
+}
+
+/// Whose process it was, for its record.
+struct Of {
+    service: u64,
+    attempt: u64,
+    threads: u32,
+    flags: u32,
+    left_out: u64,
+}
+
+impl Of {
+    const NOBODY: Self = Self {
+        service: 0,
+        attempt: 0,
+        threads: 0,
+        flags: 0,
+        left_out: 0,
+    };
+
+    #[inline(always)]
+    fn entry(entry: &WatchEntry) -> Self {
+        Self {
+            service: entry.service,
+            attempt: entry.attempt,
+            threads: (entry.threads as u32).max(1),
+            flags: EXIT_WATCHED,
+            left_out: 0,
+        }
+    }
+
+    /// The next record counts anew what had none.
+    #[inline(always)]
+    fn tree(tree: &mut Tree) -> Self {
+        let of = Self {
+            service: tree.service,
+            attempt: tree.attempt,
+            threads: 0,
+            flags: EXIT_CHILD,
+            left_out: tree.left_out,
+        };
+        tree.left_out = 0;
+        of
+    }
 }
 
 /// # Safety
@@ -249,7 +414,7 @@ unsafe fn write(record: *mut ExitRecord, exit: &Exit) {
         (*record).written_bytes = usage.written_bytes;
         (*record).pid = exit.pid;
         (*record).host_pid = exit.host_pid;
-        (*record).parent_pid = exit.leader.parent().process_id();
+        (*record).parent_pid = exit.parent_pid;
         (*record).uid = bpf_get_current_uid_gid() as u32;
         (*record).wait_status = exit.process.wait_status(exit.leader);
         (*record).comm = exit.comm;
@@ -388,10 +553,20 @@ fn matches(comm: &[u8; COMM_LEN]) -> bool {
 }
 
 #[inline(always)]
-fn count_lost() {
-    if let Some(counter) = LOST.get_ptr_mut(0) {
-        // SAFETY: the map returned it: aligned, and valid while the program runs. Other CPUs, and
-        // another program on this one, add to it at the same time: hence in one instruction.
-        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) 1_u64) };
+fn count_loss(kind: u32) {
+    if let Some(counter) = LOST.get_ptr_mut(kind) {
+        // SAFETY: the map returned it.
+        unsafe { count(counter) };
     }
+}
+
+/// Adds one. Other CPUs, and another program on this one, may add to it at the same time: hence in
+/// one instruction.
+///
+/// # Safety
+/// It is in a map's value: aligned, and valid while the program runs.
+#[inline(always)]
+unsafe fn count(counter: *mut u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) 1_u64) };
 }

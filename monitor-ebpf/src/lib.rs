@@ -28,9 +28,9 @@ pub struct ExitRecord {
     pub exit_time_ns: u64,
     /// ID of its cgroup in the v2 hierarchy.
     pub cgroup_id: u64,
-    /// [`WatchEntry::service`] of the entry that this record took out, else 0.
+    /// [`WatchEntry::service`] of the entry that this record took out, or [`Tree::service`]; else 0.
     pub service: u64,
-    /// [`WatchEntry::attempt`] of the same.
+    /// `attempt` of the same.
     pub attempt: u64,
     /// Time on a CPU in user mode, of all its threads, as sampled.
     pub user_time_ns: u64,
@@ -71,6 +71,8 @@ pub struct ExitRecord {
     pub oom_score_adj: i32,
     /// The process's name, NUL-terminated: the name of its leading thread.
     pub comm: [u8; COMM_LEN],
+    /// With [`EXIT_CHILD`]: so many of the same tree before it had no record.
+    pub left_out: u64,
 }
 
 /// Flag of [`ExitRecord`]: the process was in the watch map, and this record took it out.
@@ -83,8 +85,11 @@ pub const EXIT_OOM_FIGURES: u32 = 4;
 pub const EXIT_SECCOMP: u32 = 8;
 /// Flag of [`ExitRecord`]: the kernel counts bytes read and written.
 pub const EXIT_IO_COUNTED: u32 = 16;
+/// Flag of [`ExitRecord`]: it was no service's main process, but in the tree of one, and a signal
+/// ended it.
+pub const EXIT_CHILD: u32 = 32;
 
-const _: () = assert!(size_of::<ExitRecord>() == 344);
+const _: () = assert!(size_of::<ExitRecord>() == 352);
 
 /// A signal as the kernel accepted it for a process, and who sent it.
 ///
@@ -210,6 +215,37 @@ pub const SIGNALS_KEPT: usize = 4;
 
 const _: () = assert!(size_of::<SentSignals>() == 32 + SIGNALS_KEPT * 96);
 
+impl ExitRecord {
+    /// Of nothing.
+    pub const NONE: Self = Self {
+        start_time_ns: 0,
+        exit_time_ns: 0,
+        cgroup_id: 0,
+        service: 0,
+        attempt: 0,
+        user_time_ns: 0,
+        system_time_ns: 0,
+        run_time_ns: 0,
+        max_rss_pages: 0,
+        read_bytes: 0,
+        written_bytes: 0,
+        oom_total_vm_pages: 0,
+        oom_anon_pages: 0,
+        sent: SentSignal::NONE,
+        asked: SentSignal::NONE,
+        pid: 0,
+        host_pid: 0,
+        parent_pid: 0,
+        uid: 0,
+        wait_status: 0,
+        flags: 0,
+        threads: 0,
+        oom_score_adj: 0,
+        comm: [0; COMM_LEN],
+        left_out: 0,
+    };
+}
+
 impl SentSignals {
     /// Of a process that has been sent nothing.
     pub const NONE: Self = Self {
@@ -277,6 +313,68 @@ impl WatchEntry {
             service,
             attempt,
             threads,
+        }
+    }
+}
+
+/// Value of the trees map: whose processes those in a cgroup are. The key is the cgroup's ID in the v2
+/// hierarchy.
+///
+/// Of processes that are not in the watch map, deaths by a signal are reported while there is such a
+/// value, [`CHILDREN_TOLD`] within [`CHILDREN_TIME_NS`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tree {
+    /// The service, as [`WatchEntry::service`].
+    pub service: u64,
+    /// Which start of the service it is.
+    pub attempt: u64,
+    /// When the first of those ended that `told` counts, on `CLOCK_BOOTTIME`.
+    pub since_ns: u64,
+    /// So many have been reported since then.
+    pub told: u64,
+    /// So many have had no record since the last one that had.
+    pub left_out: u64,
+}
+
+/// So many of a tree's processes are reported at most, in [`CHILDREN_TIME_NS`].
+pub const CHILDREN_TOLD: u64 = 10;
+/// In nanoseconds: 10 seconds.
+pub const CHILDREN_TIME_NS: u64 = 10_000_000_000;
+
+const _: () = assert!(size_of::<Tree>() == 40);
+
+impl Tree {
+    /// Of which nothing has been reported yet.
+    pub const fn new(service: u64, attempt: u64) -> Self {
+        Self {
+            service,
+            attempt,
+            since_ns: 0,
+            told: 0,
+            left_out: 0,
+        }
+    }
+
+    /// The value as the map holds it.
+    pub const fn words(self) -> [u64; 5] {
+        [
+            self.service,
+            self.attempt,
+            self.since_ns,
+            self.told,
+            self.left_out,
+        ]
+    }
+
+    /// The value that the map holds as these words.
+    pub const fn from_words([service, attempt, since_ns, told, left_out]: [u64; 5]) -> Self {
+        Self {
+            service,
+            attempt,
+            since_ns,
+            told,
+            left_out,
         }
     }
 }
@@ -349,6 +447,16 @@ pub mod hints {
     pub const fn place(pid: u32) -> (u32, u64) {
         (pid % PIDS / 64, 1 << (pid % 64))
     }
+}
+
+/// Words of the lost map.
+pub mod losses {
+    /// Records that found the ring full, and are lost.
+    pub const LOST: u32 = 0;
+    /// Records that found the ring full, and are in the spilled map.
+    pub const SPILLED: u32 = 1;
+    /// How many words there are.
+    pub const COUNT: u32 = 2;
 }
 
 /// Words of the notes map, which the kernel programs do not read: what an agent leaves for the
@@ -482,6 +590,14 @@ pub struct Offsets {
     pub page_size: u32,
     /// `trace_event_raw_sched_process_exit.group_dead`
     pub event_group_dead: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`
+    pub css_set_cgroup: u32,
+    /// `cgroup.kn`
+    pub cgroup_node: u32,
+    /// `kernfs_node.id`
+    pub node_id: u32,
 }
 
 /// In place of an offset in [`Offsets`]: the kernel has no such field. Only those from `task_flags`
@@ -489,7 +605,7 @@ pub struct Offsets {
 pub const NO_FIELD: u32 = u32::MAX;
 
 /// How many words [`Offsets`] has.
-pub const OFFSET_WORDS: usize = 50;
+pub const OFFSET_WORDS: usize = 54;
 
 const _: () = assert!(size_of::<Offsets>() == OFFSET_WORDS * 4);
 
@@ -547,6 +663,10 @@ impl Offsets {
             self.area_pages,
             self.page_size,
             self.event_group_dead,
+            self.task_cgroups,
+            self.css_set_cgroup,
+            self.cgroup_node,
+            self.node_id,
         ]
     }
 }
@@ -564,12 +684,21 @@ pub struct Filter {
     /// 1: more than one program may see the same exit, or one program twice, so that whoever
     /// reports a process that is not watched claims it first.
     pub claim: u32,
+    /// 1: for an agent. Of processes in the cgroups of the trees map, deaths by a signal are reported
+    /// too; and the record of a watched process that finds the ring full is kept in the spilled map.
+    pub agent: u32,
 }
 
 impl Filter {
     /// The fields in the order of their declaration, as the object holds them.
-    pub const fn words(&self) -> [u32; 4] {
-        [self.pid_namespace, self.all, self.names, self.claim]
+    pub const fn words(&self) -> [u32; 5] {
+        [
+            self.pid_namespace,
+            self.all,
+            self.names,
+            self.claim,
+            self.agent,
+        ]
     }
 }
 
@@ -646,14 +775,25 @@ pub mod maps {
     pub const WATCHED: &str = "WATCHED";
     /// Entries of the watch map.
     pub const WATCHED_ENTRIES: u32 = 16_384;
-    /// Array with one `u64`, to be mapped: records that found the ring full.
+    /// Array of [`losses`](super::losses), to be mapped.
     pub const LOST: &str = "LOST";
+    /// Hash of pid to [`ExitRecord`](super::ExitRecord): those that found the ring full, and are kept
+    /// until they are told. A record is whole when its process is in the watch map no more.
+    pub const SPILLED: &str = "SPILLED";
     /// Array with one [`Mark`](super::Mark).
     pub const MARK: &str = "MARK";
+    /// Hash of cgroup ID to [`Tree`](super::Tree).
+    pub const TREES: &str = "TREES";
+    /// Entries of the trees map, which takes memory for those that are in use: two for each of the
+    /// watch map, as an instance may start while another one ends.
+    pub const TREES_ENTRIES: u32 = 2 * WATCHED_ENTRIES;
     /// Array with one [`Victim`](super::Victim), for the signal program alone.
     pub const VICTIM: &str = "VICTIM";
     /// Array of [`hints`](super::hints).
     pub const HINTS: &str = "HINTS";
+    /// Array of bits as in [`hints`](super::hints), set for pids in the cgroups of the trees map that
+    /// have been sent a signal that may end them. The kernel programs alone use it.
+    pub const SIGNALLED: &str = "SIGNALLED";
     /// Array of [`notes`](super::notes).
     pub const NOTES: &str = "NOTES";
     /// Hash of pid to [`SentSignals`](super::SentSignals).

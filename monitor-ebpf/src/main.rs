@@ -21,8 +21,8 @@ mod object {
         programs::{BtfTracePointContext, FEntryContext, TracePointContext},
     };
     use monitor_ebpf::{
-        ClaimKey, Filter, Mark, NameMatcher, Offsets, SentSignals, Victim, WatchEntry, hints, maps,
-        notes,
+        ClaimKey, ExitRecord, Filter, Mark, NameMatcher, Offsets, SentSignals, Tree, Victim,
+        WatchEntry, hints, losses, maps, notes,
     };
 
     use crate::{
@@ -37,10 +37,15 @@ mod object {
     pub(crate) static WATCHED: HashMap<u32, WatchEntry> =
         HashMap::with_max_entries(maps::WATCHED_ENTRIES, 0);
 
-    /// Records that found the ring full. Mapped, so that it is read without a system call: from 7.0
+    /// See [`losses`]. Mapped, so that it is read without a system call: from 7.0
     /// on the kernel skips `exit_event` while a map's system call is under way on that CPU.
     #[map]
-    pub(crate) static LOST: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+    pub(crate) static LOST: Array<u64> = Array::with_max_entries(losses::COUNT, BPF_F_MMAPABLE);
+
+    /// Takes memory only for records that find the ring full.
+    #[map]
+    pub(crate) static SPILLED: HashMap<u32, ExitRecord> =
+        HashMap::with_max_entries(maps::WATCHED_ENTRIES, BPF_F_NO_PREALLOC);
 
     /// Which processes have been reported, where two programs see the same exit, or two threads may
     /// both take themselves for the last.
@@ -53,6 +58,11 @@ mod object {
     pub(crate) static SIGNALS: HashMap<u32, SentSignals> =
         HashMap::with_max_entries(maps::SIGNALS_ENTRIES, BPF_F_NO_PREALLOC);
 
+    /// Takes memory only for services that run.
+    #[map]
+    pub(crate) static TREES: HashMap<u64, Tree> =
+        HashMap::with_max_entries(maps::TREES_ENTRIES, BPF_F_NO_PREALLOC);
+
     /// Who was killed by the kernel, for those who die with it.
     #[map]
     pub(crate) static VICTIM: Array<Victim> = Array::with_max_entries(1, 0);
@@ -60,6 +70,12 @@ mod object {
     /// See [`hints`].
     #[map]
     pub(crate) static HINTS: Array<u64> = Array::with_max_entries(hints::WORDS, 0);
+
+    /// Which processes of services may be about to end by a signal: most exits of a host end at a
+    /// clear bit here too. Bits are set and cleared with no care for others that do so at the same
+    /// moment: one that gets lost costs the report of one process.
+    #[map]
+    pub(crate) static SIGNALLED: Array<u64> = Array::with_max_entries(hints::WORDS, 0);
 
     #[map]
     pub(crate) static MARK: Array<Mark> = Array::with_max_entries(1, 0);
@@ -76,6 +92,7 @@ mod object {
         all: 0,
         names: 0,
         claim: 0,
+        agent: 0,
     };
     #[unsafe(no_mangle)]
     pub(crate) static NAMES: NameMatcher = NameMatcher::NONE;

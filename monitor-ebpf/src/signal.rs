@@ -14,12 +14,12 @@ use monitor_ebpf::{
     FIRST_REAL_TIME, SENT_AMBIGUOUS, SENT_BY_ENDED_THREAD, SENT_BY_EXITING, SENT_BY_ITSELF,
     SENT_BY_KERNEL, SENT_BY_NAMESPACE_INIT, SENT_CPU_LIMITED, SENT_FOR_SHARED_MEMORY,
     SENT_IN_SESSION, SENT_PARENT_DEATH, SENT_TO_GROUP, SENT_WITHOUT_INFO, SIGNALS_KEPT, SentSignal,
-    SentSignals, TICK_NS,
+    SentSignals, TICK_NS, hints,
 };
 
 use crate::{
     exit::{filter, is_hinted},
-    object::{SIGNALS, VICTIM, WATCHED},
+    object::{SIGNALLED, SIGNALS, TREES, VICTIM, WATCHED},
     task::{Process, Task, read, syscall_number},
 };
 
@@ -59,27 +59,31 @@ pub(crate) fn keep<C: EbpfContext>(
         return;
     }
     let host_pid = task.host_process_id();
-    let mut flags = 0;
-    let mut victim = 0;
-    if number == KILL && info as usize == BY_KERNEL && group {
-        victim = chosen_instead_of(task, host_pid);
-        if victim != 0 {
-            flags |= SENT_FOR_SHARED_MEMORY;
-        }
-    }
+    let by_kernel = || number == KILL && info as usize == BY_KERNEL && group;
     let Some(start_time_ns) = start_if_wanted(task, host_pid) else {
+        // Others may die with it.
+        if by_kernel() {
+            chosen_instead_of(task, host_pid);
+        }
         return;
     };
     let thread = Task::current();
     let sender = Sender::of(thread);
     let itself = sender.host_pid == host_pid;
-    flags |= relation(number, task, thread);
+    let mut flags = relation(number, task, thread);
     if itself {
         flags |= SENT_BY_ITSELF;
     }
     if group {
         flags |= SENT_TO_GROUP;
     }
+    // After what goes through PID namespaces: the verifier goes through what comes after this once
+    // for each outcome.
+    let victim = if by_kernel() {
+        chosen_instead_of(task, host_pid)
+    } else {
+        0
+    };
     let sent = match slot(host_pid, start_time_ns, number, itself) {
         Ok(sent) => sent,
         Err(errno) => {
@@ -90,9 +94,9 @@ pub(crate) fn keep<C: EbpfContext>(
     // SAFETY: a map returned it, and the receiver's signal lock keeps other writers away.
     let sent = unsafe { &mut *sent };
     write(sent, number, itself, flags, info, &sender);
-    if victim != 0 {
-        sent.address = victim;
-    }
+    // Without a branch, for the same reason.
+    sent.address |= victim;
+    sent.flags |= ((victim | victim.wrapping_neg()) >> 63) as u32 * SENT_FOR_SHARED_MEMORY;
 }
 
 /// Whether the out-of-memory killer kills `task` only because it has its memory in common with the
@@ -216,6 +220,9 @@ fn start_if_wanted(task: Task, host_pid: u32) -> Option<u64> {
         return Some(task.leader().start_time());
     }
     if !is_hinted(pid) {
+        if filter.agent != 0 {
+            note_child(task, pid);
+        }
         return None;
     }
     let entry = WATCHED.get_ptr(&pid)?;
@@ -223,6 +230,20 @@ fn start_if_wanted(task: Task, host_pid: u32) -> Option<u64> {
     // SAFETY: the map returned it, and its values live as long as the program runs.
     let start_ticks = unsafe { (*entry).start_ticks };
     (start_time_ns / TICK_NS == start_ticks).then_some(start_time_ns)
+}
+
+/// Has the exit program look at a process of a service's tree when it ends.
+#[inline(always)]
+fn note_child(task: Task, pid: u32) {
+    if TREES.get_ptr(&task.cgroup_id()).is_none() {
+        return;
+    }
+    let (word, bit) = hints::place(pid);
+    if let Some(word) = SIGNALLED.get_ptr_mut(word) {
+        // SAFETY: the map returned it. Of two writes at the same moment one may be lost, which costs a
+        // report.
+        unsafe { *word |= bit };
+    }
 }
 
 /// Where the signal belongs: the place of an earlier one of its kind, or the oldest.

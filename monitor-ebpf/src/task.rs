@@ -197,6 +197,12 @@ impl Task {
         }
     }
 
+    /// Whether a signal ended this thread, which is about to go.
+    #[inline(always)]
+    pub(crate) fn ended_by_signal(self) -> bool {
+        field::<u32>(self.0, offset!(task_exit_code)) & 0x7f != 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_exiting(self) -> bool {
         optional::<u32>(self.0, offset!(task_flags), 0) & PF_EXITING != 0
@@ -213,6 +219,16 @@ impl Task {
     pub(crate) fn is_seccomp_bound(self) -> bool {
         let mode: u32 = optional(self.0, offset!(task_seccomp_mode), 0);
         mode == SECCOMP_STRICT || mode == SECCOMP_DEAD
+    }
+
+    /// The ID of its cgroup in the v2 hierarchy, as `bpf_get_current_cgroup_id` tells it of the current
+    /// task; 0 if the kernel has none.
+    #[inline(always)]
+    pub(crate) fn cgroup_id(self) -> u64 {
+        let set: *const u8 = optional(self.0, offset!(task_cgroups), ptr::null());
+        let cgroup: *const u8 = optional(set, offset!(css_set_cgroup), ptr::null());
+        let node: *const u8 = optional(cgroup, offset!(cgroup_node), ptr::null());
+        optional(node, offset!(node_id), 0)
     }
 
     /// Null if it has none any more.

@@ -6,8 +6,8 @@ use std::mem::offset_of;
 use std::time::Duration;
 
 use monitor_ebpf::{
-    COMM_LEN, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP, EXIT_WATCHED,
-    ExitRecord, SentSignal, TICK_NS,
+    COMM_LEN, EXIT_CHILD, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP,
+    EXIT_WATCHED, ExitRecord, SentSignal, TICK_NS,
 };
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,17 @@ pub(crate) struct ProcessExit {
     pub(crate) watched: bool,
     /// Of whose birth it was the end, if that was recorded: service and attempt.
     pub(crate) birth: Option<Birth>,
+    /// In whose tree it was, if it was reported for that.
+    pub(crate) tree: Option<OfTree>,
+}
+
+/// What the record of a process in a service's tree says of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OfTree {
+    /// Whose.
+    pub(crate) birth: Birth,
+    /// So many of the tree before it had no record.
+    pub(crate) left_out: u64,
 }
 
 /// A signal that asked a process to end, some time before it did.
@@ -129,6 +140,10 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
     let asked = field.sent(offset_of!(ExitRecord, asked));
     let flags = field.u32(offset_of!(ExitRecord, flags));
     let cause = field.cause(flags, sent.as_ref());
+    let birth = (service != 0).then(|| Birth {
+        service,
+        attempt: field.u64(offset_of!(ExitRecord, attempt)),
+    });
     Some(ProcessExit {
         instance: Instance {
             pid: field.u32(offset_of!(ExitRecord, pid)),
@@ -153,10 +168,13 @@ pub(crate) fn exit(bytes: &[u8]) -> Option<ProcessExit> {
         }),
         usage: field.usage(flags),
         watched: flags & EXIT_WATCHED != 0,
-        birth: (service != 0).then(|| Birth {
-            service,
-            attempt: field.u64(offset_of!(ExitRecord, attempt)),
-        }),
+        birth: birth.filter(|_| flags & EXIT_CHILD == 0),
+        tree: birth
+            .filter(|_| flags & EXIT_CHILD != 0)
+            .map(|birth| OfTree {
+                birth,
+                left_out: field.u64(offset_of!(ExitRecord, left_out)),
+            }),
     })
 }
 
@@ -396,6 +414,7 @@ mod tests {
             threads: 9,
             oom_score_adj: -17,
             comm: *b"name\0padding\0\0\0\0",
+            left_out: 0,
         }
     }
 
@@ -444,6 +463,22 @@ mod tests {
         });
         assert_eq!(counted.usage.read_bytes, Some(8192));
         assert_eq!(counted.usage.written_bytes, Some(4096));
+    }
+
+    #[test]
+    fn a_process_of_a_tree_is_no_instance() {
+        let exit = read(ExitRecord {
+            flags: EXIT_CHILD,
+            left_out: 3,
+            ..record()
+        });
+        let birth = Birth {
+            service: 5,
+            attempt: 6,
+        };
+        let tree = OfTree { birth, left_out: 3 };
+        assert_eq!((exit.birth, exit.tree), (None, Some(tree)));
+        assert_eq!(read(record()).tree, None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::text::{padded, printable};
 /// An exit, as `watch` and `events` show it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Exited {
-    /// Always "exited".
+    /// "exited", or "child_exited" of a process in a service's tree that is not its main one.
     pub(crate) event: &'static str,
     /// When its exit became final.
     pub(crate) time: Timestamp,
@@ -30,6 +30,9 @@ pub(crate) struct Exited {
     pub(crate) cause: Cause,
     #[serde(flatten)]
     pub(crate) circumstances: Circumstances,
+    /// Of "child_exited": so many of the tree before it are not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left_out: Option<u64>,
 }
 
 /// The columns' names beside the time, in the widths of [`Exited::line`].
@@ -86,6 +89,7 @@ impl Exited {
             uptime_ns: None,
             cause: Cause::Unknown,
             circumstances: Circumstances::default(),
+            left_out: None,
         }
     }
 
@@ -128,6 +132,7 @@ pub(crate) fn happening(event: &Value) -> String {
     let (style, words) = match event["event"].as_str().unwrap_or_default() {
         "started" => (AnsiColor::Green.on_default(), started(event)),
         "exited" => return ended(event),
+        "child_exited" => return child_ended(event),
         "adopted" => (AnsiColor::Green.on_default(), format!("adopted, {}", pid())),
         "ready" => (AnsiColor::Green.on_default(), "ready".to_owned()),
         "stopping" => (
@@ -203,13 +208,30 @@ fn ended(event: &Value) -> String {
     let after = event["uptime_ns"]
         .as_u64()
         .map(|ns| format!(" after {}", Age(Duration::from_nanos(ns))));
+    let left_out = match event["children_left_out"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(count) => format!(
+            "; {} of its other processes left out",
+            counted(count, "death")
+        ),
+    };
     format!(
-        "{style}{}{style:#}{}, pid {}{}",
+        "{style}{}{style:#}{}, pid {}{}{left_out}",
         printable(&cause.to_string()),
         after.unwrap_or_default(),
         event["pid"].as_u64().unwrap_or_default(),
         asked_by(&event["last_signal"])
     )
+}
+
+/// "its process php-fpm killed by SIGSEGV after 3m12s, pid 7"
+fn child_ended(event: &Value) -> String {
+    let name = printable(event["comm"].as_str().unwrap_or("?"));
+    let before = match event["left_out"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(count) => format!("; {} of others before it left out", counted(count, "death")),
+    };
+    format!("its process {name} {}{before}", ended(event))
 }
 
 /// By whom it had been asked to end: ", asked to by SIGTERM from bash (pid 3, uid 0)".
@@ -429,6 +451,18 @@ mod tests {
             (
                 exited(json!(null)),
                 "gone, cause unknown after 3m12s, pid 7",
+            ),
+            (
+                json!({"event": "child_exited", "pid": 8, "comm": "php-fpm", "left_out": 2,
+                    "uptime_ns": 3_000_000_000_u64, "cause": {"kind": "signaled",
+                    "signal": "SIGSEGV", "core_dumped": false}}),
+                "its process php-fpm killed by SIGSEGV after 3.00s, pid 8; 2 deaths of others before \
+                 it left out",
+            ),
+            (
+                json!({"event": "exited", "pid": 7, "children_left_out": 1, "cause": {"kind": "exited",
+                    "code": 0, "core_dumped": false}}),
+                "exited with 0, pid 7; 1 death of its other processes left out",
             ),
             (json!({"event": "adopted", "pid": 7}), "adopted, pid 7"),
             (

@@ -34,6 +34,8 @@ pub(crate) struct Circumstances {
     pub(crate) core: Option<CoreDump>,
     /// The end of its output, where the config asks for it.
     pub(crate) last_output: Option<String>,
+    /// Of a service's main process: so many others of it that a signal ended are not told.
+    pub(crate) children_left_out: Option<u64>,
 }
 
 impl Circumstances {
@@ -48,6 +50,7 @@ impl Circumstances {
             usage: Some(exit.usage),
             core: core_dump::of(exit),
             last_output: None,
+            children_left_out: None,
         }
     }
 }

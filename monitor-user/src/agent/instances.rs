@@ -615,6 +615,11 @@ impl Instances {
         held.is_some_and(|held| held.tree.cgroup().is_some())
     }
 
+    /// The ID of its own cgroup, if it has one.
+    pub(super) fn cgroup_id(&self, instance: &Instance) -> Option<u64> {
+        self.held.get(instance)?.tree.cgroup()?.id()
+    }
+
     /// Looks at one instance of which something was told.
     fn look(&mut self, instance: Instance) -> Option<Event> {
         progress::count();

@@ -51,7 +51,7 @@ use crate::aftermath::{self, Circumstances};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Invalid, Surroundings};
 use crate::control::{self, Server};
-use crate::decode::{self, Birth, ProcessExit};
+use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::cgroup::{self, Refused};
@@ -59,8 +59,8 @@ use crate::os::spawn::raise_fd_limit;
 use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir};
 use crate::supervisor::{
-    Action, Attempt, Cause, Death, DeniedReason, Event, Instance, Memory, Notice, Output, Reply,
-    RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor, Unusable,
+    Action, Attempt, Cause, Child, Death, DeniedReason, Event, Instance, Memory, Notice, Output,
+    Reply, RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor, Unusable,
 };
 use crate::text;
 
@@ -249,6 +249,8 @@ struct Agent {
     /// This process, as the kernel's mark names it.
     myself: Instance,
     lost: u64,
+    /// How many records beside the ring had been looked for.
+    spilled: u64,
     /// How often the kernel had skipped the exit programs when the instances were last compared.
     skipped: u64,
     memory: MemoryDir,
@@ -259,6 +261,8 @@ struct Agent {
     circumstances: HashMap<Instance, Circumstances>,
     /// How long the output files were, whose ends are kept, when these were started.
     output_starts: HashMap<Instance, u64>,
+    /// The cgroups that the kernel watches for each instance's other processes.
+    trees: HashMap<Instance, u64>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
     hooks: HookRunner,
@@ -287,6 +291,8 @@ struct Agent {
 struct Told {
     /// So many records at the ring's beginning.
     records: usize,
+    /// Records beside the ring, by their keys.
+    spilled: Vec<u32>,
     /// Entries of the watch map.
     instances: Vec<Instance>,
     /// All that other ABI versions have left.
@@ -341,6 +347,8 @@ impl Agent {
             supervisor: Supervisor::new(),
             instances: Instances::new(ground, place(runtime_dir))?,
             lost,
+            // Before they are looked at: who comes meanwhile is looked for again.
+            spilled: probe.as_ref().map_or(0, KernelProbe::spilled),
             skipped,
             probe,
             pins,
@@ -351,6 +359,7 @@ impl Agent {
             journal_failed: false,
             circumstances: HashMap::new(),
             output_starts: HashMap::new(),
+            trees: HashMap::new(),
             actions: VecDeque::new(),
             hooks,
             notices,
@@ -539,16 +548,41 @@ impl Agent {
             .and_then(|probe| probe.peek(decode::exit))
         {
             self.told.records += 1;
-            match exit {
-                Some(mut exit) => {
-                    if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
-                        self.complete(&mut exit);
-                        self.tell_exit(service, &exit);
-                    }
-                }
-                None => tracing::error!("the ring holds a record that is not of this build"),
-            }
+            self.take_record(exit);
             self.let_kernel_forget();
+        }
+        self.take_spilled();
+    }
+
+    /// Takes the records that found the ring full, if there are new ones.
+    fn take_spilled(&mut self) {
+        let Some(probe) = self.probe.as_ref() else {
+            return;
+        };
+        let count = probe.spilled();
+        if count == self.spilled {
+            return;
+        }
+        self.spilled = count;
+        for (key, exit) in probe.peek_spilled(decode::exit) {
+            self.told.spilled.push(key);
+            self.take_record(exit);
+            self.let_kernel_forget();
+        }
+    }
+
+    fn take_record(&mut self, exit: Option<ProcessExit>) {
+        let Some(mut exit) = exit else {
+            return tracing::error!("the ring holds a record that is not of this build");
+        };
+        if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
+            self.complete(&mut exit);
+            self.tell_exit(service, &exit);
+        } else if let Some(tree) = exit.tree
+            && let Some(service) = self.service_numbered(tree.birth.service)
+        {
+            aftermath::complete(&mut exit);
+            self.tell_child(service, tree, &exit);
         }
     }
 
@@ -564,7 +598,11 @@ impl Agent {
     fn tell_exit(&mut self, service: ServiceName, exit: &ProcessExit) {
         let instance = exit.instance;
         self.instances.told(&instance);
-        self.circumstances.insert(instance, Circumstances::of(exit));
+        let circumstances = Circumstances {
+            children_left_out: self.unwatch_tree(instance),
+            ..Circumstances::of(exit)
+        };
+        self.circumstances.insert(instance, circumstances);
         self.tell(Event::ProcessExited {
             service,
             instance,
@@ -575,9 +613,57 @@ impl Agent {
         }
     }
 
+    fn service_numbered(&self, number: u64) -> Option<ServiceName> {
+        let mut names = self.config.services.keys();
+        names
+            .find(|name| decode::service_number(name) == number)
+            .cloned()
+    }
+
+    /// Tells the supervisor that a signal has ended another process of a service.
+    fn tell_child(&mut self, service: ServiceName, tree: OfTree, exit: &ProcessExit) {
+        let process = exit.instance;
+        self.circumstances.insert(process, Circumstances::of(exit));
+        self.tell(Event::ChildExited {
+            service,
+            attempt: Attempt(tree.birth.attempt),
+            child: Box::new(child_of(tree, exit)),
+        });
+        self.circumstances.remove(&process);
+    }
+
+    /// Has the kernel report the ends by signals of what runs beside a main process.
+    fn watch_tree(&mut self, instance: Instance, birth: Birth) {
+        let (Some(probe), Some(id)) = (&mut self.probe, self.instances.cgroup_id(&instance)) else {
+            return;
+        };
+        match probe.watch_tree(id, birth) {
+            Ok(()) => drop(self.trees.insert(instance, id)),
+            Err(error) => tracing::warn!(pid = instance.pid, "{error:#}"),
+        }
+    }
+
+    /// The same of one that was taken over: what an earlier agent has set, with its counts, stays.
+    fn watch_adopted_tree(&mut self, instance: Instance, birth: Birth) {
+        let id = self.instances.cgroup_id(&instance);
+        let is_watched = |probe: &KernelProbe| id.is_some_and(|id| probe.trees().contains(&id));
+        match (self.probe.as_ref().is_some_and(is_watched), id) {
+            (true, Some(id)) => drop(self.trees.insert(instance, id)),
+            _ => self.watch_tree(instance, birth),
+        }
+    }
+
+    /// The main process is gone: the rest of its tree is about to be. So many of it have ended that
+    /// are not told.
+    fn unwatch_tree(&mut self, instance: Instance) -> Option<u64> {
+        let id = self.trees.remove(&instance)?;
+        Some(self.probe.as_mut()?.unwatch_tree(id))
+    }
+
     /// Tells of a release, or of a tree that is gone.
     fn tell_end(&mut self, event: Event) {
         if let Event::ProcessReleased { instance, .. } = &event {
+            self.unwatch_tree(*instance);
             // It is still in the watch map if the ring had no room for its exit, or if it ended
             // before it was put there.
             self.told.instances.push(*instance);
@@ -595,10 +681,16 @@ impl Agent {
             probe.forget_previous();
         }
         let Told {
-            records, instances, ..
+            records,
+            spilled,
+            instances,
+            ..
         } = told;
         for _ in 0..records {
             probe.forget_next();
+        }
+        for key in spilled {
+            probe.forget_spilled(key);
         }
         for instance in instances {
             probe.unwatch(instance);
@@ -870,6 +962,7 @@ impl Agent {
                 if !marked {
                     self.watch(instance, birth);
                 }
+                self.watch_tree(instance, birth);
                 Event::Spawned {
                     service,
                     attempt,
@@ -989,6 +1082,10 @@ impl Agent {
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
         let mut facts = ExtraFacts::at(clock::now());
+        if let Notice::ChildExited { child, .. } = notice {
+            let known = self.circumstances.get(&child.process).cloned();
+            facts.circumstances = known.unwrap_or_default();
+        }
         if let Notice::Exited {
             service, instance, ..
         } = notice
@@ -1092,6 +1189,7 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
         btf: options.btf.clone(),
         object: options.object.clone(),
         ring_bytes: options.ring_bytes,
+        agent: true,
         known: probe::Place::At(options.runtime_dir.clone()),
         ..probe::Options::default()
     };
@@ -1141,6 +1239,15 @@ fn death_of(exit: Option<&ProcessExit>) -> Death {
         uptime: exit.map(|exit| exit.uptime),
         time: exit.map(|exit| WallClock::read().at(exit.exited_at)),
         since_boot: exit.map(|exit| exit.exited_at),
+    }
+}
+
+/// What a record tells of a process in a service's tree.
+fn child_of(tree: OfTree, exit: &ProcessExit) -> Child {
+    Child {
+        process: exit.instance,
+        death: death_of(Some(exit)),
+        left_out: tree.left_out,
     }
 }
 

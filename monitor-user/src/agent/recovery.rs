@@ -9,7 +9,8 @@
 //! The order matters, for services go on dying meanwhile. The watch map is read before the ring:
 //! who is not in the one any more has its record in the other. Whether an instance lives is found
 //! out before the ring is read: who is dead by then has its record there. The ring and the watch
-//! map keep what they have until memory and journal have it.
+//! map keep what they have until memory and journal have it; so does the map of what found the ring
+//! full, which is read after the ring.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::memory::Remembered;
-use super::{Agent, Told, death_of};
-use crate::aftermath::Circumstances;
+use super::{Agent, Told, child_of, death_of};
+use crate::aftermath::{self, Circumstances};
 use crate::clock;
 use crate::config::Config;
-use crate::decode::{self, Birth, ProcessExit};
+use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Reader};
 use crate::os::process::{self, Orphan};
 use crate::probe::KernelProbe;
@@ -46,12 +47,16 @@ struct Untold {
 /// What is known of all, by service.
 type AllKnown = BTreeMap<ServiceName, Known>;
 
-/// The records of exits in the ring, and in those of other ABI versions.
+/// The records of exits in the ring and beside it, and in those of other ABI versions.
 #[derive(Default)]
 struct Recorded {
     /// How many records are in the ring, of whatever.
     count: usize,
+    /// Those beside it, by their keys.
+    spilled: Vec<u32>,
     exits: HashMap<Instance, ProcessExit>,
+    /// Of other processes in services' trees.
+    children: Vec<(ServiceName, OfTree, ProcessExit)>,
 }
 
 impl Agent {
@@ -92,9 +97,11 @@ impl Agent {
             self.instances.adopt(service, instances);
         }
         let recorded = self.read_records(&names, &mut known);
+        self.tell_children(&recorded, &known, config);
         self.tell_untold(untold, &recorded, config);
         let mut told = Told {
             records: recorded.count,
+            spilled: recorded.spilled.clone(),
             instances: Vec::new(),
             previous: true,
         };
@@ -104,7 +111,54 @@ impl Agent {
         for (service, known) in known {
             self.recover_service(&service, known, &recorded, &mut told);
         }
+        self.forget_trees();
         Ok(told)
+    }
+
+    /// Ends the kernel's watch over trees of instances that are gone.
+    fn forget_trees(&mut self) {
+        let Some(probe) = &mut self.probe else {
+            return;
+        };
+        let of_living: HashSet<u64> = self.trees.values().copied().collect();
+        for tree in probe.trees() {
+            if !of_living.contains(&tree) {
+                probe.unwatch_tree(tree);
+            }
+        }
+    }
+
+    /// Writes to the journal which other processes of services have ended while their main process
+    /// lived and was not being stopped.
+    fn tell_children(&mut self, recorded: &Recorded, known: &AllKnown, config: &Config) {
+        if recorded.children.is_empty() {
+            return;
+        }
+        let told = self.told_ends("child_exited").unwrap_or_default();
+        for (service, tree, exit) in &recorded.children {
+            let attempt = Attempt(tree.birth.attempt);
+            let Some(of_service) = known.get(service) else {
+                continue;
+            };
+            let mut mains = of_service.instances.iter();
+            let main = mains.find(|(_, of)| **of == attempt).map(|(main, _)| main);
+            let end = main.and_then(|main| recorded.exits.get(main));
+            let was_first = end.is_none_or(|end| exit.exited_at < end.exited_at);
+            let is_news = !of_service.memory.stopping && !told.contains(&exit.instance);
+            if main.is_none() || !was_first || !is_news {
+                continue;
+            }
+            let notice = Notice::ChildExited {
+                service: service.clone(),
+                child: Box::new(child_of(*tree, exit)),
+            };
+            let facts = ExtraFacts {
+                circumstances: Circumstances::of(exit),
+                ..ExtraFacts::at(clock::now())
+            };
+            let spec = config.services.get(service);
+            self.tell_all(&notice, facts, spec.map(AsRef::as_ref));
+        }
     }
 
     /// What an earlier agent ran, and may be in a file that cannot be read, is left as it is.
@@ -137,7 +191,7 @@ impl Agent {
         if births.is_empty() {
             return;
         }
-        let told = self.told_exits().unwrap_or_else(|error| {
+        let told = self.told_ends("exited").unwrap_or_else(|error| {
             tracing::error!("{error:#}");
             HashSet::new()
         });
@@ -214,10 +268,14 @@ impl Agent {
             tracing::error!("{error:#}");
             Vec::new()
         });
+        let spilled = probe.peek_spilled(decode::exit);
         let mut recorded = Recorded {
             count: records.len(),
+            spilled: spilled.iter().map(|(key, _)| *key).collect(),
             ..Recorded::default()
         };
+        let records = records.into_iter();
+        let records: Vec<_> = records.chain(spilled.into_iter().map(|it| it.1)).collect();
         let previous = probe.peek_previous(decode::exit_of_version);
         let unread = previous.iter().filter(|exit| exit.is_none()).count();
         if unread > 0 {
@@ -229,7 +287,14 @@ impl Agent {
         if records.iter().any(Option::is_none) {
             tracing::error!("the ring holds a record that is not of this build");
         }
-        for exit in previous.into_iter().chain(records).flatten() {
+        for mut exit in previous.into_iter().chain(records).flatten() {
+            if let Some(tree) = exit.tree {
+                if let Some(service) = names.get(&tree.birth.service) {
+                    aftermath::complete(&mut exit);
+                    recorded.children.push((service.clone(), tree, exit));
+                }
+                continue;
+            }
             if let Some(birth) = exit.birth {
                 add_birth(exit.instance, birth, names, known);
             }
@@ -252,7 +317,7 @@ impl Agent {
         if untold.is_empty() {
             return;
         }
-        match self.told_exits() {
+        match self.told_ends("exited") {
             Ok(told) => untold.retain(|exit| !told.contains(&exit.instance)),
             Err(error) => return tracing::error!("{error:#}"),
         }
@@ -272,13 +337,13 @@ impl Agent {
         }
     }
 
-    /// The instances whose exits are in the journal.
-    fn told_exits(&self) -> Result<HashSet<Instance>> {
+    /// The processes whose ends are in the journal, by the name of the event.
+    fn told_ends(&self, event: &str) -> Result<HashSet<Instance>> {
         let mut reader = Reader::open(&self.options.runtime_dir)?;
         let mut told = HashSet::new();
         while let Some(line) = reader.next()? {
             let number = |key: &str| line.event[key].as_u64();
-            if line.event["event"] == "exited"
+            if line.event["event"] == event
                 && let (Some(pid), Some(start_time_ns)) = (number("pid"), number("start_time_ns"))
                 && let Ok(pid) = u32::try_from(pid)
             {
@@ -347,6 +412,7 @@ impl Agent {
                 attempt: attempt.0,
             };
             self.watch(instance, birth);
+            self.watch_adopted_tree(instance, birth);
         }
         // Its pidfd tells of one that is still letting go.
     }

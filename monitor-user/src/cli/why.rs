@@ -25,6 +25,10 @@ use crate::report::{Age, Bytes, cause_style, happening, requested};
 use crate::supervisor::{Cause, How, Instance, Sender};
 use crate::text::printable;
 
+/// How long before a main process is ended by a signal the end of another process is told with it. One
+/// that ends by itself may have waited longer.
+const RELATED: Duration = Duration::from_secs(10);
+
 /// Tell why a service died
 ///
 /// Tells the last death, or with `-n` the last few, newest first: what ended it, when, who sent the
@@ -112,6 +116,8 @@ struct Death {
     stopping: Option<Value>,
     /// What somebody had asked of the agent that led to it.
     requested: Option<Value>,
+    /// The last of its other processes that a signal had ended before.
+    child: Option<Value>,
     /// What the journal tells of the service from there to the next death.
     then: Vec<Value>,
     /// The death that ended what came of it.
@@ -129,6 +135,8 @@ struct Before {
     signal_request: Option<Value>,
     /// The last stop, and what had led to that.
     stopping: Option<(Value, Option<Value>)>,
+    /// The last end of another process of the instance that runs.
+    child: Option<Value>,
 }
 
 impl Deaths {
@@ -160,7 +168,9 @@ impl Deaths {
         }
         let last = self.deaths.last_mut();
         if event["event"] != "exited" {
-            if let Some(death) = last {
+            if event["event"] != "child_exited"
+                && let Some(death) = last
+            {
                 death.then.push(event);
             }
             return;
@@ -188,6 +198,8 @@ impl Before {
             Some("requested") if event["command"] != "start" => self.request = Some(event.clone()),
             // The agent stops what it was asked to stop at once, so this is what led to it.
             Some("stopping") => self.stopping = Some((event.clone(), self.request.take())),
+            Some("started") => self.child = None,
+            Some("child_exited") => self.child = Some(event.clone()),
             _ => {}
         }
     }
@@ -206,6 +218,7 @@ impl Before {
         };
         Death {
             service: service.to_owned(),
+            child: self.child.take(),
             exited,
             stopping,
             requested,
@@ -244,6 +257,7 @@ impl Death {
             "service": self.service,
             "requested": self.requested,
             "stopping": self.stopping,
+            "child": self.child,
             "exited": self.exited,
             "sender_lives": lives,
             "sender_command": command,
@@ -269,6 +283,7 @@ impl Death {
         say("stopped", self.stopped());
         say("sender", self.sender_words(&cause, accounts));
         say("asked", self.asked(accounts));
+        say("before", self.child());
         say("memory", self.memory(&cause));
         say("used", self.used());
         say("core", self.core());
@@ -359,6 +374,18 @@ impl Death {
             },
         };
         Some(format!("to end by {signal}{before}, {sender}"))
+    }
+
+    /// Which of its other processes had ended last, if that may have led to the end.
+    fn child(&self) -> Option<String> {
+        let child = self.child.as_ref()?;
+        let before = since(time_of(child)?, time_of(&self.exited)?);
+        let is_own = self.exited["cause"]["kind"] == "exited";
+        if !is_own && before > RELATED {
+            return None;
+        }
+        let words = anstream::adapter::strip_str(&happening(child)).to_string();
+        Some(format!("{words}, {} earlier", Age(before)))
     }
 
     fn memory(&self, cause: &Cause) -> Option<String> {
@@ -547,6 +574,7 @@ mod tests {
             service: "web".to_owned(),
             stopping: None,
             requested: None,
+            child: None,
             exited,
             then,
             next,
@@ -657,6 +685,43 @@ mod tests {
             told.take(event.clone(), "web", 1, &mut before);
         }
         told.deaths.last().unwrap().stopped()
+    }
+
+    #[test]
+    fn the_last_other_process_to_end_is_told_with_the_main_one() {
+        let child = |pid: u64, time: &str| {
+            json!({"event": "child_exited", "service": "web", "pid": pid, "comm": "beam.smp",
+                "time": time, "left_out": 0, "cause": {"kind": "signaled", "signal": "SIGKILL",
+                "core_dumped": false}})
+        };
+        let exited = |cause: Value| {
+            json!({"event": "exited", "service": "web", "pid": 7, "time": "2026-07-24T12:00:30Z",
+                "cause": cause})
+        };
+        let own = json!({"kind": "exited", "code": 0, "core_dumped": false});
+        let killed = json!({"kind": "signaled", "signal": "SIGKILL", "core_dumped": false});
+        let told = |events: &[Value]| {
+            let mut told = Deaths::default();
+            let mut before = Before::default();
+            for event in events {
+                told.take(event.clone(), "web", 1, &mut before);
+            }
+            told.deaths.last().unwrap().child()
+        };
+        let (first, last) = (
+            child(8, "2026-07-24T12:00:00Z"),
+            child(9, "2026-07-24T12:00:10Z"),
+        );
+        let words = "its process beam.smp killed by SIGKILL, pid 9, 20.00s earlier";
+        assert_eq!(
+            told(&[first.clone(), last.clone(), exited(own.clone())]).as_deref(),
+            Some(words)
+        );
+        // Too long before, of an earlier instance, and none.
+        assert_eq!(told(&[first.clone(), exited(killed)]), None);
+        let started = json!({"event": "started", "service": "web", "pid": 7});
+        assert_eq!(told(&[first, started, exited(own.clone())]), None);
+        assert_eq!(told(&[exited(own)]), None);
     }
 
     #[test]

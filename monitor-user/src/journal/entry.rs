@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use crate::aftermath::Circumstances;
 use crate::report::Exited;
-use crate::supervisor::{BackoffReason, Death, Instance, Notice, Signal};
+use crate::supervisor::{BackoffReason, Child, Death, Instance, Notice, Signal};
 
 /// One event, not yet numbered.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Entry {
-    /// An instance's end, in the shape that `watch` shows too.
+    /// The end of an instance, or of another process of a service, in the shape that `watch` shows too.
     Exited(Box<Exited>),
     /// Anything else.
     Other(Happened),
@@ -128,6 +128,18 @@ impl Entry {
                 instance,
                 death,
             } => return Self::Exited(Box::new(exited(service, *instance, death, facts))),
+            Notice::ChildExited { service, child } => {
+                let Child {
+                    process,
+                    death,
+                    left_out,
+                } = &**child;
+                return Self::Exited(Box::new(Exited {
+                    event: "child_exited",
+                    left_out: Some(*left_out),
+                    ..exited(service, *process, death, facts)
+                }));
+            }
             Notice::Started {
                 service,
                 instance: Instance { pid, start_time_ns },
@@ -246,6 +258,7 @@ fn exited(service: &str, instance: Instance, death: &Death, facts: ExtraFacts) -
         uptime_ns: death.uptime.map(nanoseconds),
         cause: death.cause.clone(),
         circumstances: facts.circumstances,
+        left_out: None,
     }
 }
 

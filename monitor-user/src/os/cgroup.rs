@@ -419,6 +419,12 @@ impl Slot {
         &self.path
     }
 
+    /// Its ID, by which the kernel's records name it: the number of its directory's inode
+    /// (`cgroup_id`, include/linux/cgroup.h). Another one after [`Slot::reset`].
+    pub(crate) fn id(&self) -> Option<u64> {
+        Some(fs::metadata(&self.path).ok()?.ino())
+    }
+
     /// Opens it, for CLONE_INTO_CGROUP. Cgroups that an earlier instance has made in it go first,
     /// if they are empty.
     ///

@@ -48,20 +48,20 @@ pub(crate) fn waiting(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Vec<Vec<u
     Ok(records)
 }
 
-/// The first word of an array that can be mapped. It is read without a system call, during which
+/// The words of an array that can be mapped. They are read without a system call, during which
 /// the kernel would skip programs on perf events.
-pub(crate) struct Counter(Mapping);
+pub(crate) struct Counters(Mapping);
 
-impl Counter {
+impl Counters {
     /// # Errors
     /// The map cannot be mapped.
     pub(crate) fn of(array: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self(Mapping::new(array, page_bytes()?, 0)?))
     }
 
-    /// What it is now.
-    pub(crate) fn get(&self) -> u64 {
-        self.0.word(0).load(Ordering::Relaxed) as u64
+    /// What one of them is now.
+    pub(crate) fn get(&self, index: u32) -> u64 {
+        self.0.word(index as usize * 8).load(Ordering::Acquire) as u64
     }
 }
 

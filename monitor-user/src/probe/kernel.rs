@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
-    Filter, Mark, NameMatcher, TICK_NS, WatchEntry, globals, hints, maps, notes, programs,
+    ExitRecord, Filter, Mark, NameMatcher, TICK_NS, Tree, WatchEntry, globals, hints, losses, maps,
+    notes, programs,
 };
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
@@ -25,7 +26,7 @@ use super::object::{Attached, Hook, Object, Settings};
 use super::pins::PinDir;
 use super::previous::Previous;
 use crate::decode::Birth;
-use crate::os::ring::Counter;
+use crate::os::ring::Counters;
 use crate::os::{self, bpf, progress};
 use crate::supervisor::Instance;
 
@@ -48,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) object: Option<PathBuf>,
     /// Load the program for kernels before 6.16 whatever the kernel.
     pub(crate) live_zero: bool,
+    /// For an agent: keep what finds the ring full, and report the deaths by signals in trees.
+    pub(crate) agent: bool,
     /// Load the program of births too, to see whether the kernel takes it.
     pub(crate) births: bool,
     /// Where to look for what is known of the kernel, and to keep it.
@@ -61,6 +64,8 @@ pub(crate) struct ProgramReport {
     /// How many instructions the verifier looked at, if it said so; or why it is not attached.
     pub(crate) outcome: Result<Option<u32>, String>,
 }
+
+const RECORD_WORDS: usize = size_of::<ExitRecord>() / 8;
 
 /// After so many births the hints of the dead are cleared: less than one in eight is stale then.
 const BIRTHS_PER_RENEWAL: u32 = hints::PIDS / 8;
@@ -77,7 +82,9 @@ pub(crate) struct KernelProbe {
     events: AsyncFd<RingBuf<MapData>>,
     ring_bytes: usize,
     watched: HashMap<MapData, u32, [u64; 5]>,
-    lost: Counter,
+    losses: Counters,
+    spilled: HashMap<MapData, u32, [u64; RECORD_WORDS]>,
+    trees: HashMap<MapData, u64, [u64; 5]>,
     mark: Array<MapData, [u64; 4]>,
     hints: Array<MapData, u64>,
     /// Births since the hints were last made anew.
@@ -316,7 +323,9 @@ impl KernelProbe {
             events: os::async_fd(events, Interest::READABLE)?,
             ring_bytes: usize::try_from(ring_bytes)?,
             watched: HashMap::try_from(map(maps::WATCHED)?)?,
-            lost: counter(&map(maps::LOST)?)?,
+            losses: counters(&map(maps::LOST)?)?,
+            spilled: HashMap::try_from(map(maps::SPILLED)?)?,
+            trees: HashMap::try_from(map(maps::TREES)?)?,
             mark: Array::try_from(map(maps::MARK)?)?,
             hints: Array::try_from(map(maps::HINTS)?)?,
             births: 0,
@@ -522,7 +531,67 @@ impl KernelProbe {
 
     /// Records that found the ring full, since loading.
     pub(crate) fn lost(&self) -> u64 {
-        self.lost.get()
+        self.losses.get(losses::LOST)
+    }
+
+    /// Records that found the ring full and were kept beside it, since loading.
+    pub(crate) fn spilled(&self) -> u64 {
+        self.losses.get(losses::SPILLED)
+    }
+
+    /// Looks at the records that are kept beside the ring, each with the key to forget it by. One
+    /// that is still being written is not there yet: it is counted when it is.
+    pub(crate) fn peek_spilled<T>(&self, mut read: impl FnMut(&[u8]) -> T) -> Vec<(u32, T)> {
+        let keys = self.spilled.keys().filter_map(|pid| {
+            pid.inspect_err(|error| tracing::error!("cannot read the spilled map: {error}"))
+                .ok()
+        });
+        let keys: Vec<u32> = keys.collect();
+        let record = |pid: u32| {
+            if self.is_being_written(pid) {
+                return None;
+            }
+            let words = self.spilled.get(&pid, 0).ok()?;
+            let bytes = words.map(u64::to_ne_bytes);
+            Some((pid, read(bytes.as_flattened())))
+        };
+        keys.into_iter().filter_map(record).collect()
+    }
+
+    /// A process leaves the watch map when its record is whole; it may be another one's pid by now.
+    fn is_being_written(&self, pid: u32) -> bool {
+        let Ok(watched) = self.watched.get(&pid, 0) else {
+            return false;
+        };
+        let record = self.spilled.get(&pid, 0).ok();
+        let start_time_ns = record.and_then(|words| words.first().copied());
+        let ticks = WatchEntry::from_words(watched).start_ticks;
+        start_time_ns.is_none_or(|start| start == 0 || start / TICK_NS == ticks)
+    }
+
+    /// Forgets a record that was kept beside the ring.
+    pub(crate) fn forget_spilled(&mut self, pid: u32) {
+        let _ = self.spilled.remove(&pid);
+    }
+
+    /// Has deaths by signals reported of the processes in a cgroup.
+    pub(crate) fn watch_tree(&mut self, cgroup_id: u64, birth: Birth) -> Result<()> {
+        let tree = Tree::new(birth.service, birth.attempt);
+        let inserted = self.trees.insert(cgroup_id, tree.words(), 0);
+        inserted.with_context(|| format!("cannot watch the cgroup with ID {cgroup_id}"))
+    }
+
+    /// Ends [`KernelProbe::watch_tree`]; returns how many deaths were left out since the last one
+    /// that was reported.
+    pub(crate) fn unwatch_tree(&mut self, cgroup_id: u64) -> u64 {
+        let tree = self.trees.get(&cgroup_id, 0).map(Tree::from_words);
+        let _ = self.trees.remove(&cgroup_id);
+        tree.map_or(0, |tree| tree.left_out)
+    }
+
+    /// Every cgroup that is watched so.
+    pub(crate) fn trees(&self) -> Vec<u64> {
+        self.trees.keys().filter_map(Result::ok).collect()
     }
 
     /// How often the kernel has skipped every exit program for a thread that ended, since loading:
@@ -617,6 +686,7 @@ fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
         namespace::observer()?,
         options.ring_bytes(),
         options.live_zero.into(),
+        options.agent.into(),
     ];
     Ok(settings.into_iter().map(u64::from).fold(hash, step).max(1))
 }
@@ -746,6 +816,7 @@ fn make_object(
         all: options.all.into(),
         names: options.names.is_some().into(),
         claim: exits.must_claim().into(),
+        agent: options.agent.into(),
     };
     let names = options
         .names
@@ -765,11 +836,11 @@ fn make_object(
     Object::new(&read_object(options)?, &settings, pins)
 }
 
-fn counter(map: &Map) -> Result<Counter> {
+fn counters(map: &Map) -> Result<Counters> {
     let Map::Array(data) = map else {
         anyhow::bail!("the map {} is no array", maps::LOST);
     };
-    Counter::of(data.fd().as_fd()).with_context(|| format!("cannot map {}", maps::LOST))
+    Counters::of(data.fd().as_fd()).with_context(|| format!("cannot map {}", maps::LOST))
 }
 
 /// Opens programs that are at work.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData, MapType};
-use monitor_ebpf::{ABI_VERSION, SentSignals, hints, maps, notes, programs};
+use monitor_ebpf::{ABI_VERSION, ExitRecord, SentSignals, hints, losses, maps, notes, programs};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -32,6 +32,9 @@ const LOGS_BYTES: u32 = 1 << 17;
 /// Of a value of the signals map.
 const SIGNALS_BYTES: u32 = 416;
 const _: () = assert!(size_of::<SentSignals>() == SIGNALS_BYTES as usize);
+/// Of a value of the spilled map.
+const RECORD_BYTES: u32 = 352;
+const _: () = assert!(size_of::<ExitRecord>() == RECORD_BYTES as usize);
 
 /// The folder of this build's ABI, held by this agent alone.
 pub(crate) struct PinDir {
@@ -54,7 +57,7 @@ pub(super) struct Shape {
 }
 
 /// All maps of the object but its read-only data.
-pub(super) fn shapes(ring_bytes: u32) -> [Shape; 9] {
+pub(super) fn shapes(ring_bytes: u32) -> [Shape; 11] {
     let shape = |name, kind, key, value, entries| Shape {
         name,
         kind,
@@ -72,7 +75,15 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 9] {
             SIGNALS_BYTES,
             maps::SIGNALS_ENTRIES,
         ),
-        shape(maps::LOST, MapType::Array, 4, 8, 1),
+        shape(
+            maps::SPILLED,
+            MapType::Hash,
+            4,
+            RECORD_BYTES,
+            maps::WATCHED_ENTRIES,
+        ),
+        shape(maps::TREES, MapType::Hash, 8, 40, maps::TREES_ENTRIES),
+        shape(maps::LOST, MapType::Array, 4, 8, losses::COUNT),
         shape(maps::HINTS, MapType::Array, 4, 8, hints::WORDS),
         shape(maps::MARK, MapType::Array, 4, 32, 1),
         shape(maps::NOTES, MapType::Array, 4, 8, notes::COUNT),
@@ -99,12 +110,14 @@ const USED: [(&str, &[&str]); 6] = [
         &[maps::WATCHED, maps::HINTS, maps::SIGNALS],
     ),
 ];
-const EXIT_MAPS: [&str; 5] = [
+const EXIT_MAPS: [&str; 7] = [
     maps::EVENTS,
     maps::WATCHED,
     maps::HINTS,
     maps::LOST,
     maps::SIGNALS,
+    maps::SPILLED,
+    maps::TREES,
 ];
 
 impl PinDir {

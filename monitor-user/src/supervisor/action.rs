@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cause::Death;
-use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
+use super::event::{Attempt, Child, Instance, RequestId, ServiceName, SpawnFailure};
 use super::signal::Signal;
 
 /// Something to do.
@@ -147,6 +147,11 @@ pub(crate) enum Notice {
         instance: Instance,
         death: Death,
     },
+    /// A signal ended another process of a service that runs.
+    ChildExited {
+        service: ServiceName,
+        child: Box<Child>,
+    },
     /// A stop began.
     Stopping {
         service: ServiceName,
@@ -177,6 +182,7 @@ impl Notice {
             Self::Started { service, .. }
             | Self::Adopted { service, .. }
             | Self::Exited { service, .. }
+            | Self::ChildExited { service, .. }
             | Self::Stopping { service, .. }
             | Self::Stopped { service }
             | Self::Backoff { service, .. }

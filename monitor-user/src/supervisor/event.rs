@@ -33,6 +33,17 @@ pub(crate) struct Attempt(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestId(pub u64);
 
+/// A process of a service's tree, beside its main process, that a signal has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Child {
+    /// Who it was.
+    pub(crate) process: Instance,
+    /// How it ended.
+    pub(crate) death: Death,
+    /// So many others of the tree that ended so before it are not told.
+    pub(crate) left_out: u64,
+}
+
 /// Where a start failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SpawnFailure {
@@ -89,6 +100,12 @@ pub(crate) enum Event {
         service: ServiceName,
         instance: Instance,
         death: Death,
+    },
+    /// A signal has ended another process of the tree of that start.
+    ChildExited {
+        service: ServiceName,
+        attempt: Attempt,
+        child: Box<Child>,
     },
     /// An instance has let go of everything (its pidfd is readable).
     /// `death` is what `wait` told, or the best that is known.

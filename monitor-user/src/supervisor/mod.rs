@@ -194,6 +194,13 @@ impl Supervisor {
                 instance,
                 death,
             } => self.visit(&service, now, |it, step| it.exited(instance, death, step)),
+            Event::ChildExited {
+                service,
+                attempt,
+                child,
+            } => self.visit(&service, now, |it, step| {
+                it.child_exited(attempt, child, step);
+            }),
             Event::ProcessReleased {
                 service,
                 instance,

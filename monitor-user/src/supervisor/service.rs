@@ -39,6 +39,7 @@
 //!   its own, and then SIGKILL; "mixed" kills it at once; "main" counts it as gone.
 //! - Due becomes Starting as soon as no old instance is leaving (with `overlap`: at most one
 //!   is), or Ending where the start limit forbids it. Ending becomes Down when none is leaving.
+//! - The end of another process of its tree is told while it is Running, and changes nothing.
 //! - Removal and shutdown act like stop, but leave `Desired` as it is; back in the config is
 //!   like start.
 //!
@@ -64,7 +65,7 @@ use std::time::{Duration, Instant};
 use super::action::{Action, BackoffReason, Clear, DeniedReason, Notice, Reach, Reply};
 use super::backoff::{Backoff, after};
 use super::cause::{Blame, Cause, Death};
-use super::event::{Attempt, Instance, RequestId, ServiceName, SpawnFailure};
+use super::event::{Attempt, Child, Instance, RequestId, ServiceName, SpawnFailure};
 use super::memory::{Desired, Memory, Rest, StopMemory};
 use super::signal::Signal;
 use super::spec::{Exec, Hooks, Policy, RestartPolicy, Spec, StopMode};
@@ -767,6 +768,18 @@ impl Service {
             self.enter(ServiceState::Ending(Rest::Stopped), step);
         }
         self.settle(step);
+    }
+
+    /// Another process of the tree of that start has ended. What ends when the main process is gone,
+    /// or is being stopped, ends for that.
+    pub(super) fn child_exited(&self, attempt: Attempt, child: Box<Child>, step: &mut Step<'_>) {
+        let runs = matches!(self.state, ServiceState::Running { .. });
+        if runs && attempt == self.last_attempt {
+            step.publish(Notice::ChildExited {
+                service: self.name.clone(),
+                child,
+            });
+        }
     }
 
     pub(super) fn exited(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {

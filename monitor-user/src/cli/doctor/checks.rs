@@ -26,7 +26,9 @@ use crate::report::Age;
 
 const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
 const SENDERS: Need = Need::Part("who sent a signal");
-const TREES: Need = Need::Part("stops of processes that have left their service's group");
+const TREES: Need = Need::Part(
+    "stops of processes that have left their service's group, and events of a service's other processes",
+);
 const USERS: Need = Need::Part("services that run as other users");
 const NOTHING: Need = Need::Nothing(());
 

@@ -262,6 +262,7 @@ fn with_record(mut exit: ProcessExit, wall: &WallClock) -> Exited {
         uptime_ns: u64::try_from(exit.uptime.as_nanos()).ok(),
         cause: exit.cause,
         circumstances,
+        left_out: None,
     }
 }
 

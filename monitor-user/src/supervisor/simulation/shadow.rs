@@ -211,6 +211,12 @@ impl Shadow {
                 let fits = (policy.restart_delay..=longest).contains(delay);
                 (Told::Backoff, self.live.is_none() && fits)
             }
+            // It changes nothing, and is told of one that runs.
+            Notice::ChildExited { .. } => {
+                let fits = self.live.is_some();
+                let wrong = "journal_agrees: a child of no living instance is told";
+                return fits.then_some(()).ok_or_else(|| wrong.to_owned());
+            }
             Notice::EventsLost { .. } => return Ok(()),
         };
         self.told = Some(told);

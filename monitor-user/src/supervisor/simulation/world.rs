@@ -861,7 +861,7 @@ impl Simulation {
         let failure = SpawnFailure {
             message: "nonsense".into(),
         };
-        let choice = self.random.below(5);
+        let choice = self.random.below(6);
         self.tell(match choice {
             0 => Event::Spawned {
                 service,
@@ -882,6 +882,15 @@ impl Simulation {
                 service,
                 instance,
                 death,
+            },
+            4 => Event::ChildExited {
+                service,
+                attempt,
+                child: Box::new(Child {
+                    process: instance,
+                    death,
+                    left_out: 0,
+                }),
             },
             _ => Event::TreeGone { service, instance },
         })
@@ -1216,6 +1225,7 @@ impl Simulation {
             Notice::Started { service, .. }
             | Notice::Adopted { service, .. }
             | Notice::Exited { service, .. }
+            | Notice::ChildExited { service, .. }
             | Notice::Stopping { service, .. }
             | Notice::Stopped { service }
             | Notice::Backoff { service, .. }

@@ -139,6 +139,15 @@ impl Bench {
             "exit" | "release" | "gone" | "ends" => {
                 self.death(words[0], service, instance(number()), death(&words[2..]));
             }
+            "child" => self.event(Event::ChildExited {
+                service,
+                attempt: Attempt(number()),
+                child: Box::new(Child {
+                    process: instance(90),
+                    death: death(&["SIGSEGV"]),
+                    left_out: 0,
+                }),
+            }),
             "lost" => self.event(Event::EventsLost { count: number() }),
             verb => match verb.strip_prefix('+') {
                 Some(time) => {
@@ -427,6 +436,9 @@ fn render_notice(notice: &Notice) -> (String, &ServiceName) {
         Notice::Exited {
             service, instance, ..
         } => (format!("exited {}", number(instance)), service),
+        Notice::ChildExited { service, child } => {
+            (format!("child {} exited", number(&child.process)), service)
+        }
         Notice::Stopping {
             service, instance, ..
         } => (format!("stopping {}", number(instance)), service),

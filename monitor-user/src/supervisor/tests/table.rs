@@ -114,6 +114,8 @@ const FACTS: &[(&str, &[&str])] = &[
     ("exit by other", &["exit 1 SIGKILL else"]),
     ("exit success", &["exit 1 code=0"]),
     ("exit unseen", &["exit 1 unknown"]),
+    ("child", &["child 1"]),
+    ("child next", &["child 2"]),
     ("release", &["release 1"]),
     ("release next", &["release 2"]),
     ("gone", &["gone 1"]),
