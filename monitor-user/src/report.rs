@@ -452,18 +452,6 @@ mod tests {
                 exited(json!(null)),
                 "gone, cause unknown after 3m12s, pid 7",
             ),
-            (
-                json!({"event": "child_exited", "pid": 8, "comm": "php-fpm", "left_out": 2,
-                    "uptime_ns": 3_000_000_000_u64, "cause": {"kind": "signaled",
-                    "signal": "SIGSEGV", "core_dumped": false}}),
-                "its process php-fpm killed by SIGSEGV after 3.00s, pid 8; 2 deaths of others before \
-                 it left out",
-            ),
-            (
-                json!({"event": "exited", "pid": 7, "children_left_out": 1, "cause": {"kind": "exited",
-                    "code": 0, "core_dumped": false}}),
-                "exited with 0, pid 7; 1 death of its other processes left out",
-            ),
             (json!({"event": "adopted", "pid": 7}), "adopted, pid 7"),
             (
                 json!({"event": "stopping", "pid": 7, "signal": "SIGTERM"}),
@@ -503,6 +491,27 @@ mod tests {
                 "newer key=[1]",
             ),
             (json!({"event": "started"}), "started pid 0"),
+        ] {
+            let told = anstream::adapter::strip_str(&happening(&event)).to_string();
+            assert_eq!(told, words, "{event}");
+        }
+    }
+
+    #[test]
+    fn ends_of_other_processes_are_told_in_words() {
+        for (event, words) in [
+            (
+                json!({"event": "child_exited", "pid": 8, "comm": "php-fpm", "left_out": 2,
+                    "uptime_ns": 3_000_000_000_u64, "cause": {"kind": "signaled",
+                    "signal": "SIGSEGV", "core_dumped": false}}),
+                "its process php-fpm killed by SIGSEGV after 3.00s, pid 8; 2 deaths of others before \
+                 it left out",
+            ),
+            (
+                json!({"event": "exited", "pid": 7, "children_left_out": 1, "cause": {"kind": "exited",
+                    "code": 0, "core_dumped": false}}),
+                "exited with 0, pid 7; 1 death of its other processes left out",
+            ),
         ] {
             let told = anstream::adapter::strip_str(&happening(&event)).to_string();
             assert_eq!(told, words, "{event}");

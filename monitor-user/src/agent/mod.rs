@@ -263,6 +263,8 @@ struct Agent {
     output_starts: HashMap<Instance, u64>,
     /// The cgroups that the kernel watches for each instance's other processes.
     trees: HashMap<Instance, u64>,
+    /// Whose they are, by the numbers of the kernel's records.
+    families: HashMap<u64, ServiceName>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
     hooks: HookRunner,
@@ -360,6 +362,7 @@ impl Agent {
             circumstances: HashMap::new(),
             output_starts: HashMap::new(),
             trees: HashMap::new(),
+            families: HashMap::new(),
             actions: VecDeque::new(),
             hooks,
             notices,
@@ -579,7 +582,7 @@ impl Agent {
             self.complete(&mut exit);
             self.tell_exit(service, &exit);
         } else if let Some(tree) = exit.tree
-            && let Some(service) = self.service_numbered(tree.birth.service)
+            && let Some(service) = self.families.get(&tree.birth.service).cloned()
         {
             aftermath::complete(&mut exit);
             self.tell_child(service, tree, &exit);
@@ -613,13 +616,6 @@ impl Agent {
         }
     }
 
-    fn service_numbered(&self, number: u64) -> Option<ServiceName> {
-        let mut names = self.config.services.keys();
-        names
-            .find(|name| decode::service_number(name) == number)
-            .cloned()
-    }
-
     /// Tells the supervisor that a signal has ended another process of a service.
     fn tell_child(&mut self, service: ServiceName, tree: OfTree, exit: &ProcessExit) {
         let process = exit.instance;
@@ -638,7 +634,7 @@ impl Agent {
             return;
         };
         match probe.watch_tree(id, birth) {
-            Ok(()) => drop(self.trees.insert(instance, id)),
+            Ok(()) => self.keep_tree(instance, id, birth),
             Err(error) => tracing::warn!(pid = instance.pid, "{error:#}"),
         }
     }
@@ -646,10 +642,17 @@ impl Agent {
     /// The same of one that was taken over: what an earlier agent has set, with its counts, stays.
     fn watch_adopted_tree(&mut self, instance: Instance, birth: Birth) {
         let id = self.instances.cgroup_id(&instance);
-        let is_watched = |probe: &KernelProbe| id.is_some_and(|id| probe.trees().contains(&id));
+        let is_watched = |probe: &KernelProbe| id.is_some_and(|id| probe.has_tree(id));
         match (self.probe.as_ref().is_some_and(is_watched), id) {
-            (true, Some(id)) => drop(self.trees.insert(instance, id)),
+            (true, Some(id)) => self.keep_tree(instance, id, birth),
             _ => self.watch_tree(instance, birth),
+        }
+    }
+
+    fn keep_tree(&mut self, instance: Instance, id: u64, birth: Birth) {
+        self.trees.insert(instance, id);
+        if let Some(service) = self.instances.service_of(&instance) {
+            self.families.insert(birth.service, service.clone());
         }
     }
 

@@ -589,6 +589,11 @@ impl KernelProbe {
         tree.map_or(0, |tree| tree.left_out)
     }
 
+    /// Whether that one is watched so.
+    pub(crate) fn has_tree(&self, cgroup_id: u64) -> bool {
+        self.trees.get(&cgroup_id, 0).is_ok()
+    }
+
     /// Every cgroup that is watched so.
     pub(crate) fn trees(&self) -> Vec<u64> {
         self.trees.keys().filter_map(Result::ok).collect()

@@ -213,9 +213,8 @@ impl Shadow {
             }
             // It changes nothing, and is told of one that runs.
             Notice::ChildExited { .. } => {
-                let fits = self.live.is_some();
-                let wrong = "journal_agrees: a child of no living instance is told";
-                return fits.then_some(()).ok_or_else(|| wrong.to_owned());
+                let wrong = || "journal_agrees: a child of no living instance is told".to_owned();
+                return self.live.map(drop).ok_or_else(wrong);
             }
             Notice::EventsLost { .. } => return Ok(()),
         };

@@ -139,15 +139,7 @@ impl Bench {
             "exit" | "release" | "gone" | "ends" => {
                 self.death(words[0], service, instance(number()), death(&words[2..]));
             }
-            "child" => self.event(Event::ChildExited {
-                service,
-                attempt: Attempt(number()),
-                child: Box::new(Child {
-                    process: instance(90),
-                    death: death(&["SIGSEGV"]),
-                    left_out: 0,
-                }),
-            }),
+            "child" => self.event(child_exited(service, number())),
             "lost" => self.event(Event::EventsLost { count: number() }),
             verb => match verb.strip_prefix('+') {
                 Some(time) => {
@@ -269,6 +261,19 @@ impl Bench {
             "overlap" => policy.overlap = value == "true",
             other => panic!("unknown key {other:?}"),
         }
+    }
+}
+
+/// Process 90 of that start's tree has ended.
+fn child_exited(service: ServiceName, attempt: u64) -> Event {
+    Event::ChildExited {
+        service,
+        attempt: Attempt(attempt),
+        child: Box::new(Child {
+            process: instance(90),
+            death: death(&["SIGSEGV"]),
+            left_out: 0,
+        }),
     }
 }
 
