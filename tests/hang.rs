@@ -419,3 +419,24 @@ fn a_request_that_nobody_waits_for_any_more_is_not_done() {
     }
     rig.assert_single("a", a);
 }
+
+/// The socket that an agent has put back after a removal is one that its spare sees as well.
+#[test]
+fn a_client_is_due_after_the_runtime_directory_was_removed() {
+    needs_root!("a client after a removal");
+    let rig = Rig::new();
+    rig.sleeper("a");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let a = ledger.current("a");
+    fs::remove_dir_all(rig.runtime_dir()).unwrap();
+    eventually("the agent answers again", || {
+        rig.run(&["status"]).status.success().then_some(())
+    });
+    let _spare = watching_spare(&rig);
+    stop(&agent);
+    let output = rig.run(&["status", "--json"]);
+    assert!(output.status.success(), "{output:?}\n{}", rig.log());
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status[0]["pid"], a.0);
+}

@@ -185,6 +185,8 @@ impl Agent {
         self.restoring.arm()?;
         if !control::socket(&runtime_dir).exists() {
             self.server.bind_again()?;
+            // The old one is not waited for any more, as it is closed.
+            self.due.add(&self.server)?;
         }
         self.journal.make_again()?;
         let all: Vec<ServiceName> = self
