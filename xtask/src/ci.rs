@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::{
     Verdict, ebpf,
     report::{note, now, readable},
-    setup, test,
+    setup, test, vm,
     workspace::{Workspace, run_to_end},
 };
 
@@ -27,7 +27,7 @@ enum Outcome {
     Skipped(&'static str),
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     ("format", format),
     ("dependencies", dependencies),
     ("clippy", clippy),
@@ -50,6 +50,7 @@ const STEPS: [Step; 8] = [
     ("tests, on the committed kernel object", |workspace| {
         test::run(workspace, &test::Args::default()).map(Outcome::Ran)
     }),
+    ("other kernels, in emulated machines", other_kernels),
 ];
 
 pub(crate) fn run(workspace: &Workspace, _: &Args) -> Result<Verdict> {
@@ -77,8 +78,13 @@ pub(crate) fn run(workspace: &Workspace, _: &Args) -> Result<Verdict> {
             "FAILED"
         }
     );
+    let skipped = report.iter().filter(|line| line.contains("  skipped "));
+    let skipped = skipped.count();
     for line in report {
         note!("{line}");
+    }
+    if skipped > 0 {
+        note!("steps skipped: {skipped}");
     }
     note!("{:>8}  in all", readable(started.elapsed()));
     Ok(verdict)
@@ -144,6 +150,13 @@ fn docs(workspace: &Workspace) -> Result<Outcome> {
         "--document-private-items",
     ]);
     passed(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn other_kernels(workspace: &Workspace) -> Result<Outcome> {
+    match vm::missing(workspace) {
+        Some(reason) => Ok(Outcome::Skipped(reason)),
+        None => vm::run_in_ci(workspace).map(Outcome::Ran),
+    }
 }
 
 /// In a process of its own, as it ends all that is below it. It fails if no service comes back.

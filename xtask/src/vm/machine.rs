@@ -51,6 +51,9 @@ pub(super) enum End {
     TimedOut,
 }
 
+/// When a machine has to be up. It takes seconds, and a minute where much else runs beside it.
+const BOOT_LIMIT: Duration = Duration::from_mins(5);
+
 /// What is said before the job; what the job's last line begins with, and those before it that have
 /// what was on the disk.
 const FIRST_LINE: &str = "@@up";
@@ -90,7 +93,11 @@ impl Machine<'_> {
         let mut disk = String::new();
         let mut is_up = false;
         let end = loop {
-            let left = self.limit.saturating_sub(started.elapsed());
+            let limit = match is_up {
+                true => self.limit,
+                false => self.limit.min(BOOT_LIMIT),
+            };
+            let left = limit.saturating_sub(started.elapsed());
             match lines.recv_timeout(left) {
                 Ok(line) => {
                     let line = String::from_utf8_lossy(&line);

@@ -28,13 +28,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use archive::Archive;
+use clap::Parser as _;
 use init::Init;
 use stock::Stock;
 
 use crate::{
-    Verdict,
+    Verdict, apt,
     report::{note, now, readable},
     static_build::Arch,
+    unpacked::{self, EMULATOR},
     workspace::{Profile, Workspace},
 };
 
@@ -182,6 +184,39 @@ fn ci(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let verdict = run::summarize(&run::tests(&stock, &args)?);
     note!("in all {}", readable(started.elapsed()));
     Ok(verdict)
+}
+
+/// Why no machine can be run here, if so.
+pub(crate) fn missing(workspace: &Workspace) -> Option<&'static str> {
+    if !apt::is_here() {
+        Some("this is not Debian, whose kernels and programs the machines run")
+    } else if unpacked::on_this_host("apt-get").is_none() {
+        Some("apt-get is missing")
+    } else if unpacked::emulator(workspace, &EMULATOR).is_err() {
+        Some("qemu-system-x86_64 is missing: `cargo xtask setup` gets it")
+    } else {
+        None
+    }
+}
+
+/// What CI runs, with two machines at a time, and with the `respawn` of all other tests: in a machine,
+/// one without optimisation takes three times as long to start.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_in_ci(workspace: &Workspace) -> Result<Verdict> {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: Args,
+    }
+    let line = CommandLine::try_parse_from(["vm", "--ci", "--jobs", "2"])?;
+    let args = Args {
+        // It needs no newer C library than the machines have.
+        binary: Some(workspace.build_respawn(Profile::Release, None)?),
+        ..line.args
+    };
+    run(workspace, &args)
 }
 
 /// Downloads one version of a package for another processor.
