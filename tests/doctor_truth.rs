@@ -141,7 +141,10 @@ fn what_it_says_of_agents_is_what_an_agent_does() {
     let in_its_own = cgroup
         .lines()
         .any(|line| line.starts_with("0::") && line.contains("respawn"));
-    said.assert("cgroup", in_its_own);
+    // A service has a cgroup of its own before Linux 5.14 too, where `cgroup.kill` is missing.
+    let (verdict, detail) = &said.0["cgroup"];
+    let has_one = verdict == "works" || detail.starts_with("v2, without cgroup.kill");
+    assert_eq!(has_one, in_its_own, "{verdict}: {detail}");
     let exit = scene.dies_unseen(Signal::SIGTERM);
     let cause = &exit["cause"];
     let is_known = cause["signal"] == "SIGTERM";

@@ -188,7 +188,7 @@ fn tests_on(
 }
 
 /// What a line begins with that a test that passed has reported.
-const FIGURE: &str = "    ";
+const FIGURE: &str = "@@figure ";
 
 /// What a line begins with that has what `doctor` said.
 const DOCTOR: &str = "@@doctor ";
@@ -291,8 +291,9 @@ fn watch(machine: &Machine<'_>, folder: &Path, prefix: &str) -> Result<Booted> {
         } else if let Some(report) = line.strip_prefix(DOCTOR) {
             doctor = serde_json::from_str(report).ok();
             return;
-        } else {
-            figures.extend(line.strip_prefix(FIGURE).map(str::to_owned));
+        } else if let Some(figure) = line.strip_prefix(FIGURE) {
+            shown = format!("    {figure}");
+            figures.push(figure.to_owned());
         }
         let _ = writeln!(std::io::stdout(), "{prefix}{shown}");
     })?;

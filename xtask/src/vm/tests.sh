@@ -63,7 +63,7 @@ run_one() {
         tail -n 150 /tmp/vm.err
         clear_up
     else
-        sed 's/^/    /' /tmp/vm.err
+        sed 's/^/@@figure /' /tmp/vm.err
     fi
     printf '@@test %s %s %s\t%s\n' "$word" "$took" "$name" "$reason"
 }
