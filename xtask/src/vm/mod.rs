@@ -172,8 +172,8 @@ fn ci(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         tests: sets::CI.map(str::to_owned).into(),
         kills: Some(CI_KILLS),
         bursts: 1,
-        limit: 600,
-        test_limit: 120,
+        limit: 900,
+        test_limit: 300,
         debug: true,
         ci: false,
         ..args.clone()
