@@ -102,10 +102,14 @@ fn a_stopped_agent_is_replaced_when_a_service_dies_and_not_before() {
 fn a_stopped_agent_is_replaced_when_its_timer_is_due() {
     needs_root!("a stopped agent with a timer");
     let rig = Rig::new();
-    rig.service("a", r#"["/usr/bin/false"]"#, "restart_delay = \"1s\"");
+    rig.service(
+        "a",
+        r#"["/usr/bin/false"]"#,
+        "restart_delay = \"1s\"\nrestart_max_delay = \"1s\"",
+    );
     let mut ledger = rig.ledger();
     let agent = rig.agent();
-    let spare = watching_spare(&rig);
+    // It has the lock once something has started.
     let first = ledger.wait("it has ended", |ledger| {
         let of_a = ledger
             .instances
@@ -114,6 +118,7 @@ fn a_stopped_agent_is_replaced_when_its_timer_is_due() {
             .filter(|(name, _)| name == "a");
         of_a.map(|(_, instance)| *instance)
     });
+    let spare = watching_spare(&rig);
     ledger.wait("its end is told", |ledger| {
         (!ledger.told("a", first).exits.is_empty()).then_some(())
     });
