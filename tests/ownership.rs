@@ -2,10 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use serde_json::Value;
 use support::rig::{Agent, Rig};
 use support::{eventually, needs_root};
 
@@ -180,4 +181,70 @@ fn an_agent_with_another_config_is_no_spare() {
     ledger.next_agent(before);
     assert!(rig.run(&["shutdown"]).status.success());
     next.ended();
+}
+
+#[test]
+fn a_services_user_has_root_write_to_no_file_of_roots() {
+    needs_root!("a service's user has root write");
+    let rig = Rig::new();
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(rig.path(), 0o755);
+    let secret = rig.path().join("secret");
+    fs::write(&secret, "root's\n").unwrap();
+    set(&secret, 0o600);
+    let logs = rig.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    chown(&logs, Some(NOBODY), Some(NOBODY)).unwrap();
+    symlink(&secret, logs.join("link")).unwrap();
+    fs::hard_link(&secret, logs.join("hard")).unwrap();
+    symlink(rig.path(), logs.join("way")).unwrap();
+    // Root's own link stays a link.
+    symlink(&logs, rig.path().join("own")).unwrap();
+    let service = |name: &str, user: &str, path: &str| {
+        let path = rig.path().join(path);
+        let keys = format!("{user}restart = \"no\"\nstdout = {path:?}");
+        let command = "[\"/bin/sh\", \"-c\", \"echo written; exec sleep 100000\"]";
+        rig.service(name, command, &keys);
+    };
+    let nobody = "user = \"65534\"\n";
+    for (name, user) in [("nobody", nobody), ("root", "")] {
+        service(&format!("{name}-link"), user, "logs/link");
+        service(&format!("{name}-hard"), user, "logs/hard");
+        service(&format!("{name}-way"), user, "logs/way/secret");
+    }
+    service("good", nobody, "own/good");
+    let environment = rig.path().join("logs/link");
+    let keys = format!("{nobody}restart = \"no\"\nenvironment_file = {environment:?}");
+    rig.service("reader", r#"["/usr/bin/sleep", "100000"]"#, &keys);
+    let mut ledger = rig.ledger();
+    let _agent = rig.agent();
+    ledger.current("good");
+    let good = logs.join("good");
+    eventually("it has written", || {
+        (fs::read_to_string(&good).ok()? == "written\n").then_some(())
+    });
+    assert_eq!(fs::metadata(&good).unwrap().uid(), NOBODY);
+    for name in [
+        "nobody-link",
+        "nobody-hard",
+        "nobody-way",
+        "root-link",
+        "root-hard",
+        "root-way",
+        "reader",
+    ] {
+        let words = match name.ends_with("hard") {
+            true => "it has a second name",
+            false => "a symbolic link on its way",
+        };
+        ledger.wait(&format!("{name} does not start"), |ledger| {
+            let of_it = |event: &&Value| event["service"] == name;
+            let mut told = ledger.others.iter().filter(of_it);
+            told.any(|event| event.to_string().contains(words))
+                .then_some(())
+        });
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "root's\n");
 }

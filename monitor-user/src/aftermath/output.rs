@@ -1,25 +1,24 @@
 //! The end of a service's output.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use crate::os::open;
+use crate::supervisor::Identity;
 
 /// What was written to a file since it was so long: the last bytes, at most so many, from the begin
 /// of a line where there is one; bytes that are not UTF-8 replaced.
 ///
 /// # Errors
-/// It cannot be read, or is not a regular file, which could hold up the reader. A symbolic link is
-/// not followed: whoever may write to the directory would choose what root reads.
-pub(crate) fn tail(path: &Path, bytes: u64, since: u64) -> io::Result<String> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY)
-        .open(path)
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::ELOOP) => io::Error::other("a symbolic link, which is not followed"),
-            _ => error,
-        })?;
+/// It cannot be read, or is not a regular file, which could hold up the reader. A symbolic link that
+/// somebody else could have put there is not followed: they would choose what root reads.
+pub(crate) fn tail(
+    path: &Path,
+    bytes: u64,
+    since: u64,
+    owner: Option<&Identity>,
+) -> io::Result<String> {
+    let mut file = open::to_read(path, owner)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
@@ -56,7 +55,7 @@ mod tests {
         let path = file.path();
         let told = |text: &str, bytes| {
             std::fs::write(path, text).unwrap();
-            tail(path, bytes, 0).unwrap()
+            tail(path, bytes, 0, None).unwrap()
         };
         assert_eq!(told("", 10), "");
         assert_eq!(told("one\ntwo\n", 10), "one\ntwo\n");
@@ -66,14 +65,14 @@ mod tests {
         assert_eq!(told("one\ntwo\n", 3), "wo\n");
         assert_eq!(told("no line at all", 4), " all");
         std::fs::write(path, b"\xff\xfe").unwrap();
-        assert_eq!(tail(path, 10, 0).unwrap(), "\u{fffd}\u{fffd}");
+        assert_eq!(tail(path, 10, 0, None).unwrap(), "\u{fffd}\u{fffd}");
     }
 
     #[test]
     fn what_was_there_before_is_not_its() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "old\nnew\nnewer\n").unwrap();
-        let told = |bytes, since| tail(file.path(), bytes, since).unwrap();
+        let told = |bytes, since| tail(file.path(), bytes, since, None).unwrap();
         assert_eq!(told(100, 4), "new\nnewer\n");
         assert_eq!(told(8, 4), "newer\n");
         assert_eq!(told(100, 14), "");
@@ -84,17 +83,20 @@ mod tests {
     #[test]
     fn what_is_no_file_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(tail(dir.path(), 10, 0).is_err());
-        assert!(tail(Path::new("/dev/null"), 10, 0).is_err());
-        assert!(tail(&dir.path().join("none"), 10, 0).is_err());
+        assert!(tail(dir.path(), 10, 0, None).is_err());
+        assert!(tail(Path::new("/dev/null"), 10, 0, None).is_err());
+        assert!(tail(&dir.path().join("none"), 10, 0, None).is_err());
         // Opening it would wait for a writer.
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(tail(&fifo, 10, 0).is_err());
+        assert!(tail(&fifo, 10, 0, None).is_err());
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         std::fs::write(&file, "secret\n").unwrap();
+        // Who may write to the directory could have put it there.
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), all).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let error = tail(&link, 10, 0).unwrap_err();
+        let error = tail(&link, 10, 0, None).unwrap_err();
         assert!(error.to_string().contains("symbolic link"), "{error}");
     }
 }

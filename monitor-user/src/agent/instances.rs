@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -851,9 +852,24 @@ fn variables(exec: &Exec) -> Result<Vec<(String, String)>, SpawnFailure> {
     let Some(file) = &exec.environment_file else {
         return Ok(Vec::new());
     };
-    config::read_environment_file(&file.path).map_err(|why| SpawnFailure {
+    let failure = |why: &dyn std::fmt::Display| SpawnFailure {
         message: format!("cannot read its environment_file: {why}"),
-    })
+    };
+    let shown = file.path.display().to_string();
+    // Anything else that is wrong with it is told with its place.
+    let opened = match os::open::to_read(&file.path, exec.identity.as_ref()) {
+        Err(error) if error.raw_os_error().is_none() => {
+            return Err(failure(&format_args!("{shown}: {error}")));
+        }
+        opened => opened.ok(),
+    };
+    let Some(opened) = opened else {
+        return config::read_environment_file(&file.path).map_err(|why| failure(&why));
+    };
+    // What was looked at, and not what is there now.
+    let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    config::read_environment_file(Path::new(&path))
+        .map_err(|why| failure(&why.replace(&path, &shown)))
 }
 
 /// Whether it may be otherwise before long: something has run out.

@@ -1108,7 +1108,8 @@ impl Agent {
     /// The end of a service's output, if its config asks for that and it goes to a file.
     fn last_output(&self, service: &ServiceName, since: u64) -> Option<String> {
         let (path, bytes) = self.kept_output(service)?;
-        aftermath::tail(path, bytes, since)
+        let spec = self.supervisor.spec(service)?;
+        aftermath::tail(path, bytes, since, spec.exec.identity.as_ref())
             .map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
             .ok()
     }

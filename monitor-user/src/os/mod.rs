@@ -10,6 +10,7 @@ pub(crate) mod effort;
 pub(crate) mod marker;
 #[cfg(target_feature = "crt-static")]
 mod no_accounts;
+pub(crate) mod open;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod place;

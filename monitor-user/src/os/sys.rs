@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
@@ -406,12 +407,22 @@ pub(super) fn set_umask(mask: u32) {
 
 /// `openat` from the working directory.
 pub(super) fn open(path: &CStr, flags: c_int, mode: u32) -> Result<c_int, Errno> {
+    open_at(libc::AT_FDCWD, path, flags, mode)
+}
+
+/// `openat`
+pub(super) fn open_at(
+    directory: c_int,
+    path: &CStr,
+    flags: c_int,
+    mode: u32,
+) -> Result<c_int, Errno> {
     // SAFETY: the path ends in a NUL and outlives the call.
     let fd = unsafe {
         call(
             libc::SYS_openat,
             [
-                word(libc::AT_FDCWD),
+                word(directory),
                 path.as_ptr() as usize,
                 word(flags),
                 mode as usize,
@@ -421,6 +432,102 @@ pub(super) fn open(path: &CStr, flags: c_int, mode: u32) -> Result<c_int, Errno>
         )
     }?;
     c_int::try_from(fd).map_err(|_| libc::EMFILE)
+}
+
+/// `close`; nothing for a number below 0.
+pub(super) fn close(fd: c_int) {
+    if fd >= 0 {
+        // SAFETY: the caller's own descriptor, which it uses no more.
+        let _ = unsafe { call(libc::SYS_close, [word(fd), 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// What of a file counts for who may use it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Status {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) links: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+/// `fstatat` of a name in a directory, or of the descriptor itself with an empty name; follows no link.
+pub(super) fn status(fd: c_int, name: &CStr) -> Result<Status, Errno> {
+    let mut found = MaybeUninit::<libc::stat>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW;
+    let args = [
+        word(fd),
+        name.as_ptr() as usize,
+        found.as_mut_ptr() as usize,
+        word(flags),
+        0,
+        0,
+    ];
+    // SAFETY: the name ends in a NUL; the structure is the kernel's on both architectures.
+    unsafe { call(libc::SYS_newfstatat, args) }?;
+    // SAFETY: all zeros is one, and the kernel has filled it.
+    let found = unsafe { found.assume_init() };
+    #[allow(clippy::useless_conversion, reason = "it has 32 bits on aarch64")]
+    let links = found.st_nlink.into();
+    Ok(Status {
+        mode: found.st_mode,
+        uid: found.st_uid,
+        gid: found.st_gid,
+        links,
+        device: found.st_dev,
+        inode: found.st_ino,
+    })
+}
+
+/// `readlinkat` of a link that is open with O_PATH; how many bytes it has.
+pub(super) fn read_link(fd: c_int, target: &mut [u8]) -> Result<usize, Errno> {
+    let empty = c"".as_ptr() as usize;
+    let bytes = target.as_mut_ptr() as usize;
+    let args = [word(fd), empty, bytes, target.len(), 0, 0];
+    // SAFETY: pointer and length are those of one slice.
+    unsafe { call(libc::SYS_readlinkat, args) }
+}
+
+/// Whether a directory is on the file system of processes.
+pub(super) fn is_on_proc(fd: c_int) -> bool {
+    let mut found = MaybeUninit::<libc::statfs>::zeroed();
+    let args = [word(fd), found.as_mut_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: the structure is the kernel's on both architectures.
+    let is_known = unsafe { call(libc::SYS_fstatfs, args) }.is_ok();
+    // SAFETY: all zeros is one.
+    is_known && unsafe { found.assume_init() }.f_type == libc::PROC_SUPER_MAGIC
+}
+
+/// Has the calling task reach files as this user and group, without what root may do.
+pub(super) fn set_file_ids(uid: u32, gid: u32) {
+    for (number, id) in [(libc::SYS_setfsgid, gid), (libc::SYS_setfsuid, uid)] {
+        // SAFETY: touches no memory. It says nothing of a failure: see `has_file_ids`.
+        let _ = unsafe { call(number, [id as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Whether it does: an ID that is none changes nothing, and both calls return the one before.
+pub(super) fn has_file_ids(uid: u32, gid: u32) -> bool {
+    let none = u32::MAX as usize;
+    let now = |number| {
+        // SAFETY: touches no memory.
+        unsafe { call(number, [none, 0, 0, 0, 0, 0]) }
+    };
+    now(libc::SYS_setfsuid) == Ok(uid as usize) && now(libc::SYS_setfsgid) == Ok(gid as usize)
+}
+
+/// Has it reach files as what it is.
+pub(super) fn reset_file_ids() {
+    let own = |number| {
+        // SAFETY: touches no memory.
+        let id = unsafe { call(number, [0; 6]) };
+        id.ok().and_then(|id| u32::try_from(id).ok())
+    };
+    if let (Some(uid), Some(gid)) = (own(libc::SYS_geteuid), own(libc::SYS_getegid)) {
+        set_file_ids(uid, gid);
+    }
 }
 
 /// Makes `target` a second name of `fd`, open across exec.

@@ -96,7 +96,7 @@ fn access_list(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// The number that users have who are not in this user namespace.
-fn unmapped_uid() -> Option<u32> {
+pub(super) fn unmapped_uid() -> Option<u32> {
     let map = fs::read_to_string("/proc/self/uid_map").ok()?;
     let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
     let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;

@@ -11,14 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, 
 
 use super::Stage;
 use super::prepared::{Prepared, Stream};
+use crate::os::open::{self, Trust};
 use crate::os::sys::{self, Errno};
-use crate::supervisor::Identity;
 
-/// New log files: the owner writes, the group reads.
-const LOG_MODE: u32 = 0o640;
-/// Opened without waiting for the reader of a FIFO; writes wait as usual afterwards.
-const LOG_FLAGS: c_int =
-    libc::O_WRONLY | libc::O_APPEND | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
 const NULL_FLAGS: c_int = libc::O_RDWR | libc::O_CLOEXEC;
 const DEV_NULL: &CStr = c"/dev/null";
 /// How often a child that waits for the go-ahead looks whether the agent is still there.
@@ -237,7 +232,7 @@ fn wait_for_go_ahead(shared: &Shared) -> Result<bool, Errno> {
 }
 
 fn open_streams(shared: &Shared, command: &Prepared) -> Result<(), Errno> {
-    // So that a log has exactly LOG_MODE, whatever the agent's umask.
+    // So that a log has exactly its mode, whatever the agent's umask.
     sys::set_umask(0);
     shared.reach(Stage::Stdin, 0);
     let null = sys::open(DEV_NULL, NULL_FLAGS, 0)?;
@@ -245,17 +240,20 @@ fn open_streams(shared: &Shared, command: &Prepared) -> Result<(), Errno> {
         sys::duplicate(null, libc::STDIN_FILENO)?;
     }
     shared.reach(Stage::Stdout, 0);
-    let owner = command.identity.as_ref();
-    open_stream(&command.stdout, owner, null, libc::STDOUT_FILENO)?;
+    let trust = Trust {
+        uids: command.trusted,
+        owner: command.identity.as_ref(),
+    };
+    open_stream(&command.stdout, &trust, null, libc::STDOUT_FILENO)?;
     shared.reach(Stage::Stderr, 0);
-    open_stream(&command.stderr, owner, null, libc::STDERR_FILENO)?;
+    open_stream(&command.stderr, &trust, null, libc::STDERR_FILENO)?;
     sys::set_umask(command.umask);
     Ok(())
 }
 
 fn open_stream(
     stream: &Stream,
-    owner: Option<&Identity>,
+    trust: &Trust<'_>,
     null: c_int,
     target: c_int,
 ) -> Result<(), Errno> {
@@ -264,30 +262,9 @@ fn open_stream(
         Stream::Null => sys::duplicate(null, target),
         Stream::AsStdout => sys::duplicate(libc::STDOUT_FILENO, target),
         Stream::File(path) => {
-            let fd = open_log(path, owner)?;
+            let fd = open::log(path, trust)?;
             sys::set_status_flags(fd, libc::O_APPEND)?;
             sys::duplicate(fd, target)
         }
-    }
-}
-
-/// Opens a log, and makes one that is not there: for the service's user, whose processes may open
-/// it again by `/dev/stdout`. One that is there keeps its owner.
-fn open_log(path: &CStr, owner: Option<&Identity>) -> Result<c_int, Errno> {
-    match sys::open(path, LOG_FLAGS, 0) {
-        Err(libc::ENOENT) => {}
-        opened => return opened,
-    }
-    match sys::open(path, LOG_FLAGS | libc::O_CREAT | libc::O_EXCL, LOG_MODE) {
-        Ok(fd) => {
-            if let Some(owner) = owner {
-                // Where the file system has no owners, it is anybody's or nobody's anyway.
-                let _ = sys::change_owner(fd, owner.uid, owner.gid);
-            }
-            Ok(fd)
-        }
-        // It has come meanwhile, or is a link to what is not there.
-        Err(libc::EEXIST) => sys::open(path, LOG_FLAGS | libc::O_CREAT, LOG_MODE),
-        Err(errno) => Err(errno),
     }
 }

@@ -12,6 +12,7 @@ use std::ptr;
 use super::{FdLimit, SpawnError, Stage};
 use crate::os::cgroup::Slot;
 use crate::os::marker::Marker;
+use crate::os::open;
 use crate::os::sys::Limit64;
 use crate::supervisor::{Attempt, Exec, Identity, Instance, Limit, Output};
 
@@ -63,6 +64,8 @@ pub(crate) struct Prepared {
     _strings: Vec<CString>,
     marker: Option<Marker>,
     pub(super) identity: Option<Identity>,
+    /// Who may put anything where the streams are.
+    pub(super) trusted: [u32; 3],
     pub(super) working_directory: CString,
     pub(super) umask: u32,
     pub(super) nice: Option<i32>,
@@ -118,6 +121,7 @@ impl Prepared {
             _strings: strings,
             marker: None,
             identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
+            trusted: open::trusted_uids(),
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
             nice: exec.nice,
@@ -181,6 +185,7 @@ impl Prepared {
             Stage::Stdout | Stage::Stderr if errno == libc::ENXIO => {
                 Some("nobody reads this FIFO".to_owned())
             }
+            Stage::Stdout | Stage::Stderr => open::in_words(errno).map(str::to_owned),
             Stage::Record if errno == libc::ESRCH => {
                 Some("it does not see the agent as its parent".to_owned())
             }
