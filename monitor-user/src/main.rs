@@ -8,6 +8,8 @@ mod clock;
 mod config;
 mod control;
 mod decode;
+#[cfg(test)]
+mod fuzz;
 mod init;
 mod journal;
 mod os;

@@ -7,6 +7,7 @@ mod build;
 mod ci;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod setup;
 mod soak;
 mod test;
@@ -45,6 +46,7 @@ enum Command {
     Ebpf(ebpf::Args),
     Test(test::Args),
     Soak(soak::Args),
+    Fuzz(fuzz::Args),
     Demo(demo::Args),
     Bench(bench::Args),
     Vm(vm::Args),
@@ -82,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Ebpf(args) => ebpf::run(&workspace()?, &args),
         Command::Test(args) => test::run(&workspace()?, &args),
         Command::Soak(args) => soak::run(&workspace()?, &args),
+        Command::Fuzz(args) => fuzz::run(&workspace()?, &args),
         Command::Demo(args) => demo::run(&workspace()?, &args),
         Command::Bench(args) => bench::run(&workspace()?, &args),
         Command::Vm(args) => vm::run(&workspace()?, &args),

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict,
+    Verdict, fuzz,
     report::{note, now},
     test,
     workspace::{Workspace, executable_in, output_of},
@@ -24,14 +24,17 @@ const LONG: [&str; 3] = ["race", "crash_points", "inits"];
 const SIMULATION: &str = "simulation";
 const SIMULATION_TEST: &str =
     "supervisor::simulation::every_invariant_holds_after_each_of_a_million_random_steps";
+/// Made-up input to all that the agent reads: see `fuzz.rs`.
+const FUZZ: &str = "fuzz";
+const FUZZ_FOR: Duration = Duration::from_secs(10 * 60);
 const SIMULATE_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// Kill agents and services for an hour or so: 10,000 rounds of each race, at every system call,
-/// and under every init; and simulate the core for ten minutes, in worlds of new seeds
+/// and under every init; and simulate the core for ten minutes, in worlds of new seeds, and fuzz for ten
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all
-    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], SIMULATION])]
+    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], SIMULATION, FUZZ])]
     tests: Vec<String>,
 }
 
@@ -45,6 +48,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let mut verdict = Verdict::Pass;
     if args.want(SIMULATION) {
         verdict = simulate(workspace)?;
+    }
+    if args.want(FUZZ) {
+        let targets = fuzz::TARGETS;
+        let each = FUZZ_FOR / u32::try_from(targets.len())?;
+        if fuzz::fuzz(workspace, &targets, each, None)? == Verdict::Fail {
+            verdict = Verdict::Fail;
+        }
     }
     let long: Vec<&str> = LONG.into_iter().filter(|name| args.want(name)).collect();
     if long.is_empty() {
@@ -66,7 +76,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
 
 /// Runs one world after the other, up to the first in which an invariant does not hold.
 fn simulate(workspace: &Workspace) -> Result<Verdict> {
-    let test = build_simulation(workspace)?;
+    let test = build_unit_tests(workspace)?;
     let first = seed_of_the_clock()?;
     note!("soak: the simulation, for {SIMULATE_FOR:?}, in worlds from seed {first} on");
     let end = now() + SIMULATE_FOR;
@@ -87,7 +97,11 @@ fn simulate(workspace: &Workspace) -> Result<Verdict> {
     Ok(Verdict::Pass)
 }
 
-fn build_simulation(workspace: &Workspace) -> Result<PathBuf> {
+/// The tests of the binary's own parts.
+///
+/// # Errors
+/// They cannot be built.
+pub(crate) fn build_unit_tests(workspace: &Workspace) -> Result<PathBuf> {
     let mut command = workspace.cargo();
     command.args(["test", "--no-run", "--package", "monitor-user"]);
     command
@@ -100,11 +114,14 @@ fn build_simulation(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 /// No two soaks begin with the same one.
+///
+/// # Errors
+/// The clock is before 1970.
 #[expect(
     clippy::disallowed_methods,
     reason = "a soak is to differ from the one before"
 )]
-fn seed_of_the_clock() -> Result<u64> {
+pub(crate) fn seed_of_the_clock() -> Result<u64> {
     let time = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok(u64::try_from(time.as_micros())?)
 }

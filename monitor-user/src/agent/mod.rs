@@ -1269,6 +1269,12 @@ fn untold(notices: &[Notice]) -> BTreeMap<ServiceName, Vec<Instance>> {
     untold
 }
 
+/// Reads what is in the state directory, as an agent does that starts.
+#[cfg(test)]
+pub(crate) fn read_state(runtime_dir: &Path) -> Result<()> {
+    MemoryDir::open(runtime_dir)?.read().map(drop)
+}
+
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

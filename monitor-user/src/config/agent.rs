@@ -84,6 +84,12 @@ const KEYS: &Keys<Draft> = &[
     ("journald_socket", |d, i| keep(&mut d.journald_socket, socket(i))),
 ];
 
+/// The names of them all, for input that is made up.
+#[cfg(test)]
+pub(super) fn key_names() -> Vec<&'static str> {
+    KEYS.iter().map(|(name, _)| *name).collect()
+}
+
 /// Reads `agent.toml`; what is invalid stays at its default.
 pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> AgentConfig {
     let mut draft = Draft {

@@ -90,6 +90,12 @@ impl Surroundings {
     }
 }
 
+/// The keys of a service and those of `agent.toml`, for input that is made up.
+#[cfg(test)]
+pub(crate) fn key_names() -> (Vec<&'static str>, Vec<&'static str>) {
+    (service::key_names(), agent::key_names())
+}
+
 const AGENT_FILE: &str = "agent.toml";
 
 /// The directory, in a config directory, whose `*.toml` files are the services.

@@ -61,6 +61,12 @@ const KEYS: &Keys<Draft> = &[
     ("hook_timeout", |d, i| keep(&mut d.hooks.timeout, hooks::timeout(i))),
 ];
 
+/// The names of them all, for input that is made up.
+#[cfg(test)]
+pub(super) fn key_names() -> Vec<&'static str> {
+    KEYS.iter().map(|(name, _)| *name).collect()
+}
+
 const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),

@@ -16,7 +16,7 @@ pub(crate) mod detect;
 mod diff;
 mod dinit;
 pub(crate) mod entry;
-mod inittab;
+pub(crate) mod inittab;
 pub(crate) mod locks;
 mod openrc;
 mod plan;

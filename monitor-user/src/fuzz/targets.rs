@@ -1,0 +1,212 @@
+//! What is read, and what holds of everything that was.
+
+use std::fs;
+use std::path::Path;
+
+use super::run_changed;
+use crate::aftermath::Circumstances;
+use crate::config::read_environment_file;
+use crate::control::{Command, Response};
+use crate::init::inittab::{Block, Dialect, Inittab};
+use crate::journal::Reader;
+use crate::supervisor::Cause;
+use crate::{agent, decode, report};
+
+/// Text for a person has nothing in it that a terminal would obey.
+fn assert_printable(text: &str) {
+    let plain = anstream::adapter::strip_str(text).to_string();
+    assert!(!plain.chars().any(char::is_control), "{plain:?}");
+}
+
+#[test]
+fn ring() {
+    run_changed("ring", &[], |bytes| {
+        let longer = [bytes, &[0; 8]].concat();
+        for (version, bytes) in [(6, bytes), (7, longer.as_slice()), (5, bytes)] {
+            let Some(exit) = decode::exit_of_version(version, bytes) else {
+                continue;
+            };
+            assert!(version >= decode::READABLE_FROM);
+            let told = serde_json::to_string(&exit.cause).unwrap();
+            let again: Cause = serde_json::from_str(&told).unwrap();
+            assert_eq!(again, exit.cause, "{told}");
+            serde_json::to_string(&Circumstances::of(&exit)).unwrap();
+            let _ = decode::blame(&exit.cause, exit.last_signal.as_ref());
+            assert!(exit.birth.is_none() || exit.tree.is_none());
+            let mut own = exit.clone();
+            own.cgroup_is_its_own();
+        }
+        let _ = decode::exit(bytes);
+    });
+}
+
+#[test]
+fn protocol() {
+    let words = &[
+        "\"version\":1",
+        "\"command\":",
+        "\"services\":[",
+        "\"all\":true",
+        "null",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        "\\u0000",
+        "\\ud800",
+        "18446744073709551616",
+        "-1",
+        "1e999",
+        "\"stop\"",
+        "\"signal\"",
+    ];
+    run_changed("protocol", words, |bytes| {
+        if let Ok(command) = Command::from_line(bytes) {
+            let line = command.to_line();
+            assert_eq!(Command::from_line(&line), Ok(command));
+        }
+        if let Ok(response) = Response::from_line(bytes) {
+            let line = response.to_line();
+            assert!(line.ends_with(b"\n"));
+            assert!(Response::from_line(&line).is_ok(), "{line:?}");
+        }
+    });
+}
+
+#[test]
+fn journal() {
+    let words = &[
+        "\n",
+        "{\"event\":",
+        "\"seq\":",
+        "\"time\":",
+        "\"cause\":",
+        "\"sender\":",
+        "null",
+        "\u{1b}[2J",
+        "\u{202e}",
+        "\\u0007",
+        "18446744073709551615",
+        "-1",
+        "\"exited\"",
+        "\"child_exited\"",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = crate::journal::paths(dir.path())[0].clone();
+    run_changed("journal", words, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        let mut reader = Reader::open(dir.path()).unwrap();
+        let mut lines = 0;
+        while let Some(line) = reader.next().unwrap() {
+            lines += 1;
+            assert!(line.event["event"].is_string());
+            assert_printable(&report::happening(&line.event));
+            let _ = (line.time(), line.service());
+        }
+        let all = bytes.split(|byte| *byte == b'\n').count();
+        assert!(lines <= all, "{lines} lines of {all}");
+    });
+}
+
+#[test]
+fn state() {
+    let words = &[
+        "\"boot_id\":",
+        "\"instance\":",
+        "\"pid\":",
+        "null",
+        "18446744073709551616",
+        "-1",
+        "1e999",
+        "{",
+        "}",
+        "\"memory\":",
+        "\"leaving\":[",
+        "\"starts_ago\":[",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let boot_id = crate::os::proc::boot_id().unwrap();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    set_private(&state);
+    run_changed("state", words, |bytes| {
+        // What another boot has left is not looked at.
+        let text = String::from_utf8_lossy(bytes).replace("BOOT", &boot_id);
+        for name in ["web.json", "web.birth", "last-good-config"] {
+            fs::write(state.join(name), &text).unwrap();
+        }
+        // A directory with nothing of an agent's in it is refused.
+        if let Err(error) = agent::read_state(dir.path()) {
+            assert!(error.to_string().contains("is not respawn's"), "{error:#}");
+        }
+    });
+}
+
+fn set_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn environment() {
+    let words = &[
+        "=", "\"", "'", "\\", "#", ";", "\n", "\r\n", "$", "export ", "PATH=", "\0", "\u{feff}",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("environment");
+    run_changed("environment", words, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        match read_environment_file(&path) {
+            Ok(variables) => {
+                for (key, value) in variables {
+                    assert!(!key.is_empty() && !key.contains(['=', '\0']), "{key:?}");
+                    assert!(!value.contains('\0'), "{value:?}");
+                }
+            }
+            Err(problem) => assert!(!problem.contains('\n'), "{problem:?}"),
+        }
+    });
+}
+
+#[test]
+fn inittab() {
+    let words = &[
+        ":",
+        "::",
+        "respawn",
+        "once",
+        "wait",
+        "askfirst",
+        "sysinit",
+        "\n",
+        "\r\n",
+        "#",
+        "id:2345:",
+        "# respawn: begin (written by respawn install)\n",
+        "# respawn: end (written by respawn install)\n",
+    ];
+    run_changed("inittab", words, |bytes| {
+        let block = ["rs1:2345:respawn:/usr/bin/respawn agent".to_owned()];
+        for dialect in [Dialect::Sysvinit, Dialect::Busybox] {
+            let Ok(inittab) = Inittab::parse(bytes, dialect) else {
+                continue;
+            };
+            let ids = inittab.ids(2, &[]);
+            assert!(ids.len() <= 2);
+            let with = inittab.with_block(&block);
+            let found = Block::find(&with).unwrap();
+            assert_eq!(found.commands().len(), 1);
+            // What was there before is there after.
+            if !inittab.is_installed() {
+                assert_eq!(
+                    found.taken_out(),
+                    bytes,
+                    "{:?}",
+                    String::from_utf8_lossy(bytes)
+                );
+            }
+        }
+        let _ = crate::init::inittab::ids_in(bytes);
+    });
+}
