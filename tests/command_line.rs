@@ -55,6 +55,115 @@ fn assert_harmless(what: &str, text: &str) {
 }
 
 #[test]
+fn check_looks_at_the_service_files_of_the_directory_that_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = dir.path().join("services");
+    fs::create_dir(&services).unwrap();
+    let check = |path: &Path| run(respawn().arg("check").arg(path));
+    let (output, stderr) = check(&services);
+    let expected = format!(
+        "0 services ok: no *.toml file is in {}\n",
+        services.display()
+    );
+    assert_eq!((stdout(&output), stderr.as_str()), (expected, ""));
+    fs::write(services.join("web.toml"), "command = [\"/bin/sh\"]").unwrap();
+    for path in [dir.path(), services.as_path()] {
+        let (output, stderr) = check(path);
+        assert_eq!(
+            (stdout(&output).as_str(), stderr.as_str()),
+            ("1 service ok: web\n", "")
+        );
+    }
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&services, &elsewhere).unwrap();
+    assert_eq!(stdout(&check(&elsewhere).0), "1 service ok: web\n");
+    fs::write(elsewhere.join("bad.toml"), "comand = 1").unwrap();
+    let (output, stderr) = check(&elsewhere);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("bad.toml:1:1"), "{stderr}");
+    // Beside the directory of services nothing is read, which is said.
+    fs::create_dir(&services).unwrap();
+    fs::rename(elsewhere.join("web.toml"), dir.path().join("web.toml")).unwrap();
+    let (_, stderr) = check(dir.path());
+    assert!(stderr.contains("web.toml: is not read"), "{stderr}");
+}
+
+#[test]
+fn what_hardly_is_as_meant_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let (script, file) = (dir.path().join("windows"), dir.path().join("web.toml"));
+    fs::write(&script, "#!/bin/sh\r\nexec sleep 1000\r\n").unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let command = format!("command = [{}]", json!(script));
+    fs::write(&file, format!("{command}\nstop_timeout = \"0s\"")).unwrap();
+    let (output, stderr) = run(respawn().arg("check").arg(&file));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr.contains("carriage return"), "{stderr}");
+    assert!(stderr.contains("stop_timeout: SIGKILL follows"), "{stderr}");
+    fs::write(
+        &file,
+        format!("{command}\nstop_timeout = \"infinity\"\nhook_timeout = \"infinity\""),
+    )
+    .unwrap();
+    let (_, stderr) = run(respawn().arg("check").arg(&file));
+    assert!(!stderr.contains("timeout"), "{stderr}");
+    // It fails at its start, and that says why.
+    let agent = Agent::start(&[("windows", &format!("{command}\nrestart_delay = \"1h\""))]);
+    agent.wait_state("windows", "backoff");
+    let (output, stderr) = run(&mut agent.command(&["start", "windows"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("carriage return"), "{stderr}");
+    assert!(stderr.contains(r#""/bin/sh\r""#), "{stderr}");
+}
+
+#[test]
+fn a_limit_above_the_hard_limit_is_lowered_to_it() {
+    let test = "a_limit_above_the_hard_limit_is_lowered_to_it";
+    needs_root!(test);
+    // Without the right to raise limits, as in most containers.
+    let Some(setpriv) = ["/usr/bin/setpriv", "/bin/setpriv"]
+        .into_iter()
+        .find(|it| Path::new(it).exists())
+    else {
+        return skip(test, "no setpriv, with which a right is taken away");
+    };
+    let words = [
+        setpriv,
+        "--bounding-set=-sys_resource",
+        "--inh-caps=-sys_resource",
+        "/bin/sh",
+        "-c",
+        "ulimit -Hn 4096 && exec \"$@\"",
+        "sh",
+    ];
+    let setup = support::Setup {
+        wrapper: words.map(str::to_owned).to_vec(),
+        ..support::Setup::default()
+    };
+    let text = sleeping("limits = { nofile = 65536, nproc = [10, 20], core = \"unlimited\" }");
+    let agent = Agent::with(&setup, &[("db", &text)]);
+    let pid = agent.running("db");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let of = |name: &str| {
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        line.split_whitespace()
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(of("Max open files"), "4096 4096");
+    assert_eq!(of("Max processes"), "10 20");
+    assert!(
+        agent.log().contains("the limit NOFILE of 65536 is above"),
+        "{}",
+        agent.log()
+    );
+}
+
+#[test]
 fn what_would_deceive_a_reader_is_visible_everywhere() {
     let (_folder, program) = named("sleep", HOSTILE);
     let missing = program.with_file_name(format!("{HOSTILE}z"));

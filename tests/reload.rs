@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Agent, SIGHTS, eventually, needs_root, signal_to, sleeping};
+use support::{Agent, SIGHTS, eventually, needs_root, shell, signal_to, sleeping};
 
 /// A service's file with a problem in its third line.
 const BAD: &str = "command = [\"sleep\"]\nstop_timout = \"3s\"";
@@ -89,6 +89,74 @@ fn one_changed_service_is_restarted_alone() {
     }
     assert_eq!(agent.count("b", "exited"), 1);
     assert_eq!(command_of(after["b"]), "sleep\x002000\0");
+}
+
+#[test]
+fn a_renamed_service_finds_free_what_it_held_under_its_old_name() {
+    // It holds the lock as one holds a port, and lets go of it late.
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join("lock");
+    let script = format!(
+        "exec 9>{}; flock -n 9 || exit 1; trap 'sleep 0.5; exit' TERM; \
+         while :; do sleep 0.01 9>&-; done",
+        lock.display()
+    );
+    let keys = "start_check = \"300ms\"\nstart_limit = { burst = 1, interval = \"1h\" }";
+    let web = shell(&script, keys);
+    for sight in SIGHTS {
+        let agent = Agent::seeing(sight, &[("web", &web), ("other", &sleeping(""))]);
+        let other = agent.running("other");
+        agent.running("web");
+        fs::remove_file(agent.service_file("web")).unwrap();
+        agent.write_service("website", &web);
+        let output = agent.run(&["reload"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        // It is all done.
+        assert_eq!(agent.status("web"), Value::Null);
+        assert_eq!(agent.status("website")["state"], "running");
+        assert_eq!(agent.count("website", "exited"), 0);
+        assert_eq!(agent.running("other"), other);
+    }
+}
+
+#[test]
+fn a_reload_fails_when_something_that_it_starts_does_not_run() {
+    let agent = four();
+    let bad = shell("exit 9", "start_check = \"1s\"\nrestart_delay = \"1h\"");
+    agent.write_service("bad", &bad);
+    let output = agent.run(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "added: bad\n");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("bad: exited with 9"), "{said}");
+    agent.write_service("bad", &(bad + "\nnice = 1"));
+    let output = agent.run(&["reload", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["ok"], false, "{answer}");
+    assert_eq!(answer["failed"][0]["service"], "bad", "{answer}");
+}
+
+#[test]
+fn a_reload_does_not_stop_everything_because_the_directory_is_gone() {
+    let agent = four();
+    let before = pids(&agent);
+    let services = agent.dir().join("config/services");
+    let aside = agent.dir().join("config/aside");
+    fs::rename(&services, &aside).unwrap();
+    let output = agent.run(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--allow-empty"), "{said}");
+    agent.signal(Signal::SIGHUP);
+    eventually("the agent has refused", || {
+        agent.log().contains("nothing was changed").then_some(())
+    });
+    assert_eq!(pids(&agent), before);
+    assert!(agent.run(&["reload", "--allow-empty"]).status.success());
+    assert!(agent.statuses().is_empty());
+    assert!(agent.live_all().is_empty());
 }
 
 #[test]
@@ -197,7 +265,9 @@ fn a_good_config_is_taken_up_and_its_warnings_told() {
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),
     );
-    assert!(output.status.success(), "{warned}");
+    // It does not run, as it warns.
+    assert_eq!(output.status.code(), Some(1), "{warned}");
+    assert!(warned.contains("\na: cannot enter /no/such: "), "{warned}");
     assert_eq!(said, "changed: a (restarted), b (updated in place)\n");
     assert!(warned.starts_with("warning: "), "{warned}");
     assert!(warned.contains("/a.toml:"), "{warned}");

@@ -235,6 +235,40 @@ fn with_overlap_a_start_does_not_wait_for_the_old_ones_memory() {
 }
 
 #[test]
+fn a_start_that_fails_beside_its_predecessors_tree_is_tried_when_that_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lock, ready) = (dir.path().join("lock"), dir.path().join("ready"));
+    // A child holds what the next instance needs, as nginx's old workers hold the port.
+    let script = format!(
+        "exec 9>{0}; flock -n 9 || exit 1; \
+         sh -c 'trap \"sleep 0.5; exit\" TERM; : >{1}; while :; do sleep 0.01 9>&-; done' & \
+         wait",
+        lock.display(),
+        ready.display()
+    );
+    let keys = "overlap = true\nstart_limit = { burst = 1, interval = \"1h\" }";
+    for sight in SIGHTS {
+        let _ = fs::remove_file(&ready);
+        let agent = Agent::seeing(sight, &[("web", &shell(&script, keys))]);
+        let old = agent.running("web");
+        eventually("its child is ready", || ready.exists().then_some(()));
+        fs::remove_file(&ready).unwrap();
+        signal_to(old, Signal::SIGKILL);
+        eventually("the next one is ready", || ready.exists().then_some(()));
+        let status = agent.status("web");
+        assert_eq!(status["state"], "running", "{status}");
+        assert_eq!(agent.count("web", "backoff"), 0);
+        assert_eq!(agent.count("web", "failed"), 0);
+        if sight == Sight::PidfdsAlone {
+            continue;
+        }
+        // And the restart of one is not called a failure, though its first try is one.
+        fs::remove_file(&ready).unwrap();
+        agent.must("restart", "web");
+    }
+}
+
+#[test]
 fn after_a_thousand_kills_there_is_one_instance_and_every_exit_is_told() {
     // So many that none is killed more than 20 times in a second, which would delay it.
     const SERVICES: usize = 50;

@@ -519,13 +519,15 @@ fn write_service(dir: &Path, name: &str, text: &str) {
         .split_once('=')
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .expect("a marker");
-    // Most tests see for themselves what becomes of a start.
-    let check = match text.contains("start_check") {
+    // Most tests see for themselves what becomes of a start. At the end, so that lines keep their
+    // numbers, unless a table there would swallow it.
+    let is_said = text.contains("start_check") || text.contains("\n[");
+    let check = match is_said {
         true => "",
         false => "start_check = \"0s\"\n",
     };
     // First, so that a table at the end of the text does not swallow it.
-    let text = format!("environment.{key} = {value:?}\n{check}{text}\n");
+    let text = format!("environment.{key} = {value:?}\n{text}\n{check}");
     fs::write(service_file(dir, name), text).expect("a service file");
 }
 

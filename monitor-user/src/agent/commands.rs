@@ -65,7 +65,7 @@ impl Agent {
                     }
                 });
             }
-            Command::Reload => self.reload(Some(reply)),
+            Command::Reload { allow_empty } => self.reload(allow_empty, Some(reply)),
             Command::Shutdown => {
                 let request = self.requests.single(reply);
                 self.shut_down(request);
@@ -83,7 +83,7 @@ impl Agent {
             Command::Signal { service, signal } => {
                 ("signal", Some(*signal), std::slice::from_ref(service))
             }
-            Command::Reload => ("reload", None, [].as_slice()),
+            Command::Reload { .. } => ("reload", None, [].as_slice()),
             Command::Shutdown => ("shutdown", None, [].as_slice()),
         };
         let Peer { pid, uid } = peer;
@@ -139,11 +139,23 @@ impl Agent {
     pub(super) fn reload_unasked(&mut self) {
         tracing::info!("SIGHUP: reading the config again");
         self.record(&Entry::requested(clock::now(), None, "reload", None, None));
-        self.reload(None);
+        self.reload(false, None);
     }
 
-    fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<Response>>) {
+    fn reload(&mut self, allow_empty: bool, reply: Option<tokio::sync::oneshot::Sender<Response>>) {
         match config::load(&self.options.config, &self.surroundings) {
+            Ok(config) if !allow_empty && self.would_be_lost(&config) => {
+                let dir = self.options.config.join(config::SERVICES);
+                let message = format!(
+                    "nothing was changed: {} is gone, and with it every service; put it back, or use \
+                     `respawn reload --allow-empty` to stop them all",
+                    dir.display()
+                );
+                match reply {
+                    Some(reply) => requests::answer(reply, Response::Error { message }),
+                    None => tracing::error!("{message}"),
+                }
+            }
             Ok(config) => {
                 let warnings = config.warnings.clone();
                 let request = reply.map(|reply| self.requests.reload(warnings, reply));
@@ -166,6 +178,12 @@ impl Agent {
 }
 
 impl Agent {
+    /// Whether a config has no service because the directory of them is gone: not mounted, perhaps.
+    fn would_be_lost(&self, config: &Config) -> bool {
+        let dir = self.options.config.join(config::SERVICES);
+        config.services.is_empty() && !self.config.services.is_empty() && !dir.is_dir()
+    }
+
     /// A file can be read that could not be before, and has other services than was thought: takes
     /// up what there is.
     pub(super) fn reload_usable(&mut self) {

@@ -466,6 +466,9 @@ impl Instances {
                 ..spec.exec.clone()
             })?,
         };
+        for what in command.lowered() {
+            tracing::warn!(%service, "{what}");
+        }
         let command = command.with_marker(marker);
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {

@@ -16,7 +16,7 @@ use crate::text::printable;
 /// hardly as meant. Changes nothing and needs no agent. Exits with 1 if anything is wrong.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A config directory or a service file, instead of the agent's own directory
+    /// A config directory, a directory of service files, or a file, instead of the agent's own directory
     path: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigDir,
@@ -42,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let surroundings = Surroundings::of_this_process();
     let outcome = match path.as_deref() {
         Some(file) if !file.is_dir() => config::load_file(file, &surroundings),
+        Some(dir) if config::has_service_files(dir) => config::load_services(dir, &surroundings),
         dir => config::load(dir.unwrap_or(config_dir), &surroundings),
     };
     let path = path.as_deref().unwrap_or(config_dir);
@@ -104,7 +105,10 @@ fn write_services(config: &Config, path: &Path, out: &mut impl Write) -> io::Res
     let names: Vec<&str> = config.services.keys().map(AsRef::as_ref).collect();
     match names.as_slice() {
         [] if path.is_dir() => {
-            let services = path.join(SERVICES);
+            let services = match config::has_service_files(path) {
+                true => path.to_owned(),
+                false => path.join(SERVICES),
+            };
             let services = printable(&services.to_string_lossy());
             writeln!(out, "0 services ok: no *.toml file is in {services}")
         }

@@ -9,15 +9,20 @@ use super::Global;
 use super::ask::{self, Refusal, end};
 use crate::config::Problem;
 use crate::control::{Command, Response};
-use crate::supervisor::ReloadSummary;
+use crate::supervisor::{FailedStart, ReloadSummary};
+use crate::text::printable;
 
 /// Read the config again
 ///
-/// Starts what was added, stops what was removed, and restarts what changed in a way that needs
-/// it; tells which these are. A config with a problem changes nothing, and all its problems and
-/// warnings are told, as by `respawn check`.
+/// Stops what was removed, then starts what was added, and restarts what changed in a way that needs
+/// it; returns when all of that is done, and tells what that was. Exit status 1 if a service that it
+/// starts does not run. A config with a problem changes nothing, and all its problems and warnings
+/// are told, as by `respawn check`. Ctrl-C ends the waiting only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// Stop every service if the directory of service files is gone
+    #[arg(long)]
+    allow_empty: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -30,15 +35,21 @@ pub(crate) struct Arguments {
 /// Output that cannot be written.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
-    let (written, exit_code) = match ask::ask(global, &Command::Reload) {
+    let allow_empty = arguments.allow_empty;
+    let (written, exit_code) = match ask::ask(global, &Command::Reload { allow_empty }) {
         Ok(Response::Reloaded { summary, warnings }) => {
             let out = &mut io::stdout().lock();
             let written = match json {
                 true => write_summary_json(&summary, &warnings, out),
                 false => write_warnings(&warnings, &mut io::stderr().lock())
-                    .and_then(|()| write_summary(&summary, out)),
+                    .and_then(|()| write_summary(&summary, out))
+                    .and_then(|()| write_failures(&summary, &mut io::stderr().lock())),
             };
-            (written, ExitCode::SUCCESS)
+            let exit_code = match summary.failed.as_slice() {
+                [] => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+            (written, exit_code)
         }
         Ok(Response::Invalid { problems, warnings }) => {
             let written = match json {
@@ -79,6 +90,13 @@ fn write_summary(summary: &ReloadSummary, out: &mut impl Write) -> io::Result<()
     Ok(())
 }
 
+fn write_failures(summary: &ReloadSummary, err: &mut impl Write) -> io::Result<()> {
+    for FailedStart { service, error } in &summary.failed {
+        writeln!(err, "{}: {}", printable(service), printable(error))?;
+    }
+    Ok(())
+}
+
 /// What became of a service that has changed.
 fn of(summary: &ReloadSummary, name: &String) -> String {
     match summary.restarted.contains(name) {
@@ -97,13 +115,15 @@ fn write_summary_json(
         changed,
         restarted,
         removed,
+        failed,
     } = summary;
     let object = json!({
-        "ok": true,
+        "ok": failed.is_empty(),
         "added": added,
         "changed": changed,
         "restarted": restarted,
         "removed": removed,
+        "failed": failed,
         "warnings": warnings,
     });
     ask::write_json(&object, out)
@@ -143,6 +163,7 @@ mod tests {
             changed: vec!["mail".to_owned(), "www".to_owned()],
             restarted: vec!["www".to_owned()],
             removed: vec!["old".to_owned()],
+            failed: Vec::new(),
         };
         assert_eq!(
             text(|out| write_summary(&summary, out)),
@@ -150,7 +171,7 @@ mod tests {
         );
         assert_eq!(
             text(|out| write_summary_json(&summary, &[], out)),
-            "{\"added\":[\"db\",\"web\"],\"changed\":[\"mail\",\"www\"],\"ok\":true,\
+            "{\"added\":[\"db\",\"web\"],\"changed\":[\"mail\",\"www\"],\"failed\":[],\"ok\":true,\
              \"removed\":[\"old\"],\"restarted\":[\"www\"],\"warnings\":[]}\n"
         );
         assert_eq!(

@@ -9,6 +9,7 @@ use super::Surroundings;
 use super::cursor::{Item, Table};
 use super::environment;
 use super::service::{command, interval, program};
+use super::value::INFINITY;
 use crate::supervisor::{Hook, Hooks};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +42,10 @@ pub(super) fn words(item: &Item<'_>) -> Option<Vec<String>> {
 
 /// How long a hook may take.
 pub(super) fn timeout(item: &Item<'_>) -> Option<Duration> {
-    interval(item)
+    match item.as_str() {
+        Some("infinity") => Some(INFINITY),
+        _ => interval(item),
+    }
 }
 
 impl Draft {

@@ -120,6 +120,23 @@ pub(crate) fn load(dir: &Path, surroundings: &Surroundings) -> Result<Config, In
     loader.finish()
 }
 
+/// Reads the service files of a directory that is no config directory: that of the services of one.
+///
+/// # Errors
+/// All that is wrong in any of them.
+pub(crate) fn load_services(dir: &Path, surroundings: &Surroundings) -> Result<Config, Invalid> {
+    let mut loader = Loader::new(surroundings);
+    loader.services(dir);
+    loader.finish()
+}
+
+/// Whether the files of services are right in a directory, and not in its `services`.
+pub(crate) fn has_service_files(dir: &Path) -> bool {
+    let is_config = is_there(&dir.join(SERVICES)) || is_there(&dir.join(AGENT_FILE));
+    let has_files = || service_files(dir).is_ok_and(|files| !files.is_empty());
+    !is_config && (dir.file_name() == Some(OsStr::new(SERVICES)) || has_files())
+}
+
 /// Reads a single file: services, or `agent.toml`.
 ///
 /// # Errors
@@ -229,15 +246,29 @@ impl<'s> Loader<'s> {
             self.agent_file(&agent);
         }
         let services = dir.join(SERVICES);
-        if !is_there(&services) {
-            return;
+        self.warn_of_misplaced(dir);
+        if is_there(&services) {
+            self.services(&services);
         }
-        match service_files(&services) {
+    }
+
+    fn services(&mut self, dir: &Path) {
+        match service_files(dir) {
             Ok(files) => files.iter().for_each(|file| self.service_file(file)),
-            Err(error) => self.refuse(&services, format!("cannot be listed: {error}")),
+            Err(error) => self.refuse(dir, format!("cannot be listed: {error}")),
         }
-        if let Ok(metadata) = fs::metadata(&services) {
-            source::warn_if_writable(&services, &metadata, &self.report, self.surroundings);
+        if let Ok(metadata) = fs::metadata(dir) {
+            source::warn_if_writable(dir, &metadata, &self.report, self.surroundings);
+        }
+    }
+
+    /// Files beside `agent.toml` that were meant as services, perhaps.
+    fn warn_of_misplaced(&self, dir: &Path) {
+        for file in service_files(dir).unwrap_or_default() {
+            if file.file_name() != Some(OsStr::new(AGENT_FILE)) {
+                let message = format!("is not read: services are in {SERVICES}/");
+                self.report.warn(Problem::of_file(&file, message));
+            }
         }
     }
 

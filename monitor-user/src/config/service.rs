@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,7 +49,7 @@ const KEYS: &Keys<Draft> = &[
     ("start_limit", |d, i| keep(&mut d.policy.start_limit, start_limit(i))),
     ("success_exit_status", |d, i| keep(&mut d.policy.success_exit_status, exit_status(i))),
     ("stop_signal", |d, i| keep(&mut d.policy.stop_signal, signal(i))),
-    ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, duration(i))),
+    ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, stop_timeout(i))),
     ("stop_mode", |d, i| keep(&mut d.policy.stop_mode, word(i, STOP_MODES))),
     ("start_check", |d, i| keep(&mut d.policy.start_check, duration(i))),
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
@@ -288,6 +289,12 @@ pub(super) fn program(
     if path.is_absolute() {
         if let Some(why) = not_runnable(path) {
             item.warn(format!("{why}, so that {fails}"));
+        } else if ends_in_carriage_return(path) {
+            item.warn(format!(
+                "the first line of {} ends in a carriage return (a Windows line end), so that {fails}; \
+                 remove it from each line with sed -i 's/\\r$//'",
+                printable(path)
+            ));
         }
         return Some(path.to_owned());
     }
@@ -318,6 +325,15 @@ fn not_runnable(path: &Path) -> Option<String> {
         }
         Ok(_) => None,
     }
+}
+
+/// Whether it is a script whose line `#!…` has a Windows line end.
+fn ends_in_carriage_return(path: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut text));
+    let line = text.split(|byte| *byte == b'\n').next();
+    let line = line.filter(|line| read.is_ok() && line.starts_with(b"#!"));
+    line.is_some_and(|line| line.ends_with(b"\r"))
 }
 
 fn working_directory(item: &Item<'_>) -> Option<PathBuf> {
@@ -351,6 +367,17 @@ fn umask(item: &Item<'_>) -> Option<u32> {
         item.expected(WHAT, Some("from \"0000\" to \"0777\""));
     }
     mask
+}
+
+fn stop_timeout(item: &Item<'_>) -> Option<Duration> {
+    let timeout = value::timeout(item)?;
+    if timeout.is_zero() {
+        item.warn(
+            "SIGKILL follows the stop signal at once, so that nothing can be saved; write \"infinity\" \
+             for no limit",
+        );
+    }
+    Some(timeout)
 }
 
 #[derive(Default)]

@@ -40,6 +40,17 @@ pub(super) fn duration(item: &Item<'_>) -> Option<Duration> {
     }
 }
 
+/// What is never over: thirty years, so that no sum overflows a clock.
+pub(crate) const INFINITY: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// A duration after which something is given up, or `"infinity"`.
+pub(super) fn timeout(item: &Item<'_>) -> Option<Duration> {
+    match item.as_str() {
+        Some("infinity") => Some(INFINITY),
+        _ => duration(item),
+    }
+}
+
 /// A number of bytes: `"8MiB"`, or an integer.
 pub(super) fn size(item: &Item<'_>) -> Option<u64> {
     if let Some((bytes, _)) = item.as_integer() {

@@ -214,7 +214,7 @@ fn may_repeat(command: &Command) -> bool {
         Command::Status { .. }
         | Command::Start { .. }
         | Command::Stop { .. }
-        | Command::Reload
+        | Command::Reload { .. }
         | Command::Shutdown => true,
     }
 }
@@ -226,7 +226,7 @@ fn takes_time(command: &Command) -> bool {
         | Command::Stop { no_wait, .. }
         | Command::Restart { no_wait, .. } => !no_wait,
         Command::Status { .. } | Command::Signal { .. } => false,
-        Command::Reload | Command::Shutdown => true,
+        Command::Reload { .. } | Command::Shutdown => true,
     }
 }
 

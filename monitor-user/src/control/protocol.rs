@@ -65,8 +65,13 @@ pub(crate) enum Command {
         /// In JSON a name or a number in a string, such as "SIGHUP", "hup" or "1".
         signal: Signal,
     },
-    /// Answered by [`Response::Reloaded`], or by [`Response::Invalid`].
-    Reload,
+    /// Answered by [`Response::Reloaded`] once all that it stops and starts is so, or by
+    /// [`Response::Invalid`].
+    Reload {
+        /// Even if no service is left.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        allow_empty: bool,
+    },
     /// Stops all services and then the agents; what is desired stays as it is.
     Shutdown,
 }
@@ -224,9 +229,7 @@ impl Command {
             Self::Stop { services, all, .. } if services.is_empty() != *all => {
                 Some(r#"expected either "services":["NAME"] or "all":true"#)
             }
-            Self::Reload | Self::Shutdown if keys > 1 => {
-                Some("expected no other key than version and command")
-            }
+            Self::Shutdown if keys > 1 => Some("expected no other key than version and command"),
             _ => None,
         }
     }
@@ -237,7 +240,8 @@ impl Response {
     pub(crate) fn is_ok(&self) -> bool {
         match self {
             Self::Done { results } => results.iter().all(|result| result.ok),
-            Self::Status { .. } | Self::Reloaded { .. } => true,
+            Self::Status { .. } => true,
+            Self::Reloaded { summary, .. } => summary.failed.is_empty(),
             Self::Invalid { .. } | Self::Error { .. } => false,
         }
     }
@@ -333,7 +337,8 @@ mod tests {
                 service: "web".to_owned(),
                 signal: Signal::HUP,
             },
-            Command::Reload,
+            Command::Reload { allow_empty: false },
+            Command::Reload { allow_empty: true },
             Command::Shutdown,
         ] {
             let line = command.to_line();
@@ -397,7 +402,7 @@ mod tests {
             ),
             (
                 json!({"version": 1, "command": "reload", "now": true}),
-                "no other key",
+                "unknown field `now`",
             ),
             (
                 json!({"version": 1, "command": "signal", "service": "a", "signal": "SIGFOO"}),

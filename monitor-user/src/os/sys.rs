@@ -570,6 +570,15 @@ pub(super) fn set_limit(resource: u32, limit: &Limit64) -> Result<(), Errno> {
     unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
 }
 
+/// The caller's own limit.
+pub(super) fn limit(resource: u32) -> Result<Limit64, Errno> {
+    let mut limit = Limit64 { soft: 0, hard: 0 };
+    let old = ptr::from_mut(&mut limit) as usize;
+    // SAFETY: the structure is the kernel's `rlimit64`, which it fills in; no new one is given.
+    unsafe { call(libc::SYS_prlimit64, [0, resource as usize, 0, old, 0, 0]) }?;
+    Ok(limit)
+}
+
 /// `setpriority` of the caller itself.
 pub(super) fn set_nice(nice: i32) -> Result<(), Errno> {
     let args = [libc::PRIO_PROCESS as usize, 0, word(nice), 0, 0, 0];

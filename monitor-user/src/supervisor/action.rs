@@ -97,6 +97,17 @@ pub(crate) struct ReloadSummary {
     pub(crate) restarted: Vec<String>,
     /// Services that are gone from the config, stopped.
     pub(crate) removed: Vec<String>,
+    /// Those of the started ones that do not run.
+    #[serde(default)]
+    pub(crate) failed: Vec<FailedStart>,
+}
+
+/// A service that does not run after a reload.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct FailedStart {
+    pub(crate) service: String,
+    /// Why.
+    pub(crate) error: String,
 }
 
 /// Why a request was not done.

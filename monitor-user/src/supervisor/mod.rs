@@ -19,6 +19,7 @@ mod backoff;
 mod cause;
 mod event;
 mod memory;
+mod reload;
 mod service;
 mod signal;
 mod spec;
@@ -42,6 +43,7 @@ pub(crate) use signal::*;
 pub(crate) use spec::*;
 pub(crate) use status::*;
 
+use reload::Reload;
 use service::{Change, Dead, Legacy, Service, Step};
 
 /// All services of one agent.
@@ -60,6 +62,9 @@ pub(crate) struct Supervisor {
     is_configured: bool,
     is_shutting_down: bool,
     shutdown_requests: Vec<RequestId>,
+    /// Those that are not done, oldest first.
+    reloads: Vec<Reload>,
+    last_own_request: u64,
 }
 
 /// What was told before the first config.
@@ -86,6 +91,7 @@ impl Supervisor {
         if let Some(event) = self.hold_until_configured(event) {
             self.dispatch(event, now);
         }
+        self.go_on_with_reloads(now);
         self.reply_to_shutdown();
     }
 
@@ -100,6 +106,7 @@ impl Supervisor {
             };
             self.visit(&name, now, Service::timeout);
         }
+        self.go_on_with_reloads(now);
         self.reply_to_shutdown();
     }
 
@@ -275,21 +282,74 @@ impl Supervisor {
                 .fold(self.last_attempt, Attempt::max);
         }
         let dead = told_dead(&facts);
-        let mut summary = ReloadSummary::default();
-        self.remove_unlisted(&specs, &mut summary, now);
+        let mut reload = Reload {
+            request,
+            ..Reload::default()
+        };
+        self.remove_unlisted(&specs, &mut reload.summary, now);
         for (name, spec) in specs {
             let legacy = legacies.remove(&name);
-            self.configure_one(name, spec, legacy, &dead, &mut summary, now);
+            self.configure_one(name, spec, legacy, &dead, &mut reload, now);
         }
         for (name, legacy) in legacies {
-            self.resume_unlisted(name, legacy, &dead, &mut summary, now);
+            self.resume_unlisted(name, legacy, &dead, &mut reload.summary, now);
         }
-        if let Some(request) = request {
-            self.reply(request, Reply::Reloaded(summary));
-        }
+        let summary = &reload.summary;
+        let stopping = summary.removed.iter().chain(&summary.restarted);
+        reload.stops = stopping.map(|name| name.as_str().into()).collect();
+        self.reloads.push(reload);
         for fact in facts {
             self.dispatch(fact, now);
         }
+    }
+
+    /// Has a service that a reload starts wait for what that stops, and somebody wait for the start.
+    fn hold(&mut self, name: &ServiceName, reload: &mut Reload, now: Instant) {
+        reload.held.insert(name.clone());
+        let request = reload.request.map(|_| {
+            self.last_own_request += 1;
+            RequestId::own(self.last_own_request)
+        });
+        if let Some(request) = request {
+            reload.starts.insert(request, name.clone());
+        }
+        self.visit(name, now, |it, step| it.hold(request, step));
+    }
+
+    /// Starts what was held back once nothing is left of what had to stop, and answers who waits for
+    /// a reload that is done.
+    fn go_on_with_reloads(&mut self, now: Instant) {
+        let mut reloads = mem::take(&mut self.reloads);
+        for reload in &mut reloads {
+            let services = &self.services;
+            let is_left = |name: &ServiceName| services.get(name).is_some_and(Service::is_left);
+            reload.stops.retain(is_left);
+            if reload.stops.is_empty() {
+                for name in mem::take(&mut reload.held) {
+                    self.visit(&name, now, Service::release);
+                }
+            }
+        }
+        self.take_own_replies(&mut reloads);
+        for reload in reloads {
+            if !reload.is_done() {
+                self.reloads.push(reload);
+            } else if let Some(request) = reload.request {
+                self.reply(request, Reply::Reloaded(reload.summary));
+            }
+        }
+    }
+
+    fn take_own_replies(&mut self, reloads: &mut [Reload]) {
+        self.actions.retain(|action| match action {
+            Action::Reply { request, reply } if request.is_own() => {
+                for reload in &mut *reloads {
+                    reload.answer(*request, reply);
+                }
+                false
+            }
+            _ => true,
+        });
     }
 
     fn configure_one(
@@ -298,28 +358,34 @@ impl Supervisor {
         spec: Arc<Spec>,
         legacy: Option<Legacy>,
         dead: &Dead,
-        summary: &mut ReloadSummary,
+        reload: &mut Reload,
         now: Instant,
     ) {
         match self.services.get(&name).map(Service::is_removed) {
             Some(true) => {
-                summary.added.push(name.to_string());
+                reload.summary.added.push(name.to_string());
+                self.hold(&name, reload, now);
                 self.visit(&name, now, |it, step| it.add_again(spec, step));
             }
             Some(false) => {
-                let mut change = Change::None;
-                self.visit(&name, now, |it, step| change = it.reconfigure(spec, step));
+                let (mut change, known) = (Change::None, spec.clone());
+                self.visit(&name, now, |it, _| change = it.change(&known));
                 if change != Change::None {
-                    summary.changed.push(name.to_string());
+                    reload.summary.changed.push(name.to_string());
                 }
                 if change == Change::Restart {
-                    summary.restarted.push(name.to_string());
+                    reload.summary.restarted.push(name.to_string());
+                    self.hold(&name, reload, now);
                 }
+                self.visit(&name, now, |it, step| it.reconfigure(spec, change, step));
             }
             None => {
-                summary.added.push(name.to_string());
+                reload.summary.added.push(name.to_string());
                 let service = Service::new(name.clone(), spec, self.is_shutting_down, now);
                 self.services.insert(name.clone(), service);
+                if legacy.is_none() {
+                    self.hold(&name, reload, now);
+                }
                 self.visit(&name, now, |it, step| match legacy {
                     Some(legacy) => it.resume(legacy, dead, step),
                     None => it.begin(step),

@@ -32,6 +32,8 @@
 //!   in a storm of ends. An end that nobody saw may have been anybody's doing: Due, and no failure
 //!   is counted, but its start is. A failed start that is not wanted any more: Ending. One whose
 //!   exec has changed: Due.
+//!   With `overlap`, an instance that fails while its predecessor's tree lives may have failed for
+//!   what that still holds: Due, at no cost, once nothing is left of either.
 //! - (4) Due if wanted, else Ending.
 //! - (5) done once the instance has run for `start_check`; failed if it ends sooner.
 //! - What outlives its main process is stopped by `stop_mode`, beside the state: "group" gives it
@@ -212,6 +214,11 @@ pub(super) struct Service {
     /// When `state` became what it is.
     since: Instant,
     leaving: Vec<Leaving>,
+    /// Whether the next start must wait until no old instance is leaving: the last one failed beside
+    /// one.
+    alone: bool,
+    /// Whether a reload has it wait until others have stopped.
+    is_held: bool,
     backoff: Backoff,
     last_attempt: Attempt,
     /// The fingerprint of what the last attempt ran; `None`: not known.
@@ -241,6 +248,8 @@ impl Service {
             state: ServiceState::Down(Rest::Stopped),
             since: now,
             leaving: Vec::new(),
+            alone: false,
+            is_held: false,
             backoff: Backoff::default(),
             last_attempt: Attempt::default(),
             exec: None,
@@ -433,6 +442,7 @@ impl Service {
 
     pub(super) fn start(&mut self, request: RequestId, step: &mut Step<'_>) {
         self.desired = Desired::Up;
+        self.is_held = false;
         self.overtake_down("start", step);
         self.waiting_up.push(request);
         if matches!(self.state, ServiceState::Running { .. }) {
@@ -444,6 +454,7 @@ impl Service {
 
     pub(super) fn restart(&mut self, request: RequestId, step: &mut Step<'_>) {
         self.desired = Desired::Up;
+        self.is_held = false;
         self.overtake_down("restart", step);
         self.waiting_up.push(request);
         self.replace_or_start(step);
@@ -492,21 +503,59 @@ impl Service {
         }
     }
 
-    /// Takes the service's spec of a newer config. A changed policy holds from the next decision
-    /// on; a changed exec restarts what is wanted.
-    pub(super) fn reconfigure(&mut self, spec: Arc<Spec>, step: &mut Step<'_>) -> Change {
-        if Arc::ptr_eq(&self.spec, &spec) || self.spec == spec {
-            return Change::None;
-        }
-        let new_exec = self.is_new_exec(&spec);
-        self.spec = spec;
-        if new_exec && self.is_wanted() {
-            self.replace_or_start(step);
+    /// What the service's spec of a newer config changes. A changed policy holds from the next
+    /// decision on; a changed exec restarts what is wanted.
+    pub(super) fn change(&self, spec: &Arc<Spec>) -> Change {
+        if Arc::ptr_eq(&self.spec, spec) || self.spec == *spec {
+            Change::None
+        } else if self.is_wanted() && self.is_new_exec(spec) {
             Change::Restart
         } else {
-            self.settle(step);
             Change::InPlace
         }
+    }
+
+    /// Takes that spec, whose change is known.
+    pub(super) fn reconfigure(&mut self, spec: Arc<Spec>, change: Change, step: &mut Step<'_>) {
+        match change {
+            Change::None => {}
+            Change::InPlace => {
+                self.spec = spec;
+                self.settle(step);
+            }
+            Change::Restart => {
+                self.spec = spec;
+                self.replace_or_start(step);
+            }
+        }
+    }
+
+    /// A reload is about to start it, once others have stopped; `request` waits for that.
+    pub(super) fn hold(&mut self, request: Option<RequestId>, step: &mut Step<'_>) {
+        self.is_held = true;
+        match request {
+            // It will not be wanted before the agent goes.
+            Some(request) if self.shutdown => step.reply(request, Reply::Done),
+            request => self.waiting_up.extend(request),
+        }
+    }
+
+    /// The others have stopped.
+    pub(super) fn release(&mut self, step: &mut Step<'_>) {
+        self.is_held = false;
+        self.settle(step);
+    }
+
+    /// Whether something is left of what had to stop; with `overlap` that is the instance alone.
+    pub(super) fn is_left(&self) -> bool {
+        let lives = match &self.state {
+            ServiceState::Stopping { .. } => true,
+            // It is stopped once it is there.
+            ServiceState::Starting { spec, .. } => self.removed || spec.exec != self.spec.exec,
+            _ => false,
+        };
+        let is_beside = self.spec.policy.overlap && !self.removed;
+        lives || !self.leaving.is_empty() && !is_beside
     }
 
     /// Whether a spec runs something else than what runs. Nothing is known of what an unusable
@@ -705,6 +754,8 @@ impl Service {
         if !self.is_wanted() || outdated {
             self.begin_stop(instance, step);
         } else {
+            // A reload that had it wait has taken back what it was to be started anew for.
+            self.is_held = false;
             self.await_pass(step);
         }
     }
@@ -889,7 +940,8 @@ impl Service {
 
     /// Whether the old instances permit a start.
     fn may_spawn(&self) -> bool {
-        self.leaving.len() <= usize::from(self.spec.policy.overlap)
+        let most = usize::from(self.spec.policy.overlap && !self.alone);
+        !self.is_held && self.leaving.len() <= most
     }
 
     // ---- doing ----
@@ -989,6 +1041,10 @@ impl Service {
             .unwrap_or_else(|| step.now.saturating_duration_since(self.since));
         self.backoff.ran_for(uptime, &self.spec.policy);
         let verdict = self.verdict(death);
+        if verdict == Verdict::Restart && self.has_failed_beside_another(uptime) {
+            self.alone = true;
+            return self.mend(Start::Free, step);
+        }
         match &verdict {
             Verdict::Finish => self.pass(step),
             _ => self.deny_early_end(death, step),
@@ -1003,6 +1059,12 @@ impl Service {
                 self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
             }
         }
+    }
+
+    /// Whether an instance that has just ended by itself may have done so for what its predecessor
+    /// still held. Its own tree is leaving, too.
+    fn has_failed_beside_another(&self, uptime: Duration) -> bool {
+        self.leaving.len() > 1 && uptime < self.spec.policy.stable_after
     }
 
     /// Whoever waits for the instance waits in vain: it has not run long enough.
@@ -1130,6 +1192,7 @@ impl Service {
             }
             self.backoff.record_start(limit, step.now);
         }
+        self.alone = false;
         let attempt = Attempt(step.last_attempt.0.saturating_add(1));
         *step.last_attempt = attempt;
         self.last_attempt = attempt;

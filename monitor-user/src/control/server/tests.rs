@@ -144,7 +144,7 @@ async fn run(
                 waiting.push(incoming.reply);
                 continue;
             }
-            Command::Reload => {
+            Command::Reload { .. } => {
                 let group = (server.access.group.is_none()).then(|| getegid().as_raw());
                 server.set_group(group).unwrap();
                 done("reload")
@@ -525,12 +525,12 @@ fn the_socket_is_private_unless_a_group_is_given() {
     assert_eq!(rights(agent.dir.path()), (0o600, own));
     // This agent's reload lets its own group in, and out again.
     assert_eq!(
-        ask(agent.dir.path(), &Command::Reload).unwrap(),
+        ask(agent.dir.path(), &Command::Reload { allow_empty: false }).unwrap(),
         done("reload")
     );
     assert_eq!(rights(agent.dir.path()), (0o660, own));
     assert_eq!(
-        ask(agent.dir.path(), &Command::Reload).unwrap(),
+        ask(agent.dir.path(), &Command::Reload { allow_empty: false }).unwrap(),
         done("reload")
     );
     assert_eq!(rights(agent.dir.path()), (0o600, own));

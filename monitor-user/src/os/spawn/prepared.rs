@@ -13,7 +13,7 @@ use super::{FdLimit, SpawnError, Stage};
 use crate::os::cgroup::Slot;
 use crate::os::marker::Marker;
 use crate::os::open;
-use crate::os::sys::Limit64;
+use crate::os::sys::{self, Limit64};
 use crate::supervisor::{Attempt, Exec, Identity, Instance, Limit, Output};
 
 /// What new files of a service may not have, unless its file says otherwise.
@@ -70,6 +70,8 @@ pub(crate) struct Prepared {
     pub(super) umask: u32,
     pub(super) nice: Option<i32>,
     pub(super) limits: Vec<(u32, Limit64)>,
+    /// Which of them are not as the config has them, in words.
+    lowered: Vec<String>,
     /// `None`: `/dev/null`
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Stream,
@@ -113,6 +115,8 @@ impl Prepared {
             Output::File(path) if exec.stdout == Output::File(path.clone()) => Stream::AsStdout,
             other => stream(other, Stage::Stderr)?,
         };
+        let mut limits = limits(&exec.limits, fd_limit);
+        let lowered = lower(&mut limits);
         Ok(Self {
             program,
             argv,
@@ -125,7 +129,8 @@ impl Prepared {
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
             nice: exec.nice,
-            limits: limits(&exec.limits, fd_limit),
+            limits,
+            lowered,
             stdin: None,
             stdout,
             stderr,
@@ -138,6 +143,11 @@ impl Prepared {
         self.marked_envp.insert(0, marker.as_ptr());
         self.marker = Some(marker);
         self
+    }
+
+    /// What could not be laid out as the config has it, in words.
+    pub(crate) fn lowered(&self) -> &[String] {
+        &self.lowered
     }
 
     /// Has the marker name this process, which waits until it is recorded.
@@ -212,16 +222,8 @@ impl Prepared {
         let Some((resource, limit)) = self.limits.get(index) else {
             return "set the limits".to_owned();
         };
-        let number = usize::try_from(*resource).unwrap_or(usize::MAX);
-        let name = match LIMIT_NAMES.get(number) {
-            Some(name) => (*name).to_owned(),
-            None => resource.to_string(),
-        };
-        let amount = |value: u64| match value {
-            u64::MAX => "unlimited".to_owned(),
-            value => value.to_string(),
-        };
-        let (soft, hard) = (amount(limit.soft), amount(limit.hard));
+        let name = limit_name(*resource);
+        let (soft, hard) = (limit_amount(limit.soft), limit_amount(limit.hard));
         format!("set the limit {name} to {soft} (hard {hard})")
     }
 
@@ -246,6 +248,55 @@ fn stream(output: &Output, stage: Stage) -> Result<Stream, SpawnError> {
         Output::Inherit => Stream::Inherit,
         Output::File(path) => Stream::File(c_path(path, stage, "open")?),
     })
+}
+
+/// Lowers what is above the agent's own hard limits to these, where it may not raise them. Returns
+/// what was lowered, in words.
+fn lower(limits: &mut [(u32, Limit64)]) -> Vec<String> {
+    let mut lowered = Vec::new();
+    for (resource, wanted) in limits {
+        let Ok(own) = sys::limit(*resource) else {
+            continue;
+        };
+        if wanted.hard <= own.hard {
+            continue;
+        }
+        // Whether it may be raised can only be tried.
+        let tried = Limit64 {
+            hard: wanted.hard,
+            ..own
+        };
+        if sys::set_limit(*resource, &tried) != Err(libc::EPERM) {
+            let _ = sys::set_limit(*resource, &own);
+            continue;
+        }
+        lowered.push(format!(
+            "the limit {} of {} is above the hard limit that the agent may give, {}, and lowered to it",
+            limit_name(*resource),
+            limit_amount(wanted.hard),
+            limit_amount(own.hard)
+        ));
+        *wanted = Limit64 {
+            soft: wanted.soft.min(own.hard),
+            hard: own.hard,
+        };
+    }
+    lowered
+}
+
+fn limit_name(resource: u32) -> String {
+    let number = usize::try_from(resource).unwrap_or(usize::MAX);
+    match LIMIT_NAMES.get(number) {
+        Some(name) => (*name).to_owned(),
+        None => resource.to_string(),
+    }
+}
+
+fn limit_amount(value: u64) -> String {
+    match value {
+        u64::MAX => "unlimited".to_owned(),
+        value => value.to_string(),
+    }
 }
 
 fn limits(wanted: &[Limit], fd_limit: Option<FdLimit>) -> Vec<(u32, Limit64)> {
@@ -346,6 +397,11 @@ pub(super) fn in_words(error: &io::Error) -> String {
 fn exec_hint(program: &Path, errno: i32) -> Option<String> {
     match errno {
         libc::ENOENT if program.exists() => Some(match interpreter(program) {
+            Some(path) if path.as_os_str().as_bytes().ends_with(b"\r") => format!(
+                "its first line ends in a carriage return (a Windows line end), so that the kernel looks \
+                 for the interpreter {:?}; remove it from each line with sed -i 's/\\r$//'",
+                path
+            ),
             Some(path) => format!(
                 "the file is there, but not its interpreter {}",
                 path.display()
@@ -367,11 +423,12 @@ fn interpreter(script: &Path) -> Option<PathBuf> {
         .open(script)
         .ok()?;
     let line = first_line(&file)?;
-    let rest = line.strip_prefix(b"#!")?.trim_ascii();
-    let end = rest
-        .iter()
-        .position(|byte| byte.is_ascii_whitespace())
-        .unwrap_or(rest.len());
+    // As the kernel sees it: only blanks and tabs are around it.
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let rest = line.strip_prefix(b"#!")?;
+    let start = rest.iter().position(|byte| !is_blank(byte))?;
+    let rest = rest.get(start..)?;
+    let end = rest.iter().position(is_blank).unwrap_or(rest.len());
     Some(PathBuf::from(OsStr::from_bytes(rest.get(..end)?)))
 }
 

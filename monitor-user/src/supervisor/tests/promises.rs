@@ -5,6 +5,91 @@ use std::time::{Duration, Instant};
 use super::super::*;
 use super::script::{Bench, check, default_spec, instance};
 
+// ---- reloads ----
+
+#[test]
+fn a_reload_stops_first_and_starts_then_and_is_done_when_that_is() {
+    check(
+        "
+        add @old   ->
+        add @other ->
+        set start_check=1s @old ->
+        config     -> spawn 1 @old; spawn 2 @other; spawn 3
+        spawned 1 @old -> started 1 @old
+        spawned 2 @other -> started 2 @other
+        spawned 3  -> started 3
+        drop @old  ->
+        add @new   ->
+        set start_check=1s @new ->
+        set exec=x ->
+        config r   -> stopping 1 @old; SIGTERM 1 @old; stopping 3; SIGTERM 3
+        ends 3     -> exited 3; await 3
+        ends 2 @other -> exited 2 @other; clear 2 @other; spawn 4 @other
+        spawned 4 @other -> started 4 @other
+        exit 1 @old -> exited 1 @old
+        release 1 @old -> await 1 @old
+        gone 1 @old -> stopped @old; spawn 5 @new; spawn 6
+        spawned 5 @new -> started 5 @new
+        spawned 6  -> started 6
+        +1s        -> reloaded r +new ~s! -old
+        ",
+    );
+}
+
+#[test]
+fn a_reload_tells_what_does_not_run() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        add @bad   ->
+        set start_check=1s @bad ->
+        config r   -> spawn 2 @bad
+        spawned 2 @bad -> started 2 @bad
+        ends 2 code=9 @bad -> exited 2 @bad; reloaded r +bad (bad: exited with 9 within start_check (1s)); clear 2 @bad; spawn 3 @bad
+        ",
+    );
+}
+
+#[test]
+fn whoever_asks_for_it_need_not_wait_for_a_reload() {
+    check(
+        "
+        config     -> spawn 1
+        spawned 1  -> started 1
+        drop       ->
+        add @new   ->
+        config r   -> stopping 1; SIGTERM 1
+        start a @new -> spawn 2 @new
+        spawned 2 @new -> started 2 @new; done a
+        ends 1     -> exited 1; await 1; stopped; reloaded r +new -s
+        ",
+    );
+}
+
+// ---- overlap ----
+
+#[test]
+fn a_start_that_fails_beside_its_predecessor_waits_for_that_and_costs_nothing() {
+    check(
+        "
+        set overlap=true start_limit=2/60s start_check=1s ->
+        config     -> spawn 1
+        spawned 1  -> started 1
+        restart a  -> stopping 1; SIGTERM 1
+        exit 1     -> exited 1; spawn 2
+        spawned 2  -> started 2
+        exit 2     -> exited 2
+        release 2  -> clear 2
+        gone 2     ->
+        release 1  -> await 1
+        gone 1     -> spawn 3
+        spawned 3  -> started 3
+        ends 3     -> exited 3; start failed a; spawn 4; clear 3
+        ",
+    );
+}
+
 // ---- whom a stop is for ----
 
 #[test]
@@ -991,9 +1076,9 @@ fn a_reload_restarts_only_what_changed_in_a_way_that_needs_it() {
         set stop_timeout=1s @c ->
         drop @d ->
         add @e ->
-        config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b; spawn 5 @e; reloaded y +e ~b! ~c -d
-        ends 1 @b    -> exited 1 @b; await 1 @b; spawn 6 @b
-        ends 3 @d    -> exited 3 @d; await 3 @d; stopped @d
+        config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b
+        ends 1 @b    -> exited 1 @b; await 1 @b
+        ends 3 @d    -> exited 3 @d; await 3 @d; stopped @d; spawn 5 @b; spawn 6 @e
         ",
     );
 }
@@ -1005,15 +1090,15 @@ fn a_service_that_comes_back_during_its_removal_starts_after_it() {
         config    -> spawn 1
         spawned 1 -> started 1
         drop      ->
-        config a  -> stopping 1; SIGTERM 1; reloaded a -s
+        config a  -> stopping 1; SIGTERM 1
         stop b    ->
         add       ->
-        config c  -> overtaken b by reload; reloaded c +s
+        config c  -> overtaken b by reload
         start d   ->
         exit 1    -> exited 1
         release 1 -> await 1
-        gone 1    -> spawn 2
-        spawned 2 -> started 2; done d
+        gone 1    -> spawn 2; reloaded a -s
+        spawned 2 -> started 2; done d; reloaded c +s
         ",
     );
 }
@@ -1026,10 +1111,10 @@ fn a_removal_answers_everyone_who_waits() {
         spawned 1 -> started 1
         restart a -> stopping 1; SIGTERM 1
         drop      ->
-        config b  -> overtaken a by reload; reloaded b -s
+        config b  -> overtaken a by reload
         stop c    ->
         start d   -> unknown d
-        ends 1    -> exited 1; await 1; stopped; done c
+        ends 1    -> exited 1; await 1; stopped; done c; reloaded b -s
         stop e    -> unknown e
         ",
     );
@@ -1074,10 +1159,10 @@ fn a_start_from_an_old_exec_is_replaced_and_its_requests_wait_for_the_new_one() 
         config    -> spawn 1
         start a   ->
         set exec=new ->
-        config b  -> reloaded b ~s!
+        config b  -> 
         spawned 1 -> started 1; stopping 1; SIGTERM 1
         ends 1    -> exited 1; await 1; spawn 2
-        spawned 2 -> started 2; done a
+        spawned 2 -> started 2; done a; reloaded b ~s!
         ",
     );
 }
@@ -1090,8 +1175,8 @@ fn a_new_exec_frees_a_failed_service() {
         config    -> spawn 1
         nospawn 1 -> failed (start limit reached: 1 start within 60s; last: no such file)
         set exec=right ->
-        config a  -> spawn 2; reloaded a ~s!
-        spawned 2 -> started 2
+        config a  -> spawn 2
+        spawned 2 -> started 2; reloaded a ~s!
         ",
     );
 }
@@ -1375,9 +1460,9 @@ fn a_remembered_service_that_the_config_lacks_is_stopped_and_forgotten() {
         "
         remember 7 @old ->
         remember @older ->
-        config          -> spawn 8; adopted 7 @old; stopping 7 @old; SIGTERM 7 @old; stopped @older
+        config          -> adopted 7 @old; stopping 7 @old; SIGTERM 7 @old; stopped @older
         +10s            -> kill 7 @old
-        ends 7 @old     -> exited 7 @old; kill-rest 7 @old; stopped @old
+        ends 7 @old     -> exited 7 @old; kill-rest 7 @old; stopped @old; spawn 8
         start a @old    -> unknown a
         start b @older  -> unknown b
         ",
@@ -1434,7 +1519,7 @@ fn a_shutdown_stops_everything_and_changes_no_desire() {
     bench.tell("agent-dies");
     bench.tell("remember");
     bench.tell("remember @b");
-    assert_eq!(bench.tell("config"), "spawn 3 @b; spawn 4 @c; spawn 5");
+    assert_eq!(bench.tell("config"), "spawn 3 @b; spawn 4; spawn 5 @c");
 }
 
 #[test]
@@ -1789,7 +1874,7 @@ fn an_instance_whose_file_cannot_be_used_lives_on_and_is_mended_if_it_can() {
         "{told}
         add                 ->
         set exec=x          ->
-        config z            -> stopping 1; SIGTERM 1; reloaded z ~s!
+        config z            -> stopping 1; SIGTERM 1
         "
     ));
 }

@@ -417,6 +417,9 @@ fn render_reply(request: char, reply: &Reply) -> String {
                     text += &format!(" {mark}{name}{anew}");
                 }
             }
+            for failed in &summary.failed {
+                text += &format!(" ({}: {})", failed.service, failed.error);
+            }
             text
         }
         Reply::Denied(DeniedReason::UnknownService(_)) => format!("unknown {request}"),
