@@ -133,7 +133,7 @@ fn a_limit_above_the_hard_limit_is_lowered_to_it() {
         "--inh-caps=-sys_resource",
         "/bin/sh",
         "-c",
-        "ulimit -Hn 4096 && exec \"$@\"",
+        "ulimit -n 4096 && exec \"$@\"",
         "sh",
     ];
     let setup = support::Setup {

@@ -121,6 +121,54 @@ fn a_renamed_service_finds_free_what_it_held_under_its_old_name() {
 }
 
 #[test]
+fn a_file_that_has_changed_since_it_was_loaded_is_told_of() {
+    let agent = Agent::start(&[("web", &sleeping(""))]);
+    let pid = agent.running("web");
+    let ask = |arguments: &[&str]| {
+        let output = agent.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let hint = || agent.status("web")["hint"].clone();
+    // The same again is no change.
+    let file = agent.service_file("web");
+    fs::write(&file, fs::read(&file).unwrap()).unwrap();
+    assert_eq!(hint(), Value::Null);
+    assert_eq!(ask(&["restart", "web"]), (Some(0), String::new()));
+    let pid = agent.replaced("web", pid);
+    agent.write_service("web", &sleeping("nice = 1"));
+    let words = "web.toml has changed since it was loaded; `respawn reload` takes that up";
+    assert!(hint().as_str().unwrap().contains(words), "{}", hint());
+    let text = agent.run(&["status"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains(words));
+    for command in ["start", "restart"] {
+        let (status, said) = ask(&[command, "web"]);
+        assert_eq!(status, Some(0), "{said}");
+        assert!(said.contains(words), "{command}: {said}");
+    }
+    agent.replaced("web", pid);
+    assert_eq!(reload(&agent)["changed"], json!(["web"]));
+    assert_eq!(hint(), Value::Null);
+    fs::remove_file(&file).unwrap();
+    let (_, said) = ask(&["restart", "web"]);
+    assert!(
+        said.contains("web.toml is gone or cannot be read"),
+        "{said}"
+    );
+
+    agent.write_service("new", &sleeping(""));
+    for command in ["start", "restart"] {
+        let (status, said) = ask(&[command, "new"]);
+        assert_eq!(status, Some(1));
+        let words = "new.toml is there, but was not loaded; run `respawn reload`";
+        assert!(said.contains(words), "{said}");
+    }
+    let (status, said) = ask(&["start", "../web"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("no service has this name"), "{said}");
+}
+
+#[test]
 fn a_reload_fails_when_something_that_it_starts_does_not_run() {
     let agent = four();
     let bad = shell("exit 9", "start_check = \"1s\"\nrestart_delay = \"1h\"");

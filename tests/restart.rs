@@ -2,13 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{
-    Agent, SIGHTS, Setup, eventually, is_alive, needs_root, pid_of, shell, signal_to, skip,
+    Agent, SIGHTS, Setup, Sight, eventually, is_alive, needs_root, pid_of, shell, signal_to, skip,
     sleeping,
 };
 
@@ -265,6 +266,38 @@ fn a_start_that_fails_beside_its_predecessors_tree_is_tried_when_that_is_gone() 
         // And the restart of one is not called a failure, though its first try is one.
         fs::remove_file(&ready).unwrap();
         agent.must("restart", "web");
+    }
+}
+
+#[test]
+fn a_program_that_goes_into_the_background_is_told_of_with_what_to_do() {
+    for sight in SIGHTS {
+        let keys = "restart_delay = \"1h\"";
+        let daemon = shell("setsid sleep 1000 & sleep 0.2", keys);
+        let ends = shell("exit 0", keys);
+        let agent = Agent::seeing(sight, &[("daemon", &daemon), ("ends", &ends)]);
+        if agent.log().contains("without cgroups") {
+            return support::skip("a_program_that_goes…", "no cgroup v2 that can be written");
+        }
+        for service in ["daemon", "ends"] {
+            agent.wait_state(service, "backoff");
+        }
+        let words = "went into the background: it ended with 0 and left others behind";
+        eventually("it is told of", || {
+            (agent.count("daemon", "went_to_background") == 1).then_some(())
+        });
+        assert_eq!(agent.count("ends", "went_to_background"), 0);
+        for arguments in [&["status"][..], &["why", "daemon"], &["events", "daemon"]] {
+            let output = agent.run(arguments);
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains(words), "{arguments:?}: {text}");
+        }
+        assert!(agent.log().contains(words));
+        let hint = &agent.status("daemon")["hint"];
+        assert!(
+            hint.as_str().unwrap().contains("in the foreground"),
+            "{hint}"
+        );
     }
 }
 

@@ -143,6 +143,7 @@ pub(crate) fn happening(event: &Value) -> String {
         "requested" => (Style::new(), requested(event)),
         "backoff" => (AnsiColor::Yellow.on_default(), backoff(event)),
         "failed" => (red, format!("failed: {}", text("reason"))),
+        "went_to_background" => (AnsiColor::Yellow.on_default(), text("message")),
         "agent_started" => {
             let version = text("version");
             (

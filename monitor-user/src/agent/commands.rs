@@ -3,13 +3,14 @@
 
 use std::time::Instant;
 
+use super::service_files::{self, ServiceFiles};
 use super::{Agent, log_warnings, requests, usable_part};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
 use crate::journal::{By, Entry};
 use crate::os::proc;
-use crate::supervisor::{Event, RequestId, ServiceName, Status};
+use crate::supervisor::{DeniedReason, Event, Reply, RequestId, ServiceName, Status};
 
 impl Agent {
     /// Does what a client asks for, or has it done; the answer follows.
@@ -108,11 +109,31 @@ impl Agent {
     ) {
         let group = self.requests.group(services, reply);
         for (service, request) in services.iter().zip(&group.requests) {
-            self.tell(event(ServiceName::from(service.as_str()), *request));
+            let event = event(ServiceName::from(service.as_str()), *request);
+            let brings_up = matches!(
+                event,
+                Event::StartRequested { .. } | Event::RestartRequested { .. }
+            );
+            if brings_up && let Some(hint) = self.service_files.hint(service) {
+                self.requests.note(*request, hint);
+            }
+            match self.not_loaded(service) {
+                Some(reason) => self.requests.answer(*request, Reply::Denied(reason)),
+                None => self.tell(event),
+            }
         }
         if no_wait {
             self.requests.release(group.id);
         }
+    }
+
+    /// Why nobody knows a service whose file is there.
+    fn not_loaded(&self, service: &str) -> Option<DeniedReason> {
+        if self.supervisor.status(service).is_some() {
+            return None;
+        }
+        let file = service_files::not_loaded(&self.options.config, service)?;
+        Some(DeniedReason::NotLoaded { file })
     }
 
     fn names(&self) -> Vec<String> {
@@ -124,7 +145,13 @@ impl Agent {
 
     fn status(&self, services: &[String]) -> Response {
         let now = Self::now();
-        let line = |status| status_line(&status, now);
+        let line = |status: Status<'_>| {
+            let mut line = status_line(&status, now);
+            let hints = [line.hint.take(), self.service_files.hint(status.service)];
+            let hints: Vec<String> = hints.into_iter().flatten().collect();
+            line.hint = (!hints.is_empty()).then(|| hints.join("; "));
+            line
+        };
         let services = match services {
             [] => self.supervisor.statuses().map(line).collect(),
             some => some
@@ -205,6 +232,7 @@ impl Agent {
         self.hooks.set_limit(config.agent.max_hooks);
         self.notices.set(&config.agent.notices);
         let services = config.services.clone();
+        self.service_files = ServiceFiles::of(&config);
         self.config = config;
         self.tell(Event::Configured { services, request });
     }
@@ -230,6 +258,7 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         next_start_in_ns: status
             .next_start
             .and_then(|at| nanos(at.saturating_duration_since(now))),
+        hint: status.background.map(str::to_owned),
         error: status
             .failed
             .map(str::to_owned)

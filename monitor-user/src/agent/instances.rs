@@ -72,6 +72,8 @@ struct Held {
     state: HeldState,
     /// The supervisor waits to hear that its tree is gone, and this is to be done with it.
     asked: Option<Clear>,
+    /// Something outlived its main process.
+    remains: bool,
     /// The kernel's record has told of its exit, and all that a look would.
     is_told: bool,
     /// It was to be sent the stop signal, and could not be.
@@ -549,6 +551,7 @@ impl Instances {
                 tree,
                 state,
                 asked: None,
+                remains: false,
                 is_told: false,
                 owed_signal: None,
                 owed_kill: None,
@@ -675,6 +678,7 @@ impl Instances {
         let status = status.or_else(|| process::exit_status(pidfd.as_fd()));
         let cause = status.map_or(Cause::Unknown, Cause::from_wait_status);
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
+        held.remains = released.remains;
         held.state = match released.remains {
             true => HeldState::Dead,
             false => HeldState::Gone,
@@ -694,7 +698,7 @@ impl Instances {
     fn keep(&mut self, instance: Instance, leftover: Leftover) {
         let mut tokens = Vec::new();
         let state = match leftover {
-            Leftover::None => HeldState::Gone,
+            Leftover::None | Leftover::Alone => HeldState::Gone,
             Leftover::Some(rest) => {
                 let token = self.token(instance);
                 tokens.push(token);
@@ -711,6 +715,12 @@ impl Instances {
             held.state = state;
             held.tokens.append(&mut tokens);
         }
+    }
+
+    /// Whether something of an instance's tree lives on, as far as that is known without a look.
+    pub(super) fn remains(&self, instance: Instance) -> bool {
+        let held = self.held.get(&instance);
+        held.is_some_and(|held| held.remains && matches!(held.state, HeldState::Dead))
     }
 
     /// Answers `Action::ClearTree`, now or by a later `take_ready`. Those that are left and have got

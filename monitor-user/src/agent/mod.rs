@@ -23,6 +23,7 @@ mod recovery;
 mod requests;
 mod restore;
 mod runtime_dir;
+mod service_files;
 mod spare;
 mod upgrade;
 
@@ -47,6 +48,7 @@ use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::requests::Requests;
 use self::restore::Restoring;
+use self::service_files::ServiceFiles;
 use crate::aftermath::{self, Circumstances};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Invalid, Surroundings};
@@ -239,6 +241,8 @@ struct Agent {
     surroundings: Surroundings,
     /// The config in use.
     config: Config,
+    /// Its files, as they were.
+    service_files: ServiceFiles,
     /// There may be more in its files than it has.
     config_has_grown: bool,
     supervisor: Supervisor,
@@ -320,6 +324,7 @@ impl Signals {
 }
 
 impl Agent {
+    #[allow(clippy::too_many_lines, reason = "a line for each part of the agent")]
     fn start(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> Result<Self> {
         let signals = Signals::listen()?;
         let surroundings = Surroundings::of_this_process();
@@ -344,6 +349,7 @@ impl Agent {
         let (lost, skipped) = figures(probe.as_ref());
         let mut agent = Self {
             surroundings,
+            service_files: ServiceFiles::of(&config),
             config,
             config_has_grown: false,
             supervisor: Supervisor::new(),
@@ -918,6 +924,11 @@ impl Agent {
                 instance,
                 how,
             } => {
+                if self.instances.remains(instance) {
+                    let service = service.clone();
+                    let remains = Event::TreeRemains { service, instance };
+                    self.supervisor.handle_event(remains, Self::now());
+                }
                 return self.instances.clear_tree(&service, instance, how);
             }
             Action::Reply { request, reply } => {
@@ -1003,6 +1014,7 @@ impl Agent {
                 tracing::info!(%service, "its file can be used now");
                 let services = &mut self.config.services;
                 services.insert(service.clone(), Arc::clone(&spec));
+                self.service_files = ServiceFiles::of(&self.config);
                 self.last_good.keep(&self.config);
                 Event::Described {
                     service,
@@ -1084,6 +1096,12 @@ impl Agent {
 
     fn publish(&mut self, notice: &Notice) {
         tracing::debug!("{notice:?}");
+        if let Notice::WentToBackground {
+            service, advice, ..
+        } = notice
+        {
+            tracing::warn!(%service, "{advice}");
+        }
         let mut facts = ExtraFacts::at(clock::now());
         if let Notice::ChildExited { child, .. } = notice {
             let known = self.circumstances.get(&child.process).cloned();

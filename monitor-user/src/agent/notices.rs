@@ -248,7 +248,7 @@ fn severity(event: &Value) -> u8 {
     match event["event"].as_str().unwrap_or_default() {
         "failed" => 3,
         "exited" if event["cause"]["code"] == 0 => 6,
-        "exited" | "backoff" | "events_lost" | "journal_gap" => 4,
+        "exited" | "backoff" | "went_to_background" | "events_lost" | "journal_gap" => 4,
         _ => 6,
     }
 }

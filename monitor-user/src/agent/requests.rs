@@ -122,6 +122,16 @@ impl Requests {
         RequestId(self.last)
     }
 
+    /// Has something said with the answer to a request, whatever that is.
+    pub(super) fn note(&mut self, request: RequestId, note: String) {
+        if let Some(Waiting { group, result }) = self.waiting.get(&request)
+            && let Some(group) = self.groups.get_mut(group)
+            && let Some(result) = result.and_then(|index| group.results.get_mut(index))
+        {
+            result.note = Some(note);
+        }
+    }
+
     /// The service that a request is about, if it is about one.
     pub(super) fn service_of(&self, request: RequestId) -> Option<&str> {
         let waiting = self.waiting.get(&request)?;
@@ -140,7 +150,9 @@ impl Requests {
         };
         group.missing -= 1;
         if let Some(result) = result.and_then(|index| group.results.get_mut(index)) {
+            let note = result.note.take();
             *result = ServiceResult::new(&result.service, &reply);
+            result.note = note;
         }
         if group.missing > 0 {
             return;

@@ -104,6 +104,9 @@ fn table(statuses: &[ServiceStatus], now: Timestamp) -> String {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {}", printable(&note));
         }
+        if let Some(hint) = &status.hint {
+            let _ = writeln!(text, "  {}", printable(hint));
+        }
     }
     text
 }
@@ -196,6 +199,7 @@ mod tests {
             last_exit_time: None,
             next_start_in_ns: None,
             error: None,
+            hint: None,
         }
     }
 

@@ -206,6 +206,11 @@ fn done(global: &Global, command: &Command) -> Result<Vec<ServiceResult>, Refusa
 /// Says nothing to a person when all went well.
 fn tell(results: &[ServiceResult], json: bool) -> anyhow::Result<ExitCode> {
     let failures = failures(results);
+    for result in results {
+        if let Some(note) = &result.note {
+            eprint_line(&format!("{}: {note}", result.service));
+        }
+    }
     for failure in &failures {
         eprint_line(failure);
     }
@@ -251,6 +256,7 @@ mod tests {
             service: service.to_owned(),
             ok: error.is_none(),
             error: error.map(str::to_owned),
+            note: None,
         }
     }
 

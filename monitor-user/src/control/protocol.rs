@@ -121,6 +121,9 @@ pub(crate) struct ServiceResult {
     pub(crate) ok: bool,
     /// Why it is not done, in one line that does not repeat the service's name.
     pub(crate) error: Option<String>,
+    /// What else is to be said, whether it is done or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 /// One service as it is now, in the words of the contract.
@@ -142,6 +145,9 @@ pub(crate) struct ServiceStatus {
     pub(crate) next_start_in_ns: Option<u64>,
     /// Why the last start failed, or why the service was given up.
     pub(crate) error: Option<String>,
+    /// What is not as it should be, though it may run, and what to do.
+    #[serde(default)]
+    pub(crate) hint: Option<String>,
 }
 
 impl ServiceResult {
@@ -155,6 +161,7 @@ impl ServiceResult {
             service: service.to_owned(),
             ok: error.is_none(),
             error,
+            note: None,
         }
     }
 }
@@ -162,6 +169,10 @@ impl ServiceResult {
 fn words(reason: &DeniedReason) -> String {
     match reason {
         DeniedReason::UnknownService(_) => "no service has this name".to_owned(),
+        DeniedReason::NotLoaded { file } => format!(
+            "{} is there, but was not loaded; run `respawn reload`",
+            file.display()
+        ),
         DeniedReason::NotRunning(_) => "it is not running".to_owned(),
         DeniedReason::NotSent { why, .. } => format!("the signal could not be sent: {why}"),
         DeniedReason::NotRemembered(_) => {
@@ -450,11 +461,13 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a list of every kind")]
     fn every_response_reads_back() {
         let result = |ok| ServiceResult {
             service: "web".to_owned(),
             ok,
             error: (!ok).then(|| "it is not running".to_owned()),
+            note: None,
         };
         let status = ServiceStatus {
             service: "web".to_owned(),
@@ -468,6 +481,7 @@ mod tests {
             last_exit_time: Some("2026-01-02T03:04:05.678Z".parse().unwrap()),
             next_start_in_ns: Some(1_500_000_000),
             error: None,
+            hint: None,
         };
         let problem = Problem {
             file: "/etc/respawn/services/web.toml".into(),

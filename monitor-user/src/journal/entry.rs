@@ -63,6 +63,13 @@ enum What {
     Failed {
         reason: String,
     },
+    /// Its main process has put the rest into the background.
+    WentToBackground {
+        pid: u32,
+        start_time_ns: u64,
+        /// What to do.
+        message: String,
+    },
     /// The agent has killed what it found in the service's cgroup, and nobody had recorded.
     Unrecorded {
         pid: u32,
@@ -121,6 +128,7 @@ impl Entry {
     }
 
     /// What the supervisor tells, with what else is known of it.
+    #[allow(clippy::too_many_lines, reason = "a case for each kind")]
     pub(crate) fn from_notice(notice: &Notice, facts: ExtraFacts) -> Self {
         let (service, what) = match notice {
             Notice::Exited {
@@ -178,6 +186,11 @@ impl Entry {
                 )
             }
             Notice::Stopped { service } => (Some(service), What::Stopped),
+            Notice::WentToBackground {
+                service,
+                instance,
+                advice,
+            } => (Some(service), went_to_background(*instance, advice)),
             Notice::Backoff {
                 service,
                 delay,
@@ -259,6 +272,15 @@ fn exited(service: &str, instance: Instance, death: &Death, facts: ExtraFacts) -
         cause: death.cause.clone(),
         circumstances: facts.circumstances,
         left_out: None,
+    }
+}
+
+fn went_to_background(instance: Instance, advice: &str) -> What {
+    let Instance { pid, start_time_ns } = instance;
+    What::WentToBackground {
+        pid,
+        start_time_ns,
+        message: advice.to_owned(),
     }
 }
 

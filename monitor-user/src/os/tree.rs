@@ -73,6 +73,8 @@ pub(crate) enum Leftover {
     None,
     /// Something: wait for it.
     Some(Rest),
+    /// Something, which is left alone.
+    Alone,
 }
 
 impl Tree {
@@ -172,7 +174,7 @@ impl Tree {
     pub(crate) fn clear(&self, how: Clear) -> io::Result<Leftover> {
         let Some(cgroup) = &self.cgroup else {
             return match how {
-                Clear::Leave => Ok(Leftover::None),
+                Clear::Leave => Ok(Leftover::Alone),
                 _ => Rest::of_session(self.session, how),
             };
         };
@@ -185,7 +187,7 @@ impl Tree {
             Clear::Kill => cgroup.slot.kill()?,
             Clear::Leave => {
                 cgroup.slot.set_aside()?;
-                return Ok(Leftover::None);
+                return Ok(Leftover::Alone);
             }
         }
         Rest::of_cgroup(&cgroup.slot, how == Clear::Kill)
@@ -550,7 +552,7 @@ mod tests {
             if cgroup.is_none() {
                 assert!(!released.remains);
             }
-            for how in [Clear::Stop(Signal::TERM), Clear::Await, Clear::Leave] {
+            for how in [Clear::Stop(Signal::TERM), Clear::Await] {
                 wait_for(tree.clear(how).unwrap());
             }
             assert!(matches!(tree.clear(Clear::Kill).unwrap(), Leftover::None));

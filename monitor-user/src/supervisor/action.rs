@@ -1,5 +1,6 @@
 //! What the supervisor wants done: verbs, performed one at a time by `os` and the agent.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cause::Death;
@@ -115,6 +116,8 @@ pub(crate) struct FailedStart {
 pub(crate) enum DeniedReason {
     /// No such service.
     UnknownService(ServiceName),
+    /// No such service in the config that was loaded, but its file is there.
+    NotLoaded { file: PathBuf },
     /// There is no process to send a signal to.
     NotRunning(ServiceName),
     /// The signal could not be sent.
@@ -182,6 +185,13 @@ pub(crate) enum Notice {
         service: ServiceName,
         reason: String,
     },
+    /// An instance's main process has put the rest into the background, where nobody supervises it.
+    WentToBackground {
+        service: ServiceName,
+        instance: Instance,
+        /// What to do.
+        advice: String,
+    },
     /// The kernel could not report this many exits.
     EventsLost { count: u64 },
 }
@@ -197,6 +207,7 @@ impl Notice {
             | Self::Stopping { service, .. }
             | Self::Stopped { service }
             | Self::Backoff { service, .. }
+            | Self::WentToBackground { service, .. }
             | Self::Failed { service, .. } => Some(service),
             Self::EventsLost { .. } => None,
         }

@@ -119,6 +119,12 @@ pub(crate) enum Event {
         service: ServiceName,
         instance: Instance,
     },
+    /// Its main process is gone, and something of its tree still lived. Told with the answer to
+    /// `Action::ClearTree`, or before it.
+    TreeRemains {
+        service: ServiceName,
+        instance: Instance,
+    },
     /// Nothing is left of an instance's process tree. Answers `Action::ClearTree`.
     TreeGone {
         service: ServiceName,

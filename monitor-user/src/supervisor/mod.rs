@@ -15,6 +15,7 @@
 //! told twice or late, or be about something that never was.
 
 mod action;
+mod background;
 mod backoff;
 mod cause;
 mod event;
@@ -166,6 +167,7 @@ impl Supervisor {
             Event::ProcessExited { .. }
             | Event::ProcessReleased { .. }
             | Event::StopSent { .. }
+            | Event::TreeRemains { .. }
             | Event::TreeGone { .. } => startup.facts.push(event),
             other => return Some(other),
         }
@@ -215,6 +217,9 @@ impl Supervisor {
             } => self.visit(&service, now, |it, step| it.released(instance, death, step)),
             Event::StopSent { service, instance } => {
                 self.visit(&service, now, |it, _| it.stop_sent(instance));
+            }
+            Event::TreeRemains { service, instance } => {
+                self.visit(&service, now, |it, step| it.tree_remains(instance, step));
             }
             Event::TreeGone { service, instance } => {
                 self.visit(&service, now, |it, step| it.tree_gone(instance, step));

@@ -65,6 +65,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::action::{Action, BackoffReason, Clear, DeniedReason, Notice, Reach, Reply};
+use super::background;
 use super::backoff::{Backoff, after};
 use super::cause::{Blame, Cause, Death};
 use super::event::{Attempt, Child, Instance, RequestId, ServiceName, SpawnFailure};
@@ -173,6 +174,8 @@ struct Leaving {
     released: bool,
     /// How far what is left of its tree has been stopped; `None`: it was not.
     stop: Option<Stop>,
+    /// It ended by itself as one does that has put its work into the background.
+    went: bool,
 }
 
 /// What a newer config changes of a service.
@@ -228,6 +231,8 @@ pub(super) struct Service {
     starts: u64,
     last_exit: Option<Death>,
     last_failure: Option<SpawnFailure>,
+    /// What to do about its going into the background, if the last instance did.
+    background: Option<String>,
     /// Starts and restarts, replied to when an instance is there and has passed its `start_check`.
     waiting_up: Vec<RequestId>,
     /// When the running instance has passed it, if somebody waits for that.
@@ -257,6 +262,7 @@ impl Service {
             starts: 0,
             last_exit: None,
             last_failure: None,
+            background: None,
             waiting_up: Vec::new(),
             passes_at: None,
             waiting_down: Vec::new(),
@@ -319,6 +325,7 @@ impl Service {
                 | ServiceState::Ending(Rest::Failed { reason }) => Some(reason),
                 _ => None,
             },
+            background: self.background.as_deref(),
             next_start: match self.state {
                 ServiceState::Backoff { until, .. } => Some(until),
                 _ => None,
@@ -957,7 +964,31 @@ impl Service {
             instance,
             released: false,
             stop,
+            went: false,
         });
+    }
+
+    /// Something outlives an instance's main process.
+    pub(super) fn tree_remains(&mut self, instance: Instance, step: &mut Step<'_>) {
+        let went = |old: &Leaving| old.instance == instance && old.went;
+        let Some(old) = self.leaving.iter_mut().find(|old| went(old)) else {
+            return;
+        };
+        old.went = false;
+        let advice = background::advice(&self.spec.exec.program);
+        self.background = Some(advice.clone());
+        step.publish(Notice::WentToBackground {
+            service: self.name.clone(),
+            instance,
+            advice,
+        });
+    }
+
+    /// Whether an end is that of a process which has put its work into the background.
+    fn is_to_background(&self, death: &Death, step: &Step<'_>) -> bool {
+        let uptime = death.uptime;
+        let uptime = uptime.unwrap_or_else(|| step.now.saturating_duration_since(self.since));
+        death.cause == Cause::Exited { code: 0 } && uptime < background::WITHIN
     }
 
     /// Sees to what an instance has left behind, now that it is gone.
@@ -1023,7 +1054,12 @@ impl Service {
             instance,
             death: death.clone(),
         });
+        let went = stop.is_none() && self.is_to_background(&death, step);
         self.leave(instance, stop);
+        if let Some(old) = self.leaving.last_mut() {
+            old.went = went;
+        }
+        self.background = None;
         if stop.is_none() {
             self.follow_policy(&death, step);
         } else if self.is_wanted() {

@@ -68,6 +68,8 @@ pub(crate) struct Status<'a> {
     pub(crate) last_failure: Option<&'a SpawnFailure>,
     /// Why it was given up, if it was.
     pub(crate) failed: Option<&'a str>,
+    /// What to do about a program that keeps going into the background.
+    pub(crate) background: Option<&'a str>,
     /// In backoff: when the next start is due.
     pub(crate) next_start: Option<Instant>,
 }

@@ -46,6 +46,7 @@ fn status(service: &str, state: State) -> ServiceStatus {
         last_exit_time: None,
         next_start_in_ns: None,
         error: None,
+        hint: None,
     }
 }
 

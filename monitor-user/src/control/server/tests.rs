@@ -175,6 +175,7 @@ fn web() -> ServiceStatus {
         last_exit_time: None,
         next_start_in_ns: None,
         error: None,
+        hint: None,
     }
 }
 
@@ -183,6 +184,7 @@ fn done(service: &str) -> Response {
         service: service.to_owned(),
         ok: true,
         error: None,
+        note: None,
     };
     Response::Done {
         results: vec![result],
@@ -298,7 +300,7 @@ fn idle_connections_hold_nobody_up() {
     let mut idle: Vec<Client> = (0..200).map(|_| agent.connect()).collect();
     let (tell, answered) = channel();
     let dir = agent.dir.path().to_owned();
-    thread::spawn(move || tell.send(ask(&dir, &status())));
+    thread::spawn(move || tell.send(ask(&dir, &status())).is_ok());
     let response = answered.recv_timeout(Duration::from_secs(5)).unwrap();
     assert!(matches!(response, Ok(Response::Status { .. })));
     assert_eq!(agent.sees(), Seen::Command(status()));
@@ -559,7 +561,7 @@ fn a_successor_is_asked_where_that_does_no_harm() {
     let first = UnixListener::bind(&path).unwrap();
     let (tell, answered) = channel();
     let runtime_dir = dir.path().to_owned();
-    thread::spawn(move || tell.send(ask(&runtime_dir, &stop(true))));
+    thread::spawn(move || tell.send(ask(&runtime_dir, &stop(true))).is_ok());
     let mut line = String::new();
     let (stream, _) = first.accept().unwrap();
     drop(first);

@@ -216,7 +216,7 @@ impl Shadow {
                 let wrong = || "journal_agrees: a child of no living instance is told".to_owned();
                 return self.live.map(drop).ok_or_else(wrong);
             }
-            Notice::EventsLost { .. } => return Ok(()),
+            Notice::WentToBackground { .. } | Notice::EventsLost { .. } => return Ok(()),
         };
         self.told = Some(told);
         let costs = match notice {

@@ -1172,6 +1172,13 @@ impl Simulation {
         }
         let stays = process.leaves_stubborn && !process.is_killed;
         let stays = stays && matches!(how, Clear::Stop(_) | Clear::Await);
+        if self.random.chance(20) {
+            let service = service.clone();
+            self.later(
+                Duration::from_millis(20),
+                Happening::Tell(Event::TreeRemains { service, instance }),
+            );
+        }
         if let Clear::Stop(_) = how {
             ensure!(!is_known, "one_stop_signal: a second one to {instance:?}");
             if let Some(shadow) = self.shadows.get_mut(&service) {
@@ -1231,6 +1238,7 @@ impl Simulation {
             | Notice::Stopping { service, .. }
             | Notice::Stopped { service }
             | Notice::Backoff { service, .. }
+            | Notice::WentToBackground { service, .. }
             | Notice::Failed { service, .. } => service.clone(),
         };
         if let Notice::Exited {
@@ -1300,7 +1308,9 @@ impl Simulation {
                 }
                 DeniedReason::Overtaken { .. } => (kind == Kind::Stop) == is_wanted,
                 // Of the agent alone.
-                DeniedReason::NotSent { .. } | DeniedReason::NotRemembered(_) => false,
+                DeniedReason::NotLoaded { .. }
+                | DeniedReason::NotSent { .. }
+                | DeniedReason::NotRemembered(_) => false,
             },
             _ => false,
         };

@@ -5,6 +5,48 @@ use std::time::{Duration, Instant};
 use super::super::*;
 use super::script::{Bench, check, default_spec, instance};
 
+// ---- going into the background ----
+
+#[test]
+fn a_program_that_goes_into_the_background_is_told_of() {
+    let bench = check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        exit 1 code=0 -> exited 1
+        release 1 -> clear 1
+        remains 1 -> background 1
+        remains 1 ->
+        gone 1    -> spawn 2
+        spawned 2 -> started 2
+        ",
+    );
+    let status = bench.supervisor.status("s").unwrap();
+    assert!(status.background.unwrap().contains("in the foreground"));
+    let bench = check(
+        "
+        config    -> spawn 1
+        spawned 1 -> started 1
+        exit 1 code=0 up=11s -> exited 1
+        release 1 -> clear 1
+        remains 1 ->
+        gone 1    -> spawn 2
+        spawned 2 -> started 2
+        exit 2 code=1 -> exited 2; backoff 100ms
+        release 2 -> clear 2
+        remains 2 ->
+        gone 2    ->
+        +1s       -> spawn 3
+        spawned 3 -> started 3
+        stop a    -> stopping 3; SIGTERM 3
+        exit 3 code=0 -> exited 3
+        release 3 -> await 3
+        remains 3 ->
+        ",
+    );
+    assert_eq!(bench.supervisor.status("s").unwrap().background, None);
+}
+
 // ---- reloads ----
 
 #[test]

@@ -81,6 +81,7 @@ impl Bench {
     }
 
     /// Tells one line's fact; returns the actions that follow, as text.
+    #[allow(clippy::too_many_lines, reason = "a line a fact")]
     pub(super) fn tell(&mut self, fact: &str) -> String {
         let (fact, service) = fact.split_once(" @").unwrap_or((fact, "s"));
         let service: ServiceName = service.into();
@@ -131,6 +132,10 @@ impl Bench {
                 failure: SpawnFailure {
                     message: "no such file".into(),
                 },
+            }),
+            "remains" => self.event(Event::TreeRemains {
+                service,
+                instance: instance(number()),
             }),
             "sent" => self.event(Event::StopSent {
                 service,
@@ -423,7 +428,11 @@ fn render_reply(request: char, reply: &Reply) -> String {
             text
         }
         Reply::Denied(DeniedReason::UnknownService(_)) => format!("unknown {request}"),
-        Reply::Denied(DeniedReason::NotSent { .. } | DeniedReason::NotRemembered(_)) => {
+        Reply::Denied(
+            DeniedReason::NotLoaded { .. }
+            | DeniedReason::NotSent { .. }
+            | DeniedReason::NotRemembered(_),
+        ) => {
             panic!("{reply:?} is the agent's")
         }
         Reply::Denied(DeniedReason::NotRunning(_)) => format!("not running {request}"),
@@ -452,6 +461,9 @@ fn render_notice(notice: &Notice) -> (String, &ServiceName) {
         } => (format!("stopping {}", number(instance)), service),
         Notice::Stopped { service } => ("stopped".into(), service),
         Notice::Backoff { service, delay, .. } => (format!("backoff {delay:?}"), service),
+        Notice::WentToBackground {
+            service, instance, ..
+        } => (format!("background {}", number(instance)), service),
         Notice::Failed { service, reason } => (format!("failed ({reason})"), service),
         Notice::EventsLost { .. } => panic!("has no service"),
     }
