@@ -162,6 +162,8 @@ fn the_end_of_a_child_is_told_with_the_services_own() {
     let script = "sleep 1000 & echo $! >> $DIR/children; wait; exit 0";
     let family = Family::start(script, "restart = \"no\"");
     let child = family.children(1)[0];
+    // By then the kernel knows whose cgroup it is.
+    family.main();
     signal(child, Signal::SIGKILL);
     let exited = family.wait("exited", 1);
     assert_eq!(exited[0]["cause"]["code"], 0);
