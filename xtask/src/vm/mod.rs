@@ -164,7 +164,7 @@ const CI_KILLS: u32 = 20;
 /// The run that CI makes, within minutes.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 fn ci(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let started = now();
     let args = Args {
@@ -203,7 +203,7 @@ pub(crate) fn missing(workspace: &Workspace) -> Option<&'static str> {
 /// one without optimisation takes three times as long to start.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn run_in_ci(workspace: &Workspace) -> Result<Verdict> {
     #[derive(clap::Parser)]
     struct CommandLine {
