@@ -189,6 +189,11 @@ fn the_kernels_own_kills_have_no_sender() {
             // Before Linux 5.14 a filter ends its thread without a signal or a mark (kernel/seccomp.c).
             let is_told = signal != "SIGSYS" || kernel() >= (5, 14);
             let how = is_told.then_some(how);
+            // Before 5.15 it is not known what an idle processor's own task was doing when the timer
+            // interrupted it: its stack is the one that the kernel was booted on.
+            let may_be_unknown = words.contains(&"created-asleep") && kernel() < (5, 15);
+            let is_unknown = may_be_unknown && cause["how"].is_null();
+            let how = how.filter(|_| !is_unknown);
             assert_eq!(
                 (&cause["signal"], &cause["how"], &cause["sender"]),
                 (&json!(signal), &json!(how), &Value::Null),

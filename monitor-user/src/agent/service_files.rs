@@ -89,6 +89,6 @@ fn outside(path: &Path) -> Option<(u64, u64, i64, i64)> {
 
 fn content(path: &Path) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
-    fs::read(path).ok()?.hash(&mut hasher);
+    config::content(path)?.hash(&mut hasher);
     Some(hasher.finish())
 }

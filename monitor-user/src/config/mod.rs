@@ -42,6 +42,7 @@ use crate::supervisor::{ServiceName, Spec, Unusable};
 pub(crate) use agent::{AgentConfig, Notices};
 pub(crate) use environment::read_file as read_environment_file;
 pub(crate) use problem::{Invalid, Problem};
+pub(crate) use source::content;
 
 use cursor::{Context, Item, Table, quoted};
 use problem::{Ends, Report, printable};

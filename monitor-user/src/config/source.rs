@@ -79,8 +79,21 @@ impl Source {
     }
 }
 
-/// A file that cannot be read may be one day: it may be on a mount that is not there yet.
+/// What is in a file, as it is now; `None` if it is no regular file, or cannot be read.
+pub(crate) fn content(path: &Path) -> Option<Vec<u8>> {
+    let (bytes, _) = read_bytes(path).ok()?;
+    Some(bytes)
+}
+
 fn read_text(path: &Path) -> Result<(String, Metadata), (Problem, Ends)> {
+    let (bytes, metadata) = read_bytes(path)?;
+    String::from_utf8(bytes)
+        .map(|text| (text, metadata))
+        .map_err(|error| (not_utf8(path, &error), Ends::WithTheConfig))
+}
+
+/// A file that cannot be read may be one day: it may be on a mount that is not there yet.
+fn read_bytes(path: &Path) -> Result<(Vec<u8>, Metadata), (Problem, Ends)> {
     let refuse = |message: String| (Problem::of_file(path, message), Ends::WithTheConfig);
     let unreadable = |error: io::Error| {
         let problem = Problem::of_file(path, unreadable(path, &error));
@@ -106,9 +119,7 @@ fn read_text(path: &Path) -> Result<(String, Metadata), (Problem, Ends)> {
         let message = "is larger than 1 MiB, which no config file needs".to_owned();
         return Err(refuse(message));
     };
-    String::from_utf8(bytes)
-        .map(|text| (text, metadata))
-        .map_err(|error| (not_utf8(path, &error), Ends::WithTheConfig))
+    Ok((bytes, metadata))
 }
 
 /// The content, or `None` if it is too large. The size that the file tells is not asked: it may

@@ -325,11 +325,15 @@ fn the_longest_idle_makes_room() {
     idle[0].send(&stop(true).to_line()).unwrap();
     assert_eq!(idle[0].answer(), Some(done("other")));
     let _new = agent.connect();
+    let told = idle[1].refusal();
+    assert!(told.contains("too many connections"), "{told}");
     assert!(idle[1].is_closed());
     idle[0].send(&stop(true).to_line()).unwrap();
     assert_eq!(idle[0].answer(), Some(done("other")));
     // What the agent works on stays, whoever comes.
     let crowd: Vec<Client> = (0..50).map(|_| agent.connect()).collect();
+    let told = idle[0].refusal();
+    assert!(told.contains("too many connections"), "{told}");
     assert!(idle[0].is_closed());
     agent.release.send(()).unwrap();
     assert_eq!(first.answer(), Some(done("released")));
