@@ -53,7 +53,7 @@ fn garbage_is_refused() {
         ),
         (
             b"{\"version\":1,\"command\":\"reload\",\"now\":1}\n",
-            "no other key",
+            "unknown field `now`",
         ),
         (
             b"{\"version\":1,\"command\":\"signal\",\"service\":\"web\",\"signal\":\"SIGFOO\"}\n",
