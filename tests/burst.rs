@@ -6,8 +6,6 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::ChildStdin;
-use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::rig::{Instance, Rig, report};
@@ -22,9 +20,6 @@ const BURSTS: usize = 8;
 /// The same, with a service among them.
 const OTHERS: usize = 250;
 const KILLS: usize = 200;
-
-/// Between two kills. A service that ends more than 20 times within a second is delayed.
-const REST: Duration = Duration::from_millis(60);
 
 /// Makes bursts when it is asked to.
 struct Burster {
@@ -79,7 +74,7 @@ fn await_shown(watch: u32) {
         stat.is_ok_and(|stat| stat.rsplit_once(')').unwrap().1.starts_with(" S"))
     };
     eventually("the watch has shown all", || {
-        thread::sleep(REST);
+        support::rest();
         let mut threads = fs::read_dir(format!("/proc/{watch}/task")).unwrap();
         threads.all(|thread| sleeps(thread.unwrap())).then_some(())
     });
@@ -137,7 +132,7 @@ fn a_service_that_is_killed_in_a_burst_is_always_back() {
     let mut burster = Burster::start('s', OTHERS);
     let mut unknown = 0;
     for _ in 0..KILLS {
-        thread::sleep(REST);
+        support::rest();
         burster.gather();
         burster.release();
         signal_to(web.0, Signal::SIGKILL);

@@ -12,9 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use support::eventually;
-use support::needs_root;
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report};
 use support::tracer::{Traced, Went};
+use support::{needs_root, rest};
 
 /// How many points of one phase are tried, about.
 #[derive(Clone, Copy)]
@@ -182,6 +182,7 @@ fn a_restart(memory: Memory) {
     first.kill();
     let mut agent = Some(scene.next_agent());
     try_points("a restart", memory, SAMPLE, |point| {
+        rest();
         let old = instance;
         let traced = Traced::seize(agent.take().unwrap());
         kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
@@ -252,6 +253,7 @@ fn an_adoption_of_a_dead_service(memory: Memory) {
     let mut instance = scene.settled(100_000, None);
     first.kill();
     try_points("an adoption of a dead service", memory, SAMPLE, |point| {
+        rest();
         let old = instance;
         kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
         let traced = Traced::start(scene.rig.agent_command());

@@ -3,8 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,9 +15,6 @@ const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
 /// Processes of the host that are nobody's business.
 const STRANGERS: u64 = 5_000;
 const RESTARTS: u64 = 200;
-
-/// Between two kills. A service that ends more than 20 times within a second is delayed.
-const REST: Duration = Duration::from_millis(60);
 
 /// What a program's runs took so far.
 #[derive(Clone, Copy)]
@@ -93,7 +88,7 @@ fn what_is_pinned_is_small_and_what_runs_is_short() {
     assert!(storm.wait().success());
     let strangers = all();
     for _ in 0..RESTARTS {
-        thread::sleep(REST);
+        support::rest();
         kill(Pid::from_raw(web.0.cast_signed()), Signal::SIGKILL).unwrap();
         web = ledger.wait("it is back", |ledger| {
             ledger.has_current("web").filter(|new| *new != web)

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
 use support::rig::{Agent, Distribution, Ledger, Memory, Rig, Seeded, is_soak, report};
-use support::{eventually, now};
+use support::{eventually, now, rest};
 
 /// Who starts work again after an agent's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,7 @@ impl Race {
     }
 
     fn round(&mut self, offset_us: i64) {
+        rest();
         let agents = self.ledger.agents.len();
         let killed = self.kill_both(offset_us);
         self.figures.apart.add(killed.apart());

@@ -51,6 +51,12 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Between two kills of a service: one that ends more than 20 times within a second is delayed, by the
+/// next agent too.
+pub fn rest() {
+    std::thread::sleep(Duration::from_millis(60));
+}
+
 /// Waits until there is something.
 pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     eventually_or(what, look, String::new)
