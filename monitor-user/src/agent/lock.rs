@@ -226,9 +226,11 @@ pub(super) fn take(
                     .map_err(|(_, errno)| io::Error::from(errno))
                     .with_context(context)?;
                 let last = Holder::named_in(&file);
-                // One of an older version says nothing, and removes the file only to end its spares.
+                // One of an older version says nothing, so that the file names nobody, or somebody who
+                // held it before. It removes the file only to end its spares.
+                let is_older = holder.is_none() && last == before;
                 if !is_there(&file).with_context(context)?
-                    && last.as_ref().is_none_or(|last| last.is_retired)
+                    && (is_older || last.as_ref().is_none_or(|last| last.is_retired))
                 {
                     return Ok(None);
                 }
