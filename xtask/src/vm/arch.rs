@@ -25,15 +25,8 @@ impl Arch {
     /// The machine that the emulator is to be.
     pub(super) fn machine(self) -> &'static [&'static str] {
         match self {
-            Self::X86_64 => &["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35"],
-            Self::Aarch64 => &[
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "cortex-a72",
-                "-M",
-                "virt",
-            ],
+            Self::X86_64 => &["-cpu", "max", "-M", "q35"],
+            Self::Aarch64 => &["-cpu", "cortex-a72", "-M", "virt"],
         }
     }
 

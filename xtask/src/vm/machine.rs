@@ -25,6 +25,9 @@ pub(super) struct Machine<'a> {
     /// Archives that the kernel unpacks one over the other.
     pub(super) archives: Vec<PathBuf>,
     pub(super) processors: u32,
+    /// Whether each processor is emulated by a thread of its own. On x86-64 a kernel may then crash
+    /// where it patches its own code (a static key that changes), while another processor runs it.
+    pub(super) is_parallel: bool,
     pub(super) memory_mib: u32,
     /// Added to the kernel's command line.
     pub(super) append: String,
@@ -131,6 +134,14 @@ impl Machine<'_> {
                     .map(|(name, value)| (name, value)),
             )
             .args(&self.emulator.arguments)
+            .args([
+                "-accel",
+                if self.is_parallel {
+                    "tcg,thread=multi"
+                } else {
+                    "tcg,thread=single"
+                },
+            ])
             .args(self.arch.machine())
             .args(["-smp", &self.processors.to_string()])
             .args(["-m", &self.memory_mib.to_string()])

@@ -241,6 +241,8 @@ fn boot(
         kernel: &kernel.image,
         archives,
         processors: args.cpus.unwrap_or(scenario.processors),
+        // Several machines keep this one's processors busy without.
+        is_parallel: args.jobs <= 1,
         memory_mib: args.memory.unwrap_or(scenario.memory_mib),
         append: format!("vm.port={port} {} {}", scenario.append, args.append),
         limit: Duration::from_secs(args.limit),
