@@ -14,6 +14,8 @@ mod init;
 mod journal;
 mod os;
 mod probe;
+#[cfg(test)]
+mod random;
 mod report;
 mod supervisor;
 mod text;

@@ -5,21 +5,18 @@
 use std::ffi::OsStr;
 use std::future::pending;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor};
 
 use super::lock::{self, Kept};
 use super::memory::LAST_GOOD;
 use super::runtime_dir::{self, STATE};
 use super::{Agent, ServiceName};
 use crate::control;
-use crate::os::{self, progress};
+use crate::os::inotify::Watch;
+use crate::os::progress;
 
 /// After so many looks, a second apart, at a lock that another agent holds, this one gives way.
 const MOST_LOOKS: u32 = 15;
@@ -28,7 +25,7 @@ const MOST_LOOKS: u32 = 15;
 pub(super) struct Restoring {
     path: PathBuf,
     /// `None`: it cannot be watched.
-    watch: Option<AsyncFd<Watch>>,
+    watch: Option<Watch>,
     state: Option<WatchDescriptor>,
     /// Something could not be put back yet.
     pub(super) again: bool,
@@ -38,20 +35,6 @@ pub(super) struct Restoring {
     looks: u32,
     /// Another agent has taken over, unasked.
     pub(super) gives_way: bool,
-}
-
-struct Watch(Inotify);
-
-impl AsFd for Watch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Watch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
 }
 
 impl Restoring {
@@ -66,10 +49,7 @@ impl Restoring {
             looks: 0,
             gives_way: false,
         };
-        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
-        let watch = Inotify::init(flags).map_err(io::Error::from);
-        let watch = watch.and_then(|inotify| os::async_fd(Watch(inotify), Interest::READABLE));
-        match watch.and_then(|watch| {
+        match Watch::new().and_then(|watch| {
             restoring.watch = Some(watch);
             restoring.arm()
         }) {
@@ -87,12 +67,11 @@ impl Restoring {
         let Some(watch) = &self.watch else {
             return Ok(());
         };
-        let inotify = &watch.get_ref().0;
         let what =
             AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ONLYDIR;
         let moved = AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVE_SELF;
-        inotify.add_watch(&self.path, what | moved)?;
-        self.state = Some(inotify.add_watch(&self.path.join(STATE), what)?);
+        watch.add(&self.path, what | moved)?;
+        self.state = Some(watch.add(&self.path.join(STATE), what)?);
         Ok(())
     }
 
@@ -102,13 +81,9 @@ impl Restoring {
             return pending().await;
         };
         loop {
-            let Ok(mut ready) = watch.readable().await else {
-                return pending().await;
-            };
-            match ready.get_inner().0.read_events() {
+            match watch.next().await {
                 Ok(events) if events.iter().any(|event| self.matters(event)) => return,
                 Ok(_) => {}
-                Err(Errno::EAGAIN) => ready.clear_ready(),
                 Err(_) => return pending().await,
             }
         }

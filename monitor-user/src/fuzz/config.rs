@@ -74,13 +74,13 @@ const VALUES: &[&str] = &[
 
 /// A key's value: one of the above, one of another seed's, or an array or a table of some.
 fn value(random: &mut Random, depth: usize) -> String {
-    match random.below(if depth == 0 { 6 } else { 8 }) {
+    match random.index(if depth == 0 { 6 } else { 8 }) {
         6 => {
-            let items = (0..random.below(4)).map(|_| value(random, depth - 1));
+            let items = (0..random.index(4)).map(|_| value(random, depth - 1));
             format!("[{}]", items.collect::<Vec<_>>().join(", "))
         }
         7 => {
-            let items = (0..random.below(3)).map(|index| {
+            let items = (0..random.index(3)).map(|index| {
                 let value = value(random, depth - 1).replace('\n', " ");
                 format!("k{index} = {value}")
             });
@@ -91,16 +91,16 @@ fn value(random: &mut Random, depth: usize) -> String {
             let unit = random.pick(&["s", "ms", "h", "KiB", "%", ""]);
             format!("\"{number}{unit}\"")
         }
-        _ => (*random.pick(VALUES)).to_owned(),
+        _ => random.pick(VALUES).to_owned(),
     }
 }
 
 /// Lines with keys, a few of them twice or misspelled.
 fn table(random: &mut Random, keys: &[&str]) -> String {
     let mut text = String::new();
-    for _ in 0..random.below(8) {
-        let mut key = (*random.pick(keys)).to_owned();
-        match random.below(20) {
+    for _ in 0..random.index(8) {
+        let mut key = random.pick(keys).to_owned();
+        match random.index(20) {
             0 => key.push('x'),
             1 => {
                 key = format!(
@@ -123,7 +123,7 @@ fn file(random: &mut Random, keys: &[&str]) -> String {
         return start.to_owned() + &table(random, keys);
     }
     let mut text = String::new();
-    for name in ["web", "db", "\"a b\""].iter().take(random.below(4)) {
+    for name in ["web", "db", "\"a b\""].iter().take(random.index(4)) {
         text += &format!("[service.{name}]\n{command}{}", table(random, keys));
     }
     text
@@ -139,7 +139,7 @@ fn config() {
         "config",
         &["\n", "=", "\"", "'''", "[", "]", "{", "}", ".", "#", "\\"],
     );
-    let make = |material: &Material, random: &mut Random| match random.below(10) {
+    let make = |material: &Material, random: &mut Random| match random.index(10) {
         0 => material.input(random),
         _ => file(random, &service_keys).into_bytes(),
     };

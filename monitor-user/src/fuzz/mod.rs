@@ -17,39 +17,16 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::random::Random;
+
 /// How many inputs each target gets where no time is set: a second or so.
 const INPUTS: u64 = 2_000;
 /// Longest input that is made up.
 const LONGEST: usize = 4096;
 
-/// Numbers by a seed (SplitMix64).
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// 0 to `end`, without `end`; 0 if that is 0.
-    fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end.max(1)).unwrap();
-        usize::try_from(self.next() % end).unwrap()
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
     fn byte(&mut self) -> u8 {
         self.next().to_le_bytes()[0]
-    }
-
-    fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len())]
     }
 }
 
@@ -73,8 +50,8 @@ impl Material {
 
     /// A seed, changed in a few places.
     fn input(&self, random: &mut Random) -> Vec<u8> {
-        let mut bytes = random.pick(&self.seeds).clone();
-        for _ in 0..random.below(8) {
+        let mut bytes = random.pick(&self.seeds);
+        for _ in 0..random.index(8) {
             self.change(&mut bytes, random);
         }
         bytes.truncate(LONGEST);
@@ -82,9 +59,9 @@ impl Material {
     }
 
     fn change(&self, bytes: &mut Vec<u8>, random: &mut Random) {
-        let at = random.below(bytes.len() + 1);
-        let end = (at + random.below(16)).min(bytes.len());
-        match random.below(8) {
+        let at = random.index(bytes.len() + 1);
+        let end = (at + random.index(16)).min(bytes.len());
+        match random.index(8) {
             0 => bytes.truncate(at),
             1 => drop(bytes.drain(at..end)),
             2 => {
@@ -93,8 +70,8 @@ impl Material {
             }
             3 => {
                 let other = random.pick(&self.seeds);
-                let from = random.below(other.len() + 1);
-                let to = (from + random.below(64)).min(other.len());
+                let from = random.index(other.len() + 1);
+                let to = (from + random.index(64)).min(other.len());
                 bytes.splice(at..end, other[from..to].iter().copied());
             }
             4 | 5 if !self.words.is_empty() => {
@@ -105,7 +82,7 @@ impl Material {
                 .splice(at..end, random.next().to_le_bytes())
                 .for_each(drop),
             _ => match bytes.get_mut(at) {
-                Some(byte) if random.chance(50) => *byte ^= 1 << random.below(8),
+                Some(byte) if random.chance(50) => *byte ^= 1 << random.index(8),
                 Some(byte) => *byte = random.byte(),
                 None => bytes.push(random.byte()),
             },

@@ -7,6 +7,7 @@ pub(crate) mod bpf;
 pub(crate) mod cgroup;
 pub(crate) mod cgroup_id;
 pub(crate) mod effort;
+pub(crate) mod inotify;
 pub(crate) mod marker;
 #[cfg(target_feature = "crt-static")]
 mod no_accounts;

@@ -102,17 +102,6 @@ impl Trust<'_> {
             Reach::Agent
         }
     }
-
-    /// Of a directory in another one.
-    fn reach_within(&self, outer: &Place, inner: &Status) -> Reach {
-        // With a sticky bit nobody else can have put it there, or can take it away.
-        let is_safe = outer.is_sticky && (self.has(inner.uid) || self.is_owner(inner.uid));
-        if is_safe {
-            self.reach(inner).max(outer.reach_before)
-        } else {
-            self.reach(inner).max(outer.reach)
-        }
-    }
 }
 
 /// A directory on the way.
@@ -142,7 +131,7 @@ impl Place {
 
     /// One level further: into a directory, opened and looked at.
     fn enter(&mut self, fd: c_int, inner: &Status, trust: &Trust<'_>) {
-        let reach = trust.reach_within(self, inner);
+        // With a sticky bit nobody else can have put it there, or can take it away.
         let before = match self.is_sticky && (trust.has(inner.uid) || trust.is_owner(inner.uid)) {
             true => self.reach_before,
             false => self.reach,
@@ -150,7 +139,7 @@ impl Place {
         sys::close(self.fd);
         *self = Self {
             fd,
-            reach,
+            reach: trust.reach(inner).max(before),
             reach_before: before,
             is_sticky: inner.mode & 0o1000 != 0 && trust.has(inner.uid),
         };

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use world::Simulation;
 
+use crate::random::Random;
+
 /// Worlds that once broke an invariant. They are run first, every time.
 /// - 1880: back in the config during a shutdown, its waiting stop was told of a start to come.
 const REGRESSION_SEEDS: &[u64] = &[1880];
@@ -26,33 +28,7 @@ const STEPS_PER_WORLD: u64 = 1_000;
 /// `Err` names the invariant that does not hold.
 type Check = Result<(), String>;
 
-/// SplitMix64: a few lines, the same numbers on every machine.
-#[derive(Clone)]
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// 0 to `end`, without `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
-        let index = self.below(u64::try_from(choices.len()).unwrap());
-        choices[usize::try_from(index).unwrap()].clone()
-    }
-
     /// Zero rather often: much happens in the same instant.
     fn duration(&mut self, longest: Duration) -> Duration {
         if self.chance(30) {
