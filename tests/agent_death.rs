@@ -1,5 +1,6 @@
 //! Nothing of a running service hangs on its agent, and the next agent goes on where it was.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -138,6 +139,41 @@ fn an_adopted_death_is_acted_on_before_the_parent_reaps_it() {
         agent.assert_single("web");
         let stat = std::fs::read_to_string(format!("/proc/{web}/stat")).unwrap();
         assert!(stat.contains(") Z "), "{stat}");
+        agent.must("stop", "web");
+        wrapper.kill().unwrap();
+        wrapper.wait().unwrap();
+    }
+}
+
+/// The agent before wrote down neither its end nor the next start. The cgroup that it was in is by
+/// now the next one's.
+#[test]
+fn a_dead_one_that_nobody_reaps_takes_nothing_with_it() {
+    for sight in SIGHTS {
+        let setup = Setup {
+            sight,
+            wrapper: vec![VICTIM.to_owned(), "reap-no-orphans".to_owned()],
+            ..Setup::default()
+        };
+        let mut agent = Agent::with(&setup, &[("web", &sleeping(""))]);
+        let web = agent.running("web");
+        let first = pid_of(&agent.follow().event());
+        signal_to(first, Signal::SIGKILL);
+        let mut wrapper = agent.unwrap_next();
+        agent.follow().next_of("web", "adopted");
+        let memory = agent.runtime_dir().join("state/web.json");
+        let remembered = eventually("it is remembered", || {
+            let text = fs::read_to_string(&memory).ok()?;
+            text.contains(&web.to_string()).then_some(text)
+        });
+        signal_to(web, Signal::SIGKILL);
+        let second = agent.replaced("web", web);
+        agent.assert_single("web");
+        agent.kill();
+        fs::write(&memory, remembered).unwrap();
+        agent.start_again();
+        agent.wait_state("web", "running");
+        assert_eq!(agent.assert_single("web"), second, "{}", agent.log());
         agent.must("stop", "web");
         wrapper.kill().unwrap();
         wrapper.wait().unwrap();

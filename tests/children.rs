@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::rig::{Agent, Rig};
-use support::{eventually, needs_root, skip};
+use support::{eventually, is_alive, needs_root, skip};
 
 /// A service that runs children, whose pids are in the file `children` of the rig's directory.
 struct Family {
@@ -117,6 +117,9 @@ fn a_worker_that_a_signal_ends_is_told() {
         signal(*child, Signal::SIGKILL);
     }
     let told = family.wait("child_exited", 10);
+    for child in &children[1..30] {
+        eventually("it is dead", || (!is_alive(*child)).then_some(()));
+    }
     signal(main, Signal::SIGKILL);
     let exited = family.wait("exited", 1);
     assert_eq!(family.named("child_exited").len(), told.len());

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use nix::sys::signal::Signal;
-use support::{Agent, Setup, needs_root, proc_status, shell, signal_to, sleeping};
+use support::{Agent, Setup, eventually, needs_root, proc_status, shell, signal_to, sleeping};
 
 fn environment(pid: u32) -> BTreeMap<String, String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -103,12 +103,13 @@ fn its_output_is_appended_to_its_file() {
     let mut agent = Agent::start(&[("web", &shell(script, &keys))]);
     let first = agent.running("web");
     let lines = |path, count: usize| {
-        support::eventually("its lines", || {
+        eventually("its lines", || {
             let text = fs::read_to_string(path).ok()?;
             (text.lines().count() == count).then_some(text)
         })
     };
     lines(&out, 2);
+    lines(&err, 1);
     // The stream is the service's own: the death of the agent does not touch it.
     agent.kill();
     agent.start_again();
@@ -121,6 +122,11 @@ fn its_output_is_appended_to_its_file() {
     assert_eq!(lines(&err, 2), format!("err {first}\nerr {second}\n"));
     let mode = fs::metadata(&err).unwrap().permissions().mode();
     assert_eq!(mode & 0o022, 0, "{mode:o}");
+    // The shell moves its streams about while it writes.
+    eventually("the shell has become what it runs", || {
+        let comm = fs::read_to_string(format!("/proc/{second}/comm")).ok()?;
+        (comm == "sleep\n").then_some(())
+    });
     let files = open_files(second);
     assert_eq!(files[1].1, out.to_str().unwrap());
     assert_eq!(files[2].1, err.to_str().unwrap());

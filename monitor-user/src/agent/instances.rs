@@ -277,30 +277,41 @@ impl Instances {
         let mut dead = Vec::new();
         for instance in instances {
             progress::count();
-            let adopted = match pidfd::identify(instance.pid, instance.start_time_ns) {
-                Ok(Some(pidfd)) => self.adopt_living(service, instance, pidfd),
-                Ok(None) => {
-                    dead.push(instance);
-                    Ok(())
+            match pidfd::identify(instance.pid, instance.start_time_ns) {
+                Ok(Some(pidfd)) if is_alive(&pidfd) => {
+                    let held = self.adopt_process(service, instance, pidfd);
+                    self.settle_later(service, instance, held);
                 }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = adopted {
-                tracing::error!(%service, pid = instance.pid, "cannot take it over yet: {error}");
-                let tree = Tree::new(instance.pid, instance.start_time_ns, None);
-                self.insert(service, instance, tree, HeldState::Unheld, Vec::new());
-                self.unsettled.insert(instance);
+                Ok(found) => dead.push((instance, found)),
+                Err(error) => self.settle_later(service, instance, Err(error)),
             }
         }
         // Only now is known which cgroups the living ones are in.
-        for instance in dead {
-            let slot = self.slot_left(service);
-            let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
-            self.insert(service, instance, tree, HeldState::Dead, Vec::new());
+        for (instance, zombie) in dead {
+            if let Some(pidfd) = zombie {
+                let held = self.adopt_process(service, instance, pidfd);
+                self.settle_later(service, instance, held);
+            } else {
+                let slot = self.slot_left(service);
+                let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
+                self.insert(service, instance, tree, HeldState::Dead, Vec::new());
+            }
         }
     }
 
-    fn adopt_living(
+    /// Holds one that could not be taken over without a descriptor of it, until it can be.
+    fn settle_later(&mut self, service: &ServiceName, instance: Instance, held: io::Result<()>) {
+        if let Err(error) = held {
+            tracing::error!(%service, pid = instance.pid, "cannot take it over yet: {error}");
+            let tree = Tree::new(instance.pid, instance.start_time_ns, None);
+            self.insert(service, instance, tree, HeldState::Unheld, Vec::new());
+            self.unsettled.insert(instance);
+        }
+    }
+
+    /// Takes over one that lives, or has ended and was not reaped. The cgroup of such a zombie may be
+    /// the next instance's by now, and then what is in it is that one's.
+    fn adopt_process(
         &mut self,
         service: &ServiceName,
         instance: Instance,
@@ -314,6 +325,7 @@ impl Instances {
             None => None,
         };
         let slot = cgroup.and_then(|cgroup| cgroup.holding(instance.pid).cloned());
+        let slot = slot.filter(|slot| is_alive(&pidfd) || !self.is_taken(service, slot));
         let slot = slot.or_else(|| self.slot_left(service));
         let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
         self.hold(service, instance, tree, pidfd)
@@ -340,7 +352,7 @@ impl Instances {
         match held.state {
             HeldState::Unheld => {
                 match pidfd::identify(instance.pid, instance.start_time_ns) {
-                    Ok(Some(pidfd)) => match self.adopt_living(&service, instance, pidfd) {
+                    Ok(Some(pidfd)) => match self.adopt_process(&service, instance, pidfd) {
                         Ok(()) => tracing::info!(%service, pid = instance.pid, "taken over now"),
                         Err(_) => drop(self.unsettled.insert(instance)),
                     },
@@ -893,6 +905,11 @@ fn is_passing(error: &io::Error) -> bool {
             libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC | libc::EAGAIN | libc::EINTR
         )
     )
+}
+
+/// Whether the process has not ended, as far as can be told.
+fn is_alive(pidfd: &OwnedFd) -> bool {
+    !pidfd::has_exited(pidfd.as_fd()).unwrap_or(false)
 }
 
 /// Kills all that lives in a cgroup, and returns one of it, if anything does.
