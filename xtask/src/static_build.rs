@@ -23,7 +23,10 @@ use crate::cross::Cross;
 use crate::workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, executable_in, output_of};
 
 /// An architecture that static binaries are built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Arch {
     /// 64-bit x86, with x86-64's base instructions
     #[value(name = "x86_64")]

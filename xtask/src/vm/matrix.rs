@@ -1,15 +1,20 @@
 //! All kernels, inits and processors, and what is to be run on each.
 //!
-//! A cell that fails, or whose kernel Debian no longer has, does not stop the others.
+//! A cell that fails, or whose kernel Debian no longer has, does not stop the others. What a cell came
+//! to is kept in a file beside the page, so that the whole may be run in parts, cells of one run beside
+//! those of an earlier one.
 
 use std::{
-    fs,
+    fs, io,
+    path::Path,
+    process::Command,
     sync::{Mutex, PoisonError},
     thread,
 };
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Args,
@@ -19,7 +24,12 @@ use super::{
     sets,
     stock::Stock,
 };
-use crate::{Verdict, report::note, static_build::Arch, workspace::Workspace};
+use crate::{
+    Verdict,
+    report::note,
+    static_build::Arch,
+    workspace::{Workspace, output_of},
+};
 
 /// From the oldest that the README promises to the newest.
 pub(super) const KERNELS: [&str; 7] = [
@@ -38,21 +48,37 @@ const OF_INITS: &str = "machine::init::*";
 /// How often the tests of inits kill something.
 const KILLS: u32 = 100;
 
-/// Where the page is, below the workspace's root.
+/// Where the page is, below the workspace's root, and what it is written from.
 const PAGE: &str = "docs/kernels.md";
+const RECORD: &str = "docs/kernels.json";
+
+/// How many runs of one cell are kept: the last ones.
+const RUNS: usize = 2;
 
 /// One kernel for one processor under one init, and its tests.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cell {
     pub(super) arch: Arch,
-    pub(super) kernel: &'static str,
+    pub(super) kernel: String,
     pub(super) init: Init,
     pub(super) tests: Vec<String>,
 }
 
+impl Cell {
+    /// Whether it is the same place, whatever the tests.
+    fn is_at(&self, other: &Self) -> bool {
+        (self.arch, &self.kernel, self.init) == (other.arch, &other.kernel, other.init)
+    }
+}
+
 /// A cell that was run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Done {
     pub(super) cell: Cell,
+    /// Of the run's end, in UTC.
+    pub(super) date: String,
+    /// Of the workspace that was tested; `+` if it had changes.
+    pub(super) commit: String,
     /// What its tests came to, or why there are none.
     pub(super) result: Result<OnKernel, String>,
 }
@@ -62,17 +88,37 @@ pub(super) struct Done {
 /// # Errors
 /// When the page cannot be written.
 pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
-    let queue = Mutex::new(cells(args).into_iter());
+    let record = workspace.root.join(RECORD);
+    let mut cells = cells(args);
+    if args.missing {
+        let done = read(&record)?;
+        cells.retain(|cell| {
+            !done
+                .iter()
+                .any(|done| done.cell.is_at(cell) && done.is_good())
+        });
+    }
+    anyhow::ensure!(!cells.is_empty(), "nothing is to be run");
+    let commit = commit(workspace)?;
+    let queue = Mutex::new(cells.into_iter());
     let done = Mutex::new(Vec::new());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<()> {
         while let Some(cell) = next() {
             let result = run_cell(workspace, &cell, args).map_err(|error| format!("{error:#}"));
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.push(Done { cell, result });
+            let ran = Done {
+                cell,
+                date: date()?,
+                commit: commit.clone(),
+                result,
+            };
+            done.push(ran.clone());
             // What there is so far outlives a run that is ended.
+            let kept = add(read(&record)?, ran);
             fs::create_dir_all(workspace.root.join("docs"))?;
-            fs::write(workspace.root.join(PAGE), page::write(&done)?)?;
+            fs::write(&record, serde_json::to_string_pretty(&kept)? + "\n")?;
+            fs::write(workspace.root.join(PAGE), page::write(&kept))?;
         }
         Ok(())
     };
@@ -86,7 +132,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     })?;
     let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut verdict = Verdict::Pass;
-    for Done { cell, result } in &done {
+    for Done { cell, result, .. } in &done {
         match result {
             Ok(result) if run::summarize(std::slice::from_ref(result)) == Verdict::Pass => {}
             Ok(_) => verdict = Verdict::Fail,
@@ -106,16 +152,16 @@ fn cells(args: &Args) -> Vec<Cell> {
     let ends = [KERNELS[0], kernels::NEWEST];
     let between = KERNELS.iter().filter(|kernel| !ends.contains(kernel));
     let in_order: Vec<&'static str> = ends.iter().chain(between).copied().collect();
-    let cell = |arch, kernel, init, tests| Cell {
+    let cell = |arch, kernel: &str, init, tests| Cell {
         arch,
-        kernel,
+        kernel: kernel.to_owned(),
         init,
         tests,
     };
     let mut cells = Vec::new();
     for kernel in &in_order {
         let tests = wanted(&sets::MATRIX);
-        cells.push(cell(Arch::X86_64, *kernel, Init::Busybox, tests));
+        cells.push(cell(Arch::X86_64, kernel, Init::Busybox, tests));
     }
     let others = Init::value_variants().iter();
     for init in others.filter(|init| **init != Init::Busybox) {
@@ -132,14 +178,18 @@ fn cells(args: &Args) -> Vec<Cell> {
             wanted(&sets::CI),
         ));
     }
-    cells.retain(|cell| args.arch.is_none_or(|arch| arch == cell.arch));
+    cells.retain(|cell| {
+        args.arch.is_none_or(|arch| arch == cell.arch)
+            && args.init.is_none_or(|init| init == cell.init)
+            && (args.kernels.is_empty() || args.kernels.contains(&cell.kernel))
+    });
     cells
 }
 
 fn run_cell(workspace: &Workspace, cell: &Cell, args: &Args) -> Result<OnKernel> {
     let args = Args {
-        kernels: vec![cell.kernel.to_owned()],
-        init: cell.init,
+        kernels: vec![cell.kernel.clone()],
+        init: Some(cell.init),
         arch: Some(cell.arch),
         tests: cell.tests.clone(),
         kills: Some(args.kills.unwrap_or(KILLS)),
@@ -150,6 +200,58 @@ fn run_cell(workspace: &Workspace, cell: &Cell, args: &Args) -> Result<OnKernel>
     run::tests(&stock, &args)?
         .pop()
         .context("no kernel was found")
+}
+
+impl Done {
+    /// Whether there is nothing in it to be run again.
+    fn is_good(&self) -> bool {
+        let result = self.result.as_ref();
+        result.is_ok_and(|result| result.failed().next().is_none())
+    }
+}
+
+/// The cells that were run before.
+fn read(record: &Path) -> Result<Vec<Done>> {
+    let text = match fs::read_to_string(record) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    serde_json::from_str(&text).with_context(|| format!("read {}", record.display()))
+}
+
+/// Adds one, in place of the oldest at the same place if that has enough.
+fn add(mut kept: Vec<Done>, new: Done) -> Vec<Done> {
+    let is_at = |done: &Done| done.cell.is_at(&new.cell);
+    if kept.iter().filter(|done| is_at(done)).count() >= RUNS
+        && let Some(oldest) = kept.iter().position(is_at)
+    {
+        kept.remove(oldest);
+    }
+    kept.push(new);
+    kept
+}
+
+/// Today's, in UTC.
+fn date() -> Result<String> {
+    said(Command::new("date").args(["-u", "+%Y-%m-%d"]))
+}
+
+fn commit(workspace: &Workspace) -> Result<String> {
+    let git = || {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(&workspace.root);
+        git
+    };
+    let mut commit = said(git().args(["rev-parse", "--short=7", "HEAD"]))?;
+    if !said(git().args(["status", "--porcelain", "--untracked-files=no"]))?.is_empty() {
+        commit += "+";
+    }
+    Ok(commit)
+}
+
+fn said(command: &mut Command) -> Result<String> {
+    let output = output_of(command)?;
+    Ok(String::from_utf8_lossy(&output).trim().to_owned())
 }
 
 #[cfg(test)]
@@ -174,13 +276,13 @@ mod tests {
         let cells = cells_of(&[]);
         for arch in [Arch::X86_64, Arch::Aarch64] {
             for kernel in KERNELS {
-                let is_it = |cell: &&Cell| (cell.arch, cell.kernel) == (arch, kernel);
+                let is_it = |cell: &&Cell| (cell.arch, &*cell.kernel) == (arch, kernel);
                 assert!(cells.iter().any(|cell| is_it(&cell)), "{kernel}");
             }
         }
         for init in Init::value_variants() {
             for kernel in ["5.10", kernels::NEWEST] {
-                let is_it = |cell: &Cell| (cell.init, cell.kernel) == (*init, kernel);
+                let is_it = |cell: &Cell| (cell.init, &*cell.kernel) == (*init, kernel);
                 assert!(cells.iter().any(is_it), "{init:?}");
             }
         }
@@ -188,9 +290,36 @@ mod tests {
     }
 
     #[test]
-    fn one_processor_or_other_tests_can_be_asked_for() {
+    fn one_processor_kernel_or_init_or_other_tests_can_be_asked_for() {
         let cells = cells_of(&["--arch", "aarch64", "--test", "pins::*"]);
         assert_eq!(cells.len(), KERNELS.len());
         assert!(cells.iter().all(|cell| cell.tests == ["pins::*"]));
+        let cells = cells_of(&["6.1", "6.12", "--arch", "x86_64"]);
+        let kernels: Vec<&str> = cells.iter().map(|cell| &*cell.kernel).collect();
+        assert_eq!(kernels, ["6.1", "6.12"]);
+        let cells = cells_of(&["--init", "runit"]);
+        assert_eq!(cells.len(), 2);
+        assert!(cells.iter().all(|cell| cell.init == Init::Runit));
+    }
+
+    #[test]
+    fn the_last_runs_of_each_cell_are_kept() {
+        let run = |init: &str, commit: &str| Done {
+            cell: cells_of(&["5.10", "--init", init, "--arch", "x86_64"]).remove(0),
+            date: "2026-11-26".into(),
+            commit: commit.into(),
+            result: Err("no kernel".into()),
+        };
+        let mut kept = Vec::new();
+        for (init, commit) in [("s6", "a"), ("runit", "b"), ("s6", "c"), ("s6", "d")] {
+            kept = add(kept, run(init, commit));
+        }
+        let commits: Vec<&str> = kept.iter().map(|done| &*done.commit).collect();
+        assert_eq!(commits, ["b", "c", "d"]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        assert_eq!(read(&path).unwrap(), []);
+        fs::write(&path, serde_json::to_string(&kept).unwrap()).unwrap();
+        assert_eq!(read(&path).unwrap(), kept);
     }
 }

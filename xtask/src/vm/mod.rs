@@ -43,8 +43,9 @@ use crate::{
 /// Run the tests on other kernels, in emulated machines, or a command
 #[derive(clap::Args, Clone)]
 pub(crate) struct Args {
-    /// Versions such as `5.10`, `newest`, or the path of a kernel's image
-    #[arg(value_name = "KERNEL", default_values = ["5.10", "6.1", "6.12", kernels::NEWEST])]
+    /// Versions such as `5.10`, `newest`, or the path of a kernel's image; 5.10, 6.1, 6.12 and the
+    /// newest if none is named, and with `--all` all
+    #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
 
     /// The tests to run, such as `pins::*`, in place of all or of the set that `--all` runs; those of
@@ -52,9 +53,14 @@ pub(crate) struct Args {
     #[arg(long = "test", value_name = "GLOB")]
     tests: Vec<String>,
 
-    /// Run the tests on all kernels and inits, and write docs/kernels.md
-    #[arg(long, conflicts_with_all = ["kernels", "init", "run", "shell"])]
+    /// Run the tests on all kernels, inits and processors, or on those that are named, and write
+    /// docs/kernels.md from these and earlier runs
+    #[arg(long, conflicts_with_all = ["run", "shell"])]
     all: bool,
+
+    /// With `--all`, leave out what an earlier run has shown
+    #[arg(long, requires = "all")]
+    missing: bool,
 
     /// Run the tests that matter most on the kernels that CI looks at
     #[arg(long, conflicts_with_all = ["kernels", "tests", "all", "run", "shell"])]
@@ -80,9 +86,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
 
-    /// The machine's PID 1
-    #[arg(long, value_enum, value_name = "NAME", default_value = "busybox")]
-    init: Init,
+    /// The machine's PID 1: busybox, if none is named
+    #[arg(long, value_enum, value_name = "NAME")]
+    init: Option<Init>,
 
     /// The machine's processor: x86_64, or both for `--all`, if none is named
     #[arg(long)]
@@ -137,6 +143,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         return ci(workspace, args);
     }
     let mut args = args.clone();
+    if args.kernels.is_empty() {
+        args.kernels = CI_KERNELS.map(str::to_owned).into();
+    }
     if args.tests.is_empty() {
         args.tests.push("*".to_owned());
     }
@@ -230,6 +239,10 @@ pub(crate) fn download(arch: Arch, package: &str, version: &str, to: &Path) -> R
 }
 
 impl Args {
+    fn init(&self) -> Init {
+        self.init.unwrap_or(Init::Busybox)
+    }
+
     fn arch(&self) -> Arch {
         self.arch.unwrap_or(Arch::X86_64)
     }

@@ -2,12 +2,7 @@
 //!
 //! Says nothing that no cell has shown.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    process::Command,
-};
-
-use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     init::Init,
@@ -15,7 +10,7 @@ use super::{
     results::{self, Outcome},
     run::{OnKernel, RESTARTED},
 };
-use crate::{static_build::Arch, workspace::output_of};
+use crate::static_build::Arch;
 
 /// Why a test fails on a kernel: the beginning of the kernel's release, the test, the reason.
 const REASONS: [(&str, &str, &str); 0] = [];
@@ -23,27 +18,20 @@ const REASONS: [(&str, &str, &str); 0] = [];
 /// The instructions that `tests/verifier.rs` allows.
 const BUDGET: &str = "30,000";
 
-/// The page of these cells.
-///
-/// # Errors
-/// When the date is not known.
-pub(super) fn write(done: &[Done]) -> Result<String> {
-    let date = output_of(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-    let date = String::from_utf8_lossy(&date);
+/// The page of these cells, of which those that were run more than once stand in the order of time.
+pub(super) fn write(done: &[Done]) -> String {
     let mut ordered: Vec<&Done> = done.iter().collect();
     ordered.sort_by_key(|done| {
         let cell = &done.cell;
         let place = |arch| usize::from(arch != Arch::X86_64);
-        let kernel = KERNELS.iter().position(|kernel| *kernel == cell.kernel);
+        let kernel = KERNELS.iter().position(|kernel| **kernel == cell.kernel);
         (place(cell.arch), kernel, cell.init.name())
     });
     let done = ordered;
-    let mut page = format!(
-        "# Kernels and inits\n\nWritten by `cargo xtask vm --all`, last on {}. Each kernel is Debian's \
-         cloud kernel in an emulated\nmachine, and the tests are the black-box tests of `tests/`, run \
-         there as root.\n",
-        date.trim()
-    );
+    let mut page = "# Kernels and inits\n\nWritten by `cargo xtask vm --all`. Each kernel is Debian's \
+        cloud kernel in an emulated machine, and the\ntests are the black-box tests of `tests/`, run \
+        there as root. What is not listed has not been run.\n"
+        .to_owned();
     page += &kernels(&done);
     page += &what_works(&done);
     page += &verifier(&done);
@@ -51,14 +39,19 @@ pub(super) fn write(done: &[Done]) -> Result<String> {
     page += &failures(&done);
     page += &figures(&done);
     page += &tests(&done);
-    Ok(page)
+    page
 }
 
 /// Which tests were run on what.
 fn tests(done: &[&Done]) -> String {
     let mut sets: Vec<(&[String], Vec<String>)> = Vec::new();
     for done in done.iter().filter(is_of_kernels) {
-        let place = format!("{} {}", done.cell.kernel, done.cell.arch.name());
+        let place = format!(
+            "{} {} ({})",
+            done.cell.kernel,
+            done.cell.arch.name(),
+            done.commit
+        );
         match sets.iter_mut().find(|(tests, _)| *tests == done.cell.tests) {
             Some((_, places)) => places.push(place),
             None => sets.push((&done.cell.tests, vec![place])),
@@ -102,17 +95,21 @@ fn counts(done: &Done) -> Vec<String> {
                 count(Outcome::Failed),
                 count(Outcome::Skipped),
             ];
-            cells.push(format!("{:.1}", result.took.as_secs_f64() / 60.0));
+            cells.push(result.seconds.div_ceil(60).to_string());
             cells
         }
         Err(error) => strings(&[error.lines().next().unwrap_or_default(), "", "", ""]),
     }
 }
 
+fn when(done: &Done) -> [String; 2] {
+    [done.date.clone(), done.commit.clone()]
+}
+
 fn kernel_name(done: &Done) -> String {
     match &done.result {
         Ok(result) => result.release.clone(),
-        Err(_) => done.cell.kernel.to_owned(),
+        Err(_) => done.cell.kernel.clone(),
     }
 }
 
@@ -125,16 +122,19 @@ fn kernels(done: &[&Done]) -> String {
         "failed",
         "skipped",
         "minutes",
+        "run on",
+        "commit",
     ]));
     for done in done.iter().filter(is_of_kernels) {
         let mut cells = vec![kernel_name(done), done.cell.arch.name().to_owned()];
         cells.extend(counts(done));
+        cells.extend(when(done));
         table += &row(&cells);
     }
     table
 }
 
-/// Each column of a table of kernels: its head, and what ran there.
+/// Each column of a table of kernels: its head, and what ran there last.
 fn columns<'a>(done: &[&'a Done]) -> Vec<(String, &'a OnKernel)> {
     let of_kernels = done.iter().filter(is_of_kernels);
     let columns = of_kernels.filter_map(|done| {
@@ -147,7 +147,12 @@ fn columns<'a>(done: &[&'a Done]) -> Vec<(String, &'a OnKernel)> {
         };
         Some((head, result))
     });
-    columns.collect()
+    let mut columns: Vec<(String, &OnKernel)> = columns.collect();
+    columns.reverse();
+    let mut heads = BTreeSet::new();
+    columns.retain(|(head, _)| heads.insert(head.clone()));
+    columns.reverse();
+    columns
 }
 
 /// A table with a row for each key that any kernel has something for.
@@ -176,13 +181,7 @@ fn table_of(
 
 fn what_works(done: &[&Done]) -> String {
     let table = table_of(done, "check", |result| {
-        let checks = result.doctor.as_ref().map(|report| &report["checks"]);
-        let checks = checks.and_then(|checks| checks.as_array());
-        let said = checks.into_iter().flatten().filter_map(|check| {
-            let text = |key: &str| Some(check[key].as_str()?.to_owned());
-            Some((text("name")?, text("verdict")?))
-        });
-        said.collect()
+        result.doctor.clone().into_iter().collect()
     });
     format!(
         "\n## What works\n\nWhat `respawn doctor` says there. The tests `doctor_truth` check its lines \
@@ -208,7 +207,14 @@ const VERIFIER: &str = "verifier: ";
 
 fn inits(done: &[&Done]) -> String {
     let mut table = "\n## Inits\n\n".to_owned();
-    table += &heads(&strings(&["PID 1", "kernel", "processor", "shown"]));
+    table += &heads(&strings(&[
+        "PID 1",
+        "kernel",
+        "processor",
+        "shown",
+        "run on",
+        "commit",
+    ]));
     for done in done {
         let init = done.cell.init.name();
         let prefix = format!("{init}: ");
@@ -224,8 +230,9 @@ fn inits(done: &[&Done]) -> String {
         };
         if !shown.is_empty() || done.cell.init != Init::Busybox {
             let processor = done.cell.arch.name();
-            let cells = [init, &kernel_name(done), processor, &shown];
-            table += &row(&strings(&cells));
+            let mut cells = strings(&[init, &kernel_name(done), processor, &shown]);
+            cells.extend(when(done));
+            table += &row(&cells);
         }
     }
     table
@@ -277,21 +284,22 @@ fn figures(done: &[&Done]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use serde_json::json;
-
     use super::{
         super::{matrix::Cell, results::Tested},
         *,
     };
 
-    fn cell(arch: Arch, kernel: &'static str, init: Init) -> Cell {
-        Cell {
-            arch,
-            kernel,
-            init,
-            tests: strings(&["verifier::*"]),
+    fn done(kernel: &str, init: Init, result: Result<OnKernel, String>) -> Done {
+        Done {
+            cell: Cell {
+                arch: Arch::X86_64,
+                kernel: kernel.into(),
+                init,
+                tests: strings(&["verifier::*"]),
+            },
+            date: "2026-11-26".into(),
+            commit: "cd15330".into(),
+            result,
         }
     }
 
@@ -304,39 +312,47 @@ mod tests {
             release: release.into(),
             tests: tests.map(|line| Tested::parse(line).unwrap()).into(),
             figures: strings(figures),
-            doctor: Some(json!({"checks": [{"name": "exit_program", "verdict": "works"}]})),
-            restarted: vec!["plain"],
-            took: Duration::from_secs(90),
+            doctor: [("exit_program".to_owned(), "works".to_owned())].into(),
+            restarted: strings(&["plain"]),
+            seconds: 90,
         }
     }
 
     #[test]
     fn the_page_says_what_failed_and_what_was_not_there() {
         let done = [
-            Done {
-                cell: cell(Arch::X86_64, "6.16", Init::Busybox),
-                result: Err("Debian has no cloud kernel 6.16 any more".into()),
-            },
-            Done {
-                cell: cell(Arch::X86_64, "5.10", Init::Busybox),
-                result: Ok(ran("5.10.0", &["verifier: exit 12", "8000 exits"])),
-            },
-            Done {
-                cell: cell(Arch::X86_64, "5.10", Init::Runit),
-                result: Ok(ran("5.10.0", &["runit: 3 agents killed"])),
-            },
+            done(
+                "6.16",
+                Init::Busybox,
+                Err("Debian has no cloud kernel 6.16 any more".into()),
+            ),
+            done(
+                "5.10",
+                Init::Busybox,
+                Ok(ran("5.10.0", &["verifier: exit 11"])),
+            ),
+            done(
+                "5.10",
+                Init::Busybox,
+                Ok(ran("5.10.0", &["verifier: exit 12", "8000 exits"])),
+            ),
+            done(
+                "5.10",
+                Init::Runit,
+                Ok(ran("5.10.0", &["runit: 3 agents killed"])),
+            ),
         ];
-        let page = write(&done).unwrap();
+        let page = write(&done);
         for expected in [
-            "| 5.10.0 | x86_64 | 1 | 1 | 0 | 1.5 |\n| 6.16 | x86_64 | Debian has no cloud kernel 6.16 any \
-             more |",
+            "| 5.10.0 | x86_64 | 1 | 1 | 0 | 2 | 2026-11-26 | cd15330 |\n| 6.16 | x86_64 | Debian has no \
+             cloud kernel 6.16 any more |",
             "| exit_program | works |",
             "| `exit` | 12 |",
-            "| runit | 5.10.0 | x86_64 | 3 agents killed |",
+            "| runit | 5.10.0 | x86_64 | 3 agents killed | 2026-11-26 |",
             "- 5.10.0, x86_64, busybox: `a::c`: not at its end",
             "- 5.10.0, x86_64, busybox: the machine `plain` was started again",
             "- 5.10: 8000 exits",
-            "- 5.10 x86_64, 6.16 x86_64: `verifier::*`",
+            "- 5.10 x86_64 (cd15330), 5.10 x86_64 (cd15330), 6.16 x86_64 (cd15330): `verifier::*`",
         ] {
             assert!(page.contains(expected), "{expected}\n{page}");
         }

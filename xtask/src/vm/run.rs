@@ -1,6 +1,7 @@
 //! Runs a script or the tests on each kernel, and says what came of it.
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -43,16 +45,17 @@ pub(super) fn script(stock: &Stock, script: &str, args: &Args) -> Result<Verdict
 }
 
 /// What the tests on one kernel came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct OnKernel {
     pub(super) release: String,
     pub(super) tests: Vec<Tested>,
     /// Figures that tests that passed have reported.
     pub(super) figures: Vec<String>,
-    /// What `doctor` said there, if it was asked.
-    pub(super) doctor: Option<Value>,
+    /// What `doctor` said there of each check, if it was asked.
+    pub(super) doctor: BTreeMap<String, String>,
     /// Machines that were started again, as their kernel had not come to its user space.
-    pub(super) restarted: Vec<&'static str>,
-    pub(super) took: Duration,
+    pub(super) restarted: Vec<String>,
+    pub(super) seconds: u64,
 }
 
 impl OnKernel {
@@ -70,7 +73,7 @@ pub(super) fn tests(stock: &Stock, args: &Args) -> Result<Vec<OnKernel>> {
     let wanted: Vec<&Scenario> = scenarios::ALL
         .iter()
         .filter(|scenario| scenario.is_wanted(&args.tests))
-        .filter(|scenario| !scenario.reboots || args.init.keeps_entries())
+        .filter(|scenario| !scenario.reboots || args.init().keeps_entries())
         .collect();
     if wanted.is_empty() {
         bail!("no test has a name like {}", args.tests.join(" or "));
@@ -106,7 +109,7 @@ pub(super) fn summarize(results: &[OnKernel]) -> Verdict {
         note!(
             "{}: {counted}, in {}",
             result.release,
-            readable(result.took)
+            readable(Duration::from_secs(result.seconds))
         );
         for machine in &result.restarted {
             note!("  the machine {machine} was {RESTARTED}");
@@ -129,7 +132,7 @@ fn tests_on(
     let started = now();
     let mut tests = Vec::new();
     let mut figures = Vec::new();
-    let mut doctor = None;
+    let mut doctor = BTreeMap::new();
     let mut restarted = Vec::new();
     let mut disk = None;
     for scenario in scenarios {
@@ -144,7 +147,7 @@ fn tests_on(
         };
         let script = format!(
             "export RESPAWN_INIT={} RESPAWN_BURSTS={} RESPAWN_KILLS={}\n{ask_doctor}{}",
-            args.init.name(),
+            args.init().name(),
             args.bursts,
             args.kills.unwrap_or(KILLS),
             scenario.script(&args.tests, args.test_limit)
@@ -161,8 +164,8 @@ fn tests_on(
         };
         tests.extend(booted.tests);
         figures.extend(booted.figures);
-        doctor = doctor.or(booted.doctor);
-        restarted.extend(booted.is_second.then_some(scenario.name));
+        doctor.extend(booted.doctor);
+        restarted.extend(booted.is_second.then(|| scenario.name.to_owned()));
         tests.extend(reason.map(|reason| Tested {
             outcome: Outcome::Failed,
             seconds: "0".into(),
@@ -183,7 +186,7 @@ fn tests_on(
         figures,
         doctor,
         restarted,
-        took: started.elapsed(),
+        seconds: started.elapsed().as_secs(),
     })
 }
 
@@ -200,7 +203,7 @@ struct Booted {
     ended: Ended,
     tests: Vec<Tested>,
     figures: Vec<String>,
-    doctor: Option<Value>,
+    doctor: BTreeMap<String, String>,
     /// Whether there was one before, which did not come to its user space.
     is_second: bool,
 }
@@ -211,7 +214,7 @@ impl Booted {
             ended,
             tests: Vec::new(),
             figures: Vec::new(),
-            doctor: None,
+            doctor: BTreeMap::new(),
             is_second: false,
         }
     }
@@ -230,7 +233,7 @@ fn boot(
 ) -> Result<Booted> {
     let folder = tempfile::Builder::new().prefix("respawn-vm-").tempdir()?;
     let own = folder.path().join("job.cpio");
-    job::write_archive(&own, script, args.init, &stock.files)?;
+    job::write_archive(&own, script, args.init(), &stock.files)?;
     let mut archives = stock.archives.clone();
     archives.push(own);
     archives.extend_from_slice(more);
@@ -250,7 +253,7 @@ fn boot(
     let title = format!(
         "{}, {}, {}",
         kernel.release,
-        args.init.name(),
+        args.init().name(),
         scenario.name
     );
     note!("== {title}");
@@ -284,14 +287,14 @@ fn boot(
 
 /// Runs a machine, and shows and reads what comes out of it.
 fn watch(machine: &Machine<'_>, folder: &Path, prefix: &str) -> Result<Booted> {
-    let (mut tests, mut figures, mut doctor) = (Vec::new(), Vec::new(), None);
+    let (mut tests, mut figures, mut doctor) = (Vec::new(), Vec::new(), BTreeMap::new());
     let ended = machine.run(folder, |line| {
         let mut shown = line.to_owned();
         if let Some(test) = Tested::parse(line) {
             shown = test.to_string();
             tests.push(test);
         } else if let Some(report) = line.strip_prefix(DOCTOR) {
-            doctor = serde_json::from_str(report).ok();
+            doctor = verdicts(report);
             return;
         } else if let Some(figure) = line.strip_prefix(FIGURE) {
             shown = format!("    {figure}");
@@ -305,6 +308,17 @@ fn watch(machine: &Machine<'_>, folder: &Path, prefix: &str) -> Result<Booted> {
         doctor,
         ..Booted::new(ended)
     })
+}
+
+/// Each check's name and verdict in what `doctor --json` says.
+fn verdicts(report: &str) -> BTreeMap<String, String> {
+    let report: Value = serde_json::from_str(report).unwrap_or_default();
+    let checks = report["checks"].as_array().into_iter().flatten();
+    let verdicts = checks.filter_map(|check| {
+        let text = |key: &str| Some(check[key].as_str()?.to_owned());
+        Some((text("name")?, text("verdict")?))
+    });
+    verdicts.collect()
 }
 
 fn said(end: &End, args: &Args) -> String {

@@ -55,9 +55,9 @@ impl Stock {
         let _lock = lock(&cache)?;
         let find = |name: &String| kernels::find(name, &cache, args.arch());
         let mut archives = vec![root::image(&cache, args.arch())?];
-        let packages = args.init.packages();
+        let packages = args.init().packages();
         if !packages.is_empty() {
-            let name = args.init.name();
+            let name = args.init().name();
             archives.push(root::init_image(&cache, args.arch(), name, packages)?);
         }
         Ok(Self {
