@@ -5,8 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use support::rig::{Agent, Rig, report};
 use support::{Lines, needs_root, respawn};
@@ -16,6 +17,15 @@ const BUDGET: u64 = 30_000;
 
 /// What has to be loaded, by the beginning of its name.
 const PROGRAMS: [&str; 4] = ["exit", "signal", "birth", "oom"];
+
+/// There the programs have to find pids that are not the kernel's own.
+const IN_PID_NAMESPACE: [&str; 5] = [
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child=KILL",
+    "--mount-proc",
+];
 
 const LOG: &str = "respawn=debug";
 
@@ -43,12 +53,21 @@ fn of_a_watch(more: &[&str]) -> Vec<String> {
     said
 }
 
-/// What an agent says until it works.
-fn of_an_agent() -> Vec<String> {
+/// What an agent says until it works, whatever it is started by.
+fn of_an_agent(wrapper: &[&str]) -> Vec<String> {
     let rig = Rig::new();
     let path = rig.path().join("said");
     let log = File::create(&path).unwrap();
-    let _agent = Agent::from_command(rig.command(&["agent", "--log", LOG]).stderr(log));
+    let agent = rig.command(&["agent", "--log", LOG]);
+    let mut words = wrapper.iter().map(OsStr::new).chain([agent.get_program()]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(agent.get_args()).stderr(log);
+    command.envs(
+        agent
+            .get_envs()
+            .filter_map(|(key, value)| Some((key, value?))),
+    );
+    let _agent = Agent::from_command(&mut command);
     rig.ledger().next_agent(0);
     let said = fs::read_to_string(path).unwrap();
     said.lines().map(str::to_owned).collect()
@@ -72,7 +91,8 @@ fn no_program_costs_the_verifier_more_than_its_budget() {
     let mut said = [of_a_watch(&[]), of_a_watch(&["--live-zero"])].concat();
     // An agent goes on with less: that is said here at once.
     refused(&said);
-    said.extend(of_an_agent());
+    said.extend(of_an_agent(&[]));
+    said.extend(of_an_agent(&IN_PID_NAMESPACE));
     refused(&said);
     // One program in several settings: the dearest counts.
     let mut costs: BTreeMap<String, u64> = BTreeMap::new();
