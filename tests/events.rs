@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Lines, respawn};
+use support::{Agent, Lines, Setup, respawn, signal_to, sleeping};
 
 fn line(seq: u64, time: &str, service: &str) -> String {
     let event = json!({
@@ -242,5 +242,75 @@ fn how_long_ago_something_was_does_not_change_when_the_clock_is_set() {
             .unwrap();
         let seconds: f64 = ago.strip_suffix('s').unwrap().parse().unwrap();
         assert!((19.0..40.0).contains(&seconds), "{text}");
+    }
+}
+
+/// What `events --json` shows: events, and how many are missing.
+fn told(agent: &Agent) -> (Vec<Value>, u64) {
+    let output = agent.run(&["events", "--json"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let (missed, events): (Vec<Value>, Vec<Value>) =
+        lines.partition(|event: &Value| event["event"] == "events_missed");
+    let missed = missed.iter().map(|event| event["count"].as_u64().unwrap());
+    (events, missed.sum())
+}
+
+#[test]
+fn a_service_that_ends_in_a_loop_leaves_the_others_their_history() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("config")).unwrap();
+    let settings = dir.path().join("config/agent.toml");
+    fs::write(settings, "journal_max_size = \"64KiB\"").unwrap();
+    let services = [("db", sleeping("")), ("loop", sleeping(""))];
+    let services = services
+        .each_ref()
+        .map(|(name, text)| (*name, text.as_str()));
+    let mut agent = Agent::within(dir, &Setup::default(), &services);
+    let killed = agent.running("db");
+    signal_to(killed, Signal::SIGKILL);
+    agent.replaced("db", killed);
+    let mut restarts = 0;
+    for _ in 0..2 {
+        for _ in 0..200 {
+            agent.must("restart", "loop");
+        }
+        restarts += 200;
+        let why = agent.run(&["why", "db", "--json"]);
+        let why: Value = serde_json::from_slice(&why.stdout).unwrap();
+        assert_eq!(why["exited"]["pid"], killed, "{why}");
+        // Of the one in a loop the first events and the newest; of what is between, how many.
+        let (events, missed) = told(&agent);
+        let last = events.last().unwrap()["seq"].as_u64().unwrap();
+        assert!(missed > 0);
+        assert_eq!(events.len() as u64 + missed, last);
+        let of_loop = |kind: &str| {
+            let events = events.iter();
+            let of_it = events.filter(|event| event["service"] == "loop" && event["event"] == kind);
+            of_it.collect::<Vec<_>>()
+        };
+        let started = of_loop("started");
+        assert_eq!(started[0]["restarts"], 0);
+        assert_eq!(started.last().unwrap()["restarts"], restarts);
+        assert_eq!(of_loop("journal_share").len(), 1);
+        let exits = of_loop("exited");
+        let pids: std::collections::HashSet<_> =
+            exits.iter().map(|exit| exit["pid"].as_u64()).collect();
+        assert_eq!(pids.len(), exits.len(), "each is told once");
+        let text = String::from_utf8(agent.run(&["events"]).stdout).unwrap();
+        for words in [
+            "loop          has used its share of the journal: ",
+            " events missing here",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let files = fs::read_dir(agent.runtime_dir()).unwrap().flatten();
+        let journal =
+            files.filter(|file| file.file_name().to_string_lossy().starts_with("journal"));
+        let size: u64 = journal.map(|file| file.metadata().unwrap().len()).sum();
+        assert!(size <= 64 << 10, "{size}");
+        // The next agent knows what has been told, and who has used what.
+        agent.kill();
+        agent.start_again();
     }
 }

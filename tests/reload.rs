@@ -440,7 +440,7 @@ fn the_journal_takes_another_size_and_group() {
         reload(&agent);
     }
     let length = fs::metadata(&older).unwrap().len();
-    assert!((30 << 10..=32 << 10).contains(&length), "{length} bytes");
+    assert!((15 << 10..=16 << 10).contains(&length), "{length} bytes");
     assert_eq!(rights(&older), (0o640, 54321));
     set("control_group = 54322\njournal_max_size = \"1GiB\"");
     for file in [&journal, &older] {

@@ -160,6 +160,10 @@ pub(crate) fn happening(event: &Value) -> String {
             let exits = counted(number("count"), "exit");
             (red, format!("{exits} lost: the kernel's ring was full"))
         }
+        "journal_share" => (
+            AnsiColor::Yellow.on_default(),
+            "has used its share of the journal: of what follows only the newest is kept".to_owned(),
+        ),
         "journal_gap" => {
             let events = counted(number("count"), "event");
             (red, format!("{events} could not be written here"))
@@ -541,6 +545,10 @@ mod tests {
             (
                 json!({"event": "requested", "command": "reload", "signal": null, "by": null}),
                 "reload asked for by a signal to the agent",
+            ),
+            (
+                json!({"event": "journal_share", "service": "web"}),
+                "has used its share of the journal: of what follows only the newest is kept",
             ),
         ] {
             let told = anstream::adapter::strip_str(&happening(&event)).to_string();

@@ -209,7 +209,14 @@ mod tests {
         prepare(&path).unwrap();
         let elsewhere = dir.path().join("elsewhere");
         fs::create_dir(&elsewhere).unwrap();
-        for name in ["lock", "journal", "journal.1", "control.sock", STATE] {
+        for name in [
+            "lock",
+            "journal",
+            "journal.1",
+            "journal.busy",
+            "control.sock",
+            STATE,
+        ] {
             let entry = path.join(name);
             symlink(&elsewhere, &entry).unwrap();
             let said = refused(&path);
@@ -217,7 +224,7 @@ mod tests {
             assert!(said.contains("is there and is no"), "{said}");
             fs::remove_file(&entry).unwrap();
         }
-        for name in ["lock", "journal", "journal.1"] {
+        for name in ["lock", "journal", "journal.1", "journal.busy"] {
             let entry = path.join(name);
             fs::write(&entry, "").unwrap();
             set(&entry, 0o646);

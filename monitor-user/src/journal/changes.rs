@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use nix::sys::inotify::AddWatchFlags;
 
-use super::current_path;
+use super::Place;
 use crate::os::inotify::Watch;
 
 /// Changes of a journal since this was made. To be made before the journal is opened.
@@ -33,7 +33,7 @@ impl Changes {
     /// Waits until there may be something new. `false`: nothing comes any more, since the
     /// directory is gone. Cancellation loses nothing.
     pub(crate) async fn next(&self) -> Result<bool> {
-        let journal = current_path(Path::new(""));
+        let files = [Place::Journal, Place::Busy].map(Place::name);
         loop {
             let events = self.0.next().await?;
             let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF;
@@ -41,7 +41,10 @@ impl Changes {
                 return Ok(false);
             }
             // An event without a name says that others were too many to be told.
-            let is_it = |name: &Option<OsString>| name.as_ref().is_none_or(|name| journal == *name);
+            let is_it = |name: &Option<OsString>| {
+                name.as_ref()
+                    .is_none_or(|name| files.iter().any(|file| name == file))
+            };
             if events.iter().any(|event| is_it(&event.name)) {
                 return Ok(true);
             }

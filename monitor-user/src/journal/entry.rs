@@ -85,6 +85,8 @@ enum What {
     AgentStopped {
         pid: u32,
     },
+    /// Of the service's next events only the newest are kept: it has had its share.
+    JournalShare,
     /// So many events could not be written here.
     JournalGap {
         count: u64,
@@ -236,6 +238,19 @@ impl Entry {
     pub(crate) fn unrecorded(time: Timestamp, service: &str, instance: Instance) -> Self {
         let Instance { pid, start_time_ns } = instance;
         Self::other(time, Some(service), What::Unrecorded { pid, start_time_ns })
+    }
+
+    /// The service has used its share of the journal.
+    pub(super) fn share(time: Timestamp, service: &str) -> Self {
+        Self::other(time, Some(service), What::JournalShare)
+    }
+
+    /// Which service it is about, if any.
+    pub(super) fn service(&self) -> Option<&str> {
+        match self {
+            Self::Exited(exited) => exited.service.as_deref(),
+            Self::Other(happened) => happened.service.as_deref(),
+        }
     }
 
     /// So many events could not be written before this one.

@@ -1,4 +1,4 @@
-//! The reading side: every event once, oldest first, from both files and what becomes of them.
+//! The reading side: every event once, oldest first, from all files and what becomes of them.
 //!
 //! Needs no agent, and never writes. Which file follows on which is told by the files' identity
 //! while they are held open, so that nothing is read twice whatever is renamed meanwhile.
@@ -8,6 +8,8 @@
 //!                   ▲
 //!                   └── its name leads to another file: that one, or the two that are new, follow
 //! ```
+//!
+//! The same of `journal.busy`; of both the line with the lower number comes first.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -21,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{current_path, older_path};
+use super::Place;
 use crate::clock::WallClock;
 use crate::control::rights;
 use crate::os::{proc, progress};
@@ -31,9 +33,8 @@ const LONGEST_LINE: usize = 1 << 20;
 
 /// The journal from its oldest line on. New lines may come at any time.
 pub(crate) struct Reader {
-    dir: PathBuf,
-    /// Oldest first; at the last one's end it is looked whether another one follows.
-    files: VecDeque<OpenFile>,
+    journal: Stream,
+    busy: Stream,
     last_seq: Option<u64>,
     /// Damaged lines since the last good one.
     damaged_since: u64,
@@ -85,8 +86,8 @@ impl Reader {
     /// No right to read it; something that is not a file is in its place.
     pub(crate) fn open(runtime_dir: &Path) -> Result<Self> {
         Ok(Self {
-            dir: runtime_dir.to_owned(),
-            files: open_both(runtime_dir)?.into_iter().flatten().collect(),
+            journal: Stream::open(runtime_dir, Place::Journal)?,
+            busy: Stream::open(runtime_dir, Place::Busy)?,
             last_seq: None,
             damaged_since: 0,
             damaged: 0,
@@ -96,7 +97,7 @@ impl Reader {
 
     /// Whether there is no journal so far.
     pub(crate) fn is_missing(&self) -> bool {
-        self.files.is_empty()
+        self.journal.files.is_empty() && self.busy.files.is_empty()
     }
 
     /// The next event; `None` if there is none at the moment.
@@ -106,26 +107,23 @@ impl Reader {
     pub(crate) fn next(&mut self) -> Result<Option<Line>> {
         // An agent reads all of it at its start.
         progress::count();
-        loop {
-            let path = || current_path(&self.dir);
-            let cannot_read = || format!("cannot read the journal {}", path().display());
-            let line = match self.files.front_mut() {
-                Some(file) => file.next_line().with_context(cannot_read)?,
-                None => None,
-            };
-            match line {
-                Some(line) => match Line::parse(line) {
-                    Some(line) => {
-                        self.count(&line);
-                        return Ok(Some(line));
-                    }
-                    None => self.count_damaged(),
-                },
-                None if self.files.len() > 1 => self.finish_file(),
-                None if self.find_newer()? => {}
-                None => return Ok(None),
-            }
+        let Self { journal, busy, .. } = self;
+        let mut damaged = journal.look_ahead()? + busy.look_ahead()?;
+        // What was written before the line that is there now can be read by now.
+        if busy.ahead.is_some() {
+            damaged += journal.look_ahead()?;
         }
+        let next = match (journal.number(), busy.number()) {
+            (Some(first), Some(second)) if second < first => busy.ahead.take(),
+            (None, Some(_)) => busy.ahead.take(),
+            _ => journal.ahead.take(),
+        };
+        self.damaged += damaged;
+        self.damaged_since += damaged;
+        if let Some(line) = &next {
+            self.count(line);
+        }
+        Ok(next)
     }
 
     /// Lines that were no events, so far. A torn last line is not among them.
@@ -148,29 +146,75 @@ impl Reader {
             self.missed += hole.saturating_sub(damaged);
         }
     }
+}
 
-    fn count_damaged(&mut self) {
-        self.damaged += 1;
-        self.damaged_since += 1;
+/// One file, and the one before it, and those that come after.
+struct Stream {
+    current: PathBuf,
+    older: PathBuf,
+    /// Oldest first; at the last one's end it is looked whether another one follows.
+    files: VecDeque<OpenFile>,
+    /// The next line, once it is read.
+    ahead: Option<Line>,
+}
+
+impl Stream {
+    fn open(runtime_dir: &Path, place: Place) -> Result<Self> {
+        let [current, older] = place.paths(runtime_dir);
+        let files = open_both(&current, &older)?;
+        Ok(Self {
+            files: files.into_iter().flatten().collect(),
+            current,
+            older,
+            ahead: None,
+        })
     }
 
-    /// Lets go of the oldest file: all of it is read, and no more comes.
-    fn finish_file(&mut self) {
-        if let Some(file) = self.files.pop_front()
-            && !file.unfinished.is_empty()
-        {
-            self.count_damaged();
+    /// The number of the line ahead; the lowest for one that has none.
+    fn number(&self) -> Option<u64> {
+        let line = self.ahead.as_ref()?;
+        Some(line.event["seq"].as_u64().unwrap_or(0))
+    }
+
+    /// Reads the next line, unless that is done or there is none; returns how many damaged ones it
+    /// came by.
+    fn look_ahead(&mut self) -> Result<u64> {
+        let mut damaged = 0;
+        while self.ahead.is_none() {
+            let path = &self.current;
+            let cannot_read = || format!("cannot read the journal {}", path.display());
+            let line = match self.files.front_mut() {
+                Some(file) => file.next_line().with_context(cannot_read)?,
+                None => None,
+            };
+            match line {
+                Some(line) => {
+                    self.ahead = Line::parse(line);
+                    damaged += u64::from(self.ahead.is_none());
+                }
+                None if self.files.len() > 1 => damaged += self.finish_file(),
+                None if self.find_newer()? => {}
+                None => break,
+            }
         }
+        Ok(damaged)
+    }
+
+    /// Lets go of the oldest file: all of it is read, and no more comes. 1 if it ends with a part
+    /// of a line.
+    fn finish_file(&mut self) -> u64 {
+        let file = self.files.pop_front();
+        u64::from(file.is_some_and(|file| !file.unfinished.is_empty()))
     }
 
     /// Takes up the files that came after the last one that is held, if any did.
     fn find_newer(&mut self) -> Result<bool> {
         let held = self.files.back().map(|file| file.identity);
-        let current = identity(&current_path(&self.dir))?;
+        let current = identity(&self.current)?;
         if current.is_none() || current == held {
             return Ok(false);
         }
-        let [older, current] = open_both(&self.dir)?;
+        let [older, current] = open_both(&self.current, &self.older)?;
         let newer = |file: &OpenFile| Some(file.identity) != held;
         let before = self.files.len();
         self.files.extend(older.filter(newer));
@@ -191,14 +235,13 @@ fn identity(path: &Path) -> Result<Option<Identity>> {
 }
 
 /// Opens the older file and the current one that came right after it.
-fn open_both(dir: &Path) -> Result<[Option<OpenFile>; 2]> {
+fn open_both(path: &Path, older: &Path) -> Result<[Option<OpenFile>; 2]> {
     loop {
-        let path = current_path(dir);
-        let current = OpenFile::open(&path)?;
-        let older = OpenFile::open(&older_path(dir))?;
+        let current = OpenFile::open(path)?;
+        let older = OpenFile::open(older)?;
         let [current_id, older_id] = [&current, &older].map(|file| Some(file.as_ref()?.identity));
         // Otherwise the files took their next names meanwhile.
-        let is_settled = identity(&path)? == current_id;
+        let is_settled = identity(path)? == current_id;
         if is_settled && (current_id.is_none() || current_id != older_id) {
             return Ok([older, current]);
         }

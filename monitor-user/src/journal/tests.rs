@@ -24,9 +24,26 @@ fn at(second: i64) -> ExtraFacts {
     ExtraFacts::at(Timestamp::from_second(second).unwrap())
 }
 
+fn current_path(dir: &Path) -> PathBuf {
+    dir.join("journal")
+}
+
+fn older_path(dir: &Path) -> PathBuf {
+    dir.join("journal.1")
+}
+
+/// An event of no service, whose share nobody counts.
+fn agent_started(pid: u32) -> Entry {
+    Entry::agent_started(at(0).time, pid)
+}
+
 fn started(pid: u32) -> Entry {
+    started_of("web", pid)
+}
+
+fn started_of(service: &str, pid: u32) -> Entry {
     let notice = Notice::Started {
-        service: Arc::from("web"),
+        service: Arc::from(service),
         instance: Instance {
             pid,
             start_time_ns: 10_000_000,
@@ -242,7 +259,7 @@ fn what_is_no_journal_is_put_aside_and_kept() {
         open(dir.path()).append(&started(1)).unwrap();
         assert_eq!(numbers(&current_path(dir.path())), [1]);
         assert!(!older_path(dir.path()).exists());
-        for number in [2 * number - 1, 2 * number] {
+        for number in 4 * number - 3..=4 * number {
             let aside = dir.path().join(format!("not-a-journal.{number}"));
             assert_eq!(fs::read_to_string(aside).unwrap(), text);
         }
@@ -266,9 +283,9 @@ fn damage_at_the_end_is_looked_behind() {
 fn two_files_never_hold_more_than_they_may() {
     let dir = tempfile::tempdir().unwrap();
     let (path, older) = (current_path(dir.path()), older_path(dir.path()));
-    let mut journal = Journal::open(dir.path(), 4096, None).unwrap();
+    let mut journal = Journal::open(dir.path(), 8192, None).unwrap();
     for pid in 1..=200 {
-        journal.append(&started(pid)).unwrap();
+        journal.append(&agent_started(pid)).unwrap();
         let sizes = [&path, &older].map(|path| fs::metadata(path).map_or(0, |file| file.len()));
         assert!(sizes.iter().all(|&size| size <= 2048), "{sizes:?}");
     }
@@ -277,9 +294,58 @@ fn two_files_never_hold_more_than_they_may() {
     assert_eq!(kept, expected);
     // A line that alone is larger than a file may be is written all the same.
     let mut journal = Journal::open(dir.path(), 10, None).unwrap();
-    journal.append(&started(1)).unwrap();
-    journal.append(&started(2)).unwrap();
+    journal.append(&agent_started(1)).unwrap();
+    journal.append(&agent_started(2)).unwrap();
     assert_eq!((numbers(&older), numbers(&path)), (vec![201], vec![202]));
+}
+
+#[test]
+fn one_service_leaves_the_history_of_all_others_alone() {
+    const MAX: u64 = 64 << 10;
+    for agents_die in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), MAX, None).unwrap();
+        for pid in 1..=10 {
+            journal.append(&started_of("db", pid)).unwrap();
+        }
+        for pid in 1..=5000 {
+            if agents_die && pid % 50 == 0 {
+                journal = Journal::open(dir.path(), MAX, None).unwrap();
+            }
+            journal.append(&started(pid)).unwrap();
+            if pid % 1000 == 0 {
+                journal.append(&started_of("db", pid)).unwrap();
+            }
+        }
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |file| file.len());
+        let sizes = super::paths(dir.path()).map(|path| size(&path));
+        assert!(sizes.iter().sum::<u64>() <= MAX, "{sizes:?}");
+        let mut reader = Reader::open(dir.path()).unwrap();
+        let lines: Vec<Line> = std::iter::from_fn(|| reader.next().unwrap()).collect();
+        let pids = |service: &str| -> Vec<u64> {
+            let of_it = lines.iter().filter(|line| line.service() == Some(service));
+            of_it
+                .filter_map(|line| line.event["pid"].as_u64())
+                .collect()
+        };
+        let expected = (1..=10).chain((1..=5).map(|thousand| thousand * 1000));
+        assert_eq!(pids("db"), expected.collect::<Vec<u64>>());
+        // The first ones, and the newest without a hole.
+        let web = pids("web");
+        assert_eq!((web[0], web.last()), (1, Some(&5000)));
+        let holes = web.windows(2).filter(|pair| pair[1] != pair[0] + 1);
+        assert_eq!(holes.count(), 1, "{web:?}");
+        assert!(web.len() > 100, "{web:?}");
+        let told = lines
+            .iter()
+            .filter(|line| line.event["event"] == "journal_share");
+        let told: Vec<_> = told.map(|line| line.service()).collect();
+        assert_eq!(told, [Some("web")]);
+        // Nothing is lost without a word.
+        let all = 5000 + 10 + 5 + 1;
+        assert_eq!(lines.len() as u64 + reader.take_missed(), all);
+        assert_eq!(lines.last().unwrap().event["seq"], all);
+    }
 }
 
 #[test]
@@ -367,12 +433,12 @@ fn another_size_and_group_hold_for_both_files() {
     };
     let mut journal = open(dir.path());
     for pid in 1..=3 {
-        journal.append(&started(pid)).unwrap();
+        journal.append(&agent_started(pid)).unwrap();
     }
     journal.reconfigure(10, Some(group));
     assert_eq!(rights(&current), (0o640, group));
     assert!(!older.exists());
-    journal.append(&started(4)).unwrap();
+    journal.append(&agent_started(4)).unwrap();
     assert_eq!(
         (numbers(&older), numbers(&current)),
         (vec![1, 2, 3], vec![4])
@@ -381,7 +447,7 @@ fn another_size_and_group_hold_for_both_files() {
         assert_eq!(rights(path), (0o640, group));
     }
     journal.reconfigure(MAX_SIZE, None);
-    journal.append(&started(5)).unwrap();
+    journal.append(&agent_started(5)).unwrap();
     assert_eq!(numbers(&current), [4, 5]);
     for path in [&current, &older] {
         assert_eq!(rights(path).0, 0o600);
@@ -477,11 +543,11 @@ fn damaged_lines_are_skipped_and_counted() {
 #[test]
 fn a_reader_follows_the_files_wherever_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(dir.path(), 2048, None).unwrap();
+    let mut journal = Journal::open(dir.path(), 4096, None).unwrap();
     let mut from_the_start = Reader::open(dir.path()).unwrap();
     let (mut told, mut last_of_older) = (Vec::new(), 0);
     for pid in 1..=200 {
-        journal.append(&started(pid)).unwrap();
+        journal.append(&agent_started(pid)).unwrap();
         if pid % 3 == 0 {
             told.extend(read_on(&mut from_the_start));
         }
@@ -509,11 +575,11 @@ fn older_or_current(dir: &Path) -> PathBuf {
 #[test]
 fn who_reads_too_slowly_is_told_how_much_was_missed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(dir.path(), 2048, None).unwrap();
-    journal.append(&started(1)).unwrap();
+    let mut journal = Journal::open(dir.path(), 4096, None).unwrap();
+    journal.append(&agent_started(1)).unwrap();
     let (mut told, mut reader) = read(dir.path());
     for pid in 2..=200 {
-        journal.append(&started(pid)).unwrap();
+        journal.append(&agent_started(pid)).unwrap();
     }
     told.extend(read_on(&mut reader));
     assert!(
@@ -562,7 +628,7 @@ fn a_journal_that_does_not_exist_yet_is_no_error() {
 fn follow(seed: u64, count: u32) -> (Vec<u64>, u32) {
     use std::sync::atomic::{AtomicU64, Ordering};
     let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(dir.path(), 16_384, None).unwrap();
+    let mut journal = Journal::open(dir.path(), 32_768, None).unwrap();
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = move |below: u32| {
         random ^= random << 13;
@@ -588,7 +654,12 @@ fn follow(seed: u64, count: u32) -> (Vec<u64>, u32) {
             if next(30) == 0 {
                 std::thread::sleep(Duration::from_micros(next(500).into()));
             }
-            journal.append(&started(pid)).unwrap();
+            // By turns to the one file and the other, once the service has had its share.
+            let entry = match pid % 2 {
+                0 => started(pid),
+                _ => agent_started(pid),
+            };
+            journal.append(&entry).unwrap();
             let now = fs::metadata(current_path(&path)).unwrap().len();
             files += u32::from(now < size);
             size = now;
@@ -604,12 +675,14 @@ fn follow(seed: u64, count: u32) -> (Vec<u64>, u32) {
         let mut reader = Reader::open(dir.path()).unwrap();
         let mut told: Vec<u64> = Vec::new();
         loop {
+            let mut is_last = false;
             while let Some(line) = reader.next().unwrap() {
+                is_last = line.event["pid"] == count - 1;
                 told.push(line.event["seq"].as_u64().unwrap());
                 seen.store(*told.last().unwrap(), Ordering::Release);
             }
             assert_eq!((reader.damaged(), reader.take_missed()), (0, 0));
-            if told.last() == Some(&count.into()) {
+            if is_last {
                 return told;
             }
             let waiting = tokio::time::timeout(Duration::from_secs(30), changes.next());
@@ -624,8 +697,10 @@ fn a_follower_is_told_each_event_once_while_files_are_turned_over() {
     let mut turned = 0;
     for seed in 1..=20 {
         let (told, files) = follow(seed, 1000);
-        assert_eq!(told, (1..=1000).collect::<Vec<u64>>(), "seed {seed}");
-        assert!(files > 20, "{files}");
+        let last = *told.last().unwrap();
+        assert_eq!(told, (1..=last).collect::<Vec<u64>>(), "seed {seed}");
+        assert!(last > 1000, "the service had its share");
+        assert!(files > 8, "{files}");
         turned += files;
     }
     println!("{turned} files");
@@ -663,10 +738,10 @@ fn appending_is_cheap() {
         took / count
     );
     let (told, mut reader) = read(dir.path());
-    assert_eq!(
-        (told.last(), reader.take_missed()),
-        (Some(&count.into()), 0)
-    );
+    // The service has had its share, which is told once.
+    let last = u64::from(count) + 1;
+    assert_eq!(told.last(), Some(&last));
+    assert_eq!(told.len() as u64 + reader.take_missed(), last);
 }
 
 #[test]

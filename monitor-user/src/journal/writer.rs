@@ -1,4 +1,4 @@
-//! The writing side: whole lines at the end of the file, and a new file in time.
+//! The writing side: whole lines at the end of a file, and a new file in time.
 //!
 //! Holds up nobody: one `write(2)` for each event, no `fsync`. What cannot be written is counted,
 //! and told in the journal itself as soon as that can be written again.
@@ -11,31 +11,48 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, current_path, older_path};
+use super::shares::Shares;
+use super::{Entry, Place};
 use crate::os::proc;
 use crate::text;
 
 /// How much is read at first of the end of a file, to find its last good line.
 const TAIL: u64 = 16 * 1024;
 
+/// A service that has filled so much of the journal's file has its next events elsewhere.
+const SHARE: u64 = 4;
+
 /// The journal of the one agent that writes it.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    dir: PathBuf,
-    /// A file that would grow beyond this is put aside first.
-    max_file_size: u64,
-    /// Who may read it beside its owner.
-    group: Option<u32>,
-    file: File,
+    /// What most events go to.
+    journal: Log,
+    /// What is of services that have used their share of that.
+    busy: Log,
+    /// How much of the journal's file is whose; known as soon as that is large enough to matter.
+    shares: Option<Shares>,
     /// The number of the last line.
     seq: u64,
-    /// The file does not end with a newline.
-    torn: bool,
     /// Events that could not be written, and have not been told of.
     unwritten: u64,
     buffer: Vec<u8>,
     /// Of this boot, if it can be read.
     boot_id: Option<String>,
+}
+
+/// A file that is put aside when it is full.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    older: PathBuf,
+    /// A file that would grow beyond this is put aside first.
+    max_size: u64,
+    /// Who may read it beside its owner.
+    group: Option<u32>,
+    /// `None`: nothing was to be written so far.
+    file: Option<File>,
+    /// The file does not end with a newline.
+    torn: bool,
 }
 
 #[derive(Serialize)]
@@ -57,26 +74,17 @@ impl Journal {
     /// # Errors
     /// No such directory; something that is not a file is in the journal's place; no right to it.
     pub(crate) fn open(runtime_dir: &Path, max_size: u64, group: Option<u32>) -> Result<Self> {
-        let path = current_path(runtime_dir);
         for path in super::paths(runtime_dir) {
             put_aside_if_foreign(&path)?;
         }
-        let (file, end) = open_file(&path, true, group)
-            .and_then(|mut file| read_end(&mut file).map(|end| (file, end)))
-            .with_context(|| format!("cannot open the journal {}", path.display()))?;
-        // Without the older file, only its lines are missing.
-        let older = open_file(&older_path(runtime_dir), false, group);
-        let seq = end
-            .seq
-            .or_else(|| read_end(&mut older.ok()?).ok()?.seq)
-            .unwrap_or(0);
+        let open = |place, create| Log::open(runtime_dir, place, max_size, group, create);
+        let (journal, last) = open(Place::Journal, true)?;
+        let (busy, last_of_busy) = open(Place::Busy, false)?;
         Ok(Self {
-            dir: runtime_dir.to_owned(),
-            max_file_size: max_size / 2,
-            group,
-            file,
-            seq,
-            torn: end.torn,
+            journal,
+            busy,
+            shares: None,
+            seq: last.max(last_of_busy).unwrap_or(0),
             unwritten: 0,
             buffer: Vec::new(),
             boot_id: proc::boot_id().ok(),
@@ -86,19 +94,13 @@ impl Journal {
     /// So much of an instance's output may go with its exit: written out, a byte may take six, and an
     /// event should not be what a file is full of.
     pub(crate) fn most_output(&self) -> u64 {
-        self.max_file_size / 16
+        self.journal.max_size / 16
     }
 
     /// Keeps to another size from the next event on, and lets another group read at once.
     pub(crate) fn reconfigure(&mut self, max_size: u64, group: Option<u32>) {
-        self.max_file_size = max_size / 2;
-        self.group = group;
-        let_read(&self.file, &current_path(&self.dir), group);
-        let older = older_path(&self.dir);
-        match open_file(&older, false, group) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => warn(&older, group, &error),
-            _ => {}
-        }
+        self.journal.reconfigure(max_size, group);
+        self.busy.reconfigure(max_size, group);
     }
 
     /// Appends one event.
@@ -118,13 +120,11 @@ impl Journal {
     /// # Errors
     /// It cannot be made.
     pub(crate) fn make_again(&mut self) -> io::Result<()> {
-        let path = current_path(&self.dir);
-        let own = self.file.metadata()?;
-        let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
-        if fs::symlink_metadata(&path).is_ok_and(is_it) {
-            return Ok(());
+        if !self.journal.is_in_place()? {
+            self.journal.begin()?;
+            self.shares = None;
         }
-        self.begin(&path)
+        Ok(())
     }
 
     /// The line of the event that was appended last, without its newlines.
@@ -135,13 +135,46 @@ impl Journal {
 
     fn tell_gap(&mut self, before: &Entry) -> io::Result<()> {
         if self.unwritten > 0 {
-            self.append_one(&Entry::gap(before.time(), self.unwritten))?;
+            let gap = Entry::gap(before.time(), self.unwritten);
+            self.append_to(Place::Journal, &gap)?;
             self.unwritten = 0;
         }
         Ok(())
     }
 
     fn append_one(&mut self, entry: &Entry) -> io::Result<()> {
+        let Some(service) = entry.service() else {
+            return self.append_to(Place::Journal, entry);
+        };
+        let Some(is_told) = self.has_used_its_share(service) else {
+            return self.append_to(Place::Journal, entry);
+        };
+        if !is_told {
+            self.append_to(Place::Journal, &Entry::share(entry.time(), service))?;
+            if let Some(shares) = &mut self.shares {
+                shares.tell(service);
+            }
+        }
+        self.append_to(Place::Busy, entry)
+    }
+
+    /// Whether the journal tells that a service has used its share of the file, if it has.
+    fn has_used_its_share(&mut self, service: &str) -> Option<bool> {
+        let share = self.journal.max_size / SHARE;
+        let file = self.journal.file.as_ref()?;
+        if file.metadata().ok()?.len() < share {
+            return None;
+        }
+        let shares = match &mut self.shares {
+            Some(shares) => shares,
+            // What cannot be counted has not been used.
+            none => none.insert(Shares::of(file).ok()?),
+        };
+        let has_used = shares.has_used(service, share);
+        has_used.then(|| shares.is_told(service))
+    }
+
+    fn append_to(&mut self, place: Place, entry: &Entry) -> io::Result<()> {
         let seq = self.seq.saturating_add(1);
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
@@ -157,66 +190,149 @@ impl Journal {
             .as_bytes(),
         );
         buffer.push(b'\n');
-        let appended = self
-            .make_room(buffer.len())
-            .and_then(|()| self.write(seq, &buffer));
+        let appended = self.write(place, seq, &buffer);
+        if place == Place::Journal
+            && let (Some(shares), Some(service)) = (&mut self.shares, entry.service())
+        {
+            shares.add(service, buffer.len() - 1);
+        }
         self.buffer = buffer;
         appended
     }
 
+    fn write(&mut self, place: Place, seq: u64, buffer: &[u8]) -> io::Result<()> {
+        let log = match place {
+            Place::Journal => &mut self.journal,
+            Place::Busy => &mut self.busy,
+        };
+        if log.make_room(buffer.len())? && place == Place::Journal {
+            self.shares = None;
+        }
+        let (is_used, written) = log.write(buffer);
+        // A part of a line may be all of it but the newline: its number is used up.
+        if is_used {
+            self.seq = seq;
+        }
+        written
+    }
+}
+
+impl Log {
+    /// With it, the number of its last line.
+    fn open(
+        runtime_dir: &Path,
+        place: Place,
+        max_size: u64,
+        group: Option<u32>,
+        create: bool,
+    ) -> Result<(Self, Option<u64>)> {
+        let [path, older] = place.paths(runtime_dir);
+        let opened = match open_file(&path, create, group) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !create => None,
+            opened => Some(
+                opened
+                    .and_then(|mut file| read_end(&mut file).map(|end| (file, end)))
+                    .with_context(|| format!("cannot open the journal {}", path.display()))?,
+            ),
+        };
+        let (file, end) = opened.map_or((None, End::default()), |(file, end)| (Some(file), end));
+        // Without the older file, only its lines are missing.
+        let of_older = open_file(&older, false, group);
+        let last = end.seq.or_else(|| read_end(&mut of_older.ok()?).ok()?.seq);
+        let log = Self {
+            path,
+            older,
+            max_size: of_all(max_size),
+            group,
+            file,
+            torn: end.torn,
+        };
+        Ok((log, last))
+    }
+
+    fn reconfigure(&mut self, max_size: u64, group: Option<u32>) {
+        self.max_size = of_all(max_size);
+        self.group = group;
+        if let Some(file) = &self.file {
+            let_read(file, &self.path, group);
+        }
+        match open_file(&self.older, false, group) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn(&self.older, group, &error);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether its name leads to the file that is written to.
+    fn is_in_place(&self) -> io::Result<bool> {
+        let Some(file) = &self.file else {
+            return Ok(false);
+        };
+        let own = file.metadata()?;
+        let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
+        Ok(fs::symlink_metadata(&self.path).is_ok_and(is_it))
+    }
+
     /// Sees to it that so many bytes fit in the file: puts it aside and begins a new one if not.
-    fn make_room(&mut self, bytes: usize) -> io::Result<()> {
-        let file = self.file.metadata()?;
-        let is_full = file.len() > 0
-            && file
-                .len()
-                .saturating_add(bytes.try_into().unwrap_or(u64::MAX))
-                > self.max_file_size;
+    /// `true`: it did.
+    fn make_room(&mut self, bytes: usize) -> io::Result<bool> {
+        let Some(file) = &self.file else {
+            self.begin()?;
+            return Ok(true);
+        };
+        let file = file.metadata()?;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let is_full = file.len() > 0 && file.len().saturating_add(bytes) > self.max_size;
         let is_removed = file.nlink() == 0;
         if !is_full && !is_removed {
-            return Ok(());
+            return Ok(false);
         }
-        let path = current_path(&self.dir);
         if is_full && !is_removed {
-            match fs::rename(&path, older_path(&self.dir)) {
+            match fs::rename(&self.path, &self.older) {
                 // It was put aside before, and no new one could be begun then.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 renamed => renamed?,
             }
         }
-        self.begin(&path)
+        self.begin()?;
+        Ok(true)
     }
 
-    fn begin(&mut self, path: &Path) -> io::Result<()> {
-        let mut file = open_file(path, true, self.group)?;
+    fn begin(&mut self) -> io::Result<()> {
+        let mut file = open_file(&self.path, true, self.group)?;
         self.torn = read_end(&mut file)?.torn;
-        self.file = file;
+        self.file = Some(file);
         Ok(())
     }
 
-    /// Writes the line with number `seq`, which in `buffer` comes after one newline.
-    fn write(&mut self, seq: u64, buffer: &[u8]) -> io::Result<()> {
+    /// Writes a line, which in `buffer` comes after one newline; whether its number is used.
+    fn write(&mut self, buffer: &[u8]) -> (bool, io::Result<()>) {
+        let Some(mut file) = self.file.as_ref() else {
+            return (false, Err(io::ErrorKind::NotFound.into()));
+        };
         let skipped = usize::from(!self.torn);
         let written = loop {
-            match (&self.file).write(&buffer[skipped..]) {
+            match file.write(&buffer[skipped..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                written => break written?,
+                Err(error) => return (false, Err(error)),
+                Ok(written) => break written,
             }
         };
         let end = skipped + written;
         if let Some(last) = buffer[skipped..end].last() {
             self.torn = *last != b'\n';
         }
-        // A part of a line may be all of it but the newline: its number is used up.
-        if end > 1 {
-            self.seq = seq;
-        }
-        if end < buffer.len() {
-            let message = "the disk took a part of the line only";
-            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
-        }
-        Ok(())
+        let message = "the disk took a part of the line only";
+        let is_whole = end == buffer.len();
+        let error = || io::Error::new(io::ErrorKind::StorageFull, message);
+        (end > 1, is_whole.then_some(()).ok_or_else(error))
     }
+}
+
+/// The size of one file, of four.
+fn of_all(max_size: u64) -> u64 {
+    max_size / 4
 }
 
 /// Puts a file out of the way, under a name that is free, in which not a single line is a journal's.
