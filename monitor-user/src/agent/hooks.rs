@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -207,7 +208,7 @@ impl HookRunner {
             stderr: Output::Inherit,
         };
         let prepared = self.spawner.prepare(&exec)?;
-        let prepared = prepared.with_stdin(readable(&waiting.event)?);
+        let prepared = Arc::new(prepared.with_stdin(readable(&waiting.event)?));
         Ok(self.spawner.spawn(&prepared, None)?)
     }
 

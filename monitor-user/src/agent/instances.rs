@@ -19,7 +19,7 @@ use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
-use crate::os::spawn::{self, FdLimit, Prepared, Spawner};
+use crate::os::spawn::{self, Child, FdLimit, Flight, Prepared, SpawnError, Spawner, Stage};
 use crate::os::tree::{self, Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
@@ -61,7 +61,7 @@ struct Prelude {
     spec: Arc<Spec>,
     /// As well as this: what its environment file said.
     variables: Vec<(String, String)>,
-    command: Prepared,
+    command: Arc<Prepared>,
     cgroup: Option<ServiceCgroup>,
 }
 
@@ -96,6 +96,37 @@ enum HeldState {
     Leftover(Rest),
     /// Nothing is left of it.
     Gone,
+}
+
+/// A start that has begun, and is to be finished.
+#[must_use = "each has to be finished"]
+pub(super) struct Takeoff {
+    service: ServiceName,
+    attempt: Attempt,
+    command: Arc<Prepared>,
+    slot: Option<Slot>,
+    flight: Flight,
+}
+
+/// A start that has failed in its cgroup.
+pub(super) struct Again {
+    service: ServiceName,
+    attempt: Attempt,
+    command: Arc<Prepared>,
+    slot: Slot,
+    error: SpawnError,
+}
+
+/// Why a start has not come to its end.
+pub(super) enum Grounded {
+    Failed(SpawnFailure),
+    InCgroup(Box<Again>),
+}
+
+impl From<SpawnFailure> for Grounded {
+    fn from(failure: SpawnFailure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 /// Where an agent can start services, and no other one does.
@@ -182,45 +213,91 @@ impl Instances {
         marker::find(self.place)
     }
 
-    /// Starts a service; with a `record`, so that no process goes on before it is recorded.
-    pub(super) fn spawn(
+    /// Begins to start a service; with a `record`, so that no process goes on before it is recorded.
+    pub(super) fn begin(
         &mut self,
         service: &ServiceName,
         spec: &Arc<Spec>,
         attempt: Attempt,
         record: Option<Record<'_>>,
-    ) -> Result<Instance, SpawnFailure> {
+    ) -> Result<Takeoff, SpawnFailure> {
         if !self.has_room() {
             return Err(SpawnFailure {
                 message: spawn::out_of_descriptors(),
             });
         }
         self.prepare(service, spec)?;
-        let failure = |error: &dyn std::fmt::Display| SpawnFailure {
-            message: error.to_string(),
-        };
-        let prelude = self
-            .services
-            .get(service)
-            .ok_or_else(|| failure(&"not prepared"))?;
-        let slot = prelude
-            .cgroup
-            .as_ref()
-            .map(|cgroup| self.free_slot(service, cgroup));
-        let (command, slot) = (&prelude.command, slot);
-        let child = match record {
-            None => self.spawner.spawn(command, slot.as_ref())?,
-            Some(record) => {
-                let record = |pid, start_time_ns| {
-                    let instance = Instance { pid, start_time_ns };
-                    command.mark(attempt, instance);
-                    record(instance)
-                };
-                self.spawner
-                    .spawn_recorded(command, slot.as_ref(), record)?
+        let prelude = self.services.get(service).ok_or_else(|| SpawnFailure {
+            message: "not prepared".to_owned(),
+        })?;
+        let cgroup = prelude.cgroup.as_ref();
+        let slot = cgroup.map(|cgroup| self.free_slot(service, cgroup));
+        let command = Arc::clone(&prelude.command);
+        let flight = with_instances(&command, attempt, record, |record| {
+            self.spawner.begin(&command, slot.as_ref(), record)
+        });
+        self.is_tight |= flight.pidfd().is_some_and(|fd| !spawn::leaves_reserve(fd));
+        Ok(Takeoff {
+            service: service.clone(),
+            attempt,
+            command,
+            slot,
+            flight,
+        })
+    }
+
+    /// Waits until a start has come to its end.
+    ///
+    /// # Errors
+    /// The start has failed; [`Grounded::InCgroup`]: in its cgroup, and may be tried again.
+    pub(super) fn finish(&mut self, takeoff: Takeoff) -> Result<Instance, Grounded> {
+        let Takeoff {
+            service,
+            attempt,
+            command,
+            slot,
+            flight,
+        } = takeoff;
+        match (self.spawner.finish(flight), slot) {
+            (Ok(child), slot) => Ok(self.started(&service, child, slot)?),
+            (Err(error), Some(slot)) if error.stage == Stage::Cgroup => {
+                Err(Grounded::InCgroup(Box::new(Again {
+                    service,
+                    attempt,
+                    command,
+                    slot,
+                    error,
+                })))
             }
-        };
-        self.is_tight = !spawn::leaves_reserve(&child.pidfd);
+            (Err(error), _) => Err(Grounded::Failed(error.into())),
+        }
+    }
+
+    /// Tries a start again that has failed in its cgroup.
+    pub(super) fn retry(
+        &mut self,
+        again: Again,
+        record: Option<Record<'_>>,
+    ) -> Result<Instance, SpawnFailure> {
+        let Again {
+            service,
+            attempt,
+            command,
+            slot,
+            error,
+        } = again;
+        let child = with_instances(&command, attempt, record, |record| {
+            self.spawner.retry(&command, &slot, error, record)
+        })?;
+        self.started(&service, child, Some(slot))
+    }
+
+    fn started(
+        &mut self,
+        service: &ServiceName,
+        child: Child,
+        slot: Option<Slot>,
+    ) -> Result<Instance, SpawnFailure> {
         let instance = Instance {
             pid: child.pid,
             start_time_ns: child.start_time_ns,
@@ -230,7 +307,9 @@ impl Instances {
             .map_err(|(error, pidfd)| {
                 // Without a way to see its end it must not live. As an orphan it will be reaped.
                 let _ = signal::send(pidfd.as_fd(), Signal::KILL);
-                failure(&format_args!("cannot wait for the new process: {error}"))
+                SpawnFailure {
+                    message: format!("cannot wait for the new process: {error}"),
+                }
             })?;
         Ok(instance)
     }
@@ -483,7 +562,7 @@ impl Instances {
         for what in command.lowered() {
             tracing::warn!(%service, "{what}");
         }
-        let command = command.with_marker(marker);
+        let command = Arc::new(command.with_marker(marker));
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {
                 message: format!("cannot make its cgroup: {error} (cgroup)"),
@@ -910,6 +989,23 @@ fn is_passing(error: &io::Error) -> bool {
 /// Whether the process has not ended, as far as can be told.
 fn is_alive(pidfd: &OwnedFd) -> bool {
     !pidfd::has_exited(pidfd.as_fd()).unwrap_or(false)
+}
+
+/// Calls the spawner with a `record` that gets the instance, and marks that before.
+fn with_instances<T>(
+    command: &Prepared,
+    attempt: Attempt,
+    record: Option<Record<'_>>,
+    call: impl FnOnce(Option<&mut spawn::Record<'_>>) -> T,
+) -> T {
+    let Some(record) = record else {
+        return call(None);
+    };
+    call(Some(&mut |pid, start_time_ns| {
+        let instance = Instance { pid, start_time_ns };
+        command.mark(attempt, instance);
+        record(instance)
+    }))
 }
 
 /// Kills all that lives in a cgroup, and returns one of it, if anything does.

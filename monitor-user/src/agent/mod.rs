@@ -40,7 +40,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use self::due::Due;
 use self::hooks::HookRunner;
-use self::instances::{Ground, Instances};
+use self::instances::{Ground, Grounded, Instances, Takeoff};
 use self::last_good::LastGood;
 use self::lock::Lock;
 use self::manager::Manager;
@@ -85,6 +85,12 @@ pub(crate) struct Options {
     /// Size of the kernel's ring in bytes, if another than usual.
     pub(crate) ring_bytes: Option<u32>,
 }
+
+/// How many deaths are told before anything is done about them: more would delay the first start.
+const DEATHS_AT_ONCE: usize = 16;
+
+/// How many starts are under way at a time: enough to keep a few processors busy.
+const STARTS_AT_ONCE: usize = 8;
 
 /// How long an agent that cannot start waits before it ends, so that init does not start it in a
 /// tight loop: sysvinit puts aside for minutes what it has started ten times in two.
@@ -292,6 +298,17 @@ struct Agent {
     ended: bool,
 }
 
+/// A start that has begun.
+struct Start {
+    service: ServiceName,
+    birth: Birth,
+    /// The kernel records its birth.
+    marked: bool,
+    /// How long its output was before.
+    output_start: Option<u64>,
+    takeoff: Takeoff,
+}
+
 /// What the kernel need not keep any longer, once memory and journal have it.
 #[derive(Debug, Default)]
 struct Told {
@@ -303,6 +320,29 @@ struct Told {
     instances: Vec<Instance>,
     /// All that other ABI versions have left.
     previous: bool,
+}
+
+impl Told {
+    const RECORD: Self = Self {
+        records: 1,
+        spilled: Vec::new(),
+        instances: Vec::new(),
+        previous: false,
+    };
+
+    fn spilled(key: u32) -> Self {
+        Self {
+            spilled: vec![key],
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.spilled.extend(other.spilled);
+        self.instances.extend(other.instances);
+        self.previous |= other.previous;
+    }
 }
 
 struct Signals {
@@ -542,25 +582,29 @@ impl Agent {
 
     fn read_ring(&mut self, ready: Result<()>) {
         if let Err(error) = ready {
-            tracing::error!("the kernel's ring cannot be read any more: {error:#}");
-            self.probe = None;
-            return;
+            return self.lose_sight(&error);
         }
         self.drain_ring();
         self.check_loss();
     }
 
     fn drain_ring(&mut self) {
-        while let Some(exit) = self
-            .probe
-            .as_mut()
-            .and_then(|probe| probe.peek(decode::exit))
-        {
-            self.told.records += 1;
-            self.take_record(exit);
-            self.let_kernel_forget();
+        while let Some(probe) = &self.probe {
+            let records = match probe.peek(DEATHS_AT_ONCE, decode::exit) {
+                Ok(records) if records.is_empty() => break,
+                Ok(records) => records,
+                Err(error) => return self.lose_sight(&error),
+            };
+            let records = records.into_iter().map(|record| (record, Told::RECORD));
+            self.take_records(records.collect());
         }
         self.take_spilled();
+    }
+
+    /// The kernel tells no more: the pidfds do.
+    fn lose_sight(&mut self, error: &anyhow::Error) {
+        tracing::error!("the kernel's ring cannot be read any more: {error:#}");
+        self.probe = None;
     }
 
     /// Takes the records that found the ring full, if there are new ones.
@@ -573,26 +617,48 @@ impl Agent {
             return;
         }
         self.spilled = count;
-        for (key, exit) in probe.peek_spilled(decode::exit) {
-            self.told.spilled.push(key);
-            self.take_record(exit);
-            self.let_kernel_forget();
+        let spilled = probe.peek_spilled(decode::exit).into_iter();
+        let spilled = spilled.map(|(key, record)| (record, Told::spilled(key)));
+        self.take_records(spilled.collect());
+    }
+
+    fn take_records(&mut self, records: Vec<(Option<ProcessExit>, Told)>) {
+        let mut facts = Vec::new();
+        for (exit, told) in records {
+            facts.push((self.event_of(exit), told));
+        }
+        let of: Vec<Instance> = facts
+            .iter()
+            .filter_map(|(event, _)| died(event.as_ref()?))
+            .collect();
+        self.tell_together(facts);
+        if self.supervisor.is_configured() {
+            for instance in of {
+                self.circumstances.remove(&instance);
+            }
         }
     }
 
-    fn take_record(&mut self, exit: Option<ProcessExit>) {
+    /// What a record says to the supervisor; what else is in it is kept for the journal.
+    fn event_of(&mut self, exit: Option<ProcessExit>) -> Option<Event> {
         let Some(mut exit) = exit else {
-            return tracing::error!("the ring holds a record that is not of this build");
+            tracing::error!("the ring holds a record that is not of this build");
+            return None;
         };
         if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
             self.complete(&mut exit);
-            self.tell_exit(service, &exit);
-        } else if let Some(tree) = exit.tree
-            && let Some(service) = self.families.get(&tree.birth.service).cloned()
-        {
-            aftermath::complete(&mut exit);
-            self.tell_child(service, tree, &exit);
+            return Some(self.event_of_exit(service, &exit));
         }
+        let tree = exit.tree?;
+        let service = self.families.get(&tree.birth.service).cloned()?;
+        aftermath::complete(&mut exit);
+        self.circumstances
+            .insert(exit.instance, Circumstances::of(&exit));
+        Some(Event::ChildExited {
+            service,
+            attempt: Attempt(tree.birth.attempt),
+            child: Box::new(child_of(tree, &exit)),
+        })
     }
 
     /// Adds to the record of an instance's exit what the kernel program does not know.
@@ -605,6 +671,14 @@ impl Agent {
 
     /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
     fn tell_exit(&mut self, service: ServiceName, exit: &ProcessExit) {
+        let event = self.event_of_exit(service, exit);
+        self.tell(event);
+        if self.supervisor.is_configured() {
+            self.circumstances.remove(&exit.instance);
+        }
+    }
+
+    fn event_of_exit(&mut self, service: ServiceName, exit: &ProcessExit) -> Event {
         let instance = exit.instance;
         self.instances.told(&instance);
         let circumstances = Circumstances {
@@ -612,26 +686,11 @@ impl Agent {
             ..Circumstances::of(exit)
         };
         self.circumstances.insert(instance, circumstances);
-        self.tell(Event::ProcessExited {
+        Event::ProcessExited {
             service,
             instance,
             death: death_of(Some(exit)),
-        });
-        if self.supervisor.is_configured() {
-            self.circumstances.remove(&instance);
         }
-    }
-
-    /// Tells the supervisor that a signal has ended another process of a service.
-    fn tell_child(&mut self, service: ServiceName, tree: OfTree, exit: &ProcessExit) {
-        let process = exit.instance;
-        self.circumstances.insert(process, Circumstances::of(exit));
-        self.tell(Event::ChildExited {
-            service,
-            attempt: Attempt(tree.birth.attempt),
-            child: Box::new(child_of(tree, exit)),
-        });
-        self.circumstances.remove(&process);
     }
 
     /// Has the kernel report the ends by signals of what runs beside a main process.
@@ -670,14 +729,19 @@ impl Agent {
     }
 
     /// Tells of a release, or of a tree that is gone.
-    fn tell_end(&mut self, event: Event) {
-        if let Event::ProcessReleased { instance, .. } = &event {
-            self.unwatch_tree(*instance);
-            // It is still in the watch map if the ring had no room for its exit, or if it ended
-            // before it was put there.
-            self.told.instances.push(*instance);
+    fn tell_ends(&mut self, events: Vec<Event>) {
+        let mut facts = Vec::new();
+        for event in events {
+            let mut told = Told::default();
+            if let Event::ProcessReleased { instance, .. } = &event {
+                self.unwatch_tree(*instance);
+                // It is still in the watch map if the ring had no room for its exit, or if it ended
+                // before it was put there.
+                told.instances.push(*instance);
+            }
+            facts.push((Some(event), told));
         }
-        self.tell(event);
+        self.tell_together(facts);
     }
 
     /// Takes out of ring and watch map what is in memory and journal by now.
@@ -721,9 +785,8 @@ impl Agent {
             return;
         }
         (self.lost, self.skipped) = (lost.max(self.lost), skipped);
-        for event in self.instances.look_at_all() {
-            self.tell_end(event);
-        }
+        let ends = self.instances.look_at_all();
+        self.tell_ends(ends);
         if count == 0 {
             tracing::debug!("the kernel has skipped the exit programs {skipped} times so far");
             return;
@@ -740,16 +803,14 @@ impl Agent {
         }
         // The ring's record comes before the pidfd's end, and tells more.
         self.drain_ring();
-        for event in self.instances.take_ready() {
-            self.tell_end(event);
-        }
+        let ends = self.instances.take_ready();
+        self.tell_ends(ends);
     }
 
     fn reap(&mut self) {
         self.drain_ring();
-        for event in self.instances.reap(&mut self.hooks) {
-            self.tell_end(event);
-        }
+        let ends = self.instances.reap(&mut self.hooks);
+        self.tell_ends(ends);
     }
 
     /// Starts a hook, if one waits and may run; `true`: there may be more. Those come first who have
@@ -784,6 +845,30 @@ impl Agent {
         if self.try_again_at.is_some_and(|at| at <= now) {
             self.try_again();
         }
+    }
+
+    /// Tells the supervisor several facts, and what the kernel may forget after each. Of different
+    /// services, many are told before anything that follows from them is done, so that those that
+    /// ended together are started side by side.
+    fn tell_together(&mut self, facts: Vec<(Option<Event>, Told)>) {
+        let mut services = BTreeSet::new();
+        for (event, told) in facts {
+            let service = event.as_ref().and_then(Event::service);
+            if service.is_some_and(|service| services.contains(service))
+                || services.len() >= DEATHS_AT_ONCE
+            {
+                self.settle();
+                services.clear();
+            }
+            services.extend(service.cloned());
+            self.told.add(told);
+            if let Some(event) = event {
+                self.supervisor.handle_event(event, Self::now());
+            }
+        }
+        self.settle();
+        // Nothing may follow from the last one.
+        self.let_kernel_forget();
     }
 
     /// Tells the supervisor a fact, and does all that follows from it.
@@ -821,6 +906,12 @@ impl Agent {
             }
             self.let_kernel_forget();
             told.extend(untold.into_keys());
+            if let Some(Action::Spawn { .. }) = self.actions.front() {
+                for event in self.start_next() {
+                    self.supervisor.handle_event(event, Self::now());
+                }
+                continue;
+            }
             let Some(action) = self.actions.pop_front() else {
                 break;
             };
@@ -893,7 +984,8 @@ impl Agent {
     fn perform(&mut self, action: Action) -> Option<Event> {
         progress::count();
         match action {
-            Action::Spawn { service, attempt } => return Some(self.spawn(service, attempt)),
+            // `settle` performs it: several at a time.
+            Action::Spawn { .. } => {}
             Action::Stop {
                 instance,
                 signal,
@@ -948,9 +1040,31 @@ impl Agent {
         None
     }
 
-    fn spawn(&mut self, service: ServiceName, attempt: Attempt) -> Event {
+    /// Starts the services that are to be started next, side by side: while one is in its exec, on
+    /// another processor, the next one is made.
+    fn start_next(&mut self) -> Vec<Event> {
+        let mut begun = Vec::new();
+        while begun.len() < STARTS_AT_ONCE
+            && let Some(Action::Spawn { .. }) = self.actions.front()
+            && let Some(Action::Spawn { service, attempt }) = self.actions.pop_front()
+        {
+            progress::count();
+            begun.push(self.begin_start(service, attempt));
+        }
+        if begun.iter().flatten().any(|start| start.marked) {
+            self.unmark();
+        }
+        let finished = begun.into_iter().map(|begun| match begun {
+            Ok(start) => self.finish_start(start),
+            Err(event) => *event,
+        });
+        finished.collect()
+    }
+
+    /// `Err`: what has become of it without a process.
+    fn begin_start(&mut self, service: ServiceName, attempt: Attempt) -> Result<Start, Box<Event>> {
         if let Some(event) = self.read_again(&service, attempt) {
-            return event;
+            return Err(Box::new(event));
         }
         let birth = Birth {
             service: decode::service_number(&service),
@@ -958,36 +1072,82 @@ impl Agent {
         };
         let output_start = self.output_length(&service);
         let marked = self.mark(birth);
-        let spawned = match self.supervisor.spec(&service).cloned() {
-            Some(spec) if marked => self.spawn_marked(&service, &spec, attempt, birth),
-            Some(spec) => self.spawn_recorded(&service, &spec, attempt),
+        let takeoff = match self.supervisor.spec(&service).cloned() {
+            Some(spec) => self.recording(&service, birth, marked, |instances, record| {
+                instances.begin(&service, &spec, attempt, record)
+            }),
             None => Err(SpawnFailure {
                 message: format!("{service} is gone from the config"),
             }),
         };
-        if marked && let Some(Err(error)) = self.probe.as_mut().map(KernelProbe::unmark) {
-            tracing::error!("{error:#}");
-        }
-        match spawned {
-            Ok(instance) => {
-                if let Some(length) = output_start {
-                    self.output_starts.insert(instance, length);
-                }
-                if !marked {
-                    self.watch(instance, birth);
-                }
-                self.watch_tree(instance, birth);
-                Event::Spawned {
-                    service,
-                    attempt,
-                    instance,
-                }
-            }
-            Err(failure) => Event::SpawnFailed {
+        match takeoff {
+            Ok(takeoff) => Ok(Start {
                 service,
-                attempt,
-                failure,
-            },
+                birth,
+                marked,
+                output_start,
+                takeoff,
+            }),
+            Err(failure) => Err(Box::new(self.start_failed(service, birth, marked, failure))),
+        }
+    }
+
+    fn finish_start(&mut self, start: Start) -> Event {
+        progress::count();
+        let Start {
+            service,
+            birth,
+            mut marked,
+            output_start,
+            takeoff,
+        } = start;
+        let started = match self.instances.finish(takeoff) {
+            Ok(instance) => Ok(instance),
+            Err(Grounded::Failed(failure)) => Err(failure),
+            Err(Grounded::InCgroup(again)) => {
+                marked = self.mark(birth);
+                let started = self.recording(&service, birth, marked, |instances, record| {
+                    instances.retry(*again, record)
+                });
+                if marked {
+                    self.unmark();
+                }
+                started
+            }
+        };
+        let instance = match started {
+            Ok(instance) => instance,
+            Err(failure) => return self.start_failed(service, birth, marked, failure),
+        };
+        if !marked {
+            self.memory.knows_birth(&service, instance);
+            self.watch(instance, birth);
+        }
+        if let Some(length) = output_start {
+            self.output_starts.insert(instance, length);
+        }
+        self.watch_tree(instance, birth);
+        Event::Spawned {
+            service,
+            attempt: Attempt(birth.attempt),
+            instance,
+        }
+    }
+
+    fn start_failed(
+        &self,
+        service: ServiceName,
+        birth: Birth,
+        marked: bool,
+        failure: SpawnFailure,
+    ) -> Event {
+        if !marked {
+            self.memory.drop_birth(&service);
+        }
+        Event::SpawnFailed {
+            service,
+            attempt: Attempt(birth.attempt),
+            failure,
         }
     }
 
@@ -1030,54 +1190,45 @@ impl Agent {
         })
     }
 
-    /// Starts a service whose birth the kernel records. Where it may skip that, the process waits
-    /// until the birth is seen to be in the watch map, or is entered there.
-    fn spawn_marked(
+    /// Makes a process, by `start`, in a way that its birth is recorded: by the kernel, if that was
+    /// `marked`, else in a file. Where the kernel may skip a birth, the process waits until it is seen
+    /// to be in the watch map, or is entered there.
+    fn recording<T>(
         &mut self,
         service: &ServiceName,
-        spec: &Arc<Spec>,
-        attempt: Attempt,
         birth: Birth,
-    ) -> Result<Instance, SpawnFailure> {
+        marked: bool,
+        start: impl FnOnce(&mut Instances, Option<instances::Record<'_>>) -> T,
+    ) -> T {
+        if !marked {
+            let memory = &self.memory;
+            return start(
+                &mut self.instances,
+                Some(&mut |instance| {
+                    // On a full disk a service that nobody may know of is better than none.
+                    let attempt = Attempt(birth.attempt);
+                    if let Err(error) = memory.record_birth(service, attempt, instance) {
+                        tracing::error!(%service, "its birth cannot be recorded: {error}");
+                        memory.drop_birth(service);
+                    }
+                    Ok(())
+                }),
+            );
+        }
         let probe = self.probe.as_mut().filter(|probe| probe.may_skip_births());
         let Some(probe) = probe else {
-            return self.instances.spawn(service, spec, attempt, None);
+            return start(&mut self.instances, None);
         };
-        let mut enter = |instance| {
-            // A service of which only this agent knows is better than none.
-            if let Err(error) = probe.watch(instance, birth) {
-                tracing::error!(%service, "its birth cannot be recorded: {error:#}");
-            }
-            Ok(())
-        };
-        self.instances
-            .spawn(service, spec, attempt, Some(&mut enter))
-    }
-
-    /// Starts a service whose birth the kernel does not record.
-    fn spawn_recorded(
-        &mut self,
-        service: &ServiceName,
-        spec: &Arc<Spec>,
-        attempt: Attempt,
-    ) -> Result<Instance, SpawnFailure> {
-        let memory = &self.memory;
-        let mut record = |instance| {
-            // On a full disk a service that nobody may know of is better than none.
-            if let Err(error) = memory.record_birth(service, attempt, instance) {
-                tracing::error!(%service, "its birth cannot be recorded: {error}");
-                memory.drop_birth(service);
-            }
-            Ok(())
-        };
-        let spawned = self
-            .instances
-            .spawn(service, spec, attempt, Some(&mut record));
-        match &spawned {
-            Ok(instance) => self.memory.knows_birth(service, *instance),
-            Err(_) => self.memory.drop_birth(service),
-        }
-        spawned
+        start(
+            &mut self.instances,
+            Some(&mut |instance| {
+                // A service of which only this agent knows is better than none.
+                if let Err(error) = probe.watch(instance, birth) {
+                    tracing::error!(%service, "its birth cannot be recorded: {error:#}");
+                }
+                Ok(())
+            }),
+        )
     }
 
     /// Has the kernel record the next forks as births; `false` where it cannot.
@@ -1091,6 +1242,13 @@ impl Agent {
                 }
             },
             _ => false,
+        }
+    }
+
+    /// Ends what `mark` has begun.
+    fn unmark(&mut self) {
+        if let Some(Err(error)) = self.probe.as_mut().map(KernelProbe::unmark) {
+            tracing::error!("{error:#}");
         }
     }
 
@@ -1274,6 +1432,15 @@ fn child_of(tree: OfTree, exit: &ProcessExit) -> Child {
 }
 
 /// The instances of whose exit these notices tell.
+/// The process of whose death that tells.
+fn died(event: &Event) -> Option<Instance> {
+    match event {
+        Event::ProcessExited { instance, .. } => Some(*instance),
+        Event::ChildExited { child, .. } => Some(child.process),
+        _ => None,
+    }
+}
+
 fn untold(notices: &[Notice]) -> BTreeMap<ServiceName, Vec<Instance>> {
     let mut untold: BTreeMap<ServiceName, Vec<Instance>> = BTreeMap::new();
     for notice in notices {

@@ -264,10 +264,12 @@ impl Agent {
         let Some(probe) = &self.probe else {
             return Recorded::default();
         };
-        let records = probe.peek_all(decode::exit).unwrap_or_else(|error| {
-            tracing::error!("{error:#}");
-            Vec::new()
-        });
+        let records = probe
+            .peek(usize::MAX, decode::exit)
+            .unwrap_or_else(|error| {
+                tracing::error!("{error:#}");
+                Vec::new()
+            });
         let spilled = probe.peek_spilled(decode::exit);
         let mut recorded = Recorded {
             count: records.len(),

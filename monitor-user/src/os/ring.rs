@@ -1,10 +1,10 @@
-//! Looks into a kernel ring buffer without taking anything out of it, and reads a counter likewise.
+//! Reads a kernel ring buffer, also without taking anything out of it, and counters likewise.
 //!
-//! Waits for nothing. One reader, who takes out, is elsewhere; while this looks he must not.
+//! Waits for nothing.
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -18,34 +18,115 @@ const DISCARDED: u32 = 1 << 30;
 /// The header: length and flags, and where its page is.
 const HEADER_BYTES: usize = 8;
 
-/// Every record that is in the ring and has not been taken out, oldest first. `bytes` is the size
-/// of the map.
-///
-/// # Errors
-/// It is not a ring buffer of that size.
-pub(crate) fn waiting(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Vec<Vec<u8>>> {
-    let page = page_bytes()?;
-    let consumer = Mapping::new(map, page, 0)?;
-    // The data follow on the producer's page, twice, so that no record is in two parts.
-    let producer = Mapping::new(map, page + 2 * bytes, page)?;
-    let mut position = consumer.word(0).load(Ordering::Acquire);
-    let end = producer.word(0).load(Ordering::Acquire);
-    let mut records = Vec::new();
-    while position != end {
-        let at = page + (position & (bytes - 1));
-        let header = producer.header(at).load(Ordering::Acquire);
+/// A ring buffer of the kernel's, and its one reader. Its descriptor is readable when there is
+/// something to read, if nothing was left in it before.
+pub(crate) struct Ring {
+    fd: OwnedFd,
+    consumer: Mapping,
+    producer: Mapping,
+    page: usize,
+    bytes: usize,
+}
+
+/// What stands at a place of the ring.
+struct Entry<'a> {
+    /// `None`: the kernel has given it up.
+    record: Option<&'a [u8]>,
+    /// Where the next one begins.
+    end: usize,
+}
+
+impl Ring {
+    /// `bytes` is the size of the map.
+    ///
+    /// # Errors
+    /// It is not a ring buffer of that size.
+    pub(crate) fn of(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        let page = page_bytes()?;
+        let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        Ok(Self {
+            fd: map.try_clone_to_owned()?,
+            consumer: Mapping::new(map, page, 0, writable)?,
+            // The data follow on the producer's page, twice, so that no record is in two parts.
+            producer: Mapping::new(map, page + 2 * bytes, page, ProtFlags::PROT_READ)?,
+            page,
+            bytes,
+        })
+    }
+
+    /// The records that have not been taken out, oldest first, and no more than so many.
+    ///
+    /// # Errors
+    /// What is in it is no such ring's.
+    pub(crate) fn waiting(&self, most: usize) -> io::Result<Vec<Vec<u8>>> {
+        let mut position = self.position();
+        let mut records = Vec::new();
+        while records.len() < most
+            && let Some(entry) = self.entry(position)?
+        {
+            records.extend(entry.record.map(<[u8]>::to_vec));
+            position = entry.end;
+        }
+        Ok(records)
+    }
+
+    /// Reads the next record and takes it out.
+    pub(crate) fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let mut position = self.position();
+        loop {
+            let Entry { record, end } = self.entry(position).ok()??;
+            position = end;
+            // The kernel may write there from then on.
+            let take_out = || self.consumer.word(0).store(end, Ordering::SeqCst);
+            let Some(record) = record else {
+                take_out();
+                continue;
+            };
+            let read = read(record);
+            take_out();
+            return Some(read);
+        }
+    }
+
+    fn position(&self) -> usize {
+        self.consumer.word(0).load(Ordering::SeqCst)
+    }
+
+    /// What stands there, if it has been written.
+    ///
+    /// The kernel wakes the reader for a record that finds all before it taken out. Hence what was
+    /// taken out must be seen by others before anybody looks here whether more has come.
+    fn entry(&self, position: usize) -> io::Result<Option<Entry<'_>>> {
+        if position == self.producer.word(0).load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let at = self.page + (position & (self.bytes - 1));
+        let header = self.producer.header(at).load(Ordering::SeqCst);
         if header & BUSY != 0 {
-            break;
+            return Ok(None);
         }
         let length = usize::try_from(header & !DISCARDED).unwrap_or(usize::MAX);
         let start = at + HEADER_BYTES;
-        if header & DISCARDED == 0 {
-            let record = producer.bytes().get(start..start.saturating_add(length));
-            records.push(record.ok_or(io::ErrorKind::InvalidData)?.to_vec());
-        }
-        position = position.wrapping_add((HEADER_BYTES + length).next_multiple_of(8));
+        let record = self.producer.bytes();
+        let record = record.get(start..start.saturating_add(length));
+        let record = record.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Some(Entry {
+            record: (header & DISCARDED == 0).then_some(record),
+            end: position.wrapping_add((HEADER_BYTES + length).next_multiple_of(8)),
+        }))
     }
-    Ok(records)
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
 }
 
 /// The words of an array that can be mapped. They are read without a system call, during which
@@ -56,7 +137,8 @@ impl Counters {
     /// # Errors
     /// The map cannot be mapped.
     pub(crate) fn of(array: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self(Mapping::new(array, page_bytes()?, 0)?))
+        let page = Mapping::new(array, page_bytes()?, 0, ProtFlags::PROT_READ)?;
+        Ok(Self(page))
     }
 
     /// What one of them is now.
@@ -69,31 +151,27 @@ fn page_bytes() -> io::Result<usize> {
     usize::try_from(super::page_size()).map_err(io::Error::other)
 }
 
-/// A part of the map, mapped to be read.
+/// A part of the map.
 struct Mapping {
     address: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: it is memory of the whole process, which is only read, word by word where it may change.
+// SAFETY: it is memory of the whole process, read and written word by word where it may change.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    fn new(map: BorrowedFd<'_>, length: usize, offset: usize) -> io::Result<Self> {
+    fn new(
+        map: BorrowedFd<'_>,
+        length: usize,
+        offset: usize,
+        access: ProtFlags,
+    ) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let size = NonZeroUsize::new(length).ok_or_else(invalid)?;
         let offset = off_t::try_from(offset).map_err(|_| invalid())?;
         // SAFETY: a new mapping at an address that the kernel chooses replaces nothing.
-        let address = unsafe {
-            mmap(
-                None,
-                size,
-                ProtFlags::PROT_READ,
-                MapFlags::MAP_SHARED,
-                map,
-                offset,
-            )
-        }?;
+        let address = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, map, offset) }?;
         Ok(Self {
             address: address.cast(),
             length,

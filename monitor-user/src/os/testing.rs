@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -55,7 +56,7 @@ impl Running {
         exec: &Exec,
         slot: Option<&Slot>,
     ) -> Result<Self, SpawnError> {
-        let prepared = spawner.prepare(exec)?;
+        let prepared = Arc::new(spawner.prepare(exec)?);
         spawner.spawn(&prepared, slot).map(Self::from)
     }
 

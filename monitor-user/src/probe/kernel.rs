@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
     ExitRecord, Filter, Mark, NameMatcher, TICK_NS, Tree, WatchEntry, globals, hints, losses, maps,
@@ -26,7 +26,7 @@ use super::object::{Attached, Hook, Object, Settings};
 use super::pins::PinDir;
 use super::previous::Previous;
 use crate::decode::Birth;
-use crate::os::ring::Counters;
+use crate::os::ring::{Counters, Ring};
 use crate::os::{self, bpf, progress};
 use crate::supervisor::Instance;
 
@@ -79,8 +79,7 @@ fn is_there(error: &std::io::Error) -> bool {
 
 /// The kernel programs at work. They end with this value, unless they are pinned.
 pub(crate) struct KernelProbe {
-    events: AsyncFd<RingBuf<MapData>>,
-    ring_bytes: usize,
+    events: AsyncFd<Ring>,
     watched: HashMap<MapData, u32, [u64; 5]>,
     losses: Counters,
     spilled: HashMap<MapData, u32, [u64; RECORD_WORDS]>,
@@ -318,10 +317,9 @@ impl KernelProbe {
         links: Vec<OwnedFd>,
         records_births: bool,
     ) -> Result<Self> {
-        let events = RingBuf::try_from(map(maps::EVENTS)?)?;
+        let events = ring(&map(maps::EVENTS)?, ring_bytes)?;
         Ok(Self {
             events: os::async_fd(events, Interest::READABLE)?,
-            ring_bytes: usize::try_from(ring_bytes)?,
             watched: HashMap::try_from(map(maps::WATCHED)?)?,
             losses: counters(&map(maps::LOST)?)?,
             spilled: HashMap::try_from(map(maps::SPILLED)?)?,
@@ -502,30 +500,19 @@ impl KernelProbe {
     /// Takes the next record out of the ring. After `None` it is time to wait for
     /// [`readable`](Self::readable), and not before.
     pub(crate) fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        self.events.get_mut().next().map(|record| read(&record))
-    }
-
-    /// Looks at the next record, and leaves it in the ring: who dies before [`forget_next`] has
-    /// not had it. `None` as in [`next`](Self::next).
-    ///
-    /// [`forget_next`]: Self::forget_next
-    pub(crate) fn peek<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        let record = self.events.get_mut().next()?;
-        let read = read(&record);
-        // Its end would take it out.
-        std::mem::forget(record);
-        Some(read)
+        self.events.get_mut().next(read)
     }
 
     /// Takes out what was looked at.
     pub(crate) fn forget_next(&mut self) {
-        let _ = self.events.get_mut().next();
+        let _ = self.events.get_mut().next(|_| ());
     }
 
-    /// Looks at all records that are in the ring.
-    pub(crate) fn peek_all<T>(&self, read: impl FnMut(&[u8]) -> T) -> Result<Vec<T>> {
-        let ring = self.events.as_fd();
-        let records = os::ring::waiting(ring, self.ring_bytes).context("cannot read the ring")?;
+    /// Looks at the records that are in the ring, oldest first, and at no more than so many; call
+    /// [`KernelProbe::forget_next`] for each.
+    pub(crate) fn peek<T>(&self, most: usize, read: impl FnMut(&[u8]) -> T) -> Result<Vec<T>> {
+        let ring = self.events.get_ref();
+        let records = ring.waiting(most).context("cannot read the ring")?;
         Ok(records.iter().map(Vec::as_slice).map(read).collect())
     }
 
@@ -839,6 +826,14 @@ fn make_object(
         sizes: &[(maps::EVENTS, options.ring_bytes())],
     };
     Object::new(&read_object(options)?, &settings, pins)
+}
+
+fn ring(map: &Map, bytes: u32) -> Result<Ring> {
+    let Map::RingBuf(data) = map else {
+        anyhow::bail!("the map {} is no ring buffer", maps::EVENTS);
+    };
+    let bytes = usize::try_from(bytes)?;
+    Ring::of(data.fd().as_fd(), bytes).with_context(|| format!("cannot map {}", maps::EVENTS))
 }
 
 fn counters(map: &Map) -> Result<Counters> {

@@ -21,7 +21,7 @@ use monitor_ebpf::{TICK_NS, maps, notes};
 use super::kernel::Watched;
 use super::pins;
 use crate::decode::{Birth, READABLE_FROM};
-use crate::os;
+use crate::os::ring::Ring;
 use crate::supervisor::Instance;
 
 /// The pins of another version.
@@ -59,7 +59,9 @@ impl Previous {
         self.check_owner(owner)?;
         let ring = self.open(maps::EVENTS)?;
         let bytes = usize::try_from(ring.info()?.max_entries())?;
-        os::ring::waiting(ring.fd().as_fd(), bytes).context("cannot read the ring")
+        Ring::of(ring.fd().as_fd(), bytes)
+            .and_then(|ring| ring.waiting(usize::MAX))
+            .context("cannot read the ring")
     }
 
     /// Removes the pins, which ends its programs.

@@ -156,3 +156,28 @@ pub(crate) enum Event {
     /// its pidfd and reports the dead ones by the facts above.
     EventsLost { count: u64 },
 }
+
+impl Event {
+    /// The service that it is about; `None`: all.
+    pub(crate) fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Remembered { service, .. }
+            | Self::Spawned { service, .. }
+            | Self::SpawnFailed { service, .. }
+            | Self::Described { service, .. }
+            | Self::ProcessExited { service, .. }
+            | Self::ChildExited { service, .. }
+            | Self::ProcessReleased { service, .. }
+            | Self::StopSent { service, .. }
+            | Self::TreeRemains { service, .. }
+            | Self::TreeGone { service, .. }
+            | Self::StartRequested { service, .. }
+            | Self::StopRequested { service, .. }
+            | Self::RestartRequested { service, .. }
+            | Self::SignalRequested { service, .. } => Some(service),
+            Self::Configured { .. } | Self::ShutdownRequested { .. } | Self::EventsLost { .. } => {
+                None
+            }
+        }
+    }
+}

@@ -25,8 +25,8 @@ pub(super) struct Machine<'a> {
     /// Archives that the kernel unpacks one over the other.
     pub(super) archives: Vec<PathBuf>,
     pub(super) processors: u32,
-    /// Whether each processor is emulated by a thread of its own. On x86-64 a kernel may then crash
-    /// where it patches its own code (a static key that changes), while another processor runs it.
+    /// Whether each processor is emulated by a thread of its own. On x86-64 a kernel may then crash or
+    /// hang where it patches its own code (a static key that changes), while another processor runs it.
     pub(super) is_parallel: bool,
     pub(super) memory_mib: u32,
     /// Added to the kernel's command line.

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     Verdict,
     report::{note, now, readable},
+    static_build::Arch,
 };
 
 /// How often the tests of inits kill something.
@@ -245,7 +246,7 @@ fn boot(
         archives,
         processors: args.cpus.unwrap_or(scenario.processors),
         // Several machines keep this one's processors busy without.
-        is_parallel: args.jobs <= 1,
+        is_parallel: args.jobs <= 1 && args.arch() != Arch::X86_64,
         memory_mib: args.memory.unwrap_or(scenario.memory_mib),
         append: format!("vm.port={port} {} {}", scenario.append, args.append),
         limit: Duration::from_secs(args.limit),

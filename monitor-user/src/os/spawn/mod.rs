@@ -13,16 +13,21 @@
 //!
 //! ```text
 //! agent                                  child (own stack, agent's memory, all signals blocked)
-//! block all signals
-//! clone3 ─────────────────────────────▶  join cgroup¹, fresh file table, dispositions, session,
-//! wait until `running` is 0                stdin, stdout, stderr, umask, limits, nice, cwd,
-//!   (every 50 ms: SIGCONT)                 groups, gid, uid, no core dumps, empty mask
+//! begin
+//!   block all signals
+//!   clone3 ───────────────────────────▶  join cgroup¹, fresh file table, dispositions, session,
+//!   restore mask                           stdin, stdout, stderr, umask, limits, nice, cwd,
+//! finish                                   groups, gid, uid, no core dumps, empty mask
+//!   wait until `running` is 0
+//!     (every 50 ms: SIGCONT)
 //!                       ◀─ running = 0 ─  execve, or failure noted and exit
-//! a failure noted? reap, tell it
-//! restore mask                            ¹ only where clone3 cannot do it
+//!   a failure noted? reap, tell it        ¹ only where clone3 cannot do it
 //! ```
 //!
-//! [`Spawner::spawn_recorded`] puts one more step in, so that no instance is ever unknown to the
+//! Between the two, others may begin, each on a stack of its own: while one is in its exec, on
+//! another processor, the next one is cloned.
+//!
+//! A start that is recorded has one more step, so that no instance is ever unknown to the
 //! next agent: between dispositions and session, before anything that others can see, the child
 //! waits until the agent has recorded it, and dies with an agent that dies before that.
 //!
@@ -39,14 +44,16 @@
 //! `fs.suid_dumpable = 1` the kernel undoes that for an instant; its documentation calls that
 //! setting insecure.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
 use std::io;
+use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::ptr;
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -251,10 +258,15 @@ pub(crate) fn out_of_descriptors() -> String {
     )
 }
 
-/// Starts processes. Knows what the kernel offers, and holds the stack that children begin on.
+/// Starts processes. Knows what the kernel offers, and holds the stacks that children begin on.
 #[derive(Debug)]
 pub(crate) struct Spawner {
-    stack: Stack,
+    /// Those that no child is on.
+    stacks: Vec<Stack>,
+    /// How many children are on one.
+    begun: usize,
+    /// Whether the agent's memory may be dumped while no child shares it.
+    dumpable: bool,
     /// Whether `clone3` may be called; found out once, and corrected by its first refusal.
     clone3: Cell<bool>,
     /// Whether `clone3` may put the child into its cgroup: not where that kills it ([`UNBORN`]).
@@ -277,7 +289,9 @@ impl Spawner {
             close_stray_fds_on_exec();
         }
         Ok(Self {
-            stack: Stack::new()?,
+            stacks: vec![Stack::new()?],
+            begun: 0,
+            dumpable: false,
             clone3: Cell::new(sys::has_clone3()),
             into_cgroup: Cell::new(true),
             wait_steps: WAIT_STEPS,
@@ -317,13 +331,22 @@ impl Spawner {
     /// in the kernel beyond the reach of SIGKILL; it is an orphan to reap, should it ever end.
     pub(crate) fn spawn(
         &mut self,
-        command: &Prepared,
+        command: &Arc<Prepared>,
         slot: Option<&Slot>,
     ) -> Result<Child, SpawnError> {
-        self.spawn_by(command, slot, None)
+        let flight = self.begin(command, slot, None);
+        match (self.finish(flight), slot) {
+            (Err(error), Some(slot)) if error.stage == Stage::Cgroup => {
+                self.retry(command, slot, error, None)
+            }
+            (result, _) => result,
+        }
     }
 
-    /// The same, but the process gets no further than its first instructions, which nobody can
+    /// The first half of a start: makes the process, and does not wait until it has come to its
+    /// exec. Each needs its [`Self::finish`].
+    ///
+    /// With a `record` the process gets no further than its first instructions, which nobody can
     /// notice, until `record` has noted its pid and start time (as in [`Child`]) and returned. If
     /// the agent dies before that, so does the process, whoever inherits it (in a frozen cgroup:
     /// when it is thawed). So either there is a record, or there is no process.
@@ -333,59 +356,81 @@ impl Spawner {
     /// again; only the last one counts.
     ///
     /// `record` runs with all signals blocked and may take its time. The process depends on the
-    /// calling *thread* (PR_SET_PDEATHSIG goes by threads), but no longer than this call takes,
-    /// and has no parent-death signal as a service.
+    /// calling *thread* (PR_SET_PDEATHSIG goes by threads), but no longer than until `record` has
+    /// returned, and has no parent-death signal as a service.
     /// `reparent_leader` and `forget_original_parent` in
     /// <https://github.com/torvalds/linux/blob/v5.10/kernel/exit.c>
+    pub(crate) fn begin(
+        &mut self,
+        command: &Arc<Prepared>,
+        slot: Option<&Slot>,
+        record: Option<&mut Record<'_>>,
+    ) -> Flight {
+        let begun = match slot.map(Slot::open) {
+            None => self.clone_recorded(Some(command), None, record),
+            Some(Ok(directory)) => {
+                self.clone_recorded(Some(command), Some(directory.as_fd()), record)
+            }
+            Some(Err(error)) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Err(Failure::new(Stage::Cgroup, errno).into())
+            }
+        };
+        Flight {
+            command: Arc::clone(command),
+            slot: slot.cloned(),
+            begun,
+        }
+    }
+
+    /// The second half: waits as [`Self::spawn`] does.
     ///
     /// # Errors
-    /// As [`Self::spawn`]; [`Stage::Record`] if `record` fails or panics. A process whose record
-    /// failed is killed.
-    pub(crate) fn spawn_recorded(
-        &mut self,
-        command: &Prepared,
-        slot: Option<&Slot>,
-        record: impl FnMut(u32, u64) -> io::Result<()>,
-    ) -> Result<Child, SpawnError> {
-        let record = RefCell::new(record);
-        let reason = Cell::new(None);
-        let noting = |pid, start_time_ns| {
-            record.borrow_mut()(pid, start_time_ns).map_err(|error| {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                reason.set(Some(error));
-                errno
-            })
-        };
-        let result = self.spawn_by(command, slot, Some(&noting));
-        result.map_err(|error| match reason.take() {
-            Some(reason) => SpawnError {
+    /// As [`Self::spawn`]; [`Stage::Record`] if `record` failed or panicked, and the process was
+    /// killed for that; [`Stage::Cgroup`], after which [`Self::retry`] may help.
+    pub(crate) fn finish(&mut self, flight: Flight) -> Result<Child, SpawnError> {
+        let Flight {
+            command,
+            slot,
+            begun,
+        } = flight;
+        let finished = begun.and_then(|begun| Ok(self.wait_for_exec(begun, slot.is_some())?));
+        finished.map_err(|failed| match failed {
+            Failed::Start(Failure {
+                stage,
+                detail,
+                errno,
+            }) => command.error_in(slot.as_ref(), stage, detail, errno),
+            Failed::Record(error) => SpawnError {
+                stage: Stage::Record,
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
                 message: format!(
                     "cannot record the new process: {} ({})",
-                    prepared::in_words(&reason),
-                    error.stage
+                    prepared::in_words(&error),
+                    Stage::Record
                 ),
-                ..error
             },
-            None => error,
         })
     }
 
-    fn spawn_by(
+    /// Starts a process again whose start has failed in its cgroup: someone has removed that, or
+    /// the last instance has left controllers enabled in it, or the kernel has killed the child at
+    /// birth.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub(crate) fn retry(
         &mut self,
-        command: &Prepared,
-        slot: Option<&Slot>,
-        record: Option<Record<'_>>,
+        command: &Arc<Prepared>,
+        slot: &Slot,
+        error: SpawnError,
+        mut record: Option<&mut Record<'_>>,
     ) -> Result<Child, SpawnError> {
-        let Some(slot) = slot else {
-            return self.start(command, None, record);
+        let mut start = |spawner: &mut Self| {
+            let flight = spawner.begin(command, Some(slot), record.as_deref_mut());
+            spawner.finish(flight)
         };
-        let error = match self.start_in(command, slot, record) {
-            Err(error) if error.stage == Stage::Cgroup => error,
-            result => return result,
-        };
-        // Someone has removed it, or the last instance has left controllers enabled in it, or
-        // the kernel has killed the child at birth.
-        let (error, is_fresh) = match slot.reset().map(|()| self.start_in(command, slot, record)) {
+        let (error, is_fresh) = match slot.reset().map(|()| start(self)) {
             Ok(Err(error)) => (error, true),
             Ok(result) => return result,
             Err(_) => (error, false),
@@ -395,39 +440,9 @@ impl Spawner {
         }
         // Processes are left in it, or it is our own cgroup that was killed once.
         self.into_cgroup.set(false);
-        let result = self.start_in(command, slot, record);
+        let result = start(self);
         self.into_cgroup.set(!(is_fresh && result.is_ok()));
         result
-    }
-
-    fn start_in(
-        &mut self,
-        command: &Prepared,
-        slot: &Slot,
-        record: Option<Record<'_>>,
-    ) -> Result<Child, SpawnError> {
-        let failed = |error: io::Error| {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            command.error_in(Some(slot), Stage::Cgroup, 0, errno)
-        };
-        let directory = slot.open().map_err(failed)?;
-        let place = Place {
-            slot,
-            directory: directory.as_fd(),
-        };
-        self.start(command, Some(&place), record)
-    }
-
-    fn start(
-        &mut self,
-        command: &Prepared,
-        place: Option<&Place<'_>>,
-        record: Option<Record<'_>>,
-    ) -> Result<Child, SpawnError> {
-        let slot = place.map(|place| place.slot);
-        let directory = place.map(|place| place.directory);
-        self.run(Some(command), directory, record)
-            .map_err(|failure| command.error_in(slot, failure.stage, failure.detail, failure.errno))
     }
 
     /// Whether processes can be started in this cgroup: tries it with one that ends at once.
@@ -435,47 +450,78 @@ impl Spawner {
     /// # Errors
     /// The kernel's: EACCES, EBUSY, EOPNOTSUPP, ENOENT …; [`UNBORN`].
     pub(crate) fn try_cgroup(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
-        let child = self
-            .run(None, Some(directory), None)
-            .map_err(|failure| io::Error::from_raw_os_error(failure.errno))?;
+        let begun = self.clone_recorded(None, Some(directory), None);
+        let child = begun.and_then(|begun| Ok(self.wait_for_exec(begun, true)?));
+        let child = child.map_err(|failed| match failed {
+            Failed::Start(failure) => io::Error::from_raw_os_error(failure.errno),
+            Failed::Record(error) => error,
+        })?;
         pidfd::reap_blocking(child.pidfd.as_fd()).map(drop)
     }
 
-    /// One child, up to its exec; with no command, one that just ends.
-    fn run(
+    /// Makes a child on a stack of its own; with no command, one that just ends.
+    fn clone_recorded(
         &mut self,
-        command: Option<&Prepared>,
+        command: Option<&Arc<Prepared>>,
         cgroup: Option<BorrowedFd<'_>>,
-        record: Option<Record<'_>>,
-    ) -> Result<Child, Failure> {
+        record: Option<&mut Record<'_>>,
+    ) -> Result<Begun, Failed> {
+        let stack = match self.stacks.pop() {
+            Some(stack) => stack,
+            None => Stack::new().map_err(|error| {
+                Failure::new(Stage::Fork, error.raw_os_error().unwrap_or(libc::ENOMEM))
+            })?,
+        };
         // The child is in our PID namespace, so it sees us under the pid that we have there.
-        let agent = record.map_or(0, |_| process::id());
-        self.stack.shared().hold(agent);
-        let dumpable = is_dumpable();
+        let agent = record.as_ref().map_or(0, |_| process::id());
+        stack.shared().hold(agent);
+        if self.begun == 0 {
+            self.dumpable = is_dumpable();
+        }
+        self.begun += 1;
         let old_mask = sys::set_signal_mask(u64::MAX);
-        let result = self.clone(command, cgroup).and_then(|begun| {
-            if let Some(record) = record {
-                self.record(&begun.child, record)?;
+        let made = self.clone(&stack, command.map(Arc::as_ref), cgroup);
+        let result = match made {
+            Ok((child, members)) => {
+                let begun = Begun {
+                    child,
+                    stack: ManuallyDrop::new(stack),
+                    command: ManuallyDrop::new(command.cloned()),
+                    _members: members,
+                };
+                match record {
+                    Some(record) => self.record(begun, record),
+                    None => Ok(begun),
+                }
             }
-            self.wait_for_exec(begun.child.pidfd.as_fd(), cgroup.is_some())?;
-            Ok(begun.child)
-        });
+            Err(failure) => {
+                self.left(Some(stack));
+                Err(failure.into())
+            }
+        };
         sys::set_signal_mask(old_mask);
-        if dumpable {
-            // The child has forbidden it for the memory that it shared with us.
+        result
+    }
+
+    /// No child is on this stack any more; `None`: nobody knows when its child will leave it.
+    fn left(&mut self, stack: Option<Stack>) {
+        self.stacks.extend(stack);
+        self.begun = self.begun.saturating_sub(1);
+        if self.begun == 0 && self.dumpable {
+            // The children have forbidden it for the memory that they shared with us.
             let _ = nix::sys::prctl::set_dumpable(true);
         }
-        result
     }
 
     /// Makes the child, which begins to run at once.
     fn clone(
         &self,
+        stack: &Stack,
         command: Option<&Prepared>,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<Begun, Failure> {
+    ) -> Result<(Child, Option<OwnedFd>), Failure> {
         if cgroup.is_some() && !self.into_cgroup.get() {
-            return self.clone_by_the_older_call(command, cgroup);
+            return clone_by_the_older_call(stack, command, cgroup);
         }
         if self.clone3.get() {
             let mut args = CloneArgs {
@@ -486,14 +532,9 @@ impl Spawner {
                 args.flags |= CLONE_INTO_CGROUP;
                 args.cgroup = u64::try_from(directory.as_raw_fd()).unwrap_or(u64::MAX);
             }
-            self.stack.shared().inherit(self.ignored);
-            let stage = match self.clone_by(sys::clone3, args, command, -1) {
-                Ok(child) => {
-                    return Ok(Begun {
-                        child,
-                        _members: None,
-                    });
-                }
+            stack.shared().inherit(self.ignored);
+            let stage = match clone_by(stack, sys::clone3, args, command, -1) {
+                Ok(child) => return Ok((child, None)),
                 // Flags that this kernel lacks, or a seccomp filter.
                 Err(libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM) => None,
                 Err(errno @ (libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)) => {
@@ -506,141 +547,194 @@ impl Spawner {
                 return Err(Failure::new(stage, errno));
             }
         }
-        let begun = self.clone_by_the_older_call(command, cgroup)?;
+        let made = clone_by_the_older_call(stack, command, cgroup)?;
         // It works where clone3 did not: no need to ask that again.
         self.clone3.set(false);
-        Ok(begun)
-    }
-
-    fn clone_by_the_older_call(
-        &self,
-        command: Option<&Prepared>,
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<Begun, Failure> {
-        let members = match cgroup.map(open_members) {
-            None => None,
-            Some(Ok(members)) => Some(members),
-            Some(Err(errno)) => return Err(Failure::new(Stage::Cgroup, errno as i32)),
-        };
-        let number = members.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        self.stack.shared().inherit(u64::MAX);
-        let child = self
-            .clone_by(sys::clone, CloneArgs::default(), command, number)
-            .map_err(|errno| Failure::new(Stage::Fork, errno))?;
-        Ok(Begun {
-            child,
-            _members: members,
-        })
-    }
-
-    /// Fills in what both calls have in common. `members`: the `cgroup.procs` that the child
-    /// writes itself into, or -1.
-    fn clone_by(
-        &self,
-        call: CloneCall,
-        mut args: CloneArgs,
-        command: Option<&Prepared>,
-        members: i32,
-    ) -> Result<Child, Errno> {
-        let shared = self.stack.shared();
-        shared.begin(command, members);
-        let mut pidfd: i32 = -1;
-        let flags =
-            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
-        args.flags |= u64::from(flags.cast_unsigned());
-        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-        args.pidfd = &raw mut pidfd as u64;
-        args.child_tid = shared.running_address();
-        (args.stack, args.stack_size) = self.stack.extent();
-        let before = proc::since_boot_ns();
-        // SAFETY: no other child is on the stack: `run` is `&mut self` and waits until the child
-        // has left this memory, or else puts another stack in this one's place and never frees
-        // it; nothing that it calls meanwhile unwinds (`record` catches that). For the same reason
-        // `command` and the shared words are there as long as the child looks at them. All signals are blocked, so no handler of ours runs in the child.
-        let pid = unsafe { call(&args, child::run, ptr::from_ref(shared).cast::<c_void>()) }?;
-        let after = proc::since_boot_ns();
-        // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        let pid = u32::try_from(pid).map_err(|_| libc::EIO)?;
-        Ok(Child {
-            pid,
-            pidfd,
-            start_time_ns: start_time_between(pid, before, after),
-        })
+        Ok(made)
     }
 
     /// Has the child recorded and lets it go on, or else ends it.
-    fn record(&mut self, child: &Child, record: Record<'_>) -> Result<(), Failure> {
+    fn record(&mut self, begun: Begun, record: &mut Record<'_>) -> Result<Begun, Failed> {
+        let child = &begun.child;
         // Unwinding would leave a child on the stack, with all that it reads gone.
         let recorded = AssertUnwindSafe(|| record(child.pid, child.start_time_ns));
-        let errno = match panic::catch_unwind(recorded) {
+        let error = match panic::catch_unwind(recorded) {
             Ok(Ok(())) => {
-                self.stack.shared().give_go_ahead();
-                return Ok(());
+                begun.stack.shared().give_go_ahead();
+                return Ok(begun);
             }
-            Ok(Err(errno)) => errno,
+            Ok(Err(error)) => error,
             Err(payload) => {
                 // Its drop might unwind as well.
-                std::mem::forget(payload);
-                libc::ECANCELED
+                mem::forget(payload);
+                io::Error::from_raw_os_error(libc::ECANCELED)
             }
         };
-        self.end(child.pidfd.as_fd());
-        Err(Failure::new(Stage::Record, errno))
+        self.end(begun);
+        Err(Failed::Record(error))
     }
 
     /// Waits until the child has left the shared memory; reaps it if it has failed.
-    fn wait_for_exec(&mut self, pidfd: BorrowedFd<'_>, in_cgroup: bool) -> Result<(), Failure> {
-        let shared = self.stack.shared();
+    fn wait_for_exec(&mut self, begun: Begun, in_cgroup: bool) -> Result<Child, Failure> {
+        let old_mask = sys::set_signal_mask(u64::MAX);
+        let result = self.wait_unsignalled(begun, in_cgroup);
+        sys::set_signal_mask(old_mask);
+        result
+    }
+
+    fn wait_unsignalled(&mut self, begun: Begun, in_cgroup: bool) -> Result<Child, Failure> {
         for _ in 0..self.wait_steps {
             progress::count();
+            let shared = begun.stack.shared();
             if shared.wait(WAIT_STEP_MS) {
                 let failure = match shared.failure() {
-                    None if in_cgroup && shared.is_unborn() => Failure::new(Stage::Cgroup, UNBORN),
-                    None => return Ok(()),
-                    Some(failure) => failure,
+                    None if in_cgroup && shared.is_unborn() => {
+                        Some(Failure::new(Stage::Cgroup, UNBORN))
+                    }
+                    failure => failure,
                 };
-                let _ = pidfd::reap_blocking(pidfd);
-                return Err(failure);
+                let child = self.landed(begun);
+                return match failure {
+                    None => Ok(child),
+                    Some(failure) => {
+                        let _ = pidfd::reap_blocking(child.pidfd.as_fd());
+                        Err(failure)
+                    }
+                };
             }
             if let Some(cont) = Signal::from_number(libc::SIGCONT) {
-                let _ = signal::send(pidfd, cont);
+                let _ = signal::send(begun.child.pidfd.as_fd(), cont);
             }
         }
-        let late = shared.progress(libc::ETIMEDOUT);
-        self.end(pidfd);
+        let late = begun.stack.shared().progress(libc::ETIMEDOUT);
+        self.end(begun);
         Err(late)
     }
 
+    /// The child has left the shared memory: what it was on serves the next one.
+    fn landed(&mut self, begun: Begun) -> Child {
+        let Begun {
+            child,
+            stack,
+            command,
+            ..
+        } = begun;
+        drop(ManuallyDrop::into_inner(command));
+        self.left(Some(ManuallyDrop::into_inner(stack)));
+        child
+    }
+
     /// Kills a child that shares our memory, and waits until it does not.
-    fn end(&mut self, pidfd: BorrowedFd<'_>) {
-        let _ = signal::send(pidfd, Signal::KILL);
-        if self.stack.shared().wait(WAIT_STEP_MS * 20) {
-            let _ = pidfd::reap_blocking(pidfd);
-        } else if let Ok(fresh) = Stack::new() {
-            // It hangs in the kernel, which will clear `running` one day: never unmap that.
-            std::mem::forget(std::mem::replace(&mut self.stack, fresh));
+    fn end(&mut self, begun: Begun) {
+        let _ = signal::send(begun.child.pidfd.as_fd(), Signal::KILL);
+        if begun.stack.shared().wait(WAIT_STEP_MS * 20) {
+            let child = self.landed(begun);
+            let _ = pidfd::reap_blocking(child.pidfd.as_fd());
+        } else {
+            // It hangs in the kernel, which will clear `running` one day: never free what it is on.
+            self.left(None);
         }
     }
 }
 
 /// Notes down a child, told by pid and start time.
-type Record<'a> = &'a dyn Fn(u32, u64) -> Result<(), Errno>;
+pub(crate) type Record<'a> = dyn FnMut(u32, u64) -> io::Result<()> + 'a;
 
 /// `sys::clone3` or `sys::clone`.
 type CloneCall = unsafe fn(&CloneArgs, sys::Entry, *const c_void) -> Result<usize, Errno>;
 
-/// A cgroup with its directory opened.
-struct Place<'a> {
-    slot: &'a Slot,
-    directory: BorrowedFd<'a>,
+/// A start that has begun: see [`Spawner::begin`].
+#[derive(Debug)]
+#[must_use = "each has to be finished"]
+pub(crate) struct Flight {
+    command: Arc<Prepared>,
+    slot: Option<Slot>,
+    begun: Result<Begun, Failed>,
 }
 
-/// A child on its way to exec.
+impl Flight {
+    /// The process's descriptor, if there is a process.
+    pub(crate) fn pidfd(&self) -> Option<&OwnedFd> {
+        self.begun.as_ref().ok().map(|begun| &begun.child.pidfd)
+    }
+}
+
+/// A child on its way to exec. If the value goes before that has been waited for, stack and command
+/// stay: the child may use them.
+#[derive(Debug)]
 struct Begun {
     child: Child,
+    stack: ManuallyDrop<Stack>,
+    command: ManuallyDrop<Option<Arc<Prepared>>>,
     /// The child writes to it by number, in the table that it shares with us for a moment.
     _members: Option<OwnedFd>,
+}
+
+/// Why there is no child.
+#[derive(Debug)]
+enum Failed {
+    Start(Failure),
+    /// It could not be recorded.
+    Record(io::Error),
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self::Start(failure)
+    }
+}
+
+fn clone_by_the_older_call(
+    stack: &Stack,
+    command: Option<&Prepared>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Child, Option<OwnedFd>), Failure> {
+    let members = match cgroup.map(open_members) {
+        None => None,
+        Some(Ok(members)) => Some(members),
+        Some(Err(errno)) => return Err(Failure::new(Stage::Cgroup, errno as i32)),
+    };
+    let number = members.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    stack.shared().inherit(u64::MAX);
+    let child = clone_by(stack, sys::clone, CloneArgs::default(), command, number)
+        .map_err(|errno| Failure::new(Stage::Fork, errno))?;
+    Ok((child, members))
+}
+
+/// Fills in what both calls have in common. `members`: the `cgroup.procs` that the child
+/// writes itself into, or -1.
+fn clone_by(
+    stack: &Stack,
+    call: CloneCall,
+    mut args: CloneArgs,
+    command: Option<&Prepared>,
+    members: i32,
+) -> Result<Child, Errno> {
+    let shared = stack.shared();
+    shared.begin(command, members);
+    let mut pidfd: i32 = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_PIDFD | libc::CLONE_CHILD_CLEARTID;
+    args.flags |= u64::from(flags.cast_unsigned());
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    args.pidfd = &raw mut pidfd as u64;
+    args.child_tid = shared.running_address();
+    (args.stack, args.stack_size) = stack.extent();
+    let before = proc::since_boot_ns();
+    // SAFETY: no other child is on the stack: it was taken from the spawner's, and comes back when
+    // the child has left this memory, or never. Until then the caller keeps stack and command in
+    // `ManuallyDrop`, so that neither is freed whatever becomes of the value; nothing that is called
+    // before unwinds (`record` catches that). All signals are blocked, so no handler of ours runs
+    // in the child.
+    let pid = unsafe { call(&args, child::run, ptr::from_ref(shared).cast::<c_void>()) }?;
+    let after = proc::since_boot_ns();
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let pid = u32::try_from(pid).map_err(|_| libc::EIO)?;
+    Ok(Child {
+        pid,
+        pidfd,
+        start_time_ns: start_time_between(pid, before, after),
+    })
 }
 
 fn open_members(cgroup: BorrowedFd<'_>) -> nix::Result<OwnedFd> {

@@ -3,6 +3,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -171,7 +172,8 @@ fn input_can_be_a_file_and_nothing_else_is_open() {
         let others: Vec<_> = (0..5).map(|_| fs::File::open(&input).unwrap()).collect();
         let file = fs::File::open(&input).unwrap();
         drop(others);
-        let prepared = spawner.prepare(&service).unwrap().with_stdin(file.into());
+        let prepared = spawner.prepare(&service).unwrap();
+        let prepared = Arc::new(prepared.with_stdin(file.into()));
         let child = Running::from(spawner.spawn(&prepared, None).unwrap());
         child.wait_for_name("sleep");
         let expected = [
@@ -833,12 +835,12 @@ fn measure_spawn_by_resident_memory() {
     }
     const STARTS: usize = 300;
     let median = |spawner: &mut Spawner, slot: Option<&Slot>, recorded: bool| {
-        let prepared = spawner.prepare(&exec(&["/bin/true"])).unwrap();
+        let prepared = Arc::new(spawner.prepare(&exec(&["/bin/true"])).unwrap());
         let mut times: Vec<_> = (0..STARTS)
             .map(|_| {
                 let before = Instant::now();
                 let child = if recorded {
-                    spawner.spawn_recorded(&prepared, slot, |_, _| Ok(()))
+                    recorded::spawn_recorded(spawner, &prepared, slot, |_, _| Ok(()))
                 } else {
                     spawner.spawn(&prepared, slot)
                 };
@@ -902,4 +904,63 @@ fn a_start_that_was_killed_on_its_way_is_a_start() {
         pidfd::reap(child.pidfd.as_fd()).unwrap(),
         Reaped::Status(libc::SIGKILL)
     );
+}
+
+#[test]
+fn starts_that_are_under_way_together_do_not_touch_each_other() {
+    for mut spawner in spawners() {
+        let commands: Vec<_> = (0..20)
+            .map(|number| {
+                let exec = match number % 4 {
+                    0 => exec(&["/bin/nothing"]),
+                    _ => shell(&format!("exit {number}")),
+                };
+                Arc::new(spawner.prepare(&exec).unwrap())
+            })
+            .collect();
+        for _ in 0..5 {
+            let begin = |(number, command)| {
+                let mut refused = |_, _| Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                let mut taken = |_, _| Ok(());
+                let record: Option<&mut Record<'_>> = match number % 4 {
+                    1 => Some(&mut refused),
+                    2 => Some(&mut taken),
+                    _ => None,
+                };
+                spawner.begin(command, None, record)
+            };
+            let flights: Vec<Flight> = commands.iter().enumerate().map(begin).collect();
+            for (number, flight) in flights.into_iter().enumerate() {
+                match (number % 4, spawner.finish(flight)) {
+                    (0, Err(error)) => assert_eq!(error.stage, Stage::Exec),
+                    (1, Err(error)) => assert_eq!(error.stage, Stage::Record),
+                    (_, Ok(child)) => {
+                        let status = i32::try_from(number).unwrap() << 8;
+                        assert_eq!(Running::from(child).status(), status);
+                    }
+                    (_, Err(error)) => panic!("{number}: {error}"),
+                }
+            }
+        }
+        assert_eq!(spawner.begun, 0);
+        assert!(spawner.stacks.len() <= commands.len());
+        assert!(is_dumpable());
+    }
+}
+
+/// Whoever forgets one has a child that goes on, on memory that stays.
+#[test]
+fn a_start_that_nobody_finishes_comes_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    for (number, mut spawner) in spawners().into_iter().enumerate() {
+        let path = directory.path().join(number.to_string());
+        let script = shell(&format!("echo done > {}", path.display()));
+        let command = Arc::new(spawner.prepare(&script).unwrap());
+        drop(spawner.begin(&command, None, None));
+        drop(command);
+        until("it has run", || {
+            fs::read_to_string(&path).is_ok_and(|text| text == "done\n")
+        });
+        Running::start_with(&mut spawner, &shell("exit 3"), None).unwrap();
+    }
 }

@@ -17,10 +17,23 @@ fn start_recorded(
     slot: Option<&Slot>,
     record: impl FnMut(u32, u64) -> io::Result<()>,
 ) -> Result<Running, SpawnError> {
-    let prepared = spawner.prepare(exec)?;
-    spawner
-        .spawn_recorded(&prepared, slot, record)
-        .map(Running::from)
+    let prepared = Arc::new(spawner.prepare(exec)?);
+    spawn_recorded(spawner, &prepared, slot, record).map(Running::from)
+}
+
+pub(super) fn spawn_recorded(
+    spawner: &mut Spawner,
+    prepared: &Arc<Prepared>,
+    slot: Option<&Slot>,
+    mut record: impl FnMut(u32, u64) -> io::Result<()>,
+) -> Result<Child, SpawnError> {
+    let flight = spawner.begin(prepared, slot, Some(&mut record));
+    match (spawner.finish(flight), slot) {
+        (Err(error), Some(slot)) if error.stage == Stage::Cgroup => {
+            spawner.retry(prepared, slot, error, Some(&mut record))
+        }
+        (result, _) => result,
+    }
 }
 
 fn is_gone(pid: u32) -> bool {
