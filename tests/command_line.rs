@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -518,6 +519,8 @@ fn a_shell_is_offered_services_and_signals() {
 #[test]
 fn who_has_no_right_is_told_what_to_join() {
     const NAME: &str = "who_has_no_right_is_told_what_to_join";
+    /// On every Linux.
+    const DAEMON: u32 = 1;
     needs_root!(NAME);
     let Some((_folder, copy)) = readable_by_all(&respawn()) else {
         return skip(NAME, "no place that any user may run a program from");
@@ -551,6 +554,21 @@ fn who_has_no_right_is_told_what_to_join() {
         let advice = "for root and the members of group daemon; you are uid 65534: join that \
                       group (usermod -aG daemon NAME) and log in again, or run this as root\n";
         assert!(said.ends_with(advice), "{arguments:?}: {said}");
+    }
+    // A member of the group may steer, and not read what only root may.
+    let mut command = Command::new(&copy);
+    let command = command.args(["show", "a", "--json"]);
+    let command = command.env("RESPAWN_RUNTIME_DIR", agent.runtime_dir());
+    let (output, said) = run(command.uid(65534).gid(DAEMON));
+    assert!(output.status.success(), "{said}");
+    let own = agent.run(&["show", "a", "--json"]);
+    for (output, hidden) in [(output, true), (own, false)] {
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut settings = shown[0]["settings"].as_array().unwrap().iter();
+        let environment = settings.find(|setting| setting["key"] == "environment");
+        let environment = environment.unwrap();
+        assert_eq!(environment["hidden"], hidden);
+        assert_eq!(environment["value"].is_null(), hidden);
     }
     let closed = Permissions::from_mode(0o700);
     fs::set_permissions(agent.dir(), closed).unwrap();

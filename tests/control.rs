@@ -236,3 +236,183 @@ fn how_long_ago_a_service_ended_does_not_change_when_the_clock_is_set() {
             .starts_with("2020")
     );
 }
+
+fn shown(agent: &Agent, arguments: &[&str]) -> Value {
+    let shown = json_of(agent, &[&["show", "--json"], arguments].concat());
+    assert_eq!(shown.as_array().unwrap().len(), 1, "{shown}");
+    shown[0].clone()
+}
+
+/// Value, default, file and line of a key.
+fn setting<'v>(shown: &'v Value, key: &str) -> &'v Value {
+    let mut settings = shown["settings"].as_array().unwrap().iter();
+    settings.find(|setting| setting["key"] == key).unwrap()
+}
+
+#[test]
+fn show_has_every_setting_and_where_it_is_from() {
+    let mut agent = Agent::start(&[("web", &sleeping("nice = 3\n\nstop_timeout = \"1m 30s\""))]);
+    let file = agent.service_file("web");
+    let agent_file = agent.dir().join("config/agent.toml");
+    std::fs::write(&agent_file, "on_exit = [\"true\"]\n").unwrap();
+    assert!(agent.run(&["reload"]).status.success());
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line_of = |key: &str| {
+        text.lines()
+            .take_while(|line| !line.starts_with(key))
+            .count()
+            + 1
+    };
+    let in_file = |shown: &Value, key: &str, value: Value| {
+        let setting = setting(shown, key);
+        assert_eq!(setting["value"], value, "{setting}");
+        assert_eq!(setting["default"], false, "{setting}");
+        assert_eq!(setting["file"], file.to_str().unwrap(), "{setting}");
+        assert_eq!(setting["line"], line_of(key), "{setting}");
+    };
+    let assert_settings = |shown: &Value| {
+        assert_eq!(shown["file"], file.to_str().unwrap());
+        assert_eq!(shown["program"], "/usr/bin/sleep");
+        in_file(shown, "nice", 3.into());
+        in_file(shown, "stop_timeout", "1m 30s".into());
+        let on_exit = setting(shown, "on_exit");
+        assert_eq!(on_exit["value"][0], "true");
+        assert_eq!(on_exit["file"], agent_file.to_str().unwrap());
+        assert_eq!(on_exit["line"], 1);
+        let restart = setting(shown, "restart");
+        assert_eq!(restart["value"], "always");
+        assert_eq!(restart["default"], true);
+        assert_eq!(restart["line"], Value::Null);
+    };
+    assert_settings(&shown(&agent, &["web"]));
+    let text = String::from_utf8(agent.run(&["show", "w*"]).stdout).unwrap();
+    for (line, origin) in [
+        ("nice = 3 ", &*format!("# line {}", line_of("nice"))),
+        ("restart = \"always\" ", "# default"),
+        ("on_exit = [\"true\"] ", "config/agent.toml:1"),
+        ("# start_limit is not set ", "# default"),
+    ] {
+        let mut lines = text.lines();
+        let found = lines.any(|it| it.trim().starts_with(line) && it.ends_with(origin));
+        assert!(found, "{line}: {text}");
+    }
+    // The next agent knows as much, and without one the files say it.
+    agent.kill();
+    agent.start_again();
+    assert_settings(&shown(&agent, &["web"]));
+    agent.must("stop", "web");
+    agent.kill();
+    let config = agent.dir().join("config");
+    let arguments = [
+        "show",
+        "--json",
+        "web",
+        "--config",
+        config.to_str().unwrap(),
+    ];
+    let output = agent.run(&arguments);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no agent to talk to"));
+    let without: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_settings(&without[0]);
+    assert_eq!(
+        (&without[0]["agent"], &without[0]["state"]),
+        (&false.into(), &Value::Null)
+    );
+    let output = agent.run(&["show", "db", "--config", config.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn show_has_what_a_service_is_at_the_moment() {
+    for sight in SIGHTS {
+        let script = "trap 'exit 3' USR1; sleep 1000 & echo; wait";
+        let agent = Agent::seeing(
+            sight,
+            &[(
+                "web",
+                &shell(script, "restart_delay = \"1h\"\nstop_mode = \"mixed\""),
+            )],
+        );
+        let pid = agent.running("web");
+        let shown_of = |pid: u32| {
+            eventually("both processes are shown", || {
+                let shown = shown(&agent, &["web"]);
+                let is_both = shown["processes"].as_array().unwrap().len() == 2;
+                (is_both && shown["pid"] == pid).then_some(shown)
+            })
+        };
+        let now = shown_of(pid);
+        assert_eq!(
+            (&now["agent"], &now["state"]),
+            (&true.into(), &"running".into())
+        );
+        assert_eq!(now["file_differs"], false);
+        let mut processes = now["processes"].as_array().unwrap().iter();
+        let main = processes.find(|process| process["pid"] == pid).unwrap();
+        assert_eq!(main["start_time_ns"], support::start_time_ns(pid));
+        assert_eq!(main["start_time"], now["since"]);
+        for process in now["processes"].as_array().unwrap() {
+            let comm = std::fs::read_to_string(format!("/proc/{}/comm", process["pid"])).unwrap();
+            assert_eq!(process["comm"], comm.trim());
+        }
+        if let Some(cgroup) = now["cgroup"].as_str() {
+            let inside = std::fs::read_to_string(Path::new(cgroup).join("cgroup.procs")).unwrap();
+            assert!(
+                inside.lines().any(|line| line == pid.to_string()),
+                "{inside}"
+            );
+        }
+        // It ends by itself, and the file changes.
+        agent.write_service("web", &shell(script, "nice = 3"));
+        let changed = shown(&agent, &["web"]);
+        assert_eq!(changed["file_differs"], true, "{changed}");
+        signal_to(pid, Signal::SIGUSR1);
+        agent.wait_state("web", "backoff");
+        let ended = eventually("nothing is left of it", || {
+            let shown = shown(&agent, &["web"]);
+            (shown["processes"] == serde_json::json!([])).then_some(shown)
+        });
+        assert_eq!(ended["last_exit"]["code"], 3);
+        assert!(ended["next_start_in_ns"].as_u64() > Some(0), "{ended}");
+        assert!(ended["since"].as_str() > now["since"].as_str());
+        let text = String::from_utf8(agent.run(&["show", "web"]).stdout).unwrap();
+        for words in [
+            "web: backoff since ",
+            "exited with 3",
+            "next start in ",
+            "differs from",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+        let unknown = agent.run(&["show", "web", "db"]);
+        assert_eq!(unknown.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&unknown.stderr).contains("db: no service has this name"));
+        assert!(!unknown.stdout.is_empty());
+    }
+}
+
+#[test]
+fn show_lists_what_a_stop_leaves_alone() {
+    needs_root!("what a stop leaves alone");
+    let script = "sleep 1000 & echo; wait";
+    let agent = Agent::start(&[("web", &shell(script, "stop_mode = \"main\""))]);
+    let child = eventually("its child is shown", || {
+        let shown = shown(&agent, &["web"]);
+        let processes = shown["processes"].as_array()?;
+        let child = processes
+            .iter()
+            .find(|process| process["pid"] != shown["pid"])?;
+        (child["comm"] == "sleep").then(|| child.clone())
+    });
+    agent.must("stop", "web");
+    let stopped = shown(&agent, &["web"]);
+    assert_eq!(stopped["processes"], serde_json::json!([]), "{stopped}");
+    let [left_alone] = stopped["left_alone"].as_array().unwrap().as_slice() else {
+        panic!("{stopped}");
+    };
+    for key in ["pid", "comm", "start_time_ns"] {
+        assert_eq!(left_alone[key], child[key], "{stopped}");
+    }
+    assert_eq!(stopped["cgroup"], Value::Null);
+}

@@ -35,6 +35,7 @@ impl Agent {
         self.record_request(&command, peer);
         match command {
             Command::Status { services } => requests::answer(reply, self.status(&services)),
+            Command::Show { service } => requests::answer(reply, self.show_service(&service, peer)),
             Command::Start { services, no_wait } => {
                 self.request(&services, no_wait, reply, |service, request| {
                     Event::StartRequested { service, request }
@@ -77,7 +78,7 @@ impl Agent {
     /// Tells the journal who asked for a change.
     fn record_request(&mut self, command: &Command, peer: Peer) {
         let (name, signal, services) = match command {
-            Command::Status { .. } => return,
+            Command::Status { .. } | Command::Show { .. } => return,
             Command::Start { services, .. } => ("start", None, services.as_slice()),
             Command::Stop { services, .. } => ("stop", None, services.as_slice()),
             Command::Restart { services, .. } => ("restart", None, services.as_slice()),
@@ -145,13 +146,7 @@ impl Agent {
 
     fn status(&self, services: &[String]) -> Response {
         let now = Self::now();
-        let line = |status: Status<'_>| {
-            let mut line = status_line(&status, now);
-            let hints = [line.hint.take(), self.service_files.hint(status.service)];
-            let hints: Vec<String> = hints.into_iter().flatten().collect();
-            line.hint = (!hints.is_empty()).then(|| hints.join("; "));
-            line
-        };
+        let line = |status: Status<'_>| self.status_line(&status, now);
         let services = match services {
             [] => self.supervisor.statuses().map(line).collect(),
             some => some
@@ -161,6 +156,14 @@ impl Agent {
                 .collect(),
         };
         Response::Status { services }
+    }
+
+    pub(super) fn status_line(&self, status: &Status<'_>, now: Instant) -> ServiceStatus {
+        let mut line = status_line(status, now);
+        let hints = [line.hint.take(), self.service_files.hint(status.service)];
+        let hints: Vec<String> = hints.into_iter().flatten().collect();
+        line.hint = (!hints.is_empty()).then(|| hints.join("; "));
+        line
     }
 
     pub(super) fn reload_unasked(&mut self) {

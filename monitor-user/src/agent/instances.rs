@@ -718,6 +718,33 @@ impl Instances {
         self.held.get(instance)?.tree.cgroup()?.id()
     }
 
+    /// The directory of its own cgroup, if it has one.
+    pub(super) fn cgroup_path(&self, instance: &Instance) -> Option<&Path> {
+        Some(self.held.get(instance)?.tree.cgroup()?.path())
+    }
+
+    /// The processes of a service: those of its trees, and those that earlier ones have left alone.
+    pub(super) fn processes(&self, service: &ServiceName) -> io::Result<[BTreeSet<u32>; 2]> {
+        let held: BTreeSet<u32> = self.mains_of(service).map(|main| main.pid).collect();
+        let Some(cgroups) = &self.cgroups else {
+            return Ok([tree::members_of_sessions(&held)?, BTreeSet::new()]);
+        };
+        let cgroup = cgroups.place_of(service);
+        let mut processes = held;
+        for slot in cgroup.all() {
+            if slot.is_ours()? {
+                processes.extend(slot.pids()?);
+            }
+        }
+        Ok([processes, cgroup.left_alone()?.into_iter().collect()])
+    }
+
+    /// The main processes that have not been released.
+    fn mains_of(&self, service: &ServiceName) -> impl Iterator<Item = Instance> {
+        let held = self.by_service.get(service).into_iter().flatten();
+        held.copied().filter(|instance| self.is_main(*instance))
+    }
+
     /// Looks at one instance of which something was told.
     fn look(&mut self, instance: Instance) -> Option<Event> {
         progress::count();

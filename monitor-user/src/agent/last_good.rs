@@ -231,6 +231,8 @@ mod tests {
     /// What the present version adds to that.
     const SINCE_1: &str = r#"{
         "files": {"web": "/etc/respawn/services/web.toml"},
+        "lines": {"web": {"command": 1, "nice": 7}},
+        "agent_lines": {"on_exit": 2},
         "is_partial": true,
         "services": {
             "web": {

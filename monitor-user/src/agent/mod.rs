@@ -24,6 +24,7 @@ mod requests;
 mod restore;
 mod runtime_dir;
 mod service_files;
+mod show;
 mod spare;
 mod upgrade;
 
@@ -1165,7 +1166,9 @@ impl Agent {
         let read = read.and_then(|spec| {
             // A file of several services could not be told from one of a single one.
             self.config_has_grown |= spec.is_none() && self.config.is_partial;
-            spec.ok_or(unusable)
+            let (spec, lines) = spec.ok_or(unusable)?;
+            self.config.lines.insert(service.clone(), lines);
+            Ok(spec)
         });
         let service = service.clone();
         let failed = |Unusable { why, .. }| SpawnFailure { message: why };

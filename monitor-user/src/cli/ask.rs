@@ -35,6 +35,16 @@ impl Refusal {
         Self::new("the agent answered something else than it was asked")
     }
 
+    /// What it says, in one line.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether nobody was there to be asked.
+    pub(super) fn is_without_agent(&self) -> bool {
+        self.exit_status == NO_AGENT
+    }
+
     /// The exit status that goes with it.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit_status)

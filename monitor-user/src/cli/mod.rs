@@ -12,6 +12,7 @@ pub(crate) mod is_up;
 mod output;
 pub(crate) mod reload;
 mod services;
+pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod steer;
 mod top;
@@ -123,6 +124,7 @@ enum Command {
     Watch(watch::Arguments),
     Status(status::Arguments),
     IsUp(is_up::Arguments),
+    Show(show::Arguments),
     Start(steer::Start),
     Stop(steer::Stop),
     Restart(steer::Restart),
@@ -183,6 +185,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Status(arguments) => status::run(&cli.global, &arguments),
         Command::IsUp(arguments) => is_up::run(&cli.global, &arguments),
+        Command::Show(arguments) => show::run(&cli.global, &arguments),
         Command::Start(arguments) => steer::start(&cli.global, &arguments),
         Command::Stop(arguments) => steer::stop(&cli.global, &arguments),
         Command::Restart(arguments) => steer::restart(&cli.global, &arguments),

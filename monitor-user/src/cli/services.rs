@@ -42,7 +42,8 @@ impl Services {
     }
 }
 
-fn names(global: &Global) -> Result<Vec<String>, Refusal> {
+/// The names of all that the agent knows.
+pub(super) fn names(global: &Global) -> Result<Vec<String>, Refusal> {
     let statuses = statuses(global, Vec::new())?;
     Ok(statuses.into_iter().map(|status| status.service).collect())
 }

@@ -147,7 +147,7 @@ fn row(status: &ServiceStatus, now: Timestamp) -> [(String, Style); 6] {
 }
 
 /// "exited with 1, 3.20s ago"
-fn last_exit(status: &ServiceStatus, now: Timestamp) -> Option<String> {
+pub(super) fn last_exit(status: &ServiceStatus, now: Timestamp) -> Option<String> {
     let cause = printable(&status.last_exit.as_ref()?.to_string());
     // A clock that was set back makes it now, not later.
     let ago = |time| Duration::try_from(now.duration_since(time)).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::cursor::{Context, Item, Keys, Table, keep};
+use super::describe::Lines;
 use super::hooks::{self, Said};
 use super::{Surroundings, accounts, document, value};
 
@@ -90,8 +91,8 @@ pub(super) fn key_names() -> Vec<&'static str> {
     KEYS.iter().map(|(name, _)| *name).collect()
 }
 
-/// Reads `agent.toml`; what is invalid stays at its default.
-pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> AgentConfig {
+/// Reads `agent.toml`, and where its keys are; what is invalid stays at its default.
+pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> (AgentConfig, Lines) {
     let mut draft = Draft {
         config: AgentConfig::default(),
         hooks: hooks::Draft::default(),
@@ -100,19 +101,20 @@ pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> AgentCo
         journald_socket: "/run/systemd/journal/socket".into(),
     };
     let Some(document) = document::parse(context.source, context.report) else {
-        return draft.config;
+        return (draft.config, Lines::new());
     };
     let table = Table::root(context, &document);
     table.read(KEYS, &mut draft);
     let wants = |target| draft.notices.contains(&target);
-    AgentConfig {
+    let config = AgentConfig {
         notices: Notices {
             syslog: wants(Target::Syslog).then_some(draft.syslog_socket),
             journald: wants(Target::Journald).then_some(draft.journald_socket),
         },
         hooks: draft.hooks.finish(&table, surroundings),
         ..draft.config
-    }
+    };
+    (config, table.lines())
 }
 
 /// One word, or an array of them.

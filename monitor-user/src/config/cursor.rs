@@ -11,6 +11,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use crate::accounts::Accounts;
 
+use super::describe::Lines;
 use super::problem::{Ends, Report};
 use super::source::Source;
 
@@ -203,8 +204,16 @@ impl<'a> Item<'a> {
 
     /// A table.
     pub(super) fn table(&self, what: &str) -> Option<Table<'a>> {
-        let DeValue::Table(entries) = self.value else {
+        let table = self.as_table();
+        if table.is_none() {
             self.expected(what, None);
+        }
+        table
+    }
+
+    /// The table, if it is one; reports nothing.
+    fn as_table(&self) -> Option<Table<'a>> {
+        let DeValue::Table(entries) = self.value else {
             return None;
         };
         Some(Table {
@@ -246,6 +255,18 @@ impl<'a> Table<'a> {
         let report = self.context.report;
         let entries = self.entries.iter().take_while(|_| !report.is_full());
         entries.map(|(key, value)| (key.get_ref().as_ref(), self.item(key, value)))
+    }
+
+    /// Where its keys are, and those of the tables in it, such as `limits.nofile`.
+    pub(super) fn lines(&self) -> Lines {
+        let mut lines = Lines::new();
+        for (key, item) in self.items() {
+            lines.insert(key.to_owned(), item.key_line());
+            let below = item.as_table();
+            let below = below.iter().flat_map(Table::items);
+            lines.extend(below.map(|(name, item)| (format!("{key}.{name}"), item.key_line())));
+        }
+        lines
     }
 
     fn item(&self, key: &'a Spanned<DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Item<'a> {

@@ -1,9 +1,13 @@
 //! The `limits` table: resource limits by the names of `ulimit` and `limits.conf`.
 
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
 use crate::supervisor::Limit;
 
 use super::cursor::{Item, nearest};
-use super::value;
+use super::{describe, value};
 
 /// What a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -109,6 +113,30 @@ fn amount(item: &Item<'_>, unit: Unit) -> Option<Option<u64>> {
         Unit::Microseconds => u64::try_from(value::duration(item)?.as_micros()).ok()?,
     };
     Some(Some(amount))
+}
+
+/// The table that comes to these limits.
+pub(super) fn describe(limits: &[Limit]) -> Value {
+    let known = limits.iter().filter_map(|limit| {
+        let mut resources = RESOURCES.iter();
+        let (name, _, unit) = resources.find(|(_, number, _)| *number == limit.resource)?;
+        let (soft, hard) = (described(limit.soft, *unit), described(limit.hard, *unit));
+        let value = match soft == hard {
+            true => soft,
+            false => json!([soft, hard]),
+        };
+        Some((*name, value))
+    });
+    describe::table(known)
+}
+
+fn described(amount: Option<u64>, unit: Unit) -> Value {
+    match (amount, unit) {
+        (None, _) => json!("unlimited"),
+        (Some(amount), Unit::Bytes | Unit::Count) => json!(amount),
+        (Some(seconds), Unit::Seconds) => describe::duration(Duration::from_secs(seconds)),
+        (Some(micros), Unit::Microseconds) => describe::duration(Duration::from_micros(micros)),
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod access;
 mod accounts;
 mod agent;
 mod cursor;
+mod describe;
 mod document;
 mod environment;
 mod hooks;
@@ -40,6 +41,7 @@ use crate::os::progress;
 use crate::supervisor::{ServiceName, Spec, Unusable};
 
 pub(crate) use agent::{AgentConfig, Notices};
+pub(crate) use describe::{Description, Lines, Setting};
 pub(crate) use environment::read_file as read_environment_file;
 pub(crate) use problem::{Invalid, Problem};
 pub(crate) use source::content;
@@ -56,6 +58,12 @@ pub(crate) struct Config {
     /// The file that each service is described in.
     #[serde(default)]
     pub(crate) files: BTreeMap<ServiceName, PathBuf>,
+    /// Where in that file each of its keys is, as far as that is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) lines: BTreeMap<ServiceName, Lines>,
+    /// The same of `agent.toml`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) agent_lines: Lines,
     /// Whether there may be more services: in files that cannot be read as what they are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_partial: bool,
@@ -153,8 +161,8 @@ pub(crate) fn load_file(path: &Path, surroundings: &Surroundings) -> Result<Conf
     loader.finish()
 }
 
-/// Reads one service's file again, whose service could not be used before. `None`: the file has
-/// other services.
+/// Reads one service's file again, whose service could not be used before; with it, where its keys
+/// are. `None`: the file has other services.
 ///
 /// # Errors
 /// Why it still cannot.
@@ -163,7 +171,7 @@ pub(crate) fn load_again(
     file: &Path,
     name: &str,
     surroundings: &Surroundings,
-) -> Result<Option<Arc<Spec>>, Unusable> {
+) -> Result<Option<(Arc<Spec>, Lines)>, Unusable> {
     let mut loader = Loader::new(surroundings);
     let agent = dir.join(AGENT_FILE);
     if is_there(&agent) {
@@ -172,7 +180,10 @@ pub(crate) fn load_again(
     loader.service_file(file);
     match loader.unusable.remove(name) {
         Some(unusable) => Err(unusable),
-        None => Ok(loader.services.remove(name)),
+        None => {
+            let lines = loader.lines.remove(name).unwrap_or_default();
+            Ok(loader.services.remove(name).map(|spec| (spec, lines)))
+        }
     }
 }
 
@@ -188,6 +199,8 @@ struct Loader<'s> {
     /// Where each service is defined, the invalid ones too.
     places: BTreeMap<ServiceName, String>,
     files: BTreeMap<ServiceName, PathBuf>,
+    lines: BTreeMap<ServiceName, Lines>,
+    agent_lines: Lines,
     /// It is not known which services there are.
     is_lost: bool,
     is_partial: bool,
@@ -204,6 +217,8 @@ impl<'s> Loader<'s> {
             unusable: BTreeMap::new(),
             places: BTreeMap::new(),
             files: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            agent_lines: Lines::new(),
             is_lost: false,
             is_partial: false,
         }
@@ -215,6 +230,8 @@ impl<'s> Loader<'s> {
             agent: self.agent,
             services: self.services,
             files: self.files,
+            lines: self.lines,
+            agent_lines: self.agent_lines,
             is_partial: self.is_partial,
             warnings,
         };
@@ -280,7 +297,7 @@ impl<'s> Loader<'s> {
                 report: &self.report,
                 accounts: &self.accounts,
             };
-            self.agent = agent::read(context, self.surroundings);
+            (self.agent, self.agent_lines) = agent::read(context, self.surroundings);
         }
     }
 
@@ -346,6 +363,7 @@ impl<'s> Loader<'s> {
         }
         let spec = service::read(root, report, self.surroundings, &self.agent.hooks);
         if defined.is_ok() {
+            self.lines.insert(name.into(), root.lines());
             self.add(name, &source.path, spec, report);
         }
     }
@@ -368,10 +386,12 @@ impl<'s> Loader<'s> {
                 item.problem_at_key(message);
             }
             let table = item.table("a table of the service's keys");
+            let lines = table.as_ref().map(Table::lines).unwrap_or_default();
             let spec = table.and_then(|table| {
                 service::read(&table, &part, self.surroundings, &self.agent.hooks)
             });
             if defined.is_ok() {
+                self.lines.insert(name.into(), lines);
                 self.add(name, &source.path, spec, &part);
             }
             report.absorb(part);

@@ -68,13 +68,13 @@ pub(super) fn key_names() -> Vec<&'static str> {
     KEYS.iter().map(|(name, _)| *name).collect()
 }
 
-const RESTARTS: &[(&str, RestartPolicy)] = &[
+pub(super) const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),
     ("no", RestartPolicy::No),
 ];
 
-const STOP_MODES: &[(&str, StopMode)] = &[
+pub(super) const STOP_MODES: &[(&str, StopMode)] = &[
     ("group", StopMode::Group),
     ("mixed", StopMode::Mixed),
     ("main", StopMode::Main),

@@ -560,7 +560,8 @@ fn a_service_is_read_again_from_its_file() {
     assert!(again().unwrap_err().why.contains("expected an array"));
     fs::write(dir.path("agent.toml"), "on_exit = [\"/bin/true\"]").unwrap();
     fs::write(&file, "command = [\"/bin/true\"]").unwrap();
-    let spec = again().unwrap().unwrap();
+    let (spec, lines) = again().unwrap().unwrap();
+    assert_eq!(lines["command"], 1);
     assert!(spec.unusable.is_none() && spec.hooks.on_exit.is_some());
     fs::write(&file, "[service.other]\ncommand = [\"/bin/true\"]").unwrap();
     assert_eq!(again().unwrap(), None);

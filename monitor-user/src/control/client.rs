@@ -212,6 +212,7 @@ fn may_repeat(command: &Command) -> bool {
     match command {
         Command::Restart { .. } | Command::Signal { .. } => false,
         Command::Status { .. }
+        | Command::Show { .. }
         | Command::Start { .. }
         | Command::Stop { .. }
         | Command::Reload { .. }
@@ -225,7 +226,7 @@ fn takes_time(command: &Command) -> bool {
         Command::Start { no_wait, .. }
         | Command::Stop { no_wait, .. }
         | Command::Restart { no_wait, .. } => !no_wait,
-        Command::Status { .. } | Command::Signal { .. } => false,
+        Command::Status { .. } | Command::Show { .. } | Command::Signal { .. } => false,
         Command::Reload { .. } | Command::Shutdown => true,
     }
 }

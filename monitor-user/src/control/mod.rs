@@ -18,7 +18,7 @@ mod server;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use protocol::{Command, Response, ServiceResult, ServiceStatus};
+pub(crate) use protocol::{Command, Process, Response, ServiceResult, ServiceStatus, Shown};
 pub(crate) use server::{Incoming, Peer, Server};
 
 /// The control socket of the agent with this runtime directory.

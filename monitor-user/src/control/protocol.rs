@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::Problem;
+use crate::config::{Description, Problem};
 use crate::supervisor::{Cause, DeniedReason, Desired, ReloadSummary, Reply, Signal, State};
 
 /// The version of the protocol. It grows only when an older side would misread a newer one.
@@ -29,6 +29,11 @@ pub(crate) enum Command {
         /// Empty: all.
         #[serde(default)]
         services: Vec<String>,
+    },
+    /// Answered by [`Response::Shown`].
+    Show {
+        /// Its name.
+        service: String,
     },
     /// Answered by [`Response::Done`], as `Stop`, `Restart`, `Signal` and `Shutdown` are.
     Start {
@@ -90,6 +95,11 @@ pub(crate) enum Response {
         /// In the order of the request, or sorted if all were asked for.
         services: Vec<ServiceStatus>,
     },
+    /// All that is known of one service.
+    Shown {
+        /// `None`: no service has that name.
+        service: Option<Box<Shown>>,
+    },
     /// The config was read again.
     Reloaded {
         /// What has changed.
@@ -148,6 +158,37 @@ pub(crate) struct ServiceStatus {
     /// What is not as it should be, though it may run, and what to do.
     #[serde(default)]
     pub(crate) hint: Option<String>,
+}
+
+/// One service: how it is now, and how it is described.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    #[serde(flatten)]
+    pub(crate) status: ServiceStatus,
+    /// Since when it has been in its state.
+    pub(crate) since: Timestamp,
+    /// The directory of the cgroup that the instance is in, if it has one.
+    pub(crate) cgroup: Option<String>,
+    /// All that runs of it, by pid.
+    pub(crate) processes: Vec<Process>,
+    /// What earlier instances have left alone, and no stop reaches.
+    pub(crate) left_alone: Vec<Process>,
+    /// So many processes are in neither list, for want of room.
+    pub(crate) left_out: usize,
+    /// The file on disk is not the one that was loaded.
+    pub(crate) file_differs: bool,
+    #[serde(flatten)]
+    pub(crate) description: Description,
+}
+
+/// One process of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) comm: String,
+    /// Since boot, at the resolution of `/proc` (10 ms).
+    pub(crate) start_time_ns: u64,
+    pub(crate) start_time: Timestamp,
 }
 
 impl ServiceResult {
@@ -252,6 +293,7 @@ impl Response {
         match self {
             Self::Done { results } => results.iter().all(|result| result.ok),
             Self::Status { .. } => true,
+            Self::Shown { service } => service.is_some(),
             Self::Reloaded { summary, .. } => summary.failed.is_empty(),
             Self::Invalid { .. } | Self::Error { .. } => false,
         }
@@ -318,6 +360,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Setting;
 
     fn command(value: &Value) -> Result<Command, BadRequest> {
         Command::from_line(value.to_string().as_bytes())
@@ -331,6 +374,9 @@ mod tests {
     fn every_command_reads_back() {
         for command in [
             Command::Status { services: vec![] },
+            Command::Show {
+                service: "web".to_owned(),
+            },
             Command::Start {
                 services: names(&["web", "db"]),
                 no_wait: true,
@@ -460,6 +506,39 @@ mod tests {
         assert!(message.chars().count() <= 501);
     }
 
+    fn shown(status: ServiceStatus) -> Shown {
+        let process = Process {
+            pid: 7,
+            comm: "web".to_owned(),
+            start_time_ns: 10_000_000,
+            start_time: Timestamp::UNIX_EPOCH,
+        };
+        let setting = Setting {
+            key: "nice".to_owned(),
+            value: json!(3),
+            default: false,
+            file: Some("/etc/respawn/services/web.toml".to_owned()),
+            line: Some(7),
+            entries: [("a".to_owned(), 8)].into(),
+            hidden: false,
+        };
+        Shown {
+            status,
+            since: Timestamp::UNIX_EPOCH,
+            cgroup: None,
+            processes: vec![process],
+            left_alone: vec![],
+            left_out: 0,
+            file_differs: true,
+            description: Description {
+                file: setting.file.clone(),
+                program: None,
+                unusable: None,
+                settings: vec![setting],
+            },
+        }
+    }
+
     #[test]
     #[allow(clippy::too_many_lines, reason = "a list of every kind")]
     fn every_response_reads_back() {
@@ -505,10 +584,17 @@ mod tests {
             ),
             (
                 Response::Status {
-                    services: vec![status],
+                    services: vec![status.clone()],
                 },
                 true,
             ),
+            (
+                Response::Shown {
+                    service: Some(Box::new(shown(status))),
+                },
+                true,
+            ),
+            (Response::Shown { service: None }, false),
             (
                 Response::Reloaded {
                     summary: ReloadSummary::default(),

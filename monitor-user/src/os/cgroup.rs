@@ -252,6 +252,13 @@ impl Cgroups {
     /// # Errors
     /// The kernel's, ENOSPC at `cgroup.max.descendants` among them.
     pub(crate) fn for_service(&self, service: &str) -> io::Result<ServiceCgroup> {
+        let cgroup = self.place_of(service);
+        cgroup.slots.iter().try_for_each(Slot::make)?;
+        Ok(cgroup)
+    }
+
+    /// Where they are, made or not.
+    pub(crate) fn place_of(&self, service: &str) -> ServiceCgroup {
         let service = escape(service);
         let slots = [0, 1].map(|number| {
             let leaf = format!("{service}.{number}");
@@ -264,15 +271,12 @@ impl Cgroups {
                 earlier: None,
             }
         });
-        for slot in &slots {
-            slot.make()?;
-        }
         let earlier = self.earlier.as_ref();
         let earlier = earlier.map(|earlier| earlier.slots(&service, self.kill_file));
-        Ok(ServiceCgroup {
+        ServiceCgroup {
             slots,
             earlier: earlier.unwrap_or_default(),
-        })
+        }
     }
 
     /// Removes the cgroups that no process is in: of services that are no longer configured. Call
@@ -388,6 +392,15 @@ impl ServiceCgroup {
     /// Both.
     pub(crate) fn slots(&self) -> &[Slot; 2] {
         &self.slots
+    }
+
+    /// The processes that [`Slot::set_aside`] has moved out of both.
+    ///
+    /// # Errors
+    /// As [`Slot::pids`].
+    pub(crate) fn left_alone(&self) -> io::Result<Vec<u32>> {
+        let [slot, _] = &self.slots;
+        pids_below(slot.aside())
     }
 
     /// Removes both, as far as no process is in them.
@@ -635,19 +648,7 @@ impl Slot {
     /// # Errors
     /// If the kernel's file cannot be read; a cgroup that is gone is empty.
     pub(crate) fn pids(&self) -> io::Result<Vec<u32>> {
-        let mut pids = Vec::new();
-        let mut directories = vec![self.path.clone()];
-        while let Some(directory) = directories.pop() {
-            match fs::read_to_string(directory.join("cgroup.procs")) {
-                Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-                // One of a threaded kind; its processes are listed above it.
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-                Err(error) if is_removed(&error) => continue,
-                Err(error) => return Err(error),
-            }
-            directories.extend(subdirectories(&directory));
-        }
-        Ok(pids)
+        pids_below(self.path.clone())
     }
 
     /// Whether a path of `/proc/PID/cgroup` is this cgroup or one below.
@@ -657,6 +658,23 @@ impl Slot {
             None => false,
         }
     }
+}
+
+/// The processes in a cgroup and below.
+fn pids_below(directory: PathBuf) -> io::Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    let mut directories = vec![directory];
+    while let Some(directory) = directories.pop() {
+        match fs::read_to_string(directory.join("cgroup.procs")) {
+            Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+            // One of a threaded kind; its processes are listed above it.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            Err(error) if is_removed(&error) => continue,
+            Err(error) => return Err(error),
+        }
+        directories.extend(subdirectories(&directory));
+    }
+    Ok(pids)
 }
 
 fn is_populated(path: &Path) -> io::Result<bool> {

@@ -16,6 +16,7 @@
 //! is one descriptor to wait for.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -273,6 +274,22 @@ impl Session {
         }
         Ok(found)
     }
+}
+
+/// These processes, and those of the sessions and groups that have their numbers.
+pub(crate) fn members_of_sessions(mains: &BTreeSet<u32>) -> io::Result<BTreeSet<u32>> {
+    let mut members = mains.clone();
+    if mains.is_empty() {
+        return Ok(members);
+    }
+    for pid in proc::pids()? {
+        let is_member =
+            |stat: proc::Stat| mains.contains(&stat.session) || mains.contains(&stat.group);
+        if proc::stat(pid).is_ok_and(is_member) {
+            members.insert(pid);
+        }
+    }
+    Ok(members)
 }
 
 /// Whether any process, group or session has this number.
