@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::rig::{Agent, Rig};
-use support::{eventually, needs_root};
+use support::{eventually, needs_root, readable_by_all, respawn, skip};
 
 const NOBODY: u32 = 65534;
 
@@ -247,4 +247,179 @@ fn a_services_user_has_root_write_to_no_file_of_roots() {
         });
     }
     assert_eq!(fs::read_to_string(&secret).unwrap(), "root's\n");
+}
+
+/// The warnings of `check`, each with its place below the test's directory.
+fn warnings(rig: &Rig) -> Vec<(String, String)> {
+    let output = rig.run(&["check", "--json"]);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["ok"], true, "{said}");
+    let warnings = said["warnings"].as_array().unwrap().iter();
+    let text = |warning: &Value, key: &str| warning[key].as_str().unwrap().to_owned();
+    let dir = rig.path().display().to_string();
+    let place = |warning| text(warning, "file").replace(&dir, "DIR");
+    let warning = |warning| {
+        (
+            place(warning),
+            text(warning, "message").replace(&dir, "DIR"),
+        )
+    };
+    warnings.map(warning).collect()
+}
+
+/// A config with all that may belong to somebody else.
+fn config_with_everything() -> Rig {
+    let rig = Rig::new();
+    let path = |name: &str| rig.path().join(name);
+    for name in ["bin", "hooks", "default", "far", "theirs"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    for name in ["bin/prog", "hooks/hook", "theirs/prog"] {
+        fs::copy("/usr/bin/sleep", path(name)).unwrap();
+    }
+    for name in ["default/web", "theirs/env"] {
+        fs::write(path(name), "KEY=value\n").unwrap();
+    }
+    let command = |name: &str| format!("[{:?}, \"100000\"]", path(name));
+    let file = |name: &str| format!("environment_file = {:?}", path(name));
+    rig.service("web", &command("bin/prog"), &file("default/web"));
+    rig.service("web2", &command("bin/prog"), "");
+    rig.service("far", &command("bin/prog"), "");
+    let far = path("config/services/far.toml");
+    fs::rename(&far, path("far/real.toml")).unwrap();
+    symlink("../../far/real.toml", far).unwrap();
+    // What a user's own service runs and reads is that user's.
+    let keys = format!("user = \"65534\"\n{}", file("theirs/env"));
+    rig.service("theirs", &command("theirs/prog"), &keys);
+    give_away(&path("theirs"));
+    let hook = format!("on_exit = [{:?}]\n", path("hooks/hook"));
+    fs::write(path("config/agent.toml"), hook).unwrap();
+    fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    rig
+}
+
+#[test]
+fn a_config_that_others_may_change_is_warned_of() {
+    needs_root!("a config that others may change");
+    let rig = config_with_everything();
+    let path = |name: &str| rig.path().join(name);
+    assert_eq!(warnings(&rig), []);
+    // Who owns it: as nobody's, and as something that a group or all may write to.
+    let places = [
+        ("config", "the config directory"),
+        ("config/agent.toml", "the agent's file"),
+        ("config/services", "the directory of the service files"),
+        ("config/services/web.toml", "a service file"),
+        ("far", "DIR/config/services/far.toml, a service file"),
+        (
+            "far/real.toml",
+            "DIR/config/services/far.toml, a service file",
+        ),
+        ("default", "DIR/default/web, the environment file of web"),
+        ("default/web", "the environment file of web"),
+        ("bin", "DIR/bin/prog, the program of "),
+        ("bin/prog", "the program of "),
+        ("hooks", "DIR/hooks/hook, the program of on_exit"),
+        ("hooks/hook", "the program of on_exit"),
+    ];
+    for (name, what) in places {
+        let path = path(name);
+        let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+        let assert_told = |who: &str, remedy: &str| {
+            let mode = fs::metadata(&path).unwrap().mode() & 0o7777;
+            let told = warnings(&rig);
+            let [(place, message)] = told.as_slice() else {
+                panic!("{name}: {told:?}");
+            };
+            assert_eq!(*place, format!("DIR/{name}"));
+            for words in [
+                &format!("{who} (mode {mode:04o}), and so could have commands run as root"),
+                what,
+                "expected root alone",
+                remedy,
+            ] {
+                assert!(message.contains(words), "{name}: {words}: {message}");
+            }
+        };
+        let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(NOBODY), None).unwrap();
+        assert_told("belongs to uid 65534", "chown");
+        chown(&path, Some(0), Some(NOBODY)).unwrap();
+        set(mode | 0o020);
+        assert_told("group 65534 may write to it", "chmod g-w");
+        // Root's own group is root.
+        chown(&path, None, Some(0)).unwrap();
+        assert_eq!(warnings(&rig), [], "{name}");
+        set(mode | 0o002);
+        assert_told("everyone may write to it", "chmod o-w");
+        set(mode);
+    }
+    assert_eq!(warnings(&rig), []);
+    // In a sticky directory nobody else can replace root's file, ...
+    let sticky = |name: &str| {
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o1777)).unwrap();
+    };
+    sticky("bin");
+    sticky("far");
+    assert_eq!(warnings(&rig), []);
+    // ... but they can add one that is read.
+    sticky("config/services");
+    assert_eq!(warnings(&rig).len(), 1);
+}
+
+#[test]
+fn a_config_that_others_may_change_is_warned_of_at_start() {
+    needs_root!("a config that others may change");
+    let rig = config_with_everything();
+    let program = rig.path().join("bin/prog");
+    let mut ledger = rig.ledger();
+    chown(&program, Some(NOBODY), None).unwrap();
+    let words = format!("{}: belongs to uid 65534", program.display());
+    // A file that cannot be used does not hide it.
+    for broken in [false, true] {
+        if broken {
+            fs::write(rig.path().join("config/services/bad.toml"), "command = 1\n").unwrap();
+        }
+        let before = rig.log().len();
+        let mut agent = rig.agent();
+        ledger.current("web");
+        let said = rig.log()[before..].to_owned();
+        assert_eq!(said.matches(&words).count(), 1, "{said}");
+        assert!(rig.run(&["shutdown"]).status.success());
+        agent.ended();
+        let gone = rig.runtime_dir().join("state/last-good-config");
+        let _ = fs::remove_file(gone);
+    }
+}
+
+#[test]
+fn an_agent_of_another_user_trusts_that_user_and_root() {
+    needs_root!("an agent of another user");
+    let mut rig = config_with_everything();
+    let Some((_folder, copy)) = readable_by_all(&respawn()) else {
+        return skip(
+            "an_agent_of_another_user",
+            "no place that any user may run a program from",
+        );
+    };
+    let service = rig.path().join("config/services/theirs.toml");
+    fs::remove_file(service).unwrap();
+    rig.run_by(&copy, NOBODY);
+    assert_eq!(warnings(&rig), []);
+    let program = rig.path().join("bin/prog");
+    chown(&program, Some(NOBODY), None).unwrap();
+    assert_eq!(warnings(&rig), []);
+    chown(&program, Some(NOBODY - 1), None).unwrap();
+    let told = warnings(&rig);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0]
+            .1
+            .contains("run as uid 65534: it is the program of "),
+        "{told:?}"
+    );
+    assert!(
+        told[0].1.contains("expected root and uid 65534 alone"),
+        "{told:?}"
+    );
 }

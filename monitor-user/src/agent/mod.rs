@@ -1494,6 +1494,9 @@ fn log_problems(invalid: &Invalid) {
     for problem in &invalid.problems {
         tracing::error!("{problem}");
     }
+    for warning in &invalid.warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 fn log_warnings(config: &Config) {

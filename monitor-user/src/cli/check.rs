@@ -133,7 +133,7 @@ mod tests {
         for (name, text) in files {
             fs::write(dir.path().join(SERVICES).join(name), text).unwrap();
         }
-        let outcome = config::load(dir.path(), &Surroundings::default());
+        let outcome = config::load(dir.path(), &Surroundings::of_this_process());
         let (mut out, mut err, mut json) = (Vec::new(), Vec::new(), Vec::new());
         write_text(&outcome, dir.path(), &mut out, &mut err).unwrap();
         write_json(&outcome, &mut json).unwrap();

@@ -250,7 +250,7 @@ mod tests {
         let environment = [("PATH", "/usr/bin:/bin")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         Surroundings {
             environment: environment.into(),
-            uid: 0,
+            uid: nix::unistd::geteuid().as_raw(),
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) fn table(item: &Item<'_>) -> Option<BTreeMap<String, String>> {
 /// What is wrong with it, in one line.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
     let report = Report::default();
-    let source = Source::read(path, &report, &Surroundings::default());
+    let source = Source::read(path, &report);
     let variables = source.map(|source| file(&source, "environment_file", &report));
     let (problems, _) = report.finish();
     match (problems.first(), variables) {

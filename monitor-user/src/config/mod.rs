@@ -19,6 +19,7 @@ mod document;
 mod environment;
 mod hooks;
 mod limits;
+mod ownership;
 mod problem;
 mod service;
 mod source;
@@ -47,6 +48,7 @@ pub(crate) use problem::{Invalid, Problem};
 pub(crate) use source::content;
 
 use cursor::{Context, Item, Table, quoted};
+use ownership::Ownership;
 use problem::{Ends, Report, printable};
 use source::Source;
 
@@ -191,6 +193,7 @@ pub(crate) fn load_again(
 struct Loader<'s> {
     surroundings: &'s Surroundings,
     accounts: Rc<Accounts>,
+    ownership: Ownership,
     report: Report,
     agent: AgentConfig,
     services: BTreeMap<ServiceName, Arc<Spec>>,
@@ -211,6 +214,7 @@ impl<'s> Loader<'s> {
         Self {
             surroundings,
             accounts: Rc::new(Accounts::of_this_host()),
+            ownership: Ownership::new(surroundings.uid),
             report: Report::default(),
             agent: AgentConfig::default(),
             services: BTreeMap::new(),
@@ -259,6 +263,8 @@ impl<'s> Loader<'s> {
     }
 
     fn directory(&mut self, dir: &Path) {
+        self.ownership
+            .look(dir, "the config directory", &self.report);
         let agent = dir.join(AGENT_FILE);
         if is_there(&agent) {
             self.agent_file(&agent);
@@ -271,12 +277,11 @@ impl<'s> Loader<'s> {
     }
 
     fn services(&mut self, dir: &Path) {
+        let what = "the directory of the service files";
+        self.ownership.look(dir, what, &self.report);
         match service_files(dir) {
             Ok(files) => files.iter().for_each(|file| self.service_file(file)),
             Err(error) => self.refuse(dir, format!("cannot be listed: {error}")),
-        }
-        if let Ok(metadata) = fs::metadata(dir) {
-            source::warn_if_writable(dir, &metadata, &self.report, self.surroundings);
         }
     }
 
@@ -291,7 +296,8 @@ impl<'s> Loader<'s> {
     }
 
     fn agent_file(&mut self, path: &Path) {
-        if let Some(source) = Source::read(path, &self.report, self.surroundings) {
+        self.ownership.look(path, "the agent's file", &self.report);
+        if let Some(source) = Source::read(path, &self.report) {
             let context = Context {
                 source: &source,
                 report: &self.report,
@@ -304,8 +310,9 @@ impl<'s> Loader<'s> {
     /// A file that cannot be read as what it is counts as the service that is named as it is.
     fn service_file(&mut self, path: &Path) {
         progress::count();
+        self.ownership.look(path, "a service file", &self.report);
         let report = self.report.part();
-        let source = Source::read(path, &report, self.surroundings);
+        let source = Source::read(path, &report);
         if let Some(source) = &source
             && self.service_source(source, &report)
         {
@@ -418,6 +425,7 @@ impl<'s> Loader<'s> {
     fn add(&mut self, name: &str, file: &Path, spec: Option<Spec>, report: &Report) {
         match spec {
             Some(spec) => {
+                self.ownership.look_at_service(name, &spec, report);
                 self.services.insert(name.into(), Arc::new(spec));
                 self.files.insert(name.into(), file.to_owned());
             }

@@ -165,7 +165,7 @@ fn finish(
         .as_ref()
         .zip(table.get("environment_file"))
         .map_or_else(Vec::new, |(file, item)| {
-            variables(&file.path, &item, report, surroundings)
+            variables(&file.path, &item, report)
         });
 
     let Some(command_item) = table.get("command") else {
@@ -228,21 +228,13 @@ fn environment(draft: &Draft, surroundings: &Surroundings) -> BTreeMap<String, S
 /// What is in the environment file now. Each start reads it again, so that what is wrong with it
 /// need not be wrong for long. A file that cannot be read is reported at the key that names it, a
 /// bad line at the line.
-fn variables(
-    path: &Path,
-    item: &Item<'_>,
-    report: &Report,
-    surroundings: &Surroundings,
-) -> Vec<(String, String)> {
+fn variables(path: &Path, item: &Item<'_>, report: &Report) -> Vec<(String, String)> {
     let of_file = Report::default();
-    let source = Source::read(path, &of_file, surroundings);
-    let (problems, warnings) = of_file.finish();
+    let source = Source::read(path, &of_file);
+    let (problems, _) = of_file.finish();
     for problem in problems {
         let message = format!("{}: {}", printable(path), problem.message);
         item.problem_until(Ends::AtStart, message);
-    }
-    for warning in warnings {
-        report.warn(warning);
     }
     source.map_or_else(Vec::new, |source| {
         environment::file(&source, &item.path, report)

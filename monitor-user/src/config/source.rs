@@ -5,10 +5,9 @@
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::Surroundings;
 use super::problem::{Ends, Problem, Report, printable};
 
 /// No service needs more; what is larger is a mistake, such as a log file.
@@ -25,12 +24,9 @@ pub(super) struct Source {
 
 impl Source {
     /// Reads a regular file of UTF-8 text; a file that is none is reported by name.
-    pub(super) fn read(path: &Path, report: &Report, surroundings: &Surroundings) -> Option<Self> {
+    pub(super) fn read(path: &Path, report: &Report) -> Option<Self> {
         match read_text(path) {
-            Ok((text, metadata)) => {
-                warn_if_writable(path, &metadata, report, surroundings);
-                Some(Self::new(path, text))
-            }
+            Ok(text) => Some(Self::new(path, text)),
             Err((problem, ends)) => {
                 report.problem_until(ends, problem);
                 None
@@ -81,19 +77,16 @@ impl Source {
 
 /// What is in a file, as it is now; `None` if it is no regular file, or cannot be read.
 pub(crate) fn content(path: &Path) -> Option<Vec<u8>> {
-    let (bytes, _) = read_bytes(path).ok()?;
-    Some(bytes)
+    read_bytes(path).ok()
 }
 
-fn read_text(path: &Path) -> Result<(String, Metadata), (Problem, Ends)> {
-    let (bytes, metadata) = read_bytes(path)?;
-    String::from_utf8(bytes)
-        .map(|text| (text, metadata))
+fn read_text(path: &Path) -> Result<String, (Problem, Ends)> {
+    String::from_utf8(read_bytes(path)?)
         .map_err(|error| (not_utf8(path, &error), Ends::WithTheConfig))
 }
 
 /// A file that cannot be read may be one day: it may be on a mount that is not there yet.
-fn read_bytes(path: &Path) -> Result<(Vec<u8>, Metadata), (Problem, Ends)> {
+fn read_bytes(path: &Path) -> Result<Vec<u8>, (Problem, Ends)> {
     let refuse = |message: String| (Problem::of_file(path, message), Ends::WithTheConfig);
     let unreadable = |error: io::Error| {
         let problem = Problem::of_file(path, unreadable(path, &error));
@@ -111,15 +104,10 @@ fn read_bytes(path: &Path) -> Result<(Vec<u8>, Metadata), (Problem, Ends)> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    check(&metadata)?;
+    check(&file.metadata().map_err(unreadable)?)?;
 
     let bytes = read_bounded(&file).map_err(unreadable)?;
-    let Some(bytes) = bytes else {
-        let message = "is larger than 1 MiB, which no config file needs".to_owned();
-        return Err(refuse(message));
-    };
-    Ok((bytes, metadata))
+    bytes.ok_or_else(|| refuse("is larger than 1 MiB, which no config file needs".to_owned()))
 }
 
 /// The content, or `None` if it is too large. The size that the file tells is not asked: it may
@@ -164,22 +152,6 @@ fn irregular(kind: FileType) -> Option<&'static str> {
         Some("a socket")
     } else {
         Some("a device")
-    }
-}
-
-/// Warns where anybody could make a privileged agent run commands.
-pub(super) fn warn_if_writable(
-    path: &Path,
-    metadata: &Metadata,
-    report: &Report,
-    surroundings: &Surroundings,
-) {
-    // In a sticky directory others can add files, which is as bad.
-    if surroundings.uid == 0 && metadata.mode() & 0o002 != 0 {
-        report.warn(Problem::of_file(
-            path,
-            "everyone may write to it, and so run commands as root; remedy: chmod o-w",
-        ));
     }
 }
 

@@ -1,0 +1,113 @@
+//! Warns where somebody else could have commands run by what a config leads to: by the owners and
+//! modes of its files, its directories, the programs that it names, and what is on the way to each.
+//! Refuses nothing: the files may be meant so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::problem::{Problem, Report, printable};
+use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
+use crate::supervisor::{Hook, Spec};
+
+/// One look at all that a config leads to.
+#[derive(Debug)]
+pub(super) struct Ownership {
+    /// The agent's user.
+    uid: u32,
+    /// By the user as whom commands could be run.
+    surveys: BTreeMap<u32, Survey>,
+    /// Each place is told of once, whatever it leads to; twice if first for another user than the
+    /// agent's.
+    told: BTreeSet<(u32, Weakness)>,
+}
+
+impl Ownership {
+    pub(super) fn new(uid: u32) -> Self {
+        Self {
+            uid,
+            surveys: BTreeMap::new(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Looks at the way to what the agent reads; `what` it is, as in "a service file".
+    pub(super) fn look(&mut self, path: &Path, what: &str, report: &Report) {
+        self.look_for(self.uid, path, what, report);
+    }
+
+    /// Looks at what a service has run, as far as that runs as the agent's user, and at what the
+    /// agent reads for it.
+    pub(super) fn look_at_service(&mut self, name: &str, spec: &Spec, report: &Report) {
+        let identity = spec.exec.identity.as_ref();
+        let uid = identity.map_or(self.uid, |identity| identity.uid);
+        if uid == self.uid {
+            let what = format!("the program of {name}");
+            self.look(&spec.exec.program, &what, report);
+        }
+        if let Some(file) = &spec.exec.environment_file {
+            // What it says is for that user alone, who may have written it.
+            let what = format!("the environment file of {name}");
+            self.look_for(uid, &file.path, &what, report);
+        }
+        let hooks = &spec.hooks;
+        for (key, hook) in [
+            ("on_exit", &hooks.on_exit),
+            ("on_restart", &hooks.on_restart),
+            ("on_failed", &hooks.on_failed),
+        ] {
+            if let Some(Hook { program, .. }) = hook {
+                self.look(program, &format!("the program of {key}"), report);
+            }
+        }
+    }
+
+    fn look_for(&mut self, whom: u32, path: &Path, what: &str, report: &Report) {
+        let Ok(path) = std::path::absolute(path) else {
+            return;
+        };
+        let uid = self.uid;
+        let survey = self.surveys.entry(whom);
+        let survey = survey.or_insert_with(|| Survey::new(Trusted::root_and(&[uid, whom])));
+        for weakness in survey.way(&path).weaknesses {
+            let of_agent = (uid, weakness);
+            let is_told = self.told.contains(&of_agent);
+            let (_, weakness) = of_agent;
+            let message = message(&weakness, whom, &path, what);
+            let warning = Problem::of_file(&weakness.path, message);
+            if self.told.insert((whom, weakness)) && !is_told {
+                report.warn(warning);
+            }
+        }
+    }
+}
+
+/// "group 27 may write to it (mode 0775), and so could have commands run as root: it leads to
+/// /srv/x, the program of web; expected root alone; remedy: chmod g-w"
+fn message(weakness: &Weakness, whom: u32, path: &Path, what: &str) -> String {
+    let Weakness {
+        path: place,
+        stranger,
+    } = weakness;
+    let who = match stranger {
+        Stranger::User(_) => format!("belongs to {stranger}"),
+        Stranger::Group(_) | Stranger::Listed | Stranger::Everyone => {
+            format!("{stranger} may write to it")
+        }
+    };
+    let mode = fs::symlink_metadata(place).map_or(0, |found| found.mode() & 0o7777);
+    let to = match place == path {
+        true => format!("it is {what}"),
+        false => format!("it leads to {}, {what}", printable(path)),
+    };
+    let (user, expected) = match whom {
+        0 => ("root".to_owned(), "root alone".to_owned()),
+        uid => (format!("uid {uid}"), format!("root and uid {uid} alone")),
+    };
+    let remedy = stranger.remedy();
+    format!(
+        "{who} (mode {mode:04o}), and so could have commands run as {user}: {to}; expected {expected}; \
+         remedy: {remedy}"
+    )
+}
