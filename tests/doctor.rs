@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 33] = [
+const CHECKS: [&str; 34] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -46,6 +46,7 @@ const CHECKS: [&str; 33] = [
     "clone3",
     "init",
     "running",
+    "pins",
 ];
 
 fn run(command: &mut Command) -> Output {

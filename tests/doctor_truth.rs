@@ -11,6 +11,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::Value;
+use support::bpf::Object;
 use support::rig::{Memory, Rig, report};
 use support::scene::Scene;
 use support::{Victim, Watch, needs_root, respawn};
@@ -151,6 +152,51 @@ fn what_it_says_of_agents_is_what_an_agent_does() {
     let remembers = ["bpffs", "exit_program", "birth_program"];
     let expected = remembers.iter().all(|name| said.works(name));
     assert_eq!(is_known, expected, "{cause}");
+}
+
+#[test]
+fn what_it_says_of_pins_is_what_is_pinned() {
+    needs_root!("what_it_says_of_pins_is_what_is_pinned");
+    let mut scene = Scene::new(Memory::Kernel);
+    let rig = &scene.rig;
+    let set_of = || {
+        let output = rig.run(&["doctor", "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let own = rig.pin_dir().display().to_string();
+        let mut sets = report["pins"].as_array().unwrap().iter();
+        let own = sets.find(|set| set["path"].as_str().unwrap().starts_with(&own));
+        own.cloned()
+    };
+    let set = set_of().unwrap();
+    assert_eq!(set["state"], "held", "{set}");
+    assert_eq!(set["holder"], scene.agent.pid(), "{set}");
+    let folder = rig.pin("EVENTS").parent().unwrap().to_owned();
+    assert_eq!(set["path"], folder.display().to_string());
+    // The kernel's own numbers of the programs that the pinned links hold.
+    let pinned = fs::read_dir(&folder).unwrap().flatten().filter(|entry| {
+        let object = Object::pinned(&entry.path()).unwrap();
+        object.figure("prog_id").is_some()
+    });
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+    let mut pinned: Vec<String> = pinned.map(name).collect();
+    pinned.sort();
+    let programs = set["programs"].as_array().unwrap().iter();
+    let told: Vec<&str> = programs.map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(told, pinned);
+
+    scene.agent.kill();
+    scene.kill_web();
+    fs::remove_dir_all(rig.runtime_dir()).unwrap();
+    assert_eq!(set_of().unwrap()["state"], "dead");
+    let text = rig.run(&["doctor"]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    let check = text.lines().find(|line| line.starts_with("pins ")).unwrap();
+    assert!(check.contains("limited"), "{check}");
+    assert!(text.contains("do: respawn unpin --all-dead"), "{text}");
+    let path = folder.display().to_string();
+    assert!(text.contains(&format!("{path}: the agent of ")), "{text}");
+    assert!(rig.run(&["unpin", &path]).status.success());
+    assert_eq!(set_of(), None);
 }
 
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {

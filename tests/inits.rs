@@ -654,10 +654,13 @@ impl<'a> Trial<'a> {
         let services = self.await_both();
         let instances = |name| self.namespace.instances(name);
         let before: Vec<_> = SERVICES.map(instances).into();
+        let pins = self.namespace.path("/sys/fs/bpf/respawn");
+        assert!(pins.exists());
         let said = self.respawn(&["uninstall"]);
         assert!(said.contains("no agent runs any more"), "{said}");
         self.await_end();
         assert_eq!(before, SERVICES.map(instances).to_vec());
+        assert!(!pins.exists(), "{said}");
         for (service, instances) in services.iter().zip(before) {
             assert_eq!(pid_inside(instances[0]), Some(service.pid));
         }

@@ -736,3 +736,212 @@ fn a_new_build_that_takes_over_while_services_die_loses_and_doubles_nothing() {
          ({killed} killed meanwhile, the last one taking {takeover:.2?})"
     ));
 }
+
+/// What `respawn unpin` says of the sets, by their paths, and whether it calls that a success.
+fn unpin(rig: &Rig, arguments: &[&str]) -> (Value, bool) {
+    let output = rig.run(&[&["unpin", "--json"], arguments].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let is_success = output.status.success();
+    assert_eq!(report["ok"], is_success, "{report}");
+    (report, is_success)
+}
+
+/// What it says of the one set of a rig.
+fn of_rig(rig: &Rig, report: &Value) -> Value {
+    let own = rig.pin_dir().display().to_string();
+    let sets = report["sets"].as_array().unwrap().iter();
+    let is_own = |set: &&Value| set["path"].as_str().unwrap().starts_with(&own);
+    let found: Vec<&Value> = sets.filter(is_own).collect();
+    assert_eq!(found.len(), 1, "{report}");
+    found[0].clone()
+}
+
+#[test]
+fn pins_whose_agent_and_runtime_directory_are_gone_are_listed_and_removed() {
+    needs_root!("pins whose agent and runtime directory are gone");
+    let mut rig = Rig::new();
+    // Wherever they are.
+    rig.set_pin_dir(rig.pin_dir().join("deeper/and deeper"));
+    let mut scene = Scene::with(rig);
+    let runtime_dir = scene.rig.runtime_dir().canonicalize().unwrap();
+    scene.agent.kill();
+    scene.kill_web();
+    let rig = &scene.rig;
+    fs::remove_dir_all(&runtime_dir).unwrap();
+    let set = of_rig(rig, &unpin(rig, &[]).0);
+    assert_eq!(set["state"], "dead", "{set}");
+    assert_eq!(set["runtime_dir"], runtime_dir.display().to_string());
+    assert!(set["last_held"].is_string(), "{set}");
+    assert_eq!(set["removed"], false, "{set}");
+    assert!(rig.pin("EVENTS").exists());
+    let said = rig.run(&["unpin"]);
+    let said = String::from_utf8(said.stdout).unwrap();
+    let words = [
+        "is gone, last at work",
+        "programs attached",
+        "unpin --all-dead",
+    ];
+    assert_says(&said, &words);
+    let path = rig.pin_dir().display().to_string();
+    let (report, ok) = unpin(rig, &["--all-dead", &path]);
+    assert!(ok, "{report}");
+    assert_eq!(of_rig(rig, &report)["removed"], true, "{report}");
+    assert!(!rig.pin_dir().exists());
+    let (report, ok) = unpin(rig, &[&path]);
+    assert!(!ok, "{report}");
+}
+
+#[test]
+fn the_pins_of_a_living_agent_are_not_removed() {
+    needs_root!("the pins of a living agent");
+    let mut scene = Scene::new(Memory::Kernel);
+    let path = scene.rig.pin_dir().display().to_string();
+    let (report, ok) = unpin(&scene.rig, &[&path]);
+    assert!(!ok, "{report}");
+    let set = of_rig(&scene.rig, &report);
+    assert_eq!(
+        (&set["state"], &set["removed"]),
+        (&json!("held"), &json!(false)),
+        "{set}"
+    );
+    assert_eq!(set["holder"], scene.agent.pid(), "{set}");
+    let error = set["error"].as_str().unwrap();
+    assert_says(
+        error,
+        &[&format!("pid {} has it", scene.agent.pid()), "shutdown"],
+    );
+    let (report, ok) = unpin(&scene.rig, &["--all-dead", &path]);
+    assert!(ok, "{report}");
+    assert_eq!(of_rig(&scene.rig, &report)["removed"], false, "{report}");
+    assert!(scene.rig.pin("EVENTS").exists());
+    scene.assert_kept();
+}
+
+#[test]
+fn pins_that_the_next_agent_is_to_take_up_are_removed_by_name_alone() {
+    needs_root!("pins that the next agent is to take up");
+    let mut scene = Scene::new(Memory::Kernel);
+    let path = scene.rig.pin_dir().display().to_string();
+    scene.between_agents(|rig| {
+        let (report, _) = unpin(rig, &["--all-dead", &path]);
+        let set = of_rig(rig, &report);
+        assert_eq!(
+            (&set["state"], &set["removed"]),
+            (&json!("waiting"), &json!(false)),
+            "{set}"
+        );
+        assert!(rig.pin("EVENTS").exists());
+        let said = rig.run(&["unpin"]);
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert_says(&said, &[&format!("respawn unpin {path}/v")]);
+    });
+    scene.assert_kept();
+    scene.between_agents(|rig| {
+        let (report, ok) = unpin(rig, &[&path]);
+        assert!(ok, "{report}");
+        assert!(!rig.pin_dir().exists());
+    });
+    // It is known by its file, and watched again.
+    scene.assert_kept();
+}
+
+#[test]
+fn pins_that_do_not_say_whose_they_are_are_removed_by_name_alone() {
+    needs_root!("pins that do not say whose they are");
+    let mut scene = Scene::new(Memory::Kernel);
+    let path = scene.rig.pin_dir().display().to_string();
+    // As an older version has left them; the next agent says it.
+    scene.between_agents(|rig| fs::remove_file(rig.pin("HOLDER")).unwrap());
+    assert!(scene.rig.pin("HOLDER").exists());
+    scene.assert_kept();
+    scene.agent.kill();
+    fs::remove_file(scene.rig.pin("HOLDER")).unwrap();
+    // The one directory that is looked at without being named by the pins.
+    assert_eq!(
+        of_rig(&scene.rig, &unpin(&scene.rig, &[]).0)["state"],
+        "waiting"
+    );
+    scene.kill_web();
+    fs::remove_dir_all(scene.rig.runtime_dir()).unwrap();
+    let (report, ok) = unpin(&scene.rig, &["--all-dead", &path]);
+    assert!(ok, "{report}");
+    let set = of_rig(&scene.rig, &report);
+    assert_eq!(
+        (&set["state"], &set["removed"]),
+        (&json!("unknown"), &json!(false)),
+        "{set}"
+    );
+    let (report, ok) = unpin(&scene.rig, &[&path]);
+    assert!(ok, "{report}");
+    assert!(!scene.rig.pin_dir().exists());
+}
+
+#[test]
+fn a_runtime_directory_that_went_with_its_mount_namespace_is_gone() {
+    needs_root!("a runtime directory that went with its mount namespace");
+    let rig = Rig::new();
+    let runtime_dir = rig.runtime_dir();
+    fs::create_dir(&runtime_dir).unwrap();
+    rig.sleeper("web");
+    let script = "mount -t tmpfs -o mode=755 container \"$RESPAWN_RUNTIME_DIR\" && exec \"$@\"";
+    let inner = rig.agent_command();
+    let mut outer = std::process::Command::new("unshare");
+    outer.args(["--mount", "--propagation=private", "sh", "-c", script, "sh"]);
+    outer.arg(inner.get_program()).args(inner.get_args());
+    for (key, value) in inner.get_envs() {
+        outer.env(key, value.unwrap());
+    }
+    let mut agent = support::rig::Agent::from_command(outer.stdin(Stdio::null()));
+    eventually("the service runs", || {
+        (rig.live("web").len() == 1).then_some(())
+    });
+    let set = eventually("the pins say whose they are", || {
+        let output = rig.run(&["unpin", "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let own = rig.pin_dir().display().to_string();
+        let sets = report["sets"].as_array()?.iter();
+        let mut own = sets.filter(|set| set["path"].as_str().unwrap().starts_with(&own));
+        own.next()
+            .filter(|set| set["runtime_dir"].is_string())
+            .cloned()
+    });
+    assert_eq!(set["state"], "held", "{set}");
+    agent.kill();
+    // A service lives there still.
+    let path = rig.pin_dir().display().to_string();
+    let is_first = fs::read_link("/proc/self/ns/pid").unwrap() == Path::new("pid:[4026531836]");
+    let state = |expected: &str| match is_first {
+        true => expected.to_owned(),
+        false => "unknown".to_owned(),
+    };
+    let set = of_rig(&rig, &unpin(&rig, &["--all-dead", &path]).0);
+    assert_eq!(set["state"], state("waiting"), "{set}");
+    for pid in rig.live("web") {
+        signal_to(pid, Signal::SIGKILL);
+    }
+    // The directory of that path on this side of the namespace is another.
+    assert!(runtime_dir.exists());
+    eventually("the namespace is gone", || {
+        let set = of_rig(&rig, &unpin(&rig, &[]).0);
+        (set["state"] == state("dead")).then_some(())
+    });
+    let (report, ok) = unpin(&rig, &["--all-dead", &path]);
+    assert!(ok, "{report}");
+    assert_eq!(rig.pin_dir().exists(), !is_first);
+}
+
+#[test]
+fn a_shutdown_leaves_no_pins_in_a_pin_directory_of_before() {
+    needs_root!("pins in a pin directory of before");
+    let mut scene = Scene::new(Memory::Kernel);
+    let before = scene.rig.pin_dir().join("before");
+    let now = scene.rig.pin_dir().join("now");
+    for place in [&before, &now] {
+        scene.between_agents(|rig| rig.set_pin_dir(place));
+        scene.assert_kept();
+    }
+    assert!(before.exists() && now.exists());
+    assert!(scene.rig.run(&["shutdown"]).status.success());
+    scene.agent.ended();
+    assert!(!before.exists() && !now.exists());
+}

@@ -251,6 +251,13 @@ pub(super) fn take(
     }
 }
 
+/// Whether an agent holds the lock in a runtime directory.
+pub(crate) fn is_locked(runtime_dir: &Path) -> bool {
+    let file = File::open(runtime_dir.join(NAME));
+    // Shared, and for a moment: an agent that starts meanwhile waits for its end.
+    file.is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+}
+
 fn refuse_another_config(
     runtime_dir: &Path,
     other: &Holder,

@@ -44,6 +44,7 @@ use self::hooks::HookRunner;
 use self::instances::{Ground, Grounded, Instances, Takeoff};
 use self::last_good::LastGood;
 use self::lock::Lock;
+pub(crate) use self::lock::is_locked;
 use self::manager::Manager;
 use self::memory::MemoryDir;
 use self::notices::Notices;
@@ -60,7 +61,7 @@ use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::raise_fd_limit;
 use crate::os::{self, pidfd, proc, progress};
-use crate::probe::{self, KernelProbe, PinDir};
+use crate::probe::{self, KernelProbe, PinDir, sets};
 use crate::supervisor::{
     Action, Attempt, Cause, Child, Death, DeniedReason, Event, Instance, Memory, Notice, Output,
     Reply, RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor, Unusable,
@@ -554,7 +555,12 @@ impl Agent {
     /// After a shutdown there is nothing left to remember.
     fn unpin(&mut self) {
         self.probe = None;
-        if let Some(Err(error)) = self.pins.as_ref().map(PinDir::clear) {
+        if let Some(Err(error)) = self.pins.take().map(|pins| pins.clear()) {
+            tracing::warn!("{error:#}");
+        }
+        // An agent before this one may have had another pin directory.
+        let dir = canonical(&self.options.runtime_dir);
+        if let Err(error) = sets::remove_all_of(&dir, place(&dir), &self.options.pin_dir) {
             tracing::warn!("{error:#}");
         }
     }
@@ -1333,13 +1339,16 @@ impl Agent {
                 text::json(entry).unwrap_or_default()
             }
         };
+        if let Some(pins) = &mut self.pins {
+            pins.is_at_work();
+        }
         self.notices.tell(&line);
         line
     }
 }
 
 /// A number of the runtime directory's own.
-fn place(runtime_dir: &Path) -> u64 {
+pub(crate) fn place(runtime_dir: &Path) -> u64 {
     decode::service_number(&canonical(runtime_dir).to_string_lossy())
 }
 
@@ -1377,9 +1386,12 @@ fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
         ..probe::Options::default()
     };
     let owner = place(&options.runtime_dir);
-    let pinned = PinDir::open(&options.pin_dir).and_then(|pins| {
+    let pinned = PinDir::open(&options.pin_dir).and_then(|mut pins| {
         match KernelProbe::resume(&settings, &pins, owner) {
-            Ok(probe) => Ok((probe, pins)),
+            Ok(probe) => {
+                pins.name_holder(&canonical(&options.runtime_dir));
+                Ok((probe, pins))
+            }
             Err(error) => {
                 pins.remove_if_empty();
                 Err(error)
@@ -1463,7 +1475,8 @@ pub(crate) fn read_state(runtime_dir: &Path) -> Result<()> {
     MemoryDir::open(runtime_dir)?.read().map(drop)
 }
 
-fn canonical(path: &Path) -> PathBuf {
+/// A directory without links, as far as it is there.
+pub(crate) fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 

@@ -75,7 +75,7 @@ pub(super) fn commands(current: &OsStr) -> Vec<CompletionCandidate> {
     beginning_with(current, names.map(str::to_owned).collect())
 }
 
-fn beginning_with(current: &OsStr, names: Vec<String>) -> Vec<CompletionCandidate> {
+pub(super) fn beginning_with(current: &OsStr, names: Vec<String>) -> Vec<CompletionCandidate> {
     let typed = current.to_string_lossy();
     let names = names.into_iter().filter(|name| name.starts_with(&*typed));
     names.map(CompletionCandidate::new).collect()

@@ -12,8 +12,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{ConfigDir, Global};
+use crate::agent;
 use crate::control::{self, Command, Response, client};
 use crate::init::{Entry, Init, Plan, Root, Site, detect, entry, locks};
+use crate::probe::sets;
 use crate::text;
 
 /// How long agent and spare may take to come up: runsvdir looks for new services every 5 s.
@@ -73,8 +75,9 @@ pub(crate) struct Arguments {
 
 /// Take the agent and its spare from init again
 ///
-/// Removes what `respawn install` has written, nothing else, and has init end the agents. The
-/// services keep running, with nobody to start them again: `respawn stop --all` stops them first.
+/// Removes what `respawn install` has written, nothing else, has init end the agents, and removes
+/// what they have pinned in the kernel. The services keep running, with nobody to start them again:
+/// `respawn stop --all` stops them first.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UninstallArguments {
     /// Only from this init; by default from every one that has an entry
@@ -82,7 +85,8 @@ pub(crate) struct UninstallArguments {
     init: Option<Init>,
     /// Print a JSON array at the end, with an object for each init that had an entry
     ///
-    /// The objects are those of `respawn install --json`; `agent` is one that still answers.
+    /// The objects are those of `respawn install --json`; `agent` is one that still answers. The last
+    /// one's `changes` have the pins that were removed, of kind "unpin".
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -134,6 +138,16 @@ struct Changed {
     kind: &'static str,
     path: String,
     diff: String,
+}
+
+impl Changed {
+    fn pins(path: &Path) -> Self {
+        Self {
+            kind: "unpin",
+            path: path.to_string_lossy().into_owned(),
+            diff: String::new(),
+        }
+    }
 }
 
 /// An agent that answers.
@@ -188,6 +202,7 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         .ok()
         .map(|found| found.init);
     let mut reports = Vec::new();
+    let mut is_ending = false;
     for init in Init::ALL {
         if arguments.init.is_some_and(|only| only != init) {
             continue;
@@ -204,9 +219,16 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
             report.perform(&plan, &site)?;
             if site.is_running {
                 report.await_end(&global.runtime_dir, &plan)?;
+                is_ending |= report.agent.is_none();
             }
         }
         reports.push(report);
+    }
+    // Once no entry is left that has init start an agent.
+    if let Some(report) = reports.last_mut()
+        && root.is_live()
+    {
+        report.unpin(global, is_ending)?;
     }
     if arguments.json {
         print_json(&reports)?;
@@ -352,7 +374,7 @@ impl Report {
         let mut last = String::new();
         let mut agent = None;
         let mut spare = None;
-        wait_until(COMES_UP_WITHIN, plan, || {
+        wait_until(COMES_UP_WITHIN, Some(plan), || {
             match ask(runtime_dir) {
                 Ok(answering) => {
                     agent = Some(answering);
@@ -391,7 +413,7 @@ impl Report {
 
     fn await_end(&mut self, runtime_dir: &Path, plan: &Plan) -> Result<()> {
         let mut agent = None;
-        wait_until(ENDS_WITHIN, plan, || {
+        wait_until(ENDS_WITHIN, Some(plan), || {
             agent = ask(runtime_dir).ok();
             agent.is_none()
         });
@@ -402,6 +424,50 @@ impl Report {
                 "an agent still answers: `kill {pid}` ends it, and init does not start it again; services keep running"
             )),
         }
+    }
+
+    /// Removes what the agents have pinned, which costs every exit of the host. An agent that is
+    /// ending has it for a moment still, although it answers no longer.
+    fn unpin(&mut self, global: &Global, is_ending: bool) -> Result<()> {
+        let dir = agent::canonical(&global.runtime_dir);
+        let owner = agent::place(&dir);
+        if self.dry_run {
+            for set in sets::find().unwrap_or_default() {
+                if set.is_of(&dir, owner, &global.pin_dir) {
+                    self.say(&format!("would remove the pins in {}", set.path.display()))?;
+                    self.changes.push(Changed::pins(&set.path));
+                }
+            }
+            return Ok(());
+        }
+        let mut removed = Vec::new();
+        let mut left = Ok(false);
+        wait_until(ENDS_WITHIN, None, || {
+            // A spare that is about to end too may have taken over for a moment.
+            if is_ending && agent::is_locked(&dir) {
+                left = Ok(true);
+                return false;
+            }
+            left = sets::remove_all_of(&dir, owner, &global.pin_dir).map(|(now, are_held)| {
+                removed.extend(now);
+                are_held
+            });
+            !is_ending || !matches!(left, Ok(true))
+        });
+        for path in removed {
+            self.say(&format!("removed the pins in {}", path.display()))?;
+            self.changes.push(Changed::pins(&path));
+        }
+        let note = match left {
+            Ok(false) => return Ok(()),
+            Ok(true) => {
+                "an agent has pins still; `respawn shutdown` ends it and removes them".to_owned()
+            }
+            Err(error) => format!("pins are left: {error:#}; `respawn unpin` shows them"),
+        };
+        self.say(&note)?;
+        self.notes.push(note);
+        Ok(())
     }
 
     fn say(&self, line: &str) -> Result<()> {
@@ -441,7 +507,7 @@ fn ask(runtime_dir: &Path) -> Result<Agent> {
     clippy::disallowed_methods,
     reason = "the command line may read a clock: here for its own patience"
 )]
-fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) {
+fn wait_until(within: Duration, plan: Option<&Plan>, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;
     let mut ask_at = Instant::now() + ASK_AGAIN;
     loop {
@@ -452,7 +518,7 @@ fn wait_until(within: Duration, plan: &Plan, mut is_so: impl FnMut() -> bool) {
         if now >= deadline {
             return;
         }
-        if now >= ask_at {
+        if let Some(plan) = plan.filter(|_| now >= ask_at) {
             plan.ask_again();
             ask_at = now + ASK_AGAIN;
         }

@@ -16,6 +16,7 @@ pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod steer;
 mod top;
+pub(crate) mod unpin;
 pub(crate) mod watch;
 pub(crate) mod why;
 
@@ -138,6 +139,7 @@ enum Command {
     Doctor(doctor::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
+    Unpin(unpin::Arguments),
     Completions(generate::Completions),
     Man(generate::ManPages),
     Help(generate::Help),
@@ -199,6 +201,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
         Command::Install(arguments) => install::install(&cli.global, &arguments),
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
+        Command::Unpin(arguments) => unpin::run(&cli.global, &arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Man(arguments) => generate::man(&arguments),
         Command::Help(arguments) => generate::help(&arguments),

@@ -14,6 +14,26 @@ pub(crate) fn waiters(holder: u32) -> io::Result<Vec<u32>> {
     Ok(parse(&fs::read_to_string("/proc/locks")?, holder))
 }
 
+/// The process that has a `flock` of a file with this number, on a file system with that one.
+///
+/// `None` too where `/proc/locks` does not show it: the process is of another PID namespace, or the
+/// file system is one of those of which [`waiters`] tells.
+pub(crate) fn holder(device: u64, inode: u64) -> Option<u32> {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    holder_of(&fs::read_to_string("/proc/locks").ok()?, &file)
+}
+
+fn holder_of(locks: &str, file: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        match words[..] {
+            [_, "FLOCK", _, "WRITE", pid, of, ..] if of == file => pid.parse().ok(),
+            _ => None,
+        }
+    })
+}
+
 /// A lock's line begins with its number, and so does the line of each that waits for it, followed
 /// by an arrow.
 fn parse(locks: &str, holder: u32) -> Vec<u32> {
@@ -61,6 +81,8 @@ mod tests {
         assert_eq!(parse(locks, 600), [601]);
         assert!(parse(locks, 601).is_empty());
         assert!(parse("", 1).is_empty());
+        assert_eq!(holder_of(locks, "fd:00:2531452"), Some(3568));
+        assert_eq!(holder_of(locks, "00:1a:77"), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::path::Path;
 use nix::libc;
 
 /// Commands, include/uapi/linux/bpf.h.
+const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
 const OBJ_PIN: libc::c_long = 6;
@@ -112,7 +114,21 @@ struct TypesRequest {
     end: u32,
 }
 
-/// `union bpf_attr` of MAP_UPDATE_ELEM and of MAP_FREEZE.
+/// `union bpf_attr` of MAP_CREATE, as far as the name.
+#[repr(C)]
+#[derive(Default)]
+struct MapRequest {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+    inner: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// `union bpf_attr` of MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM and of MAP_FREEZE.
 #[repr(C)]
 #[derive(Default)]
 struct ElementRequest {
@@ -359,17 +375,56 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     unsafe { descriptor(OBJ_GET, &subject) }
 }
 
-/// Writes the one value of an array.
+/// Makes an array with one value of so many bytes, all zero.
+pub(crate) fn make_array(name: &str, bytes: usize) -> io::Result<OwnedFd> {
+    let request = MapRequest {
+        kind: ARRAY,
+        key_size: 4,
+        value_size: length(bytes)?,
+        entries: 1,
+        name: short_name(name),
+        ..MapRequest::default()
+    };
+    // SAFETY: it leads to no memory.
+    unsafe { descriptor(MAP_CREATE, &request) }
+}
+
+/// # Errors
+/// `InvalidInput`: the map is no array, or its values have another length.
+fn check_array(map: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let mut info = MapInfo::default();
+    // SAFETY: plain numbers, whatever the kernel writes there.
+    unsafe { read_info(map, &mut info) }?;
+    if (info.kind, info.key_size, info.value_size) != (ARRAY, 4, length(bytes)?) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(())
+}
+
+/// Reads the first value of an array, whose length is that of `value`.
+///
+/// # Errors
+/// `InvalidInput`: the map is no array, or its values have another length.
+pub(crate) fn read_value(array: BorrowedFd<'_>, value: &mut [u8]) -> io::Result<()> {
+    check_array(array, value.len())?;
+    let index = 0_u32;
+    let request = ElementRequest {
+        map: number(&array),
+        key: &raw const index as u64,
+        value: value.as_mut_ptr() as u64,
+        ..ElementRequest::default()
+    };
+    // SAFETY: the kernel reads a key of 4 bytes and writes a value as long as the map's, which is
+    // `value`'s length; both outlive the call. A file descriptor of no map is an error.
+    unsafe { call(MAP_LOOKUP_ELEM, &request) }.map(drop)
+}
+
+/// Writes the first value of an array, whose length is that of `value`.
 ///
 /// # Errors
 /// `InvalidInput`: the map is no array, or its values have another length.
 pub(crate) fn write_value(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
-    let mut info = MapInfo::default();
-    // SAFETY: plain numbers, whatever the kernel writes there.
-    unsafe { read_info(array, &mut info) }?;
-    if (info.kind, info.key_size, info.value_size) != (ARRAY, 4, length(value.len())?) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    check_array(array, value.len())?;
     let index = 0_u32;
     let request = ElementRequest {
         map: number(&array),

@@ -84,7 +84,7 @@ fn place_of(path: &Path, mount: &str, mountinfo: &[u8]) -> Option<Place> {
 }
 
 /// A field of mountinfo: `\040` is a space.
-pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {

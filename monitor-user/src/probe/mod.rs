@@ -2,6 +2,7 @@
 
 pub(crate) mod btf;
 mod exits;
+mod holder;
 mod kernel;
 mod kinds;
 mod known;
@@ -11,6 +12,7 @@ pub(crate) mod namespace;
 mod object;
 mod pins;
 mod previous;
+pub(crate) mod sets;
 
 pub(crate) use kernel::{HookStatistics, KernelProbe, Options, ProgramReport, enable_statistics};
 pub(crate) use kinds::{MapKind, has_map_kind};

@@ -1,4 +1,4 @@
-//! Which PID namespace the caller lives in.
+//! Which PID namespace and which mount namespace the caller lives in.
 
 use std::fs;
 
@@ -9,12 +9,23 @@ const INITIAL: u32 = 0xEFFF_FFFC;
 
 /// Inode number of the caller's PID namespace, 0 for the initial one, where no pid is translated.
 pub(crate) fn observer() -> Result<u32> {
-    let path = "/proc/self/ns/pid";
-    let link =
-        fs::read_link(path).with_context(|| format!("cannot read {path}: is /proc mounted?"))?;
-    let inode = link
-        .to_str()
-        .and_then(|text| text.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok())
-        .with_context(|| format!("{path}: expected pid:[NUMBER], found {}", link.display()))?;
+    let inode = inode_of("self", "pid")?;
     Ok(if inode == INITIAL { 0 } else { inode })
+}
+
+/// Inode number of the mount namespace of a process, a pid or "self".
+pub(crate) fn mounts_of(process: &str) -> Result<u32> {
+    inode_of(process, "mnt")
+}
+
+fn inode_of(process: &str, kind: &str) -> Result<u32> {
+    let path = format!("/proc/{process}/ns/{kind}");
+    let link =
+        fs::read_link(&path).with_context(|| format!("cannot read {path}: is /proc mounted?"))?;
+    link.to_str()
+        .and_then(|text| {
+            let number = text.strip_prefix(kind)?.strip_prefix(":[")?;
+            number.strip_suffix(']')?.parse().ok()
+        })
+        .with_context(|| format!("{path}: expected {kind}:[NUMBER], found {}", link.display()))
 }

@@ -10,14 +10,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData, MapType};
 use monitor_ebpf::{ABI_VERSION, ExitRecord, SentSignals, hints, losses, maps, notes, programs};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::holder::{self, Holder};
 use super::object::Attached;
 use super::previous::Previous;
 use crate::os::bpf;
@@ -36,11 +39,18 @@ const _: () = assert!(size_of::<SentSignals>() == SIGNALS_BYTES as usize);
 const RECORD_BYTES: u32 = 352;
 const _: () = assert!(size_of::<ExitRecord>() == RECORD_BYTES as usize);
 
+/// How often the lock is tried, and after how long each time: who looks whether an agent holds it has
+/// it for a moment, and so has an agent that ends.
+const TRIES: u32 = 10;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+
 /// The folder of this build's ABI, held by this agent alone.
 pub(crate) struct PinDir {
     /// All versions' folders are in it.
     parent: PathBuf,
     path: PathBuf,
+    /// For who finds the pins when there is no agent any more.
+    holder: Option<Holder>,
     _lock: Flock<File>,
 }
 
@@ -127,28 +137,33 @@ impl PinDir {
     /// No bpf file system, no right to mount one, or another living agent uses the directory.
     pub(crate) fn open(pin_dir: &Path) -> Result<Self> {
         ensure_bpffs(pin_dir)?;
-        let make = |path: &Path| {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .with_context(|| format!("cannot make {}", path.display()))
-        };
-        make(pin_dir)?;
-        let directory = File::open(pin_dir)?;
-        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            anyhow::anyhow!(
-                "another agent uses the pin directory {} ({errno}); give each one its own --pin-dir",
-                pin_dir.display()
-            )
-        })?;
+        let lock = lock(pin_dir)?;
         let path = pin_dir.join(format!("v{ABI_VERSION}"));
         make(&path)?;
         Ok(Self {
             parent: pin_dir.to_owned(),
             path,
+            holder: None,
             _lock: lock,
         })
+    }
+
+    /// Writes down beside the pins which agent has them. Without it they work all the same.
+    pub(crate) fn name_holder(&mut self, runtime_dir: &Path) {
+        match Holder::take(&self.pin(holder::NAME), runtime_dir) {
+            Ok(holder) => self.holder = Some(holder),
+            Err(error) => tracing::warn!(
+                "{error:#}; `respawn doctor` will not know whose the pins in {} are",
+                self.path.display()
+            ),
+        }
+    }
+
+    /// Notes that the agent is at work.
+    pub(crate) fn is_at_work(&mut self) {
+        if let Some(holder) = &mut self.holder {
+            holder.is_at_work();
+        }
     }
 
     /// Whether a living agent uses the directory, which has this owner's number.
@@ -302,6 +317,39 @@ impl PinDir {
     }
 }
 
+/// Makes the pin directory and locks it.
+fn lock(pin_dir: &Path) -> Result<Flock<File>> {
+    for _ in 0..TRIES {
+        make(pin_dir)?;
+        let directory = File::open(pin_dir)?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            // Else it was removed meanwhile.
+            Ok(lock) if is_in_place(&lock, pin_dir) => return Ok(lock),
+            Ok(_) => {}
+            Err((_, Errno::EWOULDBLOCK)) => std::thread::sleep(BETWEEN_TRIES),
+            Err((_, errno)) => bail!("cannot lock {}: {errno}", pin_dir.display()),
+        }
+    }
+    bail!(
+        "another agent uses the pin directory {}; give each one its own --pin-dir",
+        pin_dir.display()
+    )
+}
+
+fn make(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+fn is_in_place(directory: &File, path: &Path) -> bool {
+    let identity = |of: fs::Metadata| (of.dev(), of.ino());
+    let own = directory.metadata().map(identity).ok();
+    own.is_some() && fs::metadata(path).map(identity).ok() == own
+}
+
 /// Whose the pins of each version are.
 fn owners(pin_dir: &Path) -> Vec<u64> {
     let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
@@ -314,13 +362,13 @@ fn owners(pin_dir: &Path) -> Vec<u64> {
 }
 
 /// Whose the pins in a version's folder are.
-fn owner(path: &Path) -> Result<u64> {
+pub(super) fn owner(path: &Path) -> Result<u64> {
     let map = MapData::from_pin(path.join(maps::NOTES))?;
     let notes = Array::<MapData, u64>::try_from(Map::Array(map))?;
     Ok(notes.get(&notes::OWNER, 0)?)
 }
 
-fn version(name: &OsStr) -> Option<u32> {
+pub(super) fn version(name: &OsStr) -> Option<u32> {
     name.to_str()?.strip_prefix('v')?.parse().ok()
 }
 

@@ -13,6 +13,8 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::trial::{self, Trial};
 use super::{Check, Finding, Need, Verdict};
 use crate::cli::Global;
+use crate::cli::unpin::{Known, State};
+use crate::clock::WallClock;
 use crate::control::client::{self, AskError};
 use crate::init::locks;
 use crate::os;
@@ -21,7 +23,7 @@ use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
-use crate::probe::{MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace};
+use crate::probe::{MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace, sets};
 use crate::report::Age;
 
 const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
@@ -78,6 +80,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("clone3", NOTHING, clone3),
     check("init", NOTHING, init),
     check("running", NOTHING, running),
+    check("pins", NOTHING, pins),
 ];
 
 const fn check(name: &'static str, need: Need, look: fn(&Host<'_>) -> Finding) -> Check {
@@ -93,6 +96,8 @@ pub(super) struct Host<'a> {
     trial: Trial,
     /// The effective capabilities, a bit each.
     capabilities: Option<u64>,
+    /// The pins of all agents.
+    pins: Result<Vec<Known>>,
 }
 
 impl<'a> Host<'a> {
@@ -108,7 +113,14 @@ impl<'a> Host<'a> {
             types: KernelTypes::read(btf),
             trial: trial::of_ebpf(global)?,
             capabilities: effective_capabilities(),
+            pins: sets::find()
+                .map(|sets| sets.into_iter().map(|set| Known::of(set, global)).collect()),
         })
+    }
+
+    /// The pins of all agents, as far as they are seen.
+    pub(super) fn pins(&self) -> &[Known] {
+        self.pins.as_deref().unwrap_or_default()
     }
 
     /// The kernel's release.
@@ -628,6 +640,40 @@ fn running(host: &Host<'_>) -> Finding {
             "the agent is pid {agent}; /proc/locks cannot be read: {error}"
         )),
     }
+}
+
+/// Which pins there are, and whether an agent has them.
+fn pins(host: &Host<'_>) -> Finding {
+    let sets = match &host.pins {
+        Ok(sets) => sets,
+        Err(error) => {
+            return Finding::unknown(one_line(error)).advise("run as root, with /proc mounted");
+        }
+    };
+    let now = WallClock::read();
+    let lines = sets.iter().map(|known| known.line(&now)).collect();
+    let left: Vec<&Known> = sets.iter().filter(|known| known.is_left()).collect();
+    let count = match sets.len() {
+        1 => "1 set of pinned programs".to_owned(),
+        count => format!("{count} sets of pinned programs"),
+    };
+    let finding = match left.first() {
+        None if sets.is_empty() => Finding::works("no agent has anything pinned"),
+        None => Finding::works(format!("{count}, each held by an agent")),
+        Some(first) => {
+            let how_many = left.len();
+            let found = format!("{count}, {how_many} of them held by no agent");
+            let advice = match left.iter().any(|known| known.state == State::Dead) {
+                true => "respawn unpin --all-dead".to_owned(),
+                false => format!(
+                    "start the agent, or, if there is to be none, respawn unpin {}",
+                    first.set.path.display()
+                ),
+            };
+            Finding::limited(found).advise(advice)
+        }
+    };
+    finding.list(lines)
 }
 
 #[cfg(test)]

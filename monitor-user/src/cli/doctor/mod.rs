@@ -13,9 +13,11 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::Value;
 
 use self::checks::{CHECKS, Host};
 use super::Global;
+use super::unpin::Known;
 use crate::text::{self, printable};
 
 /// Tell what works on this host, what does not, why, and what to do
@@ -80,6 +82,8 @@ struct Finding {
     detail: String,
     /// What to do about it.
     advice: Option<String>,
+    /// What it was found of, a line each.
+    list: Vec<String>,
 }
 
 impl Finding {
@@ -88,6 +92,7 @@ impl Finding {
             verdict,
             detail: printable(&detail.into()),
             advice: None,
+            list: Vec::new(),
         }
     }
 
@@ -113,6 +118,10 @@ impl Finding {
             ..self
         }
     }
+
+    fn list(self, list: Vec<String>) -> Self {
+        Self { list, ..self }
+    }
 }
 
 /// All of it.
@@ -128,6 +137,8 @@ struct Report {
     /// What it cannot do.
     lost: Vec<&'static str>,
     checks: Vec<Line>,
+    /// The sets of pins of all agents, as `unpin` shows them.
+    pins: Vec<Value>,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,6 +148,9 @@ struct Line {
     needed_for: Need,
     detail: String,
     advice: Option<String>,
+    /// For a person; a program has the facts.
+    #[serde(skip)]
+    list: Vec<String>,
 }
 
 impl Line {
@@ -184,6 +198,7 @@ impl Report {
                 verdict,
                 detail,
                 advice,
+                list,
             } = (check.look)(host);
             Line {
                 name: check.name,
@@ -191,9 +206,14 @@ impl Report {
                 needed_for: check.need,
                 detail,
                 advice,
+                list,
             }
         });
-        Self::from_checks(host.kernel().to_owned(), checks.collect())
+        let pins = host.pins().iter().map(Known::facts).collect();
+        Self {
+            pins,
+            ..Self::from_checks(host.kernel().to_owned(), checks.collect())
+        }
     }
 
     /// Draws the conclusions.
@@ -219,6 +239,7 @@ impl Report {
             full: agent && lost.is_empty(),
             lost,
             checks,
+            pins: Vec::new(),
         }
     }
 
@@ -234,6 +255,9 @@ impl Report {
                 "{:<20} {style}{verdict:<8}{style:#} {}",
                 line.name, line.detail
             );
+            for item in &line.list {
+                let _ = writeln!(text, "{:<20}     {item}", "");
+            }
             if let Some(advice) = &line.advice {
                 let _ = writeln!(text, "{:<20} do: {advice}", "");
             }
@@ -286,6 +310,7 @@ mod tests {
             needed_for,
             detail: format!("detail of {name}"),
             advice: (verdict != Verdict::Works).then(|| format!("mend {name}")),
+            list: Vec::new(),
         });
         Report::from_checks("6.1".to_owned(), lines.collect())
     }
