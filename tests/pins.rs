@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::bpf::Object;
 use support::rig::{Instance, Memory, Rig, report};
 use support::scene::Scene;
 use support::{Victim, eventually, needs_root, now, readable_by_all, respawn, signal_to, skip};
@@ -209,13 +210,79 @@ fn maps_that_the_programs_do_not_use_are_cleared_away() {
     }
 }
 
+/// Has the next agent need pins of another size, while its service dies; asserts that the cause is
+/// told as ever, and that the old pins are gone then.
+fn takes_over_from_pins_of_another_size(scene: &mut Scene, why: impl FnOnce(&mut Rig), map: &str) {
+    let old = scene.web;
+    let said = scene.between_agents(|rig| {
+        why(rig);
+        signal_to(old.0, Signal::SIGKILL);
+        eventually("it is dead", || rig.live("web").is_empty().then_some(()));
+    });
+    let words = ["the pins are of another size: taking over from them", map];
+    assert_says(&said, &words);
+    assert!(!said.contains("cleared away"), "{said}");
+    scene.web = scene.ledger.wait("it is back", |ledger| {
+        ledger.has_current("web").filter(|now| *now != old)
+    });
+    let exits = &scene.ledger.told("web", old).exits;
+    assert_eq!(exits.len(), 1, "{exits:?}");
+    assert_eq!(
+        exits[0]["cause"]["sender"]["pid"],
+        std::process::id(),
+        "{exits:?}"
+    );
+    eventually("the old pins are gone", || {
+        let sets = fs::read_dir(scene.rig.pin_dir()).unwrap().count();
+        (sets == 1).then_some(())
+    });
+    scene.assert_kept();
+    // One that lives is kept as well.
+    scene.between_agents(|_| {});
+    scene.assert_kept();
+}
+
 #[test]
-fn pins_of_another_size_are_cleared_away() {
+fn pins_of_another_size_are_taken_over_from() {
     needs_root!("pins of another size");
     let mut scene = Scene::new(Memory::Kernel);
-    let said = scene.between_agents(|rig| rig.set("RESPAWN_RING_BYTES", "65536"));
-    let words = ["the pins are cleared away", "EVENTS", "1048576", "65536"];
-    assert_says(&said, &words);
+    let smaller = |rig: &mut Rig| rig.set("RESPAWN_RING_BYTES", "65536");
+    takes_over_from_pins_of_another_size(&mut scene, smaller, "EVENTS");
+    let usual = |rig: &mut Rig| rig.unset("RESPAWN_RING_BYTES");
+    takes_over_from_pins_of_another_size(&mut scene, usual, "EVENTS");
+}
+
+/// How many processes the kernel may watch.
+fn room(rig: &Rig) -> u64 {
+    let map = Object::pinned(&rig.pin("WATCHED")).unwrap();
+    map.figure("max_entries").unwrap()
+}
+
+#[test]
+fn the_watch_map_grows_with_the_services_and_loses_nothing() {
+    needs_root!("a watch map that grows");
+    let mut rig = Rig::new();
+    rig.set("RESPAWN_MOST_WATCHED", "5");
+    let mut scene = Scene::with(rig);
+    assert_eq!(room(&scene.rig), 5);
+    let more = |rig: &mut Rig| rig.unset("RESPAWN_MOST_WATCHED");
+    takes_over_from_pins_of_another_size(&mut scene, more, "WATCHED");
+    assert_eq!(room(&scene.rig), 16_384);
+    let old = scene.web;
+    // One that is larger than need be stays.
+    let said = scene.between_agents(|rig| rig.set("RESPAWN_MOST_WATCHED", "5"));
+    assert!(!said.contains("taking over"), "{said}");
+    assert_eq!((room(&scene.rig), scene.web), (16_384, old));
+    scene.assert_kept();
+    let said = scene.between_agents(|rig| {
+        rig.unset("RESPAWN_MOST_WATCHED");
+        let services: String = (0..4100)
+            .map(|n| format!("[service.more-{n}]\ncommand = [\"/bin/false\"]\nrestart = \"no\"\n"))
+            .collect();
+        fs::write(rig.path().join("config/services/more.toml"), services).unwrap();
+    });
+    assert_says(&said, &["taking over from them", "WATCHED", "32768"]);
+    assert_eq!(room(&scene.rig), 32_768);
     scene.assert_kept();
 }
 

@@ -43,6 +43,73 @@ fn wrong_usage_is_status_2_and_names_the_place() {
 }
 
 #[test]
+fn more_processes_than_the_kernel_watches_are_refused_by_a_limit_that_is_named() {
+    needs_root!("more processes than the kernel watches");
+    let victims: Vec<Victim> = (0..3).map(|_| Victim::start("sleep", &["1000"])).collect();
+    let pids = victims.iter().map(|victim| victim.pid().to_string());
+    let arguments: Vec<String> = pids.flat_map(|pid| ["--pid".to_owned(), pid]).collect();
+    let watch = |most: &str| {
+        let mut command = respawn();
+        command.env("RESPAWN_MOST_WATCHED", most);
+        command.arg("watch").args(&arguments);
+        command
+    };
+    let (output, stderr) = run(&mut watch("2"));
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let limit = "3 processes are given, and at most 2 can be watched at once";
+    assert!(stderr.contains(limit), "{stderr}");
+    // As many as there is room for are.
+    let mut watch = watch("3");
+    let watch = watch
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn();
+    let mut watch = watch.unwrap();
+    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("watching 3 processes"), "{first}");
+    drop(victims);
+    assert!(watch.wait().unwrap().success());
+}
+
+#[test]
+fn the_kernels_map_has_room_for_as_many_processes_as_are_given() {
+    const MANY: usize = 18_000;
+    needs_root!("room for 18,000 processes");
+    let victim = Victim::start("sleep", &["1000"]);
+    let pid = victim.pid().to_string();
+    // One process will do: the map is made for as many as are named.
+    let arguments = std::iter::repeat_n(["--pid", &pid], MANY).flatten();
+    let script = "ulimit -S -n 64; exec \"$@\"";
+    let mut watch = Command::new("sh");
+    watch
+        .args(["-c", script, "sh"])
+        .arg(respawn().get_program());
+    watch.arg("watch").args(arguments).stdin(Stdio::null());
+    let mut watch = watch.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stderr.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("watching 18000 processes"), "{first}");
+    let files = std::fs::read_dir(format!("/proc/{}/fdinfo", watch.id())).unwrap();
+    let sizes = files.flatten().filter_map(|file| {
+        let text = std::fs::read_to_string(file.path()).ok()?;
+        let size = |line: &str| {
+            line.strip_prefix("max_entries:")?
+                .trim()
+                .parse::<usize>()
+                .ok()
+        };
+        // A hash whose values are the watch map's.
+        (text.contains("map_type:\t1\n") && text.contains("value_size:\t40\n"))
+            .then(|| text.lines().find_map(size))?
+    });
+    assert!(sizes.max().unwrap() >= MANY);
+    drop(victim);
+    assert!(watch.wait().unwrap().success());
+}
+
+#[test]
 fn of_a_process_that_does_not_exist_no_exit_is_made_up() {
     let mut gone = Victim::start("true", &[]);
     gone.wait();

@@ -71,6 +71,10 @@ use crate::text;
 /// Until what could not be done is tried again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// For so many processes of each service the kernel is to have room: an instance may start while
+/// another one ends, and a reload may add services.
+const WATCHED_PER_SERVICE: usize = 4;
+
 /// What `respawn agent` was told.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -86,6 +90,8 @@ pub(crate) struct Options {
     pub(crate) object: Option<PathBuf>,
     /// Size of the kernel's ring in bytes, if another than usual.
     pub(crate) ring_bytes: Option<u32>,
+    /// How many processes the kernel may watch at most.
+    pub(crate) most_watched: u32,
 }
 
 /// How many deaths are told before anything is done about them: more would delay the first start.
@@ -379,7 +385,7 @@ impl Agent {
         pidfd::become_subreaper().context("cannot become the reaper of orphans")?;
         let group = config.agent.control_group;
         let runtime_dir = &options.runtime_dir;
-        let (probe, pins) = load_probe(options);
+        let (probe, pins) = load_probe(options, config.services.len());
         // To read the kernel's types takes much for a moment.
         os::give_back_memory();
         let mut notices = Notices::default();
@@ -1376,11 +1382,15 @@ fn claim_ground(options: &Options) -> Result<Ground> {
 }
 
 /// The kernel side: pinned if that can be, else for the agent's own lifetime, else not at all.
-fn load_probe(options: &Options) -> (Option<KernelProbe>, Option<PinDir>) {
+fn load_probe(options: &Options, services: usize) -> (Option<KernelProbe>, Option<PinDir>) {
     let settings = probe::Options {
         btf: options.btf.clone(),
         object: options.object.clone(),
         ring_bytes: options.ring_bytes,
+        watched: Some(probe::room_for(
+            services * WATCHED_PER_SERVICE,
+            options.most_watched,
+        )),
         agent: true,
         known: probe::Place::At(options.runtime_dir.clone()),
         ..probe::Options::default()

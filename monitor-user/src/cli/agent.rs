@@ -30,6 +30,8 @@ pub(crate) struct Arguments {
         value_parser = super::watch::ring_bytes
     )]
     ring_bytes: Option<u32>,
+    #[command(flatten)]
+    limit: super::watch::Limit,
 }
 
 /// Runs until a signal or a shutdown ends it.
@@ -41,5 +43,6 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
         ring_bytes: arguments.ring_bytes,
+        most_watched: arguments.limit.most_watched,
     })
 }

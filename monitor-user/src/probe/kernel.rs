@@ -23,7 +23,7 @@ use super::known::{Known, Place};
 use super::memlock;
 use super::namespace;
 use super::object::{Attached, Hook, Object, Settings};
-use super::pins::PinDir;
+use super::pins::{PinDir, Sizes};
 use super::previous::Previous;
 use crate::decode::Birth;
 use crate::os::ring::{Counters, Ring};
@@ -43,6 +43,9 @@ pub(crate) struct Options {
     pub(crate) names: Option<Box<NameMatcher>>,
     /// Size of the ring in bytes, a power of two and a multiple of the page size; 1 MiB if `None`.
     pub(crate) ring_bytes: Option<u32>,
+    /// How many processes can be watched at once; as many as the object says if `None`. See
+    /// [`room_for`].
+    pub(crate) watched: Option<u32>,
     /// BTF to read instead of the running kernel's own.
     pub(crate) btf: Option<PathBuf>,
     /// Object to load instead of the one in the binary.
@@ -63,6 +66,17 @@ pub(crate) struct ProgramReport {
     pub(crate) name: &'static str,
     /// How many instructions the verifier looked at, if it said so; or why it is not attached.
     pub(crate) outcome: Result<Option<u32>, String>,
+}
+
+/// The most processes that can be watched at once, unless less is asked for: the kernel takes about
+/// 100 bytes for each, used or not.
+pub(crate) const MOST_WATCHED: u32 = 1 << 20;
+
+/// How large the watch map has to be for so many processes, where at most `most` can be watched.
+pub(crate) fn room_for(processes: usize, most: u32) -> u32 {
+    let needed = u32::try_from(processes).ok();
+    let needed = needed.and_then(u32::checked_next_power_of_two);
+    needed.unwrap_or(most).max(maps::WATCHED_ENTRIES).min(most)
 }
 
 const RECORD_WORDS: usize = size_of::<ExitRecord>() / 8;
@@ -169,7 +183,7 @@ impl KernelProbe {
         let programs = programs_of(exits.iter().map(|(_, attached)| attached))?;
         links.extend(exits.into_iter().map(|(_, attached)| attached.link));
         let map = |name: &str| loaded.object.take_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), programs, links, false)?;
+        let mut probe = Self::new(map, options.sizes(), programs, links, false)?;
         probe.set_note(notes::PROGRAMS, attached)?;
         probe.programs = loaded.programs;
         Ok(probe)
@@ -238,10 +252,7 @@ impl KernelProbe {
                 true
             }
             Err(error) => {
-                if !pins.is_empty()? {
-                    tracing::warn!("the pins are cleared away: {error:#}");
-                    pins.empty()?;
-                }
+                make_way(options, pins, owner, &error)?;
                 false
             }
         };
@@ -260,7 +271,7 @@ impl KernelProbe {
 
     /// Everything that is pinned, if all of it is what it should be.
     fn open_pinned(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
-        let ids = pins.check_maps(options.ring_bytes())?;
+        let ids = pins.check_maps(options.sizes())?;
         let birth = pins.open_link(programs::BIRTH, &ids)?;
         let there = exits::ALL.iter().filter(|it| pins.pin(it.name).exists());
         let exits = there.map(|exit| pins.open_link(exit.name, &ids));
@@ -269,7 +280,7 @@ impl KernelProbe {
         let programs = programs_of(exits.iter())?;
         let links = exits.into_iter().chain([birth]).map(|it| it.link).collect();
         let map = |name: &str| pins.open_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), programs, links, true)?;
+        let mut probe = Self::new(map, options.sizes(), programs, links, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
         for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
             probe.links.push(pins.open_link(extra.program, &ids)?.link);
@@ -305,19 +316,19 @@ impl KernelProbe {
             pins.remove_link(exit.name)?;
         }
         let map = |name: &str| loaded.object.take_map(name);
-        let mut probe = Self::new(map, options.ring_bytes(), programs, links, true)?;
+        let mut probe = Self::new(map, options.sizes(), programs, links, true)?;
         probe.set_note(notes::PROGRAMS, attached)?;
         Ok(probe)
     }
 
     fn new(
         mut map: impl FnMut(&str) -> Result<Map>,
-        ring_bytes: u32,
+        sizes: Sizes,
         exits: Vec<OwnedFd>,
         links: Vec<OwnedFd>,
         records_births: bool,
     ) -> Result<Self> {
-        let events = ring(&map(maps::EVENTS)?, ring_bytes)?;
+        let events = ring(&map(maps::EVENTS)?, sizes.ring_bytes)?;
         Ok(Self {
             events: os::async_fd(events, Interest::READABLE)?,
             watched: HashMap::try_from(map(maps::WATCHED)?)?,
@@ -634,8 +645,11 @@ impl AsFd for KernelProbe {
 }
 
 impl Options {
-    fn ring_bytes(&self) -> u32 {
-        self.ring_bytes.unwrap_or(1 << 20)
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            ring_bytes: self.ring_bytes.unwrap_or(1 << 20),
+            watched: self.watched.unwrap_or(maps::WATCHED_ENTRIES),
+        }
     }
 
     /// What is known of the kernel. Of types that are read elsewhere nothing is.
@@ -671,12 +685,31 @@ fn step(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x0100_0000_01b3)
 }
 
+/// Has no pins of this version in the way of new ones. Those of another size have what is needed
+/// to take over from them, as from another version's.
+fn make_way(options: &Options, pins: &PinDir, owner: u64, error: &anyhow::Error) -> Result<()> {
+    if pins.is_empty()? {
+        return Ok(());
+    }
+    if pins.has_other_sizes(options.sizes()) {
+        match pins.put_aside(owner) {
+            Ok(()) => {
+                tracing::info!("the pins are of another size: taking over from them: {error:#}");
+                return Ok(());
+            }
+            Err(error) => tracing::warn!("cannot take over from the pins: {error:#}"),
+        }
+    }
+    tracing::warn!("the pins are cleared away: {error:#}");
+    pins.empty()
+}
+
 /// Tells one build, and what it was set to, from another.
 fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
     let hash = hash(object);
     let settings = [
         namespace::observer()?,
-        options.ring_bytes(),
+        options.sizes().ring_bytes,
         options.live_zero.into(),
         options.agent.into(),
     ];
@@ -817,13 +850,17 @@ fn make_object(
         .rows();
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
+    let sizes = options.sizes();
+    let [watched, signals, spilled, trees] = sizes.entries();
+    let ring = (maps::EVENTS, sizes.ring_bytes);
+    let sizes = [ring, watched, signals, spilled, trees];
     let settings = Settings {
         globals: &[
             (globals::OFFSETS, words(types.offsets())),
             (globals::FILTER, words(&filter.words())),
             (globals::NAMES, names.collect()),
         ],
-        sizes: &[(maps::EVENTS, options.ring_bytes())],
+        sizes: &sizes,
     };
     Object::new(&read_object(options)?, &settings, pins)
 }

@@ -14,7 +14,9 @@ mod pins;
 mod previous;
 pub(crate) mod sets;
 
-pub(crate) use kernel::{HookStatistics, KernelProbe, Options, ProgramReport, enable_statistics};
+pub(crate) use kernel::{
+    HookStatistics, KernelProbe, MOST_WATCHED, Options, ProgramReport, enable_statistics, room_for,
+};
 pub(crate) use kinds::{MapKind, has_map_kind};
 pub(crate) use known::Place;
 pub(crate) use names::compile as compile_names;

@@ -64,35 +64,54 @@ pub(super) struct Shape {
     key: u32,
     value: u32,
     entries: u32,
+    /// It may have more entries as well.
+    or_more: bool,
+}
+
+/// How large the maps are that do not always have one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub(super) ring_bytes: u32,
+    /// How many processes can be watched.
+    pub(super) watched: u32,
+}
+
+impl Sizes {
+    /// The entries of each map whose size follows that of the watch map.
+    pub(super) fn entries(self) -> [(&'static str, u32); 4] {
+        [
+            (maps::WATCHED, self.watched),
+            (maps::SIGNALS, self.watched),
+            (maps::SPILLED, self.watched),
+            // An instance may start while another one of its service ends.
+            (maps::TREES, self.watched.saturating_mul(2)),
+        ]
+    }
 }
 
 /// All maps of the object but its read-only data.
-pub(super) fn shapes(ring_bytes: u32) -> [Shape; 11] {
+fn shapes(sizes: Sizes) -> [Shape; 11] {
     let shape = |name, kind, key, value, entries| Shape {
         name,
         kind,
         key,
         value,
         entries,
+        or_more: false,
+    };
+    let growing = |index: usize, key, value| {
+        let (name, entries) = sizes.entries()[index];
+        Shape {
+            or_more: true,
+            ..shape(name, MapType::Hash, key, value, entries)
+        }
     };
     [
-        shape(maps::EVENTS, MapType::RingBuf, 0, 0, ring_bytes),
-        shape(maps::WATCHED, MapType::Hash, 4, 40, maps::WATCHED_ENTRIES),
-        shape(
-            maps::SIGNALS,
-            MapType::Hash,
-            4,
-            SIGNALS_BYTES,
-            maps::SIGNALS_ENTRIES,
-        ),
-        shape(
-            maps::SPILLED,
-            MapType::Hash,
-            4,
-            RECORD_BYTES,
-            maps::WATCHED_ENTRIES,
-        ),
-        shape(maps::TREES, MapType::Hash, 8, 40, maps::TREES_ENTRIES),
+        shape(maps::EVENTS, MapType::RingBuf, 0, 0, sizes.ring_bytes),
+        growing(0, 4, 40),
+        growing(1, 4, SIGNALS_BYTES),
+        growing(2, 4, RECORD_BYTES),
+        growing(3, 8, 40),
         shape(maps::LOST, MapType::Array, 4, 8, losses::COUNT),
         shape(maps::HINTS, MapType::Array, 4, 8, hints::WORDS),
         shape(maps::MARK, MapType::Array, 4, 32, 1),
@@ -106,6 +125,13 @@ pub(super) fn shapes(ring_bytes: u32) -> [Shape; 11] {
         ),
         shape(LOGS, MapType::RingBuf, 0, 0, LOGS_BYTES),
     ]
+}
+
+impl Shape {
+    /// Whether a map with so many entries will do.
+    fn has(&self, entries: u32) -> bool {
+        entries == self.entries || self.or_more && entries > self.entries
+    }
 }
 
 /// The maps by which each program has its effect.
@@ -182,7 +208,11 @@ impl PinDir {
 
     /// Where a map of the object is pinned; `None` for its read-only data, which is not.
     pub(super) fn of_map(&self, name: &str) -> Option<PathBuf> {
-        let mut shapes = shapes(0).into_iter();
+        let any = Sizes {
+            ring_bytes: 0,
+            watched: 0,
+        };
+        let mut shapes = shapes(any).into_iter();
         let is_pinned = shapes.any(|shape| shape.name == name);
         is_pinned.then(|| self.pin(name))
     }
@@ -196,11 +226,42 @@ impl PinDir {
     ///
     /// # Errors
     /// The first one that is not, by name, with what was found and expected.
-    pub(super) fn check_maps(&self, ring_bytes: u32) -> Result<MapIds> {
-        let shapes = shapes(ring_bytes).into_iter();
+    pub(super) fn check_maps(&self, sizes: Sizes) -> Result<MapIds> {
+        let shapes = shapes(sizes).into_iter();
         shapes
             .map(|shape| Ok((shape.name, self.check_map(&shape)?)))
             .collect()
+    }
+
+    /// Whether the pinned maps are what this build would make, but for the size of one at least.
+    pub(super) fn has_other_sizes(&self, sizes: Sizes) -> bool {
+        let found = |shape: &Shape| {
+            let map = MapData::from_pin(self.pin(shape.name)).ok()?;
+            let info = map.info().ok()?;
+            let is_right = (info.map_type().ok(), info.key_size(), info.value_size())
+                == (Some(shape.kind), shape.key, shape.value)
+                && info.name_as_str() == Some(shape.name);
+            is_right.then(|| shape.has(info.max_entries()))
+        };
+        let found: Option<Vec<bool>> = shapes(sizes).iter().map(found).collect();
+        found.is_some_and(|right| right.contains(&false))
+    }
+
+    /// Puts all pins of this version aside, as if they were another version's.
+    ///
+    /// # Errors
+    /// They cannot be moved, or are another agent's.
+    pub(super) fn put_aside(&self, owner: u64) -> Result<()> {
+        ensure!(
+            self::owner(&self.path)? == owner,
+            "they are those of an agent with another runtime directory"
+        );
+        let aside = (1_u32..).map(|number| self.parent.join(format!("v{ABI_VERSION}-{number}")));
+        let aside = aside.into_iter().find(|path| !path.exists());
+        let aside = aside.context("there is no name left")?;
+        fs::rename(&self.path, &aside)
+            .with_context(|| format!("cannot rename to {}", aside.display()))?;
+        make(&self.path)
     }
 
     fn check_map(&self, shape: &Shape) -> Result<u32> {
@@ -224,7 +285,8 @@ impl PinDir {
         );
         let expected = (Some(shape.kind), shape.key, shape.value, shape.entries);
         ensure!(
-            found == expected,
+            (found.0, found.1, found.2) == (expected.0, expected.1, expected.2)
+                && shape.has(found.3),
             "{}: found a map with type, key, value and size {found:?}, expected {expected:?}",
             path.display()
         );
@@ -368,8 +430,15 @@ pub(super) fn owner(path: &Path) -> Result<u64> {
     Ok(notes.get(&notes::OWNER, 0)?)
 }
 
+/// The version of a folder's name: `v7`, or `v7-1` of pins that were put aside. A bpf file system
+/// takes no name with a dot.
 pub(super) fn version(name: &OsStr) -> Option<u32> {
-    name.to_str()?.strip_prefix('v')?.parse().ok()
+    let name = name.to_str()?.strip_prefix('v')?;
+    let Some((version, aside)) = name.split_once('-') else {
+        return name.parse().ok();
+    };
+    aside.parse::<u32>().ok()?;
+    version.parse().ok()
 }
 
 /// Removes all pins in a folder.

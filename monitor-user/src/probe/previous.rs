@@ -1,5 +1,6 @@
-//! What the programs of another ABI version have left pinned: the instances that they watched, and
-//! the exits that they recorded and nobody has read.
+//! What the programs of another ABI version have left pinned, or those of this one with maps of
+//! another size: the instances that they watched, and the exits that they recorded and nobody has
+//! read.
 //!
 //! ```text
 //! attach this version's programs ─▶ enter here what the other version watches ─▶ read its ring
@@ -16,13 +17,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
-use monitor_ebpf::{TICK_NS, maps, notes};
+use monitor_ebpf::{ExitRecord, TICK_NS, maps, notes};
 
 use super::kernel::Watched;
 use super::pins;
 use crate::decode::{Birth, READABLE_FROM};
 use crate::os::ring::Ring;
 use crate::supervisor::Instance;
+
+const RECORD_WORDS: usize = size_of::<ExitRecord>() / 8;
 
 /// The pins of another version.
 #[derive(Debug)]
@@ -59,9 +62,35 @@ impl Previous {
         self.check_owner(owner)?;
         let ring = self.open(maps::EVENTS)?;
         let bytes = usize::try_from(ring.info()?.max_entries())?;
-        Ring::of(ring.fd().as_fd(), bytes)
+        let mut records = Ring::of(ring.fd().as_fd(), bytes)
             .and_then(|ring| ring.waiting(usize::MAX))
-            .context("cannot read the ring")
+            .context("cannot read the ring")?;
+        records.extend(self.spilled()?);
+        Ok(records)
+    }
+
+    /// The records that found the ring full. Versions that kept none have no such map.
+    fn spilled(&self) -> Result<Vec<Vec<u8>>> {
+        if !self.path.join(maps::SPILLED).exists() {
+            return Ok(Vec::new());
+        }
+        let map = self.open(maps::SPILLED)?;
+        // A version with a longer record adds a line here.
+        if usize::try_from(map.info()?.value_size())? != size_of::<ExitRecord>() {
+            tracing::warn!(
+                "unknown layout of the spilled map of version {}",
+                self.version
+            );
+            return Ok(Vec::new());
+        }
+        let map = Map::HashMap(map);
+        let map = HashMap::<MapData, u32, [u64; RECORD_WORDS]>::try_from(map)?;
+        let bytes =
+            |words: [u64; RECORD_WORDS]| words.map(u64::to_ne_bytes).as_flattened().to_vec();
+        let entries = map.iter().map(|entry| Ok(bytes(entry?.1)));
+        entries
+            .collect::<Result<_>>()
+            .context("cannot read the spilled map")
     }
 
     /// Removes the pins, which ends its programs.

@@ -14,6 +14,7 @@ use super::Global;
 use super::output::{Flushed, Interrupts, LAST_WORDS, eprint_line};
 use crate::os::page_size;
 use crate::os::process::{OpenError, Process};
+use crate::os::spawn::raise_fd_limit;
 use crate::probe;
 
 /// Stream the exits of processes as they happen
@@ -29,6 +30,8 @@ use crate::probe;
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["pid", "name", "all"]))]
 pub(crate) struct Arguments {
     /// Watch this process, and end when nothing else is watched and all are gone; can be repeated
+    ///
+    /// At most 1,048,576 processes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pid: Vec<u32>,
     /// Watch the processes whose name (comm) matches, such as "nginx*"; can be repeated
@@ -49,6 +52,24 @@ pub(crate) struct Arguments {
     /// Use the kernel program for kernels before 6.16, to test it
     #[arg(long, hide = true)]
     live_zero: bool,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+/// How many processes are watched at most.
+#[derive(Debug, clap::Args)]
+pub(super) struct Limit {
+    /// How many processes the kernel may watch at once, to test it
+    #[arg(
+        long,
+        value_name = "N",
+        env = "RESPAWN_MOST_WATCHED",
+        hide = true,
+        hide_env_values = true,
+        default_value_t = probe::MOST_WATCHED,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(probe::MOST_WATCHED))
+    )]
+    pub(super) most_watched: u32,
 }
 
 fn name_pattern(text: &str) -> Result<String> {
@@ -109,6 +130,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 fn open_all(pids: &[u32]) -> Result<(Vec<Process>, bool)> {
     let mut processes = Vec::new();
     let mut are_all_there = true;
+    // Each takes a descriptor. Where there are too few of them, the one that has none is named.
+    let _ = raise_fd_limit();
     for &pid in pids {
         match Process::open(pid) {
             Ok(process) => processes.push(process),
@@ -133,6 +156,14 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     };
+    let most = arguments.limit.most_watched;
+    if u32::try_from(processes.len()).map_or(true, |count| count > most) {
+        bail!(
+            "--pid: {} processes are given, and at most {most} can be watched at once; give fewer, or \
+             --all or --name",
+            processes.len()
+        );
+    }
     let options = probe::Options {
         all: arguments.all,
         names: match &arguments.name[..] {
@@ -140,6 +171,7 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             names => Some(Box::new(probe::compile_names(names)?)),
         },
         ring_bytes: Some(arguments.ring_bytes),
+        watched: Some(probe::room_for(processes.len(), most)),
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
         known: probe::Place::At(global.runtime_dir.clone()),
