@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 34] = [
+const CHECKS: [&str; 35] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -46,6 +46,7 @@ const CHECKS: [&str; 34] = [
     "clone3",
     "init",
     "running",
+    "watch_map",
     "pins",
 ];
 

@@ -268,6 +268,13 @@ fn the_watch_map_grows_with_the_services_and_loses_nothing() {
     let more = |rig: &mut Rig| rig.unset("RESPAWN_MOST_WATCHED");
     takes_over_from_pins_of_another_size(&mut scene, more, "WATCHED");
     assert_eq!(room(&scene.rig), 16_384);
+    // Nor is it made smaller where the ring is what is of another size.
+    let smaller = |rig: &mut Rig| {
+        rig.set("RESPAWN_RING_BYTES", "65536");
+        rig.set("RESPAWN_MOST_WATCHED", "5");
+    };
+    takes_over_from_pins_of_another_size(&mut scene, smaller, "EVENTS");
+    assert_eq!(room(&scene.rig), 16_384);
     let old = scene.web;
     // One that is larger than need be stays.
     let said = scene.between_agents(|rig| rig.set("RESPAWN_MOST_WATCHED", "5"));

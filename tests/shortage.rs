@@ -1,4 +1,5 @@
-//! An agent that runs out of descriptors while it takes over loses and doubles nothing.
+//! An agent that runs out of descriptors while it takes over loses and doubles nothing, and neither
+//! does one whose kernel programs have no room for all of its services.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -155,4 +156,81 @@ fn an_agent_that_has_no_descriptors_for_more_services_can_be_steered() {
     assert!(reloaded.status.success(), "{reloaded:?}");
     let all = rig.run(&["stop", "--all"]);
     assert!(all.status.success(), "{all:?}");
+}
+
+#[test]
+fn what_the_kernel_has_no_room_for_is_kept_in_files_and_spoken_of() {
+    const ROOM: usize = 2;
+    needs_root!("what the kernel has no room for");
+    let mut rig = Rig::new();
+    rig.set("RESPAWN_MOST_WATCHED", ROOM.to_string());
+    let names: Vec<String> = (0..6).map(|n| format!("web-{n}")).collect();
+    names.iter().for_each(|name| rig.sleeper(name));
+    let mut ledger = rig.ledger();
+    let mut agent = rig.agent();
+    for name in &names {
+        ledger.current(name);
+    }
+    let status = rig.run(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let hints = status.as_array().unwrap().iter();
+    let hints: Vec<&str> = hints.filter_map(|it| it["hint"].as_str()).collect();
+    assert_eq!(hints.len(), names.len() - ROOM, "{status}");
+    let words = "the kernel watches 2 processes, and no more";
+    assert!(hints.iter().all(|hint| hint.contains(words)), "{status}");
+    assert_eq!(rig.log().matches(words).count(), 1, "{}", rig.log());
+    let doctor = rig.run(&["doctor"]);
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    let line = doctor.lines().find(|line| line.starts_with("watch_map "));
+    let line = line.unwrap();
+    assert!(line.contains("limited") && line.contains(words), "{line}");
+
+    // Wherever in the starts the agent ends, the next one knows of all that has begun.
+    for round in 0..12 {
+        let before: Vec<Instance> = names.iter().map(|name| ledger.current(name)).collect();
+        let starts = ledger.starts + round % names.len();
+        for instance in &before {
+            signal_to(instance.0, Signal::SIGKILL);
+        }
+        ledger.wait("some are back", |ledger| {
+            (ledger.starts >= starts).then_some(())
+        });
+        let agents = ledger.agents.len();
+        agent.kill();
+        agent = rig.agent();
+        ledger.next_agent(agents);
+        for (name, before) in names.iter().zip(&before) {
+            let now = ledger.wait("it is back", |ledger| {
+                ledger.has_current(name).filter(|now| now != before)
+            });
+            rig.assert_single(name, now);
+            assert_eq!(ledger.told(name, *before).exits.len(), 1, "{name}");
+        }
+    }
+    let others = ledger.others.iter();
+    let unrecorded = others
+        .filter(|event| event["event"] == "unrecorded")
+        .count();
+    assert_eq!(unrecorded, 0);
+
+    // The next agent has room for all of them.
+    let agents = ledger.agents.len();
+    let now: Vec<Instance> = names.iter().map(|name| ledger.current(name)).collect();
+    agent.kill();
+    rig.unset("RESPAWN_MOST_WATCHED");
+    let _agent = rig.agent();
+    ledger.next_agent(agents);
+    for (name, instance) in names.iter().zip(now) {
+        assert_eq!(ledger.current(name), instance);
+    }
+    let status = rig.run(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert!(status[0]["hint"].is_null(), "{status}");
+    let last = ledger.current(&names[5]);
+    signal_to(last.0, Signal::SIGTERM);
+    ledger.wait("its exit is told", |ledger| {
+        ledger.has_exited(&names[5], last).then_some(())
+    });
+    let exit = &ledger.told(&names[5], last).exits[0];
+    assert_eq!(exit["cause"]["sender"]["pid"], std::process::id(), "{exit}");
 }

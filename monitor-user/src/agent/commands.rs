@@ -160,7 +160,12 @@ impl Agent {
 
     pub(super) fn status_line(&self, status: &Status<'_>, now: Instant) -> ServiceStatus {
         let mut line = status_line(status, now);
-        let hints = [line.hint.take(), self.service_files.hint(status.service)];
+        let unwatched = status.instance.and_then(|it| self.unwatched.hint(&it));
+        let hints = [
+            line.hint.take(),
+            unwatched,
+            self.service_files.hint(status.service),
+        ];
         let hints: Vec<String> = hints.into_iter().flatten().collect();
         line.hint = (!hints.is_empty()).then(|| hints.join("; "));
         line

@@ -197,6 +197,11 @@ impl Instances {
         })
     }
 
+    /// How many there are, those of which something is left included.
+    pub(super) fn count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whose instance it is, if it is held.
     pub(super) fn service_of(&self, instance: &Instance) -> Option<&ServiceName> {
         self.held.get(instance).map(|held| &held.service)

@@ -26,6 +26,7 @@ mod runtime_dir;
 mod service_files;
 mod show;
 mod spare;
+mod unwatched;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -51,6 +52,7 @@ use self::notices::Notices;
 use self::requests::Requests;
 use self::restore::Restoring;
 use self::service_files::ServiceFiles;
+use self::unwatched::Unwatched;
 use crate::aftermath::{self, Circumstances};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Invalid, Surroundings};
@@ -264,6 +266,7 @@ struct Agent {
     probe: Option<KernelProbe>,
     /// Nobody else uses the pins.
     pins: Option<PinDir>,
+    unwatched: Unwatched,
     /// This process, as the kernel's mark names it.
     myself: Instance,
     lost: u64,
@@ -408,6 +411,7 @@ impl Agent {
             skipped,
             probe,
             pins,
+            unwatched: Unwatched::default(),
             myself: myself()?,
             memory: MemoryDir::open(runtime_dir)?,
             last_good,
@@ -487,7 +491,10 @@ impl Agent {
         if let Some(probe) = &mut self.probe
             && let Err(error) = probe.watch(instance, birth)
         {
-            tracing::warn!(pid = instance.pid, "{error:#}");
+            match error.downcast_ref() {
+                Some(room) => self.unwatched.add(instance, *room),
+                None => tracing::warn!(pid = instance.pid, "{error:#}"),
+            }
         }
     }
 
@@ -779,6 +786,7 @@ impl Agent {
             probe.forget_spilled(key);
         }
         for instance in instances {
+            self.unwatched.remove(&instance);
             probe.unwatch(instance);
         }
     }
@@ -1246,17 +1254,24 @@ impl Agent {
         )
     }
 
-    /// Has the kernel record the next forks as births; `false` where it cannot.
+    /// Has the kernel record the next forks as births; `false` where it cannot, or may have no room.
     fn mark(&mut self, birth: Birth) -> bool {
-        match &mut self.probe {
-            Some(probe) if probe.records_births() => match probe.mark(self.myself, birth) {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::error!("{error:#}");
-                    false
-                }
-            },
-            _ => false,
+        let held = self.instances.count();
+        let Some(probe) = self.probe.as_mut().filter(|it| it.records_births()) else {
+            return false;
+        };
+        let is_marked = !probe.is_nearly_full(held);
+        let marked = match is_marked {
+            true => probe.mark(self.myself, birth),
+            // This fork must not be taken for that of another service, whose mark may be there.
+            false => probe.unmark(),
+        };
+        match marked {
+            Ok(()) => is_marked,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                false
+            }
         }
     }
 
@@ -1383,7 +1398,7 @@ fn claim_ground(options: &Options) -> Result<Ground> {
 
 /// The kernel side: pinned if that can be, else for the agent's own lifetime, else not at all.
 fn load_probe(options: &Options, services: usize) -> (Option<KernelProbe>, Option<PinDir>) {
-    let settings = probe::Options {
+    let mut settings = probe::Options {
         btf: options.btf.clone(),
         object: options.object.clone(),
         ring_bytes: options.ring_bytes,
@@ -1397,7 +1412,7 @@ fn load_probe(options: &Options, services: usize) -> (Option<KernelProbe>, Optio
     };
     let owner = place(&options.runtime_dir);
     let pinned = PinDir::open(&options.pin_dir).and_then(|mut pins| {
-        match KernelProbe::resume(&settings, &pins, owner) {
+        match KernelProbe::resume(&mut settings, &pins, owner) {
             Ok(probe) => {
                 pins.name_holder(&canonical(&options.runtime_dir));
                 Ok((probe, pins))

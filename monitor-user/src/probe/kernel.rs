@@ -1,6 +1,7 @@
 //! The kernel side, loaded and attached: its ring, its watch map, its loss counter.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -72,6 +73,20 @@ pub(crate) struct ProgramReport {
 /// 100 bytes for each, used or not.
 pub(crate) const MOST_WATCHED: u32 = 1 << 20;
 
+/// So many entries of the watch map are kept free of births that the kernel records: of processes
+/// that have ended and are not told yet, and of starts that are under way.
+const FREE_ENTRIES: usize = 16;
+
+/// The watch map is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoRoom(pub(crate) usize);
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the kernel watches {} processes, and no more", self.0)
+    }
+}
+
 /// How large the watch map has to be for so many processes, where at most `most` can be watched.
 pub(crate) fn room_for(processes: usize, most: u32) -> u32 {
     let needed = u32::try_from(processes).ok();
@@ -91,10 +106,17 @@ fn is_there(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::AlreadyExists
 }
 
+/// As the kernel says it of a map.
+fn is_full(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::E2BIG)
+}
+
 /// The kernel programs at work. They end with this value, unless they are pinned.
 pub(crate) struct KernelProbe {
     events: AsyncFd<Ring>,
     watched: HashMap<MapData, u32, [u64; 5]>,
+    /// So many can be in it.
+    room: usize,
     losses: Counters,
     spilled: HashMap<MapData, u32, [u64; RECORD_WORDS]>,
     trees: HashMap<MapData, u64, [u64; 5]>,
@@ -196,7 +218,7 @@ impl KernelProbe {
     ///
     /// # Errors
     /// As [`KernelProbe::load`], and what keeps pins from being made.
-    pub(crate) fn resume(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
+    pub(crate) fn resume(options: &mut Options, pins: &PinDir, owner: u64) -> Result<Self> {
         let mut probe = Self::resume_this_version(options, pins, owner)?;
         probe.owner = owner;
         probe.previous = pins.other_versions();
@@ -242,7 +264,7 @@ impl KernelProbe {
             .for_each(|previous| previous.clear());
     }
 
-    fn resume_this_version(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
+    fn resume_this_version(options: &mut Options, pins: &PinDir, owner: u64) -> Result<Self> {
         let object = read_object(options)?;
         let build = fingerprint(&object, options)?;
         let reusable = match Self::open_pinned(options, pins, owner) {
@@ -253,6 +275,11 @@ impl KernelProbe {
             }
             Err(error) => {
                 make_way(options, pins, owner, &error)?;
+                // All that was watched is to be watched.
+                let others = pins.other_versions();
+                let before = others.iter().filter_map(|previous| previous.room().ok());
+                let room = before.chain([options.sizes().watched]).max();
+                options.watched = room;
                 false
             }
         };
@@ -329,9 +356,11 @@ impl KernelProbe {
         records_births: bool,
     ) -> Result<Self> {
         let events = ring(&map(maps::EVENTS)?, sizes.ring_bytes)?;
+        let watched = map(maps::WATCHED)?;
         Ok(Self {
+            room: entries_of(&watched)?,
             events: os::async_fd(events, Interest::READABLE)?,
-            watched: HashMap::try_from(map(maps::WATCHED)?)?,
+            watched: HashMap::try_from(watched)?,
             losses: counters(&map(maps::LOST)?)?,
             spilled: HashMap::try_from(map(maps::SPILLED)?)?,
             trees: HashMap::try_from(map(maps::TREES)?)?,
@@ -357,6 +386,13 @@ impl KernelProbe {
     /// Whether births are recorded: only where the programs are pinned.
     pub(crate) fn records_births(&self) -> bool {
         self.records_births
+    }
+
+    /// Whether there may be no room for the birth of one more process beside so many that are
+    /// watched. [`watch`](Self::watch) then says whether there is.
+    pub(crate) fn is_nearly_full(&self, watched: usize) -> bool {
+        let free = FREE_ENTRIES.max(self.room / 8);
+        watched.saturating_add(free) >= self.room
     }
 
     /// Has the forks of the caller, which `agent` names, recorded as births of a service's
@@ -458,6 +494,9 @@ impl KernelProbe {
 
     /// Has a process's exit reported. One that is in the watch map already stays as it is.
     /// [`unwatch`](Self::unwatch) it when it is gone: it may have ended before.
+    ///
+    /// # Errors
+    /// [`NoRoom`], or the map cannot be written.
     pub(crate) fn watch(&mut self, process: Instance, birth: Birth) -> Result<()> {
         let entry = WatchEntry {
             service: birth.service,
@@ -484,6 +523,9 @@ impl KernelProbe {
                     }
                     _ => Ok(()),
                 }
+            }
+            Err(MapError::SyscallError(error)) if is_full(&error.io_error) => {
+                Err(anyhow::Error::from(error).context(NoRoom(self.room)))
             }
             inserted => inserted.with_context(|| format!("cannot watch process {pid}")),
         }
@@ -871,6 +913,13 @@ fn ring(map: &Map, bytes: u32) -> Result<Ring> {
     };
     let bytes = usize::try_from(bytes)?;
     Ring::of(data.fd().as_fd(), bytes).with_context(|| format!("cannot map {}", maps::EVENTS))
+}
+
+fn entries_of(map: &Map) -> Result<usize> {
+    let Map::HashMap(data) = map else {
+        anyhow::bail!("the map {} is no hash", maps::WATCHED);
+    };
+    Ok(usize::try_from(data.info()?.max_entries())?)
 }
 
 fn counters(map: &Map) -> Result<Counters> {

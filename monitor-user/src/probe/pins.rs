@@ -498,3 +498,41 @@ pub(crate) fn mount_bpffs(target: &Path) -> io::Result<()> {
     mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700"))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::room_for;
+
+    #[test]
+    fn folders_of_versions_are_told_from_others() {
+        for (name, expected) in [
+            ("v7", Some(7)),
+            ("v7-1", Some(7)),
+            ("v12-34", Some(12)),
+            ("v7-", None),
+            ("v7-x", None),
+            ("v-1", None),
+            ("7", None),
+            ("v", None),
+        ] {
+            assert_eq!(version(OsStr::new(name)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_watch_map_follows_need_between_its_limits() {
+        let most = crate::probe::MOST_WATCHED;
+        for (processes, room) in [
+            (0, 16_384),
+            (16_384, 16_384),
+            (16_385, 32_768),
+            (18_000, 32_768),
+            (most as usize, most),
+            (usize::MAX, most),
+        ] {
+            assert_eq!(room_for(processes, most), room, "{processes}");
+        }
+        assert_eq!(room_for(3, 5), 5);
+    }
+}

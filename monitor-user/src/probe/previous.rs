@@ -54,6 +54,14 @@ impl Previous {
         }
     }
 
+    /// How many processes its programs could watch.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub(super) fn room(&self) -> Result<u32> {
+        Ok(self.open(maps::WATCHED)?.info()?.max_entries())
+    }
+
     /// All records in its ring, which stay there.
     ///
     /// # Errors

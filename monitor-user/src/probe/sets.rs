@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{MapData, MapType};
+use aya::maps::{HashMap, Map, MapData, MapType};
 use monitor_ebpf::{maps, programs};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -86,6 +86,17 @@ impl PinSet {
     /// The pin directory that it is in.
     pub(crate) fn pin_dir(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// How many processes the kernel watches for it, and how many it could.
+    ///
+    /// # Errors
+    /// The map is of a version that cannot be read.
+    pub(crate) fn watched(&self) -> Result<(usize, u32)> {
+        let map = MapData::from_pin(self.path.join(maps::WATCHED))?;
+        let room = map.info()?.max_entries();
+        let map = HashMap::<MapData, u32, [u64; 5]>::try_from(Map::HashMap(map))?;
+        Ok((map.keys().filter_map(Result::ok).count(), room))
     }
 
     /// What there is of its agent's runtime directory.

@@ -23,7 +23,9 @@ use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
-use crate::probe::{MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace, sets};
+use crate::probe::{
+    MOST_WATCHED, MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace, sets,
+};
 use crate::report::Age;
 
 const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
@@ -80,6 +82,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("clone3", NOTHING, clone3),
     check("init", NOTHING, init),
     check("running", NOTHING, running),
+    check("watch_map", NOTHING, watch_map),
     check("pins", NOTHING, pins),
 ];
 
@@ -639,6 +642,30 @@ fn running(host: &Host<'_>) -> Finding {
         Err(error) => Finding::works(format!(
             "the agent is pid {agent}; /proc/locks cannot be read: {error}"
         )),
+    }
+}
+
+/// Whether the kernel has room for more processes to watch.
+fn watch_map(host: &Host<'_>) -> Finding {
+    let pin_dir = &host.global.pin_dir;
+    let mut sets = host.pins().iter().map(|known| &known.set);
+    let Some(set) = sets.find(|set| set.is_held && set.pin_dir() == pin_dir) else {
+        return Finding::works(format!(
+            "the kernel watches four times as many processes as there are services, up to {MOST_WATCHED}"
+        ));
+    };
+    match set.watched() {
+        Ok((count, room)) if u32::try_from(count).is_ok_and(|count| count < room) => {
+            Finding::works(format!(
+                "the kernel watches {count} processes, and has room for {room}"
+            ))
+        }
+        Ok((_, room)) => Finding::limited(format!(
+            "the kernel watches {room} processes, and no more: of others that end while no agent \
+             lives, the causes stay unknown"
+        ))
+        .advise("end the agent with SIGTERM: the next one makes room for four times its services"),
+        Err(error) => Finding::unknown(one_line(&error)),
     }
 }
 
