@@ -2,6 +2,7 @@
 //!
 //! Waits for nothing.
 
+use std::borrow::Cow;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -31,7 +32,7 @@ pub(crate) struct Ring {
 /// What stands at a place of the ring.
 struct Entry<'a> {
     /// `None`: the kernel has given it up.
-    record: Option<&'a [u8]>,
+    record: Option<Cow<'a, [u8]>>,
     /// Where the next one begins.
     end: usize,
 }
@@ -47,8 +48,8 @@ impl Ring {
         Ok(Self {
             fd: map.try_clone_to_owned()?,
             consumer: Mapping::new(map, page, 0, writable)?,
-            // The data follow on the producer's page, twice, so that no record is in two parts.
-            producer: Mapping::new(map, page + 2 * bytes, page, ProtFlags::PROT_READ)?,
+            // The data follow on the producer's page, twice; mapped once they take half the memory.
+            producer: Mapping::new(map, page + bytes, page, ProtFlags::PROT_READ)?,
             page,
             bytes,
         })
@@ -64,7 +65,7 @@ impl Ring {
         while records.len() < most
             && let Some(entry) = self.entry(position)?
         {
-            records.extend(entry.record.map(<[u8]>::to_vec));
+            records.extend(entry.record.map(Cow::into_owned));
             position = entry.end;
         }
         Ok(records)
@@ -82,7 +83,7 @@ impl Ring {
                 take_out();
                 continue;
             };
-            let read = read(record);
+            let read = read(&record);
             take_out();
             return Some(read);
         }
@@ -100,16 +101,21 @@ impl Ring {
         if position == self.producer.word(0).load(Ordering::SeqCst) {
             return Ok(None);
         }
-        let at = self.page + (position & (self.bytes - 1));
-        let header = self.producer.header(at).load(Ordering::SeqCst);
+        let header = self.page + (position & (self.bytes - 1));
+        let header = self.producer.header(header).load(Ordering::SeqCst);
         if header & BUSY != 0 {
             return Ok(None);
         }
         let length = usize::try_from(header & !DISCARDED).unwrap_or(usize::MAX);
-        let start = at + HEADER_BYTES;
-        let record = self.producer.bytes();
-        let record = record.get(start..start.saturating_add(length));
-        let record = record.ok_or(io::ErrorKind::InvalidData)?;
+        let start = position.wrapping_add(HEADER_BYTES) & (self.bytes - 1);
+        let data = &self.producer.bytes()[self.page..];
+        // Where the data end a record goes on at their beginning.
+        let before_end = length.min(self.bytes - start);
+        let (front, rest) = (&data[start..start + before_end], length - before_end);
+        let record = match data.get(..rest).ok_or(io::ErrorKind::InvalidData)? {
+            [] => Cow::Borrowed(front),
+            rest => Cow::Owned([front, rest].concat()),
+        };
         Ok(Some(Entry {
             record: (header & DISCARDED == 0).then_some(record),
             end: position.wrapping_add((HEADER_BYTES + length).next_multiple_of(8)),
