@@ -207,11 +207,16 @@ impl Trial {
                 wrong.push(format!("{death:?}: told {told} times"));
             }
         }
-        wrong.extend(
-            exits
-                .keys()
-                .map(|exit| format!("{exit:?}: nobody killed it")),
-        );
+        let around = |exit: &Instance| {
+            let of_exit = |event: &Value| event["event"] == "exited" && instance(event) == *exit;
+            let at = journal.iter().position(of_exit).unwrap_or(0);
+            let lines = journal[at.saturating_sub(8)..].iter().take(12);
+            lines
+                .map(|event| format!("  {event}\n"))
+                .collect::<String>()
+        };
+        let untold = exits.keys();
+        wrong.extend(untold.map(|exit| format!("{exit:?}: nobody killed it\n{}", around(exit))));
         let doubled = starts.iter().filter(|(_, times)| **times != 1);
         wrong.extend(doubled.map(|(start, times)| format!("{start:?}: started {times} times")));
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -24,10 +24,12 @@ use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Reader};
+use crate::os::proc;
 use crate::os::process::{self, Orphan};
 use crate::probe::KernelProbe;
 use crate::supervisor::{
-    Attempt, Death, Event, Hooks, Instance, Memory, Notice, ServiceName, Spec, Unusable,
+    Attempt, Cause, Death, Event, Hooks, How, Instance, Memory, Notice, ServiceName, Signal, Spec,
+    Unusable,
 };
 
 /// What is known of one service.
@@ -234,8 +236,35 @@ impl Agent {
         }
     }
 
+    /// The children that waited for an agent to see to their births, and ended with it: none of them
+    /// was ever an instance. Only where the kernel may skip births do they wait.
+    fn unborn(&self, names: &HashMap<u64, ServiceName>, known: &AllKnown) -> HashSet<Instance> {
+        let (Some(probe), Some(agent)) = (&self.probe, self.name_of_held()) else {
+            return HashSet::new();
+        };
+        let exits = probe.peek(usize::MAX, decode::exit).unwrap_or_default();
+        let spilled = probe.peek_spilled(decode::exit).into_iter();
+        let exits = exits.into_iter().chain(spilled.map(|(_, exit)| exit));
+        let unborn = exits.flatten().filter(|exit| {
+            was_held(exit, &agent)
+                && exit
+                    .birth
+                    .is_some_and(|birth| !is_known(exit.instance, birth, names, known))
+        });
+        unborn.map(|exit| exit.instance).collect()
+    }
+
+    /// The name that children have while they wait for their agent, if they do.
+    fn name_of_held(&self) -> Option<String> {
+        self.probe
+            .as_ref()
+            .filter(|probe| probe.may_skip_births())?;
+        Some(proc::stat(std::process::id()).ok()?.comm)
+    }
+
     /// Adds who is in the watch map.
     fn add_births(&mut self, names: &HashMap<u64, ServiceName>, known: &mut AllKnown) {
+        let unborn = self.unborn(names, known);
         let Some(probe) = &mut self.probe else {
             return;
         };
@@ -246,9 +275,14 @@ impl Agent {
             tracing::error!("{error:#}");
             Vec::new()
         });
+        let may_wait = probe.may_skip_births();
         for watched in watched {
-            if !add_birth(watched.instance, watched.birth, names, known) {
-                probe.unwatch(watched.instance);
+            let instance = watched.instance;
+            let is_unborn = may_wait
+                && !is_known(instance, watched.birth, names, known)
+                && (unborn.contains(&instance) || process::orphan(instance) == Orphan::Nothing);
+            if is_unborn || !add_birth(instance, watched.birth, names, known) {
+                probe.unwatch(instance);
             }
         }
     }
@@ -264,6 +298,7 @@ impl Agent {
         let Some(probe) = &self.probe else {
             return Recorded::default();
         };
+        let agent = self.name_of_held();
         let records = probe
             .peek(usize::MAX, decode::exit)
             .unwrap_or_else(|error| {
@@ -298,6 +333,10 @@ impl Agent {
                 continue;
             }
             if let Some(birth) = exit.birth {
+                let held = agent.as_ref().is_some_and(|agent| was_held(&exit, agent));
+                if held && !is_known(exit.instance, birth, names, known) {
+                    continue;
+                }
                 add_birth(exit.instance, birth, names, known);
             }
             recorded.exits.entry(exit.instance).or_insert(exit);
@@ -418,6 +457,29 @@ impl Agent {
         }
         // Its pidfd tells of one that is still letting go.
     }
+}
+
+fn is_known(
+    instance: Instance,
+    birth: Birth,
+    names: &HashMap<u64, ServiceName>,
+    known: &AllKnown,
+) -> bool {
+    let service = names.get(&birth.service);
+    let known = service.and_then(|service| known.get(service));
+    known.is_some_and(|known| known.instances.contains_key(&instance))
+}
+
+/// Whether it ended as a child of an agent of this name that waits for its agent does if that dies:
+/// before it became its program, by the signal that it had asked for. Of that nothing more is known
+/// where the kernel has skipped the program for signals.
+fn was_held(exit: &ProcessExit, agent: &str) -> bool {
+    let Cause::Signaled { signal, origin, .. } = &exit.cause else {
+        return false;
+    };
+    exit.comm == agent
+        && *signal == Signal::KILL
+        && matches!(origin.how, None | Some(How::ParentDeath))
 }
 
 /// Adds an instance to what is known, if its service is known.
