@@ -1072,9 +1072,6 @@ impl Agent {
             progress::count();
             begun.push(self.begin_start(service, attempt));
         }
-        if begun.iter().flatten().any(|start| start.marked) {
-            self.unmark();
-        }
         let finished = begun.into_iter().map(|begun| match begun {
             Ok(start) => self.finish_start(start),
             Err(event) => *event,
@@ -1101,6 +1098,10 @@ impl Agent {
                 message: format!("{service} is gone from the config"),
             }),
         };
+        if marked {
+            // The next fork may be of something else.
+            self.unmark();
+        }
         match takeoff {
             Ok(takeoff) => Ok(Start {
                 service,
