@@ -24,8 +24,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Reader};
-use crate::os::proc;
 use crate::os::process::{self, Orphan};
+use crate::os::{proc, spawn};
 use crate::probe::KernelProbe;
 use crate::supervisor::{
     Attempt, Cause, Death, Event, Hooks, How, Instance, Memory, Notice, ServiceName, Signal, Spec,
@@ -470,16 +470,18 @@ fn is_known(
     known.is_some_and(|known| known.instances.contains_key(&instance))
 }
 
-/// Whether it ended as a child of an agent of this name that waits for its agent does if that dies:
-/// before it became its program, by the signal that it had asked for. Of that nothing more is known
-/// where the kernel has skipped the program for signals.
+/// Whether it ended as a child of an agent of this name does that has not become its program: by the
+/// signal that it asks for while it waits for its agent, or of itself if it finds another parent. Of the
+/// signal nothing more is known where the kernel has skipped the program for signals.
 fn was_held(exit: &ProcessExit, agent: &str) -> bool {
-    let Cause::Signaled { signal, origin, .. } = &exit.cause else {
-        return false;
-    };
     exit.comm == agent
-        && *signal == Signal::KILL
-        && matches!(origin.how, None | Some(How::ParentDeath))
+        && match &exit.cause {
+            Cause::Exited { code } => *code == spawn::NOT_BECOME,
+            Cause::Signaled { signal, origin, .. } => {
+                *signal == Signal::KILL && matches!(origin.how, None | Some(How::ParentDeath))
+            }
+            _ => false,
+        }
 }
 
 /// Adds an instance to what is known, if its service is known.

@@ -14,6 +14,9 @@ use super::prepared::{Prepared, Stream};
 use crate::os::open::{self, Trust};
 use crate::os::sys::{self, Errno};
 
+/// The exit status of a child that has not become its program.
+pub(crate) const NOT_BECOME: u8 = 127;
+
 const NULL_FLAGS: c_int = libc::O_RDWR | libc::O_CLOEXEC;
 const DEV_NULL: &CStr = c"/dev/null";
 /// How often a child that waits for the go-ahead looks whether the agent is still there.
@@ -143,7 +146,7 @@ pub(super) extern "C" fn run(argument: *const c_void) -> ! {
     });
     let Err(errno) = failed;
     shared.errno.store(errno, Ordering::Release);
-    sys::exit(127)
+    sys::exit(NOT_BECOME.into())
 }
 
 /// Where clone3 could not do it; before the file table goes that `members` is in.

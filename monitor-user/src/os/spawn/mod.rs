@@ -72,6 +72,7 @@ mod stack;
 mod tests;
 
 use child::Failure;
+pub(crate) use child::NOT_BECOME;
 pub(crate) use prepared::Prepared;
 use stack::Stack;
 
