@@ -89,6 +89,8 @@ fn an_ignored_sigchld_changes_nothing() {
         let output = program.args(["doctor", "--json"]).output().unwrap();
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let checks = report["checks"].as_array().unwrap().iter();
+        // Other tests' agents come and go meanwhile.
+        let checks = checks.filter(|check| check["name"] != "pins");
         let verdicts = checks.map(|check| (check["name"].clone(), check["verdict"].clone()));
         verdicts.collect::<Vec<_>>()
     };
