@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::namespace;
+use super::{memlock, namespace};
 use crate::clock;
 use crate::os::bpf;
 
@@ -83,7 +83,9 @@ fn make(pin: &Path, held: &Held) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    let limit = memlock::Raised::raise();
     let map = bpf::make_array(NAME, BYTES)?;
+    drop(limit);
     write(&map, held)?;
     bpf::pin(map.as_fd(), pin)?;
     Ok(map)
