@@ -209,7 +209,7 @@ impl HookRunner {
         };
         let prepared = self.spawner.prepare(&exec)?;
         let prepared = Arc::new(prepared.with_stdin(readable(&waiting.event)?));
-        Ok(self.spawner.spawn(&prepared, None)?)
+        Ok(self.spawner.spawn(prepared, None)?)
     }
 
     /// When `handle_timeout` or `start_next` is to be called next.

@@ -19,7 +19,7 @@ use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
-use crate::os::spawn::{self, Child, FdLimit, Flight, Prepared, SpawnError, Spawner, Stage};
+use crate::os::spawn::{self, Aborted, FdLimit, Flight, Landed, Prepared, Spawner};
 use crate::os::tree::{self, Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
@@ -96,37 +96,6 @@ enum HeldState {
     Leftover(Rest),
     /// Nothing is left of it.
     Gone,
-}
-
-/// A start that has begun, and is to be finished.
-#[must_use = "each has to be finished"]
-pub(super) struct Takeoff {
-    service: ServiceName,
-    attempt: Attempt,
-    command: Arc<Prepared>,
-    slot: Option<Slot>,
-    flight: Flight,
-}
-
-/// A start that has failed in its cgroup.
-pub(super) struct Again {
-    service: ServiceName,
-    attempt: Attempt,
-    command: Arc<Prepared>,
-    slot: Slot,
-    error: SpawnError,
-}
-
-/// Why a start has not come to its end.
-pub(super) enum Grounded {
-    Failed(SpawnFailure),
-    InCgroup(Box<Again>),
-}
-
-impl From<SpawnFailure> for Grounded {
-    fn from(failure: SpawnFailure) -> Self {
-        Self::Failed(failure)
-    }
 }
 
 /// Where an agent can start services, and no other one does.
@@ -225,7 +194,7 @@ impl Instances {
         spec: &Arc<Spec>,
         attempt: Attempt,
         record: Option<Record<'_>>,
-    ) -> Result<Takeoff, SpawnFailure> {
+    ) -> Result<Flight, SpawnFailure> {
         if !self.has_room() {
             return Err(SpawnFailure {
                 message: spawn::out_of_descriptors(),
@@ -238,71 +207,46 @@ impl Instances {
         let cgroup = prelude.cgroup.as_ref();
         let slot = cgroup.map(|cgroup| self.free_slot(service, cgroup));
         let command = Arc::clone(&prelude.command);
-        let flight = with_instances(&command, attempt, record, |record| {
-            self.spawner.begin(&command, slot.as_ref(), record)
+        let marked = Arc::clone(&command);
+        let flight = with_instances(&marked, attempt, record, |record| {
+            self.spawner.begin(command, slot, record)
         });
         self.is_tight |= flight.pidfd().is_some_and(|fd| !spawn::leaves_reserve(fd));
-        Ok(Takeoff {
-            service: service.clone(),
-            attempt,
-            command,
-            slot,
-            flight,
-        })
+        Ok(flight)
     }
 
-    /// Waits until a start has come to its end.
+    /// Waits until a start has come to its end; [`Instances::hold_started`] is to follow.
     ///
     /// # Errors
-    /// The start has failed; [`Grounded::InCgroup`]: in its cgroup, and may be tried again.
-    pub(super) fn finish(&mut self, takeoff: Takeoff) -> Result<Instance, Grounded> {
-        let Takeoff {
-            service,
-            attempt,
-            command,
-            slot,
-            flight,
-        } = takeoff;
-        match (self.spawner.finish(flight), slot) {
-            (Ok(child), slot) => Ok(self.started(&service, child, slot)?),
-            (Err(error), Some(slot)) if error.stage == Stage::Cgroup => {
-                Err(Grounded::InCgroup(Box::new(Again {
-                    service,
-                    attempt,
-                    command,
-                    slot,
-                    error,
-                })))
-            }
-            (Err(error), _) => Err(Grounded::Failed(error.into())),
-        }
+    /// The start has failed; `retry` may help.
+    pub(super) fn finish(&mut self, flight: Flight) -> Result<Landed, Box<Aborted>> {
+        self.spawner.finish(flight)
     }
 
-    /// Tries a start again that has failed in its cgroup.
+    /// Tries a start again that has failed, if that may help.
     pub(super) fn retry(
         &mut self,
-        again: Again,
+        aborted: Box<Aborted>,
+        attempt: Attempt,
         record: Option<Record<'_>>,
-    ) -> Result<Instance, SpawnFailure> {
-        let Again {
-            service,
-            attempt,
-            command,
-            slot,
-            error,
-        } = again;
-        let child = with_instances(&command, attempt, record, |record| {
-            self.spawner.retry(&command, &slot, error, record)
+    ) -> Result<Landed, SpawnFailure> {
+        let command = Arc::clone(aborted.command());
+        let landed = with_instances(&command, attempt, record, |record| {
+            self.spawner.retry(aborted, record)
         })?;
-        self.started(&service, child, Some(slot))
+        Ok(landed)
     }
 
-    fn started(
+    /// Holds the instance that a start has come to.
+    ///
+    /// # Errors
+    /// It cannot be waited for, and was killed.
+    pub(super) fn hold_started(
         &mut self,
         service: &ServiceName,
-        child: Child,
-        slot: Option<Slot>,
+        landed: Landed,
     ) -> Result<Instance, SpawnFailure> {
+        let Landed { child, slot } = landed;
         let instance = Instance {
             pid: child.pid,
             start_time_ns: child.start_time_ns,
@@ -409,7 +353,7 @@ impl Instances {
             None => None,
         };
         let slot = cgroup.and_then(|cgroup| cgroup.holding(instance.pid).cloned());
-        let slot = slot.filter(|slot| is_alive(&pidfd) || !self.is_taken(service, slot));
+        let slot = slot.filter(|slot| !self.is_taken(service, slot) || is_alive(&pidfd));
         let slot = slot.or_else(|| self.slot_left(service));
         let tree = Tree::new(instance.pid, instance.start_time_ns, slot);
         self.hold(service, instance, tree, pidfd)

@@ -42,7 +42,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use self::due::Due;
 use self::hooks::HookRunner;
-use self::instances::{Ground, Grounded, Instances, Takeoff};
+use self::instances::{Ground, Instances};
 use self::last_good::LastGood;
 use self::lock::Lock;
 pub(crate) use self::lock::is_locked;
@@ -61,7 +61,7 @@ use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
 use crate::os::cgroup::{self, Refused};
-use crate::os::spawn::raise_fd_limit;
+use crate::os::spawn::{Flight, raise_fd_limit};
 use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir, sets};
 use crate::supervisor::{
@@ -317,7 +317,7 @@ struct Start {
     marked: bool,
     /// How long its output was before.
     output_start: Option<u64>,
-    takeoff: Takeoff,
+    flight: Flight,
 }
 
 /// What the kernel need not keep any longer, once memory and journal have it.
@@ -647,16 +647,8 @@ impl Agent {
         for (exit, told) in records {
             facts.push((self.event_of(exit), told));
         }
-        let of: Vec<Instance> = facts
-            .iter()
-            .filter_map(|(event, _)| died(event.as_ref()?))
-            .collect();
         self.tell_together(facts);
-        if self.supervisor.is_configured() {
-            for instance in of {
-                self.circumstances.remove(&instance);
-            }
-        }
+        self.circumstances.clear();
     }
 
     /// What a record says to the supervisor; what else is in it is kept for the journal.
@@ -689,15 +681,8 @@ impl Agent {
         }
     }
 
-    /// Tells the supervisor the kernel's record of an exit, and the journal what else is in it.
-    fn tell_exit(&mut self, service: ServiceName, exit: &ProcessExit) {
-        let event = self.event_of_exit(service, exit);
-        self.tell(event);
-        if self.supervisor.is_configured() {
-            self.circumstances.remove(&exit.instance);
-        }
-    }
-
+    /// What the kernel's record of an exit says to the supervisor; what else is in it is kept for the
+    /// journal.
     fn event_of_exit(&mut self, service: ServiceName, exit: &ProcessExit) -> Event {
         let instance = exit.instance;
         self.instances.told(&instance);
@@ -912,9 +897,7 @@ impl Agent {
                 && let Some(Action::ClearTree { .. }) = self.actions.front()
                 && let Some(action) = self.actions.pop_front()
             {
-                if let Some(event) = self.perform(action) {
-                    self.supervisor.handle_event(event, Self::now());
-                }
+                self.perform(action);
                 continue;
             }
             let untold = untold(&notices);
@@ -927,21 +910,16 @@ impl Agent {
             }
             self.let_kernel_forget();
             told.extend(untold.into_keys());
-            if let Some(Action::Spawn { .. }) = self.actions.front() {
-                for event in self.start_next() {
-                    self.supervisor.handle_event(event, Self::now());
-                }
-                continue;
-            }
             let Some(action) = self.actions.pop_front() else {
                 break;
             };
-            if let Some(event) = self.perform(action) {
-                self.supervisor.handle_event(event, Self::now());
-            }
+            self.perform(action);
         }
         for service in told {
             self.remember(&service, &[]);
+        }
+        if let Some(pins) = &mut self.pins {
+            pins.is_at_work();
         }
     }
 
@@ -1002,17 +980,17 @@ impl Agent {
         self.try_again_at
     }
 
-    fn perform(&mut self, action: Action) -> Option<Event> {
+    /// Does what the supervisor wants, and tells it at once what has become of that.
+    fn perform(&mut self, action: Action) {
         progress::count();
-        match action {
-            // `settle` performs it: several at a time.
-            Action::Spawn { .. } => {}
+        let event = match action {
+            Action::Spawn { service, attempt } => return self.start_next(service, attempt),
             Action::Stop {
                 instance,
                 signal,
                 reach,
                 ..
-            } => return self.instances.stop(instance, signal, reach),
+            } => self.instances.stop(instance, signal, reach),
             Action::Signal {
                 service,
                 instance,
@@ -1028,10 +1006,14 @@ impl Agent {
                     }),
                 };
                 self.requests.answer(request, reply);
+                None
             }
             Action::Kill {
                 instance, reach, ..
-            } => self.instances.kill(instance, reach),
+            } => {
+                self.instances.kill(instance, reach);
+                None
+            }
             Action::ClearTree {
                 service,
                 instance,
@@ -1042,7 +1024,7 @@ impl Agent {
                     let remains = Event::TreeRemains { service, instance };
                     self.supervisor.handle_event(remains, Self::now());
                 }
-                return self.instances.clear_tree(&service, instance, how);
+                self.instances.clear_tree(&service, instance, how)
             }
             Action::Reply { request, reply } => {
                 self.ended |= self.shutdown == Some(request);
@@ -1055,16 +1037,22 @@ impl Agent {
                     (reply, _) => reply,
                 };
                 self.requests.answer(request, reply);
+                None
             }
-            Action::Publish(notice) => self.publish(&notice),
+            Action::Publish(notice) => {
+                self.publish(&notice);
+                None
+            }
+        };
+        if let Some(event) = event {
+            self.supervisor.handle_event(event, Self::now());
         }
-        None
     }
 
-    /// Starts the services that are to be started next, side by side: while one is in its exec, on
-    /// another processor, the next one is made.
-    fn start_next(&mut self) -> Vec<Event> {
-        let mut begun = Vec::new();
+    /// Starts a service, and beside it those that are to be started next: while one is in its exec,
+    /// on another processor, the next one is made.
+    fn start_next(&mut self, service: ServiceName, attempt: Attempt) {
+        let mut begun = vec![self.begin_start(service, attempt)];
         while begun.len() < STARTS_AT_ONCE
             && let Some(Action::Spawn { .. }) = self.actions.front()
             && let Some(Action::Spawn { service, attempt }) = self.actions.pop_front()
@@ -1072,11 +1060,13 @@ impl Agent {
             progress::count();
             begun.push(self.begin_start(service, attempt));
         }
-        let finished = begun.into_iter().map(|begun| match begun {
-            Ok(start) => self.finish_start(start),
-            Err(event) => *event,
-        });
-        finished.collect()
+        for begun in begun {
+            let event = match begun {
+                Ok(start) => self.finish_start(start),
+                Err(event) => *event,
+            };
+            self.supervisor.handle_event(event, Self::now());
+        }
     }
 
     /// `Err`: what has become of it without a process.
@@ -1090,7 +1080,7 @@ impl Agent {
         };
         let output_start = self.output_length(&service);
         let marked = self.mark(birth);
-        let takeoff = match self.supervisor.spec(&service).cloned() {
+        let flight = match self.supervisor.spec(&service).cloned() {
             Some(spec) => self.recording(&service, birth, marked, |instances, record| {
                 instances.begin(&service, &spec, attempt, record)
             }),
@@ -1102,13 +1092,13 @@ impl Agent {
             // The next fork may be of something else.
             self.unmark();
         }
-        match takeoff {
-            Ok(takeoff) => Ok(Start {
+        match flight {
+            Ok(flight) => Ok(Start {
                 service,
                 birth,
                 marked,
                 output_start,
-                takeoff,
+                flight,
             }),
             Err(failure) => Err(Box::new(self.start_failed(service, birth, marked, failure))),
         }
@@ -1121,22 +1111,23 @@ impl Agent {
             birth,
             mut marked,
             output_start,
-            takeoff,
+            flight,
         } = start;
-        let started = match self.instances.finish(takeoff) {
-            Ok(instance) => Ok(instance),
-            Err(Grounded::Failed(failure)) => Err(failure),
-            Err(Grounded::InCgroup(again)) => {
+        let landed = match self.instances.finish(flight) {
+            Err(aborted) if aborted.is_of_cgroup() => {
                 marked = self.mark(birth);
-                let started = self.recording(&service, birth, marked, |instances, record| {
-                    instances.retry(*again, record)
+                let attempt = Attempt(birth.attempt);
+                let landed = self.recording(&service, birth, marked, |instances, record| {
+                    instances.retry(aborted, attempt, record)
                 });
                 if marked {
                     self.unmark();
                 }
-                started
+                landed
             }
+            landed => landed.map_err(|aborted| aborted.error.into()),
         };
+        let started = landed.and_then(|landed| self.instances.hold_started(&service, landed));
         let instance = match started {
             Ok(instance) => instance,
             Err(failure) => return self.start_failed(service, birth, marked, failure),
@@ -1361,9 +1352,6 @@ impl Agent {
                 text::json(entry).unwrap_or_default()
             }
         };
-        if let Some(pins) = &mut self.pins {
-            pins.is_at_work();
-        }
         self.notices.tell(&line);
         line
     }
@@ -1473,15 +1461,6 @@ fn child_of(tree: OfTree, exit: &ProcessExit) -> Child {
 }
 
 /// The instances of whose exit these notices tell.
-/// The process of whose death that tells.
-fn died(event: &Event) -> Option<Instance> {
-    match event {
-        Event::ProcessExited { instance, .. } => Some(*instance),
-        Event::ChildExited { child, .. } => Some(child.process),
-        _ => None,
-    }
-}
-
 fn untold(notices: &[Notice]) -> BTreeMap<ServiceName, Vec<Instance>> {
     let mut untold: BTreeMap<ServiceName, Vec<Instance>> = BTreeMap::new();
     for notice in notices {

@@ -236,24 +236,6 @@ impl Agent {
         }
     }
 
-    /// The children that waited for an agent to see to their births, and ended with it: none of them
-    /// was ever an instance. Only where the kernel may skip births do they wait.
-    fn unborn(&self, names: &HashMap<u64, ServiceName>, known: &AllKnown) -> HashSet<Instance> {
-        let (Some(probe), Some(agent)) = (&self.probe, self.name_of_held()) else {
-            return HashSet::new();
-        };
-        let exits = probe.peek(usize::MAX, decode::exit).unwrap_or_default();
-        let spilled = probe.peek_spilled(decode::exit).into_iter();
-        let exits = exits.into_iter().chain(spilled.map(|(_, exit)| exit));
-        let unborn = exits.flatten().filter(|exit| {
-            was_held(exit, &agent)
-                && exit
-                    .birth
-                    .is_some_and(|birth| !is_known(exit.instance, birth, names, known))
-        });
-        unborn.map(|exit| exit.instance).collect()
-    }
-
     /// The name that children have while they wait for their agent, if they do.
     fn name_of_held(&self) -> Option<String> {
         self.probe
@@ -264,7 +246,6 @@ impl Agent {
 
     /// Adds who is in the watch map.
     fn add_births(&mut self, names: &HashMap<u64, ServiceName>, known: &mut AllKnown) {
-        let unborn = self.unborn(names, known);
         let Some(probe) = &mut self.probe else {
             return;
         };
@@ -278,9 +259,10 @@ impl Agent {
         let may_wait = probe.may_skip_births();
         for watched in watched {
             let instance = watched.instance;
+            // A child that waits for its agent, and ends with it, was never an instance.
             let is_unborn = may_wait
                 && !is_known(instance, watched.birth, names, known)
-                && (unborn.contains(&instance) || process::orphan(instance) == Orphan::Nothing);
+                && process::orphan(instance) == Orphan::Nothing;
             if is_unborn || !add_birth(instance, watched.birth, names, known) {
                 probe.unwatch(instance);
             }
@@ -438,7 +420,8 @@ impl Agent {
         told: &mut Told,
     ) {
         if let Some(exit) = exit {
-            self.tell_exit(service.clone(), exit);
+            let exited = self.event_of_exit(service.clone(), exit);
+            self.tell(exited);
         }
         if !self.instances.is_main(instance) {
             self.tell(Event::ProcessReleased {

@@ -57,7 +57,7 @@ impl Running {
         slot: Option<&Slot>,
     ) -> Result<Self, SpawnError> {
         let prepared = Arc::new(spawner.prepare(exec)?);
-        spawner.spawn(&prepared, slot).map(Self::from)
+        spawner.spawn(prepared, slot.cloned()).map(Self::from)
     }
 
     /// Waits for its end, at most 10 s, and reaps it.

@@ -82,11 +82,6 @@ impl Supervisor {
         Self::default()
     }
 
-    /// Whether the first config is known, and with it what every fact means.
-    pub(crate) fn is_configured(&self) -> bool {
-        self.is_configured
-    }
-
     /// Takes a fact, known at `now`. What is to be done about it is left in `next_action`.
     pub(crate) fn handle_event(&mut self, event: Event, now: Instant) {
         if let Some(event) = self.hold_until_configured(event) {

@@ -332,16 +332,13 @@ impl Spawner {
     /// in the kernel beyond the reach of SIGKILL; it is an orphan to reap, should it ever end.
     pub(crate) fn spawn(
         &mut self,
-        command: &Arc<Prepared>,
-        slot: Option<&Slot>,
+        command: Arc<Prepared>,
+        slot: Option<Slot>,
     ) -> Result<Child, SpawnError> {
         let flight = self.begin(command, slot, None);
-        match (self.finish(flight), slot) {
-            (Err(error), Some(slot)) if error.stage == Stage::Cgroup => {
-                self.retry(command, slot, error, None)
-            }
-            (result, _) => result,
-        }
+        let landed = self.finish(flight);
+        let landed = landed.or_else(|aborted| self.retry(aborted, None))?;
+        Ok(landed.child)
     }
 
     /// The first half of a start: makes the process, and does not wait until it has come to its
@@ -363,14 +360,14 @@ impl Spawner {
     /// <https://github.com/torvalds/linux/blob/v5.10/kernel/exit.c>
     pub(crate) fn begin(
         &mut self,
-        command: &Arc<Prepared>,
-        slot: Option<&Slot>,
+        command: Arc<Prepared>,
+        slot: Option<Slot>,
         record: Option<&mut Record<'_>>,
     ) -> Flight {
-        let begun = match slot.map(Slot::open) {
-            None => self.clone_recorded(Some(command), None, record),
+        let begun = match slot.as_ref().map(Slot::open) {
+            None => self.clone_recorded(Some(&command), None, record),
             Some(Ok(directory)) => {
-                self.clone_recorded(Some(command), Some(directory.as_fd()), record)
+                self.clone_recorded(Some(&command), Some(directory.as_fd()), record)
             }
             Some(Err(error)) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
@@ -378,8 +375,8 @@ impl Spawner {
             }
         };
         Flight {
-            command: Arc::clone(command),
-            slot: slot.cloned(),
+            command,
+            slot,
             begun,
         }
     }
@@ -388,62 +385,61 @@ impl Spawner {
     ///
     /// # Errors
     /// As [`Self::spawn`]; [`Stage::Record`] if `record` failed or panicked, and the process was
-    /// killed for that; [`Stage::Cgroup`], after which [`Self::retry`] may help.
-    pub(crate) fn finish(&mut self, flight: Flight) -> Result<Child, SpawnError> {
+    /// killed for that.
+    pub(crate) fn finish(&mut self, flight: Flight) -> Result<Landed, Box<Aborted>> {
         let Flight {
             command,
             slot,
             begun,
         } = flight;
         let finished = begun.and_then(|begun| Ok(self.wait_for_exec(begun, slot.is_some())?));
-        finished.map_err(|failed| match failed {
-            Failed::Start(Failure {
-                stage,
-                detail,
-                errno,
-            }) => command.error_in(slot.as_ref(), stage, detail, errno),
-            Failed::Record(error) => SpawnError {
-                stage: Stage::Record,
-                errno: error.raw_os_error().unwrap_or(libc::EIO),
-                message: format!(
-                    "cannot record the new process: {} ({})",
-                    prepared::in_words(&error),
-                    Stage::Record
-                ),
-            },
-        })
+        let error = match finished {
+            Ok(child) => return Ok(Landed { child, slot }),
+            Err(failed) => failed.of(&command, slot.as_ref()),
+        };
+        Err(Box::new(Aborted {
+            command,
+            slot,
+            error,
+        }))
     }
 
-    /// Starts a process again whose start has failed in its cgroup: someone has removed that, or
-    /// the last instance has left controllers enabled in it, or the kernel has killed the child at
-    /// birth.
+    /// Tries a start again if it has failed in its cgroup: someone has removed that, or the last
+    /// instance has left controllers enabled in it, or the kernel has killed the child at birth.
     ///
     /// # Errors
     /// As [`Self::finish`].
     pub(crate) fn retry(
         &mut self,
-        command: &Arc<Prepared>,
-        slot: &Slot,
-        error: SpawnError,
+        aborted: Box<Aborted>,
         mut record: Option<&mut Record<'_>>,
-    ) -> Result<Child, SpawnError> {
-        let mut start = |spawner: &mut Self| {
-            let flight = spawner.begin(command, Some(slot), record.as_deref_mut());
+    ) -> Result<Landed, SpawnError> {
+        if !aborted.is_of_cgroup() {
+            return Err(aborted.error);
+        }
+        let mut start = |spawner: &mut Self, aborted: Aborted| {
+            let flight = spawner.begin(aborted.command, aborted.slot, record.as_deref_mut());
             spawner.finish(flight)
         };
-        let (error, is_fresh) = match slot.reset().map(|()| start(self)) {
-            Ok(Err(error)) => (error, true),
-            Ok(result) => return result,
-            Err(_) => (error, false),
+        let is_fresh = aborted
+            .slot
+            .as_ref()
+            .is_some_and(|slot| slot.reset().is_ok());
+        let aborted = match is_fresh {
+            true => match start(self, *aborted) {
+                Ok(landed) => return Ok(landed),
+                Err(aborted) => aborted,
+            },
+            false => aborted,
         };
-        if error.errno != UNBORN {
-            return Err(error);
+        if aborted.error.errno != UNBORN {
+            return Err(aborted.error);
         }
         // Processes are left in it, or it is our own cgroup that was killed once.
         self.into_cgroup.set(false);
-        let result = start(self);
+        let result = start(self, *aborted);
         self.into_cgroup.set(!(is_fresh && result.is_ok()));
-        result
+        result.map_err(|aborted| aborted.error)
     }
 
     /// Whether processes can be started in this cgroup: tries it with one that ends at once.
@@ -653,6 +649,34 @@ pub(crate) struct Flight {
     begun: Result<Begun, Failed>,
 }
 
+/// A start that has come to its end.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    pub(crate) child: Child,
+    /// The cgroup that it is in.
+    pub(crate) slot: Option<Slot>,
+}
+
+/// A start that has failed.
+#[derive(Debug)]
+pub(crate) struct Aborted {
+    command: Arc<Prepared>,
+    slot: Option<Slot>,
+    pub(crate) error: SpawnError,
+}
+
+impl Aborted {
+    /// Whether [`Spawner::retry`] may help.
+    pub(crate) fn is_of_cgroup(&self) -> bool {
+        self.error.stage == Stage::Cgroup && self.slot.is_some()
+    }
+
+    /// What was to be started.
+    pub(crate) fn command(&self) -> &Arc<Prepared> {
+        &self.command
+    }
+}
+
 impl Flight {
     /// The process's descriptor, if there is a process.
     pub(crate) fn pidfd(&self) -> Option<&OwnedFd> {
@@ -677,6 +701,26 @@ enum Failed {
     Start(Failure),
     /// It could not be recorded.
     Record(io::Error),
+}
+
+impl Failed {
+    /// For people.
+    fn of(self, command: &Prepared, slot: Option<&Slot>) -> SpawnError {
+        match self {
+            Self::Start(failure) => {
+                command.error_in(slot, failure.stage, failure.detail, failure.errno)
+            }
+            Self::Record(error) => SpawnError {
+                stage: Stage::Record,
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+                message: format!(
+                    "cannot record the new process: {} ({})",
+                    prepared::in_words(&error),
+                    Stage::Record
+                ),
+            },
+        }
+    }
 }
 
 impl From<Failure> for Failed {

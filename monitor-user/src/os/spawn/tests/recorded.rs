@@ -27,13 +27,10 @@ pub(super) fn spawn_recorded(
     slot: Option<&Slot>,
     mut record: impl FnMut(u32, u64) -> io::Result<()>,
 ) -> Result<Child, SpawnError> {
-    let flight = spawner.begin(prepared, slot, Some(&mut record));
-    match (spawner.finish(flight), slot) {
-        (Err(error), Some(slot)) if error.stage == Stage::Cgroup => {
-            spawner.retry(prepared, slot, error, Some(&mut record))
-        }
-        (result, _) => result,
-    }
+    let flight = spawner.begin(Arc::clone(prepared), slot.cloned(), Some(&mut record));
+    let landed = spawner.finish(flight);
+    let landed = landed.or_else(|aborted| spawner.retry(aborted, Some(&mut record)))?;
+    Ok(landed.child)
 }
 
 fn is_gone(pid: u32) -> bool {
