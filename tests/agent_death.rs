@@ -1,6 +1,7 @@
 //! Nothing of a running service hangs on its agent, and the next agent goes on where it was.
 
 use std::fs;
+use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
@@ -116,20 +117,25 @@ fn the_death_of_an_adopted_service_is_told_and_mended() {
     }
 }
 
+/// The second agent of a service, the process that takes the orphans of the first one and reaps none
+/// of them, and the service's pid, which is such an orphan.
+fn with_orphans(sight: Sight) -> (Agent, Child, u32) {
+    let setup = Setup {
+        sight,
+        wrapper: vec![VICTIM.to_owned(), "reap-no-orphans".to_owned()],
+        ..Setup::default()
+    };
+    let mut agent = Agent::with(&setup, &[("web", &sleeping(""))]);
+    let web = agent.running("web");
+    signal_to(pid_of(&agent.follow().event()), Signal::SIGKILL);
+    let wrapper = agent.unwrap_next();
+    (agent, wrapper, web)
+}
+
 #[test]
 fn an_adopted_death_is_acted_on_before_the_parent_reaps_it() {
     for sight in SIGHTS {
-        // Its orphans go to a process that reaps none of them.
-        let setup = Setup {
-            sight,
-            wrapper: vec![VICTIM.to_owned(), "reap-no-orphans".to_owned()],
-            ..Setup::default()
-        };
-        let mut agent = Agent::with(&setup, &[("web", &sleeping(""))]);
-        let web = agent.running("web");
-        let first = pid_of(&agent.follow().event());
-        signal_to(first, Signal::SIGKILL);
-        let mut wrapper = agent.unwrap_next();
+        let (agent, mut wrapper, web) = with_orphans(sight);
         let mut journal = agent.follow();
         journal.next_of("web", "adopted");
         signal_to(web, Signal::SIGKILL);
@@ -150,16 +156,7 @@ fn an_adopted_death_is_acted_on_before_the_parent_reaps_it() {
 #[test]
 fn a_dead_one_that_nobody_reaps_takes_nothing_with_it() {
     for sight in SIGHTS {
-        let setup = Setup {
-            sight,
-            wrapper: vec![VICTIM.to_owned(), "reap-no-orphans".to_owned()],
-            ..Setup::default()
-        };
-        let mut agent = Agent::with(&setup, &[("web", &sleeping(""))]);
-        let web = agent.running("web");
-        let first = pid_of(&agent.follow().event());
-        signal_to(first, Signal::SIGKILL);
-        let mut wrapper = agent.unwrap_next();
+        let (mut agent, mut wrapper, web) = with_orphans(sight);
         agent.follow().next_of("web", "adopted");
         let memory = agent.runtime_dir().join("state/web.json");
         let remembered = eventually("it is remembered", || {

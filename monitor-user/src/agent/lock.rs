@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manager::Manager;
 use super::{runtime_dir, spare};
-use crate::os::{proc, progress};
+use crate::os::{self, proc, progress};
 
 /// The lock's name in the runtime directory.
 pub(super) const NAME: &str = "lock";
@@ -61,11 +61,10 @@ impl Holder {
             .canonicalize()
             .or_else(|_| std::path::absolute(config))
             .with_context(|| format!("cannot find {}", config.display()))?;
-        let id = |found: fs::Metadata| (found.dev(), found.ino());
         Ok(Self {
             pid,
             start_time_ns: proc::start_time_ns(pid).context("cannot read /proc/self/stat")?,
-            config_id: fs::metadata(&config).ok().map(id),
+            config_id: fs::metadata(&config).ok().map(|found| os::identity(&found)),
             config: config.to_string_lossy().into_owned(),
             is_retired: false,
         })
@@ -152,9 +151,8 @@ impl Lock {
     }
 
     fn is_in_place(&self) -> io::Result<bool> {
-        let place = |found: fs::Metadata| (found.dev(), found.ino());
-        let own = place(self.file.metadata()?);
-        Ok(fs::symlink_metadata(&self.path).is_ok_and(|found| place(found) == own))
+        let own = os::identity(&self.file.metadata()?);
+        Ok(fs::symlink_metadata(&self.path).is_ok_and(|found| os::identity(&found) == own))
     }
 
     /// Takes the lock again if somebody has removed its file. Spares that wait at the removed one
@@ -253,9 +251,7 @@ pub(super) fn take(
 
 /// Whether an agent holds the lock in a runtime directory.
 pub(crate) fn is_locked(runtime_dir: &Path) -> bool {
-    let file = File::open(runtime_dir.join(NAME));
-    // Shared, and for a moment: an agent that starts meanwhile waits for its end.
-    file.is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+    File::open(runtime_dir.join(NAME)).is_ok_and(os::is_locked)
 }
 
 fn refuse_another_config(

@@ -1,13 +1,15 @@
 //! A spare that has waited while `respawn` was replaced goes on as the new one: it would work as
 //! the old one for as long as it lives otherwise, and init starts none beside it.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::os;
 
 /// What the kernel adds to the name of a file that has none any more: `d_path`, fs/d_path.c.
 const DELETED: &[u8] = b" (deleted)";
@@ -35,8 +37,7 @@ fn replacement(running: &Path) -> Option<PathBuf> {
     let path = PathBuf::from(std::ffi::OsStr::from_bytes(name.strip_suffix(DELETED)?));
     let is_another = || -> io::Result<bool> {
         let (old, new) = (fs::metadata(running)?, fs::metadata(&path)?);
-        let place = |file: &Metadata| (file.dev(), file.ino());
-        Ok(new.is_file() && new.mode() & 0o111 != 0 && place(&old) != place(&new))
+        Ok(new.is_file() && new.mode() & 0o111 != 0 && os::identity(&old) != os::identity(&new))
     };
     is_another().unwrap_or(false).then_some(path)
 }

@@ -3,10 +3,13 @@
 //! A pattern cannot be a name, since a name has none of `*`, `?` and `[`. The agent knows names
 //! alone, so that it is asked for them first where a pattern is given.
 
+use std::process::ExitCode;
+
 use clap_complete::engine::ArgValueCompleter;
 use glob::Pattern;
 
 use super::ask::{self, Refusal};
+use super::output::eprint_line;
 use super::{Global, complete};
 use crate::control::{Command, Response, ServiceStatus};
 
@@ -40,6 +43,19 @@ impl Services {
         }
         Ok(once_each(&self.services))
     }
+}
+
+/// Tells on stderr of names that no service has; the exit status, which was another otherwise.
+pub(super) fn tell_unknown<'a>(
+    unknown: impl IntoIterator<Item = &'a String>,
+    otherwise: ExitCode,
+) -> ExitCode {
+    let mut exit_code = otherwise;
+    for name in unknown {
+        eprint_line(&format!("{name}: no service has this name"));
+        exit_code = ExitCode::FAILURE;
+    }
+    exit_code
 }
 
 /// The names of all that the agent knows.

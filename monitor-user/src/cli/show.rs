@@ -69,7 +69,7 @@ enum View {
 /// # Errors
 /// Output that cannot be written.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let (views, unknown, mut exit_code) = match of_agent(global, &arguments.services) {
+    let (views, unknown, exit_code) = match of_agent(global, &arguments.services) {
         Ok((views, unknown)) => (views, unknown, ExitCode::SUCCESS),
         Err(refusal) if refusal.is_without_agent() => {
             eprint_line(&format!(
@@ -89,11 +89,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
         let texts: Vec<String> = views.iter().map(|view| view.text(clock::now())).collect();
         anstream::stdout().write_all(texts.join("\n").as_bytes())
     };
-    for service in unknown {
-        eprint_line(&format!("{service}: no service has this name"));
-        exit_code = ExitCode::FAILURE;
-    }
-    end(written, exit_code)
+    end(written, services::tell_unknown(&unknown, exit_code))
 }
 
 /// The services as the agent has them, and the names that it does not know.

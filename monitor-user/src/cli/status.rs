@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::ask::{Refusal, end, write_json};
-use super::output::eprint_line;
 use super::{Global, complete, services};
 use crate::clock;
 use crate::control::ServiceStatus;
@@ -56,12 +55,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
         anstream::stdout().write_all(table(&statuses, clock::now()).as_bytes())
     };
     let is_known = |name: &&String| statuses.iter().any(|status| status.service == **name);
-    let mut exit_code = ExitCode::SUCCESS;
-    for unknown in asked.iter().filter(|name| !is_known(name)) {
-        eprint_line(&format!("{unknown}: no service has this name"));
-        exit_code = ExitCode::FAILURE;
-    }
-    end(written, exit_code)
+    let unknown = asked.iter().filter(|name| !is_known(name));
+    end(written, services::tell_unknown(unknown, ExitCode::SUCCESS))
 }
 
 /// The names that are asked about, and what the agent knows of them.

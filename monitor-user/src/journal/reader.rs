@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use serde_json::Value;
 use super::Place;
 use crate::clock::WallClock;
 use crate::control::rights;
-use crate::os::{proc, progress};
+use crate::os::{self, proc, progress};
 
 /// Longer lines are damage: the writer's are far shorter.
 const LONGEST_LINE: usize = 1 << 20;
@@ -223,12 +223,9 @@ impl Stream {
     }
 }
 
-/// Device and inode: no other file has them while this one is open.
-type Identity = (u64, u64);
-
-fn identity(path: &Path) -> Result<Option<Identity>> {
+fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
     match fs::symlink_metadata(path) {
-        Ok(file) => Ok(Some((file.dev(), file.ino()))),
+        Ok(file) => Ok(Some(os::identity(&file))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
@@ -249,7 +246,7 @@ fn open_both(path: &Path, older: &Path) -> Result<[Option<OpenFile>; 2]> {
 }
 
 struct OpenFile {
-    identity: Identity,
+    identity: (u64, u64),
     reader: BufReader<File>,
     /// The begin of a line whose end has not come.
     unfinished: Vec<u8>,
@@ -283,7 +280,7 @@ impl OpenFile {
             path.display()
         );
         Ok(Some(Self {
-            identity: (metadata.dev(), metadata.ino()),
+            identity: os::identity(&metadata),
             reader: BufReader::with_capacity(64 * 1024, file),
             unfinished: Vec::new(),
             too_long: false,

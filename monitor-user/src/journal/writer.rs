@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shares::Shares;
 use super::{Entry, Place};
-use crate::os::proc;
+use crate::os::{self, proc};
 use crate::text;
 
 /// How much is read at first of the end of a file, to find its last good line.
@@ -161,14 +161,16 @@ impl Journal {
     /// Whether the journal tells that a service has used its share of the file, if it has.
     fn has_used_its_share(&mut self, service: &str) -> Option<bool> {
         let share = self.journal.max_size / SHARE;
-        let file = self.journal.file.as_ref()?;
-        if file.metadata().ok()?.len() < share {
-            return None;
-        }
         let shares = match &mut self.shares {
             Some(shares) => shares,
-            // What cannot be counted has not been used.
-            none => none.insert(Shares::of(file).ok()?),
+            none => {
+                let file = self.journal.file.as_ref()?;
+                if file.metadata().ok()?.len() < share {
+                    return None;
+                }
+                // What cannot be counted has not been used.
+                none.insert(Shares::of(file).ok()?)
+            }
         };
         let has_used = shares.has_used(service, share);
         has_used.then(|| shares.is_told(service))
@@ -269,9 +271,8 @@ impl Log {
         let Some(file) = &self.file else {
             return Ok(false);
         };
-        let own = file.metadata()?;
-        let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (own.dev(), own.ino());
-        Ok(fs::symlink_metadata(&self.path).is_ok_and(is_it))
+        let own = os::identity(&file.metadata()?);
+        Ok(fs::symlink_metadata(&self.path).is_ok_and(|found| os::identity(&found) == own))
     }
 
     /// Sees to it that so many bytes fit in the file: puts it aside and begins a new one if not.

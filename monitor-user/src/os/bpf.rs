@@ -389,16 +389,24 @@ pub(crate) fn make_array(name: &str, bytes: usize) -> io::Result<OwnedFd> {
     unsafe { descriptor(MAP_CREATE, &request) }
 }
 
+/// The request about the first value of an array, which is so long and at that address.
+///
 /// # Errors
 /// `InvalidInput`: the map is no array, or its values have another length.
-fn check_array(map: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+fn first_value(map: BorrowedFd<'_>, address: u64, bytes: usize) -> io::Result<ElementRequest> {
+    static INDEX: u32 = 0;
     let mut info = MapInfo::default();
     // SAFETY: plain numbers, whatever the kernel writes there.
     unsafe { read_info(map, &mut info) }?;
     if (info.kind, info.key_size, info.value_size) != (ARRAY, 4, length(bytes)?) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok(())
+    Ok(ElementRequest {
+        map: number(&map),
+        key: &raw const INDEX as u64,
+        value: address,
+        ..ElementRequest::default()
+    })
 }
 
 /// Reads the first value of an array, whose length is that of `value`.
@@ -406,14 +414,7 @@ fn check_array(map: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
 /// # Errors
 /// `InvalidInput`: the map is no array, or its values have another length.
 pub(crate) fn read_value(array: BorrowedFd<'_>, value: &mut [u8]) -> io::Result<()> {
-    check_array(array, value.len())?;
-    let index = 0_u32;
-    let request = ElementRequest {
-        map: number(&array),
-        key: &raw const index as u64,
-        value: value.as_mut_ptr() as u64,
-        ..ElementRequest::default()
-    };
+    let request = first_value(array, value.as_mut_ptr() as u64, value.len())?;
     // SAFETY: the kernel reads a key of 4 bytes and writes a value as long as the map's, which is
     // `value`'s length; both outlive the call. A file descriptor of no map is an error.
     unsafe { call(MAP_LOOKUP_ELEM, &request) }.map(drop)
@@ -424,14 +425,7 @@ pub(crate) fn read_value(array: BorrowedFd<'_>, value: &mut [u8]) -> io::Result<
 /// # Errors
 /// `InvalidInput`: the map is no array, or its values have another length.
 pub(crate) fn write_value(array: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
-    check_array(array, value.len())?;
-    let index = 0_u32;
-    let request = ElementRequest {
-        map: number(&array),
-        key: &raw const index as u64,
-        value: value.as_ptr() as u64,
-        ..ElementRequest::default()
-    };
+    let request = first_value(array, value.as_ptr() as u64, value.len())?;
     // SAFETY: the kernel reads a key of 4 bytes and a value as long as the map's, which is
     // `value`'s length; both outlive the call.
     unsafe { call(MAP_UPDATE_ELEM, &request) }.map(drop)

@@ -30,9 +30,12 @@ pub(crate) mod waiter;
 #[cfg(test)]
 mod testing;
 
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -71,6 +74,17 @@ pub(crate) fn bytes_of_record(
 ) -> [u8; size_of::<monitor_ebpf::ExitRecord>()] {
     // SAFETY: numbers and bytes without padding: its size is the sum of its fields'.
     unsafe { std::mem::transmute(record) }
+}
+
+/// Device and inode number: no other file has both while this one is there.
+pub(crate) fn identity(of: &Metadata) -> (u64, u64) {
+    (of.dev(), of.ino())
+}
+
+/// Whether somebody has locked a file or directory by `flock(2)` for himself alone. The look is a
+/// lock that others may share, for a moment, so that two who look do not see each other.
+pub(crate) fn is_locked(file: File) -> bool {
+    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
 }
 
 /// Has the runtime wait for a descriptor that `owner` keeps open.

@@ -107,12 +107,13 @@ fn make(runtime_dir: &Path, myself: Instance) -> io::Result<File> {
 
 /// Whether somebody has removed the file in which this process shows itself.
 pub(crate) fn is_removed(runtime_dir: &Path) -> bool {
-    let place = |found: fs::Metadata| (found.dev(), found.ino());
     let Some(own) = SHOWN.get().and_then(|shown| shown.file().metadata().ok()) else {
         return false;
     };
     let there = fs::symlink_metadata(runtime_dir.join(FILE));
-    there.map_or(true, |there| place(there) != place(own))
+    there.map_or(true, |there| {
+        super::identity(&there) != super::identity(&own)
+    })
 }
 
 /// Makes the file again, which somebody has removed. A spare that watches the removed one sees no

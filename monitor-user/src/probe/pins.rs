@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, Map, MapData, MapType};
+use aya::maps::{Array, Map, MapData, MapInfo, MapType};
 use monitor_ebpf::{ABI_VERSION, ExitRecord, SentSignals, hints, losses, maps, notes, programs};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -23,7 +23,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::holder::{self, Holder};
 use super::object::Attached;
 use super::previous::Previous;
-use crate::os::bpf;
+use crate::os::{self, bpf};
 
 /// Where the kernel's own mount point for bpffs is.
 const SYS_FS_BPF: &str = "/sys/fs/bpf";
@@ -128,6 +128,12 @@ fn shapes(sizes: Sizes) -> [Shape; 11] {
 }
 
 impl Shape {
+    /// Whether a map has its kind, and keys and values of its sizes.
+    fn is_like(&self, found: &MapInfo) -> bool {
+        (found.map_type().ok(), found.key_size(), found.value_size())
+            == (Some(self.kind), self.key, self.value)
+    }
+
     /// Whether a map with so many entries will do.
     fn has(&self, entries: u32) -> bool {
         entries == self.entries || self.or_more && entries > self.entries
@@ -194,11 +200,7 @@ impl PinDir {
 
     /// Whether a living agent uses the directory, which has this owner's number.
     pub(crate) fn is_in_use_by(pin_dir: &Path, owner: u64) -> bool {
-        let Ok(directory) = File::open(pin_dir) else {
-            return false;
-        };
-        let in_use = Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_err();
-        in_use && owners(pin_dir).contains(&owner)
+        File::open(pin_dir).is_ok_and(os::is_locked) && owners(pin_dir).contains(&owner)
     }
 
     /// Where a map or link is pinned.
@@ -238,10 +240,8 @@ impl PinDir {
         let found = |shape: &Shape| {
             let map = MapData::from_pin(self.pin(shape.name)).ok()?;
             let info = map.info().ok()?;
-            let is_right = (info.map_type().ok(), info.key_size(), info.value_size())
-                == (Some(shape.kind), shape.key, shape.value)
-                && info.name_as_str() == Some(shape.name);
-            is_right.then(|| shape.has(info.max_entries()))
+            let is_alike = shape.is_like(&info) && info.name_as_str() == Some(shape.name);
+            is_alike.then(|| shape.has(info.max_entries()))
         };
         let found: Option<Vec<bool>> = shapes(sizes).iter().map(found).collect();
         found.is_some_and(|right| right.contains(&false))
@@ -285,8 +285,7 @@ impl PinDir {
         );
         let expected = (Some(shape.kind), shape.key, shape.value, shape.entries);
         ensure!(
-            (found.0, found.1, found.2) == (expected.0, expected.1, expected.2)
-                && shape.has(found.3),
+            shape.is_like(&info) && shape.has(info.max_entries()),
             "{}: found a map with type, key, value and size {found:?}, expected {expected:?}",
             path.display()
         );
@@ -407,7 +406,7 @@ fn make(path: &Path) -> Result<()> {
 }
 
 fn is_in_place(directory: &File, path: &Path) -> bool {
-    let identity = |of: fs::Metadata| (of.dev(), of.ino());
+    let identity = |of: fs::Metadata| os::identity(&of);
     let own = directory.metadata().map(identity).ok();
     own.is_some() && fs::metadata(path).map(identity).ok() == own
 }

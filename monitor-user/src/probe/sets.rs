@@ -5,11 +5,10 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::holder::{self, Held};
 use super::{namespace, pins};
-use crate::os::{bpf, place, proc};
+use crate::os::{self, bpf, place, proc};
 
 /// So deep below a mount point sets are looked for.
 const MOST_DEPTH: usize = 8;
@@ -193,7 +192,7 @@ fn look_through(
     seen: &mut HashSet<(u64, u64)>,
     sets: &mut Vec<PinSet>,
 ) -> io::Result<()> {
-    let is_new = seen.len() < MOST_DIRECTORIES && seen.insert(identity(&directory.metadata()?));
+    let is_new = seen.len() < MOST_DIRECTORIES && seen.insert(os::identity(&directory.metadata()?));
     if depth > MOST_DEPTH || !is_new {
         return Ok(());
     }
@@ -209,10 +208,6 @@ fn look_through(
         }
     }
     Ok(())
-}
-
-fn identity(of: &Metadata) -> (u64, u64) {
-    (of.dev(), of.ino())
 }
 
 /// Whether the map of an agent's notes is pinned there.
@@ -249,11 +244,7 @@ fn is_ours(program: &bpf::Program) -> bool {
 
 /// Whether a living agent has the pins in a pin directory. Where that cannot be found out, it may.
 fn is_held(pin_dir: &Path) -> bool {
-    let Ok(directory) = File::open(pin_dir) else {
-        return true;
-    };
-    // Shared, so that two who look are no agents for each other.
-    Flock::lock(directory, FlockArg::LockSharedNonblock).is_err()
+    File::open(pin_dir).map_or(true, os::is_locked)
 }
 
 fn look_for(held: &Held) -> RuntimeDir {
