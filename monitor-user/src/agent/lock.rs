@@ -29,6 +29,9 @@ pub(super) const NAME: &str = "lock";
 const LOOKS: u32 = 50;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
+/// How often the lock file is made in a directory that somebody removes meanwhile.
+const MOST_TRIES: u32 = 100;
+
 /// Who holds the lock, as the file says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
@@ -208,8 +211,7 @@ pub(super) fn take(
     let myself = Holder::myself(config)?;
     loop {
         // Somebody may have removed it while this agent waited.
-        runtime_dir::prepare(runtime_dir)?;
-        let file = open(&path).with_context(context)?;
+        let file = make(runtime_dir, &path)?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((file, Errno::EWOULDBLOCK)) => {
@@ -273,6 +275,28 @@ fn refuse_another_config(
     )
 }
 
+/// Opens the lock file, and makes it and its directory where they are missing. Who removes a
+/// directory with all that is in it may still be at that.
+fn make(runtime_dir: &Path, path: &Path) -> Result<File> {
+    for _ in 1..MOST_TRIES {
+        match try_make(runtime_dir, path) {
+            Err(error) if is_missing(&error) => std::thread::sleep(BETWEEN_LOOKS),
+            made => return made,
+        }
+    }
+    try_make(runtime_dir, path)
+}
+
+fn try_make(runtime_dir: &Path, path: &Path) -> Result<File> {
+    runtime_dir::prepare(runtime_dir)?;
+    open(path).with_context(|| format!("cannot lock {}", path.display()))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+}
+
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -287,4 +311,45 @@ fn open(path: &Path) -> io::Result<File> {
 /// Whether a file still has a name.
 fn is_there(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.nlink() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn it_is_made_though_somebody_removes_its_directory_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime_dir = dir.path().join("run");
+        let path = runtime_dir.join(NAME);
+        for _ in 0..20 {
+            let is_made = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        while !runtime_dir.exists() {
+                            if is_made.load(Ordering::Relaxed) {
+                                return;
+                            }
+                        }
+                        let _ = fs::remove_dir_all(&runtime_dir);
+                    }
+                });
+                let made = make(&runtime_dir, &path);
+                is_made.store(true, Ordering::Relaxed);
+                made.unwrap();
+            });
+        }
+    }
+
+    #[test]
+    fn of_a_directory_that_cannot_be_made_it_is_told_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime_dir = dir.path().join("file/run");
+        fs::write(dir.path().join("file"), "").unwrap();
+        let error = make(&runtime_dir, &runtime_dir.join(NAME)).unwrap_err();
+        assert!(format!("{error:#}").contains("Not a directory"), "{error:#}");
+    }
 }

@@ -144,7 +144,6 @@ fn pause() -> Result<ExitCode> {
 }
 
 fn start_and_work(options: &Options) -> Result<ExitCode> {
-    runtime_dir::prepare(&options.runtime_dir)?;
     let manager = Manager::of_this_process();
     let mut refusals = 0;
     loop {
