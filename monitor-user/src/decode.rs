@@ -12,8 +12,8 @@ use monitor_ebpf::{
 use serde::{Deserialize, Serialize};
 
 use self::origin::Sent;
+use crate::model::{Blame, Cause, How, Instance, OomKill, Origin, Parent, Sender, Signal};
 use crate::os::{cgroup_id, page_size};
-use crate::supervisor::{Blame, Cause, How, Instance, OomKill, Origin, Parent, Sender, Signal};
 
 /// A process's exit, as the kernel program reported it.
 #[derive(Debug, Clone, PartialEq)]

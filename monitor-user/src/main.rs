@@ -12,6 +12,7 @@ mod decode;
 mod fuzz;
 mod init;
 mod journal;
+mod model;
 mod os;
 mod probe;
 #[cfg(test)]

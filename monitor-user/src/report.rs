@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::aftermath::Circumstances;
-use crate::supervisor::{Cause, How, Origin, Sender, Signal};
+use crate::model::{Cause, How, Origin, Sender, Signal};
 use crate::text::{padded, printable};
 
 /// An exit, as `watch` and `events` show it.

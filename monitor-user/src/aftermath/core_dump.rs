@@ -7,7 +7,7 @@ use std::fs;
 use serde::Serialize;
 
 use crate::decode::ProcessExit;
-use crate::supervisor::{Cause, Instance};
+use crate::model::{Cause, Instance};
 
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const CORE_USES_PID: &str = "/proc/sys/kernel/core_uses_pid";

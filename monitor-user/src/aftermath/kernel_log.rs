@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::clock;
-use crate::supervisor::OomScope;
+use crate::model::OomScope;
 
 const KERNEL_LOG: &str = "/dev/kmsg";
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::core_dump::CoreDump;
 use crate::decode::{LastSignal, ProcessExit, Usage};
-use crate::supervisor::Cause;
+use crate::model::Cause;
 
 /// What is told of an exit beside the death; nothing of it is known without the kernel's record.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -3,8 +3,8 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::model::Identity;
 use crate::os::open;
-use crate::supervisor::Identity;
 
 /// What was written to a file since it was so long: the last bytes, at most so many, from the begin
 /// of a line where there is one; bytes that are not UTF-8 replaced.

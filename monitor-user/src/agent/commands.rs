@@ -9,8 +9,9 @@ use crate::clock::{self, WallClock};
 use crate::config::{self, Config};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
 use crate::journal::{By, Entry};
+use crate::model::{DeniedReason, Reply, ServiceName, Status};
 use crate::os::proc;
-use crate::supervisor::{DeniedReason, Event, Reply, RequestId, ServiceName, Status};
+use crate::supervisor::{Fact, RequestId};
 
 impl Agent {
     /// Does what a client asks for, or has it done; the answer follows.
@@ -38,7 +39,7 @@ impl Agent {
             Command::Show { service } => requests::answer(reply, self.show_service(&service, peer)),
             Command::Start { services, no_wait } => {
                 self.request(&services, no_wait, reply, |service, request| {
-                    Event::StartRequested { service, request }
+                    Fact::StartRequested { service, request }
                 });
             }
             Command::Stop {
@@ -50,17 +51,17 @@ impl Agent {
                     services = self.names();
                 }
                 self.request(&services, no_wait, reply, |service, request| {
-                    Event::StopRequested { service, request }
+                    Fact::StopRequested { service, request }
                 });
             }
             Command::Restart { services, no_wait } => {
                 self.request(&services, no_wait, reply, |service, request| {
-                    Event::RestartRequested { service, request }
+                    Fact::RestartRequested { service, request }
                 });
             }
             Command::Signal { service, signal } => {
                 self.request(&[service], false, reply, |service, request| {
-                    Event::SignalRequested {
+                    Fact::SignalRequested {
                         service,
                         signal,
                         request,
@@ -106,21 +107,21 @@ impl Agent {
         services: &[String],
         no_wait: bool,
         reply: tokio::sync::oneshot::Sender<Response>,
-        event: impl Fn(ServiceName, RequestId) -> Event,
+        fact: impl Fn(ServiceName, RequestId) -> Fact,
     ) {
         let group = self.requests.group(services, reply);
         for (service, request) in services.iter().zip(&group.requests) {
-            let event = event(ServiceName::from(service.as_str()), *request);
+            let fact = fact(ServiceName::from(service.as_str()), *request);
             let brings_up = matches!(
-                event,
-                Event::StartRequested { .. } | Event::RestartRequested { .. }
+                fact,
+                Fact::StartRequested { .. } | Fact::RestartRequested { .. }
             );
             if brings_up && let Some(hint) = self.service_files.hint(service) {
                 self.requests.note(*request, hint);
             }
             match self.not_loaded(service) {
                 Some(reason) => self.requests.answer(*request, Reply::Denied(reason)),
-                None => self.tell(event),
+                None => self.tell(fact),
             }
         }
         if no_wait {
@@ -242,7 +243,7 @@ impl Agent {
         let services = config.services.clone();
         self.service_files = ServiceFiles::of(&config);
         self.config = config;
-        self.tell(Event::Configured { services, request });
+        self.tell(Fact::Configured { services, request });
     }
 }
 

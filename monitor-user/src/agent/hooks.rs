@@ -27,10 +27,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::model::{Cause, Exec, Hook, Hooks, Notice, Output, ServiceName, Signal};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::signal;
 use crate::os::spawn::{Child, FdLimit, Spawner};
-use crate::supervisor::{Cause, Exec, Hook, Hooks, Notice, Output, ServiceName, Signal};
 use crate::text::printable;
 
 /// How many may wait.
@@ -451,7 +451,7 @@ mod tests {
             called_by(&notice, &hooks).map(|(name, _)| name)
         };
         let (service, reason): (ServiceName, _) = ("s".into(), String::new());
-        let instance = crate::supervisor::Instance {
+        let instance = crate::model::Instance {
             pid: 7,
             start_time_ns: 0,
         };

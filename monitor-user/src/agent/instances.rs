@@ -15,6 +15,9 @@ use super::hooks::HookRunner;
 use crate::clock;
 use crate::config;
 use crate::decode;
+use crate::model::{
+    Attempt, Cause, Clear, Death, Exec, Instance, Reach, ServiceName, Signal, SpawnFailure, Spec,
+};
 use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
 use crate::os::marker::{self, Marked, Marker};
 use crate::os::pidfd::{self, Reaped};
@@ -23,10 +26,7 @@ use crate::os::spawn::{self, Aborted, FdLimit, Flight, Landed, Prepared, Spawner
 use crate::os::tree::{self, Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
-use crate::supervisor::{
-    Attempt, Cause, Clear, Death, Event, Exec, Instance, Reach, ServiceName, Signal, SpawnFailure,
-    Spec,
-};
+use crate::supervisor::Fact;
 
 /// Notes down a process before it may go on.
 pub(super) type Record<'a> = &'a mut dyn FnMut(Instance) -> io::Result<()>;
@@ -366,7 +366,7 @@ impl Instances {
     }
 
     /// Tries again what could not be done: for want of descriptors or memory, as a rule.
-    pub(super) fn try_again(&mut self) -> Vec<Event> {
+    pub(super) fn try_again(&mut self) -> Vec<Fact> {
         let unsettled = std::mem::take(&mut self.unsettled);
         unsettled
             .into_iter()
@@ -374,7 +374,7 @@ impl Instances {
             .collect()
     }
 
-    fn settle(&mut self, instance: Instance) -> Option<Event> {
+    fn settle(&mut self, instance: Instance) -> Option<Fact> {
         let held = self.held.get(&instance)?;
         let service = held.service.clone();
         match held.state {
@@ -400,12 +400,12 @@ impl Instances {
             }
             HeldState::Leftover(_) => {
                 self.pay(instance);
-                let event = self.look(instance);
+                let fact = self.look(instance);
                 // Nothing may tell of it: see `keep`.
                 if let Some(HeldState::Leftover(_)) = self.held.get(&instance).map(|it| &it.state) {
                     self.unsettled.insert(instance);
                 }
-                event
+                fact
             }
             HeldState::Gone => None,
         }
@@ -430,7 +430,7 @@ impl Instances {
     }
 
     /// One of an earlier agent that nothing was known of has ended meanwhile.
-    fn found_dead(&mut self, service: ServiceName, instance: Instance) -> Event {
+    fn found_dead(&mut self, service: ServiceName, instance: Instance) -> Fact {
         self.main.remove(&instance.pid);
         if let Some(held) = self.held.get_mut(&instance) {
             // Else its place would count as taken.
@@ -440,7 +440,7 @@ impl Instances {
         if let Some(held) = self.held.get_mut(&instance) {
             held.tree = Tree::new(instance.pid, instance.start_time_ns, slot);
         }
-        Event::ProcessReleased {
+        Fact::ProcessReleased {
             service,
             instance,
             death: super::death_of(None),
@@ -613,7 +613,7 @@ impl Instances {
     }
 
     /// What has become of the instances: releases, and trees that are gone.
-    pub(super) fn take_ready(&mut self) -> Vec<Event> {
+    pub(super) fn take_ready(&mut self) -> Vec<Fact> {
         let mut ready = Vec::new();
         if let Err(error) = self.waiter.get_mut().drain(&mut ready) {
             tracing::error!("cannot read the epoll instance: {error}");
@@ -626,8 +626,8 @@ impl Instances {
 
     /// Reaps children that are no instance's main process, hooks among them; tells of those that
     /// are.
-    pub(super) fn reap(&mut self, hooks: &mut HookRunner) -> Vec<Event> {
-        let mut events = Vec::new();
+    pub(super) fn reap(&mut self, hooks: &mut HookRunner) -> Vec<Fact> {
+        let mut facts = Vec::new();
         loop {
             match pidfd::reap_orphans(|pid| self.main.contains_key(&pid) || hooks.is_hook(pid)) {
                 Ok(Some(pid)) if hooks.is_hook(pid) => hooks.reap(pid),
@@ -637,13 +637,13 @@ impl Instances {
                     .copied()
                     .and_then(|instance| self.look(instance))
                 {
-                    Some(event) => events.push(event),
-                    None => return events,
+                    Some(fact) => facts.push(fact),
+                    None => return facts,
                 },
-                Ok(None) => return events,
+                Ok(None) => return facts,
                 Err(error) => {
                     tracing::error!("cannot reap: {error}");
-                    return events;
+                    return facts;
                 }
             }
         }
@@ -695,7 +695,7 @@ impl Instances {
     }
 
     /// Looks at one instance of which something was told.
-    fn look(&mut self, instance: Instance) -> Option<Event> {
+    fn look(&mut self, instance: Instance) -> Option<Fact> {
         progress::count();
         let held = self.held.get_mut(&instance)?;
         match &mut held.state {
@@ -704,7 +704,7 @@ impl Instances {
                     return None;
                 }
                 let (service, death) = (held.service.clone(), self.release(instance)?);
-                Some(Event::ProcessReleased {
+                Some(Fact::ProcessReleased {
                     service,
                     instance,
                     death,
@@ -797,9 +797,9 @@ impl Instances {
         service: &ServiceName,
         instance: Instance,
         how: Clear,
-    ) -> Option<Event> {
+    ) -> Option<Fact> {
         let Some(held) = self.held.get_mut(&instance) else {
-            return Some(Event::TreeGone {
+            return Some(Fact::TreeGone {
                 service: service.clone(),
                 instance,
             });
@@ -822,12 +822,12 @@ impl Instances {
         let service = service.clone();
         match (&self.held.get(&instance)?.state, how) {
             (HeldState::Gone, _) => self.tree_gone(instance),
-            (_, Clear::Stop(_)) => Some(Event::StopSent { service, instance }),
+            (_, Clear::Stop(_)) => Some(Fact::StopSent { service, instance }),
             _ => None,
         }
     }
 
-    fn tree_gone(&mut self, instance: Instance) -> Option<Event> {
+    fn tree_gone(&mut self, instance: Instance) -> Option<Fact> {
         let held = self.held.remove(&instance)?;
         for token in &held.tokens {
             self.tokens.remove(token);
@@ -835,7 +835,7 @@ impl Instances {
         if let Some(of_service) = self.by_service.get_mut(&held.service) {
             of_service.retain(|other| *other != instance);
         }
-        Some(Event::TreeGone {
+        Some(Fact::TreeGone {
             service: held.service,
             instance,
         })
@@ -859,7 +859,7 @@ impl Instances {
         instance: Instance,
         signal: Signal,
         reach: Reach,
-    ) -> Option<Event> {
+    ) -> Option<Fact> {
         let held = self.held.get_mut(&instance)?;
         let sent = match (&held.state, reach) {
             (HeldState::Unheld, _) => {
@@ -875,7 +875,7 @@ impl Instances {
             tracing::error!(service = %held.service, pid = instance.pid, %signal, "cannot send a signal: {error}");
         }
         let service = held.service.clone();
-        Some(Event::StopSent { service, instance })
+        Some(Fact::StopSent { service, instance })
     }
 
     /// SIGKILL to what lives of an instance.
@@ -912,7 +912,7 @@ impl Instances {
     }
 
     /// Those whose main process has ended by now, whether or not that was told.
-    pub(super) fn look_at_all(&mut self) -> Vec<Event> {
+    pub(super) fn look_at_all(&mut self) -> Vec<Fact> {
         let all: Vec<Instance> = self.held.keys().copied().collect();
         all.into_iter()
             .filter_map(|instance| self.look(instance))

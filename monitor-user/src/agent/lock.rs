@@ -350,6 +350,9 @@ mod tests {
         let runtime_dir = dir.path().join("file/run");
         fs::write(dir.path().join("file"), "").unwrap();
         let error = make(&runtime_dir, &runtime_dir.join(NAME)).unwrap_err();
-        assert!(format!("{error:#}").contains("Not a directory"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("Not a directory"),
+            "{error:#}"
+        );
     }
 }

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::runtime_dir::STATE;
 use crate::clock;
 use crate::config;
+use crate::model::{Attempt, Instance, Memory, ServiceName};
 use crate::os::{proc, progress};
-use crate::supervisor::{Attempt, Instance, Memory, ServiceName};
 
 /// The directory of these files.
 pub(super) struct MemoryDir {

@@ -60,14 +60,15 @@ use crate::control::{self, Server};
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
+use crate::model::{
+    Attempt, Cause, Child, Death, DeniedReason, Instance, Memory, Notice, Output, Reply,
+    ServiceName, SpawnFailure, Spec, State, Unusable,
+};
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::{Flight, raise_fd_limit};
 use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir, sets};
-use crate::supervisor::{
-    Action, Attempt, Cause, Child, Death, DeniedReason, Event, Instance, Memory, Notice, Output,
-    Reply, RequestId, ServiceName, SpawnFailure, Spec, State, Supervisor, Unusable,
-};
+use crate::supervisor::{Action, Fact, RequestId, Supervisor};
 use crate::text;
 
 /// Until what could not be done is tried again.
@@ -441,7 +442,7 @@ impl Agent {
         agent.record(&Entry::agent_started(clock::now(), std::process::id()));
         // Nobody has it until the services are known.
         agent.told = agent.recover()?;
-        agent.tell(Event::Configured {
+        agent.tell(Fact::Configured {
             services: agent.config.services.clone(),
             request: None,
         });
@@ -596,7 +597,7 @@ impl Agent {
 
     fn shut_down(&mut self, request: RequestId) {
         self.shutdown = Some(request);
-        self.tell(Event::ShutdownRequested { request });
+        self.tell(Fact::ShutdownRequested { request });
     }
 
     fn read_ring(&mut self, ready: Result<()>) {
@@ -644,28 +645,28 @@ impl Agent {
     fn take_records(&mut self, records: Vec<(Option<ProcessExit>, Told)>) {
         let mut facts = Vec::new();
         for (exit, told) in records {
-            facts.push((self.event_of(exit), told));
+            facts.push((self.fact_of(exit), told));
         }
         self.tell_together(facts);
         self.circumstances.clear();
     }
 
     /// What a record says to the supervisor; what else is in it is kept for the journal.
-    fn event_of(&mut self, exit: Option<ProcessExit>) -> Option<Event> {
+    fn fact_of(&mut self, exit: Option<ProcessExit>) -> Option<Fact> {
         let Some(mut exit) = exit else {
             tracing::error!("the ring holds a record that is not of this build");
             return None;
         };
         if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
             self.complete(&mut exit);
-            return Some(self.event_of_exit(service, &exit));
+            return Some(self.fact_of_exit(service, &exit));
         }
         let tree = exit.tree?;
         let service = self.families.get(&tree.birth.service).cloned()?;
         aftermath::complete(&mut exit);
         self.circumstances
             .insert(exit.instance, Circumstances::of(&exit));
-        Some(Event::ChildExited {
+        Some(Fact::ChildExited {
             service,
             attempt: Attempt(tree.birth.attempt),
             child: Box::new(child_of(tree, &exit)),
@@ -682,7 +683,7 @@ impl Agent {
 
     /// What the kernel's record of an exit says to the supervisor; what else is in it is kept for the
     /// journal.
-    fn event_of_exit(&mut self, service: ServiceName, exit: &ProcessExit) -> Event {
+    fn fact_of_exit(&mut self, service: ServiceName, exit: &ProcessExit) -> Fact {
         let instance = exit.instance;
         self.instances.told(&instance);
         let circumstances = Circumstances {
@@ -690,7 +691,7 @@ impl Agent {
             ..Circumstances::of(exit)
         };
         self.circumstances.insert(instance, circumstances);
-        Event::ProcessExited {
+        Fact::ProcessExited {
             service,
             instance,
             death: death_of(Some(exit)),
@@ -733,17 +734,17 @@ impl Agent {
     }
 
     /// Tells of a release, or of a tree that is gone.
-    fn tell_ends(&mut self, events: Vec<Event>) {
+    fn tell_ends(&mut self, ends: Vec<Fact>) {
         let mut facts = Vec::new();
-        for event in events {
+        for fact in ends {
             let mut told = Told::default();
-            if let Event::ProcessReleased { instance, .. } = &event {
+            if let Fact::ProcessReleased { instance, .. } = &fact {
                 self.unwatch_tree(*instance);
                 // It is still in the watch map if the ring had no room for its exit, or if it ended
                 // before it was put there.
                 told.instances.push(*instance);
             }
-            facts.push((Some(event), told));
+            facts.push((Some(fact), told));
         }
         self.tell_together(facts);
     }
@@ -796,7 +797,7 @@ impl Agent {
             tracing::debug!("the kernel has skipped the exit programs {skipped} times so far");
             return;
         }
-        self.tell(Event::EventsLost { count });
+        self.tell(Fact::EventsLost { count });
         if let Some(Err(error)) = self.probe.as_mut().map(|probe| probe.set_lost_told(lost)) {
             tracing::error!("{error:#}");
         }
@@ -855,10 +856,10 @@ impl Agent {
     /// Tells the supervisor several facts, and what the kernel may forget after each. Of different
     /// services, many are told before anything that follows from them is done, so that those that
     /// ended together are started side by side.
-    fn tell_together(&mut self, facts: Vec<(Option<Event>, Told)>) {
+    fn tell_together(&mut self, facts: Vec<(Option<Fact>, Told)>) {
         let mut services = BTreeSet::new();
-        for (event, told) in facts {
-            let service = event.as_ref().and_then(Event::service);
+        for (fact, told) in facts {
+            let service = fact.as_ref().and_then(Fact::service);
             if service.is_some_and(|service| services.contains(service))
                 || services.len() >= DEATHS_AT_ONCE
             {
@@ -867,8 +868,8 @@ impl Agent {
             }
             services.extend(service.cloned());
             self.told.add(told);
-            if let Some(event) = event {
-                self.supervisor.handle_event(event, Self::now());
+            if let Some(fact) = fact {
+                self.supervisor.handle_fact(fact, Self::now());
             }
         }
         self.settle();
@@ -877,8 +878,8 @@ impl Agent {
     }
 
     /// Tells the supervisor a fact, and does all that follows from it.
-    fn tell(&mut self, event: Event) {
-        self.supervisor.handle_event(event, Self::now());
+    fn tell(&mut self, fact: Fact) {
+        self.supervisor.handle_fact(fact, Self::now());
         self.settle();
     }
 
@@ -961,8 +962,8 @@ impl Agent {
         for service in self.unremembered.clone() {
             self.remember(&service, &[]);
         }
-        for event in self.instances.try_again() {
-            self.tell(event);
+        for fact in self.instances.try_again() {
+            self.tell(fact);
         }
     }
 
@@ -982,7 +983,7 @@ impl Agent {
     /// Does what the supervisor wants, and tells it at once what has become of that.
     fn perform(&mut self, action: Action) {
         progress::count();
-        let event = match action {
+        let fact = match action {
             Action::Spawn { service, attempt } => return self.start_next(service, attempt),
             Action::Stop {
                 instance,
@@ -1020,8 +1021,8 @@ impl Agent {
             } => {
                 if self.instances.remains(instance) {
                     let service = service.clone();
-                    let remains = Event::TreeRemains { service, instance };
-                    self.supervisor.handle_event(remains, Self::now());
+                    let remains = Fact::TreeRemains { service, instance };
+                    self.supervisor.handle_fact(remains, Self::now());
                 }
                 self.instances.clear_tree(&service, instance, how)
             }
@@ -1043,8 +1044,8 @@ impl Agent {
                 None
             }
         };
-        if let Some(event) = event {
-            self.supervisor.handle_event(event, Self::now());
+        if let Some(fact) = fact {
+            self.supervisor.handle_fact(fact, Self::now());
         }
     }
 
@@ -1060,18 +1061,18 @@ impl Agent {
             begun.push(self.begin_start(service, attempt));
         }
         for begun in begun {
-            let event = match begun {
+            let fact = match begun {
                 Ok(start) => self.finish_start(start),
-                Err(event) => *event,
+                Err(fact) => *fact,
             };
-            self.supervisor.handle_event(event, Self::now());
+            self.supervisor.handle_fact(fact, Self::now());
         }
     }
 
     /// `Err`: what has become of it without a process.
-    fn begin_start(&mut self, service: ServiceName, attempt: Attempt) -> Result<Start, Box<Event>> {
-        if let Some(event) = self.read_again(&service, attempt) {
-            return Err(Box::new(event));
+    fn begin_start(&mut self, service: ServiceName, attempt: Attempt) -> Result<Start, Box<Fact>> {
+        if let Some(fact) = self.read_again(&service, attempt) {
+            return Err(Box::new(fact));
         }
         let birth = Birth {
             service: decode::service_number(&service),
@@ -1103,7 +1104,7 @@ impl Agent {
         }
     }
 
-    fn finish_start(&mut self, start: Start) -> Event {
+    fn finish_start(&mut self, start: Start) -> Fact {
         progress::count();
         let Start {
             service,
@@ -1139,7 +1140,7 @@ impl Agent {
             self.output_starts.insert(instance, length);
         }
         self.watch_tree(instance, birth);
-        Event::Spawned {
+        Fact::Spawned {
             service,
             attempt: Attempt(birth.attempt),
             instance,
@@ -1152,11 +1153,11 @@ impl Agent {
         birth: Birth,
         marked: bool,
         failure: SpawnFailure,
-    ) -> Event {
+    ) -> Fact {
         if !marked {
             self.memory.drop_birth(&service);
         }
-        Event::SpawnFailed {
+        Fact::SpawnFailed {
             service,
             attempt: Attempt(birth.attempt),
             failure,
@@ -1165,7 +1166,7 @@ impl Agent {
 
     /// Before a service is started whose file could not be used: reads that again. `None`: it is
     /// no such service.
-    fn read_again(&mut self, service: &ServiceName, attempt: Attempt) -> Option<Event> {
+    fn read_again(&mut self, service: &ServiceName, attempt: Attempt) -> Option<Fact> {
         let unusable = self.supervisor.spec(service)?.unusable.clone()?;
         let read = match self.config.files.get(service) {
             Some(file) => {
@@ -1190,13 +1191,13 @@ impl Agent {
                 services.insert(service.clone(), Arc::clone(&spec));
                 self.service_files = ServiceFiles::of(&self.config);
                 self.last_good.keep(&self.config);
-                Event::Described {
+                Fact::Described {
                     service,
                     attempt,
                     spec,
                 }
             }
-            Err(failure) => Event::SpawnFailed {
+            Err(failure) => Fact::SpawnFailed {
                 service,
                 attempt,
                 failure,

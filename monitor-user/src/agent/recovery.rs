@@ -24,13 +24,14 @@ use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::journal::{Entry, ExtraFacts, Reader};
+use crate::model::{
+    Attempt, Cause, Death, Hooks, How, Instance, Memory, Notice, ServiceName, Signal, Spec,
+    Unusable,
+};
 use crate::os::process::{self, Orphan};
 use crate::os::{proc, spawn};
 use crate::probe::KernelProbe;
-use crate::supervisor::{
-    Attempt, Cause, Death, Event, Hooks, How, Instance, Memory, Notice, ServiceName, Signal, Spec,
-    Unusable,
-};
+use crate::supervisor::Fact;
 
 /// What is known of one service.
 #[derive(Default)]
@@ -383,7 +384,7 @@ impl Agent {
         recorded: &Recorded,
         told: &mut Told,
     ) {
-        let remembered = |memory: &Memory, instance| Event::Remembered {
+        let remembered = |memory: &Memory, instance| Fact::Remembered {
             service: service.clone(),
             memory: Box::new(memory.clone()),
             instance,
@@ -420,11 +421,11 @@ impl Agent {
         told: &mut Told,
     ) {
         if let Some(exit) = exit {
-            let exited = self.event_of_exit(service.clone(), exit);
+            let exited = self.fact_of_exit(service.clone(), exit);
             self.tell(exited);
         }
         if !self.instances.is_main(instance) {
-            self.tell(Event::ProcessReleased {
+            self.tell(Fact::ProcessReleased {
                 service: service.clone(),
                 instance,
                 death: death_of(exit),

@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use crate::config::Problem;
 use crate::control::{Response, ServiceResult};
-use crate::supervisor::{Reply, RequestId};
+use crate::model::Reply;
+use crate::supervisor::RequestId;
 
 /// All that wait.
 #[derive(Default)]

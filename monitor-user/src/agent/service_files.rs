@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config};
-use crate::supervisor::ServiceName;
+use crate::model::ServiceName;
 
 /// The files of the config in use.
 #[derive(Default)]

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use super::Agent;
 use crate::clock::{self, WallClock};
 use crate::control::{Peer, Process, Response, Shown};
+use crate::model::{State, Status};
 use crate::os::{proc, progress};
-use crate::supervisor::{State, Status};
 
 /// So many processes are looked at: a service with more is no reason to have others wait.
 const MOST_PROCESSES: usize = 1000;

@@ -30,9 +30,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::manager::Manager;
 use crate::clock;
+use crate::model::{Instance, Signal};
 use crate::os::progress::{self, Sign, Takeovers};
 use crate::os::{pidfd, proc, signal};
-use crate::supervisor::{Instance, Signal};
 
 /// Between two looks at an agent for which something is due.
 const LOOK: u16 = 250;

@@ -4,8 +4,8 @@
 
 use std::collections::HashSet;
 
+use crate::model::Instance;
 use crate::probe::{MOST_WATCHED, NoRoom};
-use crate::supervisor::Instance;
 
 /// Those that live.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use clap_complete::engine::CompletionCandidate;
 use super::Cli;
 use crate::config::{self, SERVICES, Surroundings};
 use crate::control::{Command, Response, client};
-use crate::supervisor::Signal;
+use crate::model::Signal;
 
 /// The variable by which a completion script asks for candidates.
 pub(super) const VARIABLE: &str = "RESPAWN_COMPLETE";

@@ -10,7 +10,7 @@ use super::output::eprint_line;
 use super::services::{self, Services};
 use super::{Global, status};
 use crate::control::ServiceStatus;
-use crate::supervisor::State;
+use crate::model::State;
 use crate::text::printable;
 
 /// Tell whether services run

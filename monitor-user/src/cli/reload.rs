@@ -9,7 +9,7 @@ use super::Global;
 use super::ask::{self, Refusal, end};
 use crate::config::Problem;
 use crate::control::{Command, Response};
-use crate::supervisor::{FailedStart, ReloadSummary};
+use crate::model::{FailedStart, ReloadSummary};
 use crate::text::printable;
 
 /// Read the config again

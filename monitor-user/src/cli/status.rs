@@ -14,8 +14,8 @@ use super::ask::{Refusal, end, write_json};
 use super::{Global, complete, services};
 use crate::clock;
 use crate::control::ServiceStatus;
+use crate::model::State;
 use crate::report::{Age, cause_style};
-use crate::supervisor::State;
 use crate::text::{self, printable};
 
 /// Show the services and what they do
@@ -179,7 +179,7 @@ pub(super) fn state_style(state: State) -> Style {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::{Cause, Desired};
+    use crate::model::{Cause, Desired};
 
     fn status(service: &str, state: State) -> ServiceStatus {
         ServiceStatus {

@@ -12,7 +12,7 @@ use super::output::eprint_line;
 use super::services::Services;
 use super::{Global, complete};
 use crate::control::{Command, Response, ServiceResult};
-use crate::supervisor::{Signal, UnknownSignal};
+use crate::model::{Signal, UnknownSignal};
 
 /// Start services
 ///

@@ -20,9 +20,9 @@ use crate::accounts::Accounts;
 use crate::clock;
 use crate::control;
 use crate::journal::{Reader, time_of};
+use crate::model::{Cause, How, Instance, Sender};
 use crate::os::proc;
 use crate::report::{Age, Bytes, cause_style, happening, requested};
-use crate::supervisor::{Cause, How, Instance, Sender};
 use crate::text::printable;
 
 /// How long before a main process is ended by a signal the end of another process is told with it. One

@@ -5,7 +5,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::supervisor::Identity;
+use crate::model::Identity;
 
 use super::problem::printable;
 

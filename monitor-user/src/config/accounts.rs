@@ -1,7 +1,7 @@
 //! Users and groups of a config, by name or number. What the host knows of them: `crate::accounts`.
 
 use crate::accounts::{LookupError, NO_ID, User};
-use crate::supervisor::Identity;
+use crate::model::Identity;
 
 use super::cursor::{Item, quoted};
 use super::problem::Ends;

@@ -13,7 +13,7 @@ use super::limits;
 use super::service::{RESTARTS, STOP_MODES};
 use super::value::INFINITY;
 use super::{AGENT_FILE, Config};
-use crate::supervisor::{Hook, Output, Spec};
+use crate::model::{Hook, Output, Spec};
 use crate::text;
 
 /// The lines of the keys that a file has for one service, or for the agent; of a key in a table that

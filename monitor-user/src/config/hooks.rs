@@ -10,7 +10,7 @@ use super::cursor::{Item, Table};
 use super::environment;
 use super::service::{command, interval, program};
 use super::value::INFINITY;
-use crate::supervisor::{Hook, Hooks};
+use crate::model::{Hook, Hooks};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::supervisor::Limit;
+use crate::model::Limit;
 
 use super::cursor::{Item, nearest};
 use super::{describe, value};

@@ -38,8 +38,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Accounts;
+use crate::model::{ServiceName, Spec, Unusable};
 use crate::os::progress;
-use crate::supervisor::{ServiceName, Spec, Unusable};
 
 pub(crate) use agent::{AgentConfig, Notices};
 pub(crate) use describe::{Description, Lines, Setting};

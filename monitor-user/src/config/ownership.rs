@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::problem::{Problem, Report, printable};
+use crate::model::{Hook, Spec};
 use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
-use crate::supervisor::{Hook, Spec};
 
 /// One look at all that a config leads to.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::supervisor::{
+use crate::model::{
     EnvironmentFile, Exec, Hooks, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit,
     StopMode, UnknownSignal,
 };

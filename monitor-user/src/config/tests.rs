@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::supervisor::{Limit, Output, Policy, RestartPolicy, Signal, StartLimit, StopMode};
+use crate::model::{Limit, Output, Policy, RestartPolicy, Signal, StartLimit, StopMode};
 
 use super::*;
 

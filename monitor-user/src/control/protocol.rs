@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Description, Problem};
-use crate::supervisor::{Cause, DeniedReason, Desired, ReloadSummary, Reply, Signal, State};
+use crate::model::{Cause, DeniedReason, Desired, ReloadSummary, Reply, Signal, State};
 
 /// The version of the protocol. It grows only when an older side would misread a newer one.
 pub(crate) const VERSION: u32 = 1;

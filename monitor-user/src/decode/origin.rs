@@ -10,8 +10,8 @@ use monitor_ebpf::{
 use nix::libc;
 
 use super::whole_ticks;
+use crate::model::{Fault, How, Origin, Parent, Sender, Signal};
 use crate::os::cgroup_id;
-use crate::supervisor::{Fault, How, Origin, Parent, Sender, Signal};
 
 /// `si_code` of seccomp's SIGSYS, include/uapi/asm-generic/siginfo.h.
 const SYS_SECCOMP: i32 = 1;

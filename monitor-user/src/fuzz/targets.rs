@@ -9,7 +9,7 @@ use crate::config::read_environment_file;
 use crate::control::{Command, Response};
 use crate::init::inittab::{Block, Dialect, Inittab};
 use crate::journal::Reader;
-use crate::supervisor::Cause;
+use crate::model::Cause;
 use crate::{agent, decode, report};
 
 /// Text for a person has nothing in it that a terminal would obey.

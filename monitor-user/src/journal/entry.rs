@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::aftermath::Circumstances;
+use crate::model::{BackoffReason, Child, Death, Instance, Notice, Signal};
 use crate::report::Exited;
-use crate::supervisor::{BackoffReason, Child, Death, Instance, Notice, Signal};
 
 /// One event, not yet numbered.
 #[derive(Debug, Clone, Serialize)]

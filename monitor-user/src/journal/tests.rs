@@ -10,9 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::supervisor::{
-    BackoffReason, Blame, Cause, Death, Instance, Notice, Signal, SpawnFailure,
-};
+use crate::model::{BackoffReason, Blame, Cause, Death, Instance, Notice, Signal, SpawnFailure};
 
 const MAX_SIZE: u64 = 8 << 20;
 

@@ -166,7 +166,7 @@ impl fmt::Display for NoAnswer {
 pub(crate) fn ending(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with status {code}"),
-        (None, Some(number)) => match crate::supervisor::Signal::from_number(number) {
+        (None, Some(number)) => match crate::model::Signal::from_number(number) {
             Some(signal) => format!("was killed by {signal}"),
             None => format!("was killed by signal {number}"),
         },

@@ -38,7 +38,7 @@ use super::place::{Place, unescape};
 use super::spawn::{Spawner, UNBORN};
 use super::tree::stop_signals;
 use super::{marker, pidfd, proc, progress, signal};
-use crate::supervisor::Signal;
+use crate::model::Signal;
 
 /// The agents' common directory.
 const COMMON: &str = "respawn";

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::proc;
-use crate::supervisor::{Attempt, Instance};
+use crate::model::{Attempt, Instance};
 
 const VARIABLE: &str = "RESPAWN_INSTANCE";
 

@@ -22,7 +22,7 @@ use std::path::Path;
 
 use super::sys::{self, Errno, Status};
 use super::trust;
-use crate::supervisor::Identity;
+use crate::model::Identity;
 
 const PATH_MAX: usize = 4096;
 /// As many links as the kernel follows.

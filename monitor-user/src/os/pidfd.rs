@@ -183,10 +183,10 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
 
+    use crate::model::Signal;
     use crate::os::proc::TICK_NS;
     use crate::os::signal;
     use crate::os::testing::{Running, alone, exec, is_root, shell, until};
-    use crate::supervisor::Signal;
 
     #[test]
     fn a_status_is_what_wait_would_tell() {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::pidfd;
 use super::proc::{self, Stat};
-use crate::supervisor::Instance;
+use crate::model::Instance;
 
 /// A process, alive when it was opened.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use crate::supervisor::Instance;
+use crate::model::Instance;
 
 /// The file's name.
 pub(crate) const FILE: &str = "progress";

@@ -6,7 +6,7 @@ use std::ptr;
 
 use nix::sys::signal::{SigHandler, SigSet};
 
-use crate::supervisor::Signal;
+use crate::model::Signal;
 
 /// Undoes what a parent may have left to this process: a signal mask, which every command would keep
 /// for good, and an ignored SIGCHLD, with which no child can be waited for.

@@ -14,7 +14,7 @@ use super::cgroup::{Cgroups, Name, Slot};
 use super::pidfd::{self, Reaped};
 use super::spawn::{Child, SpawnError, Spawner};
 use super::{proc, signal};
-use crate::supervisor::{Exec, Output, Signal};
+use crate::model::{Exec, Output, Signal};
 
 /// A program with no output and a small environment.
 pub(super) fn exec(arguments: &[&str]) -> Exec {

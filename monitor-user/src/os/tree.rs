@@ -27,7 +27,7 @@ use super::pidfd::{self, Reaped};
 use super::spawn::are_plenty;
 use super::waiter::{Interest, Waiter};
 use super::{proc, signal};
-use crate::supervisor::{Clear, Signal};
+use crate::model::{Clear, Signal};
 
 /// The most rounds of looking for members of a session that keeps forking.
 const SEARCH_ROUNDS: u32 = 16;
@@ -497,10 +497,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::model::{Exec, Output};
     use crate::os::cgroup::ServiceCgroup;
     use crate::os::spawn::Spawner;
     use crate::os::testing::{Running, TestCgroups, alone, exec, readable_within, shell, until};
-    use crate::supervisor::{Exec, Output};
 
     /// With cgroups where there are any, and without.
     fn with_and_without_cgroups(test: &str, body: impl Fn(Option<&ServiceCgroup>)) {

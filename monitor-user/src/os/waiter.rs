@@ -91,8 +91,8 @@ mod tests {
     use nix::sys::eventfd::EventFd;
 
     use super::*;
+    use crate::model::Signal;
     use crate::os::testing::{Running, exec, readable_within, until};
-    use crate::supervisor::Signal;
 
     fn drained(waiter: &mut Waiter) -> Vec<u64> {
         let mut ready = Vec::new();

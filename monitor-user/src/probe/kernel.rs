@@ -27,9 +27,9 @@ use super::object::{Attached, Hook, Object, Settings};
 use super::pins::{PinDir, Sizes};
 use super::previous::Previous;
 use crate::decode::Birth;
+use crate::model::Instance;
 use crate::os::ring::{Counters, Ring};
 use crate::os::{self, bpf, progress};
-use crate::supervisor::Instance;
 
 /// The object that the binary carries.
 pub(super) static OBJECT: &[u8] =

@@ -22,8 +22,8 @@ use monitor_ebpf::{ExitRecord, TICK_NS, maps, notes};
 use super::kernel::Watched;
 use super::pins;
 use crate::decode::{Birth, READABLE_FROM};
+use crate::model::Instance;
 use crate::os::ring::Ring;
-use crate::supervisor::Instance;
 
 const RECORD_WORDS: usize = size_of::<ExitRecord>() / 8;
 

@@ -5,8 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::memory::Memory;
-use super::spec::{Policy, StartLimit};
+use crate::model::{Memory, Policy, StartLimit};
 
 /// The least delay of a service that keeps failing, even if its `restart_delay` is zero.
 const LEAST_GROWING_DELAY: Duration = Duration::from_millis(100);

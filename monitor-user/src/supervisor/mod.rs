@@ -1,10 +1,10 @@
 //! The supervisor: decides when services start, stop and start again.
 //!
-//! Pure: no clock, no tokio, no aya, no syscalls. Inputs are facts ([`Event`]) with the time at
+//! Pure: no clock, no tokio, no aya, no syscalls. Inputs are facts ([`Fact`]) with the time at
 //! which they became known, outputs are verbs ([`Action`]).
 //!
 //! The loop around it:
-//! 1. `handle_event` for each fact, `handle_timeout` when [`Supervisor::poll_timeout`] is due;
+//! 1. `handle_fact` for each fact, `handle_timeout` when [`Supervisor::poll_timeout`] is due;
 //! 2. after each of them, where memory is kept, write that of every
 //!    [`Supervisor::next_changed`], so that what is then answered outlives the agent;
 //! 3. perform every [`Supervisor::next_action`];
@@ -17,14 +17,9 @@
 mod action;
 mod background;
 mod backoff;
-mod cause;
-mod event;
-mod memory;
+mod fact;
 mod reload;
 mod service;
-mod signal;
-mod spec;
-mod status;
 
 #[cfg(test)]
 mod simulation;
@@ -37,13 +32,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use action::*;
-pub(crate) use cause::*;
-pub(crate) use event::*;
-pub(crate) use memory::*;
-pub(crate) use signal::*;
-pub(crate) use spec::*;
-pub(crate) use status::*;
+pub(crate) use fact::*;
 
+use crate::model::{
+    Attempt, DeniedReason, Memory, Notice, ReloadSummary, Reply, ServiceName, Spec, Status,
+};
 use reload::Reload;
 use service::{Change, Dead, Legacy, Service, Step};
 
@@ -73,7 +66,7 @@ pub(crate) struct Supervisor {
 struct Startup {
     legacies: BTreeMap<ServiceName, Legacy>,
     /// Facts about the legacies' instances, told again once the services are known.
-    facts: Vec<Event>,
+    facts: Vec<Fact>,
 }
 
 impl Supervisor {
@@ -83,9 +76,9 @@ impl Supervisor {
     }
 
     /// Takes a fact, known at `now`. What is to be done about it is left in `next_action`.
-    pub(crate) fn handle_event(&mut self, event: Event, now: Instant) {
-        if let Some(event) = self.hold_until_configured(event) {
-            self.dispatch(event, now);
+    pub(crate) fn handle_fact(&mut self, fact: Fact, now: Instant) {
+        if let Some(fact) = self.hold_until_configured(fact) {
+            self.dispatch(fact, now);
         }
         self.go_on_with_reloads(now);
         self.reply_to_shutdown();
@@ -111,7 +104,7 @@ impl Supervisor {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// The next thing to do, in order. To be drained after every event and timeout.
+    /// The next thing to do, in order. To be drained after every fact and timeout.
     pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -144,13 +137,13 @@ impl Supervisor {
     }
 
     /// Keeps what cannot be used before the first config; gives back the rest.
-    fn hold_until_configured(&mut self, event: Event) -> Option<Event> {
+    fn hold_until_configured(&mut self, fact: Fact) -> Option<Fact> {
         if self.is_configured {
-            return Some(event);
+            return Some(fact);
         }
         let startup = self.startup.get_or_insert_default();
-        match event {
-            Event::Remembered {
+        match fact {
+            Fact::Remembered {
                 service,
                 memory,
                 instance,
@@ -159,84 +152,84 @@ impl Supervisor {
                 legacy.memory = *memory;
                 legacy.instances.extend(instance);
             }
-            Event::ProcessExited { .. }
-            | Event::ProcessReleased { .. }
-            | Event::StopSent { .. }
-            | Event::TreeRemains { .. }
-            | Event::TreeGone { .. } => startup.facts.push(event),
+            Fact::ProcessExited { .. }
+            | Fact::ProcessReleased { .. }
+            | Fact::StopSent { .. }
+            | Fact::TreeRemains { .. }
+            | Fact::TreeGone { .. } => startup.facts.push(fact),
             other => return Some(other),
         }
         None
     }
 
-    fn dispatch(&mut self, event: Event, now: Instant) {
-        match event {
-            Event::Configured { services, request } => self.configure(services, request, now),
+    fn dispatch(&mut self, fact: Fact, now: Instant) {
+        match fact {
+            Fact::Configured { services, request } => self.configure(services, request, now),
             // Too late: what is in the config is known by now, and may have been started.
-            Event::Remembered { .. } => {}
-            Event::Spawned {
+            Fact::Remembered { .. } => {}
+            Fact::Spawned {
                 service,
                 attempt,
                 instance,
             } => self.visit(&service, now, |it, step| {
                 it.spawned(attempt, instance, step)
             }),
-            Event::SpawnFailed {
+            Fact::SpawnFailed {
                 service,
                 attempt,
                 failure,
             } => self.visit(&service, now, |it, step| {
                 it.spawn_failed(attempt, failure, step);
             }),
-            Event::Described {
+            Fact::Described {
                 service,
                 attempt,
                 spec,
             } => self.visit(&service, now, |it, step| it.described(attempt, spec, step)),
-            Event::ProcessExited {
+            Fact::ProcessExited {
                 service,
                 instance,
                 death,
             } => self.visit(&service, now, |it, step| it.exited(instance, death, step)),
-            Event::ChildExited {
+            Fact::ChildExited {
                 service,
                 attempt,
                 child,
             } => self.visit(&service, now, |it, step| {
                 it.child_exited(attempt, child, step);
             }),
-            Event::ProcessReleased {
+            Fact::ProcessReleased {
                 service,
                 instance,
                 death,
             } => self.visit(&service, now, |it, step| it.released(instance, death, step)),
-            Event::StopSent { service, instance } => {
+            Fact::StopSent { service, instance } => {
                 self.visit(&service, now, |it, _| it.stop_sent(instance));
             }
-            Event::TreeRemains { service, instance } => {
+            Fact::TreeRemains { service, instance } => {
                 self.visit(&service, now, |it, step| it.tree_remains(instance, step));
             }
-            Event::TreeGone { service, instance } => {
+            Fact::TreeGone { service, instance } => {
                 self.visit(&service, now, |it, step| it.tree_gone(instance, step));
             }
-            Event::EventsLost { count } => self
+            Fact::EventsLost { count } => self
                 .actions
                 .push_back(Action::Publish(Notice::EventsLost { count })),
-            Event::ShutdownRequested { request } => self.shut_down(request, now),
-            Event::StartRequested { .. }
-            | Event::StopRequested { .. }
-            | Event::RestartRequested { .. }
-            | Event::SignalRequested { .. } => self.request(event, now),
+            Fact::ShutdownRequested { request } => self.shut_down(request, now),
+            Fact::StartRequested { .. }
+            | Fact::StopRequested { .. }
+            | Fact::RestartRequested { .. }
+            | Fact::SignalRequested { .. } => self.request(fact, now),
         }
     }
 
     /// A person asked for something of one service.
-    fn request(&mut self, event: Event, now: Instant) {
-        let (service, request, brings_up) = match &event {
-            Event::StartRequested { service, request }
-            | Event::RestartRequested { service, request } => (service.clone(), *request, true),
-            Event::StopRequested { service, request }
-            | Event::SignalRequested {
+    fn request(&mut self, fact: Fact, now: Instant) {
+        let (service, request, brings_up) = match &fact {
+            Fact::StartRequested { service, request }
+            | Fact::RestartRequested { service, request } => (service.clone(), *request, true),
+            Fact::StopRequested { service, request }
+            | Fact::SignalRequested {
                 service, request, ..
             } => (service.clone(), *request, false),
             _ => return,
@@ -255,10 +248,10 @@ impl Supervisor {
         if let Some(reason) = denied {
             return self.reply(request, Reply::Denied(reason));
         }
-        self.visit(&service, now, |it, step| match event {
-            Event::StartRequested { .. } => it.start(request, step),
-            Event::RestartRequested { .. } => it.restart(request, step),
-            Event::SignalRequested { signal, .. } => it.signal(signal, request, step),
+        self.visit(&service, now, |it, step| match fact {
+            Fact::StartRequested { .. } => it.start(request, step),
+            Fact::RestartRequested { .. } => it.restart(request, step),
+            Fact::SignalRequested { signal, .. } => it.signal(signal, request, step),
             _ => it.stop(request, step),
         });
     }
@@ -493,12 +486,12 @@ impl Startup {
 }
 
 /// Every instance that is dead by these facts.
-fn told_dead(facts: &[Event]) -> Dead {
+fn told_dead(facts: &[Fact]) -> Dead {
     let dead = facts.iter().filter_map(|fact| match fact {
-        Event::ProcessExited {
+        Fact::ProcessExited {
             service, instance, ..
         }
-        | Event::ProcessReleased {
+        | Fact::ProcessReleased {
             service, instance, ..
         } => Some((service.clone(), *instance)),
         _ => None,

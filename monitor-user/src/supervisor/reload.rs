@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::action::{DeniedReason, FailedStart, ReloadSummary, Reply};
-use super::event::{RequestId, ServiceName};
+use super::fact::RequestId;
+use crate::model::{DeniedReason, FailedStart, ReloadSummary, Reply, ServiceName};
 
 /// Requests of the supervisor's own have this bit, those of people have not.
 const OWN: u64 = 1 << 63;

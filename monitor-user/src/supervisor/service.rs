@@ -64,15 +64,15 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::action::{Action, BackoffReason, Clear, DeniedReason, Notice, Reach, Reply};
+use super::action::Action;
 use super::background;
 use super::backoff::{Backoff, after};
-use super::cause::{Blame, Cause, Death};
-use super::event::{Attempt, Child, Instance, RequestId, ServiceName, SpawnFailure};
-use super::memory::{Desired, Memory, Rest, StopMemory};
-use super::signal::Signal;
-use super::spec::{Exec, Hooks, Policy, RestartPolicy, Spec, StopMode};
-use super::status::{State, Status};
+use super::fact::RequestId;
+use crate::model::{
+    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DeniedReason, Desired, Exec, Hooks,
+    Instance, Memory, Notice, Policy, Reach, Reply, Rest, RestartPolicy, ServiceName, Signal,
+    SpawnFailure, Spec, State, Status, StopMemory, StopMode,
+};
 
 /// What a service is told along with each fact, and where it leaves its actions.
 pub(super) struct Step<'a> {

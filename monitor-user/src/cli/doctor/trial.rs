@@ -12,9 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 use crate::cli::Global;
 use crate::clock;
 use crate::decode::{self, Birth, ProcessExit};
+use crate::model::Cause;
 use crate::os::process::Process;
 use crate::probe::{KernelProbe, Options, Place, ProgramReport, mount_bpffs};
-use crate::supervisor::Cause;
 
 /// How the test's child exits.
 const CODE: u8 = 7;

@@ -13,8 +13,8 @@ use crate::aftermath::Circumstances;
 use crate::control::{Command, ServiceStatus};
 use crate::decode::LastSignal;
 use crate::journal::Line;
+use crate::model::Cause;
 use crate::report::Exited;
-use crate::supervisor::Cause;
 
 /// How many exits are kept: more than any screen shows.
 const EXITS: usize = 500;

@@ -11,8 +11,8 @@ use super::model::Agent;
 use super::view::View;
 use crate::cli::status::{note, state_style};
 use crate::control::ServiceStatus;
+use crate::model::Cause;
 use crate::report::{Age, cause_style};
-use crate::supervisor::Cause;
 use crate::text;
 
 impl View<'_> {

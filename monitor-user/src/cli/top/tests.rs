@@ -15,8 +15,8 @@ use super::model::{Absence, Input, Model, Moment, Order, Verb, Wish};
 use super::view::View;
 use crate::control::ServiceStatus;
 use crate::journal::Line;
+use crate::model::{Cause, Desired, State};
 use crate::report::Exited;
-use crate::supervisor::{Cause, Desired, State};
 
 const PLAIN: Look = Look {
     colour: false,

@@ -16,7 +16,7 @@ use super::canvas::Canvas;
 use super::look::Look;
 use super::model::{Absence, Agent, Message, Model, Moment};
 use crate::control::ServiceStatus;
-use crate::supervisor::State;
+use crate::model::State;
 
 /// What is drawn, and how.
 pub(super) struct View<'a> {

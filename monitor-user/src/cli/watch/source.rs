@@ -10,11 +10,11 @@ use crate::aftermath::{self, Circumstances};
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
 use crate::decode::{self, Birth, ProcessExit};
+use crate::model::Cause;
 use crate::os;
 use crate::os::process::Process;
 use crate::probe::{HookStatistics, KernelProbe, Options};
 use crate::report::Exited;
-use crate::supervisor::Cause;
 
 /// Exits that the kernel could not report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::control::client::{AskError, ask};
 use crate::control::{ServiceResult, ServiceStatus, socket};
-use crate::supervisor::{Desired, State};
+use crate::model::{Desired, State};
 
 /// How long anything may take before a test gives up: far longer than it ever takes.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -63,7 +63,7 @@ use super::cgroup::Slot;
 use super::proc::{self, TICK_NS};
 use super::sys::{self, CloneArgs, Errno};
 use super::{pidfd, progress, signal};
-use crate::supervisor::{Exec, Signal, SpawnFailure};
+use crate::model::{Exec, Signal, SpawnFailure};
 
 mod child;
 mod prepared;

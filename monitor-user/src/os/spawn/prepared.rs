@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 
 use super::{FdLimit, SpawnError, Stage};
+use crate::model::{Attempt, Exec, Identity, Instance, Limit, Output};
 use crate::os::cgroup::Slot;
 use crate::os::marker::Marker;
 use crate::os::open;
 use crate::os::sys::{self, Limit64};
-use crate::supervisor::{Attempt, Exec, Identity, Instance, Limit, Output};
 
 /// What new files of a service may not have, unless its file says otherwise.
 const DEFAULT_UMASK: u32 = 0o022;

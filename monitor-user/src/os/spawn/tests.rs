@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::*;
+use crate::model::{Identity, Limit, Output};
 use crate::os::cgroup::Slot;
 use crate::os::pidfd::Reaped;
 use crate::os::testing::*;
-use crate::supervisor::{Identity, Limit, Output};
 
 mod recorded;
 

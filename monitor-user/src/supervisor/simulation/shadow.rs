@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::*;
 use super::Check;
+use crate::model::*;
 
 /// The last notice of a service, as far as it tells the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

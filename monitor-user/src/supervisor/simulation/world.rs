@@ -9,6 +9,7 @@ use super::super::tests::default_spec;
 use super::super::*;
 use super::shadow::{Shadow, Told};
 use super::{Check, Random};
+use crate::model::*;
 
 /// Nothing that the world owes takes longer, jumps of the clock aside.
 const LONGEST_LATENCY: Duration = Duration::from_secs(2);
@@ -46,7 +47,7 @@ struct Process {
 
 /// What the world will do at its time.
 enum Happening {
-    Tell(Event),
+    Tell(Fact),
     /// The spawn that was asked for comes through, or fails.
     Spawn {
         service: ServiceName,
@@ -90,7 +91,7 @@ pub(super) struct Simulation {
     last_request: u64,
     expected_reloads: BTreeMap<RequestId, ReloadSummary>,
     /// Facts that may be told again.
-    recent: VecDeque<Event>,
+    recent: VecDeque<Fact>,
     is_going: bool,
     /// Nothing from outside any more, and no process ends by itself.
     is_quiet: bool,
@@ -144,7 +145,7 @@ impl Simulation {
         }
     }
 
-    /// The last events and actions, if this world keeps them.
+    /// The last facts and actions, if this world keeps them.
     pub(super) fn trace(&self) -> String {
         self.trace
             .iter()
@@ -205,7 +206,7 @@ impl Simulation {
         };
         self.now = self.now.max(time);
         match happening {
-            Happening::Tell(event) => self.tell(event),
+            Happening::Tell(fact) => self.tell(fact),
             Happening::Spawn {
                 service,
                 attempt,
@@ -248,7 +249,7 @@ impl Simulation {
             }
             72..82 => self.tell_again(),
             82..90 => self.tell_nonsense(),
-            90..93 => self.tell(Event::EventsLost { count: 1 }),
+            90..93 => self.tell(Fact::EventsLost { count: 1 }),
             93..95 => {
                 let jump = self.random.duration(Duration::from_secs(3600));
                 self.now += jump;
@@ -304,14 +305,14 @@ impl Simulation {
             let failure = SpawnFailure {
                 message: "cannot run".into(),
             };
-            return self.tell(Event::SpawnFailed {
+            return self.tell(Fact::SpawnFailed {
                 service,
                 attempt,
                 failure,
             });
         }
         let instance = self.bear(&service, attempt, exec)?;
-        let spawned = Event::Spawned {
+        let spawned = Fact::Spawned {
             service,
             attempt,
             instance,
@@ -333,13 +334,13 @@ impl Simulation {
             message: "still unusable".into(),
         };
         let answer = if self.is_quiet || self.random.chance(50) {
-            Event::Described {
+            Fact::Described {
                 service,
                 attempt,
                 spec: Arc::new(spec),
             }
         } else {
-            Event::SpawnFailed {
+            Fact::SpawnFailed {
                 service,
                 attempt,
                 failure,
@@ -439,7 +440,7 @@ impl Simulation {
         let service = process.service.clone();
         for _ in 0..self.random.pick(&[0, 1, 1, 1, 2]) {
             let (service, death) = (service.clone(), death.clone());
-            let early = Event::ProcessExited {
+            let early = Fact::ProcessExited {
                 service,
                 instance,
                 death,
@@ -452,7 +453,7 @@ impl Simulation {
     /// The authoritative fact: it comes in any case, but never before `Spawned`.
     fn owe_release(&mut self, service: ServiceName, instance: Instance, death: Death) {
         let spawned = self.queue.iter().find_map(|((time, _), happening)| {
-            let Happening::Tell(Event::Spawned { instance: born, .. }) = happening else {
+            let Happening::Tell(Fact::Spawned { instance: born, .. }) = happening else {
                 return None;
             };
             (*born == instance).then_some(*time)
@@ -466,7 +467,7 @@ impl Simulation {
             ..death
         };
         let time = self.now + self.latency(LONGEST_LATENCY);
-        let released = Event::ProcessReleased {
+        let released = Fact::ProcessReleased {
             service,
             instance,
             death,
@@ -540,18 +541,18 @@ impl Simulation {
             _ => {}
         }
         let signal = self.random.pick(&[Signal::HUP, Signal::KILL]);
-        let event = match kind {
-            Kind::Start => Event::StartRequested { service, request },
-            Kind::Stop => Event::StopRequested { service, request },
-            Kind::Restart => Event::RestartRequested { service, request },
-            Kind::Signal => Event::SignalRequested {
+        let fact = match kind {
+            Kind::Start => Fact::StartRequested { service, request },
+            Kind::Stop => Fact::StopRequested { service, request },
+            Kind::Restart => Fact::RestartRequested { service, request },
+            Kind::Signal => Fact::SignalRequested {
                 service,
                 signal,
                 request,
             },
-            Kind::Reload | Kind::Shutdown => Event::ShutdownRequested { request },
+            Kind::Reload | Kind::Shutdown => Fact::ShutdownRequested { request },
         };
-        self.tell(event)
+        self.tell(fact)
     }
 
     /// A config that mostly resembles the last one.
@@ -561,7 +562,7 @@ impl Simulation {
         if let Some(request) = request {
             self.expected_reloads.insert(request, expected);
         }
-        self.tell(Event::Configured { services, request })
+        self.tell(Fact::Configured { services, request })
     }
 
     fn next_config(&mut self) -> BTreeMap<ServiceName, Arc<Spec>> {
@@ -713,38 +714,38 @@ impl Simulation {
 
 impl Simulation {
     /// One step: a fact, all that follows, and every invariant.
-    fn tell(&mut self, event: Event) -> Check {
-        self.note(|_| format!("{event:?}"));
-        self.learn(&event);
+    fn tell(&mut self, fact: Fact) -> Check {
+        self.note(|_| format!("{fact:?}"));
+        self.learn(&fact);
         if matches!(
-            event,
-            Event::Spawned { .. }
-                | Event::SpawnFailed { .. }
-                | Event::ProcessExited { .. }
-                | Event::ProcessReleased { .. }
-                | Event::TreeGone { .. }
+            fact,
+            Fact::Spawned { .. }
+                | Fact::SpawnFailed { .. }
+                | Fact::ProcessExited { .. }
+                | Fact::ProcessReleased { .. }
+                | Fact::TreeGone { .. }
         ) {
-            self.recent.push_back(event.clone());
+            self.recent.push_back(fact.clone());
             if self.recent.len() > 16 {
                 self.recent.pop_front();
             }
         }
-        self.supervisor.handle_event(event, self.now);
+        self.supervisor.handle_fact(fact, self.now);
         self.after_step()
     }
 
     /// What follows for world and shadows from a fact that is about to be told.
-    fn learn(&mut self, event: &Event) {
-        match event {
-            Event::Spawned {
+    fn learn(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Spawned {
                 service, attempt, ..
             }
-            | Event::SpawnFailed {
+            | Fact::SpawnFailed {
                 service, attempt, ..
             } if self.spawning.get(service) == Some(attempt) => {
                 self.spawning.remove(service);
             }
-            Event::Described {
+            Fact::Described {
                 service,
                 attempt,
                 spec,
@@ -757,12 +758,12 @@ impl Simulation {
                     shadow.is_free = true;
                 }
             }
-            Event::ProcessExited {
+            Fact::ProcessExited {
                 service,
                 instance,
                 death,
             } => self.learn_death(service, *instance, death),
-            Event::ProcessReleased {
+            Fact::ProcessReleased {
                 service,
                 instance,
                 death,
@@ -774,12 +775,12 @@ impl Simulation {
                     process.is_release_told = true;
                 }
             }
-            Event::StopSent { instance, .. } => {
+            Fact::StopSent { instance, .. } => {
                 if let Some(process) = self.find(*instance) {
                     process.stop_sent = process.stop_asked.or(process.stop_sent);
                 }
             }
-            Event::TreeGone { service, instance } => self.processes.retain(|process| {
+            Fact::TreeGone { service, instance } => self.processes.retain(|process| {
                 process.instance != *instance
                     || process.service != *service
                     || !process.is_clear_asked
@@ -826,9 +827,9 @@ impl Simulation {
         if self.recent.is_empty() {
             return Ok(());
         }
-        let recent: Vec<Event> = self.recent.iter().cloned().collect();
-        let event = self.random.pick(&recent);
-        self.tell(event)
+        let recent: Vec<Fact> = self.recent.iter().cloned().collect();
+        let fact = self.random.pick(&recent);
+        self.tell(fact)
     }
 
     /// A fact about something that never was: a reused pid, another's service, a lost attempt.
@@ -865,27 +866,27 @@ impl Simulation {
         };
         let choice = self.random.below(6);
         self.tell(match choice {
-            0 => Event::Spawned {
+            0 => Fact::Spawned {
                 service,
                 attempt,
                 instance,
             },
-            1 => Event::SpawnFailed {
+            1 => Fact::SpawnFailed {
                 service,
                 attempt,
                 failure,
             },
-            2 => Event::ProcessExited {
+            2 => Fact::ProcessExited {
                 service,
                 instance,
                 death,
             },
-            3 => Event::ProcessReleased {
+            3 => Fact::ProcessReleased {
                 service,
                 instance,
                 death,
             },
-            4 => Event::ChildExited {
+            4 => Fact::ChildExited {
                 service,
                 attempt,
                 child: Box::new(Child {
@@ -894,7 +895,7 @@ impl Simulation {
                     left_out: 0,
                 }),
             },
-            _ => Event::TreeGone { service, instance },
+            _ => Fact::TreeGone { service, instance },
         })
     }
 
@@ -906,7 +907,7 @@ impl Simulation {
             return Ok(());
         }
         let instance = self.random.pick(&early);
-        self.tell(Event::TreeGone { service, instance })
+        self.tell(Fact::TreeGone { service, instance })
     }
 
     /// The agent dies; the next one finds what the kernel and the memory have.
@@ -981,7 +982,7 @@ impl Simulation {
         Ok(())
     }
 
-    fn remembered(&mut self, memories: &BTreeMap<ServiceName, Memory>) -> Vec<Event> {
+    fn remembered(&mut self, memories: &BTreeMap<ServiceName, Memory>) -> Vec<Fact> {
         let mut facts = Vec::new();
         for (service, memory) in memories {
             let instances = self.of(service).map(|it| Some((it.attempt, it.instance)));
@@ -992,7 +993,7 @@ impl Simulation {
             if self.random.chance(50) {
                 instances.reverse();
             }
-            facts.extend(instances.into_iter().map(|instance| Event::Remembered {
+            facts.extend(instances.into_iter().map(|instance| Fact::Remembered {
                 service: service.clone(),
                 memory: Box::new(memory.clone()),
                 instance,
@@ -1002,7 +1003,7 @@ impl Simulation {
     }
 
     /// What has died is told to the new agent: some at once, the others when it is at work.
-    fn deaths_in_between(&mut self) -> Vec<Event> {
+    fn deaths_in_between(&mut self) -> Vec<Fact> {
         let mut facts = Vec::new();
         let mut processes = std::mem::take(&mut self.processes);
         for process in &mut processes {
@@ -1030,7 +1031,7 @@ impl Simulation {
             if self.random.chance(50) {
                 self.owe_release(service, instance, death);
             } else {
-                facts.push(Event::ProcessReleased {
+                facts.push(Fact::ProcessReleased {
                     service,
                     instance,
                     death,
@@ -1126,7 +1127,7 @@ impl Simulation {
         if let Some(process) = self.find(instance) {
             process.stop_asked = Some(reach);
         }
-        let happening = Happening::Tell(Event::StopSent { service, instance });
+        let happening = Happening::Tell(Fact::StopSent { service, instance });
         self.later(Duration::from_millis(20), happening);
         Ok(())
     }
@@ -1150,7 +1151,7 @@ impl Simulation {
         }
         if is_awaited {
             let service = service.clone();
-            let gone = Event::TreeGone { service, instance };
+            let gone = Fact::TreeGone { service, instance };
             self.later(LONGEST_LATENCY, Happening::Tell(gone));
         }
         Ok(())
@@ -1176,7 +1177,7 @@ impl Simulation {
             let service = service.clone();
             self.later(
                 Duration::from_millis(20),
-                Happening::Tell(Event::TreeRemains { service, instance }),
+                Happening::Tell(Fact::TreeRemains { service, instance }),
             );
         }
         if let Clear::Stop(_) = how {
@@ -1189,7 +1190,7 @@ impl Simulation {
             }
         }
         if !stays {
-            let gone = Event::TreeGone { service, instance };
+            let gone = Fact::TreeGone { service, instance };
             self.later(LONGEST_LATENCY, Happening::Tell(gone));
         }
         Ok(())

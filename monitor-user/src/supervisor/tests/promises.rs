@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::*;
 use super::script::{Bench, check, default_spec, instance};
+use crate::model::*;
 
 // ---- going into the background ----
 
@@ -842,7 +843,7 @@ fn a_reused_pid_is_somebody_else() {
         time: None,
         since_boot: None,
     };
-    bench.event(Event::ProcessReleased {
+    bench.fact(Fact::ProcessReleased {
         service: "s".into(),
         instance: other,
         death,
@@ -1650,11 +1651,11 @@ fn ten_thousand_services_are_no_burden() {
     let spec = std::sync::Arc::new(spec);
     let names: Vec<ServiceName> = (0..10_000).map(|n| format!("service-{n}").into()).collect();
     let services = names.iter().map(|name| (name.clone(), spec.clone()));
-    let event = Event::Configured {
+    let fact = Fact::Configured {
         services: services.collect(),
         request: None,
     };
-    bench.supervisor.handle_event(event, now);
+    bench.supervisor.handle_fact(fact, now);
     for _ in 0..10 {
         let mut pending = std::collections::VecDeque::new();
         let mut backing_off = 0;
@@ -1666,17 +1667,17 @@ fn ten_thousand_services_are_no_burden() {
                     usize::from(matches!(action, Action::Publish(Notice::Backoff { .. })));
                 pending.extend(answer(action));
             }
-            let Some(event) = pending.pop_front() else {
+            let Some(fact) = pending.pop_front() else {
                 break;
             };
-            bench.supervisor.handle_event(event, bench.now);
+            bench.supervisor.handle_fact(fact, bench.now);
         }
         assert_eq!(backing_off, 10_000);
     }
 }
 
 /// The world's answer: every start succeeds, and the instance ends at once.
-fn answer(action: Action) -> Vec<Event> {
+fn answer(action: Action) -> Vec<Fact> {
     let death = || Death {
         cause: Cause::Exited { code: 1 },
         blame: Blame::Itself,
@@ -1687,12 +1688,12 @@ fn answer(action: Action) -> Vec<Event> {
     };
     match action {
         Action::Spawn { service, attempt } => vec![
-            Event::Spawned {
+            Fact::Spawned {
                 service: service.clone(),
                 attempt,
                 instance: instance(attempt.0),
             },
-            Event::ProcessReleased {
+            Fact::ProcessReleased {
                 service,
                 instance: instance(attempt.0),
                 death: death(),
@@ -1700,7 +1701,7 @@ fn answer(action: Action) -> Vec<Event> {
         ],
         Action::ClearTree {
             service, instance, ..
-        } => vec![Event::TreeGone { service, instance }],
+        } => vec![Fact::TreeGone { service, instance }],
         _ => Vec::new(),
     }
 }

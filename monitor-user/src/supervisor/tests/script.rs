@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::*;
+use crate::model::*;
 
 /// A supervisor with the world's side of its conversation.
 pub(super) struct Bench {
@@ -97,7 +98,7 @@ impl Bench {
                 let services = specs
                     .map(|(name, spec)| (name.clone(), Arc::new(spec.clone())))
                     .collect();
-                self.event(Event::Configured { services, request });
+                self.fact(Fact::Configured { services, request });
             }
             "storm" => self.storm(),
             "agent-dies" => self.agent_dies(),
@@ -106,13 +107,13 @@ impl Bench {
                 let instance = words
                     .get(1)
                     .map(|_| (Attempt(number()), instance(number())));
-                self.event(Event::Remembered {
+                self.fact(Fact::Remembered {
                     service,
                     memory,
                     instance,
                 });
             }
-            "spawned" => self.event(Event::Spawned {
+            "spawned" => self.fact(Fact::Spawned {
                 service,
                 attempt: Attempt(number()),
                 instance: instance(number()),
@@ -120,32 +121,32 @@ impl Bench {
             "described" => {
                 let spec = Arc::new(default_spec());
                 let attempt = Attempt(number());
-                self.event(Event::Described {
+                self.fact(Fact::Described {
                     service,
                     attempt,
                     spec,
                 });
             }
-            "nospawn" => self.event(Event::SpawnFailed {
+            "nospawn" => self.fact(Fact::SpawnFailed {
                 service,
                 attempt: Attempt(number()),
                 failure: SpawnFailure {
                     message: "no such file".into(),
                 },
             }),
-            "remains" => self.event(Event::TreeRemains {
+            "remains" => self.fact(Fact::TreeRemains {
                 service,
                 instance: instance(number()),
             }),
-            "sent" => self.event(Event::StopSent {
+            "sent" => self.fact(Fact::StopSent {
                 service,
                 instance: instance(number()),
             }),
             "exit" | "release" | "gone" | "ends" => {
                 self.death(words[0], service, instance(number()), death(&words[2..]));
             }
-            "child" => self.event(child_exited(service, number())),
-            "lost" => self.event(Event::EventsLost { count: number() }),
+            "child" => self.fact(child_exited(service, number())),
+            "lost" => self.fact(Fact::EventsLost { count: number() }),
             verb => match verb.strip_prefix('+') {
                 Some(time) => {
                     self.now += duration(time);
@@ -167,12 +168,12 @@ impl Bench {
 
     fn ask(&mut self, verb: &str, service: ServiceName, words: &[&str]) {
         let request = request(words.last().unwrap());
-        self.event(match verb {
-            "start" => Event::StartRequested { service, request },
-            "stop" => Event::StopRequested { service, request },
-            "restart" => Event::RestartRequested { service, request },
-            "shutdown" => Event::ShutdownRequested { request },
-            "signal" => Event::SignalRequested {
+        self.fact(match verb {
+            "start" => Fact::StartRequested { service, request },
+            "stop" => Fact::StopRequested { service, request },
+            "restart" => Fact::RestartRequested { service, request },
+            "shutdown" => Fact::ShutdownRequested { request },
+            "signal" => Fact::SignalRequested {
                 service,
                 signal: words[0].parse().unwrap(),
                 request,
@@ -185,7 +186,7 @@ impl Bench {
         let all = kind == "ends";
         if all || kind == "exit" {
             let (service, death) = (service.clone(), death.clone());
-            self.event(Event::ProcessExited {
+            self.fact(Fact::ProcessExited {
                 service,
                 instance,
                 death,
@@ -193,14 +194,14 @@ impl Bench {
         }
         if all || kind == "release" {
             let service = service.clone();
-            self.event(Event::ProcessReleased {
+            self.fact(Fact::ProcessReleased {
                 service,
                 instance,
                 death,
             });
         }
         if all || kind == "gone" {
-            self.event(Event::TreeGone { service, instance });
+            self.fact(Fact::TreeGone { service, instance });
         }
     }
 
@@ -213,8 +214,8 @@ impl Bench {
             .collect();
     }
 
-    pub(super) fn event(&mut self, event: Event) {
-        self.supervisor.handle_event(event, self.now);
+    pub(super) fn fact(&mut self, fact: Fact) {
+        self.supervisor.handle_fact(fact, self.now);
     }
 
     fn drain(&mut self) -> Vec<String> {
@@ -270,8 +271,8 @@ impl Bench {
 }
 
 /// Process 90 of that start's tree has ended.
-fn child_exited(service: ServiceName, attempt: u64) -> Event {
-    Event::ChildExited {
+fn child_exited(service: ServiceName, attempt: u64) -> Fact {
+    Fact::ChildExited {
         service,
         attempt: Attempt(attempt),
         child: Box::new(Child {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::State;
 use super::script::Bench;
+use crate::model::State;
 
 /// How to get into each state. `due` and its kin have the old instance still around.
 const STATES: &[(&str, &[&str])] = &[

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Death;
-use super::event::{Instance, ServiceName, SpawnFailure};
+use super::instance::{Instance, ServiceName, SpawnFailure};
 use super::memory::Desired;
 
 /// The contract's words for what a service does. Coarser than the machine in `service.rs`.

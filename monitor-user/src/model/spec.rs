@@ -237,7 +237,7 @@ impl EnvironmentFile {
 
 impl Exec {
     /// Of a service that nobody knows how to run.
-    pub(super) fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Self {
             program: "/".into(),
             arguments: Vec::new(),

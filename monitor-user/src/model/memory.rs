@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Death;
-use super::event::{Attempt, Instance, SpawnFailure};
+use super::instance::{Attempt, Instance, SpawnFailure};
 use super::spec::StopMode;
 
 /// What people and config want of a service, whatever it does at the moment.
@@ -113,7 +113,7 @@ impl Memory {
     }
 
     /// Since when it has been in its state, on the reader's clock.
-    pub(super) fn since(&self, now: Instant) -> Instant {
+    pub(crate) fn since(&self, now: Instant) -> Instant {
         // An Instant before the clock's own beginning does not exist.
         now.checked_sub(self.state_age).unwrap_or(now)
     }

@@ -1,65 +1,19 @@
 //! The facts that the supervisor is told: past tense, complete, never a request to look.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use super::Spec;
-use super::cause::Death;
-use super::memory::Memory;
-use super::signal::Signal;
-
-/// The name of a service, as its file is named.
-pub(crate) type ServiceName = Arc<str>;
-
-/// One run of a service: a pid alone may be anybody's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct Instance {
-    /// Process ID, as the agent's PID namespace has it.
-    pub(crate) pid: u32,
-    /// Start time since boot, in nanoseconds at the resolution of `/proc` (10 ms).
-    pub(crate) start_time_ns: u64,
-}
-
-/// Which start of a service is meant: counted up for each `Spawn`, never reused.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub(crate) struct Attempt(pub u64);
+use crate::model::{
+    Attempt, Child, Death, Instance, Memory, ServiceName, Signal, SpawnFailure, Spec,
+};
 
 /// Who waits for an answer: a control connection's pending command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RequestId(pub u64);
 
-/// A process of a service's tree, beside its main process, that a signal has ended.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Child {
-    /// Who it was.
-    pub(crate) process: Instance,
-    /// How it ended.
-    pub(crate) death: Death,
-    /// So many others of the tree that ended so before it are not told.
-    pub(crate) left_out: u64,
-}
-
-/// Where a start failed, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SpawnFailure {
-    /// "cannot run /usr/bin/x: No such file or directory (exec)"
-    pub(crate) message: String,
-}
-
-impl fmt::Display for SpawnFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
 /// A fact.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+pub(crate) enum Fact {
     /// A valid config was read: at the start, or for a reload that `request` waits for.
     /// It is the whole set: a service that is not in it was removed.
     Configured {
@@ -157,7 +111,7 @@ pub(crate) enum Event {
     EventsLost { count: u64 },
 }
 
-impl Event {
+impl Fact {
     /// The service that it is about; `None`: all.
     pub(crate) fn service(&self) -> Option<&ServiceName> {
         match self {

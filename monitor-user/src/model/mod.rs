@@ -1,0 +1,24 @@
+//! The nouns that everyone shares: what a service is, what runs of it, how that ended.
+//!
+//! Decides nothing and does nothing: no clock, no file, no system call. `supervisor` is built on
+//! this module and on std alone.
+
+mod cause;
+mod instance;
+mod memory;
+mod notice;
+mod reach;
+mod reply;
+mod signal;
+mod spec;
+mod status;
+
+pub(crate) use cause::*;
+pub(crate) use instance::*;
+pub(crate) use memory::*;
+pub(crate) use notice::*;
+pub(crate) use reach::*;
+pub(crate) use reply::*;
+pub(crate) use signal::*;
+pub(crate) use spec::*;
+pub(crate) use status::*;
