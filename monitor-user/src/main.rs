@@ -14,6 +14,7 @@ mod init;
 mod journal;
 mod model;
 mod os;
+mod owner;
 mod probe;
 #[cfg(test)]
 mod random;

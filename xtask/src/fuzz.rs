@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The names of the targets, as their seeds' folders have them.
-pub(crate) const TARGETS: [&str; 7] = [
+pub(crate) const TARGETS: [&str; 8] = [
     "ring",
     "protocol",
     "journal",
@@ -23,10 +23,11 @@ pub(crate) const TARGETS: [&str; 7] = [
     "config",
     "environment",
     "inittab",
+    "cgroup",
 ];
 
 /// Feed made-up input to all that the agent reads: the kernel's records, requests, the journal, its own
-/// files, configs, environment files and inittabs
+/// files, configs, environment files, inittabs and cgroups' paths
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all

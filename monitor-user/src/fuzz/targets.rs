@@ -10,6 +10,7 @@ use crate::control::{Command, Response};
 use crate::init::inittab::{Block, Dialect, Inittab};
 use crate::journal::Reader;
 use crate::model::Cause;
+use crate::owner::Owner;
 use crate::{agent, decode, report};
 
 /// Text for a person has nothing in it that a terminal would obey.
@@ -208,5 +209,21 @@ fn inittab() {
             }
         }
         let _ = crate::init::inittab::ids_in(bytes);
+    });
+}
+
+#[test]
+fn cgroup() {
+    let words = &[
+        "/", ".slice", ".scope", ".service", "user@", "machine-", "\\x2d", "\\x", ":", "kubepods",
+        "pod", "libpod-", "crio-", "docker", "lxc", "respawn", "openrc.", "_", "-", "\u{fc}",
+    ];
+    run_changed("cgroup", words, |bytes| {
+        let owner = Owner::of_cgroup(&String::from_utf8_lossy(bytes));
+        assert!(owner.runtime.is_none() || owner.container.is_some());
+        assert!(owner.qos.is_none() || owner.pod.is_some());
+        assert!(owner.user_unit.is_none() || owner.unit.is_some());
+        let line = serde_json::to_string(&owner).unwrap();
+        assert_eq!(serde_json::from_str::<Owner>(&line).unwrap(), owner);
     });
 }
