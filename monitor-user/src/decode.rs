@@ -68,7 +68,7 @@ pub(crate) struct LastSignal {
 }
 
 /// What a process had used when it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Usage {
     /// Time on a CPU in user mode, of all threads.
     pub(crate) user_ns: u64,

@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod config;
 mod control;
+mod deaths;
 mod decode;
 #[cfg(test)]
 mod fuzz;

@@ -42,37 +42,42 @@ pub(crate) const COLUMNS: &str = "    PID  COMM                LIVED  CAUSE";
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
     zone: TimeZone,
-    /// With date and zone, for lines that are read later, or elsewhere.
-    in_full: bool,
+    format: &'static str,
 }
 
 impl Times {
     /// Of the day: for a person who looks on.
     pub(crate) fn of_day(zone: TimeZone) -> Self {
-        let in_full = false;
-        Self { zone, in_full }
+        let format = "%H:%M:%S%.3f";
+        Self { zone, format }
     }
 
-    /// With date and offset from UTC.
+    /// With the date: for a person who looks at what was.
+    pub(crate) fn with_date(zone: TimeZone) -> Self {
+        let format = "%Y-%m-%d %H:%M:%S%.3f";
+        Self { zone, format }
+    }
+
+    /// With date and offset from UTC: for lines that are read later, or elsewhere.
     pub(crate) fn in_full(zone: TimeZone) -> Self {
-        let in_full = true;
-        Self { zone, in_full }
+        let format = "%Y-%m-%d %H:%M:%S%.3f%:z";
+        Self { zone, format }
     }
 
     /// "12:03:04.567", or "2026-07-24 12:03:04.567+02:00".
     pub(crate) fn of(&self, time: Timestamp) -> String {
-        let format = match self.in_full {
-            true => "%Y-%m-%d %H:%M:%S%.3f%:z",
-            false => "%H:%M:%S%.3f",
-        };
         let time = time.to_zoned(self.zone.clone());
-        time.strftime(format).to_string()
+        time.strftime(self.format).to_string()
+    }
+
+    /// How many columns of a terminal each takes.
+    pub(crate) fn width(&self) -> usize {
+        self.of(Timestamp::UNIX_EPOCH).len()
     }
 
     /// The columns' names over lines of [`Exited::line`].
     pub(crate) fn header(&self) -> String {
-        let width = self.of(Timestamp::UNIX_EPOCH).len();
-        format!("{}  {COLUMNS}", padded("TIME", width))
+        format!("{}  {COLUMNS}", padded("TIME", self.width()))
     }
 }
 
@@ -115,7 +120,7 @@ impl Exited {
         let mut why = self.cause.to_string();
         if let Some(last) = &self.circumstances.last_signal {
             let (how, sender) = (last.how, last.sender.clone());
-            why += &asked(last.signal, how, sender);
+            why += &asked(last.signal, how, sender, None);
         }
         why
     }
@@ -156,8 +161,13 @@ pub(crate) fn happening(event: &Value) -> String {
             red,
             format!("killed, left unrecorded by an agent, {}", pid()),
         ),
-        "events_lost" => {
-            let exits = counted(number("count"), "exit");
+        "events_lost" | "deaths_lost" => {
+            let noun = if event["event"] == "deaths_lost" {
+                "death"
+            } else {
+                "exit"
+            };
+            let exits = counted(number("count"), noun);
             (red, format!("{exits} lost: the kernel's ring was full"))
         }
         "journal_share" => (
@@ -239,11 +249,17 @@ fn child_ended(event: &Value) -> String {
     format!("its process {name} {}{before}", ended(event))
 }
 
-/// By whom it had been asked to end: ", asked to by SIGTERM from bash (pid 3, uid 0)".
-fn asked(signal: Signal, how: Option<How>, sender: Option<Sender>) -> String {
+/// By whom it had been asked to end: ", asked to by SIGTERM from bash (pid 3, uid 0)"; with these words
+/// for the sender, if there is one.
+pub(crate) fn asked(
+    signal: Signal,
+    how: Option<How>,
+    sender: Option<Sender>,
+    words: Option<&dyn fmt::Display>,
+) -> String {
     let fault = None;
     let origin = Origin { how, sender, fault };
-    format!(", asked to by {signal}{}", origin.after(signal))
+    format!(", asked to by {signal}{}", origin.after(signal, words))
 }
 
 /// The same by an event's `last_signal`, if there is one.
@@ -253,7 +269,7 @@ fn asked_by(last_signal: &Value) -> String {
     };
     let how = How::deserialize(&last_signal["how"]).ok();
     let sender = Sender::deserialize(&last_signal["sender"]).ok();
-    printable(&asked(signal, how, sender))
+    printable(&asked(signal, how, sender, None))
 }
 
 fn backoff(event: &Value) -> String {
@@ -266,7 +282,16 @@ fn backoff(event: &Value) -> String {
 }
 
 fn unknown(name: &str, event: &Value) -> String {
-    let told = ["seq", "event", "time", "service"];
+    let told = [
+        "seq",
+        "event",
+        "time",
+        "service",
+        "since_boot_ns",
+        "boot_id",
+        "host",
+        "cursor",
+    ];
     let mut words = printable(name);
     for (key, value) in event.as_object().into_iter().flatten() {
         if !told.contains(&key.as_str()) {
@@ -277,7 +302,7 @@ fn unknown(name: &str, event: &Value) -> String {
 }
 
 /// "1 exit", "2 exits".
-fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::decode::ProcessExit;
 use crate::model::{Cause, Instance};
@@ -13,7 +13,7 @@ const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const CORE_USES_PID: &str = "/proc/sys/kernel/core_uses_pid";
 
 /// Where a core went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CoreDump {
     /// The kernel's pattern when the process ended.
     pub(crate) pattern: String,

@@ -11,7 +11,7 @@ pub(crate) use output::tail;
 
 use serde::Serialize;
 
-use self::core_dump::CoreDump;
+pub(crate) use self::core_dump::CoreDump;
 use crate::decode::{LastSignal, ProcessExit, Usage};
 use crate::model::Cause;
 

@@ -1,7 +1,6 @@
 //! `respawn events`: the agent's journal, the past and what comes. Reads the file itself, so that
 //! it needs no agent and outlives it.
 
-use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,9 +11,9 @@ use clap_complete::engine::ArgValueCompleter;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
-use serde_json::json;
 
-use super::output::{Flushed, Interrupts, Output, eprint_line};
+use super::lines::{self, Extent, Selection, View};
+use super::output::{Interrupts, eprint_line};
 use super::{Global, complete, services};
 use crate::clock;
 use crate::control;
@@ -44,7 +43,7 @@ pub(crate) struct Arguments {
     #[arg(long, short)]
     follow: bool,
     /// Only events of so long ago or less, such as "10m", "1h30m" or "2 days"
-    #[arg(long, value_name = "DURATION", value_parser = past)]
+    #[arg(long, value_name = "DURATION", value_parser = lines::past)]
     since: Option<Span>,
     /// Only the last N of these events, and with --follow those that come
     #[arg(long, short = 'n', value_name = "N")]
@@ -60,14 +59,6 @@ pub(crate) struct Arguments {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
-}
-
-fn past(text: &str) -> Result<Span, String> {
-    match text.parse::<Span>() {
-        Ok(span) if !span.is_negative() => Ok(span),
-        Ok(span) if text.trim_end().ends_with("ago") => Ok(span.abs()),
-        _ => Err("expected a length of time such as \"10m\", \"1h30m\" or \"2 days\"".to_owned()),
-    }
 }
 
 /// Runs to the journal's end; with `--follow` until a signal or a closed standard output.
@@ -93,59 +84,24 @@ async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
     if reader.is_missing() && !control::socket(dir).exists() {
         return Ok(no_agent(dir));
     }
-    let mut view = View::new(dir, arguments);
-    let shown = show_all(&mut reader, changes.as_ref(), &mut view, &mut interrupts).await;
-    match reader.damaged() {
-        0 => {}
-        1 => eprint_line("1 damaged line of the journal was skipped"),
-        count => eprint_line(&format!(
-            "{count} damaged lines of the journal were skipped"
-        )),
-    }
+    let extent = Extent {
+        json: arguments.json,
+        last: arguments.lines,
+    };
+    let mut view = View::new(OfServices::new(dir, arguments), &extent);
+    let gone = "the runtime directory is gone, and the journal with it";
+    let shown = view.show_all(&mut reader, changes.as_ref(), gone, &mut interrupts);
+    let shown = shown.await;
+    lines::tell_damaged(&reader, "the journal");
     shown?;
-    Ok(match view.unknown.as_slice() {
+    Ok(match view.selection.unknown.as_slice() {
         [] => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
 }
 
-/// Shows what there is, and with `changes` what comes.
-async fn show_all(
-    reader: &mut Reader,
-    changes: Option<&Changes>,
-    view: &mut View,
-    interrupts: &mut Interrupts,
-) -> Result<()> {
-    loop {
-        let more = view.take(reader)?;
-        if !more {
-            view.show_last();
-        }
-        if view.output.flush(interrupts).await? != Flushed::Done {
-            return Ok(());
-        }
-        if more {
-            continue;
-        }
-        view.tell_unseen();
-        let Some(changes) = changes else {
-            return Ok(());
-        };
-        tokio::select! {
-            () = interrupts.next() => return Ok(()),
-            () = view.output.closed() => return Ok(()),
-            lives_on = changes.next() => if !lives_on? {
-                eprint_line("the runtime directory is gone, and the journal with it");
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// What is shown of an event.
-struct View {
-    output: Output,
-    json: bool,
+/// Which events are shown.
+struct OfServices {
     runtime_dir: PathBuf,
     /// Names and patterns; none for all.
     services: Vec<String>,
@@ -154,46 +110,57 @@ struct View {
     /// Those of them that no agent knows either.
     unknown: Vec<String>,
     since: Option<Timestamp>,
-    /// The last ones so far, if only these are to be shown of the past.
-    last: Option<Last>,
     zone: TimeZone,
 }
 
-/// So many lines, the oldest first.
-struct Last {
-    count: usize,
-    lines: VecDeque<Line>,
-}
-
-impl View {
+impl OfServices {
     fn new(runtime_dir: &Path, arguments: &Arguments) -> Self {
         let zone = TimeZone::system();
-        let now = clock::now().to_zoned(zone.clone());
-        let since = arguments.since.as_ref().map(|span| {
-            now.checked_sub(*span)
-                .map_or(Timestamp::MIN, |since| since.timestamp())
-        });
         let given = [&arguments.services[..], &arguments.service].concat();
         let services = services::once_each(&given);
         Self {
-            output: Output::new(),
-            json: arguments.json,
             runtime_dir: runtime_dir.to_owned(),
             unseen: services.clone(),
             services,
             unknown: Vec::new(),
-            since,
-            last: arguments.lines.map(|count| Last {
-                count,
-                lines: VecDeque::new(),
-            }),
+            since: arguments.since.map(|span| lines::since(span, &zone)),
             zone,
         }
     }
 
+    fn is_of_service(&self, line: &Line) -> bool {
+        let is_it = |name: &str| {
+            let wanted = self.services.iter();
+            wanted
+                .into_iter()
+                .any(|wanted| services::matches(wanted, name))
+        };
+        self.services.is_empty() || line.service().is_some_and(is_it)
+    }
+}
+
+impl Selection for OfServices {
+    fn wants(&mut self, line: &Line) -> bool {
+        if let Some(service) = line.service() {
+            self.unseen
+                .retain(|wanted| !services::matches(wanted, service));
+        }
+        lines::is_recent(line, self.since) && self.is_of_service(line)
+    }
+
+    fn wants_missed(&mut self, _count: u64, before: &Line) -> bool {
+        lines::is_recent(before, self.since)
+    }
+
+    /// With today's date on a terminal; what goes elsewhere is read on another day.
+    fn words(&mut self, line: &Line, is_terminal: bool) -> String {
+        let today = || clock::now().to_zoned(self.zone.clone()).date();
+        human(line, &self.zone, is_terminal.then(today))
+    }
+
     /// Says of which services the journal has nothing. One that the agent knows may have had no
     /// event yet.
-    fn tell_unseen(&mut self) {
+    fn at_end(&mut self) {
         let unseen = std::mem::take(&mut self.unseen);
         if unseen.is_empty() {
             return;
@@ -210,87 +177,6 @@ impl View {
                 ));
                 self.unknown.push(service);
             }
-        }
-    }
-
-    /// Takes what there is, until it is time to write. `true`: there is more.
-    fn take(&mut self, reader: &mut Reader) -> Result<bool> {
-        let today = self.today();
-        while !self.output.is_full() {
-            let Some(line) = reader.next()? else {
-                return Ok(false);
-            };
-            match reader.take_missed() {
-                0 => {}
-                count => self.missed(count, &line, today),
-            }
-            if let Some(service) = line.service() {
-                self.unseen
-                    .retain(|wanted| !services::matches(wanted, service));
-            }
-            if self.is_recent(&line) && self.is_of_service(&line) {
-                self.show(&line, today);
-            }
-        }
-        Ok(true)
-    }
-
-    fn is_recent(&self, line: &Line) -> bool {
-        let is_recent = |since| line.time().is_some_and(|time| time >= since);
-        self.since.is_none_or(is_recent)
-    }
-
-    fn is_of_service(&self, line: &Line) -> bool {
-        let is_it = |name: &str| {
-            let wanted = self.services.iter();
-            wanted
-                .into_iter()
-                .any(|wanted| services::matches(wanted, name))
-        };
-        self.services.is_empty() || line.service().is_some_and(is_it)
-    }
-
-    /// Today's date on a terminal; what goes elsewhere is read on another day.
-    fn today(&self) -> Option<Date> {
-        let today = || clock::now().to_zoned(self.zone.clone()).date();
-        self.output.is_terminal().then(today)
-    }
-
-    /// Shows the last ones of the past. What comes is shown as it comes.
-    fn show_last(&mut self) {
-        let Some(last) = self.last.take() else {
-            return;
-        };
-        let today = self.today();
-        for line in last.lines {
-            self.show(&line, today);
-        }
-    }
-
-    /// Says that events before that line cannot be shown: they are gone.
-    fn missed(&mut self, count: u64, before: &Line, today: Option<Date>) {
-        if self.is_recent(before) {
-            let time = &before.event["time"];
-            let event =
-                json!({"event": "events_missed", "time": time, "service": null, "count": count});
-            let text = event.to_string();
-            self.show(&Line { text, event }, today);
-        }
-    }
-
-    fn show(&mut self, line: &Line, today: Option<Date>) {
-        if let Some(last) = &mut self.last {
-            last.lines.push_back(line.clone());
-            if last.lines.len() > last.count {
-                last.lines.pop_front();
-            }
-            return;
-        }
-        if self.json {
-            self.output.json_line(&line.text);
-        } else {
-            let line = human(line, &self.zone, today);
-            self.output.line(&line);
         }
     }
 }
@@ -327,6 +213,8 @@ pub(super) fn no_agent(dir: &Path) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn line(time: &str, service: Option<&str>) -> Line {
@@ -360,31 +248,5 @@ mod tests {
             kept.starts_with("2026-07-24 12:03:04.000+00:00  - "),
             "{kept}"
         );
-    }
-
-    #[test]
-    fn lengths_of_time_are_friendly_and_lie_in_the_past() {
-        for text in [
-            "10m",
-            "1h30m",
-            "2 days",
-            "1d 2h",
-            "PT5M",
-            "0s",
-            "10 minutes ago",
-        ] {
-            assert!(past(text).is_ok_and(|span| !span.is_negative()), "{text}");
-        }
-        for text in [
-            "",
-            "10",
-            "-10m",
-            "m",
-            "10 parsecs",
-            "yesterday",
-            "99999999999999999999s",
-        ] {
-            assert!(past(text).unwrap_err().contains("10m"), "{text}");
-        }
     }
 }

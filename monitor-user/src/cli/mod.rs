@@ -4,11 +4,14 @@ pub(crate) mod agent;
 mod ask;
 pub(crate) mod check;
 pub(crate) mod complete;
+pub(crate) mod deaths;
 pub(crate) mod doctor;
 pub(crate) mod events;
+mod filters;
 pub(crate) mod generate;
 pub(crate) mod install;
 pub(crate) mod is_up;
+mod lines;
 mod output;
 pub(crate) mod reload;
 mod services;
@@ -35,7 +38,8 @@ use crate::text;
 ///
 /// `respawn agent` runs the services that are described in /etc/respawn/services/*.toml, one file
 /// a service, and init keeps the agent running. `watch`, `check` and `doctor` need no agent,
-/// `events` and `why` read its journal, and the other commands talk to it.
+/// `events` and `why` read its journal, and the other commands talk to it. `deaths` and `why` read what
+/// `respawn recorder` has kept of the whole host.
 #[derive(Debug, Parser)]
 #[command(
     name = "respawn",
@@ -134,6 +138,7 @@ enum Command {
     Shutdown(steer::Shutdown),
     Check(check::Arguments),
     Events(events::Arguments),
+    Deaths(Box<deaths::Arguments>),
     Why(why::Arguments),
     Top(top::Arguments),
     Doctor(doctor::Arguments),
@@ -196,6 +201,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
+        Command::Deaths(arguments) => deaths::run(&arguments),
         Command::Why(arguments) => why::run(&cli.global, &arguments),
         Command::Top(arguments) => top::run(&cli.global, &arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),

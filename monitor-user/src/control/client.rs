@@ -249,7 +249,7 @@ fn connect(socket: &Path, died: bool) -> Result<UnixStream, AskError> {
                 return Err(AskError::NoAgent { socket, error });
             }
             io::ErrorKind::PermissionDenied => {
-                let may = rights::who_may(&socket, rights::WRITE);
+                let may = rights::who_may(&socket, &rights::WRITE);
                 return Err(AskError::NotAllowed { socket, may });
             }
             _ => return Err(AskError::Failed { socket, error }),

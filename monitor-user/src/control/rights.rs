@@ -9,30 +9,59 @@ use nix::unistd::{getegid, geteuid, getgroups};
 
 use crate::accounts::Accounts;
 
-/// The group's right to read.
-pub(crate) const READ: u32 = 0o040;
+/// A right to a file, and where others get it.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// The group's bit in the file's mode.
+    right: u32,
+    /// Whom it is for, where the file cannot be looked at.
+    members: &'static str,
+    /// How one becomes one of these.
+    join: &'static str,
+    /// How a group gets the right.
+    grant: &'static str,
+}
 
-/// The group's right to write, which on a socket is the right to connect.
-pub(crate) const WRITE: u32 = 0o020;
+/// To read what an agent has written.
+pub(crate) const READ: Access = Access {
+    right: 0o040,
+    members: "the agent's own user and the members of its control_group",
+    join: "join that group, which agent.toml names",
+    grant: "have control_group in agent.toml name a group that you are in",
+};
+
+/// To write to the agent's socket: the right to connect.
+pub(crate) const WRITE: Access = Access {
+    right: 0o020,
+    ..READ
+};
+
+/// To read what a recorder has kept.
+pub(crate) const READ_DEATHS: Access = Access {
+    members: "the members of the recorder's group",
+    join: "join that group, which `respawn recorder --group` names",
+    grant: "have `respawn recorder --group` name a group that you are in",
+    ..READ
+};
 
 /// Whom the file's rights let in, who asks, and what to do: "root and the members of group ops; you
 /// are uid 1000: join that group (usermod -aG ops NAME) and log in again, or run this as root".
-pub(crate) fn who_may(path: &Path, right: u32) -> String {
+pub(crate) fn who_may(path: &Path, access: &Access) -> String {
     let you = geteuid();
     let Ok(metadata) = fs::metadata(path) else {
         return format!(
-            "root, the agent's own user and the members of its control_group; you are uid {you}: \
-             join that group, which agent.toml names, and log in again, or run this as root"
+            "root, {}; you are uid {you}: {}, and log in again, or run this as root",
+            access.members, access.join
         );
     };
     let owner = match metadata.uid() {
         0 => "root".to_owned(),
         uid => format!("root and uid {uid}"),
     };
-    if metadata.mode() & right == 0 {
+    if metadata.mode() & access.right == 0 {
         return format!(
-            "{owner} alone; you are uid {you}: run this as root, or have control_group in \
-             agent.toml name a group that you are in"
+            "{owner} alone; you are uid {you}: run this as root, or {}",
+            access.grant
         );
     }
     let gid = metadata.gid();

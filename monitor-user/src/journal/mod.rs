@@ -52,7 +52,7 @@ enum Place {
 }
 
 impl Place {
-    fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Self::Journal => "journal",
             Self::Busy => "journal.busy",
@@ -61,10 +61,11 @@ impl Place {
 
     /// The file that is written to, and the one before it.
     fn paths(self, runtime_dir: &Path) -> [PathBuf; 2] {
-        let name = self.name();
-        [
-            runtime_dir.join(name),
-            runtime_dir.join(format!("{name}.1")),
-        ]
+        paths_of(self.name(), runtime_dir)
     }
+}
+
+/// A file that is written to, and the one before it.
+fn paths_of(name: &str, dir: &Path) -> [PathBuf; 2] {
+    [dir.join(name), dir.join(format!("{name}.1"))]
 }

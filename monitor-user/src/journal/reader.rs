@@ -9,7 +9,8 @@
 //!                   └── its name leads to another file: that one, or the two that are new, follow
 //! ```
 //!
-//! The same of `journal.busy`; of both the line with the lower number comes first.
+//! The same of `journal.busy`; of both the line with the lower number comes first. And the same of the
+//! deaths that a recorder keeps, in `deaths` and `deaths.1`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -25,16 +26,44 @@ use serde_json::Value;
 
 use super::Place;
 use crate::clock::WallClock;
-use crate::control::rights;
+use crate::control::rights::{self, Access};
 use crate::os::{self, proc, progress};
 
 /// Longer lines are damage: the writer's are far shorter.
 const LONGEST_LINE: usize = 1 << 20;
 
+/// The file that a recorder writes to.
+pub(super) const DEATHS: &str = "deaths";
+
+/// What is read, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Journal,
+    Deaths,
+}
+
+impl Kind {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Journal => "the journal",
+            Self::Deaths => "the recorded deaths",
+        }
+    }
+
+    /// Who lets others read it.
+    fn access(self) -> &'static Access {
+        match self {
+            Self::Journal => &rights::READ,
+            Self::Deaths => &rights::READ_DEATHS,
+        }
+    }
+}
+
 /// The journal from its oldest line on. New lines may come at any time.
 pub(crate) struct Reader {
     journal: Stream,
-    busy: Stream,
+    /// Of an agent only.
+    busy: Option<Stream>,
     last_seq: Option<u64>,
     /// Damaged lines since the last good one.
     damaged_since: u64,
@@ -85,19 +114,34 @@ impl Reader {
     /// # Errors
     /// No right to read it; something that is not a file is in its place.
     pub(crate) fn open(runtime_dir: &Path) -> Result<Self> {
-        Ok(Self {
-            journal: Stream::open(runtime_dir, Place::Journal)?,
-            busy: Stream::open(runtime_dir, Place::Busy)?,
+        let open = |place: Place| Stream::open(place.paths(runtime_dir), Kind::Journal);
+        Ok(Self::of(open(Place::Journal)?, Some(open(Place::Busy)?)))
+    }
+
+    /// Opens what there is of the deaths that a recorder has kept in `dir`.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub(crate) fn of_deaths(dir: &Path) -> Result<Self> {
+        let deaths = Stream::open(super::paths_of(DEATHS, dir), Kind::Deaths)?;
+        Ok(Self::of(deaths, None))
+    }
+
+    fn of(journal: Stream, busy: Option<Stream>) -> Self {
+        Self {
+            journal,
+            busy,
             last_seq: None,
             damaged_since: 0,
             damaged: 0,
             missed: 0,
-        })
+        }
     }
 
     /// Whether there is no journal so far.
     pub(crate) fn is_missing(&self) -> bool {
-        self.journal.files.is_empty() && self.busy.files.is_empty()
+        let is_empty = |stream: &Stream| stream.files.is_empty();
+        is_empty(&self.journal) && self.busy.as_ref().is_none_or(is_empty)
     }
 
     /// The next event; `None` if there is none at the moment.
@@ -108,16 +152,21 @@ impl Reader {
         // An agent reads all of it at its start.
         progress::count();
         let Self { journal, busy, .. } = self;
-        let mut damaged = journal.look_ahead()? + busy.look_ahead()?;
-        // What was written before the line that is there now can be read by now.
-        if busy.ahead.is_some() {
-            damaged += journal.look_ahead()?;
+        let mut damaged = journal.look_ahead()?;
+        let mut earlier = None;
+        if let Some(busy) = busy {
+            damaged += busy.look_ahead()?;
+            // What was written before the line that is there now can be read by now.
+            if busy.ahead.is_some() {
+                damaged += journal.look_ahead()?;
+            }
+            earlier = match (journal.number(), busy.number()) {
+                (Some(first), Some(second)) if second < first => busy.ahead.take(),
+                (None, Some(_)) => busy.ahead.take(),
+                _ => None,
+            };
         }
-        let next = match (journal.number(), busy.number()) {
-            (Some(first), Some(second)) if second < first => busy.ahead.take(),
-            (None, Some(_)) => busy.ahead.take(),
-            _ => journal.ahead.take(),
-        };
+        let next = earlier.or_else(|| journal.ahead.take());
         self.damaged += damaged;
         self.damaged_since += damaged;
         if let Some(line) = &next {
@@ -150,6 +199,7 @@ impl Reader {
 
 /// One file, and the one before it, and those that come after.
 struct Stream {
+    kind: Kind,
     current: PathBuf,
     older: PathBuf,
     /// Oldest first; at the last one's end it is looked whether another one follows.
@@ -159,10 +209,10 @@ struct Stream {
 }
 
 impl Stream {
-    fn open(runtime_dir: &Path, place: Place) -> Result<Self> {
-        let [current, older] = place.paths(runtime_dir);
-        let files = open_both(&current, &older)?;
+    fn open([current, older]: [PathBuf; 2], kind: Kind) -> Result<Self> {
+        let files = open_both(&current, &older, kind)?;
         Ok(Self {
+            kind,
             files: files.into_iter().flatten().collect(),
             current,
             older,
@@ -182,7 +232,8 @@ impl Stream {
         let mut damaged = 0;
         while self.ahead.is_none() {
             let path = &self.current;
-            let cannot_read = || format!("cannot read the journal {}", path.display());
+            let what = self.kind.words();
+            let cannot_read = || format!("cannot read {what} {}", path.display());
             let line = match self.files.front_mut() {
                 Some(file) => file.next_line().with_context(cannot_read)?,
                 None => None,
@@ -214,7 +265,7 @@ impl Stream {
         if current.is_none() || current == held {
             return Ok(false);
         }
-        let [older, current] = open_both(&self.current, &self.older)?;
+        let [older, current] = open_both(&self.current, &self.older, self.kind)?;
         let newer = |file: &OpenFile| Some(file.identity) != held;
         let before = self.files.len();
         self.files.extend(older.filter(newer));
@@ -232,10 +283,10 @@ fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
 }
 
 /// Opens the older file and the current one that came right after it.
-fn open_both(path: &Path, older: &Path) -> Result<[Option<OpenFile>; 2]> {
+fn open_both(path: &Path, older: &Path, kind: Kind) -> Result<[Option<OpenFile>; 2]> {
     loop {
-        let current = OpenFile::open(path)?;
-        let older = OpenFile::open(older)?;
+        let current = OpenFile::open(path, kind)?;
+        let older = OpenFile::open(older, kind)?;
         let [current_id, older_id] = [&current, &older].map(|file| Some(file.as_ref()?.identity));
         // Otherwise the files took their next names meanwhile.
         let is_settled = identity(path)? == current_id;
@@ -255,7 +306,8 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn open(path: &Path) -> Result<Option<Self>> {
+    fn open(path: &Path, kind: Kind) -> Result<Option<Self>> {
+        let what = kind.words();
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -263,9 +315,9 @@ impl OpenFile {
         let file = match opened {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                let may = rights::who_may(path, rights::READ);
+                let may = rights::who_may(path, kind.access());
                 bail!(
-                    "not allowed to read the journal: {} is for {may}",
+                    "not allowed to read {what}: {} is for {may}",
                     path.display()
                 )
             }
@@ -273,10 +325,10 @@ impl OpenFile {
         };
         let (file, metadata) = file
             .and_then(|file| file.metadata().map(|metadata| (file, metadata)))
-            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+            .with_context(|| format!("cannot open {what} {}", path.display()))?;
         anyhow::ensure!(
             metadata.is_file(),
-            "{}: expected the journal, found something that is not a regular file",
+            "{}: expected {what}, found something that is not a regular file",
             path.display()
         );
         Ok(Some(Self {

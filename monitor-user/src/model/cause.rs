@@ -250,6 +250,17 @@ impl fmt::Display for Sender {
 /// "exited with 3", "killed by SIGKILL", "killed by SIGABRT, its own, core dumped".
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(None, f)
+    }
+}
+
+impl Cause {
+    /// The same words, with these for the sender if there is one.
+    pub(crate) fn with_sender(&self, sender: Option<&dyn fmt::Display>) -> impl fmt::Display {
+        fmt::from_fn(move |f| self.write(sender, f))
+    }
+
+    fn write(&self, sender: Option<&dyn fmt::Display>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited { code } => write!(f, "exited with {code}"),
             Self::Signaled {
@@ -258,7 +269,7 @@ impl fmt::Display for Cause {
                 origin,
             } => {
                 write!(f, "killed by {signal}")?;
-                origin.write(*signal, f)?;
+                origin.write(*signal, sender, f)?;
                 if *core_dumped {
                     f.write_str(", core dumped")
                 } else {
@@ -282,13 +293,25 @@ impl fmt::Display for Cause {
 }
 
 impl Origin {
-    /// What follows the signal's name: " from bash (pid 3, uid 0)".
-    pub(crate) fn after(&self, signal: Signal) -> impl fmt::Display {
-        fmt::from_fn(move |f| self.write(signal, f))
+    /// What follows the signal's name: " from bash (pid 3, uid 0)"; with these words for the sender,
+    /// if there is one.
+    pub(crate) fn after(
+        &self,
+        signal: Signal,
+        sender: Option<&dyn fmt::Display>,
+    ) -> impl fmt::Display {
+        fmt::from_fn(move |f| self.write(signal, sender, f))
     }
 
-    fn write(&self, signal: Signal, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.how, &self.sender) {
+    fn write(
+        &self,
+        signal: Signal,
+        words: Option<&dyn fmt::Display>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let is_itself = self.sender.as_ref().is_some_and(|sender| sender.itself);
+        let own_words = |sender| words.unwrap_or(sender as &dyn fmt::Display);
+        match (self.how, self.sender.as_ref().map(own_words)) {
             (Some(How::Fault), _) => match &self.fault {
                 Some(Fault {
                     name: Some(name),
@@ -326,7 +349,7 @@ impl Origin {
             (Some(How::TracerEnd), Some(sender)) => {
                 write!(f, " at the end of its tracer {sender}")
             }
-            (_, Some(sender)) if sender.itself => f.write_str(", its own"),
+            (_, Some(_)) if is_itself => f.write_str(", its own"),
             (Some(How::CgroupKill), Some(sender)) => {
                 write!(f, " through cgroup.kill from {sender}")
             }

@@ -1,0 +1,132 @@
+//! A death in plain words: one line, and the parts that others put together.
+
+use std::fmt;
+use std::time::Duration;
+
+use anstyle::Style;
+use jiff::Timestamp;
+
+use super::{Kept, Process};
+use crate::accounts::Accounts;
+use crate::model::{Parent, Sender};
+use crate::owner::Owner;
+use crate::report::{Age, Times, asked, cause_style};
+use crate::text::{padded, printable};
+
+/// Of the column that names the owner.
+const OWNER_WIDTH: usize = 24;
+
+/// The columns' names over lines of [`line`].
+pub(crate) fn header(times: &Times) -> String {
+    format!(
+        "{}      PID  COMM              {}    LIVED  CAUSE",
+        padded("TIME", times.width()),
+        padded("UNIT OR CONTAINER", OWNER_WIDTH)
+    )
+}
+
+/// A line for a person, aligned under [`header`], with colours.
+pub(crate) fn line(
+    kept: &Kept,
+    time: Option<Timestamp>,
+    times: &Times,
+    accounts: &Accounts,
+) -> String {
+    let dim = Style::new().dimmed();
+    let cause = cause_style(&kept.cause);
+    let time = time.map_or_else(|| "?".to_owned(), |time| times.of(time));
+    let lived = kept.uptime_ns.map_or_else(
+        || "?".to_owned(),
+        |ns| Age(Duration::from_nanos(ns)).to_string(),
+    );
+    format!(
+        "{dim}{}{dim:#}  {:>7}  {}  {}  {lived:>7}  {cause}{}{cause:#}",
+        padded(&time, times.width()),
+        kept.pid,
+        padded(&printable(kept.comm.as_deref().unwrap_or("?")), 16),
+        padded(
+            &printable(&owner(&kept.process.owner).unwrap_or_else(|| "-".to_owned())),
+            OWNER_WIDTH
+        ),
+        printable(&why(kept, accounts))
+    )
+}
+
+/// The cause, and who had asked for the end before, with what is known of the senders.
+fn why(kept: &Kept, accounts: &Accounts) -> String {
+    let by = kept.sent_by().map(|by| sender(by, &kept.sender, accounts));
+    let by: Option<&dyn fmt::Display> = by.as_ref().map(|words| words as _);
+    let mut why = kept.cause.with_sender(by).to_string();
+    if let Some(last) = &kept.last_signal {
+        let asker = kept
+            .asked_by()
+            .map(|asker| sender(asker, &kept.asker, accounts));
+        let asker: Option<&dyn fmt::Display> = asker.as_ref().map(|words| words as _);
+        why += &asked(last.signal, last.how, last.sender.clone(), asker);
+    }
+    why
+}
+
+/// "/usr/bin/kill (pid 5, uid 0, login user alice) < bash (pid 3) < sshd (pid 2)"
+pub(crate) fn sender(sender: &Sender, process: &Process, accounts: &Accounts) -> String {
+    let name = process.exe.as_deref().unwrap_or(&sender.comm);
+    let pid = match sender.pid {
+        0 => format!("pid {} of the host", sender.host_pid),
+        pid => format!("pid {pid}"),
+    };
+    let login = login(process, accounts);
+    let login = login.map_or_else(String::new, |user| format!(", login user {user}"));
+    let from = ancestry(sender, process);
+    let from = from.map_or_else(String::new, |from| format!(" < {from}"));
+    format!("{name} ({pid}, uid {}{login}){from}", sender.uid)
+}
+
+/// The name of the user who had logged in, or the number of one that this host does not know.
+pub(crate) fn login(process: &Process, accounts: &Accounts) -> Option<String> {
+    // The kernel's "nobody has logged in".
+    let uid = process.login_uid.filter(|uid| *uid != u32::MAX)?;
+    let user = accounts.user_of(uid).ok().flatten();
+    Some(user.map_or_else(|| uid.to_string(), |user| user.name))
+}
+
+/// "bash (pid 3) < sshd (pid 2)": its parent, that one's parent and so on.
+pub(crate) fn ancestry(sender: &Sender, process: &Process) -> Option<String> {
+    let ancestors = match (process.ancestors(), &sender.parent) {
+        ([], Some(parent)) => std::slice::from_ref(parent),
+        (ancestors, _) => ancestors,
+    };
+    let each = |Parent { pid, comm }: &Parent| format!("{comm} (pid {pid})");
+    let all: Vec<String> = ancestors.iter().map(each).collect();
+    (!all.is_empty()).then(|| all.join(" < "))
+}
+
+/// "nginx.service", "docker 4f797c539e6c", "nginx.service in lxc web".
+pub(crate) fn owner(owner: &Owner) -> Option<String> {
+    let unit = owner.user_unit.as_ref().or(owner.unit.as_ref());
+    let within = match &owner.container {
+        None => None,
+        Some(id) => {
+            let short = match id.len() {
+                64 => id.get(..12).unwrap_or(id),
+                _ => id,
+            };
+            let runtime = owner.runtime.as_deref().unwrap_or("container");
+            Some((format!("{runtime} {short}"), id))
+        }
+    };
+    match (&owner.service, unit, within) {
+        (Some(service), _, None) => Some(service.clone()),
+        (Some(service), _, Some((container, _))) => Some(format!("{service} in {container}")),
+        (None, Some(unit), Some((container, id))) if !is_scope_of(unit, id) => {
+            Some(format!("{unit} in {container}"))
+        }
+        (None, _, Some((container, _))) => Some(container),
+        (None, Some(unit), None) => Some(unit.clone()),
+        (None, None, None) => None,
+    }
+}
+
+/// Whether the unit is there for the container alone.
+fn is_scope_of(unit: &str, id: &str) -> bool {
+    unit.contains(id) || unit.starts_with("machine-") || unit.starts_with("systemd-nspawn@")
+}
