@@ -330,10 +330,23 @@ fn nothing_reaches_a_terminal_as_it_is() {
     event["cause"]["sender"]["argv"] = json!(["h\u{1b}", "i\nj"]);
     event["cause"]["sender"]["ancestors"] = json!([{"pid": 2, "comm": "k\u{1b}"}]);
     append(dir, &[event]);
-    for arguments in [&["deaths"][..], &["deaths", "--json"]] {
+    for arguments in [
+        &["deaths"][..],
+        &["deaths", "--json"],
+        &["why", "701"],
+        &["why", "701", "--json"],
+    ] {
         let (text, _) = shown(dir, arguments);
         let controls = text.chars().filter(|c| c.is_control() && *c != '\n');
         assert_eq!(controls.count(), 0, "{text:?}");
+    }
+    let (text, _) = shown(dir, &["why", "701"]);
+    for words in [
+        r"d\u{1b}]0;x\u{7} e\nf \u{9b}31m (/c\u{7})",
+        r"h\u{1b} i\nj",
+        r"k\u{1b} (pid 2)",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
     }
     let (text, _) = shown(dir, &["deaths"]);
     assert_eq!(text.lines().count(), 2, "{text}");
@@ -514,4 +527,259 @@ fn a_cursor_whose_line_is_gone_shows_all_that_is_kept() {
     );
     let (text, said) = shown(dir, &["deaths", "--json", "--after", "c9"]);
     assert_eq!((text.as_str(), said.as_str()), ("", ""));
+}
+
+/// What `why` tells, and on standard error.
+fn why(dir: &Path, arguments: &[&str]) -> (String, String) {
+    shown(dir, &[&["why"], arguments].concat())
+}
+
+fn first_line(dir: &Path, name: &str) -> String {
+    let (text, _) = why(dir, &[name]);
+    text.lines().next().unwrap().to_owned()
+}
+
+#[test]
+fn why_tells_of_a_unit_who_killed_it_and_for_whom() {
+    let folder = tempfile::tempdir().unwrap();
+    append(folder.path(), &[with(1, &json!({"uid": 0}))]);
+    for name in ["nginx.service", "nginx"] {
+        let (text, said) = why(folder.path(), &[name]);
+        let mut lines: Vec<&str> = text.lines().collect();
+        let when = lines.remove(1);
+        assert!(
+            when.starts_with("  when    2001-02-03 04:05:06.789, "),
+            "{when}"
+        );
+        assert!(
+            when.ends_with(" ago, after 3m12s, pid 701 (nginx), in an earlier boot"),
+            "{when}"
+        );
+        assert_eq!(
+            lines,
+            [
+                "nginx.service killed by SIGKILL from kill (pid 50, uid 0)",
+                "  ran     nginx -g \"daemon off;\" (/usr/sbin/nginx), uid 0 (root)",
+                "  in      /system.slice/nginx.service",
+                "  parent  systemd (pid 1)",
+                "  sender  /usr/bin/kill, pid 50, uid 0 (root), login user nobody, session 2, terminal \
+                 pts/0, by kill(2)",
+                "          it ran: kill -9 700",
+                "          started by bash (pid 30) < sshd (pid 20)",
+                "          in /user.slice/user-1000.slice/session-2.scope",
+                "  used    at most 3.0 MiB of memory, 1.5ms of CPU in user mode, 0us in the kernel, 2 \
+                 threads, 0 B read, 4.0 KiB written",
+            ]
+        );
+        assert_eq!(said, "");
+    }
+}
+
+#[test]
+fn why_finds_a_death_by_each_of_its_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let pod = "74c13223-5a00-11e9-b385-42010a80018d";
+    let numeric = ID.replace("4f797c", "123456");
+    let in_pod = |id: &str| {
+        json!({"comm": "node", "exe": "/usr/bin/nodejs", "unit": null, "container": id, "pod": pod,
+            "qos": "burstable", "runtime": "containerd", "slice": null,
+            "cgroup": format!("/kubepods/burstable/pod{pod}/{id}")})
+    };
+    append(
+        dir,
+        &[
+            killed(1),
+            with(2, &in_pod(ID)),
+            with(3, &in_pod(&numeric)),
+            with(
+                4,
+                &json!({"unit": r"my\x2dapp.service", "exe": null, "comm": "kube-controller"}),
+            ),
+            with(
+                5,
+                &json!({"unit": null, "service": "sshd", "cgroup": "/openrc.sshd"}),
+            ),
+            with(
+                6,
+                &json!({"unit": "user@1000.service", "user_unit": "x.service"}),
+            ),
+        ],
+    );
+    for (name, expected) in [
+        ("nginx", "nginx.service killed"),
+        ("x.service", "x.service killed"),
+        ("user@1000", "user@1000.service killed"),
+        (r"my\x2dapp.service", r"my\x2dapp.service killed"),
+        ("sshd", "sshd killed"),
+        ("4f79", "containerd 4f797c539e6c killed"),
+        (ID, "containerd 4f797c539e6c killed"),
+        // A pid before the beginning of an ID.
+        ("123456", "containerd 123456539e6c"),
+        ("701", "nginx of nginx.service killed"),
+        (
+            pod,
+            "node of pod 74c13223-5a00-11e9-b385-42010a80018d killed",
+        ),
+        ("node", "node of containerd 123456539e6c killed"),
+        ("nodejs", "node of containerd 123456539e6c killed"),
+        (
+            "kube-controller-manager",
+            r"kube-controller of my\x2dapp.service killed",
+        ),
+        ("/usr/sbin/nginx", "nginx of x.service killed"),
+    ] {
+        let line = first_line(dir, name);
+        assert!(line.starts_with(expected), "{name}: {line}");
+    }
+    append(dir, &[with(7, &json!({"pid": 123_456}))]);
+    assert!(first_line(dir, "123456").starts_with("nginx of nginx.service killed"));
+    let (text, _) = why(dir, &["4f79"]);
+    let place = format!(
+        "  in      /kubepods/burstable/pod{pod}/{ID}; containerd container {ID}, pod {pod} (burstable)\n"
+    );
+    assert!(text.contains(&place), "{text}");
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+fn lived(seq: u64, start: u64, end: u64) -> Value {
+    with(
+        seq,
+        &json!({"start_time_ns": start * SECOND, "since_boot_ns": end * SECOND}),
+    )
+}
+
+fn ended_by_init(seq: u64, start: u64, end: u64) -> Value {
+    let mut event = lived(seq, start, end);
+    event["cause"]["sender"]["pid"] = json!(1);
+    event["cause"]["sender"]["comm"] = json!("systemd");
+    event["comm"] = json!("worker");
+    event
+}
+
+/// Somebody kills the main process (3), and the init system the rest of its cgroup.
+fn append_main_and_workers(dir: &Path) {
+    let mut of_other_unit = lived(7, 204, 205);
+    of_other_unit["unit"] = json!("b.service");
+    append(
+        dir,
+        &[
+            // Alone, long before.
+            ended_by_init(1, 101, 150),
+            ended_by_init(2, 101, 195),
+            lived(3, 100, 200),
+            ended_by_init(4, 101, 201),
+            ended_by_init(5, 101, 202),
+            // Started since, and killed soon.
+            lived(6, 203, 205),
+            of_other_unit,
+        ],
+    );
+}
+
+#[test]
+fn why_tells_with_a_main_process_what_died_because_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    append_main_and_workers(folder.path());
+    let (text, _) = why(folder.path(), &["nginx", "-n", "5"]);
+    let is_of_death = |line: &&str| line.contains(" killed by ");
+    let told: Vec<&str> = text.lines().filter(is_of_death).collect();
+    assert_eq!(
+        told,
+        [
+            "nginx.service killed by SIGKILL from kill (pid 50, uid 0)",
+            "nginx.service killed by SIGKILL from kill (pid 50, uid 0)",
+            "  before  worker killed by SIGKILL from systemd (pid 1, uid 0), pid 702, 5.00s earlier",
+            "  then    worker killed by SIGKILL from systemd (pid 1, uid 0), pid 704, 1.00s later",
+            "          worker killed by SIGKILL from systemd (pid 1, uid 0), pid 705, 2.00s later",
+            "nginx.service killed by SIGKILL from systemd (pid 1, uid 0)",
+        ]
+    );
+    // By its name each process is told for itself.
+    let line = first_line(folder.path(), "worker");
+    assert!(line.starts_with("worker of nginx.service killed"), "{line}");
+}
+
+#[test]
+fn why_tells_programs_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    append_main_and_workers(folder.path());
+    let (text, _) = why(folder.path(), &["nginx", "-n", "2", "--json"]);
+    let told: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(told.len(), 2);
+    assert_eq!(told[0]["exited"], lived(6, 203, 205));
+    assert_eq!(told[1]["exited"], lived(3, 100, 200));
+    assert_eq!(told[1]["found_by"], "unit");
+    let others = told[1]["others"].as_array().unwrap().iter();
+    let others: Vec<Value> = others.map(|it| it["seq"].clone()).collect();
+    assert_eq!(others, [2, 4, 5]);
+}
+
+#[test]
+fn why_says_whether_the_sender_lives_in_this_boot_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let current = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let own = std::process::id();
+    let mut event = of_boot(1, current.trim());
+    event["cause"]["sender"]["pid"] = json!(own);
+    event["cause"]["sender"]["start_time_ns"] = json!(support::start_time_ns(own));
+    append(dir, &[event.clone()]);
+    let (text, _) = why(dir, &["nginx"]);
+    assert!(text.contains(", by kill(2); it lives: "), "{text}");
+    event["cause"]["sender"]["start_time_ns"] = json!(1);
+    append(dir, &[event.clone()]);
+    let (text, _) = why(dir, &["nginx"]);
+    assert!(text.contains(", by kill(2); it has ended\n"), "{text}");
+    event["boot_id"] = json!("another");
+    append(dir, &[event]);
+    let (text, _) = why(dir, &["nginx"]);
+    assert!(text.contains(", by kill(2)\n"), "{text}");
+}
+
+#[test]
+fn why_says_what_it_has_looked_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let missing = dir.join("missing");
+    // Neither of the two.
+    let (output, said) = run(&mut command(&missing, &["why", "x"]));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("no agent has kept a journal in "), "{said}");
+    assert!(said.contains("start one with `respawn recorder`"), "{said}");
+    // A recorder alone.
+    append(dir, &[killed(1)]);
+    let (output, said) = run(&mut command(dir, &["why", "x"]));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let words = "no death of a unit, service, container, pod, pid or process \"x\" is recorded in ";
+    assert!(said.contains(words), "{said}");
+    assert!(!said.contains("journal"), "{said}");
+    // An agent's journal, with and without a recorder.
+    let agent = tempfile::tempdir().unwrap();
+    let started = json!({"seq": 1, "event": "started", "time": LONG_AGO, "service": "web", "pid": 1,
+        "start_time_ns": 0, "restarts": 0});
+    fs::write(agent.path().join("journal"), format!("{started}\n")).unwrap();
+    for (recorder, words) in [
+        (dir, words),
+        (&missing, "start one with `respawn recorder`"),
+    ] {
+        let mut command = command(recorder, &["why", "x"]);
+        let (output, said) = run(command.env("RESPAWN_RUNTIME_DIR", agent.path()));
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("the journal has nothing of a service \"x\""),
+            "{said}"
+        );
+        assert!(said.contains(words), "{said}");
+    }
+    // A service of the agent comes first.
+    append(dir, &[with(2, &json!({"unit": "web.service"}))]);
+    let mut of_agent = command(dir, &["why", "web"]);
+    let (output, _) = run(of_agent.env("RESPAWN_RUNTIME_DIR", agent.path()));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, "web has not died, as far as the journal goes\n");
 }

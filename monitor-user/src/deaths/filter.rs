@@ -126,12 +126,12 @@ fn is_of_unit(pattern: &Pattern, owner: &Owner) -> bool {
 }
 
 /// Whether a unit is meant by its name, or a service by its name without the kind.
-pub(super) fn is_unit(unit: &str, is_it: impl Fn(&str) -> bool) -> bool {
+pub(crate) fn is_unit(unit: &str, is_it: impl Fn(&str) -> bool) -> bool {
     is_it(unit) || unit.strip_suffix(".service").is_some_and(is_it)
 }
 
 /// Whether a container is meant: by its ID or name, or by the beginning of an ID.
-pub(super) fn is_container(wanted: &str, id: &str) -> bool {
+pub(crate) fn is_container(wanted: &str, id: &str) -> bool {
     let is_id = id.len() >= 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     wanted == id || (is_id && wanted.len() >= SHORT_ID && id.starts_with(wanted))
 }

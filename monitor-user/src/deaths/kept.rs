@@ -11,7 +11,6 @@ use crate::owner::Owner;
 
 /// A line with the event "exited". What the recorder did not know is `None`.
 #[derive(Debug, Clone, Deserialize)]
-#[allow(dead_code, reason = "`why` will tell the rest")]
 pub(crate) struct Kept {
     pub(crate) pid: u32,
     /// Since boot, at the resolution of `/proc` (10 ms).
@@ -27,7 +26,6 @@ pub(crate) struct Kept {
     pub(crate) core: Option<CoreDump>,
     pub(crate) since_boot_ns: Option<u64>,
     pub(crate) boot_id: Option<String>,
-    pub(crate) host: Option<String>,
     /// What it ran, and where it belonged.
     #[serde(flatten)]
     pub(crate) process: Process,

@@ -9,7 +9,6 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use filter::{Facts, Filter};
-pub(crate) use kept::Kept;
-use kept::Process;
-pub(crate) use words::{header, line};
+pub(crate) use filter::{Facts, Filter, is_container, is_unit};
+pub(crate) use kept::{Kept, Process};
+pub(crate) use words::{ancestry, command_line, header, line, login, owner, within};

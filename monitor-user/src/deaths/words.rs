@@ -103,30 +103,45 @@ pub(crate) fn ancestry(sender: &Sender, process: &Process) -> Option<String> {
 /// "nginx.service", "docker 4f797c539e6c", "nginx.service in lxc web".
 pub(crate) fn owner(owner: &Owner) -> Option<String> {
     let unit = owner.user_unit.as_ref().or(owner.unit.as_ref());
-    let within = match &owner.container {
-        None => None,
-        Some(id) => {
-            let short = match id.len() {
-                64 => id.get(..12).unwrap_or(id),
-                _ => id,
-            };
-            let runtime = owner.runtime.as_deref().unwrap_or("container");
-            Some((format!("{runtime} {short}"), id))
-        }
-    };
-    match (&owner.service, unit, within) {
-        (Some(service), _, None) => Some(service.clone()),
-        (Some(service), _, Some((container, _))) => Some(format!("{service} in {container}")),
-        (None, Some(unit), Some((container, id))) if !is_scope_of(unit, id) => {
-            Some(format!("{unit} in {container}"))
-        }
-        (None, _, Some((container, _))) => Some(container),
-        (None, Some(unit), None) => Some(unit.clone()),
-        (None, None, None) => None,
+    let own_unit = unit.filter(|unit| {
+        let container = owner.container.as_ref();
+        container.is_none_or(|id| !is_scope_of(unit, id))
+    });
+    match (owner.service.as_ref().or(own_unit), within(owner)) {
+        (Some(name), Some(container)) => Some(format!("{name} in {container}")),
+        (Some(name), None) => Some(name.clone()),
+        (None, container) => container,
     }
+}
+
+/// "docker 4f797c539e6c", "lxc web": the container.
+pub(crate) fn within(owner: &Owner) -> Option<String> {
+    let id = owner.container.as_ref()?;
+    let short = match id.len() {
+        64 => id.get(..12).unwrap_or(id),
+        _ => id,
+    };
+    let runtime = owner.runtime.as_deref().unwrap_or("container");
+    Some(format!("{runtime} {short}"))
 }
 
 /// Whether the unit is there for the container alone.
 fn is_scope_of(unit: &str, id: &str) -> bool {
     unit.contains(id) || unit.starts_with("machine-") || unit.starts_with("systemd-nspawn@")
+}
+
+/// The arguments as a shell would take most of them; "…" where some are missing.
+pub(crate) fn command_line(process: &Process) -> Option<String> {
+    let argv = process.argv.as_ref().filter(|argv| !argv.is_empty())?;
+    let quoted = |argument: &String| match argument.as_str() {
+        "" => "\"\"".to_owned(),
+        plain if !plain.contains([' ', '"']) => plain.to_owned(),
+        other => format!("{other:?}"),
+    };
+    let all: Vec<String> = argv.iter().map(quoted).collect();
+    let cut = match process.argv_cut {
+        Some(true) => " …",
+        _ => "",
+    };
+    Some(all.join(" ") + cut)
 }

@@ -1,115 +1,38 @@
-//! `respawn why`: a service's last deaths in a few plain lines each. Reads the journal itself, so
-//! that it needs no agent; only whether somebody still lives is asked of the host.
+//! Why a service of the agent died, by its journal.
 
-use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anstyle::Style;
 use anyhow::Result;
-use clap_complete::engine::ArgValueCompleter;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::events::no_agent;
-use super::output::{Interrupts, Output, eprint_line};
-use super::{Global, complete};
+use super::words::{self, Whereabouts, no_sender, of_sender, since, whereabouts};
 use crate::accounts::Accounts;
-use crate::clock;
-use crate::control;
+use crate::aftermath::CoreDump;
+use crate::decode::Usage;
 use crate::journal::{Reader, time_of};
 use crate::model::{Cause, How, Instance, Sender};
 use crate::os::proc;
-use crate::report::{Age, Bytes, cause_style, happening, requested};
+use crate::report::{Age, cause_style, happening, requested};
 use crate::text::printable;
 
 /// How long before a main process is ended by a signal the end of another process is told with it. One
 /// that ends by itself may have waited longer.
 const RELATED: Duration = Duration::from_secs(10);
 
-/// Tell why a service died
-///
-/// Tells the last death, or with `-n` the last few, newest first: what ended it, when, who sent the
-/// signal and whether that process still lives, how long the service had lived and what it had
-/// used, what was done about it and what came of it. Reads the agent's journal, which needs no
-/// living agent. Exits with 1 if the journal does not know the service.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
-    /// The service
-    #[arg(value_name = "SERVICE", add = ArgValueCompleter::new(complete::services))]
-    service: String,
-    /// How many deaths to tell
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    count: u32,
-    /// Print one JSON object for each death
-    #[arg(long)]
-    json: bool,
-}
-
-/// Tells, and ends.
-pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(why(&global.runtime_dir, arguments));
-    runtime.shutdown_background();
-    result
-}
-
-async fn why(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
-    let mut interrupts = Interrupts::listen()?;
-    let mut reader = Reader::open(dir)?;
-    if reader.is_missing() && !control::socket(dir).exists() {
-        return Ok(no_agent(dir));
-    }
-    let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
-    let told = Deaths::read(&mut reader, &arguments.service, count)?;
-    if !told.is_known {
-        eprint_line(&format!(
-            "the journal has nothing of a service {:?}; `respawn status` lists the services",
-            arguments.service
-        ));
-        return Ok(ExitCode::FAILURE);
-    }
-    let mut output = Output::new();
-    if told.deaths.is_empty() && !arguments.json {
-        let name = printable(&arguments.service);
-        output.line(&format!("{name} has not died, as far as the journal goes"));
-        if let Some(trouble) = &told.trouble {
-            output.line(&format!("  but     {}", happening(trouble)));
-        }
-    }
-    let zone = TimeZone::system();
-    let accounts = Accounts::of_this_host();
-    for (index, death) in told.deaths.iter().rev().enumerate() {
-        if arguments.json {
-            output.json(&death.json())?;
-            continue;
-        }
-        if index > 0 {
-            output.line("");
-        }
-        for line in death.lines(&zone, &accounts) {
-            output.line(&line);
-        }
-    }
-    output.flush(&mut interrupts).await?;
-    Ok(ExitCode::SUCCESS)
-}
-
 /// The last deaths of a service, oldest first.
 #[derive(Default)]
-struct Deaths {
-    is_known: bool,
-    deaths: Vec<Death>,
+pub(super) struct Deaths {
+    pub(super) is_known: bool,
+    pub(super) deaths: Vec<Death>,
     /// Why it could not be started, or was given up, if it has not run since.
-    trouble: Option<Value>,
+    pub(super) trouble: Option<Value>,
 }
 
 /// A death, and what came of it.
-struct Death {
+pub(super) struct Death {
     service: String,
     exited: Value,
     /// What the agent did to end it before, if it did.
@@ -141,7 +64,7 @@ struct Before {
 
 impl Deaths {
     /// Reads a journal to its end.
-    fn read(reader: &mut Reader, service: &str, count: usize) -> Result<Self> {
+    pub(super) fn read(reader: &mut Reader, service: &str, count: usize) -> Result<Self> {
         let mut told = Self::default();
         let mut before = Before::default();
         while let Some(line) = reader.next()? {
@@ -228,13 +151,6 @@ impl Before {
     }
 }
 
-/// What the host knows of a sender now.
-enum Whereabouts {
-    /// It lives; its command line.
-    Lives(Vec<String>),
-    Ended,
-}
-
 impl Death {
     fn cause(&self) -> Cause {
         Cause::deserialize(&self.exited["cause"]).unwrap_or(Cause::Unknown)
@@ -246,7 +162,7 @@ impl Death {
         of(&self.exited["cause"]).or_else(|| of(&self.exited["last_signal"]))
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let whereabouts = self.sender().as_ref().and_then(whereabouts);
         let (lives, command) = match whereabouts {
             Some(Whereabouts::Lives(command)) => (Some(true), Some(command)),
@@ -267,7 +183,7 @@ impl Death {
     }
 
     /// In words, a line each, with colours.
-    fn lines(&self, zone: &TimeZone, accounts: &Accounts) -> Vec<String> {
+    pub(super) fn lines(&self, zone: &TimeZone, accounts: &Accounts) -> Vec<String> {
         let cause = self.cause();
         let style = cause_style(&cause);
         let bold = Style::new().bold();
@@ -279,14 +195,16 @@ impl Death {
                 lines.push(format!("  {topic:<8}{}", printable(&words)));
             }
         };
-        say("when", Some(self.when(zone)));
+        say("when", Some(words::when(&self.exited, zone)));
         say("stopped", self.stopped());
         say("sender", self.sender_words(&cause, accounts));
         say("asked", self.asked(accounts));
         say("before", self.child());
-        say("memory", self.memory(&cause));
-        say("used", self.used());
-        say("core", self.core());
+        say("memory", words::memory(&cause));
+        let usage = Usage::deserialize(&self.exited["usage"]);
+        say("used", usage.ok().as_ref().map(words::used));
+        let core = CoreDump::deserialize(&self.exited["core"]);
+        say("core", core.ok().as_ref().map(words::core));
         for (index, line) in self.last_output().lines().enumerate() {
             say(
                 if index == 0 { "output" } else { "" },
@@ -303,26 +221,6 @@ impl Death {
         }
         say("now", self.outcome());
         lines
-    }
-
-    fn when(&self, zone: &TimeZone) -> String {
-        let event = &self.exited;
-        let pid = event["pid"].as_u64().unwrap_or_default();
-        let time = time_of(event).map_or_else(
-            || "at an unknown time".to_owned(),
-            |time| {
-                let ago = Age(since(time, clock::now()));
-                let local = time.to_zoned(zone.clone());
-                format!("{}, {ago} ago", local.strftime("%Y-%m-%d %H:%M:%S%.3f"))
-            },
-        );
-        let lived = event["uptime_ns"].as_u64().map_or_else(String::new, |ns| {
-            format!(", after {}", Age(Duration::from_nanos(ns)))
-        });
-        let comm = event["comm"]
-            .as_str()
-            .map_or_else(String::new, |comm| format!(" ({comm})"));
-        format!("{time}{lived}, pid {pid}{comm}")
     }
 
     /// What of the agent's doing it was.
@@ -388,50 +286,6 @@ impl Death {
         Some(format!("{words}, {} earlier", Age(before)))
     }
 
-    fn memory(&self, cause: &Cause) -> Option<String> {
-        let Cause::OomKilled(kill) = cause else {
-            return None;
-        };
-        let anon = kill.anon_rss_bytes?;
-        let total = kill.total_vm_bytes.unwrap_or_default();
-        let score = kill.oom_score_adj.unwrap_or_default();
-        Some(format!(
-            "{} resident and its own, {} of address space, oom_score_adj {score}",
-            Bytes(anon),
-            Bytes(total)
-        ))
-    }
-
-    fn used(&self) -> Option<String> {
-        let usage = &self.exited["usage"];
-        let number = |key: &str| usage[key].as_u64();
-        let time = |key: &str| Age(Duration::from_nanos(number(key).unwrap_or_default()));
-        let mut words = format!(
-            "at most {} of memory, {} of CPU in user mode, {} in the kernel",
-            Bytes(number("max_rss_bytes")?),
-            time("user_ns"),
-            time("system_ns")
-        );
-        if let Some(threads) = number("threads") {
-            words += &format!(", {threads} thread{}", if threads == 1 { "" } else { "s" });
-        }
-        if let (Some(read), Some(written)) = (number("read_bytes"), number("written_bytes")) {
-            words += &format!(", {} read, {} written", Bytes(read), Bytes(written));
-        }
-        Some(words)
-    }
-
-    fn core(&self) -> Option<String> {
-        let core = &self.exited["core"];
-        let pattern = core["pattern"].as_str()?;
-        Some(match (core["piped_to"].as_str(), core["file"].as_str()) {
-            (Some(program), _) => format!("dumped to the program {program}"),
-            (_, Some(file)) if file.starts_with('/') => format!("dumped to {file}"),
-            (_, Some(file)) => format!("dumped to {file} in its working directory"),
-            _ => format!("dumped by the pattern {pattern}"),
-        })
-    }
-
     fn last_output(&self) -> &str {
         self.exited["last_output"].as_str().unwrap_or_default()
     }
@@ -472,97 +326,8 @@ impl Death {
     }
 }
 
-/// "sh, pid 12, uid 0 (root), child of init (pid 1)"
-fn of_sender(sender: &Sender, how: Option<How>, accounts: &Accounts) -> String {
-    let way = how.and_then(way).unwrap_or_default();
-    if sender.itself {
-        return format!("the process itself{way}");
-    }
-    let user = accounts.user_of(sender.uid).ok().flatten();
-    let user = user.map_or_else(String::new, |user| format!(" ({})", user.name));
-    let pid = match sender.pid {
-        0 => format!("pid {} of the host", sender.host_pid),
-        pid => format!("pid {pid}"),
-    };
-    let parent = sender.parent.as_ref().map_or_else(String::new, |parent| {
-        format!(", child of {} (pid {})", parent.comm, parent.pid)
-    });
-    let own = if sender.own { ", of the service" } else { "" };
-    let now = match whereabouts(sender) {
-        Some(Whereabouts::Lives(command)) => format!("; it lives: {}", command.join(" ")),
-        Some(Whereabouts::Ended) => "; it has ended".to_owned(),
-        None => String::new(),
-    };
-    format!(
-        "{}, {pid}, uid {}{user}{own}{parent}{way}{now}",
-        sender.comm, sender.uid
-    )
-}
-
 fn is_same_instance(one: &Value, other: &Value) -> bool {
     one["pid"] == other["pid"] && one["start_time_ns"] == other["start_time_ns"]
-}
-
-/// By which call, in words that follow the sender's.
-fn way(how: How) -> Option<&'static str> {
-    Some(match how {
-        How::Kill => ", by kill(2)",
-        How::Tkill => ", by tkill(2)",
-        How::Tgkill => ", by tgkill(2)",
-        How::Sigqueue => ", by rt_sigqueueinfo(2)",
-        How::Pidfd => ", by pidfd_send_signal(2)",
-        How::CgroupKill => ", by a write to cgroup.kill",
-        How::ParentDeath => ", its parent, by dying (PR_SET_PDEATHSIG)",
-        How::ParentThreadDeath => {
-            ", its parent, by the end of the thread that had forked it (PR_SET_PDEATHSIG)"
-        }
-        How::NamespaceEnd => ", init of its PID namespace, by ending",
-        How::TracerEnd => ", its tracer, by ending (PTRACE_O_EXITKILL)",
-        How::Fault => ", by a fault",
-        How::CpuLimit
-        | How::Seccomp
-        | How::Terminal
-        | How::Hangup
-        | How::Timer
-        | How::BrokenPipe
-        | How::FileSizeLimit
-        | How::Notification
-        | How::Kernel => return None,
-    })
-}
-
-/// What had the kernel send a signal that no process has sent.
-fn no_sender(how: How) -> Option<&'static str> {
-    Some(match how {
-        How::Kernel => "the kernel sent it",
-        How::Seccomp => "seccomp ended it",
-        How::CpuLimit => "its CPU time was used up (RLIMIT_CPU)",
-        How::Terminal => "somebody pressed the key for it at its terminal",
-        How::Hangup => "its terminal was closed, or its session's leader ended",
-        How::Timer => "a timer that it had set ran out (alarm, setitimer or timer_create)",
-        How::BrokenPipe => "it wrote to a pipe or socket that nobody reads",
-        How::FileSizeLimit => "it wrote past its limit on the size of files (RLIMIT_FSIZE)",
-        How::Notification => "it had asked to be notified by it (O_ASYNC or mq_notify)",
-        _ => return None,
-    })
-}
-
-/// `None`: it cannot be looked at from here.
-fn whereabouts(sender: &Sender) -> Option<Whereabouts> {
-    if sender.pid == 0 || sender.itself {
-        return None;
-    }
-    let lives = proc::stat(sender.pid)
-        .is_ok_and(|stat| stat.start_time_ns == sender.start_time_ns && !stat.is_zombie());
-    if !lives {
-        return Some(Whereabouts::Ended);
-    }
-    let command = proc::command_line(sender.pid).unwrap_or_default();
-    Some(Whereabouts::Lives(command))
-}
-
-fn since(earlier: Timestamp, later: Timestamp) -> Duration {
-    later.duration_since(earlier).try_into().unwrap_or_default()
 }
 
 #[cfg(test)]
