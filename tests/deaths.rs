@@ -387,15 +387,47 @@ fn who_may_not_read_is_told_who_may() {
     ] {
         fs::set_permissions(dir, Permissions::from_mode(of_dir)).unwrap();
         fs::set_permissions(dir.join("deaths"), Permissions::from_mode(of_file)).unwrap();
+        for arguments in [&["deaths"][..], &["deaths", "--follow"], &["why", "nginx"]] {
+            let mut command = Command::new(&copy);
+            command.env("RESPAWN_RECORDER_DIR", dir).args(arguments);
+            command.env("RESPAWN_RUNTIME_DIR", "/nonexistent");
+            let (output, said) = run(unprivileged(&mut command));
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+            assert!(
+                said.contains("not allowed to read the recorded deaths"),
+                "{arguments:?}: {said}"
+            );
+            assert!(said.contains(words), "{arguments:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn who_may_read_the_deaths_needs_no_right_to_the_journal() {
+    const NAME: &str = "who_may_read_the_deaths_needs_no_right_to_the_journal";
+    needs_root!(NAME);
+    let Some((_folder, copy)) = readable_by_all(&respawn()) else {
+        return skip(NAME, "no place for a program that any user may run");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    append(dir, &[killed(1)]);
+    let agent = dir.join("agent");
+    fs::create_dir(&agent).unwrap();
+    fs::write(agent.join("journal"), "").unwrap();
+    for (path, mode) in [(dir, 0o755), (&dir.join("deaths"), 0o644), (&agent, 0o700)] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    for (name, expected) in [
+        ("nginx", "nginx.service killed"),
+        ("x", "not allowed to read the journal"),
+    ] {
         let mut command = Command::new(&copy);
-        command.env("RESPAWN_RECORDER_DIR", dir).arg("deaths");
-        let (output, said) = run(unprivileged(&mut command));
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(
-            said.contains("not allowed to read the recorded deaths"),
-            "{said}"
-        );
-        assert!(said.contains(words), "{said}");
+        command.args(["why", name]).env("RESPAWN_RECORDER_DIR", dir);
+        let (output, said) = run(unprivileged(command.env("RESPAWN_RUNTIME_DIR", &agent)));
+        let text = String::from_utf8(output.stdout).unwrap() + &said;
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(output.status.success(), name == "nginx", "{text}");
     }
 }
 

@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// The names of the targets, as their seeds' folders have them.
-pub(crate) const TARGETS: [&str; 8] = [
+pub(crate) const TARGETS: [&str; 9] = [
     "ring",
     "protocol",
     "journal",
+    "deaths",
     "state",
     "config",
     "environment",
@@ -26,7 +27,7 @@ pub(crate) const TARGETS: [&str; 8] = [
     "cgroup",
 ];
 
-/// Feed made-up input to all that the agent reads: the kernel's records, requests, the journal, its own
+/// Feed made-up input to all that the agent reads: the kernel's records, requests, the journal, recorded deaths, its own
 /// files, configs, environment files, inittabs and cgroups' paths
 #[derive(clap::Args)]
 pub(crate) struct Args {

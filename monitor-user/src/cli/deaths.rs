@@ -102,7 +102,12 @@ async fn show(arguments: &Arguments) -> Result<ExitCode> {
     // Before anything is read, so that nothing falls between the past and what comes.
     let changes = match arguments.follow.then(|| Changes::of_deaths(dir)) {
         Some(Err(error)) if error.kind() == ErrorKind::NotFound => return Err(nothing_kept(dir)),
-        Some(changes) => Some(changes.with_context(|| format!("cannot watch {}", dir.display()))?),
+        Some(Err(error)) => {
+            // Says more, where it is the rights that are missing.
+            Reader::of_deaths(dir)?;
+            return Err(error).with_context(|| format!("cannot watch {}", dir.display()));
+        }
+        Some(Ok(changes)) => Some(changes),
         None => None,
     };
     let mut reader = match &arguments.after {

@@ -24,6 +24,8 @@ pub(crate) mod watch;
 pub(crate) mod why;
 
 pub(crate) use output::eprint_line;
+#[cfg(test)]
+pub(crate) use why::why_words;
 
 use std::io;
 use std::path::PathBuf;

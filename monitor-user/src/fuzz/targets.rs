@@ -4,14 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use super::run_changed;
+use crate::accounts::Accounts;
 use crate::aftermath::Circumstances;
 use crate::config::read_environment_file;
 use crate::control::{Command, Response};
+use crate::deaths::{Filter, Kept};
 use crate::init::inittab::{Block, Dialect, Inittab};
 use crate::journal::Reader;
 use crate::model::Cause;
 use crate::owner::Owner;
-use crate::{agent, decode, report};
+use crate::{agent, cli, deaths, decode, report};
 
 /// Text for a person has nothing in it that a terminal would obey.
 fn assert_printable(text: &str) {
@@ -107,6 +109,42 @@ fn journal() {
         }
         let all = bytes.split(|byte| *byte == b'\n').count();
         assert!(lines <= all, "{lines} lines of {all}");
+    });
+}
+
+#[test]
+fn deaths() {
+    let words = &[
+        "\n",
+        "{\"event\":\"exited\",\"pid\":7,\"cause\":",
+        "\"argv\":[",
+        "\"ancestors\":[{\"pid\":1,\"comm\":",
+        "\"sender\":",
+        "\"last_signal\":",
+        "null",
+        "\u{1b}[2J",
+        "\\u0007",
+        "4294967296",
+        "-1",
+        "\"deaths_lost\"",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deaths");
+    let times = report::Times::in_full(jiff::tz::TimeZone::UTC);
+    let accounts = Accounts::of_this_host();
+    run_changed("deaths", words, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        let mut reader = Reader::of_deaths(dir.path()).unwrap();
+        while let Some(line) = reader.next().unwrap() {
+            assert_printable(&report::happening(&line.event));
+            let Some(kept) = Kept::of(&line.event) else {
+                continue;
+            };
+            assert_printable(&deaths::line(&kept, line.time(), &times, &accounts));
+            let _ = Filter::default().wants(&kept.facts());
+        }
+        let told = cli::why_words(dir.path(), "nginx", &accounts).unwrap();
+        told.iter().for_each(|line| assert_printable(line));
     });
 }
 
