@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
+use support::recorder::Place;
 use support::rig::{Agent, Rig, report};
 use support::{Lines, needs_root, respawn};
 
@@ -73,6 +74,14 @@ fn of_an_agent(wrapper: &[&str]) -> Vec<String> {
     said.lines().map(str::to_owned).collect()
 }
 
+/// What a recorder says until it records.
+fn of_a_recorder(more: &[&str]) -> Vec<String> {
+    let place = Place::new();
+    let arguments = [more, &["--log", LOG]].concat();
+    place.start(&arguments).kill();
+    place.log().lines().map(str::to_owned).collect()
+}
+
 /// From "… loaded program="exit" instructions=12".
 fn loaded(line: &str) -> Option<(String, u64)> {
     let (_, fields) = line.split_once(": loaded program=\"")?;
@@ -88,7 +97,9 @@ fn no_program_costs_the_verifier_more_than_its_budget() {
         let lines = said.iter().filter(|line| line.contains("refused"));
         assert_eq!(lines.count(), 0, "{said:#?}");
     };
-    let mut said = [of_a_watch(&[]), of_a_watch(&["--live-zero"])].concat();
+    let watches = [of_a_watch(&[]), of_a_watch(&["--live-zero"])];
+    let recorders = [of_a_recorder(&[]), of_a_recorder(&["--live-zero"])];
+    let mut said: Vec<String> = watches.into_iter().chain(recorders).flatten().collect();
     // An agent goes on with less: that is said here at once.
     refused(&said);
     said.extend(of_an_agent(&[]));

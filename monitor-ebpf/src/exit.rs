@@ -22,6 +22,7 @@ use monitor_ebpf::{
 };
 
 use crate::{
+    death,
     object::{
         CLAIMED, EVENTS, FILTER, HINTS, LOST, NAMES, SIGNALLED, SIGNALS, SPILLED, TREES, WATCHED,
     },
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// Signals that ask a process to end: SIGHUP, SIGINT, SIGQUIT and SIGTERM, as [`bit`]s.
-const REQUESTS: u64 = bit(1) | bit(2) | bit(3) | bit(15);
+pub(crate) const REQUESTS: u64 = bit(1) | bit(2) | bit(3) | bit(15);
 
 /// One of 64, for signals 1 to 64. That of 0, for none, is 64's too.
 #[inline(always)]
@@ -55,29 +56,38 @@ impl Thread {
     pub(crate) fn told(is_last: bool) -> Self {
         if is_last { Self::Last } else { Self::NotLast }
     }
+
+    /// Whether its process ends with `task`.
+    #[inline(always)]
+    pub(crate) fn is_last(self, task: Task) -> bool {
+        match self {
+            Self::Last => true,
+            Self::NotLast => false,
+            Self::Unknown => task.process().live_threads() == 0,
+        }
+    }
 }
 
 /// Sees `task`, the current one, end: reports its process if it is watched, or in the tree of one
 /// that is, and goes with it.
 #[inline(always)]
 pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread) {
+    let filter = filter();
+    if filter.keep != 0 {
+        death::see(ctx, task, thread, filter);
+        return;
+    }
     let host_pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let pid = task.process_id_of(host_pid);
     if pid == 0 {
         return;
     }
-    let filter = filter();
     let some_unwatched = filter.all != 0 || filter.names != 0;
     let is_signalled = filter.agent != 0 && is_signalled(pid);
     if !some_unwatched && !is_hinted(pid) && !is_signalled {
         return;
     }
-    let is_last = match thread {
-        Thread::Last => true,
-        Thread::NotLast => false,
-        Thread::Unknown => task.process().live_threads() == 0,
-    };
-    if is_last {
+    if thread.is_last(task) {
         if is_signalled {
             forget_signalled(pid);
         }
@@ -212,7 +222,7 @@ fn may_be_told(tree: *mut Tree) -> bool {
 
 /// Whether no other program, and no other run of this one, has claimed the process.
 #[inline(always)]
-fn claim(host_pid: u32, start_time_ns: u64) -> bool {
+pub(crate) fn claim(host_pid: u32, start_time_ns: u64) -> bool {
     let key = ClaimKey {
         start_time_ns,
         host_pid: host_pid.into(),
@@ -223,22 +233,22 @@ fn claim(host_pid: u32, start_time_ns: u64) -> bool {
 /// Makes room for the signals of another process. The signal program keeps them also where this one
 /// finds that nobody asked: of every process, if there is a name to watch for.
 #[inline(always)]
-fn forget_signals(host_pid: u32) {
+pub(crate) fn forget_signals(host_pid: u32) {
     let _ = SIGNALS.remove(&host_pid);
 }
 
 /// What is known of an exit before there is room for its record.
-struct Exit {
-    task: Task,
-    leader: Task,
-    process: Process,
-    start_time_ns: u64,
-    pid: u32,
-    host_pid: u32,
+pub(crate) struct Exit {
+    pub(crate) task: Task,
+    pub(crate) leader: Task,
+    pub(crate) process: Process,
+    pub(crate) start_time_ns: u64,
+    pub(crate) pid: u32,
+    pub(crate) host_pid: u32,
     /// Found out before it is known where the record goes: the verifier goes through what comes after
     /// that once for each place.
-    parent_pid: u32,
-    comm: [u8; COMM_LEN],
+    pub(crate) parent_pid: u32,
+    pub(crate) comm: [u8; COMM_LEN],
 }
 
 /// Counts the threads of a watched process when the first of them goes with it.
@@ -408,7 +418,7 @@ impl Of {
 /// # Safety
 /// There is room for a record.
 #[inline(always)]
-unsafe fn write(record: *mut ExitRecord, exit: &Exit) {
+pub(crate) unsafe fn write(record: *mut ExitRecord, exit: &Exit) {
     let usage = exit.leader.usage(exit.process, exit.task);
     // SAFETY: the caller's promise; the helpers take nothing and are allowed in tracing programs.
     unsafe {
@@ -447,7 +457,7 @@ unsafe fn write(record: *mut ExitRecord, exit: &Exit) {
 /// # Safety
 /// There is room for a record, and all but this is in it.
 #[inline(always)]
-unsafe fn write_signal(record: *mut ExitRecord, exit: &Exit) {
+pub(crate) unsafe fn write_signal(record: *mut ExitRecord, exit: &Exit) {
     let signals = SIGNALS.get_ptr(&exit.host_pid).filter(|signals| {
         // SAFETY: the map returned it, and its values live as long as the program runs.
         unsafe { (**signals).start_time_ns == exit.start_time_ns }
@@ -562,7 +572,7 @@ fn matches(comm: &[u8; COMM_LEN]) -> bool {
 }
 
 #[inline(always)]
-fn count_loss(kind: u32) {
+pub(crate) fn count_loss(kind: u32) {
     if let Some(counter) = LOST.get_ptr_mut(kind) {
         // SAFETY: the map returned it.
         unsafe { count(counter) };

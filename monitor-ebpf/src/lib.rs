@@ -258,6 +258,116 @@ impl SentSignals {
     };
 }
 
+/// Which process it was, beside its numbers: read in the kernel at the moment of the death, or of the
+/// signal, as all of it is gone soon after.
+///
+/// Where the kernel has let go of the process's memory by then, or lacks what is read, the lengths
+/// are 0. Bytes beyond the lengths mean nothing.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Details {
+    /// Names of its cgroup in the v2 hierarchy and of those above it, the innermost first, each with a
+    /// NUL; what did not fit is missing at the end.
+    pub cgroup: [u8; CGROUP_BYTES],
+    /// Names of its executable file and of the directories above it, likewise.
+    pub exe: [u8; EXE_BYTES],
+    /// Its arguments, each with a NUL, as they were in its memory.
+    pub argv: [u8; ARGV_BYTES],
+    /// Its parent, the parent's parent and so on: pids in the initial PID namespace. 0 for none.
+    pub ancestor_pids: [u32; ANCESTORS],
+    /// Their names.
+    pub ancestor_comms: [[u8; COMM_LEN]; ANCESTORS],
+    /// Name of its terminal, such as `pts/1`; empty if it has none.
+    pub tty: [u8; TTY_BYTES],
+    /// Where its memory was, to tell one program from another in one process. Never told.
+    pub memory: u64,
+    /// The user that logged in (`loginuid` of the audit system); `u32::MAX` if nobody did.
+    pub login_uid: u32,
+    /// The session of that login; `u32::MAX` if there is none.
+    pub login_session: u32,
+    /// Bytes in `cgroup`.
+    pub cgroup_len: u32,
+    /// Bytes in `exe`.
+    pub exe_len: u32,
+    /// Bytes of all its arguments; at most [`ARGV_BYTES`] of them are in `argv`.
+    pub argv_len: u32,
+    /// [`CUT_CGROUP`], [`CUT_EXE`]: names are missing, or all of them.
+    pub cut: u32,
+}
+
+/// Bytes of names of a cgroup and of those above it.
+pub const CGROUP_BYTES: usize = 512;
+/// Bytes of names of a file and of the directories above it.
+pub const EXE_BYTES: usize = 256;
+/// Bytes of arguments.
+pub const ARGV_BYTES: usize = 256;
+/// Ancestors that are named.
+pub const ANCESTORS: usize = 4;
+/// Bytes of a terminal's name, its NUL included.
+pub const TTY_BYTES: usize = 16;
+/// Flag of [`Details::cut`]: `cgroup` lacks names.
+pub const CUT_CGROUP: u32 = 1;
+/// Flag of [`Details::cut`]: `exe` lacks names.
+pub const CUT_EXE: u32 = 2;
+
+const _: () = assert!(size_of::<Details>() == 1152);
+
+impl Details {
+    /// Of nobody.
+    pub const NONE: Self = Self {
+        cgroup: [0; CGROUP_BYTES],
+        exe: [0; EXE_BYTES],
+        argv: [0; ARGV_BYTES],
+        ancestor_pids: [0; ANCESTORS],
+        ancestor_comms: [[0; COMM_LEN]; ANCESTORS],
+        tty: [0; TTY_BYTES],
+        memory: 0,
+        login_uid: u32::MAX,
+        login_session: u32::MAX,
+        cgroup_len: 0,
+        exe_len: 0,
+        argv_len: 0,
+        cut: CUT_CGROUP | CUT_EXE,
+    };
+}
+
+/// A death that a recorder keeps, of a process that had been sent no signal.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeathRecord {
+    /// The exit.
+    pub exit: ExitRecord,
+    /// Of the dead process.
+    pub details: Details,
+}
+
+/// A death that a recorder keeps, of a process that had been sent signals.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalledDeathRecord {
+    /// The exit.
+    pub exit: ExitRecord,
+    /// Of the dead process.
+    pub details: Details,
+    /// Of the sender of [`ExitRecord::sent`].
+    pub sender: Details,
+    /// Of the sender of [`ExitRecord::asked`].
+    pub asker: Details,
+}
+
+const _: () = assert!(size_of::<DeathRecord>() == 352 + 1152);
+const _: () = assert!(size_of::<SignalledDeathRecord>() == 352 + 3 * 1152);
+
+/// Key of the senders map.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SenderKey {
+    /// When the process started, on `CLOCK_BOOTTIME`.
+    pub start_time_ns: u64,
+    /// Process ID in the initial PID namespace.
+    pub host_pid: u64,
+}
+
 /// Value of the watch map; the key is the pid in the observer's PID namespace, as a `u32`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -598,6 +708,46 @@ pub struct Offsets {
     pub cgroup_node: u32,
     /// `kernfs_node.id`
     pub node_id: u32,
+    /// `mm_struct.arg_start`
+    pub mm_arg_start: u32,
+    /// `mm_struct.arg_end`
+    pub mm_arg_end: u32,
+    /// `mm_struct.exe_file`
+    pub mm_exe_file: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    /// `file.f_path.mnt`
+    pub file_mount: u32,
+    /// `dentry.d_parent`
+    pub dentry_parent: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
+    /// `vfsmount.mnt_root`
+    pub vfsmount_root: u32,
+    /// `mount.mnt`
+    pub mount_vfsmount: u32,
+    /// `mount.mnt_parent`
+    pub mount_parent: u32,
+    /// `mount.mnt_mountpoint`
+    pub mount_point: u32,
+    /// `kernfs_node.name`
+    pub node_name: u32,
+    /// `kernfs_node.parent`
+    pub node_parent: u32,
+    /// `task_struct.loginuid`
+    pub task_login_uid: u32,
+    /// `task_struct.sessionid`
+    pub task_login_session: u32,
+    /// `signal_struct.tty`
+    pub signal_tty: u32,
+    /// `tty_struct.name`
+    pub tty_name: u32,
+    /// `task_struct.sighand`
+    pub task_sighand: u32,
+    /// `sighand_struct.action[0].sa.sa_handler`
+    pub sighand_first: u32,
+    /// `sighand_struct.action[1].sa.sa_handler`
+    pub sighand_second: u32,
 }
 
 /// In place of an offset in [`Offsets`]: the kernel has no such field. Only those from `task_flags`
@@ -605,12 +755,13 @@ pub struct Offsets {
 pub const NO_FIELD: u32 = u32::MAX;
 
 /// How many words [`Offsets`] has.
-pub const OFFSET_WORDS: usize = 54;
+pub const OFFSET_WORDS: usize = 74;
 
 const _: () = assert!(size_of::<Offsets>() == OFFSET_WORDS * 4);
 
 impl Offsets {
     /// The fields in the order of their declaration, as the object holds them.
+    #[allow(clippy::too_many_lines, reason = "a line for each field")]
     pub const fn words(&self) -> [u32; OFFSET_WORDS] {
         [
             self.task_group_leader,
@@ -667,6 +818,26 @@ impl Offsets {
             self.css_set_cgroup,
             self.cgroup_node,
             self.node_id,
+            self.mm_arg_start,
+            self.mm_arg_end,
+            self.mm_exe_file,
+            self.file_dentry,
+            self.file_mount,
+            self.dentry_parent,
+            self.dentry_name,
+            self.vfsmount_root,
+            self.mount_vfsmount,
+            self.mount_parent,
+            self.mount_point,
+            self.node_name,
+            self.node_parent,
+            self.task_login_uid,
+            self.task_login_session,
+            self.signal_tty,
+            self.tty_name,
+            self.task_sighand,
+            self.sighand_first,
+            self.sighand_second,
         ]
     }
 }
@@ -687,17 +858,27 @@ pub struct Filter {
     /// 1: for an agent. Of processes in the cgroups of the trees map, deaths by a signal are reported
     /// too; and the record of a watched process that finds the ring full is kept in the spilled map.
     pub agent: u32,
+    /// For a recorder: which deaths of the host are kept, [`KEEP_ABNORMAL`] or [`KEEP_ALL`]. Nothing
+    /// else is reported then. 0: this is none.
+    pub keep: u32,
 }
+
+/// [`Filter::keep`]: deaths by a signal, and exits with another code than 0 of a process that is
+/// the first of its PID namespace, or a child of the first.
+pub const KEEP_ABNORMAL: u32 = 1;
+/// [`Filter::keep`]: every death.
+pub const KEEP_ALL: u32 = 2;
 
 impl Filter {
     /// The fields in the order of their declaration, as the object holds them.
-    pub const fn words(&self) -> [u32; 5] {
+    pub const fn words(&self) -> [u32; 6] {
         [
             self.pid_namespace,
             self.all,
             self.names,
             self.claim,
             self.agent,
+            self.keep,
         ]
     }
 }
@@ -800,6 +981,11 @@ pub mod maps {
     pub const SIGNALS: &str = "SIGNALS";
     /// Entries of the signals map, which takes memory for those that are in use.
     pub const SIGNALS_ENTRIES: u32 = 16_384;
+    /// LRU hash of [`SenderKey`](super::SenderKey) to [`Details`](super::Details): who has sent signals
+    /// lately. For recorders alone.
+    pub const SENDERS: &str = "SENDERS";
+    /// Entries of the senders map, for a recorder.
+    pub const SENDERS_ENTRIES: u32 = 1024;
     /// LRU hash of [`ClaimKey`](super::ClaimKey) to a byte.
     pub const CLAIMED: &str = "CLAIMED";
     /// Entries of the claim map.

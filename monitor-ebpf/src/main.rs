@@ -4,6 +4,10 @@
 #[cfg(target_arch = "bpf")]
 mod birth;
 #[cfg(target_arch = "bpf")]
+mod death;
+#[cfg(target_arch = "bpf")]
+mod details;
+#[cfg(target_arch = "bpf")]
 mod exit;
 #[cfg(target_arch = "bpf")]
 mod signal;
@@ -21,8 +25,8 @@ mod object {
         programs::{BtfTracePointContext, FEntryContext, TracePointContext},
     };
     use monitor_ebpf::{
-        ClaimKey, ExitRecord, Filter, Mark, NameMatcher, Offsets, SentSignals, Tree, Victim,
-        WatchEntry, hints, losses, maps, notes,
+        ClaimKey, Details, ExitRecord, Filter, Mark, NameMatcher, Offsets, SenderKey, SentSignals,
+        Tree, Victim, WatchEntry, hints, losses, maps, notes,
     };
 
     use crate::{
@@ -57,6 +61,11 @@ mod object {
     #[map]
     pub(crate) static SIGNALS: HashMap<u32, SentSignals> =
         HashMap::with_max_entries(maps::SIGNALS_ENTRIES, BPF_F_NO_PREALLOC);
+
+    /// Who has sent signals lately, for a recorder; else it has no size to speak of.
+    #[map]
+    pub(crate) static SENDERS: LruHashMap<SenderKey, Details> =
+        LruHashMap::with_max_entries(maps::SENDERS_ENTRIES, 0);
 
     /// Takes memory only for services that run.
     #[map]
@@ -93,6 +102,7 @@ mod object {
         names: 0,
         claim: 0,
         agent: 0,
+        keep: 0,
     };
     #[unsafe(no_mangle)]
     pub(crate) static NAMES: NameMatcher = NameMatcher::NONE;

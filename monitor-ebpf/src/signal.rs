@@ -18,7 +18,8 @@ use monitor_ebpf::{
 };
 
 use crate::{
-    exit::{filter, is_hinted},
+    details::keep_sender,
+    exit::{REQUESTS, filter, is_hinted},
     object::{SIGNALLED, SIGNALS, TREES, VICTIM, WATCHED},
     task::{Process, Task, read, syscall_number},
 };
@@ -84,6 +85,9 @@ pub(crate) fn keep<C: EbpfContext>(
     } else {
         0
     };
+    if filter().keep != 0 && !itself && may_be_told(number, task) && info as usize != BY_KERNEL {
+        keep_sender(thread, sender.start_time_ns, sender.host_pid);
+    }
     let sent = match slot(host_pid, start_time_ns, number, itself) {
         Ok(sent) => sent,
         Err(errno) => {
@@ -97,6 +101,12 @@ pub(crate) fn keep<C: EbpfContext>(
     // Without a branch, for the same reason.
     sent.address |= victim;
     sent.flags |= ((victim | victim.wrapping_neg()) >> 63) as u32 * SENT_FOR_SHARED_MEMORY;
+}
+
+/// Whether a recorder may have to say who sent it: it may end the process, or asks it to end.
+#[inline(always)]
+fn may_be_told(number: u32, task: Task) -> bool {
+    number == KILL || REQUESTS >> (number & 63) & 1 != 0 || task.has_default_action(number)
 }
 
 /// Whether the out-of-memory killer kills `task` only because it has its memory in common with the
@@ -216,7 +226,7 @@ fn start_if_wanted(task: Task, host_pid: u32) -> Option<u64> {
         return None;
     }
     let filter = filter();
-    if filter.all != 0 || filter.names != 0 {
+    if filter.all != 0 || filter.names != 0 || filter.keep != 0 {
         return Some(task.leader().start_time());
     }
     if !is_hinted(pid) {

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::{
 };
 use monitor_ebpf::{COMM_LEN, MAX_PID_NAMESPACE_LEVEL, NO_FIELD, SYSCALL_NONE, SYSCALL_UNKNOWN};
 
-use crate::object::{FILTER, OFFSETS};
+use crate::object::FILTER;
 
 /// A `struct task_struct *`.
 #[derive(Clone, Copy)]
@@ -43,9 +43,11 @@ macro_rules! offset {
     ($field:ident) => {
         // SAFETY: `OFFSETS` is initialised read-only data. Volatile, because user space rewrites it
         // in the object before it is loaded, which the compiler must not see as constant zeros.
-        unsafe { ptr::read_volatile(&raw const OFFSETS.$field) }
+        unsafe { ptr::read_volatile(&raw const $crate::object::OFFSETS.$field) }
     };
 }
+
+pub(crate) use offset;
 
 /// What may be read from the kernel.
 ///
@@ -79,14 +81,14 @@ pub(crate) fn read<T: Plain>(address: *const u8) -> T {
 
 /// Reads a `T` at `base + offset` of kernel memory.
 #[inline(always)]
-fn field<T: Plain>(base: *const u8, offset: u32) -> T {
+pub(crate) fn field<T: Plain>(base: *const u8, offset: u32) -> T {
     read(base.wrapping_add(offset as usize))
 }
 
 /// The same of a field that the kernel may lack: `missing` then. The verifier knows the offset, and
 /// sees one side of this branch only.
 #[inline(always)]
-fn optional<T: Plain>(base: *const u8, offset: u32, missing: T) -> T {
+pub(crate) fn optional<T: Plain>(base: *const u8, offset: u32, missing: T) -> T {
     if offset == NO_FIELD {
         return missing;
     }
@@ -225,10 +227,26 @@ impl Task {
     /// task; 0 if the kernel has none.
     #[inline(always)]
     pub(crate) fn cgroup_id(self) -> u64 {
+        optional(self.cgroup_node(), offset!(node_id), 0)
+    }
+
+    /// Where the kernel keeps the name of that; null if it has none.
+    #[inline(always)]
+    pub(crate) fn cgroup_node(self) -> *const u8 {
         let set: *const u8 = optional(self.0, offset!(task_cgroups), ptr::null());
         let cgroup: *const u8 = optional(set, offset!(css_set_cgroup), ptr::null());
-        let node: *const u8 = optional(cgroup, offset!(cgroup_node), ptr::null());
-        optional(node, offset!(node_id), 0)
+        optional(cgroup, offset!(cgroup_node), ptr::null())
+    }
+
+    /// Whether a signal, from 1 to 64, has no handler and is not ignored. True where the kernel does
+    /// not say.
+    #[inline(always)]
+    pub(crate) fn has_default_action(self, signal: u32) -> bool {
+        let first = offset!(sighand_first);
+        let actions: *const u8 = optional(self.0, offset!(task_sighand), ptr::null());
+        let size = offset!(sighand_second).wrapping_sub(first);
+        let place = first.wrapping_add(signal.wrapping_sub(1).wrapping_mul(size));
+        field::<u64>(actions, place) == 0
     }
 
     /// Null if it has none any more.
@@ -332,9 +350,21 @@ impl Process {
     pub(crate) fn is_namespace_init(self) -> bool {
         let pid: *const u8 = field(self.0, offset!(signal_tgid_pid));
         let level: u32 = field(pid, offset!(pid_level));
-        level != 0
-            && level <= MAX_PID_NAMESPACE_LEVEL
-            && field::<u32>(upid(pid, level), offset!(upid_nr)) == 1
+        level != 0 && level <= MAX_PID_NAMESPACE_LEVEL && self.is_first()
+    }
+
+    /// Whether it is PID 1 of its own PID namespace, the initial one included.
+    #[inline(always)]
+    pub(crate) fn is_first(self) -> bool {
+        let pid: *const u8 = field(self.0, offset!(signal_tgid_pid));
+        let level: u32 = field(pid, offset!(pid_level));
+        field::<u32>(upid(pid, level), offset!(upid_nr)) == 1
+    }
+
+    /// Its terminal; null if it has none.
+    #[inline(always)]
+    pub(crate) fn tty(self) -> *const u8 {
+        optional(self.0, offset!(signal_tty), ptr::null())
     }
 
     /// Its session, by an address.
@@ -392,9 +422,15 @@ fn upid(pid: *const u8, depth: u32) -> *const u8 {
 
 /// A `struct mm_struct *`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Memory(*const u8);
+pub(crate) struct Memory(pub(crate) *const u8);
 
 impl Memory {
+    /// To be compared, and never told.
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
     #[inline(always)]
     pub(crate) fn is_none(self) -> bool {
         self.0.is_null()

@@ -1,6 +1,9 @@
 //! The only reader of the kernel's bytes.
 
+mod death;
 mod origin;
+
+pub(crate) use self::death::{Death, death};
 
 use std::mem::offset_of;
 use std::time::Duration;
@@ -254,6 +257,12 @@ fn shares(user: u64, system: u64, all: u64) -> (u64, u64) {
     }
 }
 
+/// Text up to its NUL; bytes that are not UTF-8 replaced.
+fn text_of(bytes: &[u8]) -> String {
+    let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 /// The bytes of one record, known to be long enough for each of its fields.
 struct Fields<'a>(&'a [u8; size_of::<ExitRecord>()]);
 
@@ -287,8 +296,7 @@ impl<'a> Fields<'a> {
     /// A name, NUL-terminated; bytes that are not UTF-8 replaced.
     fn comm(&self, offset: usize) -> String {
         let comm: [u8; COMM_LEN] = self.array(offset);
-        let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(name).into_owned()
+        text_of(&comm)
     }
 
     /// The signal at that place, if there is one.
@@ -682,6 +690,7 @@ mod tests {
                 parent: None,
                 itself: own,
                 own,
+                profile: None,
             }),
             fault: None,
         };

@@ -13,12 +13,13 @@ mod decode;
 mod fuzz;
 mod init;
 mod journal;
+mod manager;
 mod model;
 mod os;
-mod owner;
 mod probe;
 #[cfg(test)]
 mod random;
+mod recorder;
 mod report;
 mod supervisor;
 mod text;

@@ -9,7 +9,9 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::aftermath::Circumstances;
+use crate::aftermath::{self, Circumstances};
+use crate::clock::WallClock;
+use crate::decode::ProcessExit;
 use crate::model::{Cause, How, Origin, Sender, Signal};
 use crate::text::{padded, printable};
 
@@ -82,6 +84,24 @@ impl Times {
 }
 
 impl Exited {
+    /// As the kernel recorded it.
+    pub(crate) fn with_record(mut exit: ProcessExit, wall: &WallClock) -> Self {
+        aftermath::complete(&mut exit);
+        let circumstances = Circumstances::of(&exit);
+        Self {
+            event: "exited",
+            time: wall.at(exit.exited_at),
+            service: None,
+            pid: exit.instance.pid,
+            start_time_ns: Some(exit.instance.start_time_ns),
+            comm: Some(exit.comm),
+            uptime_ns: u64::try_from(exit.uptime.as_nanos()).ok(),
+            cause: exit.cause,
+            circumstances,
+            left_out: None,
+        }
+    }
+
     /// Of which nothing else is known.
     pub(crate) fn unknown(time: Timestamp, pid: u32) -> Self {
         Self {

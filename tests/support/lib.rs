@@ -15,6 +15,7 @@
 mod agent;
 
 pub mod bpf;
+pub mod recorder;
 pub mod rig;
 pub mod scene;
 pub mod tmux;

@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::manager::Manager;
 use super::{runtime_dir, spare};
+use crate::manager::Manager;
 use crate::os::{self, proc, progress};
 
 /// The lock's name in the runtime directory.

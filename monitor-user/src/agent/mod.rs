@@ -16,7 +16,6 @@ mod hooks;
 mod instances;
 mod last_good;
 mod lock;
-mod manager;
 mod memory;
 mod notices;
 mod recovery;
@@ -46,7 +45,6 @@ use self::instances::{Ground, Instances};
 use self::last_good::LastGood;
 use self::lock::Lock;
 pub(crate) use self::lock::is_locked;
-use self::manager::Manager;
 use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::requests::Requests;
@@ -60,6 +58,7 @@ use crate::control::{self, Server};
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Entry, ExtraFacts, Journal};
+use crate::manager::Manager;
 use crate::model::{
     Attempt, Cause, Child, Death, DeniedReason, Instance, Memory, Notice, Output, Reply,
     ServiceName, SpawnFailure, Spec, State, Unusable,

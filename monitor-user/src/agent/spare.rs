@@ -28,8 +28,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::manager::Manager;
 use crate::clock;
+use crate::manager::Manager;
 use crate::model::{Instance, Signal};
 use crate::os::progress::{self, Sign, Takeovers};
 use crate::os::{pidfd, proc, signal};

@@ -246,7 +246,8 @@ mod tests {
     fn every_command_that_tells_a_program_something_takes_json() {
         for command in Cli::command().get_subcommands() {
             let takes = command.get_arguments().any(|one| one.get_id() == "json");
-            let none = ["agent", "top", "completions", "man", "help"].contains(&command.get_name());
+            let none = ["agent", "recorder", "top", "completions", "man", "help"]
+                .contains(&command.get_name());
             assert_ne!(takes, none, "{}", command.get_name());
         }
     }

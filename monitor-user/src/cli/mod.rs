@@ -13,6 +13,7 @@ pub(crate) mod install;
 pub(crate) mod is_up;
 mod lines;
 mod output;
+pub(crate) mod recorder;
 pub(crate) mod reload;
 mod services;
 pub(crate) mod show;
@@ -128,6 +129,7 @@ pub(crate) struct ConfigDir {
 #[derive(Debug, Subcommand)]
 enum Command {
     Agent(agent::Arguments),
+    Recorder(recorder::Arguments),
     Watch(watch::Arguments),
     Status(status::Arguments),
     IsUp(is_up::Arguments),
@@ -191,6 +193,7 @@ fn exit(error: &clap::Error) -> ! {
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Agent(arguments) => agent::run(&cli.global, arguments),
+        Command::Recorder(arguments) => recorder::run(&cli.global, &arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Status(arguments) => status::run(&cli.global, &arguments),
         Command::IsUp(arguments) => is_up::run(&cli.global, &arguments),

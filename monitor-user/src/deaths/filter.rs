@@ -2,8 +2,8 @@
 
 use glob::Pattern;
 
+use crate::model::Owner;
 use crate::model::{Cause, Parent, Signal};
-use crate::owner::Owner;
 
 /// What is wanted. An empty list wants all; of several values in one list, one is enough. What is not
 /// known of a death is not what is wanted.

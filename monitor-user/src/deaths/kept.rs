@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::Facts;
 use crate::aftermath::CoreDump;
 use crate::decode::{LastSignal, Usage};
+use crate::model::Owner;
 use crate::model::{Cause, Parent, Sender};
-use crate::owner::Owner;
 
 /// A line with the event "exited". What the recorder did not know is `None`.
 #[derive(Debug, Clone, Deserialize)]

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::words::owner;
 use super::*;
 use crate::accounts::Accounts;
+use crate::model::Owner;
 use crate::model::Signal;
-use crate::owner::Owner;
 use crate::report::Times;
 
 const ID: &str = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970";

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::{Kept, Process};
 use crate::accounts::Accounts;
+use crate::model::Owner;
 use crate::model::{Parent, Sender};
-use crate::owner::Owner;
 use crate::report::{Age, Times, asked, cause_style};
 use crate::text::{padded, printable};
 

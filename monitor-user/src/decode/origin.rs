@@ -283,6 +283,7 @@ impl Sent {
                 parent: Some(self.parent.clone()),
                 itself,
                 own: itself || self.has(SENT_IN_SESSION),
+                profile: None,
             }),
             fault: None,
         }

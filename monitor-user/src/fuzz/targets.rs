@@ -11,8 +11,7 @@ use crate::control::{Command, Response};
 use crate::deaths::{Filter, Kept};
 use crate::init::inittab::{Block, Dialect, Inittab};
 use crate::journal::Reader;
-use crate::model::Cause;
-use crate::owner::Owner;
+use crate::model::{Cause, Owner};
 use crate::{agent, cli, deaths, decode, report};
 
 /// Text for a person has nothing in it that a terminal would obey.

@@ -21,6 +21,7 @@
 //! - only one agent writes: the one that holds the lock.
 
 mod changes;
+mod deaths;
 mod entry;
 mod reader;
 mod shares;
@@ -32,6 +33,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub(crate) use changes::Changes;
+pub(crate) use deaths::{Deaths, Lost};
 pub(crate) use entry::{By, Entry, ExtraFacts};
 pub(crate) use reader::{Line, Reader, time_of};
 pub(crate) use writer::Journal;

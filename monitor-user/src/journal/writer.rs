@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::shares::Shares;
@@ -42,7 +43,7 @@ pub(crate) struct Journal {
 
 /// A file that is put aside when it is full.
 #[derive(Debug)]
-struct Log {
+pub(super) struct Log {
     path: PathBuf,
     older: PathBuf,
     /// A file that would grow beyond this is put aside first.
@@ -77,7 +78,9 @@ impl Journal {
         for path in super::paths(runtime_dir) {
             put_aside_if_foreign(&path)?;
         }
-        let open = |place, create| Log::open(runtime_dir, place, max_size, group, create);
+        let open = |place: Place, create| {
+            Log::open(place.paths(runtime_dir), of_all(max_size), group, create)
+        };
         let (journal, last) = open(Place::Journal, true)?;
         let (busy, last_of_busy) = open(Place::Busy, false)?;
         Ok(Self {
@@ -99,8 +102,8 @@ impl Journal {
 
     /// Keeps to another size from the next event on, and lets another group read at once.
     pub(crate) fn reconfigure(&mut self, max_size: u64, group: Option<u32>) {
-        self.journal.reconfigure(max_size, group);
-        self.busy.reconfigure(max_size, group);
+        self.journal.reconfigure(of_all(max_size), group);
+        self.busy.reconfigure(of_all(max_size), group);
     }
 
     /// Appends one event.
@@ -220,15 +223,13 @@ impl Journal {
 }
 
 impl Log {
-    /// With it, the number of its last line.
-    fn open(
-        runtime_dir: &Path,
-        place: Place,
+    /// With it, the number of its last line. `max_size` is that of one file.
+    pub(super) fn open(
+        [path, older]: [PathBuf; 2],
         max_size: u64,
         group: Option<u32>,
         create: bool,
     ) -> Result<(Self, Option<u64>)> {
-        let [path, older] = place.paths(runtime_dir);
         let opened = match open_file(&path, create, group) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !create => None,
             opened => Some(
@@ -244,7 +245,7 @@ impl Log {
         let log = Self {
             path,
             older,
-            max_size: of_all(max_size),
+            max_size,
             group,
             file,
             torn: end.torn,
@@ -253,7 +254,7 @@ impl Log {
     }
 
     fn reconfigure(&mut self, max_size: u64, group: Option<u32>) {
-        self.max_size = of_all(max_size);
+        self.max_size = max_size;
         self.group = group;
         if let Some(file) = &self.file {
             let_read(file, &self.path, group);
@@ -264,6 +265,20 @@ impl Log {
             }
             _ => {}
         }
+    }
+
+    /// The last good line, if it can be read as that.
+    pub(super) fn last_line<T: DeserializeOwned>(&self) -> Option<T> {
+        let current = self
+            .file
+            .as_ref()
+            .and_then(|mut file| find_last(&mut file).ok()?.0);
+        let of_older = || {
+            find_last(&mut &open_file(&self.older, false, self.group).ok()?)
+                .ok()?
+                .0
+        };
+        current.or_else(of_older)
     }
 
     /// Whether its name leads to the file that is written to.
@@ -277,7 +292,7 @@ impl Log {
 
     /// Sees to it that so many bytes fit in the file: puts it aside and begins a new one if not.
     /// `true`: it did.
-    fn make_room(&mut self, bytes: usize) -> io::Result<bool> {
+    pub(super) fn make_room(&mut self, bytes: usize) -> io::Result<bool> {
         let Some(file) = &self.file else {
             self.begin()?;
             return Ok(true);
@@ -308,7 +323,7 @@ impl Log {
     }
 
     /// Writes a line, which in `buffer` comes after one newline; whether its number is used.
-    fn write(&mut self, buffer: &[u8]) -> (bool, io::Result<()>) {
+    pub(super) fn write(&mut self, buffer: &[u8]) -> (bool, io::Result<()>) {
         let Some(mut file) = self.file.as_ref() else {
             return (false, Err(io::ErrorKind::NotFound.into()));
         };
@@ -337,7 +352,7 @@ fn of_all(max_size: u64) -> u64 {
 }
 
 /// Puts a file out of the way, under a name that is free, in which not a single line is a journal's.
-fn put_aside_if_foreign(path: &Path) -> Result<()> {
+pub(super) fn put_aside_if_foreign(path: &Path) -> Result<()> {
     let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
     if !is_file || read_end(&mut File::open(path)?)?.seq.is_some() {
         return Ok(());
@@ -411,6 +426,13 @@ fn read_end(file: &mut File) -> io::Result<End> {
         #[serde(rename = "event")]
         _event: String,
     }
+    let (line, torn) = find_last::<Numbered>(&mut &*file)?;
+    let seq = line.map(|line| line.seq);
+    Ok(End { seq, torn })
+}
+
+/// The last line of a file that can be read as that, and whether its last byte is no newline.
+fn find_last<T: DeserializeOwned>(file: &mut &File) -> io::Result<(Option<T>, bool)> {
     let length = file.metadata()?.len();
     let mut wanted = TAIL;
     loop {
@@ -424,13 +446,12 @@ fn read_end(file: &mut File) -> io::Result<End> {
             lines.next();
         }
         // A torn line that lacks nothing but its newline gets that, and counts.
-        let seq = lines
+        let line = lines
             .rev()
-            .find_map(|line| serde_json::from_slice::<Numbered>(line).ok())
-            .map(|line| line.seq);
-        if seq.is_some() || start == 0 {
+            .find_map(|line| serde_json::from_slice(line).ok());
+        if line.is_some() || start == 0 {
             let torn = bytes.last().is_some_and(|&last| last != b'\n');
-            return Ok(End { seq, torn });
+            return Ok((line, torn));
         }
         wanted = wanted.saturating_mul(4);
     }

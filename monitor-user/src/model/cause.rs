@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::profile::Profile;
 use super::signal::Signal;
 
 /// Why a process ended, as `wait` would tell it.
@@ -119,6 +120,9 @@ pub(crate) struct Sender {
     /// Whether it is of the process's session, or of the cgroup that is a service's alone.
     #[serde(default)]
     pub(crate) own: bool,
+    /// Who it was beside that, if a recorder has kept it.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub(crate) profile: Option<Box<Profile>>,
 }
 
 /// The parent of a sender.

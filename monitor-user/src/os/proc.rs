@@ -148,6 +148,16 @@ pub(crate) fn boot_id() -> io::Result<String> {
         .to_owned())
 }
 
+/// The host's name.
+///
+/// # Errors
+/// If `/proc/sys` cannot be read.
+pub(crate) fn host_name() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/hostname")?
+        .trim_end()
+        .to_owned())
+}
+
 /// The pids in `/proc`, in no order; those that come and go meanwhile may be missing.
 ///
 /// # Errors

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
-    ExitRecord, Filter, Mark, NameMatcher, TICK_NS, Tree, WatchEntry, globals, hints, losses, maps,
-    notes, programs,
+    ExitRecord, Filter, KEEP_ABNORMAL, KEEP_ALL, Mark, NameMatcher, TICK_NS, Tree, WatchEntry,
+    globals, hints, losses, maps, notes, programs,
 };
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
@@ -55,10 +55,21 @@ pub(crate) struct Options {
     pub(crate) live_zero: bool,
     /// For an agent: keep what finds the ring full, and report the deaths by signals in trees.
     pub(crate) agent: bool,
+    /// For a recorder: which deaths of the host are kept. Nothing else is reported then.
+    pub(crate) keep: Option<Keep>,
     /// Load the program of births too, to see whether the kernel takes it.
     pub(crate) births: bool,
     /// Where to look for what is known of the kernel, and to keep it.
     pub(crate) known: Place,
+}
+
+/// Which deaths a recorder keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Keep {
+    /// By a signal, and exits with another code than 0 of PID 1's children and the like
+    Abnormal,
+    /// Every death
+    All,
 }
 
 /// What has come of loading one program.
@@ -299,13 +310,16 @@ impl KernelProbe {
     /// Everything that is pinned, if all of it is what it should be.
     fn open_pinned(options: &Options, pins: &PinDir, owner: u64) -> Result<Self> {
         let ids = pins.check_maps(options.sizes())?;
-        let birth = pins.open_link(programs::BIRTH, &ids)?;
+        let birth = match options.keep {
+            Some(_) => None,
+            None => Some(pins.open_link(programs::BIRTH, &ids)?),
+        };
         let there = exits::ALL.iter().filter(|it| pins.pin(it.name).exists());
         let exits = there.map(|exit| pins.open_link(exit.name, &ids));
         let exits = exits.collect::<Result<Vec<Attached>>>()?;
         anyhow::ensure!(!exits.is_empty(), "no exit program is pinned");
         let programs = programs_of(exits.iter())?;
-        let links = exits.into_iter().chain([birth]).map(|it| it.link).collect();
+        let links = exits.into_iter().chain(birth).map(|it| it.link).collect();
         let map = |name: &str| pins.open_map(name);
         let mut probe = Self::new(map, options.sizes(), programs, links, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
@@ -322,12 +336,17 @@ impl KernelProbe {
 
     fn load_pinned(options: &Options, known: &mut Known, pins: &PinDir) -> Result<Self> {
         let mut loaded = Loaded::new(options, known, Some(pins))?;
-        let birth = loaded.attach_birth()?;
+        let birth = match options.keep {
+            Some(_) => None,
+            None => Some(loaded.attach_birth()?),
+        };
         let extra = loaded.attach_extra();
         let exits = loaded.attach_exits()?;
         let programs = programs_of(exits.iter().map(|(_, attached)| attached))?;
-        pins.replace_link(programs::BIRTH, &birth)?;
-        let mut links = vec![birth];
+        if let Some(birth) = &birth {
+            pins.replace_link(programs::BIRTH, birth)?;
+        }
+        let mut links: Vec<OwnedFd> = birth.into_iter().collect();
         let mut attached = 0;
         for (extra, link) in extra {
             attached |= extra.note;
@@ -688,9 +707,26 @@ impl AsFd for KernelProbe {
 
 impl Options {
     fn sizes(&self) -> Sizes {
+        let watched = self.watched.unwrap_or(maps::WATCHED_ENTRIES);
         Sizes {
             ring_bytes: self.ring_bytes.unwrap_or(1 << 20),
-            watched: self.watched.unwrap_or(maps::WATCHED_ENTRIES),
+            watched,
+            signals: match self.keep {
+                Some(_) => maps::SIGNALS_ENTRIES,
+                None => watched,
+            },
+            senders: match self.keep {
+                Some(_) => maps::SENDERS_ENTRIES,
+                None => 1,
+            },
+        }
+    }
+
+    fn keep_number(&self) -> u32 {
+        match self.keep {
+            None => 0,
+            Some(Keep::Abnormal) => KEEP_ABNORMAL,
+            Some(Keep::All) => KEEP_ALL,
         }
     }
 
@@ -754,6 +790,7 @@ fn fingerprint(object: &[u8], options: &Options) -> Result<u64> {
         options.sizes().ring_bytes,
         options.live_zero.into(),
         options.agent.into(),
+        options.keep_number(),
     ];
     Ok(settings.into_iter().map(u64::from).fold(hash, step).max(1))
 }
@@ -884,6 +921,7 @@ fn make_object(
         names: options.names.is_some().into(),
         claim: exits.must_claim().into(),
         agent: options.agent.into(),
+        keep: options.keep_number(),
     };
     let names = options
         .names
@@ -893,9 +931,9 @@ fn make_object(
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
     let sizes = options.sizes();
-    let [watched, signals, spilled, trees] = sizes.entries();
+    let [watched, signals, spilled, trees, senders] = sizes.entries();
     let ring = (maps::EVENTS, sizes.ring_bytes);
-    let sizes = [ring, watched, signals, spilled, trees];
+    let sizes = [ring, watched, signals, spilled, trees, senders];
     let settings = Settings {
         globals: &[
             (globals::OFFSETS, words(types.offsets())),

@@ -15,8 +15,8 @@ mod previous;
 pub(crate) mod sets;
 
 pub(crate) use kernel::{
-    HookStatistics, KernelProbe, MOST_WATCHED, NoRoom, Options, ProgramReport, enable_statistics,
-    room_for,
+    HookStatistics, Keep, KernelProbe, MOST_WATCHED, NoRoom, Options, ProgramReport,
+    enable_statistics, room_for,
 };
 pub(crate) use kinds::{MapKind, has_map_kind};
 pub(crate) use known::Place;

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo, MapType};
-use monitor_ebpf::{ABI_VERSION, ExitRecord, SentSignals, hints, losses, maps, notes, programs};
+use monitor_ebpf::{
+    ABI_VERSION, Details, ExitRecord, SentSignals, hints, losses, maps, notes, programs,
+};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -38,6 +40,9 @@ const _: () = assert!(size_of::<SentSignals>() == SIGNALS_BYTES as usize);
 /// Of a value of the spilled map.
 const RECORD_BYTES: u32 = 352;
 const _: () = assert!(size_of::<ExitRecord>() == RECORD_BYTES as usize);
+/// Of a value of the senders map.
+const DETAILS_BYTES: u32 = 1152;
+const _: () = assert!(size_of::<Details>() == DETAILS_BYTES as usize);
 
 /// How often the lock is tried, and after how long each time: who looks whether an agent holds it has
 /// it for a moment, and so has an agent that ends.
@@ -74,23 +79,28 @@ pub(super) struct Sizes {
     pub(super) ring_bytes: u32,
     /// How many processes can be watched.
     pub(super) watched: u32,
+    /// Of how many processes signals can be kept.
+    pub(super) signals: u32,
+    /// How many senders of signals are remembered, for a recorder.
+    pub(super) senders: u32,
 }
 
 impl Sizes {
-    /// The entries of each map whose size follows that of the watch map.
-    pub(super) fn entries(self) -> [(&'static str, u32); 4] {
+    /// The entries of each map that does not always have the same size.
+    pub(super) fn entries(self) -> [(&'static str, u32); 5] {
         [
             (maps::WATCHED, self.watched),
-            (maps::SIGNALS, self.watched),
+            (maps::SIGNALS, self.signals),
             (maps::SPILLED, self.watched),
             // An instance may start while another one of its service ends.
             (maps::TREES, self.watched.saturating_mul(2)),
+            (maps::SENDERS, self.senders),
         ]
     }
 }
 
 /// All maps of the object but its read-only data.
-fn shapes(sizes: Sizes) -> [Shape; 11] {
+fn shapes(sizes: Sizes) -> [Shape; 12] {
     let shape = |name, kind, key, value, entries| Shape {
         name,
         kind,
@@ -112,6 +122,13 @@ fn shapes(sizes: Sizes) -> [Shape; 11] {
         growing(1, 4, SIGNALS_BYTES),
         growing(2, 4, RECORD_BYTES),
         growing(3, 8, 40),
+        shape(
+            maps::SENDERS,
+            MapType::LruHash,
+            16,
+            DETAILS_BYTES,
+            sizes.senders,
+        ),
         shape(maps::LOST, MapType::Array, 4, 8, losses::COUNT),
         shape(maps::HINTS, MapType::Array, 4, 8, hints::WORDS),
         shape(maps::MARK, MapType::Array, 4, 32, 1),
@@ -213,6 +230,8 @@ impl PinDir {
         let any = Sizes {
             ring_bytes: 0,
             watched: 0,
+            signals: 0,
+            senders: 0,
         };
         let mut shapes = shapes(any).into_iter();
         let is_pinned = shapes.any(|shape| shape.name == name);

@@ -6,10 +6,9 @@ use anyhow::Result;
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
-use crate::aftermath::{self, Circumstances};
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
-use crate::decode::{self, Birth, ProcessExit};
+use crate::decode::{self, Birth};
 use crate::model::Cause;
 use crate::os;
 use crate::os::process::Process;
@@ -219,7 +218,7 @@ impl Kernel {
                     if exit.watched {
                         self.processes.remove(&exit.instance.pid);
                     }
-                    view.exited(&with_record(exit, &wall))?;
+                    view.exited(&Exited::with_record(exit, &wall))?;
                 }
             }
         }
@@ -246,23 +245,6 @@ impl Kernel {
             }
         }
         Ok(())
-    }
-}
-
-fn with_record(mut exit: ProcessExit, wall: &WallClock) -> Exited {
-    aftermath::complete(&mut exit);
-    let circumstances = Circumstances::of(&exit);
-    Exited {
-        event: "exited",
-        time: wall.at(exit.exited_at),
-        service: None,
-        pid: exit.instance.pid,
-        start_time_ns: Some(exit.instance.start_time_ns),
-        comm: Some(exit.comm),
-        uptime_ns: u64::try_from(exit.uptime.as_nanos()).ok(),
-        cause: exit.cause,
-        circumstances,
-        left_out: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::mem::offset_of;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -102,9 +103,9 @@ impl KernelTypes {
 
     /// Whether the event of `sched_process_exit` says which thread is the last, from 6.16 on.
     pub(super) fn shows_exit_events(&self) -> bool {
-        self.offsets
-            .last()
-            .is_some_and(|&group_dead| group_dead != NO_FIELD)
+        let place = offset_of!(Offsets, event_group_dead) / size_of::<u32>();
+        let group_dead = self.offsets.get(place);
+        group_dead.is_some_and(|&group_dead| group_dead != NO_FIELD)
     }
 
     /// Whether there is the function that `do_exit` calls before a process's memory goes.

@@ -10,7 +10,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 /// Who is told.
-pub(super) struct Manager {
+pub(crate) struct Manager {
     socket: Option<UnixDatagram>,
     /// How often it wants to hear of us: twice in the time that it allows.
     interval: Option<Duration>,
@@ -19,7 +19,7 @@ pub(super) struct Manager {
 
 impl Manager {
     /// By this process's environment.
-    pub(super) fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         let connected = env::var_os("NOTIFY_SOCKET").map(|path| connect(&path));
         let socket = connected.and_then(|socket| {
             socket
@@ -39,30 +39,30 @@ impl Manager {
     }
 
     /// How often `ping` is to be called.
-    pub(super) fn interval(&self) -> Option<Duration> {
+    pub(crate) fn interval(&self) -> Option<Duration> {
         self.interval
     }
 
     /// It works, as the agent or as a spare.
-    pub(super) fn ready(&self, as_what: &str) {
+    pub(crate) fn ready(&self, as_what: &str) {
         self.send(&format!("READY=1\nSTATUS={as_what}"));
     }
 
     /// It still does. To be called by what would not get so far if it did not.
-    pub(super) fn ping(&self) {
+    pub(crate) fn ping(&self) {
         if self.interval.is_some() {
             self.send("WATCHDOG=1");
         }
     }
 
     /// When `handle_timeout` is to be called.
-    pub(super) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
         let interval = self.interval?;
         Some(*self.next.get_or_insert(now + interval))
     }
 
     /// Pings when that is due.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.next.is_some_and(|at| at <= now) {
             self.next = None;
             self.ping();

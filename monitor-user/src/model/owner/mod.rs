@@ -20,7 +20,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-/// Whom a process belonged to. Every key is always there.
+/// Whom a process belonged to. Every key but `service` is always there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
     /// The unit of the system's systemd: "nginx.service", "session-3.scope", "init.scope". Of a
@@ -39,13 +39,13 @@ pub(crate) struct Owner {
     pub(crate) pod: Option<String>,
     /// The QoS class of the Kubernetes pod: "guaranteed", "burstable" or "besteffort".
     pub(crate) qos: Option<String>,
-    /// The service of a respawn agent or of OpenRC.
+    /// The service of a respawn agent or of OpenRC. Without one there is no such key.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) service: Option<String>,
 }
 
 impl Owner {
     /// Reads a path as in `/proc/PID/cgroup`, from the root of the hierarchy on.
-    #[allow(dead_code, reason = "the recorder, which calls it, is being built")]
     pub(crate) fn of_cgroup(path: &str) -> Self {
         // As the kernel marks a cgroup that was removed.
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);

@@ -1,0 +1,304 @@
+//! `respawn recorder`: keeps the deaths of the whole host in files, for `deaths` and `why`.
+//!
+//! A process of its own with pins of its own, so that a storm of deaths delays no service's restart.
+//! The kernel chooses what is kept; while no recorder runs, it waits in the pinned ring. Restarts
+//! nothing, and decides nothing.
+//!
+//! A death is taken out of the ring once its line is written. A recorder that dies in between leaves
+//! both; the next one compares the first death in the ring with the last line. Where the disk takes
+//! nothing, deaths stay in the ring, and the write is tried again every second.
+
+mod masking;
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::{Gid, chown};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent;
+use crate::clock::{self, WallClock};
+use crate::decode::{self, Death};
+use crate::journal::{Deaths, Lost};
+use crate::manager::Manager;
+use crate::model::{Cause, Profile, Sender};
+use crate::os::trust::{Survey, Trusted};
+use crate::probe::{self, Keep, KernelProbe, PinDir};
+use crate::report::Exited;
+
+/// Between two tries to write what the disk did not take.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// So many deaths are written before signals and the service manager are looked after again.
+const BATCH: usize = 256;
+
+/// What was asked for.
+pub(crate) struct Options {
+    pub(crate) dir: PathBuf,
+    /// Of all files together, in bytes.
+    pub(crate) max_size: u64,
+    pub(crate) keep: Keep,
+    /// Whether arguments of programs are kept.
+    pub(crate) argv: bool,
+    /// Who may read the files beside their owner.
+    pub(crate) group: Option<u32>,
+    pub(crate) pin_dir: PathBuf,
+    pub(crate) ring_bytes: u32,
+    /// Load the program for kernels before 6.16 whatever the kernel.
+    pub(crate) live_zero: bool,
+    pub(crate) btf: Option<PathBuf>,
+    pub(crate) object: Option<PathBuf>,
+}
+
+/// A line of the files.
+#[derive(Serialize)]
+struct Kept {
+    #[serde(flatten)]
+    exited: Exited,
+    #[serde(flatten)]
+    profile: Profile,
+}
+
+struct Recorder {
+    probe: KernelProbe,
+    /// `None`: nothing is pinned.
+    pins: Option<PinDir>,
+    deaths: Deaths,
+    argv: bool,
+    /// Lost deaths that a line tells of.
+    lost_told: u64,
+    /// Why the disk took nothing at the last try.
+    blocked: Option<String>,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The directory cannot be used, the kernel programs cannot be loaded, or another recorder has the
+/// pins.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(work(options))
+}
+
+async fn work(options: &Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // A terminal that goes away ends no recorder.
+    let _hangup = signal(SignalKind::hangup())?;
+    let mut manager = Manager::of_this_process();
+    let mut recorder = Recorder::open(options)?;
+    tracing::info!("recording deaths in {}", options.dir.display());
+    manager.ready("the recorder");
+    loop {
+        let more = recorder.record()?;
+        let begun = now();
+        let retry = recorder.blocked.is_some().then(|| begun + PAUSE);
+        let ping = manager.poll_timeout(begun);
+        let wake = [retry, ping].into_iter().flatten().min();
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = std::future::ready(()), if more => (),
+            () = sleep_until(wake) => (),
+            ready = recorder.probe.readable(), if recorder.blocked.is_none() => ready?,
+        }
+        manager.handle_timeout(now());
+    }
+    // What is in the ring by now is the next one's if the disk takes nothing.
+    while recorder.record()? {}
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the recorder's loop reads the clock"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Recorder {
+    fn open(options: &Options) -> Result<Self> {
+        prepare(&options.dir, options.group)?;
+        // First, so that no other recorder writes to the files.
+        let mut settings = probe::Options {
+            btf: options.btf.clone(),
+            object: options.object.clone(),
+            ring_bytes: Some(options.ring_bytes),
+            watched: Some(1),
+            keep: Some(options.keep),
+            live_zero: options.live_zero,
+            known: probe::Place::At(options.dir.clone()),
+            ..probe::Options::default()
+        };
+        let mut pins = PinDir::open(&options.pin_dir)?;
+        let owner = agent::place(&options.dir);
+        let probe = KernelProbe::resume(&mut settings, &pins, owner).inspect_err(|_| {
+            pins.remove_if_empty();
+        })?;
+        pins.name_holder(&options.dir);
+        let deaths = Deaths::open(&options.dir, options.max_size, options.group)?;
+        let mut recorder = Self {
+            lost_told: probe.lost_told()?,
+            probe,
+            pins: Some(pins),
+            deaths,
+            argv: options.argv,
+            blocked: None,
+        };
+        recorder.skip_known()?;
+        Ok(recorder)
+    }
+
+    /// Takes the first death out of the ring if the last line tells of it.
+    fn skip_known(&mut self) -> Result<()> {
+        let first = self.probe.peek(1, decode::death)?;
+        if let Some(Some(death)) = first.first()
+            && self.deaths.last_is(&death.exit)
+        {
+            self.probe.forget_next();
+        }
+        Ok(())
+    }
+
+    /// Writes down what is in the ring. `true`: there may be more, of which the kernel says nothing, as
+    /// it came before the rest was taken out.
+    fn record(&mut self) -> Result<bool> {
+        if let Some(pins) = &mut self.pins {
+            pins.is_at_work();
+        }
+        let wall = WallClock::read();
+        let batch = self.probe.peek(BATCH, decode::death)?;
+        let more = !batch.is_empty();
+        for death in batch {
+            match death {
+                None => tracing::error!("the ring holds a record that is not of this build"),
+                Some(death) => {
+                    let at = u64::try_from(death.exit.exited_at.as_nanos()).unwrap_or(u64::MAX);
+                    let kept = self.kept(death, &wall);
+                    if !self.append(&kept, at) {
+                        return Ok(false);
+                    }
+                }
+            }
+            self.probe.forget_next();
+        }
+        self.tell_lost()?;
+        Ok(more)
+    }
+
+    fn tell_lost(&mut self) -> Result<()> {
+        let lost = self.probe.lost();
+        if lost > self.lost_told {
+            let now = clock::since_boot().as_nanos();
+            let line = Lost::new(clock::now(), lost - self.lost_told);
+            if self.append(&line, u64::try_from(now).unwrap_or(u64::MAX)) {
+                self.lost_told = lost;
+                self.probe.set_lost_told(lost)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: the disk does not take it now.
+    fn append(&mut self, line: &impl Serialize, since_boot_ns: u64) -> bool {
+        match self.deaths.append(line, since_boot_ns) {
+            Ok(()) => {
+                if self.blocked.take().is_some() {
+                    tracing::info!("deaths are written again");
+                }
+                true
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.blocked.as_ref() != Some(&error) {
+                    tracing::error!(
+                        "cannot write down a death: {error}; deaths wait in the kernel meanwhile"
+                    );
+                }
+                self.blocked = Some(error);
+                false
+            }
+        }
+    }
+
+    fn kept(&self, death: Death, wall: &WallClock) -> Kept {
+        let Death {
+            mut exit,
+            mut profile,
+        } = death;
+        self.guard(&mut profile);
+        let of_cause = match &mut exit.cause {
+            Cause::Signaled { origin, .. } => origin.sender.as_mut(),
+            _ => None,
+        };
+        let of_request = exit.last_signal.as_mut().and_then(|it| it.sender.as_mut());
+        for sender in of_cause.into_iter().chain(of_request) {
+            self.guard_sender(sender);
+        }
+        let mut exited = Exited::with_record(exit, wall);
+        exited.service = profile.owner.service.take();
+        Kept { exited, profile }
+    }
+
+    fn guard_sender(&self, sender: &mut Sender) {
+        if let Some(profile) = &mut sender.profile {
+            self.guard(profile);
+        }
+    }
+
+    /// Leaves out of the arguments what is not to be kept.
+    fn guard(&self, profile: &mut Profile) {
+        match &mut profile.argv {
+            Some(argv) if self.argv => masking::mask(argv),
+            argv => *argv = None,
+        }
+    }
+}
+
+/// Makes the directory where it is missing, and refuses one that somebody else may change.
+fn prepare(dir: &Path, group: Option<u32>) -> Result<()> {
+    refuse_strangers(dir)?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))?;
+    refuse_strangers(dir)?;
+    set_readers(dir, group).with_context(|| format!("cannot set who may read {}", dir.display()))
+}
+
+fn set_readers(dir: &Path, group: Option<u32>) -> io::Result<()> {
+    if let Some(gid) = group {
+        chown(dir, None, Some(Gid::from_raw(gid)))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o750))?;
+    }
+    Ok(())
+}
+
+fn refuse_strangers(dir: &Path) -> Result<()> {
+    let dir = std::path::absolute(dir)?;
+    let own = nix::unistd::geteuid().as_raw();
+    let mut survey = Survey::new(Trusted::root_and(&[own]));
+    match survey.way(&dir).weaknesses.pop_first() {
+        None => Ok(()),
+        Some(weakness) => bail!(
+            "cannot record deaths in {}: {weakness}; change that ({}), or give another --dir",
+            dir.display(),
+            weakness.stranger.remedy()
+        ),
+    }
+}

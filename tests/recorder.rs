@@ -1,0 +1,374 @@
+//! The recorder: which deaths of the host it keeps, what it knows of them, and that none is missing
+//! or there twice, whatever happens to it.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::recorder::Place;
+use support::rig::report;
+use support::{Victim, eventually, in_pid_namespace, needs_root, signal_to, skip};
+
+fn sleeper() -> Victim {
+    Victim::start("/usr/bin/sleep", &["100000"])
+}
+
+/// Kills a process with `script`, in which it is `$0`, and waits for both.
+fn kill_by(mut victim: Victim, script: &str) -> u32 {
+    let pid = victim.pid();
+    let status = Command::new("sh")
+        .args(["-c", script, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{script}");
+    victim.wait();
+    pid
+}
+
+/// A process that ends by itself, in a shell, so that it is no child of PID 1.
+fn ended_with(code: i32) -> u32 {
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("exit {code}")])
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    child.wait().unwrap();
+    pid
+}
+
+/// Whether the kernel still had the memory of the dead when it was recorded.
+fn knows_programs(death: &Value) -> bool {
+    death["exe"].is_string()
+}
+
+#[test]
+fn who_killed_it_is_known_though_the_killer_is_gone() {
+    needs_root!("who_killed_it_is_known_though_the_killer_is_gone");
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    // Three shells deep, none of which is left afterwards.
+    let pid = kill_by(
+        sleeper(),
+        "sh -c 'sh -c \"kill -9 $0; true\"; true' $0; true",
+    );
+    let death = place.death_of(pid);
+    let sender = &death["cause"]["sender"];
+    assert_eq!(death["cause"]["signal"], "SIGKILL");
+    assert_eq!(
+        death["argv"],
+        json!(["/usr/bin/sleep", "100000"]),
+        "{death}"
+    );
+    assert_eq!(death["argv_cut"], false);
+    assert!(death["exe"].as_str().unwrap().starts_with('/'), "{death}");
+    assert_eq!(death["ancestors"][0]["pid"], std::process::id());
+    let exe = fs::canonicalize("/bin/sh").unwrap();
+    assert_eq!(sender["exe"], exe.to_str().unwrap());
+    let argv = json!(["sh", "-c", format!("kill -9 {pid}; true")]);
+    assert_eq!(sender["argv"], argv, "{sender}");
+    let names = |of: &Value| -> Vec<String> {
+        let all = of["ancestors"].as_array().unwrap();
+        all.iter()
+            .map(|it| it["comm"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(sender)[..2], ["sh", "sh"]);
+    for key in ["cgroup", "boot_id", "host", "cursor"] {
+        assert!(death[key].is_string(), "{key}: {death}");
+    }
+    // Its own cgroup, as the kernel shows it.
+    let shown = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = shown.lines().find_map(|line| line.strip_prefix("0::"));
+    if let Some(own) = own {
+        assert_eq!(death["cgroup"], own, "{shown}");
+    }
+}
+
+#[test]
+fn what_asked_for_the_end_before_is_known_too() {
+    needs_root!("what_asked_for_the_end_before_is_known_too");
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    // It handles SIGTERM, says so, and is killed by another.
+    let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut victim = Victim::start("sh", &["-c", script]);
+    assert_eq!(victim.line(), "ready");
+    let pid = victim.pid();
+    let asked = Command::new("perl")
+        .args(["-e", &format!("kill 15, {pid}")])
+        .status();
+    assert!(asked.unwrap().success());
+    assert_eq!(victim.line(), "asked");
+    kill_by(victim, "kill -9 $0; true");
+    let death = place.death_of(pid);
+    let asker = &death["last_signal"]["sender"];
+    assert!(asker["exe"].as_str().unwrap().ends_with("perl"), "{death}");
+    let killer = &death["cause"]["sender"];
+    assert!(
+        !killer["exe"].as_str().unwrap().ends_with("perl"),
+        "{death}"
+    );
+}
+
+#[test]
+fn a_login_is_known_whatever_the_sender_has_become() {
+    let name = "a_login_is_known_whatever_the_sender_has_become";
+    needs_root!(name);
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    let victim = sleeper();
+    let pid = victim.pid();
+    // As sshd and login do, and then a change of user as sudo has it.
+    let script =
+        "echo 4242 > /proc/self/loginuid || exit 9; exec perl -e '$< = 0; kill 9, $ARGV[0]' $0";
+    let status = Command::new("sh")
+        .args(["-c", script, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    if status.code() == Some(9) || fs::read("/proc/self/loginuid").is_err() {
+        return skip(name, "no login uid can be set here");
+    }
+    let death = place.death_of(pid);
+    assert_eq!(death["cause"]["sender"]["login_uid"], 4242, "{death}");
+    assert_eq!(death["login_uid"], Value::Null);
+}
+
+#[test]
+fn normal_ends_are_left_out_unless_all_are_asked_for() {
+    needs_root!("normal_ends_are_left_out_unless_all_are_asked_for");
+    let place = Place::new();
+    let recorder = place.start(&[]);
+    let [zero, three] = [0, 3].map(ended_with);
+    let mut first = in_pid_namespace("exit 7");
+    let mut first = first.spawn().unwrap();
+    first.wait().unwrap();
+    // What comes later is recorded later.
+    let last = kill_by(sleeper(), "kill -9 $0");
+    place.death_of(last);
+    for pid in [zero, three] {
+        assert_eq!(place.deaths_of(pid), [] as [Value; 0]);
+    }
+    // The first process of a container, or whatever else has a PID namespace.
+    let of_container: Vec<Value> = place
+        .lines()
+        .into_iter()
+        .filter(|line| line["cause"]["code"] == 7)
+        .collect();
+    assert_eq!(of_container.len(), 1, "{of_container:?}");
+    assert!(recorder.stop().success());
+    let _recorder = place.start(&["--keep=all"]);
+    let [zero, three] = [0, 3].map(ended_with);
+    assert_eq!(place.death_of(zero)["cause"]["code"], 0);
+    assert_eq!(place.death_of(three)["cause"]["code"], 3);
+}
+
+#[test]
+fn what_happens_while_no_recorder_runs_is_recorded_by_the_next() {
+    needs_root!("what_happens_while_no_recorder_runs_is_recorded_by_the_next");
+    let place = Place::new();
+    place.start(&[]).kill();
+    let pids: Vec<u32> = (0..20)
+        .map(|_| kill_by(sleeper(), "kill -9 $0; true"))
+        .collect();
+    assert_eq!(place.deaths_of(pids[0]), [] as [Value; 0]);
+    let _recorder = place.start(&[]);
+    for pid in pids {
+        let death = place.death_of(pid);
+        let argv = json!(["sh", "-c", "kill -9 $0; true", pid.to_string()]);
+        assert_eq!(death["cause"]["sender"]["argv"], argv);
+    }
+}
+
+#[test]
+fn a_recorder_that_is_killed_at_any_moment_loses_and_doubles_nothing() {
+    needs_root!("a_recorder_that_is_killed_at_any_moment_loses_and_doubles_nothing");
+    let place = Place::new();
+    let mut pids = Vec::new();
+    for round in 0..20_u64 {
+        let recorder = place.start(&[]);
+        let killer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(round * 3));
+            recorder.kill();
+        });
+        for _ in 0..20 {
+            let mut victim = sleeper();
+            victim.signal(Signal::SIGKILL);
+            victim.wait();
+            pids.push(victim.pid());
+        }
+        killer.join().unwrap();
+    }
+    let _recorder = place.start(&[]);
+    place.death_of(*pids.last().unwrap());
+    let lines = place.lines();
+    for pid in &pids {
+        let of = lines.iter().filter(|line| line["host_pid"] == *pid);
+        assert_eq!(of.count(), 1, "pid {pid}");
+    }
+    let numbers: Vec<u64> = lines.iter().map(|it| it["seq"].as_u64().unwrap()).collect();
+    let expected: Vec<u64> = (1..).take(numbers.len()).collect();
+    assert_eq!(numbers, expected);
+    report(&format!(
+        "{} deaths under 20 killed recorders, each recorded once",
+        pids.len()
+    ));
+}
+
+#[test]
+fn while_the_disk_is_full_deaths_wait() {
+    let name = "while_the_disk_is_full_deaths_wait";
+    needs_root!(name);
+    let place = Place::new();
+    fs::create_dir(place.dir()).unwrap();
+    let size = Some("size=256k,mode=0700");
+    if mount(
+        Some("tmpfs"),
+        &place.dir(),
+        Some("tmpfs"),
+        MsFlags::empty(),
+        size,
+    )
+    .is_err()
+    {
+        return skip(name, "nothing can be mounted here");
+    }
+    let recorder = place.start(&[]);
+    let ballast = place.dir().join("ballast");
+    // All that is free is taken, and there is no room for a line.
+    fs::write(&ballast, vec![0; 1 << 20]).unwrap_err();
+    let pids: Vec<u32> = (0..10).map(|_| kill_by(sleeper(), "kill -9 $0")).collect();
+    eventually("it says that the disk is full", || {
+        place
+            .log()
+            .contains("cannot write down a death")
+            .then_some(())
+    });
+    fs::remove_file(&ballast).unwrap();
+    for pid in &pids {
+        place.death_of(*pid);
+        assert_eq!(place.deaths_of(*pid).len(), 1);
+    }
+    assert!(recorder.stop().success());
+    umount2(&place.dir(), MntFlags::MNT_DETACH).unwrap();
+}
+
+#[test]
+fn arguments_are_told_as_they_are_and_secrets_are_not() {
+    needs_root!("arguments_are_told_as_they_are_and_secrets_are_not");
+    let place = Place::new();
+    let recorder = place.start(&[]);
+    let killed = |arguments: &[&str]| {
+        // Whatever the arguments, it sleeps.
+        let mut command = Command::new("sh");
+        command
+            .arg0("app")
+            .args(["-c", "read line"])
+            .args(arguments)
+            .stdin(Stdio::piped());
+        let mut victim = Victim::from_command(&mut command);
+        victim.signal(Signal::SIGKILL);
+        victim.wait();
+        place.death_of(victim.pid())
+    };
+    let death = killed(&["--password=hunter2", "--token", "abc", "a\u{1b}[31m\nb"]);
+    let argv = [
+        "app",
+        "-c",
+        "read line",
+        "--password=***",
+        "--token",
+        "***",
+        "a\u{1b}[31m\nb",
+    ];
+    assert_eq!(death["argv"], json!(argv));
+    let text = fs::read_to_string(place.dir().join("deaths")).unwrap();
+    assert!(
+        !text.contains("hunter2") && !text.contains('\u{1b}'),
+        "{text}"
+    );
+    let long = "x".repeat(128 * 1024 - 64);
+    let death = killed(&[&long]);
+    assert_eq!(death["argv_cut"], true);
+    let kept: usize = death["argv"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it.as_str().unwrap().len())
+        .sum();
+    assert!((200..=256).contains(&kept), "{kept}");
+    assert!(recorder.stop().success());
+    let _recorder = place.start(&["--no-argv"]);
+    let death = killed(&["--name"]);
+    assert_eq!(death["argv"], Value::Null);
+    assert!(knows_programs(&death));
+}
+
+#[test]
+fn the_files_stay_within_their_size_and_are_for_root_and_a_group() {
+    needs_root!("the_files_stay_within_their_size_and_are_for_root_and_a_group");
+    let place = Place::new();
+    let _recorder = place.start(&["--max-size=64KiB", "--group=1"]);
+    let mut last = 0;
+    for _ in 0..60 {
+        let mut victim = sleeper();
+        victim.signal(Signal::SIGKILL);
+        victim.wait();
+        last = victim.pid();
+    }
+    place.death_of(last);
+    let mut size = 0;
+    for name in ["deaths", "deaths.1"] {
+        let file = fs::metadata(place.dir().join(name)).unwrap();
+        assert_eq!(file.mode() & 0o777, 0o640, "{name}");
+        assert_eq!(file.gid(), 1, "{name}");
+        size += file.len();
+    }
+    assert!(size <= 64 * 1024, "{size}");
+    assert_eq!(fs::metadata(place.dir()).unwrap().mode() & 0o777, 0o750);
+}
+
+#[test]
+fn a_directory_that_others_may_change_is_refused() {
+    needs_root!("a_directory_that_others_may_change_is_refused");
+    let place = Place::new();
+    let dir = place.dir();
+    let refused = || {
+        let output = place.command(&["recorder"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    fs::create_dir(&dir).unwrap();
+    chown(&dir, Some(65534), None).unwrap();
+    assert!(refused().contains("--dir"), "{}", refused());
+    chown(&dir, Some(0), None).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(refused().contains("everyone may write"), "{}", refused());
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(dir.join("deaths"), "somebody's notes\n").unwrap();
+    let _recorder = place.start(&[]);
+    let aside = fs::read_to_string(dir.join("not-a-journal.1")).unwrap();
+    assert_eq!(aside, "somebody's notes\n");
+}
+
+#[test]
+fn there_is_one_recorder_for_a_pin_directory() {
+    needs_root!("there_is_one_recorder_for_a_pin_directory");
+    let place = Place::new();
+    let recorder = place.start(&[]);
+    let output = place.command(&["recorder"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("another"), "{said}");
+    let pid = kill_by(sleeper(), "kill -9 $0");
+    place.death_of(pid);
+    signal_to(recorder.pid(), Signal::SIGHUP);
+    assert!(recorder.stop().success());
+}
