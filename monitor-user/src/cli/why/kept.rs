@@ -5,6 +5,7 @@
 //! die about the same time are told with the process that is older than they are.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anstyle::Style;
@@ -160,7 +161,7 @@ pub(super) fn look_up(reader: &mut Reader, name: &str, count: usize) -> Result<V
     let mut order = 0;
     while let Some(line) = reader.next()? {
         order += 1;
-        let Some(death) = Death::of(order, line) else {
+        let Some(death) = Death::of(order, line).map(Rc::new) else {
             continue;
         };
         for (kind, deaths) in kinds.iter().zip(&mut found) {
@@ -170,14 +171,16 @@ pub(super) fn look_up(reader: &mut Reader, name: &str, count: usize) -> Result<V
             if deaths.len() >= count.saturating_add(ROOM) {
                 deaths.pop_front();
             }
-            deaths.push_back(death.clone());
+            deaths.push_back(Rc::clone(&death));
         }
     }
     let mut of_kinds = kinds.into_iter().zip(found);
     let Some((kind, deaths)) = of_kinds.find(|(_, deaths)| !deaths.is_empty()) else {
         return Ok(Vec::new());
     };
-    let mut incidents = join(kind, name, deaths.into());
+    drop(of_kinds);
+    let deaths = deaths.into_iter().map(Rc::unwrap_or_clone);
+    let mut incidents = join(kind, name, deaths.collect());
     incidents.drain(..incidents.len().saturating_sub(count));
     Ok(incidents)
 }
