@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, is_soak, report, switches};
-use support::{eventually, needs_root, now, proc_status, signal_to};
+use support::{eventually, needs_root, now, proc_status, signal_to, skip, start_time_ns};
 
 const MEMORIES: [Memory; 2] = [Memory::Kernel, Memory::FilesAlone];
 
@@ -131,6 +132,96 @@ fn a_stopped_agent_is_replaced_when_its_timer_is_due() {
     let took = stopped.elapsed();
     assert!(took < BACK_WITHIN + Duration::from_secs(1), "{took:?}");
     assert_eq!(ledger.agents.last(), Some(&spare.pid()));
+}
+
+/// Whether the agent has said that the kernel does something long for it, and that it is not stuck:
+/// the word is its patience, in looks of its spare.
+fn asks_for_patience(rig: &Rig) -> bool {
+    let words = fs::read(rig.runtime_dir().join("progress")).unwrap_or_default();
+    let word = words.get(40..48).and_then(|word| word.try_into().ok());
+    word.is_some_and(|word| u64::from_ne_bytes(word) > 100)
+}
+
+#[test]
+fn an_agent_that_is_stopped_while_it_loads_its_programs_is_replaced() {
+    let name = "an_agent_that_is_stopped_while_it_loads_its_programs_is_replaced";
+    needs_root!(name);
+    for _ in 0..20 {
+        let rig = Rig::new();
+        rig.sleeper("a");
+        let agent = rig.agent();
+        let is_loading = eventually("it loads, or works", || {
+            let loads = asks_for_patience(&rig);
+            (loads || rig.runtime_dir().join("control.sock").exists()).then_some(loads)
+        });
+        stop(&agent);
+        if !is_loading || !asks_for_patience(&rig) {
+            continue;
+        }
+        let stopped = now();
+        let _spare = rig.spare();
+        rig.ledger().current("a");
+        // It used to be a minute.
+        assert!(stopped.elapsed() < Duration::from_secs(40), "{}", rig.log());
+        return;
+    }
+    skip(name, "no agent could be stopped while it loaded");
+}
+
+/// As an agent is between having the lock and showing its progress.
+#[test]
+fn an_agent_that_is_stopped_before_it_shows_itself_is_replaced() {
+    let name = "an_agent_that_is_stopped_before_it_shows_itself_is_replaced";
+    needs_root!(name);
+    for has_shown_before in [false, true] {
+        let rig = Rig::new();
+        rig.sleeper("a");
+        if has_shown_before {
+            let mut agent = rig.agent();
+            rig.ledger().current("a");
+            agent.kill();
+        }
+        fs::create_dir_all(rig.runtime_dir()).unwrap();
+        let lock = rig.runtime_dir().join("lock");
+        let mut command = Command::new("flock");
+        command.args(["--exclusive", "--no-fork"]).arg(&lock);
+        command.args(["sleep", "100000"]);
+        let Ok(child) = command.spawn() else {
+            return skip(name, "there is no flock(1)");
+        };
+        let mut holder = Killed(child);
+        let pid = holder.0.id();
+        eventually("it has the lock", || {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            (name == "sleep\n").then_some(())
+        });
+        let config = rig.path().join("config").canonicalize().unwrap();
+        let said = json!({
+            "pid": pid, "start_time_ns": start_time_ns(pid), "config": config, "config_id": null,
+        });
+        fs::write(&lock, said.to_string()).unwrap();
+        let stopped = now();
+        signal_to(pid, Signal::SIGSTOP);
+        let _spare = rig.agent();
+        holder.0.wait().unwrap();
+        rig.ledger().current("a");
+        assert!(stopped.elapsed() < Duration::from_secs(40), "{}", rig.log());
+        let said = rig.log();
+        assert!(
+            said.contains("the agent is stopped while something is due"),
+            "{said}"
+        );
+    }
+}
+
+/// A process that does not outlive the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

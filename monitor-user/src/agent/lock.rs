@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{runtime_dir, spare};
 use crate::manager::Manager;
+use crate::model::Instance;
 use crate::os::{self, proc, progress};
 
 /// The lock's name in the runtime directory.
@@ -87,13 +88,15 @@ impl Holder {
                 std::thread::sleep(BETWEEN_LOOKS);
             }
             let named = Self::named_in(file);
-            if let Some(named) = named
-                && proc::start_time_ns(named.pid).is_ok_and(|time| time == named.start_time_ns)
-            {
+            if let Some(named) = named.filter(Self::is_living) {
                 return Some(named);
             }
         }
         None
+    }
+
+    fn is_living(&self) -> bool {
+        proc::start_time_ns(self.pid).is_ok_and(|time| time == self.start_time_ns)
     }
 
     /// The path may lead to a new directory by now, and a directory may have two paths.
@@ -254,6 +257,15 @@ pub(super) fn take(
 /// Whether an agent holds the lock in a runtime directory.
 pub(crate) fn is_locked(runtime_dir: &Path) -> bool {
     File::open(runtime_dir.join(NAME)).is_ok_and(os::is_locked)
+}
+
+/// The living agent that the lock file in a runtime directory names, if it does.
+pub(super) fn holder_in(runtime_dir: &Path) -> Option<Instance> {
+    let named = Holder::named_in(&File::open(runtime_dir.join(NAME)).ok()?)?;
+    named.is_living().then_some(Instance {
+        pid: named.pid,
+        start_time_ns: named.start_time_ns,
+    })
 }
 
 fn refuse_another_config(

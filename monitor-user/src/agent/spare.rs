@@ -28,6 +28,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::lock;
 use crate::clock;
 use crate::manager::Manager;
 use crate::model::{Instance, Signal};
@@ -110,8 +111,8 @@ struct Spare<'a> {
 struct Watched {
     agent: Instance,
     pidfd: OwnedFd,
-    /// Where it shows its progress.
-    file: File,
+    /// Where it shows its progress; `None` while it does not.
+    file: Option<File>,
     /// `None` while it starts.
     due: Option<OwnedFd>,
 }
@@ -139,14 +140,14 @@ impl Spare<'_> {
         }
     }
 
-    /// Who holds the lock, if it lives and shows itself.
+    /// Who holds the lock, if it lives.
     fn find(&self) -> Option<Watched> {
-        let file = progress::open(self.runtime_dir).ok()?;
-        let Sign { agent, due, .. } = progress::read(&file)?;
-        let pidfd = pidfd::identify(agent.pid, agent.start_time_ns).ok()??;
-        if pidfd::has_exited(pidfd.as_fd()).unwrap_or(true) {
-            return None;
-        }
+        let Some((Sign { agent, due, .. }, file)) = self.shown() else {
+            return self.find_in_lock();
+        };
+        let Some(pidfd) = living(agent) else {
+            return self.find_in_lock();
+        };
         let due = match due.map(|number| pidfd::descriptor_of(pidfd.as_fd(), number)) {
             None => None,
             Some(Ok(due)) => Some(due),
@@ -162,9 +163,38 @@ impl Spare<'_> {
         Some(Watched {
             agent,
             pidfd,
-            file,
+            file: Some(file),
             due,
         })
+    }
+
+    /// What an agent shows now, and where.
+    fn shown(&self) -> Option<(Sign, File)> {
+        let file = progress::open(self.runtime_dir).ok()?;
+        Some((progress::read(&file)?, file))
+    }
+
+    /// One that has the lock, and does not show its progress yet.
+    fn find_in_lock(&self) -> Option<Watched> {
+        let agent = lock::holder_in(self.runtime_dir)?;
+        Some(Watched {
+            agent,
+            pidfd: living(agent)?,
+            file: None,
+            due: None,
+        })
+    }
+
+    /// What the agent shows, if it still does, or does not yet.
+    fn sign(&self, watched: &Watched) -> Option<Sign> {
+        let is_of_it = |sign: &Sign| sign.agent == watched.agent;
+        match &watched.file {
+            Some(file) => progress::read(file).filter(is_of_it),
+            None => match self.shown() {
+                Some((sign, _)) if is_of_it(&sign) => None,
+                _ => Some(Sign::before_it_shows(watched.agent)),
+            },
+        }
     }
 
     /// Watches one agent to its end, or until it has started.
@@ -192,12 +222,11 @@ impl Spare<'_> {
 
     /// Looks until nothing is due any more (`Due`), or there was no progress for too long (`Time`).
     fn judge(&self, watched: &Watched) -> Woken {
-        let factor = patience_with(&watched.file);
-        let (mut still, mut starved) = (0, 0);
+        let factor = watched.file.as_ref().map_or(1, patience_with);
+        let (mut still, mut starved, mut stopped) = (0, 0, 0);
         let (mut count, mut waited) = (None, waited_for_cpu(watched.agent.pid));
         loop {
-            let Some(sign) = progress::read(&watched.file).filter(|it| it.agent == watched.agent)
-            else {
+            let Some(sign) = self.sign(watched) else {
                 return Woken::Ended;
             };
             if watched.due.is_none() && sign.due.is_some() {
@@ -213,7 +242,11 @@ impl Spare<'_> {
                 still += 1;
             }
             waited = now_waited;
-            if still >= sign.patience.saturating_mul(factor.into()) {
+            // Whatever a stopped agent was doing, it is not slow at that.
+            let is_stopped = proc::stat(watched.agent.pid).is_ok_and(|it| is_stopped(it.state));
+            stopped = if is_stopped { stopped + 1 } else { 0 };
+            let patience = sign.patience.saturating_mul(factor.into());
+            if still >= patience || still.min(stopped) >= progress::PATIENCE {
                 return Woken::Time;
             }
             match self.wait(None, Some(watched.pidfd.as_fd()), Some(LOOK)) {
@@ -242,7 +275,9 @@ impl Spare<'_> {
             pid,
             "the agent {what} while something is due: the spare ends it"
         );
-        note(&watched.file, state);
+        if let Some(file) = &watched.file {
+            note(file, state);
+        }
         if let Err(error) = signal::send(watched.pidfd.as_fd(), Signal::KILL) {
             tracing::error!(pid, "cannot end the agent: {error}");
         }
@@ -299,6 +334,13 @@ impl Spare<'_> {
             .copied()
             .unwrap_or(Woken::Time)
     }
+}
+
+/// A living process, held.
+fn living(agent: Instance) -> Option<OwnedFd> {
+    let pidfd = pidfd::identify(agent.pid, agent.start_time_ns).ok()??;
+    let has_exited = pidfd::has_exited(pidfd.as_fd()).unwrap_or(true);
+    (!has_exited).then_some(pidfd)
 }
 
 /// By how much patience is stretched.

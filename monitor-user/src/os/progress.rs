@@ -25,7 +25,7 @@ pub(crate) const FILE: &str = "progress";
 const MAGIC: u64 = u64::from_be_bytes(*b"respawn1");
 
 /// For how many looks an agent may show no progress while something is due.
-const PATIENCE: u64 = 6;
+pub(crate) const PATIENCE: u64 = 6;
 /// The same while the kernel works for it.
 const LONG_PATIENCE: u64 = 240;
 
@@ -57,6 +57,18 @@ pub(crate) struct Sign {
     /// For how many looks it may show no progress.
     pub(crate) patience: u64,
     pub(crate) count: u64,
+}
+
+impl Sign {
+    /// Of an agent that has the lock and has not come to [`begin`]: it may take its time.
+    pub(crate) fn before_it_shows(agent: Instance) -> Self {
+        Self {
+            agent,
+            due: None,
+            patience: LONG_PATIENCE,
+            count: 0,
+        }
+    }
 }
 
 /// How often spares have ended a stuck agent, one soon after the other, and when last.
