@@ -27,7 +27,7 @@ fn killed(seq: u64) -> Value {
             "sender": {"pid": 50, "host_pid": 50, "start_time_ns": 1, "uid": 0, "comm": "kill",
                 "parent": {"pid": 30, "comm": "bash"}, "itself": false, "own": false,
                 "exe": "/usr/bin/kill", "argv": ["kill", "-9", "700"], "argv_cut": false,
-                "login_uid": 65534, "session": 2, "tty": "pts/0",
+                "login_uid": 65534, "login_session": 2, "tty": "pts/0",
                 "cgroup": "/user.slice/user-1000.slice/session-2.scope", "unit": "session-2.scope",
                 "user_unit": null, "slice": "user-1000.slice", "container": null, "runtime": null,
                 "pod": null,
@@ -594,7 +594,7 @@ fn why_tells_of_a_unit_who_killed_it_and_for_whom() {
                 "  ran     nginx -g \"daemon off;\" (/usr/sbin/nginx), uid 0 (root)",
                 "  in      /system.slice/nginx.service",
                 "  parent  systemd (pid 1)",
-                "  sender  /usr/bin/kill, pid 50, uid 0 (root), login user nobody, session 2, terminal \
+                "  sender  /usr/bin/kill, pid 50, uid 0 (root), login user nobody in session 2, terminal \
                  pts/0, by kill(2)",
                 "          it ran: kill -9 700",
                 "          started by bash (pid 30) < sshd (pid 20)",

@@ -2,8 +2,7 @@
 
 use glob::Pattern;
 
-use crate::model::Owner;
-use crate::model::{Cause, Parent, Signal};
+use crate::model::{Ancestor, Cause, Owner, Signal};
 
 /// What is wanted. An empty list wants all; of several values in one list, one is enough. What is not
 /// known of a death is not what is wanted.
@@ -40,7 +39,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) owner: &'a Owner,
     pub(crate) cgroup: Option<&'a str>,
     pub(crate) exe: Option<&'a str>,
-    pub(crate) ancestors: &'a [Parent],
+    pub(crate) ancestors: &'a [Ancestor],
 }
 
 /// From so many characters on, the beginning of an ID is taken for it.

@@ -6,8 +6,7 @@ use serde_json::Value;
 use super::Facts;
 use crate::aftermath::CoreDump;
 use crate::decode::{LastSignal, Usage};
-use crate::model::Owner;
-use crate::model::{Cause, Parent, Sender};
+use crate::model::{Cause, Profile, Sender};
 
 /// A line with the event "exited". What the recorder did not know is `None`.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,40 +26,14 @@ pub(crate) struct Kept {
     pub(crate) since_boot_ns: Option<u64>,
     pub(crate) boot_id: Option<String>,
     /// What it ran, and where it belonged.
-    #[serde(flatten)]
-    pub(crate) process: Process,
+    #[serde(skip)]
+    pub(crate) profile: Profile,
     /// The same of the process that sent the fatal signal.
     #[serde(skip)]
-    pub(crate) sender: Process,
+    pub(crate) sender: Profile,
     /// The same of the process that sent `last_signal`.
     #[serde(skip)]
-    pub(crate) asker: Process,
-}
-
-/// What the pid of a process does not tell any more once it is gone.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Process {
-    /// Path of the program.
-    pub(crate) exe: Option<String>,
-    /// As it was in the process's memory, which the process may have changed.
-    pub(crate) argv: Option<Vec<String>>,
-    /// There was more of `argv`.
-    pub(crate) argv_cut: Option<bool>,
-    /// The user who had logged in, whatever user it ran as.
-    pub(crate) login_uid: Option<u32>,
-    /// The session of that login, as the audit system counts them.
-    #[serde(alias = "login_session")]
-    pub(crate) session: Option<u32>,
-    /// The terminal, such as "pts/1".
-    pub(crate) tty: Option<String>,
-    /// Path of the cgroup.
-    pub(crate) cgroup: Option<String>,
-    /// Its parent, that one's parent and so on.
-    pub(crate) ancestors: Option<Vec<Parent>>,
-    /// What the cgroup's path says.
-    #[serde(flatten)]
-    pub(crate) owner: Owner,
+    pub(crate) asker: Profile,
 }
 
 impl Kept {
@@ -70,9 +43,13 @@ impl Kept {
             return None;
         }
         let mut kept = Self::deserialize(event).ok()?;
-        let process = |of: &str| Process::deserialize(&event[of]["sender"]).unwrap_or_default();
-        kept.sender = process("cause");
-        kept.asker = process("last_signal");
+        kept.profile = Profile::deserialize(event).unwrap_or_default();
+        let profile = |of: Option<&Sender>| {
+            let profile = of.and_then(|sender| sender.profile.as_deref());
+            profile.cloned().unwrap_or_default()
+        };
+        kept.sender = profile(kept.sent_by());
+        kept.asker = profile(kept.asked_by());
         Some(kept)
     }
 
@@ -83,10 +60,10 @@ impl Kept {
             comm: self.comm.as_deref(),
             uid: self.uid,
             cause: &self.cause,
-            owner: &self.process.owner,
-            cgroup: self.process.cgroup.as_deref(),
-            exe: self.process.exe.as_deref(),
-            ancestors: self.process.ancestors(),
+            owner: &self.profile.owner,
+            cgroup: self.profile.cgroup.as_deref(),
+            exe: self.profile.exe.as_deref(),
+            ancestors: &self.profile.ancestors,
         }
     }
 
@@ -101,12 +78,5 @@ impl Kept {
     /// Who sent the last signal before.
     pub(crate) fn asked_by(&self) -> Option<&Sender> {
         self.last_signal.as_ref()?.sender.as_ref()
-    }
-}
-
-impl Process {
-    /// Its ancestors, the parent first.
-    pub(crate) fn ancestors(&self) -> &[Parent] {
-        self.ancestors.as_deref().unwrap_or_default()
     }
 }

@@ -10,5 +10,5 @@ mod words;
 mod tests;
 
 pub(crate) use filter::{Facts, Filter, is_container, is_unit};
-pub(crate) use kept::{Kept, Process};
-pub(crate) use words::{ancestry, command_line, header, line, login, owner, within};
+pub(crate) use kept::Kept;
+pub(crate) use words::{ancestry, command_line, descent, header, line, login, owner, within};

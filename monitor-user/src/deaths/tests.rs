@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use super::words::owner;
 use super::*;
 use crate::accounts::Accounts;
-use crate::model::Owner;
-use crate::model::Signal;
+use crate::model::{Owner, Signal};
 use crate::report::Times;
 
 const ID: &str = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970";
@@ -22,7 +21,7 @@ fn killed() -> Value {
             "sender": {"pid": 50, "host_pid": 50, "start_time_ns": 1, "uid": 0, "comm": "kill",
                 "parent": {"pid": 3, "comm": "bash"}, "itself": false, "own": false,
                 "exe": "/usr/bin/kill", "argv": ["kill", "-9", "700"], "argv_cut": false,
-                "login_uid": 4_000_000_000_u32, "session": 2, "tty": "pts/0",
+                "login_uid": 4_000_000_000_u32, "login_session": 2, "tty": "pts/0",
                 "cgroup": "/user.slice/user-1000.slice/session-2.scope", "unit": "session-2.scope",
                 "ancestors": [{"pid": 3, "comm": "bash"}, {"pid": 2, "comm": "sshd"}]}},
         "last_signal": null, "host_pid": 700, "parent_pid": 1, "uid": 33, "cgroup_id": 9,
@@ -103,7 +102,7 @@ fn who_had_asked_is_named_with_its_program() {
         "cause": {"kind": "exited", "code": 1, "signal": null, "core_dumped": false},
         "last_signal": {"signal": "SIGTERM", "before_exit_ns": 1, "how": "kill",
             "sender": {"pid": 1, "start_time_ns": 0, "uid": 0, "comm": "systemd",
-                "exe": "/usr/lib/systemd/systemd", "login_uid": u32::MAX}},
+                "exe": "/usr/lib/systemd/systemd", "argv_cut": false, "ancestors": []}},
     }));
     let line = told(&kept);
     let words = "exited with 1, asked to by SIGTERM from /usr/lib/systemd/systemd (pid 1, uid 0)";

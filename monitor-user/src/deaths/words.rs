@@ -6,10 +6,9 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use super::{Kept, Process};
+use super::Kept;
 use crate::accounts::Accounts;
-use crate::model::Owner;
-use crate::model::{Parent, Sender};
+use crate::model::{Ancestor, Owner, Profile, Sender};
 use crate::report::{Age, Times, asked, cause_style};
 use crate::text::{padded, printable};
 
@@ -45,7 +44,7 @@ pub(crate) fn line(
         kept.pid,
         padded(&printable(kept.comm.as_deref().unwrap_or("?")), 16),
         padded(
-            &printable(&owner(&kept.process.owner).unwrap_or_else(|| "-".to_owned())),
+            &printable(&owner(&kept.profile.owner).unwrap_or_else(|| "-".to_owned())),
             OWNER_WIDTH
         ),
         printable(&why(kept, accounts))
@@ -68,34 +67,38 @@ fn why(kept: &Kept, accounts: &Accounts) -> String {
 }
 
 /// "/usr/bin/kill (pid 5, uid 0, login user alice) < bash (pid 3) < sshd (pid 2)"
-pub(crate) fn sender(sender: &Sender, process: &Process, accounts: &Accounts) -> String {
-    let name = process.exe.as_deref().unwrap_or(&sender.comm);
+pub(crate) fn sender(sender: &Sender, profile: &Profile, accounts: &Accounts) -> String {
+    let name = profile.exe.as_deref().unwrap_or(&sender.comm);
     let pid = match sender.pid {
         0 => format!("pid {} of the host", sender.host_pid),
         pid => format!("pid {pid}"),
     };
-    let login = login(process, accounts);
+    let login = login(profile, accounts);
     let login = login.map_or_else(String::new, |user| format!(", login user {user}"));
-    let from = ancestry(sender, process);
+    let from = ancestry(sender, profile);
     let from = from.map_or_else(String::new, |from| format!(" < {from}"));
     format!("{name} ({pid}, uid {}{login}){from}", sender.uid)
 }
 
 /// The name of the user who had logged in, or the number of one that this host does not know.
-pub(crate) fn login(process: &Process, accounts: &Accounts) -> Option<String> {
-    // The kernel's "nobody has logged in".
-    let uid = process.login_uid.filter(|uid| *uid != u32::MAX)?;
+pub(crate) fn login(profile: &Profile, accounts: &Accounts) -> Option<String> {
+    let uid = profile.login_uid?;
     let user = accounts.user_of(uid).ok().flatten();
     Some(user.map_or_else(|| uid.to_string(), |user| user.name))
 }
 
 /// "bash (pid 3) < sshd (pid 2)": its parent, that one's parent and so on.
-pub(crate) fn ancestry(sender: &Sender, process: &Process) -> Option<String> {
-    let ancestors = match (process.ancestors(), &sender.parent) {
-        ([], Some(parent)) => std::slice::from_ref(parent),
-        (ancestors, _) => ancestors,
-    };
-    let each = |Parent { pid, comm }: &Parent| format!("{comm} (pid {pid})");
+pub(crate) fn ancestry(sender: &Sender, profile: &Profile) -> Option<String> {
+    if profile.ancestors.is_empty() {
+        let parent = sender.parent.as_ref()?;
+        return Some(format!("{} (pid {})", parent.comm, parent.pid));
+    }
+    descent(&profile.ancestors)
+}
+
+/// "bash (pid 3) < sshd (pid 2)"; `None`: nobody is known.
+pub(crate) fn descent(ancestors: &[Ancestor]) -> Option<String> {
+    let each = |Ancestor { pid, comm }: &Ancestor| format!("{comm} (pid {pid})");
     let all: Vec<String> = ancestors.iter().map(each).collect();
     (!all.is_empty()).then(|| all.join(" < "))
 }
@@ -131,17 +134,14 @@ fn is_scope_of(unit: &str, id: &str) -> bool {
 }
 
 /// The arguments as a shell would take most of them; "…" where some are missing.
-pub(crate) fn command_line(process: &Process) -> Option<String> {
-    let argv = process.argv.as_ref().filter(|argv| !argv.is_empty())?;
+pub(crate) fn command_line(profile: &Profile) -> Option<String> {
+    let argv = profile.argv.as_ref().filter(|argv| !argv.is_empty())?;
     let quoted = |argument: &String| match argument.as_str() {
         "" => "\"\"".to_owned(),
         plain if !plain.contains([' ', '"']) => plain.to_owned(),
         other => format!("{other:?}"),
     };
     let all: Vec<String> = argv.iter().map(quoted).collect();
-    let cut = match process.argv_cut {
-        Some(true) => " …",
-        _ => "",
-    };
+    let cut = if profile.argv_cut { " …" } else { "" };
     Some(all.join(" ") + cut)
 }

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::words::{self, Whereabouts, no_sender};
 use crate::accounts::Accounts;
-use crate::deaths::{self, Kept, Process};
+use crate::deaths::{self, Kept};
 use crate::journal::{Line, Reader};
-use crate::model::{Cause, How, Sender};
+use crate::model::{Cause, How, Profile, Sender};
 use crate::os::proc;
 use crate::report::{Age, cause_style, counted};
 use crate::text::printable;
@@ -67,7 +67,7 @@ impl Kind {
     }
 
     fn is_of(self, name: &str, kept: &Kept) -> bool {
-        let owner = &kept.process.owner;
+        let owner = &kept.profile.owner;
         let is = |it: &Option<String>| it.as_deref() == Some(name);
         match self {
             Self::Service => is(&owner.service),
@@ -94,7 +94,7 @@ impl Kind {
 fn is_process(name: &str, kept: &Kept) -> bool {
     let comm = kept.comm.as_deref().unwrap_or_default();
     let is_cut = name.len() > COMM_BYTES && name.get(..COMM_BYTES) == Some(comm);
-    let exe = kept.process.exe.as_deref().unwrap_or_default();
+    let exe = kept.profile.exe.as_deref().unwrap_or_default();
     comm == name || is_cut || exe == name || exe.rsplit('/').next() == Some(name)
 }
 
@@ -129,7 +129,7 @@ impl Death {
         };
         let apart = Duration::from_nanos(end.abs_diff(older_end));
         it.boot_id == older.boot_id
-            && it.process.owner.container == older.process.owner.container
+            && it.profile.owner.container == older.profile.owner.container
             && apart <= RELATED
             && older_start <= start
             && start < older_end
@@ -225,7 +225,7 @@ impl Incident {
         json!({
             "name": self.name,
             "found_by": self.kind.word(),
-            "service": kept.process.owner.service,
+            "service": kept.profile.owner.service,
             "requested": null,
             "stopping": null,
             "child": null,
@@ -254,8 +254,9 @@ impl Incident {
         };
         say("when", vec![self.when(zone)]);
         say("ran", ran(kept, accounts).into_iter().collect());
-        say("in", place(&kept.process).into_iter().collect());
-        say("parent", parent(&kept.process).into_iter().collect());
+        say("in", place(&kept.profile).into_iter().collect());
+        let parent = deaths::descent(&kept.profile.ancestors);
+        say("parent", parent.into_iter().collect());
         say("sender", self.sender(accounts));
         say("asked", self.asked(accounts));
         say("memory", words::memory(&kept.cause).into_iter().collect());
@@ -269,7 +270,7 @@ impl Incident {
     }
 
     fn title(&self) -> String {
-        let owner = &self.main.kept.process.owner;
+        let owner = &self.main.kept.profile.owner;
         let unit = [&owner.user_unit, &owner.unit].into_iter().flatten();
         let comm = self.main.kept.comm.as_deref().unwrap_or("a process");
         match self.kind {
@@ -332,19 +333,19 @@ impl Incident {
     fn sender_lines(
         &self,
         sender: &Sender,
-        process: &Process,
+        profile: &Profile,
         how: Option<How>,
         accounts: &Accounts,
     ) -> Vec<String> {
         let is_this_boot = self.main.is_this_boot();
-        let who = words::of_kept_sender(sender, process, how, is_this_boot, accounts);
+        let who = words::of_kept_sender(sender, profile, how, is_this_boot, accounts);
         let mut lines = vec![who];
         if sender.itself {
             return lines;
         }
-        lines.extend(deaths::command_line(process).map(|line| format!("it ran: {line}")));
-        lines.extend(deaths::ancestry(sender, process).map(|from| format!("started by {from}")));
-        lines.extend(place(process).map(|place| format!("in {place}")));
+        lines.extend(deaths::command_line(profile).map(|line| format!("it ran: {line}")));
+        lines.extend(deaths::ancestry(sender, profile).map(|from| format!("started by {from}")));
+        lines.extend(place(profile).map(|place| format!("in {place}")));
         lines
     }
 
@@ -377,8 +378,8 @@ impl Incident {
 
 /// "nginx -g "daemon off;" (/usr/sbin/nginx), uid 33 (www-data)"
 fn ran(kept: &Kept, accounts: &Accounts) -> Option<String> {
-    let exe = kept.process.exe.as_deref();
-    let program = match (deaths::command_line(&kept.process), exe) {
+    let exe = kept.profile.exe.as_deref();
+    let program = match (deaths::command_line(&kept.profile), exe) {
         (Some(line), Some(exe)) => Some(format!("{line} ({exe})")),
         (line, exe) => line.or_else(|| exe.map(str::to_owned)),
     };
@@ -391,9 +392,9 @@ fn ran(kept: &Kept, accounts: &Accounts) -> Option<String> {
 }
 
 /// "/kubepods/burstable/podUID/ID; container ID, pod UID (burstable)"
-fn place(process: &Process) -> Option<String> {
-    let cgroup = process.cgroup.as_ref()?;
-    let owner = &process.owner;
+fn place(profile: &Profile) -> Option<String> {
+    let cgroup = profile.cgroup.as_ref()?;
+    let owner = &profile.owner;
     let mut more = Vec::new();
     if let Some(service) = &owner.service {
         more.push(format!("service {service}"));
@@ -412,12 +413,4 @@ fn place(process: &Process) -> Option<String> {
         true => cgroup.clone(),
         false => format!("{cgroup}; {}", more.join(", ")),
     })
-}
-
-fn parent(process: &Process) -> Option<String> {
-    let each = process.ancestors().iter();
-    let all: Vec<String> = each
-        .map(|parent| format!("{} (pid {})", parent.comm, parent.pid))
-        .collect();
-    (!all.is_empty()).then(|| all.join(" < "))
 }

@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::accounts::Accounts;
 use crate::aftermath::CoreDump;
 use crate::clock;
-use crate::deaths::{self, Process};
+use crate::deaths;
 use crate::decode::Usage;
 use crate::journal::time_of;
-use crate::model::{Cause, How, Sender};
+use crate::model::{Cause, How, Profile, Sender};
 use crate::os::proc;
 use crate::report::{Age, Bytes};
 
@@ -90,35 +90,39 @@ pub(super) fn of_sender(sender: &Sender, how: Option<How>, accounts: &Accounts) 
     let parent = sender.parent.as_ref().map_or_else(String::new, |parent| {
         format!(", child of {} (pid {})", parent.comm, parent.pid)
     });
+    let own = if sender.own { ", of the service" } else { "" };
     let who = Who {
         name: &sender.comm,
-        more: parent,
+        more: own.to_owned() + &parent,
         now,
     };
     of(sender, how, who, accounts)
 }
 
 /// The same of one that a recorder has kept more of: "/usr/bin/kill, pid 12, uid 0 (root), login user
-/// alice, session 2, terminal pts/0". Whether it lives is known only if this is still the same boot.
+/// alice in session 2, terminal pts/0". Whether it lives is known only if this is still the same boot.
 pub(super) fn of_kept_sender(
     sender: &Sender,
-    process: &Process,
+    profile: &Profile,
     how: Option<How>,
     is_this_boot: bool,
     accounts: &Accounts,
 ) -> String {
     let mut more = String::new();
-    if let Some(user) = deaths::login(process, accounts) {
+    if sender.own {
+        more += ", of the same session";
+    }
+    if let Some(user) = deaths::login(profile, accounts) {
         more += &format!(", login user {user}");
-        if let Some(session) = process.session.filter(|session| *session != u32::MAX) {
-            more += &format!(", session {session}");
+        if let Some(session) = profile.login_session {
+            more += &format!(" in session {session}");
         }
     }
-    if let Some(tty) = &process.tty {
+    if let Some(tty) = &profile.tty {
         more += &format!(", terminal {tty}");
     }
     let who = Who {
-        name: process.exe.as_deref().unwrap_or(&sender.comm),
+        name: profile.exe.as_deref().unwrap_or(&sender.comm),
         more,
         now: is_this_boot.then(|| whereabouts(sender)).flatten(),
     };
@@ -143,16 +147,12 @@ fn of(sender: &Sender, how: Option<How>, who: Who<'_>, accounts: &Accounts) -> S
         0 => format!("pid {} of the host", sender.host_pid),
         pid => format!("pid {pid}"),
     };
-    let own = if sender.own { ", of the service" } else { "" };
     let now = match now {
         Some(Whereabouts::Lives(command)) => format!("; it lives: {}", command.join(" ")),
         Some(Whereabouts::Ended) => "; it has ended".to_owned(),
         None => String::new(),
     };
-    format!(
-        "{name}, {pid}, uid {}{user}{own}{more}{way}{now}",
-        sender.uid
-    )
+    format!("{name}, {pid}, uid {}{user}{more}{way}{now}", sender.uid)
 }
 
 /// " (root)", if the host knows the user.
