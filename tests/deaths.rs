@@ -11,7 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Lines, needs_root, readable_by_all, respawn, skip, unprivileged};
+use support::recorder::Place;
+use support::{Lines, Victim, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 const NOW: &str = "2999-01-01T00:00:00Z";
 const LONG_AGO: &str = "2001-02-03T04:05:06.789Z";
@@ -814,4 +815,91 @@ fn why_says_what_it_has_looked_through() {
     let (output, _) = run(of_agent.env("RESPAWN_RUNTIME_DIR", agent.path()));
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text, "web has not died, as far as the journal goes\n");
+}
+
+/// Has a shell that is gone afterwards kill a process; its pid.
+fn kill_one() -> u32 {
+    let mut victim = Victim::start("/usr/bin/sleep", &["100000"]);
+    let pid = victim.pid().to_string();
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-c", "kill -9 $0; true", &pid]).status();
+    assert!(status.unwrap().success());
+    victim.wait();
+    victim.pid()
+}
+
+#[test]
+fn what_a_real_recorder_has_kept_is_told() {
+    needs_root!("what_a_real_recorder_has_kept_is_told");
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    let pid = kill_one();
+    place.death_of(pid);
+    let pid = pid.to_string();
+    let (output, said) = run(&mut place.command(&["why", &pid]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    for words in [
+        "killed by SIGKILL from sh (pid ",
+        ", by kill(2); it has ended\n",
+        &format!("\n          it ran: sh -c \"kill -9 $0; true\" {pid}\n"),
+        "\n          started by deaths",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let (output, _) = run(&mut place.command(&["deaths", "--pid", &pid, "--signal", "KILL"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains(" < deaths"), "{text}");
+}
+
+/// Each time the recorder is killed before the shipper asks, and in some rounds after.
+#[test]
+fn a_cursor_holds_over_recorders_that_are_killed() {
+    needs_root!("a_cursor_holds_over_recorders_that_are_killed");
+    let place = Place::new();
+    let mut cursor: Option<String> = None;
+    let mut seen: Vec<Value> = Vec::new();
+    for round in 0..4 {
+        let recorder = place.start(&[]);
+        let pid = kill_one();
+        place.death_of(pid);
+        let recorder = match round % 2 {
+            0 => Some(recorder),
+            _ => {
+                recorder.kill();
+                None
+            }
+        };
+        // With no recorder this one waits in the kernel.
+        kill_one();
+        let after = cursor.as_deref().map(|cursor| ["--after", cursor]);
+        let mut arguments = vec!["deaths", "--json"];
+        arguments.extend(after.into_iter().flatten());
+        let (output, _) = run(&mut place.command(&arguments));
+        let text = String::from_utf8(output.stdout).unwrap();
+        seen.extend(
+            text.lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+        );
+        cursor = seen
+            .last()
+            .and_then(|line| line["cursor"].as_str())
+            .map(str::to_owned);
+        if let Some(recorder) = recorder {
+            recorder.kill();
+        }
+    }
+    let last = place.start(&[]);
+    let pid = kill_one();
+    place.death_of(pid);
+    assert!(last.stop().success());
+    let (output, _) = run(&mut place.command(&["deaths", "--json", "--after", &cursor.unwrap()]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    seen.extend(
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+    );
+    assert!(seen.len() >= 9, "{}", seen.len());
+    assert_eq!(seen, place.lines());
 }
