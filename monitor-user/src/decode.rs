@@ -12,10 +12,11 @@ use monitor_ebpf::{
     COMM_LEN, EXIT_CHILD, EXIT_IO_COUNTED, EXIT_OOM_FIGURES, EXIT_OOM_VICTIM, EXIT_SECCOMP,
     EXIT_WATCHED, ExitRecord, SentSignal, TICK_NS,
 };
-use serde::{Deserialize, Serialize};
 
 use self::origin::Sent;
-use crate::model::{Blame, Cause, How, Instance, OomKill, Origin, Parent, Sender, Signal};
+use crate::model::{
+    Blame, Cause, How, Instance, LastSignal, OomKill, Origin, Parent, Signal, Usage,
+};
 use crate::os::{cgroup_id, page_size};
 
 /// A process's exit, as the kernel program reported it.
@@ -58,33 +59,6 @@ pub(crate) struct OfTree {
     pub(crate) birth: Birth,
     /// So many of the tree before it had no record.
     pub(crate) left_out: u64,
-}
-
-/// A signal that asked a process to end, some time before it did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LastSignal {
-    pub(crate) signal: Signal,
-    /// So long before the exit was it sent.
-    pub(crate) before_exit_ns: u64,
-    pub(crate) how: Option<How>,
-    pub(crate) sender: Option<Sender>,
-}
-
-/// What a process had used when it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Usage {
-    /// Time on a CPU in user mode, of all threads.
-    pub(crate) user_ns: u64,
-    /// The same in kernel mode.
-    pub(crate) system_ns: u64,
-    /// The most memory that was resident.
-    pub(crate) max_rss_bytes: u64,
-    /// Threads when the first of them went; `None` if that was not seen.
-    pub(crate) threads: Option<u32>,
-    /// Bytes fetched from storage; `None` if the kernel does not count.
-    pub(crate) read_bytes: Option<u64>,
-    /// Bytes sent to storage; the same.
-    pub(crate) written_bytes: Option<u64>,
 }
 
 /// What the kernel recorded when an agent forked an instance.
@@ -395,6 +369,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::model::Sender;
 
     fn record() -> ExitRecord {
         ExitRecord {

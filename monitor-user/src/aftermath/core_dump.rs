@@ -4,25 +4,11 @@
 
 use std::fs;
 
-use serde::{Deserialize, Serialize};
-
 use crate::decode::ProcessExit;
-use crate::model::{Cause, Instance};
+use crate::model::{Cause, CoreDump, Instance};
 
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const CORE_USES_PID: &str = "/proc/sys/kernel/core_uses_pid";
-
-/// Where a core went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CoreDump {
-    /// The kernel's pattern when the process ended.
-    pub(crate) pattern: String,
-    /// The program that the core was piped to.
-    pub(crate) piped_to: Option<String>,
-    /// The file it was written to, relative to the process's working directory unless it begins
-    /// with a `/`; `None` if the pattern asks for what is not known here.
-    pub(crate) file: Option<String>,
-}
 
 /// What the pattern may ask for.
 #[derive(Debug, Clone, Copy)]

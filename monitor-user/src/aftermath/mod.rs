@@ -9,34 +9,8 @@ mod output;
 
 pub(crate) use output::tail;
 
-use serde::Serialize;
-
-pub(crate) use self::core_dump::CoreDump;
-use crate::decode::{LastSignal, ProcessExit, Usage};
-use crate::model::Cause;
-
-/// What is told of an exit beside the death; nothing of it is known without the kernel's record.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Circumstances {
-    /// The pid in the initial PID namespace.
-    pub(crate) host_pid: Option<u32>,
-    /// The parent's pid.
-    pub(crate) parent_pid: Option<u32>,
-    /// Real user ID.
-    pub(crate) uid: Option<u32>,
-    /// ID of its cgroup in the v2 hierarchy, if that says where it belongs.
-    pub(crate) cgroup_id: Option<u64>,
-    /// The last signal before, by which another process had asked it to end.
-    pub(crate) last_signal: Option<LastSignal>,
-    /// What it had used.
-    pub(crate) usage: Option<Usage>,
-    /// Of a core dump: where it went.
-    pub(crate) core: Option<CoreDump>,
-    /// The end of its output, where the config asks for it.
-    pub(crate) last_output: Option<String>,
-    /// Of a service's main process: so many others of it that a signal ended are not told.
-    pub(crate) children_left_out: Option<u64>,
-}
+use crate::decode::ProcessExit;
+use crate::model::{Cause, Circumstances};
 
 impl Circumstances {
     /// What the record tells, and where a core went.

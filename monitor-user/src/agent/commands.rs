@@ -8,8 +8,7 @@ use super::{Agent, log_warnings, requests, usable_part};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
-use crate::journal::{By, Entry};
-use crate::model::{DeniedReason, Reply, ServiceName, Status};
+use crate::model::{By, DeniedReason, Event, Reply, Request, ServiceName, Signal, Status, What};
 use crate::os::proc;
 use crate::supervisor::{Fact, RequestId};
 
@@ -78,28 +77,46 @@ impl Agent {
 
     /// Tells the journal who asked for a change.
     fn record_request(&mut self, command: &Command, peer: Peer) {
-        let (name, signal, services) = match command {
+        let (request, signal, services) = match command {
             Command::Status { .. } | Command::Show { .. } => return,
-            Command::Start { services, .. } => ("start", None, services.as_slice()),
-            Command::Stop { services, .. } => ("stop", None, services.as_slice()),
-            Command::Restart { services, .. } => ("restart", None, services.as_slice()),
-            Command::Signal { service, signal } => {
-                ("signal", Some(*signal), std::slice::from_ref(service))
-            }
-            Command::Reload { .. } => ("reload", None, [].as_slice()),
-            Command::Shutdown => ("shutdown", None, [].as_slice()),
+            Command::Start { services, .. } => (Request::Start, None, services.as_slice()),
+            Command::Stop { services, .. } => (Request::Stop, None, services.as_slice()),
+            Command::Restart { services, .. } => (Request::Restart, None, services.as_slice()),
+            Command::Signal { service, signal } => (
+                Request::Signal,
+                Some(*signal),
+                std::slice::from_ref(service),
+            ),
+            Command::Reload { .. } => (Request::Reload, None, [].as_slice()),
+            Command::Shutdown => (Request::Shutdown, None, [].as_slice()),
         };
         let Peer { pid, uid } = peer;
         let by = Some(By { pid, uid });
-        let now = clock::now();
         if services.is_empty() {
-            self.record(&Entry::requested(now, None, name, signal, by));
+            self.record_requested(None, &request, signal, by);
         }
         for service in services {
             if self.supervisor.status(service).is_some() {
-                self.record(&Entry::requested(now, Some(service), name, signal, by));
+                self.record_requested(Some(service), &request, signal, by);
             }
         }
+    }
+
+    /// Tells the journal that somebody asked for this, of one service or of all; `by`: `None` for a
+    /// signal to the agent.
+    pub(super) fn record_requested(
+        &mut self,
+        service: Option<&str>,
+        command: &Request,
+        signal: Option<Signal>,
+        by: Option<By>,
+    ) {
+        let what = What::Requested {
+            command: command.clone(),
+            signal,
+            by,
+        };
+        self.record(Event::new(clock::now(), service, what));
     }
 
     fn request(
@@ -174,7 +191,7 @@ impl Agent {
 
     pub(super) fn reload_unasked(&mut self) {
         tracing::info!("SIGHUP: reading the config again");
-        self.record(&Entry::requested(clock::now(), None, "reload", None, None));
+        self.record_requested(None, &Request::Reload, None, None);
         self.reload(false, None);
     }
 

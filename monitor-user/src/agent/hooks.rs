@@ -24,10 +24,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::{Cause, Exec, Hook, Hooks, Notice, Output, ServiceName, Signal};
+use crate::journal::Line;
+use crate::model::{Cause, Event, Exec, Hook, Hooks, Notice, Output, ServiceName, Signal, What};
 use crate::os::pidfd::{self, Reaped};
 use crate::os::signal;
 use crate::os::spawn::{Child, FdLimit, Spawner};
@@ -64,8 +64,8 @@ struct Name {
 struct Waiting {
     name: Name,
     hook: Hook,
-    /// The journal's line, without its newline.
-    event: String,
+    /// Of the journal.
+    line: Line,
     hold_until: Instant,
 }
 
@@ -116,12 +116,12 @@ impl HookRunner {
         self.limit = limit;
     }
 
-    /// Has a hook run when there is time for it. `event`: the journal's line.
+    /// Has a hook run when there is time for it, for an event of the journal.
     pub(super) fn call(
         &mut self,
         service: &ServiceName,
         (name, hook): (&'static str, &Hook),
-        event: &str,
+        line: Line,
         now: Instant,
     ) {
         let name = Name {
@@ -139,7 +139,7 @@ impl HookRunner {
         self.waiting.push_back(Waiting {
             name,
             hook: hook.clone(),
-            event: event.to_owned(),
+            line,
             hold_until: now + HOLD,
         });
     }
@@ -192,8 +192,7 @@ impl HookRunner {
     fn start(&mut self, waiting: &Waiting) -> anyhow::Result<Child> {
         let mut environment = self.environment.clone();
         environment.insert("RESPAWN_HOOK".to_owned(), waiting.name.hook.to_owned());
-        let event = serde_json::from_str(&waiting.event)?;
-        environment.extend(variables(&event));
+        environment.extend(variables(&waiting.line.event));
         let exec = Exec {
             program: waiting.hook.program.clone(),
             arguments: waiting.hook.arguments.clone(),
@@ -208,7 +207,7 @@ impl HookRunner {
             stderr: Output::Inherit,
         };
         let prepared = self.spawner.prepare(&exec)?;
-        let prepared = Arc::new(prepared.with_stdin(readable(&waiting.event)?));
+        let prepared = Arc::new(prepared.with_stdin(readable(&waiting.line.text)?));
         Ok(self.spawner.spawn(prepared, None)?)
     }
 
@@ -288,48 +287,77 @@ fn readable(line: &str) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What is told of an event beside its whole, by key.
-const KEYS: [&str; 11] = [
-    "event",
-    "time",
-    "seq",
-    "service",
-    "pid",
-    "start_time_ns",
-    "comm",
-    "uid",
-    "uptime_ns",
-    "restarts",
-    "reason",
-];
-
 /// An event as variables: `RESPAWN_EVENT`, `RESPAWN_CAUSE` in words, `RESPAWN_SENDER_PID`. What is
-/// null is left out.
-pub(super) fn variables(event: &Value) -> Vec<(String, String)> {
-    let mut variables = Vec::new();
-    let mut add = |name: &str, value: &Value| {
-        let text = match value {
-            Value::String(text) => printable(text),
-            Value::Number(_) | Value::Bool(_) => value.to_string(),
-            Value::Null | Value::Array(_) | Value::Object(_) => return,
-        };
-        variables.push((format!("RESPAWN_{}", name.to_uppercase()), text));
+/// not known is left out.
+pub(super) fn variables(event: &Event) -> Vec<(String, String)> {
+    let what = &event.what;
+    let exit = match what {
+        What::Exited(exit) | What::ChildExited(exit) => Some(&**exit),
+        _ => None,
     };
-    for key in KEYS {
-        add(key, &event[key]);
+    let instance = what.instance();
+    let pid = match what {
+        What::AgentStarted { pid, .. } | What::AgentStopped { pid } => Some(*pid),
+        _ => exit.map(|exit| exit.pid).or(instance.map(|it| it.pid)),
+    };
+    let restarts = match what {
+        What::Started { restarts, .. } => Some(*restarts),
+        _ => None,
+    };
+    let reason = match what {
+        What::Backoff { reason, .. } => Some(&**reason),
+        What::Failed { reason } => Some(reason.as_str()),
+        _ => None,
+    };
+    let mut variables = Variables::default();
+    variables.add("EVENT", Some(what.kind()));
+    variables.add("TIME", event.time);
+    variables.add("SEQ", event.seq());
+    variables.add("SERVICE", event.service.as_deref());
+    variables.add("PID", pid);
+    variables.add("START_TIME_NS", instance.map(|it| it.start_time_ns));
+    variables.add("COMM", exit.and_then(|exit| exit.comm.as_deref()));
+    variables.add("UID", exit.and_then(|exit| exit.circumstances.uid));
+    variables.add("UPTIME_NS", exit.and_then(|exit| exit.uptime_ns));
+    variables.add("RESTARTS", restarts);
+    variables.add("REASON", reason);
+    if let Some(exit) = exit {
+        variables.add_cause(&exit.cause);
     }
-    let cause = &event["cause"];
-    if let Ok(words) = Cause::deserialize(cause) {
-        add("cause", &Value::String(words.to_string()));
+    variables.0
+}
+
+#[derive(Default)]
+struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    fn add(&mut self, name: &str, value: Option<impl ToString>) {
+        if let Some(value) = value {
+            let name = format!("RESPAWN_{name}");
+            self.0.push((name, printable(&value.to_string())));
+        }
     }
-    add("cause_kind", &cause["kind"]);
-    for key in ["code", "signal", "core_dumped"] {
-        add(key, &cause[key]);
+
+    fn add_cause(&mut self, cause: &Cause) {
+        self.add("CAUSE", Some(cause));
+        self.add("CAUSE_KIND", Some(cause.kind()));
+        self.add("CODE", cause.code());
+        self.add("SIGNAL", cause.signal());
+        self.add("CORE_DUMPED", Some(cause.core_dumped()));
+        // All that is known of the sender, by the keys of the event.
+        let sender = cause.sender().map(serde_json::to_value);
+        let Some(Ok(Value::Object(sender))) = sender else {
+            return;
+        };
+        for (key, value) in sender {
+            let name = format!("SENDER_{}", key.to_uppercase());
+            match value {
+                Value::String(text) => self.add(&name, Some(text)),
+                Value::Number(_) | Value::Bool(_) => self.add(&name, Some(value)),
+                Value::Null | Value::Array(_) | Value::Object(_) => {}
+            }
+        }
     }
-    for (key, value) in cause["sender"].as_object().into_iter().flatten() {
-        add(&format!("sender_{key}"), value);
-    }
-    variables
 }
 
 #[cfg(test)]
@@ -351,23 +379,28 @@ mod tests {
             "seq": 3, "event": "exited", "time": "2026-01-01T00:00:00Z", "service": "web",
             "pid": 7, "host_pid": null, "start_time_ns": 10, "comm": "a\u{0}\nb", "uid": null,
             "uptime_ns": 5, "cause": {"kind": "signaled", "code": null, "signal": "SIGKILL",
-            "core_dumped": false, "sender": {"pid": 3, "start_time_ns": 0, "uid": 0, "comm": "sh"}},
+            "core_dumped": false, "sender": {"pid": 3, "host_pid": 5, "start_time_ns": 0, "uid": 0,
+            "comm": "sh", "parent": {"pid": 1, "comm": "init"}}},
         });
         assert_eq!(
-            text(variables(&event)),
+            text(variables(&event.to_string().parse().unwrap())),
             "RESPAWN_EVENT=exited\nRESPAWN_TIME=2026-01-01T00:00:00Z\nRESPAWN_SEQ=3\n\
              RESPAWN_SERVICE=web\nRESPAWN_PID=7\nRESPAWN_START_TIME_NS=10\nRESPAWN_COMM=a\\0\\nb\n\
              RESPAWN_UPTIME_NS=5\nRESPAWN_CAUSE=killed by SIGKILL from sh (pid 3, uid 0)\n\
              RESPAWN_CAUSE_KIND=signaled\nRESPAWN_SIGNAL=SIGKILL\nRESPAWN_CORE_DUMPED=false\n\
-             RESPAWN_SENDER_COMM=sh\nRESPAWN_SENDER_PID=3\nRESPAWN_SENDER_START_TIME_NS=0\n\
+             RESPAWN_SENDER_COMM=sh\nRESPAWN_SENDER_HOST_PID=5\nRESPAWN_SENDER_ITSELF=false\n\
+             RESPAWN_SENDER_OWN=false\nRESPAWN_SENDER_PID=3\nRESPAWN_SENDER_START_TIME_NS=0\n\
              RESPAWN_SENDER_UID=0\n"
         );
         let event = json!({"event": "failed", "service": "web", "reason": "start limit"});
         assert_eq!(
-            text(variables(&event)),
+            text(variables(&event.to_string().parse().unwrap())),
             "RESPAWN_EVENT=failed\nRESPAWN_SERVICE=web\nRESPAWN_REASON=start limit\n"
         );
-        assert_eq!(variables(&Value::Null), []);
+    }
+
+    fn line() -> Line {
+        Line::parse(r#"{"event":"stopped"}"#.to_owned()).unwrap()
     }
 
     fn hook(script: &str, timeout: Duration) -> Hook {
@@ -397,11 +430,11 @@ mod tests {
         let mut runner = runner(2);
         let sleeps = hook("exec sleep 60", MINUTE);
         let [back, other]: [ServiceName; 2] = ["back".into(), "other".into()];
-        runner.call(&back, ("on_exit", &sleeps), "{}", now);
+        runner.call(&back, ("on_exit", &sleeps), line(), now);
         assert!(!runner.start_next(now, |_| true));
         assert_eq!(runner.poll_timeout(), Some(now + HOLD));
         for _ in 0..2 {
-            runner.call(&other, ("on_exit", &sleeps), "{}", now);
+            runner.call(&other, ("on_exit", &sleeps), line(), now);
         }
         // The one that need not wait overtakes the one that must.
         assert!(runner.start_next(now, |service| *service == back));
@@ -430,11 +463,11 @@ mod tests {
         let mut runner = runner(1);
         let none = hook("", MINUTE);
         for _ in 0..MAX_WAITING + 7 {
-            runner.call(&"s".into(), ("on_exit", &none), "{}", now);
+            runner.call(&"s".into(), ("on_exit", &none), line(), now);
         }
         assert_eq!((runner.waiting.len(), runner.dropped), (MAX_WAITING, 7));
         runner.waiting.pop_front();
-        runner.call(&"s".into(), ("on_exit", &none), "{}", now);
+        runner.call(&"s".into(), ("on_exit", &none), line(), now);
         assert_eq!((runner.waiting.len(), runner.dropped), (MAX_WAITING, 0));
     }
 

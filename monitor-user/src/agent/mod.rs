@@ -28,6 +28,7 @@ mod spare;
 mod unwatched;
 mod upgrade;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -51,17 +52,17 @@ use self::requests::Requests;
 use self::restore::Restoring;
 use self::service_files::ServiceFiles;
 use self::unwatched::Unwatched;
-use crate::aftermath::{self, Circumstances};
+use crate::aftermath;
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Invalid, Surroundings};
 use crate::control::{self, Server};
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
-use crate::journal::{Entry, ExtraFacts, Journal};
+use crate::journal::{Journal, Line};
 use crate::manager::Manager;
 use crate::model::{
-    Attempt, Cause, Child, Death, DeniedReason, Instance, Memory, Notice, Output, Reply,
-    ServiceName, SpawnFailure, Spec, State, Unusable,
+    Attempt, Cause, Child, Circumstances, Death, DeniedReason, Event, ExtraFacts, Instance, Memory,
+    Notice, Output, Reply, Request, ServiceName, SpawnFailure, Spec, State, Unusable, What,
 };
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::{Flight, raise_fd_limit};
@@ -438,7 +439,14 @@ impl Agent {
             lock,
             options: options.clone(),
         };
-        agent.record(&Entry::agent_started(clock::now(), std::process::id()));
+        agent.record(Event::new(
+            clock::now(),
+            None,
+            What::AgentStarted {
+                pid: std::process::id(),
+                version: Cow::Borrowed(env!("CARGO_PKG_VERSION")),
+            },
+        ));
         // Nobody has it until the services are known.
         agent.told = agent.recover()?;
         agent.tell(Fact::Configured {
@@ -552,7 +560,8 @@ impl Agent {
 
     /// Lets the last answers out. The services stay.
     async fn finish(mut self) -> Lock {
-        self.record(&Entry::agent_stopped(clock::now(), std::process::id()));
+        let pid = std::process::id();
+        self.record(Event::new(clock::now(), None, What::AgentStopped { pid }));
         self.hooks.finish(Self::now());
         if self.ended {
             self.unpin();
@@ -582,13 +591,7 @@ impl Agent {
         if std::process::id() != 1 {
             return Flow::End;
         }
-        self.record(&Entry::requested(
-            clock::now(),
-            None,
-            "shutdown",
-            None,
-            None,
-        ));
+        self.record_requested(None, &Request::Shutdown, None, None);
         let request = self.requests.nobody();
         self.shut_down(request);
         Flow::GoOn
@@ -1329,17 +1332,17 @@ impl Agent {
 
     /// Tells the journal and all others, the hooks of this spec among them.
     fn tell_all(&mut self, notice: &Notice, facts: ExtraFacts, spec: Option<&Spec>) {
-        let event = self.record(&Entry::from_notice(notice, facts));
+        let line = self.record(Event::from_notice(notice, facts));
         if let (Some(spec), Some(service)) = (spec, notice.service())
             && let Some(hook) = hooks::called_by(notice, &spec.hooks)
         {
-            self.hooks.call(service, hook, &event, Self::now());
+            self.hooks.call(service, hook, line, Self::now());
         }
     }
 
     /// Tells the journal, and who else is told of every event; returns the journal's line.
-    fn record(&mut self, entry: &Entry) -> String {
-        let line = match self.journal.append(entry) {
+    fn record(&mut self, mut event: Event) -> Line {
+        let text = match self.journal.append(&mut event) {
             Ok(()) => {
                 self.journal_failed = false;
                 self.journal.last_line().to_owned()
@@ -1348,11 +1351,11 @@ impl Agent {
                 if !std::mem::replace(&mut self.journal_failed, true) {
                     tracing::error!("the journal cannot be written: {error}");
                 }
-                text::json(entry).unwrap_or_default()
+                text::json(&event).unwrap_or_default()
             }
         };
-        self.notices.tell(&line);
-        line
+        self.notices.tell(&event);
+        Line { text, event }
     }
 }
 

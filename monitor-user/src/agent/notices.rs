@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::Value;
 use tokio::net::UnixDatagram;
 
 use super::hooks::variables;
 use crate::config;
+use crate::model::{Cause, Event, What};
 use crate::report;
 use crate::text::printable;
 
@@ -37,15 +37,15 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub(super) struct Notices {
     targets: [Option<Target>; 2],
-    /// Lines of the journal that nobody was told yet.
-    untold: Vec<String>,
+    /// Events that nobody was told yet.
+    untold: Vec<Event>,
 }
 
 /// One who is told.
 struct Target {
     name: &'static str,
     path: PathBuf,
-    form: fn(&Value) -> Vec<u8>,
+    form: fn(&Event) -> Vec<u8>,
     /// `None`: it was not there.
     socket: Option<UnixDatagram>,
     waiting: VecDeque<Vec<u8>>,
@@ -69,11 +69,11 @@ impl Notices {
         ];
     }
 
-    /// Has the next `flush` tell of an event, by the journal's line: what follows from the event
+    /// Has the next `flush` tell of an event, as it is in the journal: what follows from the event
     /// comes first.
-    pub(super) fn tell(&mut self, event: &str) {
+    pub(super) fn tell(&mut self, event: &Event) {
         if self.targets.iter().any(Option::is_some) {
-            self.untold.push(event.to_owned());
+            self.untold.push(event.clone());
         }
     }
 
@@ -89,10 +89,6 @@ impl Notices {
     /// Writes all that can be written now.
     pub(super) fn flush(&mut self) {
         let events = std::mem::take(&mut self.untold);
-        let events: Vec<Value> = events
-            .iter()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect();
         for target in self.targets.iter_mut().flatten() {
             events.iter().for_each(|event| target.tell(event));
             target.flush();
@@ -132,7 +128,7 @@ impl Target {
         old: Option<Self>,
         name: &'static str,
         path: Option<&Path>,
-        form: fn(&Value) -> Vec<u8>,
+        form: fn(&Event) -> Vec<u8>,
     ) -> Option<Self> {
         let path = path?;
         old.filter(|old| old.path == path).or_else(|| {
@@ -147,7 +143,7 @@ impl Target {
         })
     }
 
-    fn tell(&mut self, event: &Value) {
+    fn tell(&mut self, event: &Event) {
         if self.waiting.len() >= MAX_WAITING {
             return self.lose(1, &"it does not read");
         }
@@ -199,12 +195,9 @@ fn send(socket: &mut Option<UnixDatagram>, path: &Path, datagram: &[u8]) -> io::
 }
 
 /// What syslog has for daemons, and the severity.
-fn syslog_line(event: &Value) -> Vec<u8> {
+fn syslog_line(event: &Event) -> Vec<u8> {
     const DAEMON: u8 = 3 << 3;
-    let time: Timestamp = event["time"]
-        .as_str()
-        .and_then(|time| time.parse().ok())
-        .unwrap_or(Timestamp::UNIX_EPOCH);
+    let time = event.time.unwrap_or(Timestamp::UNIX_EPOCH);
     let time = time.to_zoned(TimeZone::system());
     let line = format!(
         "<{}>{} respawn[{}]: {}",
@@ -218,7 +211,7 @@ fn syslog_line(event: &Value) -> Vec<u8> {
 
 /// journald's own protocol, a `KEY=value` a line: no value has a newline in it.
 /// <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>
-fn journald_fields(event: &Value) -> Vec<u8> {
+fn journald_fields(event: &Event) -> Vec<u8> {
     let mut text = String::new();
     let mut add = |key: &str, value: &str| {
         // Writing to a string cannot fail.
@@ -234,21 +227,25 @@ fn journald_fields(event: &Value) -> Vec<u8> {
 }
 
 /// "web: killed by SIGKILL after 3.20s, pid 7"
-fn message(event: &Value) -> String {
+fn message(event: &Event) -> String {
     let happening = report::happening(event);
     let words = anstream::adapter::strip_str(&happening);
-    match event["service"].as_str() {
+    match &event.service {
         Some(service) => format!("{}: {words}", printable(service)),
         None => words.to_string(),
     }
 }
 
 /// As in syslog: 3 is an error, 4 a warning, 6 for information.
-fn severity(event: &Value) -> u8 {
-    match event["event"].as_str().unwrap_or_default() {
-        "failed" => 3,
-        "exited" if event["cause"]["code"] == 0 => 6,
-        "exited" | "backoff" | "went_to_background" | "events_lost" | "journal_gap" => 4,
+fn severity(event: &Event) -> u8 {
+    match &event.what {
+        What::Failed { .. } => 3,
+        What::Exited(exit) if exit.cause == (Cause::Exited { code: 0 }) => 6,
+        What::Exited(_)
+        | What::Backoff { .. }
+        | What::WentToBackground { .. }
+        | What::EventsLost { .. }
+        | What::JournalGap { .. } => 4,
         _ => 6,
     }
 }
@@ -260,13 +257,19 @@ fn cut(text: &str, longest: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn exited(cause: Value) -> Value {
-        json!({"event": "exited", "time": "2026-01-02T03:04:05Z", "service": "web", "pid": 7,
-            "uptime_ns": 3_200_000_000_u64, "cause": cause})
+    fn event(event: &Value) -> Event {
+        event.to_string().parse().unwrap()
+    }
+
+    fn exited(cause: Value) -> Event {
+        event(
+            &json!({"event": "exited", "time": "2026-01-02T03:04:05Z", "service": "web", "pid": 7,
+            "uptime_ns": 3_200_000_000_u64, "cause": cause}),
+        )
     }
 
     #[test]
@@ -283,7 +286,7 @@ mod tests {
 
     #[test]
     fn journald_gets_fields() {
-        let event = json!({"event": "failed", "service": "web", "reason": "a\nb"});
+        let event = event(&json!({"event": "failed", "service": "web", "reason": "a\nb"}));
         assert_eq!(
             String::from_utf8(journald_fields(&event)).unwrap(),
             "MESSAGE=web: failed: a\\nb\nPRIORITY=3\nSYSLOG_IDENTIFIER=respawn\n\
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn long_ones_are_cut_between_characters() {
         let reason = "ä".repeat(100_000);
-        let event = json!({"event": "failed", "service": "web", "reason": reason});
+        let event = event(&json!({"event": "failed", "service": "web", "reason": reason}));
         let line = syslog_line(&event);
         assert!((SYSLOG_LONGEST - 1..=SYSLOG_LONGEST).contains(&line.len()));
         assert!(String::from_utf8(line).is_ok());
@@ -304,9 +307,9 @@ mod tests {
 
     #[test]
     fn success_is_no_warning() {
-        let code = |code: u8| exited(json!({"kind": "exited", "code": code}));
+        let code = |code: u8| exited(json!({"kind": "exited", "code": code, "core_dumped": false}));
         assert_eq!(severity(&code(0)), 6);
         assert_eq!(severity(&code(1)), 4);
-        assert_eq!(severity(&json!({"event": "started"})), 6);
+        assert_eq!(severity(&event(&json!({"event": "started"}))), 6);
     }
 }

@@ -19,14 +19,14 @@ use anyhow::Result;
 
 use super::memory::Remembered;
 use super::{Agent, Told, child_of, death_of};
-use crate::aftermath::{self, Circumstances};
+use crate::aftermath;
 use crate::clock;
 use crate::config::Config;
 use crate::decode::{self, Birth, OfTree, ProcessExit};
-use crate::journal::{Entry, ExtraFacts, Reader};
+use crate::journal::Reader;
 use crate::model::{
-    Attempt, Cause, Death, Hooks, How, Instance, Memory, Notice, ServiceName, Signal, Spec,
-    Unusable,
+    Attempt, Cause, Circumstances, Death, Event, ExtraFacts, Hooks, How, Instance, Memory, Notice,
+    ServiceName, Signal, Spec, Unusable, What,
 };
 use crate::os::process::{self, Orphan};
 use crate::os::{proc, spawn};
@@ -137,7 +137,9 @@ impl Agent {
         if recorded.children.is_empty() {
             return;
         }
-        let told = self.told_ends("child_exited").unwrap_or_default();
+        let told = self
+            .told_ends(|what| matches!(what, What::ChildExited(_)))
+            .unwrap_or_default();
         for (service, tree, exit) in &recorded.children {
             let attempt = Attempt(tree.birth.attempt);
             let Some(of_service) = known.get(service) else {
@@ -194,10 +196,12 @@ impl Agent {
         if births.is_empty() {
             return;
         }
-        let told = self.told_ends("exited").unwrap_or_else(|error| {
-            tracing::error!("{error:#}");
-            HashSet::new()
-        });
+        let told = self
+            .told_ends(|what| matches!(what, What::Exited(_)))
+            .unwrap_or_else(|error| {
+                tracing::error!("{error:#}");
+                HashSet::new()
+            });
         for (service, attempt, instance) in births {
             if !told.contains(&instance) && process::orphan(instance) != Orphan::Nothing {
                 let of = &mut known.entry(service).or_default().instances;
@@ -341,7 +345,7 @@ impl Agent {
         if untold.is_empty() {
             return;
         }
-        match self.told_ends("exited") {
+        match self.told_ends(|what| matches!(what, What::Exited(_))) {
             Ok(told) => untold.retain(|exit| !told.contains(&exit.instance)),
             Err(error) => return tracing::error!("{error:#}"),
         }
@@ -361,17 +365,13 @@ impl Agent {
         }
     }
 
-    /// The processes whose ends are in the journal, by the name of the event.
-    fn told_ends(&self, event: &str) -> Result<HashSet<Instance>> {
+    /// The processes whose ends are in the journal, of those events that `is_wanted`.
+    fn told_ends(&self, is_wanted: fn(&What) -> bool) -> Result<HashSet<Instance>> {
         let mut reader = Reader::open(&self.options.runtime_dir)?;
         let mut told = HashSet::new();
         while let Some(line) = reader.next()? {
-            let number = |key: &str| line.event[key].as_u64();
-            if line.event["event"] == event
-                && let (Some(pid), Some(start_time_ns)) = (number("pid"), number("start_time_ns"))
-                && let Ok(pid) = u32::try_from(pid)
-            {
-                told.insert(Instance { pid, start_time_ns });
+            if is_wanted(&line.event.what) {
+                told.extend(line.event.what.instance());
             }
         }
         Ok(told)
@@ -402,7 +402,9 @@ impl Agent {
         // its service's cgroup gives it away. It must be gone before the next one starts.
         for instance in self.instances.kill_unknown(service) {
             tracing::warn!(%service, pid = instance.pid, "killed what an agent left unrecorded");
-            self.record(&Entry::unrecorded(clock::now(), service, instance));
+            let Instance { pid, start_time_ns } = instance;
+            let what = What::Unrecorded { pid, start_time_ns };
+            self.record(Event::new(clock::now(), Some(service), what));
             memory.leaving.push(instance);
             let attempt = memory.last_attempt;
             self.tell(remembered(&memory, Some((attempt, instance))));

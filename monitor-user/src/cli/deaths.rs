@@ -17,6 +17,7 @@ use super::output::{Interrupts, eprint_line};
 use crate::accounts::Accounts;
 use crate::deaths::{self, Filter, Kept};
 use crate::journal::{Changes, Line, Reader};
+use crate::model::What;
 use crate::os::proc;
 use crate::report::{Times, counted, happening};
 
@@ -150,7 +151,8 @@ pub(super) fn nothing_kept(dir: &Path) -> anyhow::Error {
 fn after(dir: &Path, cursor: &str) -> Result<Reader> {
     let mut reader = Reader::of_deaths(dir)?;
     while let Some(line) = reader.next()? {
-        if line.event["cursor"] == cursor {
+        let source = line.event.stamp.as_ref().map(|stamp| &stamp.source);
+        if source.and_then(|source| source.cursor.as_deref()) == Some(cursor) {
             return Ok(reader);
         }
     }
@@ -194,7 +196,7 @@ impl Chosen {
     }
 
     fn is_in_time(&self, line: &Line) -> bool {
-        let is_boot = |id: &String| line.event["boot_id"] == **id;
+        let is_boot = |id: &String| line.event.boot_id() == Some(id.as_str());
         lines::is_recent(line, self.since) && self.boot_id.as_ref().is_none_or(is_boot)
     }
 
@@ -228,13 +230,12 @@ impl Chosen {
 impl Selection for Chosen {
     fn wants(&mut self, line: &Line) -> bool {
         let is_in_time = self.is_in_time(line);
-        if line.event["event"] == "deaths_lost" {
-            let count = line.event["count"].as_u64().unwrap_or_default();
+        if let What::DeathsLost { count } = line.event.what {
             return self.wants_note(count, is_in_time);
         }
         is_in_time
             && (self.filter.wants_all()
-                || Kept::of(&line.event).is_some_and(|kept| self.filter.wants(&kept.facts())))
+                || Kept::of(&line.value()).is_some_and(|kept| self.filter.wants(&kept.facts())))
     }
 
     fn wants_missed(&mut self, count: u64, before: &Line) -> bool {
@@ -245,7 +246,7 @@ impl Selection for Chosen {
     fn words(&mut self, line: &Line, is_terminal: bool) -> String {
         let times = self.times(is_terminal);
         let time = line.time();
-        match Kept::of(&line.event) {
+        match Kept::of(&line.value()) {
             Some(kept) => deaths::line(&kept, time, &times, &self.accounts),
             None => {
                 let dim = Style::new().dimmed();
@@ -271,7 +272,7 @@ fn boot_id(dir: &Path, n: i32) -> Result<String> {
     let mut boots: Vec<String> = Vec::new();
     let mut reader = Reader::of_deaths(dir)?;
     while let Some(line) = reader.next()? {
-        if let Some(id) = line.event["boot_id"].as_str()
+        if let Some(id) = line.event.boot_id()
             && boots.last().is_none_or(|last| last != id)
             && !boots.iter().any(|known| known == id)
         {

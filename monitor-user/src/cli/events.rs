@@ -220,10 +220,7 @@ mod tests {
     fn line(time: &str, service: Option<&str>) -> Line {
         let event =
             json!({"event": "started", "time": time, "service": service, "pid": 7, "restarts": 0});
-        Line {
-            text: event.to_string(),
-            event,
-        }
+        Line::parse(event.to_string()).unwrap()
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use anyhow::Result;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
-use serde_json::json;
 
 use super::output::{Flushed, Interrupts, Output, eprint_line};
 use crate::clock;
 use crate::journal::{Changes, Line, Reader};
+use crate::model::{Event, What};
 
 /// Which lines a command shows, and how.
 pub(super) trait Selection {
@@ -158,9 +158,14 @@ impl<S: Selection> View<S> {
 
 /// Says that lines before that one cannot be shown: they are gone.
 fn missed(count: u64, before: &Line) -> Line {
-    let time = &before.event["time"];
-    let event = json!({"event": "events_missed", "time": time, "service": null, "count": count});
-    let text = event.to_string();
+    let event = Event {
+        stamp: None,
+        time: before.event.time,
+        service: None,
+        what: What::EventsMissed { count },
+    };
+    // With its keys in the order of the alphabet: no journal has this event.
+    let text = serde_json::to_value(&event).unwrap_or_default().to_string();
     Line { text, event }
 }
 

@@ -4,9 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Facts;
-use crate::aftermath::CoreDump;
-use crate::decode::{LastSignal, Usage};
-use crate::model::{Cause, Profile, Sender};
+use crate::model::{Cause, CoreDump, LastSignal, Profile, Sender, Usage};
 
 /// A line with the event "exited". What the recorder did not know is `None`.
 #[derive(Debug, Clone, Deserialize)]

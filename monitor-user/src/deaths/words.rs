@@ -61,7 +61,7 @@ fn why(kept: &Kept, accounts: &Accounts) -> String {
             .asked_by()
             .map(|asker| sender(asker, &kept.asker, accounts));
         let asker: Option<&dyn fmt::Display> = asker.as_ref().map(|words| words as _);
-        why += &asked(last.signal, last.how, last.sender.clone(), asker);
+        why += &asked(last, asker);
     }
     why
 }

@@ -22,7 +22,6 @@
 
 mod changes;
 mod deaths;
-mod entry;
 mod reader;
 mod shares;
 mod writer;
@@ -34,8 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use changes::Changes;
 pub(crate) use deaths::{Deaths, Lost};
-pub(crate) use entry::{By, Entry, ExtraFacts};
-pub(crate) use reader::{Line, Reader, time_of};
+pub(crate) use reader::{Line, Reader};
 pub(crate) use writer::Journal;
 
 /// All files.

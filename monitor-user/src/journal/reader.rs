@@ -27,6 +27,7 @@ use serde_json::Value;
 use super::Place;
 use crate::clock::WallClock;
 use crate::control::rights::{self, Access};
+use crate::model::{Event, Source};
 use crate::os::{self, proc, progress};
 
 /// Longer lines are damage: the writer's are far shorter.
@@ -71,40 +72,43 @@ pub(crate) struct Reader {
     missed: u64,
 }
 
-/// One event as it was written, unknown keys and all.
+/// One event, and how it was written: unknown keys and all.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Line {
     /// The line without its newline.
     pub(crate) text: String,
-    /// The same, parsed: an object with an `event`.
-    pub(crate) event: Value,
-}
-
-/// When an event of the journal happened, by the clock as it is set now: so it is right how long
-/// ago that was, whatever the clock was then.
-pub(crate) fn time_of(event: &Value) -> Option<Timestamp> {
-    static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| proc::boot_id().ok());
-    let told = event["time"].as_str()?.parse().ok()?;
-    let boot_id = BOOT_ID.as_deref().filter(|it| event["boot_id"] == **it);
-    let since_boot = boot_id.and_then(|_| event["since_boot_ns"].as_u64());
-    Some(WallClock::read().corrected(told, since_boot.map(Duration::from_nanos)))
+    /// The same, read.
+    pub(crate) event: Event,
 }
 
 impl Line {
-    /// When it happened.
+    /// Reads a line; `None` if it is no event.
+    pub(crate) fn parse(text: String) -> Option<Self> {
+        let event = text.parse().ok()?;
+        Some(Self { text, event })
+    }
+
+    /// When it happened, by the clock as it is set now: so it is right how long ago that was,
+    /// whatever the clock was then.
     pub(crate) fn time(&self) -> Option<Timestamp> {
-        time_of(&self.event)
+        static BOOT_ID: LazyLock<Option<String>> = LazyLock::new(|| proc::boot_id().ok());
+        let boot = self.event.stamp.as_ref().map(|stamp| &stamp.source);
+        let is_this_boot = |boot: &&Source| boot.boot_id.is_some() && boot.boot_id == *BOOT_ID;
+        let since_boot = boot
+            .filter(is_this_boot)
+            .and_then(|boot| boot.since_boot_ns);
+        let since_boot = since_boot.map(Duration::from_nanos);
+        Some(WallClock::read().corrected(self.event.time?, since_boot))
+    }
+
+    /// All its keys, as they were written.
+    pub(crate) fn value(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_default()
     }
 
     /// Which service it is about.
     pub(crate) fn service(&self) -> Option<&str> {
-        self.event["service"].as_str()
-    }
-
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
-        let text = String::from_utf8(bytes).ok()?;
-        let event: Value = serde_json::from_str(&text).ok()?;
-        event["event"].is_string().then_some(Self { text, event })
+        self.event.service.as_deref()
     }
 }
 
@@ -187,7 +191,7 @@ impl Reader {
 
     fn count(&mut self, line: &Line) {
         let damaged = std::mem::take(&mut self.damaged_since);
-        let Some(seq) = line.event["seq"].as_u64() else {
+        let Some(seq) = line.event.seq() else {
             return;
         };
         if let Some(last) = self.last_seq.replace(seq) {
@@ -223,7 +227,7 @@ impl Stream {
     /// The number of the line ahead; the lowest for one that has none.
     fn number(&self) -> Option<u64> {
         let line = self.ahead.as_ref()?;
-        Some(line.event["seq"].as_u64().unwrap_or(0))
+        Some(line.event.seq().unwrap_or(0))
     }
 
     /// Reads the next line, unless that is done or there is none; returns how many damaged ones it
@@ -240,7 +244,7 @@ impl Stream {
             };
             match line {
                 Some(line) => {
-                    self.ahead = Line::parse(line);
+                    self.ahead = String::from_utf8(line).ok().and_then(Line::parse);
                     damaged += u64::from(self.ahead.is_none());
                 }
                 None if self.files.len() > 1 => damaged += self.finish_file(),

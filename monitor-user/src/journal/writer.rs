@@ -9,11 +9,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::Place;
 use super::shares::Shares;
-use super::{Entry, Place};
+use crate::model::{Event, Source, Stamp, What};
 use crate::os::{self, proc};
 use crate::text;
 
@@ -56,17 +57,6 @@ pub(super) struct Log {
     torn: bool,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: u64,
-    #[serde(flatten)]
-    entry: &'a Entry,
-    /// When it happened, on a clock that nobody sets, ...
-    since_boot_ns: u64,
-    /// ... which begins at each boot.
-    boot_id: Option<&'a str>,
-}
-
 impl Journal {
     /// Opens the journal in `runtime_dir`, or begins one there, of at most `max_size` bytes.
     /// Its files have mode 0600, or 0640 with `group`. A file in its place that is no journal, or
@@ -106,12 +96,13 @@ impl Journal {
         self.busy.reconfigure(of_all(max_size), group);
     }
 
-    /// Appends one event.
+    /// Appends one event, and gives it its number.
     ///
     /// # Errors
-    /// It is not written, and counted: the next one that is comes after a `journal_gap`.
-    pub(crate) fn append(&mut self, entry: &Entry) -> io::Result<()> {
-        let appended = self.tell_gap(entry).and_then(|()| self.append_one(entry));
+    /// It is not written, has no number, and is counted: the next one that is written comes after a
+    /// `journal_gap`.
+    pub(crate) fn append(&mut self, event: &mut Event) -> io::Result<()> {
+        let appended = self.tell_gap(event).and_then(|()| self.append_one(event));
         if appended.is_err() {
             self.unwritten += 1;
         }
@@ -136,29 +127,34 @@ impl Journal {
         line.map_or("", str::trim_ascii)
     }
 
-    fn tell_gap(&mut self, before: &Entry) -> io::Result<()> {
+    fn tell_gap(&mut self, before: &Event) -> io::Result<()> {
         if self.unwritten > 0 {
-            let gap = Entry::gap(before.time(), self.unwritten);
-            self.append_to(Place::Journal, &gap)?;
+            let count = self.unwritten;
+            let mut gap = Event {
+                service: None,
+                ..beside(before, What::JournalGap { count })
+            };
+            self.append_to(Place::Journal, &mut gap)?;
             self.unwritten = 0;
         }
         Ok(())
     }
 
-    fn append_one(&mut self, entry: &Entry) -> io::Result<()> {
-        let Some(service) = entry.service() else {
-            return self.append_to(Place::Journal, entry);
+    fn append_one(&mut self, event: &mut Event) -> io::Result<()> {
+        let Some(service) = &event.service else {
+            return self.append_to(Place::Journal, event);
         };
         let Some(is_told) = self.has_used_its_share(service) else {
-            return self.append_to(Place::Journal, entry);
+            return self.append_to(Place::Journal, event);
         };
         if !is_told {
-            self.append_to(Place::Journal, &Entry::share(entry.time(), service))?;
+            let service = service.clone();
+            self.append_to(Place::Journal, &mut beside(event, What::JournalShare))?;
             if let Some(shares) = &mut self.shares {
-                shares.tell(service);
+                shares.tell(&service);
             }
         }
-        self.append_to(Place::Busy, entry)
+        self.append_to(Place::Busy, event)
     }
 
     /// Whether the journal tells that a service has used its share of the file, if it has.
@@ -179,25 +175,34 @@ impl Journal {
         has_used.then(|| shares.is_told(service))
     }
 
-    fn append_to(&mut self, place: Place, entry: &Entry) -> io::Result<()> {
+    fn append_to(&mut self, place: Place, event: &mut Event) -> io::Result<()> {
         let seq = self.seq.saturating_add(1);
+        let since_boot_ns = event
+            .exit_since_boot_ns()
+            .unwrap_or_else(proc::since_boot_ns);
+        let source = Source {
+            since_boot_ns: Some(since_boot_ns),
+            boot_id: self.boot_id.clone(),
+            ..Source::default()
+        };
+        event.stamp = Some(Stamp { seq, source });
+        let appended = self.append_numbered(place, seq, event);
+        if appended.is_err() {
+            event.stamp = None;
+        }
+        appended
+    }
+
+    fn append_numbered(&mut self, place: Place, seq: u64, event: &Event) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         // Ends a torn line, where there is one.
         buffer.push(b'\n');
-        buffer.extend_from_slice(
-            text::json(&Line {
-                seq,
-                entry,
-                since_boot_ns: entry.since_boot_ns().unwrap_or_else(proc::since_boot_ns),
-                boot_id: self.boot_id.as_deref(),
-            })?
-            .as_bytes(),
-        );
+        buffer.extend_from_slice(text::json(event)?.as_bytes());
         buffer.push(b'\n');
         let appended = self.write(place, seq, &buffer);
         if place == Place::Journal
-            && let (Some(shares), Some(service)) = (&mut self.shares, entry.service())
+            && let (Some(shares), Some(service)) = (&mut self.shares, &event.service)
         {
             shares.add(service, buffer.len() - 1);
         }
@@ -343,6 +348,16 @@ impl Log {
         let is_whole = end == buffer.len();
         let error = || io::Error::new(io::ErrorKind::StorageFull, message);
         (end > 1, is_whole.then_some(()).ok_or_else(error))
+    }
+}
+
+/// An event of the journal's own, at the time of another one and about the same service.
+fn beside(event: &Event, what: What) -> Event {
+    Event {
+        stamp: None,
+        time: event.time,
+        service: event.service.clone(),
+        what,
     }
 }
 

@@ -12,7 +12,7 @@ use super::profile::Profile;
 use super::signal::Signal;
 
 /// Why a process ended, as `wait` would tell it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// It called `exit`, or returned from main.
     Exited {
@@ -31,6 +31,7 @@ pub(crate) enum Cause {
     /// The kernel killed it for lack of memory.
     OomKilled(OomKill),
     /// It is gone, and nothing that saw how is left.
+    #[default]
     Unknown,
 }
 
@@ -221,6 +222,52 @@ pub(crate) struct Death {
 }
 
 impl Cause {
+    /// "exited", "signaled", "oom_killed" or "unknown".
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Exited { .. } => "exited",
+            Self::Signaled { .. } => "signaled",
+            Self::OomKilled(_) => "oom_killed",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The exit status, if it exited.
+    pub(crate) fn code(&self) -> Option<u8> {
+        match self {
+            Self::Exited { code } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The signal that ended it.
+    pub(crate) fn signal(&self) -> Option<Signal> {
+        match self {
+            Self::Signaled { signal, .. } => Some(*signal),
+            Self::OomKilled(_) => Some(Signal::KILL),
+            Self::Exited { .. } | Self::Unknown => None,
+        }
+    }
+
+    /// Whether the kernel wrote a core.
+    pub(crate) fn core_dumped(&self) -> bool {
+        matches!(
+            self,
+            Self::Signaled {
+                core_dumped: true,
+                ..
+            }
+        )
+    }
+
+    /// Who sent the signal that ended it, if that is known.
+    pub(crate) fn sender(&self) -> Option<&Sender> {
+        match self {
+            Self::Signaled { origin, .. } => origin.sender.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Reads a wait status as `wait(2)` returns it.
     pub(crate) fn from_wait_status(status: i32) -> Self {
         let signal = status & 0x7f;
@@ -378,37 +425,19 @@ struct Wire {
 
 impl Serialize for Cause {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut wire = Wire {
-            kind: String::new(),
-            code: None,
-            signal: None,
-            core_dumped: false,
-            origin: Origin::default(),
-            oom: None,
+        let (origin, oom) = match self {
+            Self::Signaled { origin, .. } => (origin.clone(), None),
+            Self::OomKilled(kill) => (Origin::default(), Some(*kill)),
+            Self::Exited { .. } | Self::Unknown => (Origin::default(), None),
         };
-        wire.kind = match self {
-            Self::Exited { code } => {
-                wire.code = Some(*code);
-                "exited"
-            }
-            Self::Signaled {
-                signal,
-                core_dumped,
-                origin,
-            } => {
-                wire.signal = Some(*signal);
-                wire.core_dumped = *core_dumped;
-                wire.origin = origin.clone();
-                "signaled"
-            }
-            Self::OomKilled(kill) => {
-                wire.signal = Some(Signal::KILL);
-                wire.oom = Some(*kill);
-                "oom_killed"
-            }
-            Self::Unknown => "unknown",
-        }
-        .to_owned();
+        let wire = Wire {
+            kind: self.kind().to_owned(),
+            code: self.code(),
+            signal: self.signal(),
+            core_dumped: self.core_dumped(),
+            origin,
+            oom,
+        };
         wire.serialize(serializer)
     }
 }

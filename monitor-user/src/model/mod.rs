@@ -4,6 +4,8 @@
 //! this module and on std alone.
 
 mod cause;
+mod event;
+mod exit;
 mod instance;
 mod memory;
 mod notice;
@@ -16,6 +18,8 @@ mod spec;
 mod status;
 
 pub(crate) use cause::*;
+pub(crate) use event::{By, Event, Request, Source, Stamp, What};
+pub(crate) use exit::*;
 pub(crate) use instance::*;
 pub(crate) use memory::*;
 pub(crate) use notice::*;

@@ -1,8 +1,13 @@
-//! What the supervisor tells the journal.
+//! What the supervisor tells the journal, and the event that it becomes there.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::cause::Death;
+use super::event::{Event, What};
+use super::exit::{Circumstances, Exit};
 use super::instance::{Child, Instance, ServiceName, SpawnFailure};
 use super::signal::Signal;
 
@@ -93,4 +98,112 @@ pub(crate) enum BackoffReason {
     SpawnFailed(SpawnFailure),
     /// It ended more than 20 times within a second, by itself or not.
     TooOften,
+}
+
+/// What a [`Notice`] does not tell.
+#[derive(Debug, Clone)]
+pub(crate) struct ExtraFacts {
+    /// When it became known.
+    pub(crate) time: Timestamp,
+    /// Of an exit.
+    pub(crate) circumstances: Circumstances,
+}
+
+impl ExtraFacts {
+    /// Nothing but when it became known.
+    pub(crate) fn at(time: Timestamp) -> Self {
+        Self {
+            time,
+            circumstances: Circumstances::default(),
+        }
+    }
+}
+
+impl Event {
+    /// What the supervisor tells, with what else is known of it.
+    pub(crate) fn from_notice(notice: &Notice, facts: ExtraFacts) -> Self {
+        let time = match notice {
+            Notice::Exited { death, .. } => death.time,
+            Notice::ChildExited { child, .. } => child.death.time,
+            _ => None,
+        };
+        let time = time.unwrap_or(facts.time);
+        let service = notice.service().map(AsRef::as_ref);
+        Self::new(time, service, what(notice, facts.circumstances))
+    }
+}
+
+fn what(notice: &Notice, circumstances: Circumstances) -> What {
+    match notice {
+        Notice::Exited {
+            instance, death, ..
+        } => What::Exited(Box::new(exit(*instance, death, circumstances))),
+        Notice::ChildExited { child, .. } => What::ChildExited(Box::new(Exit {
+            left_out: Some(child.left_out),
+            ..exit(child.process, &child.death, circumstances)
+        })),
+        Notice::Started {
+            instance, restarts, ..
+        } => What::Started {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+            restarts: *restarts,
+        },
+        Notice::Adopted { instance, .. } => What::Adopted {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+        },
+        Notice::Stopping {
+            instance, signal, ..
+        } => What::Stopping {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+            signal: Some(*signal),
+        },
+        Notice::Stopped { .. } => What::Stopped,
+        Notice::WentToBackground {
+            instance, advice, ..
+        } => What::WentToBackground {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+            message: advice.clone(),
+        },
+        Notice::Backoff { delay, reason, .. } => backoff(*delay, reason),
+        Notice::Failed { reason, .. } => What::Failed {
+            reason: reason.clone(),
+        },
+        Notice::EventsLost { count } => What::EventsLost { count: *count },
+    }
+}
+
+fn exit(instance: Instance, death: &Death, circumstances: Circumstances) -> Exit {
+    Exit {
+        pid: instance.pid,
+        start_time_ns: Some(instance.start_time_ns),
+        comm: death.comm.clone(),
+        uptime_ns: death.uptime.map(nanoseconds),
+        cause: death.cause.clone(),
+        circumstances,
+        left_out: None,
+    }
+}
+
+fn backoff(delay: Duration, reason: &BackoffReason) -> What {
+    let (reason, message) = match reason {
+        BackoffReason::Exited => ("exited", None),
+        BackoffReason::SpawnFailed(failure) => ("start_failed", Some(failure.message.clone())),
+        BackoffReason::TooOften => (
+            "too_often",
+            Some("it ended more than 20 times within a second".to_owned()),
+        ),
+    };
+    What::Backoff {
+        delay_ns: nanoseconds(delay),
+        reason: Cow::Borrowed(reason),
+        message,
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

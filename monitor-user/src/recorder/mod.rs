@@ -26,10 +26,9 @@ use crate::clock::{self, WallClock};
 use crate::decode::{self, Death};
 use crate::journal::{Deaths, Lost};
 use crate::manager::Manager;
-use crate::model::{Cause, Profile, Sender};
+use crate::model::{Cause, Event, Exited, Profile, Sender};
 use crate::os::trust::{Survey, Trusted};
 use crate::probe::{self, Keep, KernelProbe, PinDir};
-use crate::report::Exited;
 
 /// Between two tries to write what the disk did not take.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -59,7 +58,7 @@ pub(crate) struct Options {
 #[derive(Serialize)]
 struct Kept {
     #[serde(flatten)]
-    exited: Exited,
+    exited: Event,
     #[serde(flatten)]
     profile: Profile,
 }
@@ -254,6 +253,7 @@ impl Recorder {
         }
         let mut exited = Exited::with_record(exit, wall);
         exited.service = profile.owner.service.take();
+        let exited = exited.into();
         Kept { exited, profile }
     }
 

@@ -18,9 +18,9 @@ use crate::cli::watch::source::{Loss, Sink, Source};
 use crate::control::client::{self, AskError};
 use crate::control::{self, Command, Response};
 use crate::journal::{Changes, Reader};
+use crate::model::Exited;
 use crate::os;
 use crate::probe;
-use crate::report::Exited;
 
 /// Lines of the journal that are taken at once.
 const LINES: usize = 500;
@@ -213,7 +213,7 @@ impl JournalFeed {
         };
         while inputs.len() < LINES {
             match reader.next() {
-                Ok(Some(line)) => inputs.push(Input::Happened(line)),
+                Ok(Some(line)) => inputs.push(Input::Happened(Box::new(line))),
                 Ok(None) => {
                     self.more = false;
                     break;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::journal::Line;
+use crate::model::What;
 use crate::report::happening;
 
 /// How far back the restarts are counted.
@@ -27,8 +28,8 @@ pub(super) struct History {
 impl History {
     /// Takes an event of the service.
     pub(super) fn take(&mut self, line: &Line) {
-        match line.event["event"].as_str() {
-            Some("started") if line.event["restarts"].as_u64() > Some(0) => {
+        match line.event.what {
+            What::Started { restarts: 1.., .. } => {
                 let Some(time) = line.time() else { return };
                 let minute = minute(time);
                 *self.restarts.entry(minute).or_default() += 1;
@@ -36,7 +37,7 @@ impl History {
                 let first = minute - i64::try_from(MINUTES).unwrap_or(i64::MAX);
                 self.restarts = self.restarts.split_off(&first);
             }
-            Some("exited") => {
+            What::Exited(_) => {
                 if self.deaths.len() == DEATHS {
                     self.deaths.pop_front();
                 }
@@ -93,10 +94,7 @@ mod tests {
     fn history(events: &[serde_json::Value]) -> History {
         let mut history = History::default();
         for event in events {
-            history.take(&Line {
-                text: event.to_string(),
-                event: event.clone(),
-            });
+            history.take(&Line::parse(event.to_string()).unwrap());
         }
         history
     }

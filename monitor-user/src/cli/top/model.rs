@@ -6,15 +6,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use serde::Deserialize;
 
 use super::history::History;
-use crate::aftermath::Circumstances;
 use crate::control::{Command, ServiceStatus};
-use crate::decode::LastSignal;
 use crate::journal::Line;
-use crate::model::Cause;
-use crate::report::Exited;
+use crate::model::{Exited, What};
 
 /// How many exits are kept: more than any screen shows.
 const EXITS: usize = 500;
@@ -39,7 +35,7 @@ pub(super) enum Input {
     /// The journal cannot be read, and why.
     JournalClosed(String),
     /// A line of the journal.
-    Happened(Line),
+    Happened(Box<Line>),
     /// A process of the host ended.
     Exited(Box<Exited>),
     /// So many exits of the host could not be told.
@@ -251,8 +247,8 @@ impl Model {
     }
 
     fn happened(&mut self, line: &Line) {
-        if line.event["event"] == "agent_started" {
-            self.agent_pid = line.event["pid"].as_u64();
+        if let What::AgentStarted { pid, .. } = line.event.what {
+            self.agent_pid = Some(pid.into());
         }
         let Some(service) = line.service() else {
             return;
@@ -340,22 +336,15 @@ fn push(exits: &mut VecDeque<Exited>, exited: Exited) {
 
 /// The exit that a line of the journal tells of, if it does.
 fn exit_of(line: &Line) -> Option<Exited> {
-    let event = &line.event;
-    if event["event"] != "exited" {
+    let What::Exited(exit) = &line.event.what else {
         return None;
-    }
-    let pid = u32::try_from(event["pid"].as_u64()?).ok()?;
-    let circumstances = Circumstances {
-        last_signal: LastSignal::deserialize(&event["last_signal"]).ok(),
-        ..Circumstances::default()
     };
+    let mut exit = (**exit).clone();
+    // It may be long, and is not shown here.
+    exit.circumstances.last_output = None;
     Some(Exited {
-        service: line.service().map(str::to_owned),
-        start_time_ns: event["start_time_ns"].as_u64(),
-        comm: event["comm"].as_str().map(str::to_owned),
-        uptime_ns: event["uptime_ns"].as_u64(),
-        cause: Cause::deserialize(&event["cause"]).unwrap_or(Cause::Unknown),
-        circumstances,
-        ..Exited::unknown(line.time()?, pid)
+        time: line.time()?,
+        service: line.event.service.clone(),
+        exit,
     })
 }

@@ -7,7 +7,8 @@ use anstyle::{AnsiColor, Style};
 use super::canvas::Canvas;
 use super::model::Pane;
 use super::view::View;
-use crate::report::{Age, Exited, Times, cause_style};
+use crate::model::Exited;
+use crate::report::{Age, Times, cause_style};
 use crate::text::columns;
 
 const KEYS: [(&str, &str); 8] = [
@@ -89,23 +90,24 @@ impl View<'_> {
     /// A line under [`Times::header`], and whose exit it was.
     fn exit(&self, canvas: &mut Canvas<'_>, y: u16, exited: &Exited) {
         let plain = Style::new();
+        let exit = &exited.exit;
         let time = self.times().of(exited.time);
-        let lived = exited.uptime_ns.map_or_else(
+        let lived = exit.uptime_ns.map_or_else(
             || "?".to_owned(),
             |ns| Age(Duration::from_nanos(ns)).to_string(),
         );
         canvas.put(2, y, 12, &time, plain.dimmed());
-        canvas.right(16, y, 7, &exited.pid.to_string(), plain);
-        canvas.put(25, y, 16, exited.comm.as_deref().unwrap_or("?"), plain);
+        canvas.right(16, y, 7, &exit.pid.to_string(), plain);
+        canvas.put(25, y, 16, exit.comm.as_deref().unwrap_or("?"), plain);
         canvas.right(43, y, 7, &lived, plain);
-        let cause = exited.why();
+        let cause = exit.why();
         let service = self.service_of(exited).map(|name| format!("[{name}]"));
         // A cause may be long, by its sender: whose exit it was has its room first.
         let reserved = service.as_ref().map_or(0, |name| columns(name) + 1);
         let reserved = u16::try_from(reserved).unwrap_or(u16::MAX);
         let room = canvas.buffer.area.width.saturating_sub(52);
         let room = room.saturating_sub(reserved).max(room.min(17));
-        let x = canvas.put(52, y, room, &cause, cause_style(&exited.cause));
+        let x = canvas.put(52, y, room, &cause, cause_style(&exit.cause));
         if let Some(service) = service {
             canvas.put(x + 1, y, u16::MAX, &service, plain.bold());
         }
@@ -113,7 +115,8 @@ impl View<'_> {
 
     fn service_of<'a>(&'a self, exited: &'a Exited) -> Option<&'a str> {
         let is_it = |of_service: &&Exited| {
-            (of_service.pid, of_service.start_time_ns) == (exited.pid, exited.start_time_ns)
+            let [one, other] = [of_service, exited].map(|it| (it.exit.pid, it.exit.start_time_ns));
+            one == other
         };
         match &exited.service {
             Some(service) => Some(service),

@@ -15,8 +15,8 @@ use super::model::{Absence, Input, Model, Moment, Order, Verb, Wish};
 use super::view::View;
 use crate::control::ServiceStatus;
 use crate::journal::Line;
+use crate::model::Exited;
 use crate::model::{Cause, Desired, State};
-use crate::report::Exited;
 
 const PLAIN: Look = Look {
     colour: false,
@@ -50,14 +50,13 @@ fn status(service: &str, state: State) -> ServiceStatus {
     }
 }
 
-fn line(event: Value) -> Input {
-    let text = event.to_string();
-    Input::Happened(Line { text, event })
+fn line(event: &Value) -> Input {
+    Input::Happened(Box::new(Line::parse(event.to_string()).unwrap()))
 }
 
 fn died(service: &str, time: &str, pid: u32) -> Input {
     line(
-        json!({"event": "exited", "service": service, "time": time, "pid": pid,
+        &json!({"event": "exited", "service": service, "time": time, "pid": pid,
         "start_time_ns": 7, "comm": "sh\u{1b}]0;", "uptime_ns": 2_000_000_000_u64,
         "cause": {"kind": "signaled", "code": null, "signal": "SIGKILL", "core_dumped": false,
                   "sender": null}}),
@@ -65,13 +64,12 @@ fn died(service: &str, time: &str, pid: u32) -> Input {
 }
 
 fn exited(pid: u32, comm: &str) -> Input {
-    Input::Exited(Box::new(Exited {
-        start_time_ns: Some(7),
-        comm: Some(comm.to_owned()),
-        uptime_ns: Some(1_500_000),
-        cause: Cause::Exited { code: 1 },
-        ..Exited::unknown(at(0).wall, pid)
-    }))
+    let mut exited = Exited::unknown(at(0).wall, pid);
+    exited.exit.start_time_ns = Some(7);
+    exited.exit.comm = Some(comm.to_owned());
+    exited.exit.uptime_ns = Some(1_500_000);
+    exited.exit.cause = Cause::Exited { code: 1 };
+    Input::Exited(Box::new(exited))
 }
 
 fn key(code: KeyCode) -> Input {
@@ -221,7 +219,7 @@ fn what_is_selected_stays_so() {
 #[test]
 fn what_happens_is_a_reason_to_look() {
     let mut model = three();
-    let started = line(json!({"event": "agent_started", "pid": 77}));
+    let started = line(&json!({"event": "agent_started", "pid": 77}));
     assert_eq!(model.take(started, at(0)), Some(Wish::Look));
     assert!(screen(&model)[0].contains("agent 77   3 services: 3 running"));
     assert_eq!(model.take(exited(1, "x"), at(0)), None);
@@ -266,11 +264,11 @@ fn the_whole_screen() {
         },
         status("off", State::Stopped),
     ]);
-    model.take(line(json!({"event": "agent_started", "pid": 77})), at(0));
+    model.take(line(&json!({"event": "agent_started", "pid": 77})), at(0));
     for (time, count) in [("2026-01-01T11:01:00Z", 9), ("2026-01-01T11:59:00Z", 2)] {
         for _ in 0..count {
             let event = json!({"event": "started", "time": time, "restarts": 1, "service": "gone"});
-            model.take(line(event), at(0));
+            model.take(line(&event), at(0));
         }
     }
     model.take(
@@ -371,7 +369,7 @@ fn a_poor_terminal_gets_plain_ascii() {
     let mut model = three();
     model.take(exited(1, "naïve"), at(0));
     let event = json!({"event": "started", "time": at(0).wall, "restarts": 1, "service": "a"});
-    model.take(line(event), at(0));
+    model.take(line(&event), at(0));
     let poor = Look {
         unicode: false,
         ..PLAIN

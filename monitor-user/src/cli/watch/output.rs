@@ -9,7 +9,8 @@ use super::Summary;
 use super::source::{Loss, Sink};
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
-use crate::report::{Exited, Times};
+use crate::model::{Event, Exited};
+use crate::report::Times;
 
 /// Exits on standard output.
 pub(super) struct View {
@@ -82,7 +83,7 @@ impl Sink for View {
     fn exited(&mut self, exited: &Exited) -> Result<()> {
         self.buffered += 1;
         if self.json {
-            self.output.json(exited)?;
+            self.output.json(&Event::from(exited.clone()))?;
         } else {
             self.output.line(&exited.line(&self.times));
         }

@@ -9,11 +9,10 @@ use tokio::task::JoinSet;
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
 use crate::decode::{self, Birth};
-use crate::model::Cause;
+use crate::model::{Cause, Exit, Exited};
 use crate::os;
 use crate::os::process::Process;
 use crate::probe::{HookStatistics, KernelProbe, Options};
-use crate::report::Exited;
 
 /// Exits that the kernel could not report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,12 +252,17 @@ fn without_record(process: &Process) -> Exited {
     let start_time_ns = process.instance.start_time_ns;
     let now = u64::try_from(clock::since_boot().as_nanos()).unwrap_or(u64::MAX);
     Exited {
-        start_time_ns: Some(start_time_ns),
-        comm: process.comm.clone(),
-        uptime_ns: Some(now.saturating_sub(start_time_ns)),
-        cause: process
-            .exit_status()
-            .map_or(Cause::Unknown, Cause::from_wait_status),
-        ..Exited::unknown(clock::now(), process.instance.pid)
+        time: clock::now(),
+        service: None,
+        exit: Exit {
+            pid: process.instance.pid,
+            start_time_ns: Some(start_time_ns),
+            comm: process.comm.clone(),
+            uptime_ns: Some(now.saturating_sub(start_time_ns)),
+            cause: process
+                .exit_status()
+                .map_or(Cause::Unknown, Cause::from_wait_status),
+            ..Exit::default()
+        },
     }
 }

@@ -17,7 +17,7 @@ use super::words::{self, Whereabouts, no_sender};
 use crate::accounts::Accounts;
 use crate::deaths::{self, Kept};
 use crate::journal::{Line, Reader};
-use crate::model::{Cause, How, Profile, Sender};
+use crate::model::{Cause, Exit, How, Profile, Sender, What};
 use crate::os::proc;
 use crate::report::{Age, cause_style, counted};
 use crate::text::printable;
@@ -103,15 +103,24 @@ fn is_process(name: &str, kept: &Kept) -> bool {
 struct Death {
     /// Which line of the file it is.
     order: usize,
-    event: Value,
+    line: Line,
+    exit: Exit,
     kept: Kept,
 }
 
 impl Death {
     fn of(order: usize, line: Line) -> Option<Self> {
-        let kept = Kept::of(&line.event)?;
-        let event = line.event;
-        Some(Self { order, event, kept })
+        let kept = Kept::of(&line.value())?;
+        let What::Exited(exit) = &line.event.what else {
+            return None;
+        };
+        let exit = (**exit).clone();
+        Some(Self {
+            order,
+            line,
+            exit,
+            kept,
+        })
     }
 
     fn is_this_boot(&self) -> bool {
@@ -221,7 +230,7 @@ impl Incident {
             Some(Whereabouts::Ended) => (Some(false), None),
             None => (None, None),
         };
-        let others: Vec<&Value> = self.others.iter().map(|death| &death.event).collect();
+        let others: Vec<Value> = self.others.iter().map(|it| it.line.value()).collect();
         json!({
             "name": self.name,
             "found_by": self.kind.word(),
@@ -229,7 +238,7 @@ impl Incident {
             "requested": null,
             "stopping": null,
             "child": null,
-            "exited": self.main.event,
+            "exited": self.main.line.value(),
             "sender_lives": lives,
             "sender_command": command,
             "then": [],
@@ -293,7 +302,7 @@ impl Incident {
             true => "",
             false => ", in an earlier boot",
         };
-        words::when(&self.main.event, zone) + boot
+        words::when(&self.main.line, &self.main.exit, zone) + boot
     }
 
     fn sender(&self, accounts: &Accounts) -> Vec<String> {

@@ -101,7 +101,7 @@ fn tell_service(reader: &mut Reader, arguments: &Arguments, output: &mut Output)
         let name = printable(&arguments.name);
         output.line(&format!("{name} has not died, as far as the journal goes"));
         if let Some(trouble) = &told.trouble {
-            output.line(&format!("  but     {}", happening(trouble)));
+            output.line(&format!("  but     {}", happening(&trouble.event)));
         }
     }
     let zone = TimeZone::system();

@@ -5,17 +5,14 @@ use std::time::Duration;
 use anstyle::Style;
 use anyhow::Result;
 use jiff::tz::TimeZone;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::words::{self, Whereabouts, no_sender, of_sender, since, whereabouts};
 use crate::accounts::Accounts;
-use crate::aftermath::CoreDump;
-use crate::decode::Usage;
-use crate::journal::{Reader, time_of};
-use crate::model::{Cause, How, Instance, Sender};
+use crate::journal::{Line, Reader};
+use crate::model::{Cause, Exit, Request, Sender, What};
 use crate::os::proc;
-use crate::report::{Age, cause_style, happening, requested};
+use crate::report::{Age, cause_style, happening};
 use crate::text::printable;
 
 /// How long before a main process is ended by a signal the end of another process is told with it. One
@@ -28,38 +25,40 @@ pub(super) struct Deaths {
     pub(super) is_known: bool,
     pub(super) deaths: Vec<Death>,
     /// Why it could not be started, or was given up, if it has not run since.
-    pub(super) trouble: Option<Value>,
+    pub(super) trouble: Option<Line>,
 }
 
 /// A death, and what came of it.
 pub(super) struct Death {
     service: String,
-    exited: Value,
+    exited: Line,
+    /// The same, as an exit.
+    exit: Exit,
     /// What the agent did to end it before, if it did.
-    stopping: Option<Value>,
+    stopping: Option<Line>,
     /// What somebody had asked of the agent that led to it.
-    requested: Option<Value>,
+    requested: Option<Line>,
     /// The last of its other processes that a signal had ended before.
-    child: Option<Value>,
+    child: Option<Line>,
     /// What the journal tells of the service from there to the next death.
-    then: Vec<Value>,
+    then: Vec<Line>,
     /// The death that ended what came of it.
-    next: Option<Value>,
+    next: Option<Line>,
 }
 
 /// What may lead to the next death.
 #[derive(Default)]
 struct Before {
     /// Pid of the agent that works.
-    agent: Option<u64>,
+    agent: Option<u32>,
     /// The last request that may have the agent stop the service; none is older than the agent.
-    request: Option<Value>,
+    request: Option<Line>,
     /// The last request for a signal to it.
-    signal_request: Option<Value>,
+    signal_request: Option<Line>,
     /// The last stop, and what had led to that.
-    stopping: Option<(Value, Option<Value>)>,
+    stopping: Option<(Line, Option<Line>)>,
     /// The last end of another process of the instance that runs.
-    child: Option<Value>,
+    child: Option<Line>,
 }
 
 impl Deaths {
@@ -68,73 +67,80 @@ impl Deaths {
         let mut told = Self::default();
         let mut before = Before::default();
         while let Some(line) = reader.next()? {
-            told.take(line.event, service, count, &mut before);
+            told.take(line, service, count, &mut before);
         }
         Ok(told)
     }
 
-    fn take(&mut self, event: Value, service: &str, count: usize, before: &mut Before) {
-        let is_of_it = event["service"] == *service;
-        if !is_of_it && !event["service"].is_null() {
+    fn take(&mut self, line: Line, service: &str, count: usize, before: &mut Before) {
+        let is_of_it = line.service() == Some(service);
+        if !is_of_it && line.service().is_some() {
             return;
         }
-        before.take(&event);
+        before.take(&line);
         if !is_of_it {
             return;
         }
         self.is_known = true;
-        match event["event"].as_str() {
-            Some("backoff") if event["message"].is_string() => self.trouble = Some(event.clone()),
-            Some("failed") => self.trouble = Some(event.clone()),
-            Some("started") => self.trouble = None,
+        let last = self.deaths.last_mut();
+        match &line.event.what {
+            What::Exited(exit) => {
+                let exit = (**exit).clone();
+                if let Some(death) = last {
+                    death.next = Some(line.clone());
+                }
+                if self.deaths.len() == count {
+                    self.deaths.remove(0);
+                }
+                self.deaths.push(before.led_to(line, exit, service));
+                return;
+            }
+            What::ChildExited(_) => return,
+            What::Backoff {
+                message: Some(_), ..
+            }
+            | What::Failed { .. } => self.trouble = Some(line.clone()),
+            What::Started { .. } => self.trouble = None,
             _ => {}
         }
-        let last = self.deaths.last_mut();
-        if event["event"] != "exited" {
-            if event["event"] != "child_exited"
-                && let Some(death) = last
-            {
-                death.then.push(event);
-            }
-            return;
-        }
         if let Some(death) = last {
-            death.next = Some(event.clone());
+            death.then.push(line);
         }
-        if self.deaths.len() == count {
-            self.deaths.remove(0);
-        }
-        self.deaths.push(before.led_to(event, service));
     }
 }
 
 impl Before {
-    fn take(&mut self, event: &Value) {
-        match event["event"].as_str() {
-            Some("agent_started") => {
-                self.agent = event["pid"].as_u64();
+    fn take(&mut self, line: &Line) {
+        match &line.event.what {
+            What::AgentStarted { pid, .. } => {
+                self.agent = Some(*pid);
                 self.request = None;
             }
-            Some("requested") if event["command"] == "signal" => {
-                self.signal_request = Some(event.clone());
-            }
-            Some("requested") if event["command"] != "start" => self.request = Some(event.clone()),
+            What::Requested { command, .. } => match command {
+                Request::Signal => self.signal_request = Some(line.clone()),
+                Request::Start => {}
+                _ => self.request = Some(line.clone()),
+            },
             // The agent stops what it was asked to stop at once, so this is what led to it.
-            Some("stopping") => self.stopping = Some((event.clone(), self.request.take())),
-            Some("started") => self.child = None,
-            Some("child_exited") => self.child = Some(event.clone()),
+            What::Stopping { .. } => self.stopping = Some((line.clone(), self.request.take())),
+            What::Started { .. } => self.child = None,
+            What::ChildExited(_) => self.child = Some(line.clone()),
             _ => {}
         }
     }
 
-    fn led_to(&mut self, exited: Value, service: &str) -> Death {
+    fn led_to(&mut self, exited: Line, exit: Exit, service: &str) -> Death {
+        let by_agent =
+            self.agent.is_some() && exit.cause.sender().map(|sender| sender.pid) == self.agent;
         let signal_request = self.signal_request.take().filter(|request| {
-            let cause = &exited["cause"];
-            let by_agent = self.agent.is_some() && cause["sender"]["pid"].as_u64() == self.agent;
-            by_agent && request["signal"] == cause["signal"]
+            let What::Requested { signal, .. } = request.event.what else {
+                return false;
+            };
+            by_agent && signal == exit.cause.signal()
         });
+        let instance = exited.event.what.instance();
         let stop = self.stopping.take();
-        let stop = stop.filter(|(stopping, _)| is_same_instance(stopping, &exited));
+        let stop = stop.filter(|(stopping, _)| stopping.event.what.instance() == instance);
         let (stopping, requested) = match stop {
             Some((stopping, request)) => (Some(stopping), request),
             None => (None, signal_request),
@@ -143,6 +149,7 @@ impl Before {
             service: service.to_owned(),
             child: self.child.take(),
             exited,
+            exit,
             stopping,
             requested,
             then: Vec::new(),
@@ -152,40 +159,38 @@ impl Before {
 }
 
 impl Death {
-    fn cause(&self) -> Cause {
-        Cause::deserialize(&self.exited["cause"]).unwrap_or(Cause::Unknown)
-    }
-
     /// Who sent the signal that ended it, or asked it to end.
-    fn sender(&self) -> Option<Sender> {
-        let of = |value: &Value| Sender::deserialize(&value["sender"]).ok();
-        of(&self.exited["cause"]).or_else(|| of(&self.exited["last_signal"]))
+    fn sender(&self) -> Option<&Sender> {
+        let last = self.exit.circumstances.last_signal.as_ref();
+        let asked = last.and_then(|last| last.sender.as_ref());
+        self.exit.cause.sender().or(asked)
     }
 
     pub(super) fn json(&self) -> Value {
-        let whereabouts = self.sender().as_ref().and_then(whereabouts);
+        let whereabouts = self.sender().and_then(whereabouts);
         let (lives, command) = match whereabouts {
             Some(Whereabouts::Lives(command)) => (Some(true), Some(command)),
             Some(Whereabouts::Ended) => (Some(false), None),
             None => (None, None),
         };
+        let all = |lines: &[Line]| lines.iter().map(Line::value).collect::<Vec<_>>();
         json!({
             "service": self.service,
-            "requested": self.requested,
-            "stopping": self.stopping,
-            "child": self.child,
-            "exited": self.exited,
+            "requested": self.requested.as_ref().map(Line::value),
+            "stopping": self.stopping.as_ref().map(Line::value),
+            "child": self.child.as_ref().map(Line::value),
+            "exited": self.exited.value(),
             "sender_lives": lives,
             "sender_command": command,
-            "then": self.then,
-            "next_exit": self.next,
+            "then": all(&self.then),
+            "next_exit": self.next.as_ref().map(Line::value),
         })
     }
 
     /// In words, a line each, with colours.
     pub(super) fn lines(&self, zone: &TimeZone, accounts: &Accounts) -> Vec<String> {
-        let cause = self.cause();
-        let style = cause_style(&cause);
+        let cause = &self.exit.cause;
+        let style = cause_style(cause);
         let bold = Style::new().bold();
         let name = printable(&self.service);
         let what = printable(&cause.to_string());
@@ -195,25 +200,24 @@ impl Death {
                 lines.push(format!("  {topic:<8}{}", printable(&words)));
             }
         };
-        say("when", Some(words::when(&self.exited, zone)));
+        say("when", Some(words::when(&self.exited, &self.exit, zone)));
         say("stopped", self.stopped());
-        say("sender", self.sender_words(&cause, accounts));
+        say("sender", self.sender_words(accounts));
         say("asked", self.asked(accounts));
         say("before", self.child());
-        say("memory", words::memory(&cause));
-        let usage = Usage::deserialize(&self.exited["usage"]);
-        say("used", usage.ok().as_ref().map(words::used));
-        let core = CoreDump::deserialize(&self.exited["core"]);
-        say("core", core.ok().as_ref().map(words::core));
+        say("memory", words::memory(cause));
+        let of = &self.exit.circumstances;
+        say("used", of.usage.as_ref().map(words::used));
+        say("core", of.core.as_ref().map(words::core));
         for (index, line) in self.last_output().lines().enumerate() {
             say(
                 if index == 0 { "output" } else { "" },
                 Some(line.to_owned()),
             );
         }
-        for (index, event) in self.then.iter().enumerate() {
-            let words = anstream::adapter::strip_str(&happening(event)).to_string();
-            let after = self.after(event);
+        for (index, line) in self.then.iter().enumerate() {
+            let words = in_words(line);
+            let after = self.after(line);
             say(
                 if index == 0 { "then" } else { "" },
                 Some(format!("{words}{after}")),
@@ -225,9 +229,17 @@ impl Death {
 
     /// What of the agent's doing it was.
     fn stopped(&self) -> Option<String> {
-        let stopping = self.stopping.as_ref();
-        let signal = stopping.map(|stopping| stopping["signal"].as_str().unwrap_or("?"));
-        let request = self.requested.as_ref().map(requested);
+        let signal = self.stopping.as_ref().map(|stopping| {
+            let What::Stopping {
+                signal: Some(signal),
+                ..
+            } = stopping.event.what
+            else {
+                return "?".to_owned();
+            };
+            signal.to_string()
+        });
+        let request = self.requested.as_ref().map(in_words);
         match (signal, request) {
             (Some(signal), Some(request)) => {
                 Some(format!("by the agent, which had sent {signal}: {request}"))
@@ -238,8 +250,8 @@ impl Death {
         }
     }
 
-    fn sender_words(&self, cause: &Cause, accounts: &Accounts) -> Option<String> {
-        let Cause::Signaled { origin, .. } = cause else {
+    fn sender_words(&self, accounts: &Accounts) -> Option<String> {
+        let Cause::Signaled { origin, .. } = &self.exit.cause else {
             return None;
         };
         let Some(sender) = &origin.sender else {
@@ -256,43 +268,36 @@ impl Death {
 
     /// What had asked it to end, if it then ended by itself.
     fn asked(&self, accounts: &Accounts) -> Option<String> {
-        let last = &self.exited["last_signal"];
-        let signal = last["signal"].as_str()?;
-        let before = last["before_exit_ns"]
-            .as_u64()
-            .map_or_else(String::new, |ns| {
-                format!(" {} before", Age(Duration::from_nanos(ns)))
-            });
-        let how = How::deserialize(&last["how"]).ok();
-        let sender = match Sender::deserialize(&last["sender"]) {
-            Ok(sender) => format!("from {}", of_sender(&sender, how, accounts)),
-            Err(_) => match how.and_then(no_sender) {
-                Some(words) => format!("from nobody: {words}"),
-                None => "from an unknown sender".to_owned(),
-            },
+        let last = self.exit.circumstances.last_signal.as_ref()?;
+        let signal = last.signal;
+        let before = Age(Duration::from_nanos(last.before_exit_ns));
+        let sender = match (&last.sender, last.how.and_then(no_sender)) {
+            (Some(sender), _) => format!("from {}", of_sender(sender, last.how, accounts)),
+            (None, Some(words)) => format!("from nobody: {words}"),
+            (None, None) => "from an unknown sender".to_owned(),
         };
-        Some(format!("to end by {signal}{before}, {sender}"))
+        Some(format!("to end by {signal} {before} before, {sender}"))
     }
 
     /// Which of its other processes had ended last, if that may have led to the end.
     fn child(&self) -> Option<String> {
         let child = self.child.as_ref()?;
-        let before = since(time_of(child)?, time_of(&self.exited)?);
-        let is_own = self.exited["cause"]["kind"] == "exited";
+        let before = since(child.time()?, self.exited.time()?);
+        let is_own = matches!(self.exit.cause, Cause::Exited { .. });
         if !is_own && before > RELATED {
             return None;
         }
-        let words = anstream::adapter::strip_str(&happening(child)).to_string();
-        Some(format!("{words}, {} earlier", Age(before)))
+        Some(format!("{}, {} earlier", in_words(child), Age(before)))
     }
 
     fn last_output(&self) -> &str {
-        self.exited["last_output"].as_str().unwrap_or_default()
+        let output = self.exit.circumstances.last_output.as_deref();
+        output.unwrap_or_default()
     }
 
     /// How long after the death an event came.
-    fn after(&self, event: &Value) -> String {
-        match (time_of(&self.exited), time_of(event)) {
+    fn after(&self, line: &Line) -> String {
+        match (self.exited.time(), line.time()) {
             (Some(exited), Some(time)) => format!(", {} later", Age(since(exited, time))),
             _ => String::new(),
         }
@@ -301,17 +306,13 @@ impl Death {
     /// What became of what was started again.
     fn outcome(&self) -> Option<String> {
         if let Some(next) = &self.next {
-            let words = anstream::adapter::strip_str(&happening(next)).to_string();
-            return Some(format!("that one is dead too: {words}"));
+            return Some(format!("that one is dead too: {}", in_words(next)));
         }
-        let last = self.then.iter().rev();
-        let started = last
-            .into_iter()
-            .find(|event| event["event"] == "started" || event["event"] == "adopted")?;
-        let instance = Instance {
-            pid: u32::try_from(started["pid"].as_u64()?).ok()?,
-            start_time_ns: started["start_time_ns"].as_u64()?,
+        let started = |line: &Line| match &line.event.what {
+            what @ (What::Started { .. } | What::Adopted { .. }) => what.instance(),
+            _ => None,
         };
+        let instance = self.then.iter().rev().find_map(started)?;
         let runs = proc::stat(instance.pid)
             .is_ok_and(|stat| stat.start_time_ns == instance.start_time_ns && !stat.is_zombie());
         let pid = instance.pid;
@@ -326,23 +327,33 @@ impl Death {
     }
 }
 
-fn is_same_instance(one: &Value, other: &Value) -> bool {
-    one["pid"] == other["pid"] && one["start_time_ns"] == other["start_time_ns"]
+/// An event in plain words.
+fn in_words(line: &Line) -> String {
+    anstream::adapter::strip_str(&happening(&line.event)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn line(event: &Value) -> Line {
+        Line::parse(event.to_string()).unwrap()
+    }
+
     fn death(exited: Value, then: Vec<Value>, next: Option<Value>) -> Vec<String> {
+        let exited = line(&exited);
+        let What::Exited(exit) = exited.event.what.clone() else {
+            panic!("{exited:?}");
+        };
         let death = Death {
             service: "web".to_owned(),
             stopping: None,
             requested: None,
             child: None,
             exited,
-            then,
-            next,
+            exit: *exit,
+            then: then.iter().map(line).collect(),
+            next: next.as_ref().map(line),
         };
         let lines = death.lines(&TimeZone::UTC, &Accounts::of_this_host());
         let plain = |line: &String| anstream::adapter::strip_str(line).to_string();
@@ -447,7 +458,7 @@ mod tests {
         let mut told = Deaths::default();
         let mut before = Before::default();
         for event in events {
-            told.take(event.clone(), "web", 1, &mut before);
+            told.take(line(event), "web", 1, &mut before);
         }
         told.deaths.last().unwrap().stopped()
     }
@@ -469,7 +480,7 @@ mod tests {
             let mut told = Deaths::default();
             let mut before = Before::default();
             for event in events {
-                told.take(event.clone(), "web", 1, &mut before);
+                told.take(line(event), "web", 1, &mut before);
             }
             told.deaths.last().unwrap().child()
         };
@@ -496,11 +507,11 @@ mod tests {
             json!({"event": "requested", "service": service, "command": command, "signal": signal,
                 "by": {"pid": 3, "uid": 0}})
         };
-        let stopping =
-            json!({"event": "stopping", "service": "web", "pid": 7, "signal": "SIGTERM"});
+        let stopping = json!({"event": "stopping", "service": "web", "pid": 7, "start_time_ns": 1, "signal": "SIGTERM"});
         let exited = |pid: u64| {
-            json!({"event": "exited", "service": "web", "pid": 7, "cause": {"kind": "signaled",
-                "signal": "SIGHUP", "core_dumped": false, "sender": {"pid": pid}}})
+            json!({"event": "exited", "service": "web", "pid": 7, "start_time_ns": 1,
+                "cause": {"kind": "signaled", "signal": "SIGHUP", "core_dumped": false,
+                    "sender": {"pid": pid, "start_time_ns": 0, "uid": 0, "comm": "respawn"}}})
         };
         let hup = request("signal", json!("web"), json!("SIGHUP"));
         let reload = request("reload", Value::Null, Value::Null);

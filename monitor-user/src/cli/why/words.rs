@@ -4,15 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::Value;
 
 use crate::accounts::Accounts;
-use crate::aftermath::CoreDump;
 use crate::clock;
 use crate::deaths;
-use crate::decode::Usage;
-use crate::journal::time_of;
-use crate::model::{Cause, How, Profile, Sender};
+use crate::journal::Line;
+use crate::model::{Cause, CoreDump, Exit, How, Profile, Sender, Usage};
 use crate::os::proc;
 use crate::report::{Age, Bytes};
 
@@ -24,9 +21,8 @@ pub(super) enum Whereabouts {
 }
 
 /// "2026-11-26 12:03:04.567, 5m00s ago, after 3m12s, pid 7 (nginx)"
-pub(super) fn when(event: &Value, zone: &TimeZone) -> String {
-    let pid = event["pid"].as_u64().unwrap_or_default();
-    let time = time_of(event).map_or_else(
+pub(super) fn when(line: &Line, exit: &Exit, zone: &TimeZone) -> String {
+    let time = line.time().map_or_else(
         || "at an unknown time".to_owned(),
         |time| {
             let ago = Age(since(time, clock::now()));
@@ -34,13 +30,12 @@ pub(super) fn when(event: &Value, zone: &TimeZone) -> String {
             format!("{}, {ago} ago", local.strftime("%Y-%m-%d %H:%M:%S%.3f"))
         },
     );
-    let lived = event["uptime_ns"].as_u64().map_or_else(String::new, |ns| {
+    let lived = exit.uptime_ns.map_or_else(String::new, |ns| {
         format!(", after {}", Age(Duration::from_nanos(ns)))
     });
-    let comm = event["comm"]
-        .as_str()
-        .map_or_else(String::new, |comm| format!(" ({comm})"));
-    format!("{time}{lived}, pid {pid}{comm}")
+    let comm = exit.comm.as_ref();
+    let comm = comm.map_or_else(String::new, |comm| format!(" ({comm})"));
+    format!("{time}{lived}, pid {}{comm}", exit.pid)
 }
 
 /// Of an out-of-memory kill, as far as the figures are known.
