@@ -101,20 +101,21 @@ fn what_asked_for_the_end_before_is_known_too() {
     let mut victim = Victim::start("sh", &["-c", script]);
     assert_eq!(victim.line(), "ready");
     let pid = victim.pid();
-    let asked = Command::new("perl")
-        .args(["-e", &format!("kill 15, {pid}")])
+    let asked = Command::new("sh")
+        .args(["-c", "kill -15 $0; true", &pid.to_string()])
         .status();
     assert!(asked.unwrap().success());
     assert_eq!(victim.line(), "asked");
-    kill_by(victim, "kill -9 $0; true");
+    victim.signal(Signal::SIGKILL);
+    victim.wait();
     let death = place.death_of(pid);
     let asker = &death["last_signal"]["sender"];
-    assert!(asker["exe"].as_str().unwrap().ends_with("perl"), "{death}");
+    let argv = json!(["sh", "-c", "kill -15 $0; true", pid.to_string()]);
+    assert_eq!(asker["argv"], argv, "{death}");
     let killer = &death["cause"]["sender"];
-    assert!(
-        !killer["exe"].as_str().unwrap().ends_with("perl"),
-        "{death}"
-    );
+    assert_eq!(killer["pid"], std::process::id(), "{death}");
+    let own = std::env::current_exe().unwrap();
+    assert_eq!(killer["exe"], own.to_str().unwrap(), "{death}");
 }
 
 #[test]
@@ -125,9 +126,8 @@ fn a_login_is_known_whatever_the_sender_has_become() {
     let _recorder = place.start(&[]);
     let victim = sleeper();
     let pid = victim.pid();
-    // As sshd and login do, and then a change of user as sudo has it.
-    let script =
-        "echo 4242 > /proc/self/loginuid || exit 9; exec perl -e '$< = 0; kill 9, $ARGV[0]' $0";
+    // As sshd and login do.
+    let script = "echo 4242 > /proc/self/loginuid || exit 9; kill -9 $0; true";
     let status = Command::new("sh")
         .args(["-c", script, &pid.to_string()])
         .stderr(Stdio::null())

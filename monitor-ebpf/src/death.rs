@@ -27,12 +27,38 @@ pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread, filter: F
     let leader = task.leader();
     let process = task.process();
     let signals = SIGNALS.get_ptr(&host_pid);
+    // What every exit of the host costs ends here.
+    if is_kept(process.wait_status(leader), leader, process, filter) {
+        keep(
+            ctx,
+            task,
+            leader,
+            process,
+            host_pid,
+            signals.is_some(),
+            filter,
+        );
+    }
+    if signals.is_some() {
+        exit::forget_signals(host_pid);
+    }
+}
+
+/// Writes the record, unless another program has, or the process is outside the recorder's PID
+/// namespace.
+#[inline(always)]
+fn keep<C: EbpfContext>(
+    ctx: &C,
+    task: Task,
+    leader: Task,
+    process: Process,
+    host_pid: u32,
+    is_signalled: bool,
+    filter: Filter,
+) {
     let pid = task.process_id_of(host_pid);
     let start_time_ns = leader.start_time();
-    if pid != 0
-        && is_kept(process.wait_status(leader), leader, process, filter)
-        && (filter.claim == 0 || exit::claim(host_pid, start_time_ns))
-    {
+    if pid != 0 && (filter.claim == 0 || exit::claim(host_pid, start_time_ns)) {
         let exit = Exit {
             task,
             leader,
@@ -43,17 +69,15 @@ pub(crate) fn see<C: EbpfContext>(ctx: &C, task: Task, thread: Thread, filter: F
             parent_pid: leader.parent().process_id(),
             comm: leader.comm(),
         };
-        let is_sent = match signals {
-            Some(_) => send_signalled(&exit),
-            None => send(&exit),
+        let is_sent = if is_signalled {
+            send_signalled(&exit)
+        } else {
+            send(&exit)
         };
         if !is_sent {
             exit::count_loss(losses::LOST);
             debug!(ctx, "ring full: death of pid {} not recorded", pid);
         }
-    }
-    if signals.is_some() {
-        exit::forget_signals(host_pid);
     }
 }
 

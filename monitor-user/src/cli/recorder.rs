@@ -7,11 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::Global;
 use crate::accounts::Accounts;
-use crate::probe::Keep;
+use crate::probe::{Keep, sets};
 use crate::recorder;
-
-/// The recorder's pins are in a directory below the agent's.
-const PINS: &str = "recorder";
 
 /// The smallest size that is accepted for the files: a line may have several KiB.
 const SMALLEST: u64 = 64 * 1024;
@@ -87,7 +84,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         keep: arguments.keep,
         argv: !arguments.no_argv,
         group,
-        pin_dir: global.pin_dir.join(PINS),
+        pin_dir: global.pin_dir.join(sets::RECORDER),
         ring_bytes: arguments.ring_bytes,
         live_zero: arguments.live_zero,
         btf: global.btf.clone(),

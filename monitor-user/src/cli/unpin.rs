@@ -228,13 +228,14 @@ impl Known {
 
     fn remove(&self) -> Outcome {
         let held = || {
-            let who = match self.holder {
-                Some(pid) => format!("the agent with pid {pid}"),
-                None => "an agent".to_owned(),
-            };
-            Outcome::Failed(format!(
-                "{who} has it; `respawn shutdown` ends an agent and removes its pins"
-            ))
+            Outcome::Failed(match self.holder {
+                Some(pid) => format!(
+                    "the agent with pid {pid} has it; `respawn shutdown` ends an agent and removes its pins"
+                ),
+                None if self.set.is_recorders() => "a recorder has it; end that first".to_owned(),
+                None => "an agent has it; `respawn shutdown` ends an agent and removes its pins"
+                    .to_owned(),
+            })
         };
         if self.state == State::Held {
             return held();
@@ -256,16 +257,20 @@ impl Known {
     fn description(&self, now: &WallClock) -> String {
         let path = self.set.path.display();
         let then = match self.state {
-            State::Held => "it stays: a set that an agent has is never removed".to_owned(),
+            State::Held => format!(
+                "it stays: a set that {} has is never removed",
+                self.an_owner()
+            ),
             State::Dead => "`respawn unpin --all-dead` removes it".to_owned(),
             State::Waiting => format!(
-                "it stays for the next agent in that directory; if there is to be none, `respawn unpin {path}` \
-                 removes it"
+                "it stays for the next {} in that directory; if there is to be none, `respawn unpin {path}` \
+                 removes it",
+                self.kind()
             ),
             State::Unknown => format!("`respawn unpin {path}` removes it"),
         };
         format!(
-            "  agent  {}\n  costs  {}\n  then   {then}",
+            "  owner  {}\n  costs  {}\n  then   {then}",
             self.agent(now),
             self.cost()
         )
@@ -280,23 +285,45 @@ impl Known {
             let ago = Age(clock::since_boot().saturating_sub(held.at));
             format!(", last at work {time}, {ago} ago")
         });
+        let (kind, directory) = (self.kind(), self.directory());
         match self.state {
             State::Held => match self.holder {
-                Some(pid) => format!("held by the agent{of}, pid {pid}"),
-                None => format!("held by the agent{of}"),
+                Some(pid) => format!("held by the {kind}{of}, pid {pid}"),
+                None => format!("held by the {kind}{of}"),
             },
-            State::Waiting => {
-                format!("the agent{of} is gone{last}; its runtime directory is there")
-            }
-            State::Dead => format!("the agent{of} is gone{last}, and so is its runtime directory"),
+            State::Waiting => format!("the {kind}{of} is gone{last}; its {directory} is there"),
+            State::Dead => format!("the {kind}{of} is gone{last}, and so is its {directory}"),
             State::Unknown if self.runtime_dir.is_some() => {
                 format!(
-                    "the agent{of} is gone{last}; that directory cannot be looked for from here"
+                    "the {kind}{of} is gone{last}; that directory cannot be looked for from here"
                 )
             }
             State::Unknown => {
                 "its agent is gone; that version did not record its runtime directory".to_owned()
             }
+        }
+    }
+
+    /// Who makes such a set.
+    fn kind(&self) -> &'static str {
+        match self.set.is_recorders() {
+            true => "recorder",
+            false => "agent",
+        }
+    }
+
+    fn an_owner(&self) -> &'static str {
+        match self.set.is_recorders() {
+            true => "a recorder",
+            false => "an agent",
+        }
+    }
+
+    /// Where that works.
+    fn directory(&self) -> &'static str {
+        match self.set.is_recorders() {
+            true => "directory",
+            false => "runtime directory",
         }
     }
 

@@ -4,7 +4,7 @@
 //! A set is a directory `v<ABI version>` in a pin directory. Takes up none of them: an agent does.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -20,6 +20,9 @@ use nix::fcntl::{Flock, FlockArg};
 use super::holder::{self, Held};
 use super::{namespace, pins};
 use crate::os::{self, bpf, place, proc};
+
+/// The directory of a recorder's pins, below the pin directory of an agent.
+pub(crate) const RECORDER: &str = "recorder";
 
 /// So deep below a mount point sets are looked for.
 const MOST_DEPTH: usize = 8;
@@ -85,6 +88,11 @@ impl PinSet {
     /// The pin directory that it is in.
     pub(crate) fn pin_dir(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// Whether it is a recorder's, not an agent's.
+    pub(crate) fn is_recorders(&self) -> bool {
+        self.pin_dir().file_name() == Some(OsStr::new(RECORDER))
     }
 
     /// How many processes the kernel watches for it, and how many it could.
