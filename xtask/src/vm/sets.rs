@@ -4,7 +4,7 @@
 
 /// What matters most, on each kernel: what the verifier says, what `doctor` says, a burst, the cause
 /// of each way of a signal, restarts, agent and service killed together, and one real init.
-pub(super) const CI: [&str; 17] = [
+pub(super) const CI: [&str; 19] = [
     "verifier::*",
     "doctor_truth::*",
     "burst::each_exit_of_a_burst_is_shown_or_counted_as_lost",
@@ -19,6 +19,8 @@ pub(super) const CI: [&str; 17] = [
     "agent_death::a_service_that_dies_while_no_agent_lives_is_started_again_once",
     "agent_death::a_spare_waits_and_takes_over",
     "unseen::a_service_killed_at_the_same_moment_as_its_agent_is_back_at_once",
+    "recorder::who_killed_it_is_known_though_the_killer_is_gone",
+    "recorder::what_happens_while_no_recorder_runs_is_recorded_by_the_next",
     "machine::bpffs::an_agent_mounts_bpffs_and_loses_no_cause",
     "machine::cgroups::with_cgroup_v1_alone_services_are_kept_and_stop_whole",
     "machine::init::under_its_init_agents_and_services_survive_kills_at_random",
@@ -26,7 +28,7 @@ pub(super) const CI: [&str; 17] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-pub(super) const MATRIX: [&str; 26] = [
+pub(super) const MATRIX: [&str; 27] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
@@ -49,6 +51,7 @@ pub(super) const MATRIX: [&str; 26] = [
     "ownership::*",
     "pid1::*",
     "kernel_memory::*",
+    "recorder::*",
     "watch_exits::*",
     "watch_input::*",
     "control::*",
