@@ -1036,7 +1036,7 @@ fn a_sender_that_lives_is_told_with_its_command_line() {
     assert_eq!(why["sender_command"], json!(command));
     let output = scene.rig.run(&["why", "web"]);
     let text = String::from_utf8(output.stdout).unwrap();
-    let part = format!("; it lives: {}", command.join(" "));
+    let part = format!("; still running, now as: {}", command.join(" "));
     assert!(text.contains(&part), "no {part:?} in:\n{text}");
 }
 

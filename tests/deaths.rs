@@ -763,7 +763,10 @@ fn why_says_whether_the_sender_lives_in_this_boot_alone() {
     event["cause"]["sender"]["start_time_ns"] = json!(support::start_time_ns(own));
     append(dir, &[event.clone()]);
     let (text, _) = why(dir, &["nginx"]);
-    assert!(text.contains(", by kill(2); it lives: "), "{text}");
+    assert!(
+        text.contains(", by kill(2); still running, now as: "),
+        "{text}"
+    );
     event["cause"]["sender"]["start_time_ns"] = json!(1);
     append(dir, &[event.clone()]);
     let (text, _) = why(dir, &["nginx"]);

@@ -219,8 +219,8 @@ fn work_on(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> R
     })
 }
 
-/// Says something to a person who has started the agent by hand. Elsewhere standard error is a log.
-fn tell_terminal(words: &str) {
+/// Says something to a person who has started an agent or a recorder by hand. Elsewhere standard error is a log.
+pub(crate) fn tell_terminal(words: &str) {
     let mut stderr = io::stderr();
     if stderr.is_terminal() {
         // Nobody is left to tell if that fails.

@@ -21,11 +21,11 @@ const SMALLEST: u64 = 64 * 1024;
 /// ancestors and its cgroup, and the same of the process that sent the signal. `respawn deaths` and
 /// `respawn why` read the records, also after a reboot.
 ///
-/// Deaths that happen while no recorder runs are kept in the kernel until the next one starts.
+/// The kernel keeps deaths in a buffer while no recorder runs, once one has run in this boot.
 ///
-/// Arguments may contain secrets. The files can be read by root only, or by a group that you choose
-/// with --group. Values of options such as --password are replaced by "***"; --no-argv records no
-/// arguments at all.
+/// Arguments may contain secrets. Only root can read the files, or also a group that you choose with
+/// --group. Values of options such as --password are replaced by "***", as far as they are recognised;
+/// --no-argv records no arguments at all.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Which deaths to record
@@ -40,8 +40,8 @@ pub(crate) struct Arguments {
         default_value = "/var/lib/respawn"
     )]
     dir: PathBuf,
-    /// How much disk space the records may take, in bytes or with a unit such as "64MiB"; the oldest
-    /// are removed first
+    /// How much disk space the records may take, in bytes or with a unit such as "64MiB"; when it is
+    /// used up, the older half is removed
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     max_size: u64,
     /// Let the members of this group read the records

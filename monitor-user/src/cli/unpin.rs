@@ -35,7 +35,9 @@ const DEFAULT_RUNTIME_DIR: &str = "/run/respawn";
 ///
 /// Without arguments this lists every set of pins on the host, and what removes it. With a PATH it
 /// removes the sets there, if their agents are gone. The next agent with that runtime directory then
-/// knows of its services by its files alone: who ended a service in the meantime stays unknown. A set
+/// knows of its services by its files alone: who ended a service in the meantime stays unknown. The
+/// programs of `respawn recorder` are listed and removed likewise, with the deaths that are not yet
+/// written. A set
 /// that a living agent has is never removed; the exit status is 1 if it was named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

@@ -25,6 +25,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::holder::{self, Holder};
 use super::object::Attached;
 use super::previous::Previous;
+use super::sets::RECORDER;
 use crate::os::{self, bpf};
 
 /// Where the kernel's own mount point for bpffs is.
@@ -411,7 +412,12 @@ fn lock(pin_dir: &Path) -> Result<Flock<File>> {
         }
     }
     bail!(
-        "another agent uses the pin directory {}; give each one its own --pin-dir",
+        "another {} uses the pin directory {}; give each one its own --pin-dir",
+        if pin_dir.file_name() == Some(OsStr::new(RECORDER)) {
+            "recorder"
+        } else {
+            "agent"
+        },
         pin_dir.display()
     )
 }

@@ -7,7 +7,10 @@
 /// In place of what is hidden.
 const MASK: &str = "***";
 
-/// Parts of names whose values are secrets.
+/// Names whose values are secrets.
+const WHOLE: [&str; 4] = ["pass", "pwd", "authorization", "bearer"];
+
+/// Parts of such names.
 const SECRETS: [&str; 8] = [
     "password",
     "passwd",
@@ -19,54 +22,77 @@ const SECRETS: [&str; 8] = [
     "privatekey",
 ];
 
-/// Hides the values that go with such a name, and passwords in addresses.
+/// Hides the values that go with such a name, and passwords in addresses. An argument of several
+/// words, such as a script, is looked at word by word.
 pub(super) fn mask(arguments: &mut [String]) {
     let mut is_value = false;
     // The first one is the program.
     for argument in arguments.iter_mut().skip(1) {
-        if std::mem::take(&mut is_value) && !argument.starts_with('-') {
-            MASK.clone_into(argument);
-            continue;
+        let mut masked = String::with_capacity(argument.len());
+        for piece in argument.split_inclusive(is_gap) {
+            let word = piece.trim_end_matches(is_gap);
+            masked += &mask_word(word, &mut is_value);
+            masked += &piece[word.len()..];
         }
-        if let Some((name, _)) = argument.split_once('=') {
-            if is_secret(name) {
-                *argument = format!("{name}={MASK}");
-                continue;
-            }
-        } else if argument.starts_with('-') && is_secret(argument) {
-            is_value = true;
-            continue;
-        }
-        mask_address(argument);
+        *argument = masked;
     }
+}
+
+fn is_gap(c: char) -> bool {
+    c.is_whitespace() || "'\";&|".contains(c)
+}
+
+/// `is_value`: the word before says that this one is a secret, or this one says so of the next.
+fn mask_word(word: &str, is_value: &mut bool) -> String {
+    if word.is_empty() {
+        return String::new();
+    }
+    if std::mem::take(is_value) && !word.starts_with('-') {
+        // "Authorization: Bearer SECRET"
+        *is_value = is_scheme(word);
+        return if *is_value { word } else { MASK }.to_owned();
+    }
+    if let Some((name, _)) = word.split_once('=') {
+        if is_secret(name) {
+            return format!("{name}={MASK}");
+        }
+    } else if (word.starts_with('-') || word.ends_with(':')) && is_secret(word) {
+        *is_value = true;
+        return word.to_owned();
+    }
+    mask_address(word)
+}
+
+/// How a header says who asks.
+fn is_scheme(word: &str) -> bool {
+    ["basic", "bearer", "digest"].contains(&word.to_ascii_lowercase().as_str())
 }
 
 fn is_secret(name: &str) -> bool {
     let letters = name.chars().filter(char::is_ascii_alphanumeric);
-    let name: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+    let letters: String = letters.map(|c| c.to_ascii_lowercase()).collect();
+    let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_whole = words.any(|word| WHOLE.iter().any(|name| word.eq_ignore_ascii_case(name)));
     // A file is where a secret is, not the secret.
     let is_place = ["file", "path", "dir"]
         .iter()
-        .any(|end| name.ends_with(end));
-    !is_place && SECRETS.iter().any(|secret| name.contains(secret))
+        .any(|end| letters.ends_with(end));
+    !is_place && (is_whole || SECRETS.iter().any(|secret| letters.contains(secret)))
 }
 
 /// "postgres://user:password@host" without the password.
-fn mask_address(argument: &mut String) {
-    let Some(start) = argument.find("://").map(|at| at + 3) else {
-        return;
+fn mask_address(word: &str) -> String {
+    let masked = || {
+        let start = word.find("://")? + 3;
+        let rest = &word[start..];
+        let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+        let (login, _) = authority.rsplit_once('@')?;
+        let (user, password) = login.split_once(':')?;
+        let from = start + user.len() + 1;
+        let after = &word[from + password.len()..];
+        Some(format!("{}{MASK}{after}", &word[..from]))
     };
-    let rest = &argument[start..];
-    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
-    let Some((login, _)) = authority.rsplit_once('@') else {
-        return;
-    };
-    let Some((user, password)) = login.split_once(':') else {
-        return;
-    };
-    let from = start + user.len() + 1;
-    let to = from + password.len();
-    argument.replace_range(from..to, MASK);
+    masked().unwrap_or_else(|| word.to_owned())
 }
 
 #[cfg(test)]
@@ -75,27 +101,56 @@ mod tests {
 
     #[test]
     fn secrets_are_hidden_and_nothing_else() {
-        for (line, expected) in [
+        for (arguments, expected) in [
             (
-                "mysql --password=hunter2 -u root",
+                &["mysql", "--password=a", "-u", "root"][..],
                 "mysql --password=*** -u root",
             ),
-            ("app --api-key abc --port 80", "app --api-key *** --port 80"),
-            ("app --token --verbose", "app --token --verbose"),
-            ("env DB_PASSWORD=x A=b sh", "env DB_PASSWORD=*** A=b sh"),
             (
-                "app --password-file=/etc/secret",
-                "app --password-file=/etc/secret",
+                &["app", "--api-key", "a", "--port", "80"],
+                "app --api-key *** --port 80",
             ),
             (
-                "curl https://me:s3c:ret@host:8/a@b",
+                &["app", "--pass=a", "--pass", "b"],
+                "app --pass=*** --pass ***",
+            ),
+            (&["app", "--token", "--verbose"], "app --token --verbose"),
+            (
+                &["env", "DB_PASSWORD=x", "MYSQL_PWD=y", "A=b"],
+                "env DB_PASSWORD=*** MYSQL_PWD=*** A=b",
+            ),
+            (
+                &["app", "--password-file=/etc/a"],
+                "app --password-file=/etc/a",
+            ),
+            (
+                &["curl", "https://me:s3c:ret@host:8/a@b"],
                 "curl https://me:***@host:8/a@b",
             ),
-            ("curl https://host:80/a:b@c", "curl https://host:80/a:b@c"),
-            ("passwd root", "passwd root"),
-            ("sleep 1000", "sleep 1000"),
+            (
+                &["curl", "https://host:80/a:b@c"],
+                "curl https://host:80/a:b@c",
+            ),
+            (
+                &["curl", "-H", "Authorization: Bearer a"],
+                "curl -H Authorization: Bearer ***",
+            ),
+            (
+                &["sh", "-c", "PGPASSWORD=a psql & kill -9 7"],
+                "sh -c PGPASSWORD=*** psql & kill -9 7",
+            ),
+            (
+                &["sh", "-c", "app --token 'a'; ls"],
+                "sh -c app --token '***'; ls",
+            ),
+            (&["passwd", "root"], "passwd root"),
+            (
+                &["tool", "bypass=1", "--compass", "n"],
+                "tool bypass=1 --compass n",
+            ),
+            (&["sleep", "", "1000"], "sleep  1000"),
         ] {
-            let mut arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
             mask(&mut arguments);
             assert_eq!(arguments.join(" "), expected);
         }

@@ -94,7 +94,9 @@ async fn work(options: &Options) -> Result<()> {
     let _hangup = signal(SignalKind::hangup())?;
     let mut manager = Manager::of_this_process();
     let mut recorder = Recorder::open(options)?;
-    tracing::info!("recording deaths in {}", options.dir.display());
+    let words = format!("recording deaths in {}", options.dir.display());
+    tracing::info!("{words}");
+    agent::tell_terminal(&format!("{words}; Ctrl-C ends it"));
     manager.ready("the recorder");
     loop {
         let more = recorder.record()?;

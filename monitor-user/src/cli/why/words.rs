@@ -143,7 +143,9 @@ fn of(sender: &Sender, how: Option<How>, who: Who<'_>, accounts: &Accounts) -> S
         pid => format!("pid {pid}"),
     };
     let now = match now {
-        Some(Whereabouts::Lives(command)) => format!("; it lives: {}", command.join(" ")),
+        Some(Whereabouts::Lives(command)) => {
+            format!("; still running, now as: {}", command.join(" "))
+        }
         Some(Whereabouts::Ended) => "; it has ended".to_owned(),
         None => String::new(),
     };
