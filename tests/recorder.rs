@@ -315,7 +315,7 @@ fn arguments_are_told_as_they_are_and_secrets_are_not() {
 fn the_files_stay_within_their_size_and_are_for_root_and_a_group() {
     needs_root!("the_files_stay_within_their_size_and_are_for_root_and_a_group");
     let place = Place::new();
-    let _recorder = place.start(&["--max-size=64KiB", "--group=1"]);
+    let _recorder = place.start(&["--max-size=64KiB", "--group=0"]);
     let mut last = 0;
     for _ in 0..60 {
         let mut victim = sleeper();
@@ -328,7 +328,7 @@ fn the_files_stay_within_their_size_and_are_for_root_and_a_group() {
     for name in ["deaths", "deaths.1"] {
         let file = fs::metadata(place.dir().join(name)).unwrap();
         assert_eq!(file.mode() & 0o777, 0o640, "{name}");
-        assert_eq!(file.gid(), 1, "{name}");
+        assert_eq!(file.gid(), 0, "{name}");
         size += file.len();
     }
     assert!(size <= 64 * 1024, "{size}");

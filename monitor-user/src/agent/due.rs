@@ -3,9 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -13,7 +15,27 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 /// spare sleeps on.
 const LATER: Duration = Duration::from_millis(50);
 
-/// Readable while something waits for the loop.
+/// Readable while the loop is at work: what it has taken out is not waiting any more, and not done
+/// yet. An agent that is stopped in that moment has something due.
+static AT_WORK: OnceLock<EventFd> = OnceLock::new();
+
+/// The loop has woken up. To be called by its runtime.
+pub(super) fn begin_work() {
+    if let Some(at_work) = AT_WORK.get() {
+        // It cannot overflow.
+        let _ = at_work.write(1);
+    }
+}
+
+/// The loop goes to sleep. To be called by its runtime.
+pub(super) fn end_work() {
+    if let Some(at_work) = AT_WORK.get() {
+        // It does not wait where nothing is written.
+        let _ = at_work.read();
+    }
+}
+
+/// Readable while something waits for the loop, and while that is at work.
 pub(super) struct Due {
     epoll: Epoll,
     timer: TimerFd,
@@ -31,6 +53,14 @@ impl Due {
         };
         due.add(&due.timer)?;
         Ok(due)
+    }
+
+    /// Watches the loop of this process itself too.
+    pub(super) fn add_loop(&self) -> io::Result<()> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        // It is at work now.
+        let at_work = EventFd::from_value_and_flags(1, flags)?;
+        self.add(AT_WORK.get_or_init(|| at_work))
     }
 
     /// Something more that the loop waits for, until it is closed.
@@ -88,6 +118,19 @@ mod tests {
         assert!(is_due(&due, 0) && is_due(&due, 0));
         event.read().unwrap();
         assert!(!is_due(&due, 0));
+    }
+
+    #[test]
+    fn is_readable_while_the_loop_is_at_work() {
+        let due = Due::new().unwrap();
+        due.add_loop().unwrap();
+        assert!(is_due(&due, 0));
+        for _ in 0..2 {
+            end_work();
+            assert!(!is_due(&due, 0));
+            begin_work();
+            assert!(is_due(&due, 0) && is_due(&due, 0));
+        }
     }
 
     #[test]

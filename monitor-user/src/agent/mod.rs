@@ -200,7 +200,11 @@ fn work_on(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> R
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .on_thread_unpark(progress::count)
+        .on_thread_unpark(|| {
+            due::begin_work();
+            progress::count();
+        })
+        .on_thread_park(due::end_work)
         .build()?;
     runtime.block_on(async {
         let mut agent = Agent::start(options, lock, ground, manager)?;
@@ -468,6 +472,7 @@ impl Agent {
         let ring = self.probe.as_ref().map(|probe| due.add(probe));
         let added = ring
             .unwrap_or(Ok(()))
+            .and_then(|()| due.add_loop())
             .and_then(|()| due.add(&self.instances))
             .and_then(|()| due.add(&self.server));
         if let Err(error) = added {
