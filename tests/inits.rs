@@ -12,12 +12,12 @@ mod init_root;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use init_root::{Namespace, Plan, SERVICES, Service, cgroup_mount, kill_9, package, pid_inside};
+use init_root::{Namespace, Plan, SERVICES, Service, kill_9, package, pid_inside};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::rig::report;
-use support::{eventually_or, needs_root, now, respawn, skip};
+use support::{cgroup_mount, eventually_or, needs_root, now, respawn, skip};
 
 /// A line of sysvinit's, of a process that only SIGKILL ends.
 const STUBBORN: &str = "xx:2:respawn:/bin/sh -c 'trap \"\" TERM; exec sleep 4242'\n";

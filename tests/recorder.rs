@@ -5,7 +5,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::recorder::Place;
 use support::rig::report;
-use support::{Victim, eventually, in_pid_namespace, needs_root, signal_to, skip};
+use support::{Victim, cgroup_mount, eventually, in_pid_namespace, needs_root, signal_to, skip};
 
 fn sleeper() -> Victim {
     Victim::start("/usr/bin/sleep", &["100000"])
@@ -356,6 +357,107 @@ fn a_directory_that_others_may_change_is_refused() {
     let _recorder = place.start(&[]);
     let aside = fs::read_to_string(dir.join("not-a-journal.1")).unwrap();
     assert_eq!(aside, "somebody's notes\n");
+}
+
+/// A real journald with directories of its own, and a cgroup with the name of a unit.
+struct Journal {
+    journald: Child,
+    unit: String,
+    slice: PathBuf,
+}
+
+impl Journal {
+    fn start() -> Result<Self, &'static str> {
+        const PROGRAM: &str = "/usr/lib/systemd/systemd-journald";
+        if !Path::new(PROGRAM).exists() || !Path::new("/usr/bin/journalctl").exists() {
+            return Err("there is no journald");
+        }
+        let cgroups = cgroup_mount().ok_or("no cgroup2 is mounted")?;
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir -p /run/systemd /run/log/journal && exec {PROGRAM}"
+        );
+        let journald = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|_| "no mount namespace can be made")?;
+        let unit = format!("respawn-test-{}.service", journald.id());
+        let journal = Self {
+            slice: cgroups.join(format!("respawn-test-{}.slice", journald.id())),
+            journald,
+            unit,
+        };
+        fs::create_dir_all(journal.slice.join(&journal.unit))
+            .map_err(|_| "no cgroup can be made")?;
+        eventually("journald listens", || {
+            journal
+                .path("systemd/journal/socket")
+                .exists()
+                .then_some(())
+        });
+        Ok(journal)
+    }
+
+    fn path(&self, below_run: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root/run/{below_run}", self.journald.id()))
+    }
+
+    /// The entries that `journalctl` shows of the unit.
+    fn entries(&self) -> Vec<Value> {
+        let output = Command::new("journalctl")
+            .arg("--directory")
+            .arg(self.path("log/journal"))
+            .args(["--unit", &self.unit, "--output=json", "--no-pager"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines();
+        lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let _ = self.journald.kill();
+        let _ = self.journald.wait();
+        let _ = fs::remove_dir(self.slice.join(&self.unit));
+        let _ = fs::remove_dir(&self.slice);
+    }
+}
+
+#[test]
+fn a_units_death_is_among_its_lines_in_a_real_journald() {
+    let name = "a_units_death_is_among_its_lines_in_a_real_journald";
+    needs_root!(name);
+    let journal = match Journal::start() {
+        Ok(journal) => journal,
+        Err(reason) => return skip(name, reason),
+    };
+    let place = Place::new();
+    let socket = journal.path("systemd/journal/socket");
+    let _recorder = place.start(&["--journald-socket", socket.to_str().unwrap()]);
+    let victim = Victim::start("/usr/bin/sleep", &["100000"]);
+    let procs = journal.slice.join(&journal.unit).join("cgroup.procs");
+    fs::write(procs, victim.pid().to_string()).unwrap();
+    let pid = kill_by(victim, "kill -9 $0; true");
+    assert_eq!(place.death_of(pid)["unit"], journal.unit);
+    let entry = eventually("journald has it", || journal.entries().pop());
+    let message = entry["MESSAGE"].as_str().unwrap();
+    assert!(
+        message.contains("killed by SIGKILL from sh (pid "),
+        "{message}"
+    );
+    assert_eq!(entry["OBJECT_PID"], pid.to_string());
+    assert_eq!(entry["RESPAWN_SENDER_COMM"], "sh");
+    assert!(entry["MESSAGE_ID"].as_str().unwrap().len() == 32);
+    // Others than root may read it.
+    assert!(!entry.to_string().contains("100000"), "{entry}");
+    // A death of no unit is in the files alone.
+    let other = kill_by(sleeper(), "kill -9 $0; true");
+    place.death_of(other);
+    assert_eq!(journal.entries().len(), 1);
 }
 
 #[test]

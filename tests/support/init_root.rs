@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::{DEADLINE, eventually, eventually_or, now, respawn};
+use support::{DEADLINE, cgroup_mount, eventually, eventually_or, now, respawn};
 use tempfile::TempDir;
 
 /// Mounts the root and becomes the init; runs as PID 1. $1 is the directory of the test, the rest
@@ -497,15 +497,6 @@ pub(crate) fn service_file(mark: &str, name: &str) -> String {
         "command = [\"/bin/sleep\", \"infinity\"]\n\
          environment = {{ RESPAWN_TEST = \"{mark}-{name}\" }}\n"
     )
-}
-
-/// The host's mount of cgroup2.
-pub(crate) fn cgroup_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    mounts.lines().find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        (words.get(2) == Some(&"cgroup2")).then(|| words[1].into())
-    })
 }
 
 fn make_cgroup(dir: &Path) -> PathBuf {

@@ -83,6 +83,15 @@ pub fn eventually_or<T>(
     }
 }
 
+/// The host's mount of cgroup2.
+pub fn cgroup_mount() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(2) == Some(&"cgroup2")).then(|| words[1].into())
+    })
+}
+
 /// The binary under test: `RESPAWN_BIN`, or the release build of this checkout.
 pub fn respawn() -> Command {
     let path = std::env::var_os("RESPAWN_BIN").map_or_else(

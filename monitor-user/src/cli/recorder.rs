@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::Global;
 use crate::accounts::Accounts;
 use crate::probe::{Keep, sets};
-use crate::recorder;
+use crate::recorder::{self, journald};
 
 /// The smallest size that is accepted for the files: a line may have several KiB.
 const SMALLEST: u64 = 64 * 1024;
@@ -47,6 +47,12 @@ pub(crate) struct Arguments {
     /// Let the members of this group read the records
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// Do not write the deaths of systemd's units to journald, where `journalctl -u` shows them
+    #[arg(long)]
+    no_journald: bool,
+    /// Where journald listens, to test it
+    #[arg(long, value_name = "PATH", default_value = journald::SOCKET, hide = true)]
+    journald_socket: PathBuf,
     /// Do not record the arguments of programs
     #[arg(long)]
     no_argv: bool,
@@ -83,6 +89,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         max_size: arguments.max_size,
         keep: arguments.keep,
         argv: !arguments.no_argv,
+        journald: (!arguments.no_journald).then(|| arguments.journald_socket.clone()),
         group,
         pin_dir: global.pin_dir.join(sets::RECORDER),
         ring_bytes: arguments.ring_bytes,

@@ -8,6 +8,7 @@
 //! both; the next one compares the first death in the ring with the last line. Where the disk takes
 //! nothing, deaths stay in the ring, and the write is tried again every second.
 
+pub(crate) mod journald;
 mod masking;
 
 use std::fs::{self, DirBuilder};
@@ -21,6 +22,7 @@ use nix::unistd::{Gid, chown};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::journald::Journald;
 use crate::agent;
 use crate::clock::{self, WallClock};
 use crate::decode::{self, Death};
@@ -46,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) argv: bool,
     /// Who may read the files beside their owner.
     pub(crate) group: Option<u32>,
+    /// Where journald listens, if it is told of the deaths of units.
+    pub(crate) journald: Option<PathBuf>,
     pub(crate) pin_dir: PathBuf,
     pub(crate) ring_bytes: u32,
     /// Load the program for kernels before 6.16 whatever the kernel.
@@ -68,6 +72,7 @@ struct Recorder {
     /// `None`: nothing is pinned.
     pins: Option<PinDir>,
     deaths: Deaths,
+    journald: Option<Journald>,
     argv: bool,
     /// Lost deaths that a line tells of.
     lost_told: u64,
@@ -160,6 +165,7 @@ impl Recorder {
             probe,
             pins: Some(pins),
             deaths,
+            journald: options.journald.clone().map(Journald::at),
             argv: options.argv,
             blocked: None,
         };
@@ -195,6 +201,9 @@ impl Recorder {
                     let kept = self.kept(death, &wall);
                     if !self.append(&kept, at) {
                         return Ok(false);
+                    }
+                    if let Some(journald) = &mut self.journald {
+                        journald.tell(&kept);
                     }
                 }
             }
