@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::Global;
+use super::deaths::Place;
 use crate::accounts::Accounts;
 use crate::probe::{Keep, sets};
 use crate::recorder::{self, journald};
@@ -31,15 +32,8 @@ pub(crate) struct Arguments {
     /// Which deaths to record
     #[arg(long, value_enum, default_value = "abnormal")]
     keep: Keep,
-    /// The directory to record them in
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "RESPAWN_RECORDER_DIR",
-        hide_env_values = true,
-        default_value = "/var/lib/respawn"
-    )]
-    dir: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// How much disk space the records may take, in bytes or with a unit such as "64MiB"; when it is
     /// used up, the older half is removed
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
@@ -85,7 +79,7 @@ fn size(text: &str) -> Result<u64> {
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let group = arguments.group.as_deref().map(group).transpose()?;
     recorder::run(&recorder::Options {
-        dir: arguments.dir.clone(),
+        dir: arguments.place.dir.clone(),
         max_size: arguments.max_size,
         keep: arguments.keep,
         argv: !arguments.no_argv,

@@ -69,8 +69,7 @@ struct Kept {
 
 struct Recorder {
     probe: KernelProbe,
-    /// `None`: nothing is pinned.
-    pins: Option<PinDir>,
+    pins: PinDir,
     deaths: Deaths,
     journald: Option<Journald>,
     argv: bool,
@@ -163,7 +162,7 @@ impl Recorder {
         let mut recorder = Self {
             lost_told: probe.lost_told()?,
             probe,
-            pins: Some(pins),
+            pins,
             deaths,
             journald: options.journald.clone().map(Journald::at),
             argv: options.argv,
@@ -187,9 +186,7 @@ impl Recorder {
     /// Writes down what is in the ring. `true`: there may be more, of which the kernel says nothing, as
     /// it came before the rest was taken out.
     fn record(&mut self) -> Result<bool> {
-        if let Some(pins) = &mut self.pins {
-            pins.is_at_work();
-        }
+        self.pins.is_at_work();
         let wall = WallClock::read();
         let batch = self.probe.peek(BATCH, decode::death)?;
         let more = !batch.is_empty();
