@@ -15,7 +15,7 @@ use crate::text::{padded, printable};
 /// Of the column that names the owner.
 const OWNER_WIDTH: usize = 24;
 
-/// The columns' names over lines of [`line`].
+/// The columns' names over lines of [`line()`].
 pub(crate) fn header(times: &Times) -> String {
     format!(
         "{}      PID  COMM              {}    LIVED  CAUSE",
