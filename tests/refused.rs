@@ -19,6 +19,8 @@ static COMMITTED: &[u8] = include_bytes!("../monitor-ebpf/prebuilt/respawn.bpf.o
 
 /// `r0 = r5`, of a register that nothing was written to.
 const REFUSED: [u8; 8] = [0xbf, 0x50, 0, 0, 0, 0, 0, 0];
+/// The first byte of a call.
+const CALL: u8 = 0x85;
 /// What every kernel says of it.
 const REASON: &str = "R5 !read_ok";
 const AGAIN: &str = "earlier in this boot, and is not asked again";
@@ -36,7 +38,11 @@ fn object_with_refused(beginning: &str) -> NamedTempFile {
         if is_program && symbol.name().unwrap().starts_with(beginning) {
             let section = file.section_by_index(section).unwrap();
             let (offset, _) = section.file_range().unwrap();
-            let at = usize::try_from(offset + symbol.address()).unwrap();
+            let mut at = usize::try_from(offset + symbol.address()).unwrap();
+            // A call of another function is changed once more when it is loaded.
+            while bytes[at] == CALL {
+                at += 8;
+            }
             bytes[at..at + 8].copy_from_slice(&REFUSED);
             changed += 1;
         }
