@@ -1,0 +1,683 @@
+//! Sockets that are held for services: what a service gets, and that nobody who connects is refused,
+//! whoever dies meanwhile.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use support::rig::{Seeded, is_soak, report};
+use support::{Agent, DEADLINE, Setup, eventually, is_root, now, pid_of, rest, signal_to};
+
+const SERVER: &str = env!("CARGO_BIN_EXE_server");
+
+fn free() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap()
+}
+
+/// A service that serves its sockets.
+fn serving(how: &str, listen: &str, keys: &str) -> String {
+    format!("command = [{SERVER:?}, {how:?}]\nlisten = [{listen}]\n{keys}\n")
+}
+
+fn tcp(address: SocketAddr) -> String {
+    format!("{{ tcp = \"{address}\" }}")
+}
+
+/// What the server says of itself, in words.
+fn said(stream: &mut (impl Read + Write)) -> Option<Vec<String>> {
+    stream.write_all(b"x").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    (!words.is_empty()).then_some(words)
+}
+
+fn ask(address: SocketAddr) -> Option<Vec<String>> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    said(&mut stream)
+}
+
+/// Who answers there, once somebody does.
+fn served_by(address: SocketAddr) -> u32 {
+    let words = eventually("an answer", || ask(address));
+    words[0].parse().unwrap()
+}
+
+/// What a socket is among all of this boot.
+fn inode(pid: u32, descriptor: u32) -> String {
+    let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).unwrap();
+    target.to_str().unwrap().to_owned()
+}
+
+/// Whether a process has a file open.
+fn has(pid: u32, inode: &str) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    entries
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == inode))
+}
+
+fn holds(pid: u32, inode: &str) {
+    eventually("it holds the socket", || has(pid, inode).then_some(()));
+}
+
+/// Connects again and again.
+struct Clients {
+    end: Arc<AtomicBool>,
+    counts: Arc<[AtomicUsize; 2]>,
+    threads: Vec<JoinHandle<Duration>>,
+}
+
+impl Clients {
+    fn of(address: SocketAddr, count: usize) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let threads = (0..count).map(|_| {
+            let (end, counts) = (Arc::clone(&end), Arc::clone(&counts));
+            thread::spawn(move || {
+                let mut last = now();
+                let mut longest = Duration::ZERO;
+                while !end.load(Ordering::Relaxed) {
+                    let Ok(mut stream) = TcpStream::connect(address) else {
+                        counts[0].fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    };
+                    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                    // What is in flight in a process that is killed fails.
+                    if said(&mut stream).is_some() {
+                        counts[1].fetch_add(1, Ordering::Relaxed);
+                        longest = longest.max(last.elapsed());
+                        last = now();
+                    }
+                }
+                longest
+            })
+        });
+        let threads = threads.collect();
+        Self {
+            end,
+            counts,
+            threads,
+        }
+    }
+
+    /// How many were refused, how many were served, and the longest time that one client went unserved.
+    fn end(self) -> (usize, usize, Duration) {
+        self.end.store(true, Ordering::Relaxed);
+        let longest = self.threads.into_iter().map(|it| it.join().unwrap()).max();
+        let [refused, served] = [0, 1].map(|at| self.counts[at].load(Ordering::Relaxed));
+        (refused, served, longest.unwrap())
+    }
+
+    /// Waits until some more were served.
+    fn go_on(&self) {
+        let before = self.counts[1].load(Ordering::Relaxed);
+        eventually("clients are served", || {
+            (self.counts[1].load(Ordering::Relaxed) > before + 5).then_some(())
+        });
+    }
+}
+
+fn reload(agent: &Agent) {
+    let output = agent.run(&["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn a_service_gets_its_sockets_as_sd_listen_fds_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [stream, datagram, packet, answer] = ["s", "d", "p", "a"].map(|it| dir.path().join(it));
+    let (one, udp) = (free(), free());
+    let listen = format!(
+        "{{ tcp = \"{one}\", name = \"http\", backlog = 5 }}, {{ udp = \"{udp}\" }}, \
+         {{ unix = {stream:?}, mode = \"0640\", name = \"x y\" }}, {{ unix_datagram = {datagram:?} }}, \
+         {{ unix_seqpacket = {packet:?} }}"
+    );
+    let keys = "environment.LISTEN_PID = \"1\"\nready = { fd = 8 }\nlog = { stdout = true }";
+    let agent = Agent::start(&[("web", &serving("", &listen, keys))]);
+    let pid = pid_of(&agent.wait_state("web", "starting"));
+    let words = |descriptor: u32| {
+        let text = format!("{pid} {pid} 5 http:web:x y:web:web {descriptor}");
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(eventually("an answer", || ask(one)), words(3));
+    let sockets = agent.status("web")["sockets"].clone();
+    let shown = |family: &str, address: &str, name: &str| json!({"family": family, "address": address, "name": name, "held": true});
+    assert_eq!(sockets[0], shown("tcp", &one.to_string(), "http"));
+    assert_eq!(sockets[2], shown("unix", stream.to_str().unwrap(), "x y"));
+    let text = agent.run(&["show", "web"]).stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let line =
+        format!("  sockets     {one} (tcp, http), held\n              {udp} (udp, web), held\n");
+    assert!(text.contains(&line), "{text}");
+    let unix = said(&mut UnixStream::connect(&stream).unwrap());
+    assert_eq!(unix.unwrap(), words(5));
+    assert_eq!(fs::metadata(&stream).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(fs::metadata(&packet).unwrap().mode() & 0o7777, 0o666);
+    let text = answer.to_str().unwrap().as_bytes();
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.send_to(text, udp).unwrap();
+    let answered = |descriptor: u32| {
+        eventually("an answer", || {
+            let text = fs::read_to_string(&answer).unwrap_or_default();
+            let said: Vec<&str> = text.split_whitespace().collect();
+            (said == words(descriptor)).then_some(())
+        });
+    };
+    answered(4);
+    UnixDatagram::unbound()
+        .unwrap()
+        .send_to(text, &datagram)
+        .unwrap();
+    answered(6);
+    // Nothing else of the agent's is there.
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let number: u32 = descriptor
+            .unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(number <= 8, "{number}");
+    }
+    agent.must("stop", "web");
+    assert_eq!(agent.status("web")["sockets"][0]["held"], false);
+    for path in [&stream, &datagram, &packet] {
+        assert!(!path.exists(), "{}", path.display());
+    }
+}
+
+#[test]
+fn nobody_is_refused_while_the_service_is_killed() {
+    let address = free();
+    let agent = Agent::start(&[("web", &serving("nonblock", &tcp(address), ""))]);
+    let clients = Clients::of(address, 3);
+    for _ in 0..15 {
+        let pid = agent.running("web");
+        clients.go_on();
+        signal_to(pid, Signal::SIGKILL);
+        rest();
+        agent.replaced("web", pid);
+    }
+    clients.go_on();
+    let (refused, served, _) = clients.end();
+    assert_eq!(refused, 0);
+    assert!(served > 50, "{served}");
+}
+
+#[test]
+fn who_connects_during_backoff_waits_and_after_a_stop_is_refused() {
+    let (one, two, three) = (free(), free(), free());
+    let dir = tempfile::tempdir().unwrap();
+    let off = dir.path().join("off");
+    let unless_off = format!("conditions = {{ path_exists = \"!{}\" }}", off.display());
+    let agent = Agent::start(&[
+        ("web", &serving("", &tcp(one), "restart_delay = \"1s\"")),
+        ("once", &serving("", &tcp(two), "restart = \"no\"")),
+        ("maybe", &serving("", &tcp(three), &unless_off)),
+    ]);
+    let pid = agent.running("web");
+    TcpStream::connect(one).unwrap().write_all(b"die").unwrap();
+    agent.wait_state("web", "backoff");
+    let next = served_by(one);
+    assert_ne!(next, pid);
+    agent.must("stop", "web");
+    TcpStream::connect(one).unwrap_err();
+    // One that is not started again is down too.
+    signal_to(agent.running("once"), Signal::SIGKILL);
+    agent.wait_state("once", "failed");
+    TcpStream::connect(two).unwrap_err();
+    served_by(three);
+    fs::write(&off, "").unwrap();
+    signal_to(agent.running("maybe"), Signal::SIGKILL);
+    agent.wait_state("maybe", "skipped");
+    TcpStream::connect(three).unwrap_err();
+    fs::remove_file(&off).unwrap();
+    agent.must("start", "maybe");
+    served_by(three);
+    for service in ["web", "once"] {
+        agent.must("start", service);
+    }
+    assert_eq!(served_by(one), agent.running("web"));
+    let before = inode(pid_of(&agent.status("web")), 3);
+    agent.must("restart", "web");
+    assert_eq!(inode(agent.running("web"), 3), before);
+    served_by(two);
+}
+
+/// A service that is killed under a stopped agent, which is then killed itself: only the spare has the
+/// socket.
+#[test]
+fn nobody_is_refused_when_agent_and_service_are_killed_together() {
+    let address = free();
+    let mut agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
+    let pid = agent.running("web");
+    let socket = inode(pid, 3);
+    let clients = Clients::of(address, 3);
+    let mut spare = agent.another();
+    let mut pid = pid;
+    for _ in 0..5 {
+        holds(spare.id(), &socket);
+        clients.go_on();
+        agent.signal(Signal::SIGSTOP);
+        signal_to(pid, Signal::SIGKILL);
+        eventually("the service is dead", || {
+            (!support::is_alive(pid)).then_some(())
+        });
+        agent.replace_by(spare);
+        spare = agent.another();
+        pid = agent.replaced("web", pid);
+        assert_eq!(inode(pid, 3), socket);
+    }
+    clients.go_on();
+    let (refused, _, _) = clients.end();
+    assert_eq!(refused, 0);
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+}
+
+/// The same, with a spare that goes on as the new program.
+#[test]
+fn nobody_is_refused_when_the_spare_takes_over_as_a_new_binary() {
+    let dir = tempfile::tempdir().unwrap();
+    let (binary, new) = (dir.path().join("respawn"), dir.path().join("new"));
+    support::copy_program(support::respawn().get_program(), &binary);
+    let script = format!("shift; exec {} \"$@\"", binary.display());
+    let setup = Setup {
+        wrapper: ["/bin/sh", "-c", &script, "sh"].map(str::to_owned).into(),
+        ..Setup::default()
+    };
+    let address = free();
+    let mut agent = Agent::with(&setup, &[("web", &serving("", &tcp(address), ""))]);
+    let pid = agent.running("web");
+    let socket = inode(pid, 3);
+    let clients = Clients::of(address, 3);
+    let spare = agent.another();
+    holds(spare.id(), &socket);
+    clients.go_on();
+    fs::copy(&binary, &new).unwrap();
+    fs::rename(&new, &binary).unwrap();
+    agent.signal(Signal::SIGSTOP);
+    signal_to(pid, Signal::SIGKILL);
+    eventually("the service is dead", || {
+        (!support::is_alive(pid)).then_some(())
+    });
+    agent.replace_by(spare);
+    let pid = agent.replaced("web", pid);
+    assert_eq!(inode(pid, 3), socket);
+    clients.go_on();
+    assert_eq!(clients.end().0, 0);
+    let log = agent.log();
+    assert!(
+        log.contains("was replaced: going on as the new one"),
+        "{log}"
+    );
+    // It goes to nobody else.
+    assert!(!support::environment(pid).contains_key("RESPAWN_SOCKETS"));
+    agent.must("stop", "web");
+    TcpStream::connect(address).unwrap_err();
+}
+
+/// Whoever is left has it.
+#[test]
+fn the_next_agent_takes_the_socket_from_the_living_instance() {
+    if !is_root("the_next_agent_takes_the_socket_from_the_living_instance") {
+        return;
+    }
+    let addresses = [free(), free(), free(), free()];
+    let [plain, moved, child, closed] = addresses;
+    let mut agent = Agent::start(&[
+        ("plain", &serving("", &tcp(plain), "")),
+        ("moved", &serving("move", &tcp(moved), "")),
+        ("child", &serving("child", &tcp(child), "")),
+        ("closed", &serving("close", &tcp(closed), "")),
+    ]);
+    let names = ["plain", "moved", "child"];
+    let pids = names.map(|name| agent.running(name));
+    agent.running("closed");
+    for address in [plain, moved, child] {
+        served_by(address);
+    }
+    let socket = inode(pids[0], 3);
+    agent.kill();
+    TcpStream::connect(closed).unwrap_err();
+    agent.start_again();
+    holds(agent.pid(), &socket);
+    let clients = Clients::of(plain, 2);
+    for (name, pid) in names.into_iter().zip(pids) {
+        assert_eq!(agent.running(name), pid);
+        signal_to(pid, Signal::SIGKILL);
+        let pid = agent.replaced(name, pid);
+        if name == "plain" {
+            assert_eq!(inode(pid, 3), socket);
+        }
+    }
+    for address in [plain, moved, child] {
+        served_by(address);
+    }
+    assert_eq!(clients.end().0, 0);
+    // What nobody has any more is bound again at the next start.
+    let log = agent.log();
+    let words = format!("cannot take over its socket {closed}: no process of the service has it");
+    assert!(log.contains(&words), "{log}");
+    agent.must("restart", "closed");
+    TcpStream::connect(closed).unwrap();
+}
+
+/// Agent, spare and service are killed at random and at any moment, but never all that hold the socket:
+/// 12 times, or 500 with `RESPAWN_SOAK=1`.
+#[test]
+fn nobody_is_refused_while_one_of_them_lives() {
+    if !is_root("nobody_is_refused_while_one_of_them_lives") {
+        return;
+    }
+    const AGENT: u64 = 1;
+    const SPARE: u64 = 2;
+    const SERVICE: u64 = 4;
+    let mut random = Seeded(13);
+    let address = free();
+    let mut agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
+    let socket = inode(agent.running("web"), 3);
+    let clients = Clients::of(address, 3);
+    let mut spare = agent.another();
+    for round in 0..if is_soak() { 500 } else { 12 } {
+        let pid = agent.running("web");
+        holds(spare.id(), &socket);
+        holds(agent.pid(), &socket);
+        clients.go_on();
+        let killed = 1 + random.below(6);
+        let mut pids = [(AGENT, agent.pid()), (SPARE, spare.id()), (SERVICE, pid)];
+        pids.rotate_left(usize::try_from(random.below(3)).unwrap());
+        for (_, pid) in pids.into_iter().filter(|(who, _)| killed & who != 0) {
+            signal_to(pid, Signal::SIGKILL);
+            thread::sleep(Duration::from_micros(random.below(2000)));
+        }
+        if killed & SPARE != 0 {
+            spare.wait().unwrap();
+        }
+        match (killed & AGENT != 0, killed & SPARE != 0) {
+            (true, true) => {
+                agent.wait();
+                agent.start_again();
+                spare = agent.another();
+            }
+            (true, false) => {
+                agent.replace_by(spare);
+                spare = agent.another();
+            }
+            (false, true) => spare = agent.another(),
+            (false, false) => {}
+        }
+        if killed & SERVICE != 0 {
+            agent.replaced("web", pid);
+            rest();
+        }
+        assert_eq!(inode(agent.running("web"), 3), socket, "{round}");
+    }
+    clients.go_on();
+    let (refused, served, _) = clients.end();
+    report(&format!("{served} served, {refused} refused"));
+    assert_eq!(refused, 0);
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+}
+
+#[test]
+fn a_reload_binds_what_is_new_and_leaves_the_rest() {
+    let [one, two, three] = [free(), free(), free()];
+    let both = |other: SocketAddr| format!("{}, {}", tcp(one), tcp(other));
+    let agent = Agent::start(&[("web", &serving("", &both(two), ""))]);
+    let pid = agent.running("web");
+    let [stays, goes] = [inode(pid, 3), inode(pid, 4)];
+    let clients = Clients::of(one, 2);
+    clients.go_on();
+    agent.write_service("web", &serving("", &both(three), ""));
+    reload(&agent);
+    let pid = agent.replaced("web", pid);
+    assert_eq!(inode(pid, 3), stays);
+    assert_ne!(inode(pid, 4), goes);
+    assert_eq!(served_by(three), pid);
+    TcpStream::connect(two).unwrap_err();
+    // One that is in use changes nothing.
+    let _taken = TcpListener::bind(two).unwrap();
+    agent.write_service("web", &serving("", &both(two), ""));
+    let output = agent.run(&["reload"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{text}");
+    let expected = format!(
+        "web.toml:3: listen: cannot listen on {two}: the address is in use by another socket"
+    );
+    assert!(text.contains(&expected), "{text}");
+    assert_eq!(served_by(three), pid);
+    assert_eq!(agent.running("web"), pid);
+    // A name alone is no other socket.
+    let named = format!(
+        "{{ tcp = \"{three}\", name = \"x\", backlog = 7 }}, {}",
+        tcp(one)
+    );
+    agent.write_service("web", &serving("", &named, ""));
+    reload(&agent);
+    let pid = agent.replaced("web", pid);
+    assert_eq!(inode(pid, 4), stays);
+    assert_eq!(eventually("an answer", || ask(three))[3], "x:web");
+    clients.go_on();
+    assert_eq!(clients.end().0, 0);
+    // A service that is gone from the config has none.
+    fs::remove_file(agent.service_file("web")).unwrap();
+    agent.write_service("other", "command = [\"sleep\", \"1000\"]");
+    reload(&agent);
+    eventually("nobody listens any more", || {
+        TcpStream::connect(one).is_err().then_some(())
+    });
+}
+
+#[test]
+fn what_cannot_be_bound_is_told_and_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("file"), "precious").unwrap();
+    symlink(path("file"), path("link")).unwrap();
+    fs::create_dir(path("open")).unwrap();
+    fs::set_permissions(path("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    let address = free();
+    let taken = TcpListener::bind(address).unwrap();
+    let unix = |name: &str| serving("", &format!("{{ unix = {:?} }}", path(name)), "");
+    let agent = Agent::start(&[
+        (
+            "port",
+            &serving("", &tcp(address), "restart_max_delay = \"200ms\""),
+        ),
+        ("file", &unix("file")),
+        ("link", &unix("link")),
+        ("open", &unix("open/x")),
+        ("none", &unix("none/x")),
+    ]);
+    for (service, expected) in [
+        (
+            "port",
+            format!("cannot listen on {address}: the address is in use"),
+        ),
+        (
+            "file",
+            "a regular file is there, and is not replaced".to_owned(),
+        ),
+        (
+            "link",
+            "a symbolic link is there, and is not replaced".to_owned(),
+        ),
+        ("open", "everyone may write to".to_owned()),
+        ("none", "there is no directory".to_owned()),
+    ] {
+        let status = agent.wait_state(service, "backoff");
+        let error = status["error"].as_str().unwrap();
+        assert!(error.contains(&expected), "{error}");
+    }
+    assert_eq!(fs::read_to_string(path("file")).unwrap(), "precious");
+    drop(taken);
+    assert_eq!(served_by(address), agent.running("port"));
+    fs::create_dir(path("none")).unwrap();
+    eventually("it listens", || UnixStream::connect(path("none/x")).ok());
+}
+
+#[test]
+fn a_directory_of_the_services_user_is_refused() {
+    if !is_root("a_directory_of_the_services_user_is_refused") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [own, roots] = ["own", "roots"].map(|name| dir.path().join(name));
+    for path in [&own, &roots] {
+        fs::create_dir(path).unwrap();
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::chown(&own, Some(65_534), None).unwrap();
+    let server = dir.path().join("server");
+    fs::copy(SERVER, &server).unwrap();
+    let service = |path: &Path| {
+        format!(
+            "command = [{server:?}]\nlisten = [{{ unix = {path:?}, user = 65534, group = 4, mode = \"0600\" }}]\n\
+             user = 65534\ngroup = 65534\n"
+        )
+    };
+    let agent = Agent::start(&[
+        ("own", &service(&own.join("x"))),
+        ("good", &service(&roots.join("x"))),
+    ]);
+    let status = agent.wait_state("own", "backoff");
+    let error = status["error"].as_str().unwrap();
+    let expected = format!("{} belongs to uid 65534, and so could put", own.display());
+    assert!(error.contains(&expected), "{error}");
+    agent.running("good");
+    let metadata = fs::metadata(roots.join("x")).unwrap();
+    let found = (metadata.uid(), metadata.gid(), metadata.mode() & 0o777);
+    assert_eq!(found, (65_534, 4, 0o600));
+    assert!(said(&mut UnixStream::connect(roots.join("x")).unwrap()).is_some());
+}
+
+#[test]
+fn with_a_spare_a_stop_is_a_stop_and_nothing_is_left_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.sock");
+    let (one, udp) = (free(), free());
+    let listen = format!("{}, {{ udp = \"{udp}\" }}, {{ unix = {path:?} }}", tcp(one));
+    let mut agent = Agent::start(&[
+        (
+            "web",
+            &serving("", &listen, "restart_max_delay = \"100ms\""),
+        ),
+        ("other", &support::sleeping("")),
+    ]);
+    let pid = agent.running("web");
+    let sockets = [3, 4, 5].map(|descriptor| inode(pid, descriptor));
+    let mut spare = agent.another();
+    for socket in &sockets {
+        holds(spare.id(), socket);
+    }
+    agent.must("stop", "web");
+    TcpStream::connect(one).unwrap_err();
+    assert!(!path.exists());
+    for socket in &sockets {
+        eventually("the spare has let go of it", || {
+            (!has(spare.id(), socket)).then_some(())
+        });
+        assert!(!has(agent.pid(), socket));
+    }
+    agent.must("start", "web");
+    assert_eq!(served_by(one), agent.running("web"));
+    // All who have them are killed.
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+    let pid = agent.running("web");
+    agent.signal(Signal::SIGSTOP);
+    signal_to(pid, Signal::SIGKILL);
+    eventually("the service is dead", || {
+        (!support::is_alive(pid)).then_some(())
+    });
+    agent.kill();
+    TcpStream::connect(one).unwrap_err();
+    assert!(UnixStream::connect(&path).is_err() && path.exists());
+    agent.start_again();
+    let pid = agent.running("web");
+    assert_eq!(served_by(one), pid);
+    assert!(said(&mut UnixStream::connect(&path).unwrap()).is_some());
+    // A service that is gone leaves neither a file nor a cgroup.
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let own = cgroup.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = support::cgroup_mount().zip(own.filter(|own| own.contains("web")));
+    let own = own.map(|(mount, own)| mount.join(own));
+    fs::remove_file(agent.service_file("web")).unwrap();
+    reload(&agent);
+    eventually("it is gone", || agent.status("web").is_null().then_some(()));
+    assert!(!path.exists());
+    let records = fs::read_dir(agent.runtime_dir().join("sockets")).unwrap();
+    assert_eq!(records.count(), 0);
+    if let Some(own) = own {
+        eventually("its cgroup is gone", || (!own.exists()).then_some(()));
+    }
+}
+
+#[test]
+fn what_the_next_agent_needs_is_put_back() {
+    let address = free();
+    let agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
+    let socket = inode(agent.running("web"), 3);
+    let records = agent.runtime_dir().join("sockets");
+    let before = fs::read(records.join("web")).unwrap();
+    fs::remove_dir_all(&records).unwrap();
+    eventually("it is there again", || {
+        (fs::read(records.join("web")).ok()? == before).then_some(())
+    });
+    let mut spare = agent.another();
+    holds(spare.id(), &socket);
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+}
+
+/// HTTP requests while the server is killed every 100 ms: for figures. How many of them at once and for
+/// how long: `RESPAWN_LOAD_CLIENTS`, `RESPAWN_LOAD_SECONDS`.
+#[test]
+#[ignore = "measures"]
+fn load() {
+    let number = |name: &str, default| {
+        let said = std::env::var(name).ok().and_then(|text| text.parse().ok());
+        said.unwrap_or(default)
+    };
+    let (clients, seconds) = (
+        number("RESPAWN_LOAD_CLIENTS", 4),
+        number("RESPAWN_LOAD_SECONDS", 10),
+    );
+    let address = free();
+    let agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
+    agent.running("web");
+    let clients = Clients::of(address, usize::try_from(clients).unwrap());
+    let begin = now();
+    let mut kills = 0;
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        thread::sleep(Duration::from_millis(100));
+        if let Some(pid) = agent.status("web")["pid"].as_u64() {
+            signal_to(u32::try_from(pid).unwrap(), Signal::SIGKILL);
+            kills += 1;
+        }
+    }
+    let (refused, served, longest) = clients.end();
+    eprintln!("{kills} kills, {served} served, {refused} refused, longest gap {longest:?}");
+    assert_eq!(refused, 0);
+}
