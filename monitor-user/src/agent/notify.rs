@@ -1,0 +1,412 @@
+//! What services say of themselves to the socket in their `NOTIFY_SOCKET`, as `sd_notify(3)` has it: one
+//! socket a service, in the runtime directory, which nobody but the service's user and root can send to.
+//!
+//! ```text
+//! NOTIFY_DIR/SERVICE         the socket, made before the first start and kept from then on
+//! NOTIFY_DIR.cookies/SERVICE its number in the kernel, so that the next agent knows it again
+//! ```
+//!
+//! An instance has its service's socket open, so what it says while no agent lives waits in the queue. The
+//! next agent takes the socket from the instance; where it may not, or the instance has closed it, it makes
+//! another one at the same path, and what was said in between is lost.
+//!
+//! Polls nothing, and decides nothing: says who has sent what. A message counts if its sender is in the
+//! cgroup of the instance, or has ended and was of its user.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+
+use super::runtime_dir::{COOKIES, NOTIFY};
+use crate::model::{Identity, Instance, ServiceName};
+use crate::os;
+use crate::os::notify::{Datagram, NotifySocket};
+use crate::os::waiter::{Interest, Waiter};
+
+/// So many messages of one service are read in a row, before others have their turn.
+const AT_ONCE: usize = 64;
+
+/// One line of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    Ready,
+    /// In words, for people.
+    Status(String),
+    /// It is alive.
+    Watchdog,
+    /// It asks to be treated as one that is not.
+    WatchdogTrigger,
+    /// It needs so much time from now on.
+    Extend(Duration),
+}
+
+/// A message that may count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) service: ServiceName,
+    pub(super) instance: Instance,
+    /// Pid and user ID.
+    pub(super) sender: (u32, u32),
+    pub(super) said: Vec<Said>,
+}
+
+/// The sockets of all services that have one.
+pub(super) struct Notify {
+    sockets_dir: PathBuf,
+    cookies_dir: PathBuf,
+    /// Ready when one of them has something to read.
+    waiter: AsyncFd<Waiter>,
+    services: BTreeMap<ServiceName, Ears>,
+    tokens: HashMap<u64, ServiceName>,
+    last_token: u64,
+}
+
+struct Ears {
+    socket: Arc<NotifySocket>,
+    /// Whom it may send to.
+    owner: Owner,
+    /// What the waiter names it by.
+    token: u64,
+    /// Whose messages it has; `None` while none runs: they stay in the queue.
+    instance: Option<Instance>,
+}
+
+impl Notify {
+    /// Of the agent of a runtime directory.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn of(runtime_dir: &Path) -> io::Result<Self> {
+        let waiter = os::async_fd(Waiter::new()?, tokio::io::Interest::READABLE)?;
+        Ok(Self {
+            sockets_dir: runtime_dir.join(NOTIFY),
+            cookies_dir: runtime_dir.join(COOKIES),
+            waiter,
+            services: BTreeMap::new(),
+            tokens: HashMap::new(),
+            last_token: 0,
+        })
+    }
+
+    /// Where a service sends its notifications to.
+    pub(super) fn path(&self, service: &str) -> PathBuf {
+        self.sockets_dir.join(service)
+    }
+
+    /// Where its number in the kernel is.
+    fn cookie(&self, service: &str) -> PathBuf {
+        self.cookies_dir.join(service)
+    }
+
+    /// The socket for the next instance of a service, which runs as `identity`: with nothing in it of the
+    /// one before.
+    ///
+    /// # Errors
+    /// It can be neither found nor made.
+    pub(super) fn begin(
+        &mut self,
+        service: &ServiceName,
+        identity: Option<&Identity>,
+    ) -> io::Result<Arc<NotifySocket>> {
+        let owner = owner(identity);
+        let is_there = fs::symlink_metadata(self.path(service)).is_ok();
+        match self.services.get_mut(service) {
+            Some(ears) if ears.owner == owner && is_there => {
+                ears.instance = None;
+                while ears.socket.receive()?.is_some() {}
+                Ok(Arc::clone(&ears.socket))
+            }
+            _ => {
+                let socket = self.bind(service, owner)?;
+                Ok(self.insert(service, owner, socket))
+            }
+        }
+    }
+
+    /// From now on what this instance says is told, and what it has said since its start.
+    pub(super) fn listen(&mut self, service: &ServiceName, instance: Instance) {
+        let Some(ears) = self.services.get_mut(service) else {
+            return;
+        };
+        ears.instance = Some(instance);
+        let waiter = self.waiter.get_ref();
+        // Added again it is told again, if there is something in it.
+        let _ = waiter.remove(ears.socket.as_fd());
+        if let Err(error) = waiter.add(ears.socket.as_fd(), Interest::Readable, ears.token) {
+            tracing::error!(%service, "cannot hear what it notifies: {error}");
+        }
+    }
+
+    /// Goes on with the instance of an earlier agent, which runs as `identity`.
+    pub(super) fn adopt(
+        &mut self,
+        service: &ServiceName,
+        identity: Option<&Identity>,
+        instance: Instance,
+        process: Option<BorrowedFd<'_>>,
+    ) {
+        let owner = owner(identity);
+        let taken = self.take_over(service, process);
+        let taken = taken.or_else(|error| {
+            tracing::warn!(
+                %service,
+                "cannot take over its notify socket: {error}; what it has sent while no agent ran is lost"
+            );
+            self.bind(service, owner)
+        });
+        match taken {
+            Ok(socket) => {
+                self.insert(service, owner, socket);
+                self.listen(service, instance);
+            }
+            Err(error) => tracing::error!(%service, "cannot hear what it notifies: {error}"),
+        }
+    }
+
+    fn take_over(
+        &self,
+        service: &ServiceName,
+        process: Option<BorrowedFd<'_>>,
+    ) -> io::Result<NotifySocket> {
+        let process = process.ok_or(io::ErrorKind::NotFound)?;
+        let cookie = fs::read_to_string(self.cookie(service))?;
+        let cookie = cookie.trim().parse().map_err(io::Error::other)?;
+        NotifySocket::of(process, &self.path(service), cookie)
+    }
+
+    fn bind(&self, service: &ServiceName, owner: Owner) -> io::Result<NotifySocket> {
+        // Services may pass through the one, and have no business in the other.
+        for (dir, mode) in [(&self.sockets_dir, 0o711), (&self.cookies_dir, 0o700)] {
+            os::make_dir(dir, mode)?;
+        }
+        let cookie = self.cookie(service);
+        os::remove_file(&cookie)?;
+        let socket = NotifySocket::bind(&self.path(service), owner)?;
+        fs::write(cookie, socket.cookie()?.to_string())?;
+        Ok(socket)
+    }
+
+    fn insert(
+        &mut self,
+        service: &ServiceName,
+        owner: Owner,
+        socket: NotifySocket,
+    ) -> Arc<NotifySocket> {
+        let socket = Arc::new(socket);
+        self.last_token += 1;
+        let ears = Ears {
+            socket: Arc::clone(&socket),
+            owner,
+            token: self.last_token,
+            instance: None,
+        };
+        self.tokens.insert(ears.token, service.clone());
+        if let Some(old) = self.services.insert(service.clone(), ears) {
+            self.tokens.remove(&old.token);
+        }
+        socket
+    }
+
+    /// Somebody has removed what is in the runtime directory: puts the sockets back. What the instances
+    /// have open is reached by nobody any more.
+    pub(super) fn restore(&mut self) {
+        let services = self.services.iter();
+        let gone: Vec<_> = services
+            .filter(|(service, _)| fs::symlink_metadata(self.path(service)).is_err())
+            .map(|(service, ears)| (service.clone(), ears.owner, ears.instance))
+            .collect();
+        for (service, owner, instance) in gone {
+            match self.bind(&service, owner) {
+                Ok(socket) => {
+                    self.insert(&service, owner, socket);
+                    instance
+                        .into_iter()
+                        .for_each(|it| self.listen(&service, it));
+                }
+                Err(error) => tracing::error!(%service, "cannot hear what it notifies: {error}"),
+            }
+        }
+    }
+
+    /// The service is no more.
+    pub(super) fn forget(&mut self, service: &ServiceName) {
+        if let Some(old) = self.services.remove(service) {
+            self.tokens.remove(&old.token);
+        }
+        // The next agent finds nothing that it could mistake for its own.
+        let _ = os::remove_file(&self.path(service));
+        let _ = os::remove_file(&self.cookie(service));
+    }
+
+    /// Waits until there may be something to read. Cancellation loses nothing.
+    pub(super) async fn needed(&mut self) -> io::Result<()> {
+        self.waiter.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
+    /// What has been sent, in the order of each service; without waiting.
+    pub(super) fn take(&mut self) -> Vec<Message> {
+        let mut ready = Vec::new();
+        if let Err(error) = self.waiter.get_mut().drain(&mut ready) {
+            tracing::error!("cannot wait for notifications: {error}");
+        }
+        let mut messages = Vec::new();
+        let mut unfinished = Vec::new();
+        for (token, _) in ready {
+            let Some(service) = self.tokens.get(&token) else {
+                continue;
+            };
+            let Some(ears) = self.services.get(service) else {
+                continue;
+            };
+            let Some(instance) = ears.instance else {
+                continue;
+            };
+            for _ in 0..AT_ONCE {
+                match ears.socket.receive() {
+                    Ok(Some(datagram)) => messages.extend(message(service, instance, datagram)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%service, "cannot read a notification: {error}");
+                        break;
+                    }
+                }
+            }
+            unfinished.push((service.clone(), instance));
+        }
+        // One that sends all the time waits for the next turn of the loop.
+        for (service, instance) in unfinished {
+            self.listen(&service, instance);
+        }
+        messages
+    }
+}
+
+fn message(service: &ServiceName, instance: Instance, datagram: Datagram) -> Option<Message> {
+    let (Some(text), Some(sender)) = (datagram.text, datagram.sender) else {
+        tracing::warn!(%service, "a notification that is too long, not UTF-8 or of nobody was dropped");
+        return None;
+    };
+    let said: Vec<_> = text.lines().filter_map(said).collect();
+    Some(Message {
+        service: service.clone(),
+        instance,
+        sender,
+        said,
+    })
+}
+
+/// What a line says; `None`: nothing that changes anything here.
+fn said(line: &str) -> Option<Said> {
+    Some(match line.split_once('=')? {
+        ("READY", "1") => Said::Ready,
+        ("STATUS", text) => Said::Status(text.to_owned()),
+        ("WATCHDOG", "1") => Said::Watchdog,
+        ("WATCHDOG", "trigger") => Said::WatchdogTrigger,
+        ("EXTEND_TIMEOUT_USEC", time) => Said::Extend(Duration::from_micros(time.parse().ok()?)),
+        _ => return None,
+    })
+}
+
+/// User and group; `None`: the agent's own.
+type Owner = Option<(u32, u32)>;
+
+fn owner(identity: Option<&Identity>) -> Owner {
+    identity.map(|identity| (identity.uid, identity.gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    const FIRST: Instance = Instance {
+        pid: 7,
+        start_time_ns: 10_000_000,
+    };
+
+    const SECOND: Instance = Instance {
+        pid: 8,
+        start_time_ns: 20_000_000,
+    };
+
+    fn told(notify: &mut Notify) -> Vec<(Instance, Vec<Said>)> {
+        let messages = notify.take().into_iter();
+        messages.map(|it| (it.instance, it.said)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_an_instance_says_is_told_and_not_as_that_of_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let web: ServiceName = "web".into();
+        let mut notify = Notify::of(dir.path()).unwrap();
+        notify.begin(&web, None).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(notify.path("web")).unwrap();
+        // Before it is known which instance that is.
+        sender.send(b"READY=1\nSTATUS=up").unwrap();
+        assert_eq!(told(&mut notify), []);
+        notify.listen(&web, FIRST);
+        notify.needed().await.unwrap();
+        let said = vec![Said::Ready, Said::Status("up".into())];
+        assert_eq!(told(&mut notify), [(FIRST, said)]);
+        sender.send(b"WATCHDOG=1").unwrap();
+        notify.needed().await.unwrap();
+        assert_eq!(told(&mut notify), [(FIRST, vec![Said::Watchdog])]);
+        sender.send(b"READY=1").unwrap();
+        notify.begin(&web, None).unwrap();
+        notify.listen(&web, SECOND);
+        assert_eq!(told(&mut notify), []);
+        sender.send(b"EXTEND_TIMEOUT_USEC=5").unwrap();
+        let extend = vec![Said::Extend(Duration::from_micros(5))];
+        assert_eq!(told(&mut notify), [(SECOND, extend)]);
+        notify.forget(&web);
+        assert!(!notify.path("web").exists());
+    }
+
+    #[tokio::test]
+    async fn more_than_one_turn_takes_is_told_in_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let web: ServiceName = "web".into();
+        let mut notify = Notify::of(dir.path()).unwrap();
+        notify.begin(&web, None).unwrap();
+        notify.listen(&web, FIRST);
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(notify.path("web")).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let sent = (0..AT_ONCE + 10).take_while(|_| sender.send(b"WATCHDOG=1").is_ok());
+        let sent = sent.count();
+        let mut told = 0;
+        while told < sent {
+            notify.needed().await.unwrap();
+            told += notify.take().len();
+        }
+        assert_eq!(told, sent);
+    }
+
+    #[test]
+    fn lines_that_mean_nothing_here_are_passed_over() {
+        let known = [
+            ("READY=1", Some(Said::Ready)),
+            ("READY=0", None),
+            ("READY", None),
+            ("WATCHDOG=trigger", Some(Said::WatchdogTrigger)),
+            ("WATCHDOG=2", None),
+            ("EXTEND_TIMEOUT_USEC=", None),
+            ("EXTEND_TIMEOUT_USEC=-1", None),
+            ("STATUS=", Some(Said::Status(String::new()))),
+            ("MAINPID=1", None),
+            ("", None),
+        ];
+        for (line, expected) in known {
+            assert_eq!(said(line), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Sockets to which services send notifications, as `sd_notify(3)` has it: datagrams with lines such as
+//! `READY=1`, each with the sender's credentials. What a message means is said elsewhere.
+//!
+//! A service has its socket open too, so that messages are kept while no agent lives. It shares what is
+//! set on the socket, and its queue: whatever it does with them, a read here neither blocks nor fails for
+//! good.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname,
+    recvmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, chown};
+
+/// The number under which a service has its socket open. The kernel's default limit is 1,024, and the
+/// numbers from 3 on are for `LISTEN_FDS`.
+pub(crate) const DESCRIPTOR: i32 = 900;
+
+/// Longer messages are refused, as systemd does.
+const MOST_BYTES: usize = 4096;
+
+/// Room for credentials, for as many descriptors as a message can carry (`SCM_MAX_FD`, 253), and for what
+/// else a service may have switched on.
+const CONTROL_BYTES: usize = 4096;
+
+/// A socket to which one service sends notifications.
+#[derive(Debug)]
+pub(crate) struct NotifySocket(OwnedFd);
+
+/// One datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    /// `None`: it was longer than what is taken, or not UTF-8.
+    pub(crate) text: Option<String>,
+    /// Who sent it: pid and user ID; `None` if the kernel does not say.
+    pub(crate) sender: Option<(u32, u32)>,
+}
+
+impl NotifySocket {
+    /// Makes one at `path`, in place of what is there, which only `owner` (user, group; `None`: whoever
+    /// calls) and root can send to. Its directory has to be one that nobody else can write to.
+    ///
+    /// # Errors
+    /// The path is too long for a socket, and the kernel's.
+    pub(crate) fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        // The mode of a socket's file is that of the socket before it is bound (`unix_bind_bsd`,
+        // net/unix/af_unix.c).
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        super::remove_file(path)?;
+        bind(socket.as_raw_fd(), &address(path)?)?;
+        if let Some((user, group)) = owner {
+            chown(path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// The one that a service has open, if it is that of this path and has this cookie.
+    ///
+    /// # Errors
+    /// It has another one or none there, or this process may not take it: that needs the right to trace
+    /// the service.
+    pub(crate) fn of(process: BorrowedFd<'_>, path: &Path, cookie: u64) -> io::Result<Self> {
+        let socket = Self(super::socket::taken_from(process, DESCRIPTOR, cookie)?);
+        let name: UnixAddr = getsockname(socket.0.as_raw_fd())?;
+        if name.path() == Some(path) {
+            Ok(socket)
+        } else {
+            Err(io::Error::other("the service has another socket there"))
+        }
+    }
+
+    /// What the kernel names it by, as long as it is booted (`SO_COOKIE`).
+    ///
+    /// # Errors
+    /// None that is known.
+    pub(crate) fn cookie(&self) -> io::Result<u64> {
+        super::socket::cookie(self.0.as_fd())
+    }
+
+    /// The oldest message that has not been read; `None`: there is none now. Descriptors that it carries
+    /// are closed, which is what the sender of `BARRIER=1` waits for.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn receive(&self) -> io::Result<Option<Datagram>> {
+        let mut bytes = [0; MOST_BYTES];
+        let mut control = [0; CONTROL_BYTES];
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let fd = self.0.as_raw_fd();
+        let message = loop {
+            match recvmsg::<()>(fd, &mut parts, Some(&mut control), flags) {
+                Ok(message) => break message,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let is_cut = message.flags.contains(MsgFlags::MSG_TRUNC);
+        let length = message.bytes;
+        let mut sender = None;
+        for part in message.cmsgs().into_iter().flatten() {
+            match part {
+                ControlMessageOwned::ScmCredentials(who) => {
+                    let pid = u32::try_from(who.pid()).ok();
+                    sender = pid.map(|pid| (pid, who.uid()));
+                }
+                ControlMessageOwned::ScmRights(fds) => {
+                    for fd in fds {
+                        // SAFETY: the kernel has just made it for us, and nobody else knows it.
+                        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                    }
+                }
+                _ => {}
+            }
+        }
+        let text = bytes.get(..length).filter(|_| !is_cut);
+        let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        Ok(Some(Datagram {
+            text: text.map(str::to_owned),
+            sender,
+        }))
+    }
+}
+
+impl AsFd for NotifySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn address(path: &Path) -> io::Result<UnixAddr> {
+    UnixAddr::new(path).map_err(|_| {
+        let length = path.as_os_str().len();
+        let message = format!("the path is {length} bytes long, and that of a socket at most 107");
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn messages_come_in_their_order_with_their_sender() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web");
+        let socket = NotifySocket::bind(&path, None).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(socket.receive().unwrap(), None);
+        let sender = UnixDatagram::unbound().unwrap();
+        let long = "x".repeat(MOST_BYTES + 1);
+        for text in [b"READY=1".as_slice(), b"\xff", long.as_bytes(), b""] {
+            sender.send_to(text, &path).unwrap();
+        }
+        for text in [Some("READY=1"), None, None, Some("")] {
+            let datagram = socket.receive().unwrap().unwrap();
+            assert_eq!(datagram.text.as_deref(), text);
+            assert_eq!(
+                datagram.sender,
+                Some((std::process::id(), nix::unistd::geteuid().as_raw()))
+            );
+        }
+        assert_eq!(socket.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn a_socket_takes_the_place_of_an_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web");
+        let first = NotifySocket::bind(&path, None).unwrap();
+        let second = NotifySocket::bind(&path, None).unwrap();
+        assert_ne!(first.cookie().unwrap(), second.cookie().unwrap());
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to(b"READY=1", &path).unwrap();
+        assert_eq!(first.receive().unwrap(), None);
+        assert!(second.receive().unwrap().is_some());
+        let long = dir.path().join("x".repeat(120));
+        let error = NotifySocket::bind(&long, None).unwrap_err();
+        assert!(error.to_string().contains("at most 107"), "{error}");
+    }
+
+    #[test]
+    fn descriptors_in_a_message_are_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web");
+        let socket = NotifySocket::bind(&path, None).unwrap();
+        let (barrier, other) = std::io::pipe().unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        let to = UnixAddr::new(&path).unwrap();
+        let fds = [other.as_raw_fd()];
+        let rights = nix::sys::socket::ControlMessage::ScmRights(&fds);
+        let text = [std::io::IoSlice::new(b"BARRIER=1")];
+        let none = MsgFlags::empty();
+        let sent = nix::sys::socket::sendmsg(sender.as_raw_fd(), &text, &[rights], none, Some(&to));
+        assert_eq!(sent.unwrap(), 9);
+        drop(other);
+        let datagram = socket.receive().unwrap().unwrap();
+        assert_eq!(datagram.text.as_deref(), Some("BARRIER=1"));
+        // Nobody has the other end open any more.
+        assert_eq!(io::read_to_string(barrier).unwrap(), "");
+    }
+}

@@ -1,0 +1,288 @@
+//! Services that notify as sd_notify(3) has it: readiness, status and watchdog, who may say so, and that
+//! what is said while no agent lives is not lost.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use support::{Agent, Victim, eventually, is_root, pid_of, shell, signal_to, sleeping};
+
+const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
+
+/// A service that says what is put into `dir`.
+fn speaking(dir: &Path, keys: &str) -> String {
+    format!(
+        "command = [{CULPRIT:?}, \"speaker\", {:?}]\n{keys}\n",
+        dir.display().to_string()
+    )
+}
+
+/// Has it say something, and waits until it has.
+fn say(dir: &Path, text: &str) {
+    let (draft, file) = (dir.join("draft"), dir.join("text.say"));
+    fs::write(&draft, text).unwrap();
+    fs::rename(&draft, &file).unwrap();
+    eventually("it has said so", || (!file.exists()).then_some(()));
+}
+
+fn says(agent: &Agent, service: &str, text: &str) -> Value {
+    eventually("its status says so", || {
+        let status = agent.status(service);
+        (status["says"] == text).then_some(status)
+    })
+}
+
+fn reasons(agent: &Agent, service: &str) -> Vec<String> {
+    let events = agent.events_of(service).into_iter();
+    let stops = events.filter(|event| event["event"] == "stopping");
+    let reasons = stops.filter_map(|event| event["reason"].as_str().map(str::to_owned));
+    reasons.collect()
+}
+
+#[test]
+fn what_requires_it_starts_when_it_says_that_it_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[
+        ("app", &sleeping("requires = [\"db\"]")),
+        ("db", &speaking(dir.path(), "ready = { notify = true }")),
+    ]);
+    let pid = pid_of(&agent.wait_state("db", "starting"));
+    say(dir.path(), "STATUS=loading\nMAINPID=1\nnonsense");
+    let status = says(&agent, "db", "loading");
+    assert_eq!(status["state"], "starting", "{status}");
+    agent.wait_state("app", "waiting");
+    say(dir.path(), "READY=1\nSTATUS=serves");
+    agent.running("app");
+    let status = says(&agent, "db", "serves");
+    assert_eq!(
+        (&status["state"], pid_of(&status)),
+        (&json!("running"), pid)
+    );
+    assert_eq!(agent.count("db", "ready"), 1);
+    let output = agent.run(&["status", "db"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("says: serves"), "{text}");
+}
+
+#[test]
+fn what_it_says_while_no_agent_lives_is_not_lost() {
+    if !is_root("what_it_says_while_no_agent_lives_is_not_lost") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&[
+        ("app", &sleeping("requires = [\"db\"]")),
+        ("db", &speaking(dir.path(), "ready = { notify = true }")),
+    ]);
+    let pid = pid_of(&agent.wait_state("db", "starting"));
+    let mut spare = agent.another();
+    agent.kill();
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+    say(dir.path(), "READY=1");
+    agent.start_again();
+    agent.running("app");
+    for _ in 0..2 {
+        let status = agent.status("db");
+        assert_eq!(
+            (&status["state"], pid_of(&status)),
+            (&json!("running"), pid)
+        );
+        agent.kill();
+        agent.start_again();
+    }
+    // It still hears the same instance.
+    say(dir.path(), "STATUS=after");
+    says(&agent, "db", "after");
+    assert_eq!(agent.count("db", "ready"), 1);
+}
+
+/// As many as a queue of the kernel's default length holds, ten, and one message for each of fifty.
+#[test]
+fn fifty_services_say_so_while_no_agent_lives() {
+    if !is_root("fifty_services_say_so_while_no_agent_lives") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..50).map(|number| format!("s{number:02}")).collect();
+    let mut services = Vec::new();
+    for name in &names {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        services.push(speaking(&dir, "ready = { notify = true }"));
+    }
+    let services = names.iter().zip(&services);
+    let services: Vec<_> = services
+        .into_iter()
+        .map(|(name, text)| (&**name, &**text))
+        .collect();
+    let mut agent = Agent::start(&services);
+    let pids: Vec<u32> = names
+        .iter()
+        .map(|name| pid_of(&agent.wait_state(name, "starting")))
+        .collect();
+    agent.kill();
+    for name in &names {
+        for text in ["STATUS=1", "STATUS=2", "READY=1"] {
+            say(&dir.path().join(name), text);
+        }
+    }
+    agent.start_again();
+    for (name, pid) in names.iter().zip(pids) {
+        assert_eq!(agent.running(name), pid, "{name}");
+        says(&agent, name, "2");
+    }
+}
+
+#[test]
+fn a_child_of_the_service_may_say_it_and_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let at_once = format!("{CULPRIT} say READY=1; while :; do sleep 1; done");
+    let later = format!(
+        "while ! [ -e {0} ]; do sleep 0.02; done; {CULPRIT} say READY=1 && mv {0} {0}ne; \
+         while :; do sleep 1; done",
+        go.display()
+    );
+    let mut agent = Agent::start(&[
+        ("db", &shell(&at_once, "ready = { notify = true }")),
+        ("late", &shell(&later, "ready = { notify = true }")),
+    ]);
+    agent.running("db");
+    // While no agent lives, too.
+    let pid = pid_of(&agent.wait_state("late", "starting"));
+    agent.kill();
+    fs::write(&go, "").unwrap();
+    eventually("it has said so", || {
+        dir.path().join("gone").exists().then_some(())
+    });
+    agent.start_again();
+    assert_eq!(agent.running("late"), pid);
+}
+
+#[test]
+fn a_stranger_is_not_heard() {
+    if !is_root("a_stranger_is_not_heard") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[("db", &speaking(dir.path(), "ready = { notify = true }"))]);
+    agent.wait_state("db", "starting");
+    let socket = agent.runtime_dir().join("notify/db");
+    let metadata = fs::metadata(&socket).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o600, 0));
+    let mut command = Command::new(CULPRIT);
+    command.args(["say", "READY=1\\nSTATUS=forged", "stay"]);
+    let _stranger = Victim::from_command(command.env("NOTIFY_SOCKET", &socket));
+    // Nobody else has the right to send.
+    let mut command = Command::new(CULPRIT);
+    command
+        .args(["say", "READY=1"])
+        .env("NOTIFY_SOCKET", &socket);
+    let output = command.uid(65_534).gid(65_534).output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    // Messages come in their order: this one was sent after those.
+    eventually("the stranger has sent it", || {
+        say(dir.path(), "STATUS=own");
+        (agent.status("db")["says"] == "own").then_some(())
+    });
+    assert_eq!(agent.status("db")["state"], "starting");
+    say(dir.path(), "READY=1");
+    agent.running("db");
+}
+
+#[test]
+fn what_makes_no_sense_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[("db", &speaking(dir.path(), "ready = { notify = true }"))]);
+    let pid = pid_of(&agent.wait_state("db", "starting"));
+    let socket = agent.runtime_dir().join("notify/db");
+    let sender = UnixDatagram::unbound().unwrap();
+    let long = vec![b'x'; 100_000];
+    for text in [
+        b"".as_slice(),
+        b"\xff\xfe",
+        b"READY=\nREADY=2\n=1\n\0",
+        b"EXTEND_TIMEOUT_USEC=99999999999999999999",
+        &long,
+    ] {
+        // The longest does not fit into every kernel's queue.
+        let _ = sender.send_to(text, &socket);
+    }
+    say(dir.path(), "STATUS=still here");
+    assert_eq!(says(&agent, "db", "still here")["state"], "starting");
+    say(
+        dir.path(),
+        "EXTEND_TIMEOUT_USEC=18446744073709551615\nREADY=1",
+    );
+    assert_eq!(agent.running("db"), pid);
+}
+
+#[test]
+fn one_that_does_not_say_that_it_lives_is_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("lives"), "").unwrap();
+    let keys = "watchdog = \"600ms\"\nrestart_delay = \"50ms\"";
+    let agent = Agent::start(&[("db", &speaking(dir.path(), keys))]);
+    let pid = agent.running("db");
+    say(dir.path(), "STATUS=lives");
+    says(&agent, "db", "lives");
+    assert_eq!(agent.running("db"), pid);
+    fs::remove_file(dir.path().join("lives")).unwrap();
+    agent.replaced("db", pid);
+    let reason = "no sign of life within watchdog (600ms)";
+    assert_eq!(reasons(&agent, "db")[0], reason);
+    let output = agent.run(&["why", "db"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains(&format!("had sent SIGTERM: {reason}")),
+        "{text}"
+    );
+    // It may ask for it, too.
+    fs::write(dir.path().join("lives"), "").unwrap();
+    let running = agent.running("db");
+    assert_ne!(running, pid);
+    say(dir.path(), "WATCHDOG=trigger");
+    agent.replaced("db", running);
+    assert!(reasons(&agent, "db").contains(&"it has sent WATCHDOG=trigger".to_owned()));
+}
+
+#[test]
+fn a_watchdog_is_not_held_against_a_service_while_its_agent_is_stopped_or_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("lives"), "").unwrap();
+    let mut agent = Agent::start(&[("db", &speaking(dir.path(), "watchdog = \"1s\""))]);
+    let pid = agent.running("db");
+    // Nobody reads for longer than that.
+    signal_to(agent.pid(), Signal::SIGSTOP);
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    signal_to(agent.pid(), Signal::SIGCONT);
+    say(dir.path(), "STATUS=one");
+    says(&agent, "db", "one");
+    assert_eq!(agent.running("db"), pid);
+    agent.kill();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    agent.start_again();
+    say(dir.path(), "STATUS=two");
+    says(&agent, "db", "two");
+    assert_eq!(agent.running("db"), pid);
+    assert_eq!(reasons(&agent, "db"), [""; 0]);
+}
+
+#[test]
+fn a_start_that_takes_longer_may_ask_for_more_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = "ready = { notify = true }\nstart_timeout = \"700ms\"\nrestart_delay = \"50ms\"";
+    let agent = Agent::start(&[("db", &speaking(dir.path(), keys))]);
+    let pid = pid_of(&agent.wait_state("db", "starting"));
+    say(dir.path(), "EXTEND_TIMEOUT_USEC=600000000");
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    say(dir.path(), "READY=1");
+    assert_eq!(agent.running("db"), pid);
+}
