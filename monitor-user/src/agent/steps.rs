@@ -1,0 +1,490 @@
+//! Runs the commands around the runs of services (`before_start` and its like), one after the other, and
+//! looks before a start whether the service's conditions hold. Decides nothing else.
+//!
+//! ```text
+//! Spawn ─▶ conditions ─▶ before_start … ─▶ the process is made
+//!              └ skipped      └ failed ─▶ after_stop … ─▶ the start has failed
+//! RunSteps ─▶ command ─▶ command ─▶ … ─▶ StepsDone
+//! ```
+//!
+//! Each command runs below a process of its own (`prober`), which ends it when its time is over, passes its
+//! output on to where the service's goes, and keeps the end of that. These processes are the agent's
+//! children, and no services. They end with the agent; the next one begins with the first command again.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::children::Child;
+use super::probes::{read_sheet, start_prober};
+use super::{Agent, hooks, instances};
+use crate::clock;
+use crate::model::{
+    Attempt, Condition, Confinement, Event, Exec, ExtraFacts, Identity, Instance, Notice, Phase,
+    Policy, ServiceName, SpawnFailure, Spec, Step,
+};
+use crate::os::spawn::{FdLimit, Spawner};
+use crate::prober::{DOES_NOT_HOLD, Order};
+use crate::supervisor::{Action, Fact};
+
+/// How long one may take to end that is not needed any more.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How much later than its command's time a process is killed that should have seen to that itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the commands are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The start of that attempt.
+    Start(Attempt),
+    /// An instance, in that phase.
+    Of(Instance, Phase),
+}
+
+/// What has become of them.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) service: ServiceName,
+    pub(super) purpose: Purpose,
+    pub(super) result: Result<(), Ended>,
+}
+
+/// Why not all were run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// A condition does not hold.
+    Skipped(String),
+    Failed(String),
+    /// They were not needed any more.
+    Abandoned,
+}
+
+/// What they run with.
+pub(super) struct Setting {
+    pub(super) spec: Arc<Spec>,
+    /// All that the service has, and what is told of the instance.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Where the service's output goes, if it has a log.
+    pub(super) fifo: PathBuf,
+}
+
+/// The commands that run, and those that follow them.
+pub(super) struct Steps {
+    spawner: Spawner,
+    /// By the pid of the process that runs the present one.
+    jobs: HashMap<u32, Job>,
+}
+
+struct Job {
+    service: ServiceName,
+    purpose: Purpose,
+    setting: Setting,
+    /// Behind the present one.
+    next: VecDeque<Item>,
+    present: Item,
+    child: Child,
+    sheet: File,
+    /// The start has failed already: what still runs is `after_stop`.
+    failed: Option<String>,
+    is_abandoned: bool,
+}
+
+enum Item {
+    /// Those that are looked at together: of files and the host, or a single one that asks a command.
+    Conditions(Vec<Condition>),
+    Step(Phase, Step),
+}
+
+impl Steps {
+    pub(super) fn new(fd_limit: Option<FdLimit>) -> io::Result<Self> {
+        Ok(Self {
+            spawner: Spawner::new(fd_limit)?.impatient(),
+            jobs: HashMap::new(),
+        })
+    }
+
+    /// Begins with them; an outcome is returned at once if nothing can be begun.
+    pub(super) fn begin(
+        &mut self,
+        service: &ServiceName,
+        purpose: Purpose,
+        setting: Setting,
+        now: Instant,
+    ) -> Option<Outcome> {
+        let steps = &setting.spec.steps;
+        let (phase, mut items) = match purpose {
+            Purpose::Start(_) => (Phase::BeforeStart, conditions(&steps.conditions)),
+            Purpose::Of(_, phase) => (phase, VecDeque::new()),
+        };
+        let of_phase = steps.of(phase).iter().cloned();
+        items.extend(of_phase.map(|step| Item::Step(phase, step)));
+        self.go_on(service.clone(), purpose, setting, items, None, now)
+    }
+
+    /// Starts the next one that can be started.
+    fn go_on(
+        &mut self,
+        service: ServiceName,
+        purpose: Purpose,
+        setting: Setting,
+        mut items: VecDeque<Item>,
+        mut failed: Option<String>,
+        now: Instant,
+    ) -> Option<Outcome> {
+        while let Some(item) = items.pop_front() {
+            match start(&mut self.spawner, &item, &setting, now) {
+                Ok((pid, child, sheet)) => {
+                    let job = Job {
+                        service,
+                        purpose,
+                        setting,
+                        next: items,
+                        present: item,
+                        child,
+                        sheet,
+                        failed,
+                        is_abandoned: false,
+                    };
+                    self.jobs.insert(pid, job);
+                    return None;
+                }
+                Err(error) => {
+                    let failure = format!("{}: {error:#}", item.name());
+                    note_failure(&service, &item, failure, &setting, &mut items, &mut failed);
+                }
+            }
+        }
+        let result = failed.map_or(Ok(()), |failure| Err(Ended::Failed(failure)));
+        Some(Outcome {
+            service,
+            purpose,
+            result,
+        })
+    }
+
+    /// Ends those of that purpose; their outcome is still to come.
+    pub(super) fn end(&mut self, service: &ServiceName, purpose: Purpose, now: Instant) {
+        for job in self.jobs.values_mut() {
+            if job.service == *service && job.purpose == purpose {
+                job.is_abandoned = true;
+                job.child.end(PATIENCE, now);
+            }
+        }
+    }
+
+    /// When `handle_timeout` is to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let jobs = self.jobs.values();
+        jobs.filter_map(|job| job.child.kill_at()).min()
+    }
+
+    /// Kills those that do not end when they should.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        for job in self.jobs.values_mut() {
+            job.child.handle_timeout(now);
+        }
+    }
+
+    /// Whether this process is one of them, and has not been reaped.
+    pub(super) fn is_step(&self, pid: u32) -> bool {
+        self.jobs.contains_key(&pid)
+    }
+
+    /// Reaps one that has ended, and starts the next one. An outcome, if there is none.
+    pub(super) fn reap(&mut self, pid: u32, now: Instant) -> Option<Outcome> {
+        let Job {
+            service,
+            purpose,
+            setting,
+            mut next,
+            present,
+            child,
+            sheet,
+            mut failed,
+            is_abandoned,
+        } = self.jobs.remove(&pid)?;
+        let was_killed = child.was_killed();
+        let code = child.exit_code();
+        let end = |result| {
+            Some(Outcome {
+                service: service.clone(),
+                purpose,
+                result,
+            })
+        };
+        if is_abandoned {
+            return end(Err(Ended::Abandoned));
+        }
+        let said = || read_sheet(&sheet).unwrap_or_default();
+        let failure = match (code, &present) {
+            (Some(0), _) => None,
+            (Some(DOES_NOT_HOLD), Item::Conditions(_)) => {
+                return end(Err(Ended::Skipped(said())));
+            }
+            (Some(1), _) => Some(said()),
+            _ if was_killed => Some("did not end in time, and was killed".to_owned()),
+            _ => Some("the process that runs it ended too early".to_owned()),
+        };
+        if let Some(failure) = failure {
+            let failure = match &present {
+                Item::Conditions(_) => format!("{}: {failure}", present.name()),
+                Item::Step(..) => format!("{} {failure}", present.name()),
+            };
+            note_failure(
+                &service,
+                &present,
+                failure,
+                &setting,
+                &mut next,
+                &mut failed,
+            );
+        }
+        self.go_on(service, purpose, setting, next, failed, now)
+    }
+}
+
+/// What follows from a failure: nothing, or the end of what was to be done. After a start that has failed,
+/// `after_stop` is run.
+fn note_failure(
+    service: &ServiceName,
+    item: &Item,
+    failure: String,
+    setting: &Setting,
+    next: &mut VecDeque<Item>,
+    failed: &mut Option<String>,
+) {
+    let is_ignored = item.command().is_some_and(|step| step.ignore_failure);
+    if is_ignored || failed.is_some() {
+        tracing::warn!(%service, "{failure}");
+        return;
+    }
+    *failed = Some(failure);
+    match item.phase() {
+        Phase::BeforeStart => {
+            let after_stop = setting.spec.steps.of(Phase::AfterStop).iter().cloned();
+            *next = after_stop
+                .map(|step| Item::Step(Phase::AfterStop, step))
+                .collect();
+        }
+        // What is to be tidied up is tidied up, whatever went wrong before.
+        Phase::AfterStop => {}
+        Phase::AfterStart | Phase::BeforeStop | Phase::Stop => next.clear(),
+    }
+}
+
+impl Item {
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Conditions(_) => Phase::BeforeStart,
+            Self::Step(phase, _) => *phase,
+        }
+    }
+
+    /// The command that it runs, if it runs one.
+    fn command(&self) -> Option<&Step> {
+        match self {
+            Self::Conditions(conditions) => conditions.iter().find_map(Condition::command),
+            Self::Step(_, step) => Some(step),
+        }
+    }
+
+    /// What its process is told, and after how long it has not ended in time.
+    fn order(&self, policy: &Policy) -> (Order, Duration) {
+        let of_phase = match self.phase() {
+            Phase::BeforeStart | Phase::AfterStart => policy.start_timeout,
+            Phase::BeforeStop | Phase::Stop | Phase::AfterStop => policy.stop_timeout,
+        };
+        let order = match self {
+            Self::Conditions(conditions) => Order::Conditions(conditions.clone(), of_phase),
+            Self::Step(_, step) => Order::Run(step.clone(), of_phase),
+        };
+        let own = self.command().and_then(|step| step.timeout);
+        (order, own.unwrap_or(of_phase))
+    }
+
+    /// "before_start: /usr/sbin/nginx -t"
+    fn name(&self) -> String {
+        match self {
+            Self::Conditions(_) => "conditions".to_owned(),
+            Self::Step(phase, step) => {
+                let arguments = step.arguments.iter().skip(1);
+                let program = step.program.to_string_lossy().into_owned();
+                let words: Vec<String> = [program].into_iter().chain(arguments.cloned()).collect();
+                format!("{phase}: {}", words.join(" "))
+            }
+        }
+    }
+}
+
+fn start(
+    spawner: &mut Spawner,
+    item: &Item,
+    setting: &Setting,
+    now: Instant,
+) -> Result<(u32, Child, File)> {
+    let (order, timeout) = item.order(&setting.spec.policy);
+    let exec = match item.command() {
+        // The service may not be able to see what they are about.
+        None => Exec::nothing(),
+        Some(step) => exec(step.identity.as_ref(), &setting.spec.exec),
+    };
+    let of_service = &setting.spec.exec;
+    let mut exec = Exec {
+        environment: setting.environment.clone(),
+        stdout: of_service.stdout.clone(),
+        stderr: of_service.stderr.clone(),
+        ..exec
+    };
+    if let Item::Step(Phase::BeforeStart, _) = item {
+        exec.confinement.directories = of_service.confinement.directories.clone();
+    }
+    let (child, sheet) = start_prober(spawner, order, exec, Some(&setting.fifo))?;
+    let pid = child.pid;
+    let child = Child::new(child, timeout.checked_add(GRACE), now);
+    Ok((pid, child, sheet))
+}
+
+/// Those that look at files together, and then each command.
+fn conditions(conditions: &[Condition]) -> VecDeque<Item> {
+    let asks_a_command = |it: &Condition| it.command().is_some();
+    let (commands, files): (Vec<_>, Vec<_>) = conditions.iter().cloned().partition(asks_a_command);
+    let files = (!files.is_empty()).then_some(Item::Conditions(files));
+    let commands = commands.into_iter().map(|it| Item::Conditions(vec![it]));
+    files.into_iter().chain(commands).collect()
+}
+
+/// The rights of the service, or those of another user.
+fn exec(identity: Option<&Identity>, service: &Exec) -> Exec {
+    let exec = service.with_its_rights();
+    match identity {
+        None => exec,
+        Some(identity) => Exec {
+            identity: Some(identity.clone()),
+            confinement: Confinement::default(),
+            ..exec
+        },
+    }
+}
+
+impl Agent {
+    /// Does what the supervisor wants done with commands around a run.
+    pub(super) fn see_to_steps(&mut self, action: Action) -> Option<Fact> {
+        let now = Self::now();
+        match action {
+            Action::RunSteps {
+                service,
+                instance,
+                phase,
+            } => {
+                let outcome = self.run_steps(&service, Purpose::Of(instance, phase));
+                return outcome.map(|outcome| self.steps_ended(outcome));
+            }
+            Action::AbandonStart { service, attempt } => {
+                self.steps.end(&service, Purpose::Start(attempt), now);
+            }
+            Action::EndSteps {
+                service,
+                instance,
+                phase,
+            } => self.steps.end(&service, Purpose::Of(instance, phase), now),
+            _ => {}
+        }
+        None
+    }
+
+    /// What follows from the end of commands around a run.
+    pub(super) fn steps_ended(&mut self, outcome: Outcome) -> Fact {
+        let Outcome {
+            service,
+            purpose,
+            result,
+        } = outcome;
+        match (purpose, result) {
+            (Purpose::Of(instance, phase), result) => Fact::StepsDone {
+                service,
+                instance,
+                phase,
+                failure: match result {
+                    Err(Ended::Failed(why) | Ended::Skipped(why)) => Some(why),
+                    Ok(()) | Err(Ended::Abandoned) => None,
+                },
+            },
+            (Purpose::Start(attempt), Ok(())) => match self.launch(service, attempt) {
+                Ok(start) => self.finish_start(start),
+                Err(fact) => *fact,
+            },
+            (Purpose::Start(attempt), Err(Ended::Skipped(reason))) => Fact::Skipped {
+                service,
+                attempt,
+                reason,
+            },
+            (Purpose::Start(attempt), Err(Ended::Failed(message))) => Fact::SpawnFailed {
+                service,
+                attempt,
+                failure: SpawnFailure { message },
+            },
+            (Purpose::Start(attempt), Err(Ended::Abandoned)) => {
+                Fact::StartAbandoned { service, attempt }
+            }
+        }
+    }
+
+    /// Has the commands run that precede a start, or belong to an instance. What has become of them, if that
+    /// is known at once.
+    pub(super) fn run_steps(&mut self, service: &ServiceName, purpose: Purpose) -> Option<Outcome> {
+        let spec = self.supervisor.spec(service).cloned()?;
+        let outcome = |result| {
+            Some(Outcome {
+                service: service.clone(),
+                purpose,
+                result,
+            })
+        };
+        let instance = match purpose {
+            Purpose::Start(_) => Instance::NONE,
+            Purpose::Of(instance, _) => instance,
+        };
+        let environment = self
+            .prepare_output(service)
+            .map_or_else(|| instances::environment_now(&spec.exec, instance), Err);
+        let mut environment = match environment {
+            Ok(environment) => environment,
+            Err(failure) => return outcome(Err(Ended::Failed(failure.message))),
+        };
+        if let Purpose::Of(instance, Phase::AfterStop) = purpose {
+            environment.extend(self.last_exit_in_variables(service, instance));
+        }
+        let setting = Setting {
+            spec,
+            environment,
+            fifo: self.outputs.fifo(service),
+        };
+        self.steps.begin(service, purpose, setting, Self::now())
+    }
+
+    /// How an instance has ended, as hooks are told it.
+    fn last_exit_in_variables(
+        &self,
+        service: &ServiceName,
+        instance: Instance,
+    ) -> Vec<(String, String)> {
+        let status = self.supervisor.status(service);
+        let death = status.and_then(|status| status.last_exit.cloned());
+        let Some(death) = death else {
+            return Vec::new();
+        };
+        let notice = Notice::Exited {
+            service: service.clone(),
+            instance,
+            death,
+        };
+        let event = Event::from_notice(&notice, ExtraFacts::at(clock::now()));
+        hooks::variables(&event)
+    }
+}
