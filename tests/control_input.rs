@@ -9,7 +9,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Agent, Sight, needs_root, respawn, skip, sleeping, timed, unprivileged};
+use support::{
+    Agent, Sight, copy_program, needs_root, respawn, skip, sleeping, timed, unprivileged,
+};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -183,7 +185,7 @@ fn an_unprivileged_user_is_refused() {
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(agent.dir(), open.clone()).unwrap();
     let copy = agent.dir().join("respawn");
-    fs::copy(respawn().get_program(), &copy).unwrap();
+    copy_program(respawn().get_program(), &copy);
     fs::set_permissions(&copy, open).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = Command::new(&copy);

@@ -2,8 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![recursion_limit = "256"]
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -17,6 +16,10 @@ use support::{Lines, Victim, needs_root, readable_by_all, respawn, skip, unprivi
 const NOW: &str = "2999-01-01T00:00:00Z";
 const LONG_AGO: &str = "2001-02-03T04:05:06.789Z";
 const ID: &str = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970";
+
+fn cursor(seq: u64) -> String {
+    format!("{seq}-11111111-9")
+}
 
 /// A death as a recorder writes it: nginx, killed by `kill -9` from a shell that alice had logged in to.
 fn killed(seq: u64) -> Value {
@@ -42,7 +45,7 @@ fn killed(seq: u64) -> Value {
         "slice": "system.slice", "container": null, "runtime": null, "pod": null, "qos": null,
         "service": null, "ancestors": [{"pid": 1, "comm": "systemd"}],
         "since_boot_ns": 9, "boot_id": "11111111-2222-3333-4444-555555555555", "host": "web1",
-        "cursor": format!("c{seq}"),
+        "cursor": cursor(seq),
     })
 }
 
@@ -64,13 +67,7 @@ fn append(dir: &Path, events: &[Value]) {
 }
 
 fn append_text(dir: &Path, text: &str) {
-    let path = dir.join("deaths");
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .unwrap();
-    file.write_all(text.as_bytes()).unwrap();
+    support::append(&dir.join("deaths"), text);
 }
 
 fn command(dir: &Path, arguments: &[&str]) -> Command {
@@ -138,6 +135,8 @@ fn nonsense_is_status_2() {
         ("--exe", ""),
         ("--cgroup", "system.slice"),
         ("--boot", "last"),
+        ("--after", "c7"),
+        ("--after", ""),
         ("--pid", "x"),
     ] {
         let (output, stderr) = run(&mut command(
@@ -209,7 +208,7 @@ fn what_is_lost_is_said_in_its_place_or_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let lost = json!({"seq": 2, "event": "deaths_lost", "time": LONG_AGO, "count": 3,
-        "since_boot_ns": 9, "boot_id": "b", "host": "web1", "cursor": "c2"});
+        "since_boot_ns": 9, "boot_id": "b", "host": "web1", "cursor": cursor(2)});
     append(dir, &[killed(1), lost, killed(5)]);
     let (text, said) = shown(dir, &["deaths"]);
     let of_line = |index: usize| text.lines().nth(index).unwrap().split("  ").last().unwrap();
@@ -534,7 +533,7 @@ fn after_a_cursor_nothing_is_lost_and_nothing_is_repeated() {
             );
             assert_eq!(said, "");
             let rest = numbers(&text);
-            cursor = Some(format!("c{}", rest.last().unwrap()));
+            cursor = Some(self::cursor(*rest.last().unwrap()));
             seen.extend(rest);
         }
     }
@@ -552,13 +551,19 @@ fn a_cursor_whose_line_is_gone_shows_all_that_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     append(dir, &[killed(8), killed(9)]);
-    let (text, said) = shown(dir, &["deaths", "--json", "--after", "c3"]);
-    assert_eq!(numbers(&text), [8, 9]);
+    let (text, said) = shown(dir, &["deaths", "--json", "--after", &cursor(3)]);
+    let (missed, rest) = text.split_once('\n').unwrap();
+    let missed: Value = serde_json::from_str(missed).unwrap();
+    assert_eq!(
+        (&missed["event"], &missed["count"]),
+        (&json!("events_missed"), &json!(4))
+    );
+    assert_eq!(numbers(rest), [8, 9]);
     assert!(
-        said.contains("no line with the cursor \"c3\" is kept any more"),
+        said.contains("no line with the cursor \"3-11111111-9\" is kept any more"),
         "{said}"
     );
-    let (text, said) = shown(dir, &["deaths", "--json", "--after", "c9"]);
+    let (text, said) = shown(dir, &["deaths", "--json", "--after", &cursor(9)]);
     assert_eq!((text.as_str(), said.as_str()), ("", ""));
 }
 

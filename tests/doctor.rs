@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 35] = [
+const CHECKS: [&str; 38] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -43,9 +43,12 @@ const CHECKS: [&str; 35] = [
     "cgroup_ids",
     "pid_namespace",
     "pidfd_exit_info",
+    "pidfd_getfd",
     "clone3",
     "init",
     "running",
+    "recorder",
+    "logger",
     "watch_map",
     "pins",
 ];

@@ -79,6 +79,7 @@ fn what_it_says_of_the_kernel_is_so() {
         ("cap_setgid", 6),
         ("cap_sys_resource", 24),
         ("cap_sys_nice", 23),
+        ("pidfd_getfd", 19),
     ] {
         let held = support::proc_status(std::process::id(), "CapEff");
         let held = u64::from_str_radix(held.trim(), 16).unwrap();
@@ -172,10 +173,10 @@ fn what_it_says_of_pins_is_what_is_pinned() {
     assert_eq!(set["holder"], scene.agent.pid(), "{set}");
     let folder = rig.pin("EVENTS").parent().unwrap().to_owned();
     assert_eq!(set["path"], folder.display().to_string());
-    // The kernel's own numbers of the programs that the pinned links hold.
+    // The links, as the kernel knows them: the programs are pinned beside them.
     let pinned = fs::read_dir(&folder).unwrap().flatten().filter(|entry| {
         let object = Object::pinned(&entry.path()).unwrap();
-        object.figure("prog_id").is_some()
+        object.figure("link_id").is_some()
     });
     let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
     let mut pinned: Vec<String> = pinned.map(name).collect();

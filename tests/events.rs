@@ -6,8 +6,8 @@
     reason = "seconds of this boot fit"
 )]
 
-use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -47,13 +47,7 @@ fn run(command: &mut Command) -> (Output, String) {
 }
 
 fn append(dir: &Path, text: &str) {
-    let path = dir.join("journal");
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .unwrap();
-    file.write_all(text.as_bytes()).unwrap();
+    support::append(&dir.join("journal"), text);
 }
 
 #[test]
@@ -76,6 +70,11 @@ fn nonsense_is_status_2() {
         let (output, stderr) = run(events(folder.path()).arg(format!("--since={since}")));
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains("--since"), "{stderr}");
+    }
+    for cursor in ["", "7", "7-1a-9", "null", "7-0000001a-9-1"] {
+        let (output, stderr) = run(events(folder.path()).arg(format!("--after={cursor}")));
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("such as 17-0a1b2c3d-4e5f60"), "{stderr}");
     }
 }
 
@@ -313,4 +312,192 @@ fn a_service_that_ends_in_a_loop_leaves_the_others_their_history() {
         agent.kill();
         agent.start_again();
     }
+}
+
+/// What `events --json` shows with these arguments, and on standard error.
+fn after(agent: &Agent, arguments: &[&str]) -> (Vec<Value>, String) {
+    let output = agent.run(&[&["events", "--json"], arguments].concat());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    (lines.collect(), said)
+}
+
+#[test]
+fn each_line_says_where_and_when_it_was_written() {
+    let mut agent = Agent::start(&[("web", &sleeping("")), ("db", &sleeping(""))]);
+    agent.running("web");
+    agent.running("db");
+    agent.must("stop", "db");
+    agent.kill();
+    let (events, said) = after(&agent, &[]);
+    assert_eq!(said, "");
+    let read = |path: &str| fs::read_to_string(path).unwrap().trim_end().to_owned();
+    for event in &events {
+        assert_eq!(event["host"], read("/proc/sys/kernel/hostname"), "{event}");
+        assert_eq!(event["boot_id"], read("/proc/sys/kernel/random/boot_id"));
+    }
+    for (index, event) in events.iter().enumerate() {
+        let cursor = event["cursor"].as_str().unwrap();
+        assert_eq!(
+            after(&agent, &["--after", cursor]),
+            (events[index + 1..].to_vec(), String::new())
+        );
+    }
+    // A service of which there is nothing new is no unknown service.
+    let last = events.last().unwrap()["cursor"].as_str().unwrap();
+    assert_eq!(
+        after(&agent, &["--after", last, "web"]),
+        (Vec::new(), String::new())
+    );
+}
+
+/// What somebody who ships events keeps: the lines that came whole, in a file.
+struct Shipped(std::path::PathBuf);
+
+impl Shipped {
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.0).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect()
+    }
+
+    /// Waits until the journal's last line is shipped; its number.
+    fn wait_for_all(&self, agent: &Agent) -> u64 {
+        let last = |lines: &[Value]| lines.last()?["seq"].as_u64();
+        let is_all = || {
+            let all = last(&after(agent, &[]).0)?;
+            (last(&self.lines()) == Some(all)).then_some(all)
+        };
+        let describe = || format!("{:?}", self.lines().last());
+        support::eventually_or("all is shipped", is_all, describe)
+    }
+
+    /// Begins to ship after the last whole line.
+    fn start(&self, agent: &Agent) -> std::process::Child {
+        let mut text = fs::read_to_string(&self.0).unwrap_or_default();
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        fs::write(&self.0, &text).unwrap();
+        let cursor = self.lines().last().map(|line| line["cursor"].clone());
+        let file = fs::OpenOptions::new().append(true).open(&self.0).unwrap();
+        let mut command = agent.command(&["events", "--follow", "--json"]);
+        if let Some(cursor) = cursor {
+            command.args(["--after", cursor.as_str().unwrap()]);
+        }
+        command.stdout(file).stderr(Stdio::null()).spawn().unwrap()
+    }
+}
+
+fn restart(agent: &Agent, service: &str) -> std::process::Child {
+    let mut command = agent.command(&["restart", service]);
+    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Agent and shipper are killed again and again, in the midst of their work, while files are turned over.
+#[test]
+fn a_shipper_gets_each_event_once_whoever_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("config")).unwrap();
+    let settings = dir.path().join("config/agent.toml");
+    fs::write(settings, "journal_max_size = \"128KiB\"").unwrap();
+    let service = sleeping("");
+    let services = ["a", "b", "c", "d", "e"].map(|name| (name, service.as_str()));
+    let mut agent = Agent::within(dir, &Setup::default(), &services);
+    let shipped = Shipped(agent.dir().join("shipped"));
+    let undisturbed = Shipped(agent.dir().join("undisturbed"));
+    let mut witness = undisturbed.start(&agent);
+    let mut random = support::rig::Seeded(7);
+    let mut turned_over = std::collections::HashSet::new();
+    for round in 0..50 {
+        let mut shipper = shipped.start(&agent);
+        // However slow the machine is, no file is removed before it is shipped.
+        if round % 3 == 0 {
+            shipped.wait_for_all(&agent);
+        }
+        let asked = [services[round % 5].0, services[round / 10].0, "a"];
+        let clients = asked.map(|name| restart(&agent, name));
+        std::thread::sleep(std::time::Duration::from_micros(random.below(30_000)));
+        if round % 2 == 0 {
+            agent.kill();
+        }
+        std::thread::sleep(std::time::Duration::from_micros(random.below(10_000)));
+        shipper.kill().unwrap();
+        shipper.wait().unwrap();
+        if round % 2 == 0 {
+            agent.start_again();
+        }
+        for mut client in clients {
+            client.wait().unwrap();
+        }
+        for name in ["journal.1", "journal.busy.1"] {
+            // A file is known by its first line: the next one may have its inode.
+            let file = fs::read_to_string(agent.runtime_dir().join(name)).unwrap_or_default();
+            turned_over.extend(file.lines().next().map(str::to_owned));
+        }
+    }
+    agent.must("stop", "a");
+    let mut shipper = shipped.start(&agent);
+    let all = shipped.wait_for_all(&agent);
+    assert_eq!(undisturbed.wait_for_all(&agent), all);
+    for child in [&mut shipper, &mut witness] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let lines = shipped.lines();
+    let seqs: Vec<u64> = lines
+        .iter()
+        .map(|line| line["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, (1..=all).collect::<Vec<_>>());
+    assert_eq!(lines, undisturbed.lines());
+    let mut cursors: Vec<&str> = lines
+        .iter()
+        .map(|line| line["cursor"].as_str().unwrap())
+        .collect();
+    cursors.sort_unstable();
+    cursors.dedup();
+    assert_eq!(cursors.len(), lines.len());
+    assert!(turned_over.len() > 2, "{turned_over:?}");
+}
+
+/// Of a service in a loop the newest lines are kept apart from those of all others.
+#[test]
+fn a_cursor_whose_line_is_gone_shows_later_lines_once_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("config")).unwrap();
+    let settings = dir.path().join("config/agent.toml");
+    fs::write(settings, "journal_max_size = \"64KiB\"").unwrap();
+    let agent = Agent::within(dir, &Setup::default(), &[("loop", &sleeping(""))]);
+    for _ in 0..15 {
+        agent.must("restart", "loop");
+    }
+    let (events, _) = after(&agent, &[]);
+    let cursor = events.last().unwrap()["cursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let seq = events.last().unwrap()["seq"].as_u64().unwrap();
+    for _ in 0..90 {
+        agent.must("restart", "loop");
+    }
+    let (events, said) = after(&agent, &["--after", &cursor]);
+    assert!(
+        said.contains(&format!(
+            "no line with the cursor \"{cursor}\" is kept any more: showing all later ones that are\n"
+        )),
+        "{said}"
+    );
+    let missed = &events[0];
+    assert_eq!(missed["event"], "events_missed", "{missed}");
+    let next = events[1]["seq"].as_u64().unwrap();
+    assert_eq!(missed["count"].as_u64().unwrap(), next - seq - 1);
+    for key in ["host", "boot_id"] {
+        assert_eq!(missed[key], events[1][key]);
+    }
+    // Who has seen that some are missing is not told again.
+    let cursor = missed["cursor"].as_str().unwrap();
+    let rest = after(&agent, &["--after", cursor]);
+    assert_eq!(rest, (events[1..].to_vec(), String::new()));
 }

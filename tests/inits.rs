@@ -278,6 +278,7 @@ fn put_through(case: &Case) {
         trial.install_while_init_is_busy();
     }
     trial.install();
+    trial.keep_the_recorder();
     trial.kill_the_agent();
     trial.kill_the_spare();
     trial.kill_both_agents();
@@ -412,6 +413,53 @@ impl<'a> Trial<'a> {
         assert_eq!(told["agent"]["services"], SERVICES.len());
         assert!(told["spare"].is_u64(), "{told}");
         assert_eq!(before, namespace.agents());
+    }
+
+    /// Beside the agents, which do not notice; what dies while it is dead is recorded.
+    fn keep_the_recorder(&self) {
+        let namespace = &self.namespace;
+        let agents = namespace.agents();
+        let install = [
+            "install",
+            "--recorder",
+            "--init",
+            self.case.name,
+            "--no-journald",
+        ];
+        let said = self.respawn(&install);
+        assert!(said.contains("the recorder is up"), "{said}");
+        let said = self.respawn(&install);
+        assert!(said.contains("unchanged"), "{said}");
+        let recorder = || {
+            let found = namespace.recorders();
+            assert!(found.len() < 2, "{}", namespace.describe());
+            found.first().copied()
+        };
+        for _ in 0..3 {
+            let old = eventually_or("recorder", recorder, || namespace.describe());
+            kill_9(old);
+            let script = "sleep 4242 & kill -9 $!; wait $!; echo $!";
+            let said = namespace.run(&["/bin/sh", "-c", script]).stdout;
+            let victim = String::from_utf8(said).unwrap();
+            let deaths = ["deaths", "--json", "--pid", victim.trim()];
+            let death: Value = eventually_or(
+                "the death is recorded",
+                || {
+                    let line = self.respawn(&deaths);
+                    serde_json::from_str(line.lines().next()?).ok()
+                },
+                || namespace.describe(),
+            );
+            assert_eq!(death["cause"]["sender"]["comm"], "sh", "{death}");
+            assert_ne!(recorder(), Some(old));
+        }
+        let said = self.respawn(&["uninstall", "--recorder"]);
+        assert!(said.contains("no recorder runs any more"), "{said}");
+        assert!(namespace.recorders().is_empty());
+        assert!(!namespace.path("/sys/fs/bpf/respawn/recorder").exists());
+        let again = self.respawn(&["uninstall", "--recorder"]);
+        assert!(again.contains("nothing to remove"), "{again}");
+        assert_eq!(agents, namespace.agents());
     }
 
     /// One agent at work, and one that waits for its lock.
@@ -835,5 +883,37 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         most.mul_f64((self.0 % 1000) as f64 / 1000.0)
+    }
+}
+
+#[test]
+fn the_recorder_is_installed_with_its_options() {
+    let image = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(image.path().join("etc")).unwrap();
+    let install = |more: &[&str]| {
+        let mut install = respawn();
+        install.args(["install", "--init", "systemd", "--dry-run", "--root"]);
+        let install = install.arg(image.path()).args(["--binary", "/etc"]);
+        install.env("RESPAWN_RECORDER_DIR", "/data/from-environment");
+        install.args(more).output().unwrap()
+    };
+    let output = install(&["--recorder", "--keep", "all", "--no-argv"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected = "ExecStart=/etc recorder --keep all --dir /data/from-environment --no-argv\n";
+    assert!(text.contains(expected), "{text}");
+    let output = install(&["--recorder", "--dir", "/data/given", "--max-size", "1MiB"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected = "ExecStart=/etc recorder --dir /data/given --max-size 1048576\n";
+    assert!(text.contains(expected), "{text}");
+    for (wrong, named) in [
+        (&["--keep", "all"][..], "--recorder"),
+        (&["--dir", "/data"], "--recorder"),
+        (&["--recorder", "--keep", "some"], "--keep"),
+        (&["--recorder", "--max-size", "1"], "--max-size"),
+    ] {
+        let output = install(wrong);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {said}");
+        assert!(said.contains(named), "{wrong:?}: {said}");
     }
 }

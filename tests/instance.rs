@@ -6,17 +6,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use nix::sys::signal::Signal;
-use support::{Agent, Setup, eventually, needs_root, proc_status, shell, signal_to, sleeping};
-
-fn environment(pid: u32) -> BTreeMap<String, String> {
-    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let text = String::from_utf8(bytes).unwrap();
-    let pairs = text.split_terminator('\0').map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap();
-        (key.to_owned(), value.to_owned())
-    });
-    pairs.collect()
-}
+use support::{
+    Agent, Setup, environment, eventually, needs_root, proc_status, shell, signal_to, sleeping,
+};
 
 fn open_files(pid: u32) -> Vec<(String, String)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use support::rig::{Agent, Rig};
-use support::{eventually, needs_root, readable_by_all, respawn, skip};
+use support::{copy_program, eventually, needs_root, readable_by_all, respawn, skip};
 
 const NOBODY: u32 = 65534;
 
@@ -275,7 +275,7 @@ fn config_with_everything() -> Rig {
         fs::create_dir(path(name)).unwrap();
     }
     for name in ["bin/prog", "hooks/hook", "theirs/prog"] {
-        fs::copy("/usr/bin/sleep", path(name)).unwrap();
+        copy_program("/usr/bin/sleep", path(name));
     }
     for name in ["default/web", "theirs/env"] {
         fs::write(path(name), "KEY=value\n").unwrap();

@@ -12,17 +12,9 @@ use support::{Agent, SIGHTS, Setup, Sight, eventually, needs_root, shell, signal
 
 /// An agent that is PID 1 of a PID namespace, and its pid outside.
 fn first(sight: Sight, services: &[(&str, &str)]) -> (Agent, u32) {
-    let wrapper = [
-        "unshare",
-        "--pid",
-        "--fork",
-        "--kill-child=KILL",
-        "--mount-proc",
-    ];
     let setup = Setup {
         sight,
-        wrapper: wrapper.map(str::to_owned).to_vec(),
-        ..Setup::default()
+        ..Setup::as_pid_1()
     };
     let agent = Agent::with(&setup, services);
     let children = children(agent.pid());

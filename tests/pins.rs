@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use support::bpf::Object;
 use support::rig::{Instance, Memory, Rig, report};
 use support::scene::Scene;
-use support::{Victim, eventually, needs_root, now, readable_by_all, respawn, signal_to, skip};
+use support::{
+    Victim, copy_program, eventually, needs_root, now, readable_by_all, respawn, signal_to, skip,
+};
 
 fn assert_says(said: &str, words: &[&str]) {
     for word in words {
@@ -592,7 +594,7 @@ fn a_signal_that_cannot_be_sent_is_not_done() {
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
         .unwrap();
     let victim = folder.path().join("victim");
-    fs::copy(env!("CARGO_BIN_EXE_victim"), &victim).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_victim"), &victim);
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o4755)).unwrap();
     let mut rig = Rig::new();
     rig.service("web", &format!("[{victim:?}, \"as-root\"]"), "");
@@ -726,11 +728,11 @@ fn a_spare_goes_on_as_the_binary_that_has_taken_its_files_place() {
     needs_root!("a spare whose binary is replaced");
     let mut rig = Rig::new();
     let (binary, new) = (rig.path().join("respawn"), rig.path().join("new"));
-    fs::copy(respawn().get_program(), &binary).unwrap();
+    copy_program(respawn().get_program(), &binary);
     rig.run_by(&binary, 0);
     let mut scene = Scene::with(rig);
     let spare = scene.rig.spare();
-    fs::copy(&binary, &new).unwrap();
+    copy_program(&binary, &new);
     fs::rename(&new, &binary).unwrap();
     let agents = scene.ledger.agents.len();
     scene.agent.kill();

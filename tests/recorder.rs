@@ -5,17 +5,18 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::cgroup::small_cgroup;
+use support::journald::Journal;
 use support::recorder::Place;
 use support::rig::report;
-use support::{Victim, cgroup_mount, eventually, in_pid_namespace, needs_root, signal_to, skip};
+use support::{Victim, eventually, in_pid_namespace, needs_root, signal_to, skip};
 
 fn sleeper() -> Victim {
     Victim::start("/usr/bin/sleep", &["100000"])
@@ -140,6 +141,52 @@ fn a_login_is_known_whatever_the_sender_has_become() {
     let death = place.death_of(pid);
     assert_eq!(death["cause"]["sender"]["login_uid"], 4242, "{death}");
     assert_eq!(death["login_uid"], Value::Null);
+}
+
+#[test]
+fn a_timeout_is_known_for_what_it_is() {
+    needs_root!("a_timeout_is_known_for_what_it_is");
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    let mut timeout = Command::new("timeout");
+    timeout.args(["-s", "KILL", "0.2", "sh", "-c", "echo $$; exec sleep 4242"]);
+    let output = timeout.output().unwrap();
+    let pid = String::from_utf8(output.stdout).unwrap();
+    let death = place.death_of(pid.trim().parse().unwrap());
+    let sender = &death["cause"]["sender"];
+    assert_eq!(sender["comm"], "timeout", "{death}");
+    let argv = sender["argv"].as_array().unwrap();
+    assert_eq!(argv[..4], ["timeout", "-s", "KILL", "0.2"], "{death}");
+    assert_eq!(death["comm"], "sleep");
+}
+
+#[test]
+fn an_out_of_memory_kill_in_a_cgroup_is_known() {
+    const NAME: &str = "an_out_of_memory_kill_in_a_cgroup_is_known";
+    needs_root!(NAME);
+    let Some(cgroup) = small_cgroup() else {
+        return skip(NAME, "no cgroup whose memory can be limited");
+    };
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    let mut victim = Victim::start(env!("CARGO_BIN_EXE_culprit"), &["eat"]);
+    cgroup.add(victim.pid());
+    victim.wait();
+    let death = place.death_of(victim.pid());
+    assert_eq!(death["cause"]["kind"], "oom_killed", "{death}");
+    assert!(
+        death["cause"]["oom"]["anon_rss_bytes"].as_u64().unwrap() > 8 << 20,
+        "{death}"
+    );
+    let argv = json!([env!("CARGO_BIN_EXE_culprit"), "eat"]);
+    assert!(death["argv"] == argv || !knows_programs(&death), "{death}");
+    // Of version 1's hierarchies the record names none.
+    let name = cgroup.path().file_name().unwrap().to_str().unwrap();
+    let told = death["cgroup"].as_str().unwrap();
+    assert!(told.ends_with(name) || told == "/", "{death}");
+    let why = place.command(&["why", "culprit"]).output().unwrap();
+    let why = String::from_utf8(why.stdout).unwrap();
+    assert!(why.contains("killed for lack of memory"), "{why}");
 }
 
 #[test]
@@ -328,7 +375,10 @@ fn the_files_stay_within_their_size_and_are_for_root_and_a_group() {
     });
     let mut size = 0;
     for name in ["deaths", "deaths.1"] {
-        let file = fs::metadata(place.dir().join(name)).unwrap();
+        // For a moment there is no new file yet.
+        let file = eventually("the file is there", || {
+            fs::metadata(place.dir().join(name)).ok()
+        });
         assert_eq!(file.mode() & 0o777, 0o640, "{name}");
         assert_eq!(file.gid(), 0, "{name}");
         size += file.len();
@@ -360,74 +410,6 @@ fn a_directory_that_others_may_change_is_refused() {
     assert_eq!(aside, "somebody's notes\n");
 }
 
-/// A real journald with directories of its own, and a cgroup with the name of a unit.
-struct Journal {
-    journald: Child,
-    unit: String,
-    slice: PathBuf,
-}
-
-impl Journal {
-    fn start() -> Result<Self, &'static str> {
-        const PROGRAM: &str = "/usr/lib/systemd/systemd-journald";
-        if !Path::new(PROGRAM).exists() || !Path::new("/usr/bin/journalctl").exists() {
-            return Err("there is no journald");
-        }
-        let cgroups = cgroup_mount().ok_or("no cgroup2 is mounted")?;
-        let script = format!(
-            "mount -t tmpfs none /run && mkdir -p /run/systemd /run/log/journal && exec {PROGRAM}"
-        );
-        let journald = Command::new("unshare")
-            .args(["--mount", "sh", "-c", &script])
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|_| "no mount namespace can be made")?;
-        let unit = format!("respawn-test-{}.service", journald.id());
-        let journal = Self {
-            slice: cgroups.join(format!("respawn-test-{}.slice", journald.id())),
-            journald,
-            unit,
-        };
-        fs::create_dir_all(journal.slice.join(&journal.unit))
-            .map_err(|_| "no cgroup can be made")?;
-        eventually("journald listens", || {
-            journal
-                .path("systemd/journal/socket")
-                .exists()
-                .then_some(())
-        });
-        Ok(journal)
-    }
-
-    fn path(&self, below_run: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root/run/{below_run}", self.journald.id()))
-    }
-
-    /// The entries that `journalctl` shows of the unit.
-    fn entries(&self) -> Vec<Value> {
-        let output = Command::new("journalctl")
-            .arg("--directory")
-            .arg(self.path("log/journal"))
-            .args(["--unit", &self.unit, "--output=json", "--no-pager"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let lines = text.lines();
-        lines
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        let _ = self.journald.kill();
-        let _ = self.journald.wait();
-        let _ = fs::remove_dir(self.slice.join(&self.unit));
-        let _ = fs::remove_dir(&self.slice);
-    }
-}
-
 #[test]
 fn a_units_death_is_among_its_lines_in_a_real_journald() {
     let name = "a_units_death_is_among_its_lines_in_a_real_journald";
@@ -440,10 +422,9 @@ fn a_units_death_is_among_its_lines_in_a_real_journald() {
     let socket = journal.path("systemd/journal/socket");
     let _recorder = place.start(&["--journald-socket", socket.to_str().unwrap()]);
     let victim = Victim::start("/usr/bin/sleep", &["100000"]);
-    let procs = journal.slice.join(&journal.unit).join("cgroup.procs");
-    fs::write(procs, victim.pid().to_string()).unwrap();
+    journal.take(victim.pid());
     let pid = kill_by(victim, "kill -9 $0; true");
-    assert_eq!(place.death_of(pid)["unit"], journal.unit);
+    assert_eq!(place.death_of(pid)["unit"], journal.unit());
     let entry = eventually("journald has it", || journal.entries().pop());
     let message = entry["MESSAGE"].as_str().unwrap();
     assert!(

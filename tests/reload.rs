@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Agent, SIGHTS, eventually, needs_root, shell, signal_to, sleeping};
+use support::{Agent, SIGHTS, arguments, eventually, needs_root, shell, signal_to, sleeping};
 
 /// A service's file with a problem in its third line.
 const BAD: &str = "command = [\"sleep\"]\nstop_timout = \"3s\"";
@@ -29,14 +29,6 @@ fn pids(agent: &Agent) -> BTreeMap<String, u32> {
         (name, pid)
     });
     names.collect()
-}
-
-/// A process's command line; for a moment of its exec it has none.
-fn command_of(pid: u32) -> String {
-    eventually("a command line", || {
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-        (!command.is_empty()).then_some(command)
-    })
 }
 
 fn reload(agent: &Agent) -> Value {
@@ -88,7 +80,7 @@ fn one_changed_service_is_restarted_alone() {
         assert_eq!(agent.count(name, "started"), 1);
     }
     assert_eq!(agent.count("b", "exited"), 1);
-    assert_eq!(command_of(after["b"]), "sleep\x002000\0");
+    assert_eq!(arguments(after["b"]), ["sleep", "2000"]);
 }
 
 #[test]
@@ -261,7 +253,7 @@ fn a_bad_file_changes_nothing() {
         // A death meanwhile is mended by the config that holds.
         signal_to(before["b"], Signal::SIGKILL);
         let pid = agent.replaced("b", before["b"]);
-        assert_eq!(command_of(pid), "sleep\x001000\0");
+        assert_eq!(arguments(pid), ["sleep", "1000"]);
     }
 }
 
@@ -455,4 +447,109 @@ fn the_journal_takes_another_size_and_group() {
         assert_eq!(rights(file).0, 0o600);
     }
     assert_eq!(agent.assert_single("a"), pid);
+}
+
+#[test]
+fn a_service_reads_its_own_configuration_by_its_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("read");
+    let script = format!(
+        "trap 'echo again >> {0}' HUP; echo once >> {0}; while :; do sleep 0.05; done",
+        file.display()
+    );
+    let agent = Agent::start(&[
+        ("web", &shell(&script, "reload = \"SIGHUP\"")),
+        ("plain", &sleeping("")),
+        ("off", &sleeping("reload = 1\nautostart = false")),
+    ]);
+    let pid = agent.running("web");
+    eventually("it has its trap", || file.exists().then_some(()));
+    let output = agent.run(&["reload", "we*"]);
+    assert!(output.status.success(), "{output:?}");
+    eventually("it has read it again", || {
+        (fs::read_to_string(&file).unwrap() == "once\nagain\n").then_some(())
+    });
+    assert_eq!(agent.running("web"), pid);
+    let events = agent.events_of("web");
+    let asked = events.iter().find(|it| it["event"] == "requested");
+    assert_eq!(asked.unwrap()["command"], "reload");
+    for (service, why) in [
+        ("plain", "its file has no `reload`"),
+        ("off", "it is not running"),
+        ("nobody", "no service has this name"),
+    ] {
+        let output = agent.run(&["reload", service, "--json"]);
+        assert_eq!(output.status.code(), Some(1), "{service}");
+        let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let error = object["results"][0]["error"].as_str().unwrap();
+        assert!(error.contains(why), "{service}: {error}");
+    }
+    // The agent's own reload is another matter.
+    let output = agent.run(&["reload", "web", "--allow-empty"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(agent.run(&["reload"]).status.success());
+    assert_eq!(agent.running("web"), pid);
+}
+
+#[test]
+fn a_service_reads_its_own_configuration_by_its_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display();
+    let variables = dir.path().join("file");
+    fs::write(&variables, "FROM=/proc/version\n").unwrap();
+    let reload = |script: &str| {
+        let command = json!(["/bin/sh", "-c", script]);
+        sleeping(&format!("reload = {command}\nstart_timeout = \"500ms\""))
+    };
+    let agent = Agent::start(&[
+        (
+            "good",
+            &reload(&format!("echo $MAINPID $0 > {path}/good; exit 0")),
+        ),
+        (
+            "words",
+            &sleeping(&format!(
+                "reload = [\"/bin/cp\", \"${{FROM}}\", \"{path}/words\"]\nenvironment_file = \"{path}/file\""
+            )),
+        ),
+        ("bad", &reload("exit 3")),
+        (
+            "slow",
+            &reload(&format!("sleep 1000 & echo $! > {path}/slow; wait")),
+        ),
+        ("gone", &sleeping("reload = [\"/no/such/program\"]")),
+    ]);
+    let pid = agent.running("good");
+    assert!(agent.run(&["reload", "good"]).status.success());
+    let said = fs::read_to_string(dir.path().join("good")).unwrap();
+    assert_eq!(said, format!("{pid} /bin/sh\n"));
+    // The variables of its files are those of now.
+    agent.running("words");
+    fs::write(&variables, "FROM=/proc/cmdline\n").unwrap();
+    agent.must("reload", "words");
+    let copied = fs::read(dir.path().join("words")).unwrap();
+    assert_eq!(copied, fs::read("/proc/cmdline").unwrap());
+    fs::remove_file(&variables).unwrap();
+    for (service, why) in [
+        ("words", "cannot read its environment_file: "),
+        ("bad", "its command exited with 3"),
+        ("slow", "its command was killed after 500ms"),
+        (
+            "gone",
+            "cannot run /no/such/program: No such file or directory",
+        ),
+    ] {
+        let pid = agent.running(service);
+        let output = agent.run(&["reload", service]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("{service}: {why}")), "{text}");
+        assert_eq!(agent.running(service), pid);
+    }
+    // With all that it had started.
+    let left = fs::read_to_string(dir.path().join("slow")).unwrap();
+    let left: u32 = left.trim().parse().unwrap();
+    eventually("nothing is left of it", || {
+        (!support::is_alive(left)).then_some(())
+    });
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{
-    Agent, SIGHTS, Setup, Sight, eventually, is_alive, needs_root, pid_of, shell, signal_to, skip,
-    sleeping,
+    Agent, SIGHTS, Setup, Sight, copy_program, eventually, is_alive, needs_root, pid_of, shell,
+    signal_to, skip, sleeping,
 };
 
 const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
@@ -109,7 +109,7 @@ fn a_program_that_is_missing_is_told_and_tried_until_it_is_there() {
     assert!(!agent.tell("start", "late"));
 
     // It appears whole, so that no start meets half of it.
-    std::fs::copy("/bin/sleep", dir.path().join("new")).unwrap();
+    copy_program("/bin/sleep", dir.path().join("new"));
     std::fs::rename(dir.path().join("new"), &program).unwrap();
     let status = agent.wait_state("late", "running");
     assert_eq!(status["error"], Value::Null, "{status}");

@@ -11,22 +11,13 @@ use std::process::{Command, Stdio};
 
 use support::recorder::Place;
 use support::rig::{Agent, Rig, report};
-use support::{Lines, needs_root, respawn};
+use support::{IN_PID_NAMESPACE, Lines, needs_root, respawn};
 
 /// Instructions that the verifier may process for one program.
 const BUDGET: u64 = 30_000;
 
 /// What has to be loaded, by the beginning of its name.
 const PROGRAMS: [&str; 4] = ["exit", "signal", "birth", "oom"];
-
-/// There the programs have to find pids that are not the kernel's own.
-const IN_PID_NAMESPACE: [&str; 5] = [
-    "unshare",
-    "--pid",
-    "--fork",
-    "--kill-child=KILL",
-    "--mount-proc",
-];
 
 const LOG: &str = "respawn=debug";
 
@@ -97,12 +88,17 @@ fn no_program_costs_the_verifier_more_than_its_budget() {
         let lines = said.iter().filter(|line| line.contains("refused"));
         assert_eq!(lines.count(), 0, "{said:#?}");
     };
-    let watches = [of_a_watch(&[]), of_a_watch(&["--live-zero"])];
+    // All conditions that a watch can have at once.
+    let filtered = ["--name=a*", "--failed", "--uid=1", "--cgroup=/"];
+    let filtered_live_zero = [&filtered[..], &["--live-zero"]].concat();
+    let watches = [&[][..], &["--live-zero"], &filtered, &filtered_live_zero];
+    let watches = watches.map(of_a_watch);
     let recorders = [of_a_recorder(&[]), of_a_recorder(&["--live-zero"])];
     let mut said: Vec<String> = watches.into_iter().chain(recorders).flatten().collect();
     // An agent goes on with less: that is said here at once.
     refused(&said);
     said.extend(of_an_agent(&[]));
+    // There the programs have to find pids that are not the kernel's own.
     said.extend(of_an_agent(&IN_PID_NAMESPACE));
     refused(&said);
     // One program in several settings: the dearest counts.

@@ -103,16 +103,17 @@ pub(crate) fn filter() -> Filter {
     unsafe { ptr::read_volatile(&raw const FILTER) }
 }
 
-/// Whether a process of a service's tree may have been sent a signal that may have ended it.
+/// Whether a process of a service's tree, or for a recorder any, may have been sent a signal that may
+/// have ended it.
 #[inline(always)]
-fn is_signalled(pid: u32) -> bool {
+pub(crate) fn is_signalled(pid: u32) -> bool {
     let (word, bit) = hints::place(pid);
     SIGNALLED.get(word).is_some_and(|word| word & bit != 0)
 }
 
 /// Whoever has that pid next has been sent none.
 #[inline(always)]
-fn forget_signalled(pid: u32) {
+pub(crate) fn forget_signalled(pid: u32) {
     let (word, bit) = hints::place(pid);
     if let Some(word) = SIGNALLED.get_ptr_mut(word) {
         // SAFETY: the map returned it. Of two writes at the same moment one may be lost, which costs a
@@ -565,7 +566,7 @@ fn has_rival(signals: &SentSignals, sent: &SentSignal) -> bool {
 }
 
 #[inline(always)]
-fn matches(comm: &[u8; COMM_LEN]) -> bool {
+pub(crate) fn matches(comm: &[u8; COMM_LEN]) -> bool {
     // SAFETY: initialised read-only data. Not copied: it is larger than the stack.
     let names = unsafe { &*ptr::from_ref(&NAMES).cast::<monitor_ebpf::NameMatcher>() };
     core::hint::black_box(names).matches(comm)

@@ -858,8 +858,8 @@ pub struct Filter {
     /// 1: for an agent. Of processes in the cgroups of the trees map, deaths by a signal are reported
     /// too; and the record of a watched process that finds the ring full is kept in the spilled map.
     pub agent: u32,
-    /// For a recorder: which deaths of the host are kept, [`KEEP_ABNORMAL`] or [`KEEP_ALL`]. Nothing
-    /// else is reported then. 0: this is none.
+    /// Which deaths of the host are reported with all that is known of them: [`KEEP_ABNORMAL`] or
+    /// [`KEEP_ALL`], for a recorder, or [`KEEP_WANTED`]. Nothing else is reported then. 0: none are.
     pub keep: u32,
 }
 
@@ -868,6 +868,55 @@ pub struct Filter {
 pub const KEEP_ABNORMAL: u32 = 1;
 /// [`Filter::keep`]: every death.
 pub const KEEP_ALL: u32 = 2;
+/// [`Filter::keep`]: of all processes, or those with certain names, the deaths that [`Wanted`] says;
+/// and those of watched processes whatever their cause.
+pub const KEEP_WANTED: u32 = 3;
+
+/// Users, or cgroups, that [`Wanted`] has room for.
+pub const MOST_WANTED: usize = 8;
+
+/// Read-only global `WANTED`: which deaths are wanted. Each condition that is given must hold; one that
+/// is not given holds. The order of the fields is that of [`Wanted::words`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// 1: anything but exits with 0.
+    pub failed: u64,
+    /// 1: deaths by a signal in `signals` only.
+    pub by_signal: u64,
+    /// 1: exits with a code in `codes` only.
+    pub by_code: u64,
+    /// So many of `uid`; 0: all users.
+    pub uids: u64,
+    /// So many of `cgroup`; 0: all cgroups.
+    pub cgroups: u64,
+    /// One bit for each signal's number.
+    pub signals: u64,
+    /// One bit for each code.
+    pub codes: [u64; 4],
+    /// Real user IDs.
+    pub uid: [u64; MOST_WANTED],
+    /// The IDs of cgroups of version 2, which are wanted with those below them.
+    pub cgroup: [u64; MOST_WANTED],
+    /// How far below the root of the hierarchy each is.
+    pub level: [u64; MOST_WANTED],
+}
+
+impl Wanted {
+    /// The fields in the order of their declaration, as the object holds them.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        let first = [
+            self.failed,
+            self.by_signal,
+            self.by_code,
+            self.uids,
+            self.cgroups,
+            self.signals,
+        ];
+        let lists = [self.uid, self.cgroup, self.level].into_iter().flatten();
+        first.into_iter().chain(self.codes).chain(lists)
+    }
+}
 
 impl Filter {
     /// The fields in the order of their declaration, as the object holds them.
@@ -1020,4 +1069,6 @@ pub mod globals {
     pub const FILTER: &str = "FILTER";
     /// [`NameMatcher`](super::NameMatcher)
     pub const NAMES: &str = "NAMES";
+    /// [`Wanted`](super::Wanted)
+    pub const WANTED: &str = "WANTED";
 }

@@ -26,7 +26,7 @@ mod object {
     };
     use monitor_ebpf::{
         ClaimKey, Details, ExitRecord, Filter, Mark, NameMatcher, Offsets, SenderKey, SentSignals,
-        Tree, Victim, WatchEntry, hints, losses, maps, notes,
+        Tree, Victim, Wanted, WatchEntry, hints, losses, maps, notes,
     };
 
     use crate::{
@@ -106,6 +106,11 @@ mod object {
     };
     #[unsafe(no_mangle)]
     pub(crate) static NAMES: NameMatcher = NameMatcher::NONE;
+    #[unsafe(no_mangle)]
+    pub(crate) static WANTED: Wanted = ANYTHING;
+
+    // SAFETY: as below.
+    const ANYTHING: Wanted = unsafe { core::mem::zeroed() };
 
     // SAFETY: an all-zero `Offsets` is a valid one, and it is plain integers throughout.
     const ZERO_OFFSETS: Offsets = unsafe { core::mem::zeroed() };

@@ -226,6 +226,9 @@ fn start_if_wanted(task: Task, host_pid: u32) -> Option<u64> {
         return None;
     }
     let filter = filter();
+    if filter.keep != 0 {
+        mark_signalled(host_pid);
+    }
     if filter.all != 0 || filter.names != 0 || filter.keep != 0 {
         return Some(task.leader().start_time());
     }
@@ -248,6 +251,12 @@ fn note_child(task: Task, pid: u32) {
     if TREES.get_ptr(&task.cgroup_id()).is_none() {
         return;
     }
+    mark_signalled(pid);
+}
+
+/// Has the exit program look at what is kept of a process.
+#[inline(always)]
+fn mark_signalled(pid: u32) {
     let (word, bit) = hints::place(pid);
     if let Some(word) = SIGNALLED.get_ptr_mut(word) {
         // SAFETY: the map returned it. Of two writes at the same moment one may be lost, which costs a

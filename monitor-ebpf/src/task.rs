@@ -25,6 +25,16 @@ pub(crate) struct Task(pub(crate) *const u8);
 #[derive(Clone, Copy)]
 pub(crate) struct Process(*const u8);
 
+/// The current task, as a pointer whose type the verifier knows: what it leads to is read by plain
+/// loads, without a helper. Exits are so rare that each helper's code is in no cache by then, which
+/// costs more than what it does.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed {
+    task: *const u8,
+    /// Its `struct signal_struct`.
+    signal: *const u8,
+}
+
 /// `SIGNAL_GROUP_EXIT`, include/linux/sched/signal.h: the group's exit code is set.
 const SIGNAL_GROUP_EXIT: u32 = 4;
 
@@ -138,6 +148,51 @@ fn syscall_on_stack(task: Task) -> i32 {
 #[inline(always)]
 pub(crate) fn event_group_dead(event: *const u8) -> bool {
     field::<u8>(event, offset!(event_group_dead)) != 0
+}
+
+impl Typed {
+    /// `None` before Linux 5.15: 5.11 and later would do, but this is what user space looks for.
+    #[inline(always)]
+    pub(crate) fn current() -> Option<Self> {
+        if offset!(pt_regs_syscall) == NO_FIELD {
+            return None;
+        }
+        // SAFETY: user space sets the offset only where the kernel has the helper.
+        let task = unsafe { bpf_get_current_task_btf() } as *const u8;
+        let signal = load(task, offset!(task_signal));
+        Some(Self { task, signal })
+    }
+
+    /// As [`Process::live_threads`].
+    #[inline(always)]
+    pub(crate) fn live_threads(self) -> i32 {
+        load(self.signal, offset!(signal_live))
+    }
+
+    /// As [`Process::wait_status`].
+    #[inline(always)]
+    pub(crate) fn wait_status(self) -> u32 {
+        if load::<u32>(self.signal, offset!(signal_flags)) & SIGNAL_GROUP_EXIT != 0 {
+            return load(self.signal, offset!(signal_group_exit_code));
+        }
+        let leader = load(self.task, offset!(task_group_leader));
+        load(leader, offset!(task_exit_code))
+    }
+
+    /// The process's ID in the initial PID namespace.
+    #[inline(always)]
+    pub(crate) fn process_id(self) -> u32 {
+        load(self.task, offset!(task_tgid))
+    }
+}
+
+/// Reads a `T` at `base + offset`, which the verifier knows to be a field of that size.
+#[inline(always)]
+fn load<T: Plain>(base: *const u8, offset: u32) -> T {
+    let address = base.wrapping_add(offset as usize).cast::<T>();
+    // SAFETY: the verifier has checked type and field; where a pointer on the way is of something that
+    // is gone, the kernel's own handler puts zeros in its place (`PROBE_MEM`).
+    unsafe { ptr::read_volatile(address) }
 }
 
 impl Task {
@@ -317,14 +372,14 @@ impl Process {
         field::<u32>(self.0, offset!(signal_flags)) & SIGNAL_GROUP_EXIT != 0
     }
 
-    /// What `wait` will return for the process with this leader, as `wait_task_zombie` in
-    /// kernel/exit.c computes it.
+    /// What `wait` will return for the process, to which this thread belongs, as `wait_task_zombie`
+    /// in kernel/exit.c computes it.
     #[inline(always)]
-    pub(crate) fn wait_status(self, leader: Task) -> u32 {
+    pub(crate) fn wait_status(self, thread: Task) -> u32 {
         if self.exits() {
             field(self.0, offset!(signal_group_exit_code))
         } else {
-            field(leader.0, offset!(task_exit_code))
+            field(thread.leader().0, offset!(task_exit_code))
         }
     }
 

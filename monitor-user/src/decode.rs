@@ -15,7 +15,7 @@ use monitor_ebpf::{
 
 use self::origin::Sent;
 use crate::model::{
-    Blame, Cause, How, Instance, LastSignal, OomKill, Origin, Parent, Signal, Usage,
+    Blame, Cause, How, Instance, LastSignal, OomKill, Origin, Parent, Sender, Signal, Usage, fnv1a,
 };
 use crate::os::{cgroup_id, page_size};
 
@@ -73,17 +73,17 @@ pub(crate) struct Birth {
 impl ProcessExit {
     /// Takes senders for the service's own that are in its cgroup, if that is the service's alone.
     pub(crate) fn cgroup_is_its_own(&mut self) {
-        let of_cause = match &mut self.cause {
-            Cause::Signaled { origin, .. } => origin.sender.as_mut(),
-            _ => None,
-        };
-        let of_request = self
-            .last_signal
-            .as_mut()
-            .and_then(|last| last.sender.as_mut());
-        for sender in of_cause.into_iter().chain(of_request) {
-            sender.own |= self.cgroup_id.is_some() && sender.cgroup_id == self.cgroup_id;
+        let own = self.cgroup_id;
+        for sender in self.senders_mut() {
+            sender.own |= own.is_some() && sender.cgroup_id == own;
         }
+    }
+
+    /// Who sent the signal that ended it, and who had asked it to end before.
+    pub(crate) fn senders_mut(&mut self) -> impl Iterator<Item = &mut Sender> {
+        let last = self.last_signal.as_mut();
+        let of_request = last.and_then(|last| last.sender.as_mut());
+        self.cause.sender_mut().into_iter().chain(of_request)
     }
 }
 
@@ -96,10 +96,8 @@ impl Birth {
 }
 
 /// The number by which the kernel's records name a service: the same in every agent, never 0.
-/// (FNV-1a, 64 bits; names are few and short.)
 pub(crate) fn service_number(name: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(1)
+    fnv1a(name.bytes()).max(1)
 }
 
 /// Start time as `/proc` tells it: whole ticks.

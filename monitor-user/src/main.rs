@@ -11,12 +11,16 @@ mod deaths;
 mod decode;
 #[cfg(test)]
 mod fuzz;
+mod import;
 mod init;
 mod journal;
+mod logger;
 mod manager;
+mod metrics;
 mod model;
 mod os;
 mod probe;
+mod prober;
 #[cfg(test)]
 mod random;
 mod recorder;

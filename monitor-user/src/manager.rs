@@ -1,15 +1,55 @@
-//! Says to the service manager that started this process, by sd_notify(3), that it works. Without
-//! one, or under one that does not ask, this does nothing.
+//! What the service manager or init that started this process wants of it: to hear, by sd_notify(3),
+//! that it works, and no end right after its start.
 
 use std::env;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Who is told.
+use anyhow::Result;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long what cannot start waits before it ends, so that init does not start it in a tight loop:
+/// sysvinit puts aside for minutes what it has started ten times in two.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
+
+/// Has a child of PID 1 end late if it has failed.
+///
+/// # Errors
+/// Those of `result`, of any other process.
+pub(crate) fn end_late(result: Result<ExitCode>) -> Result<ExitCode> {
+    match result {
+        Err(error) if nix::unistd::getppid().as_raw() == 1 => {
+            // Standard error may be closed: then nobody is left to tell.
+            let _ = writeln!(io::stderr(), "respawn: {error:#}");
+            pause()
+        }
+        result => result,
+    }
+}
+
+/// Waits before the end, unless someone wants it at once.
+fn pause() -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => (),
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+        }
+        Ok(ExitCode::FAILURE)
+    })
+}
+
+/// Who is told. Without a service manager, or under one that does not ask, nobody.
 pub(crate) struct Manager {
     socket: Option<UnixDatagram>,
     /// How often it wants to hear of us: twice in the time that it allows.

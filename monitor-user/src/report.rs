@@ -123,11 +123,21 @@ pub(crate) fn happening(event: &Event) -> String {
         What::ChildExited(exit) => return child_ended(exit),
         What::Started { pid, restarts, .. } => (green, started(*pid, *restarts)),
         What::Adopted { pid, .. } => (green, format!("adopted, pid {pid}")),
-        What::Stopping { pid, signal, .. } => {
-            let signal = signal.map_or_else(|| "?".to_owned(), |signal| signal.to_string());
-            (plain, format!("stopping with {signal}, pid {pid}"))
+        What::Ready { pid, .. } => (green, format!("ready, pid {pid}")),
+        What::Stopping {
+            pid,
+            signal,
+            reason,
+            ..
+        } => {
+            let signal =
+                signal.map_or_else(|| "stop_command".to_owned(), |signal| signal.to_string());
+            let reason = reason.as_deref().map(printable);
+            let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+            (plain, format!("stopping with {signal}, pid {pid}{why}"))
         }
         What::Stopped => (plain, "stopped".to_owned()),
+        What::Done => (green, "done".to_owned()),
         What::Requested {
             command,
             signal,
@@ -137,6 +147,8 @@ pub(crate) fn happening(event: &Event) -> String {
             delay_ns, message, ..
         } => (yellow, backoff(*delay_ns, message.as_deref())),
         What::Failed { reason } => (red, format!("failed: {}", printable(reason))),
+        What::Skipped { reason } => (yellow, format!("skipped: {}", printable(reason))),
+        What::StepFailed { message, .. } => (yellow, printable(message)),
         What::WentToBackground { message, .. } => (yellow, printable(message)),
         What::AgentStarted { pid, version } => {
             let version = printable(version);

@@ -18,6 +18,9 @@ use crate::is_machine;
 
 const RUNTIME_DIR: &str = "/var/lib/respawn";
 const DEATHS: &str = "/var/lib/respawn-deaths.json";
+/// Where the recorder keeps deaths, and whose death is among them.
+const RECORDS: &str = "/var/lib/respawn-recorder";
+const KILLED: &str = "/var/lib/respawn-killed";
 const MARK: &str = "machine";
 
 /// Which init this machine has, for `install --init`.
@@ -71,6 +74,7 @@ fn under_its_init_agents_and_services_survive_kills_at_random() {
     trial.check();
     let deaths = serde_json::to_string(&trial.deaths).unwrap();
     fs::write(DEATHS, deaths).unwrap();
+    trial.record_a_death();
 }
 
 #[test]
@@ -87,6 +91,7 @@ fn after_a_reboot_services_run_once_and_the_journal_goes_on() {
     let mut trial = Trial::begin(deaths);
     trial.await_all();
     trial.check_reboot();
+    trial.check_recorded();
     trial.kill_at_random(kills() / 10);
     trial.check();
 }
@@ -231,6 +236,50 @@ impl Trial {
             self.deaths.len(),
             unknown.count(),
         ));
+    }
+
+    /// Has init keep a recorder, and what it records on the machine's disk.
+    fn record_a_death(&self) {
+        let init = init();
+        let install = ["respawn", "install", "--recorder", "--init", &init];
+        let output = self
+            .machine
+            .run(&[&install[..], &["--dir", RECORDS]].concat());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("the recorder is up"), "{said}");
+        let pid = self.kill_one();
+        self.await_recorded(&pid, "0");
+        fs::write(KILLED, pid).unwrap();
+    }
+
+    /// What was recorded before the reboot is there, and the recorder has started with the machine.
+    fn check_recorded(&self) {
+        let before = fs::read_to_string(KILLED).unwrap();
+        self.await_recorded(&before, "-1");
+        let pid = self.kill_one();
+        self.await_recorded(&pid, "0");
+    }
+
+    /// A process that a shell kills, which has ended then.
+    fn kill_one(&self) -> String {
+        let script = "sleep 4242 & kill -9 $!; wait $!; echo $!";
+        let said = self.machine.run(&["/bin/sh", "-c", script]).stdout;
+        String::from_utf8(said).unwrap().trim().to_owned()
+    }
+
+    fn await_recorded(&self, pid: &str, boot: &str) {
+        let deaths = ["respawn", "deaths", "--dir", RECORDS, "--json"];
+        let which = ["--pid", pid, "--boot", boot];
+        let death: Value = eventually_or(
+            "the death is recorded",
+            || {
+                let output = self.machine.run(&[&deaths[..], &which[..]].concat());
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                serde_json::from_str(text.lines().next()?).ok()
+            },
+            || self.machine.describe(),
+        );
+        assert_eq!(death["cause"]["sender"]["comm"], "sh", "{death}");
     }
 
     /// The journal has both boots, without a gap in its numbers.

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{DEADLINE, eventually, respawn, rig};
+use crate::{DEADLINE, IN_PID_NAMESPACE, eventually, respawn, rig};
 
 /// How the agent sees exits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,6 +42,18 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// What runs it: a command that takes the agent's command line as its last arguments.
     pub wrapper: Vec<String>,
+    /// More words of its command line.
+    pub arguments: Vec<String>,
+}
+
+impl Setup {
+    /// As PID 1 of a PID namespace.
+    pub fn as_pid_1() -> Self {
+        Self {
+            wrapper: IN_PID_NAMESPACE.map(str::to_owned).to_vec(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A running agent. All that it has started goes with the value.
@@ -84,7 +96,7 @@ impl Agent {
             setup: setup.clone(),
             child,
         };
-        agent.wait_until_it_answers(0);
+        agent.wait_until_it_answers(None);
         agent
     }
 
@@ -95,27 +107,27 @@ impl Agent {
 
     /// Starts the next agent after this one has ended.
     pub fn start_again(&mut self) {
-        let before = self.agents();
+        let before = self.latest_agent();
         self.child = self.another();
-        self.wait_until_it_answers(before);
+        self.wait_until_it_answers(before.as_ref());
     }
 
     /// Goes on with an agent that nothing wraps, and returns the old one's wrapper.
     pub fn unwrap_next(&mut self) -> Child {
-        let before = self.agents();
+        let before = self.latest_agent();
         self.setup.wrapper.clear();
         let next = self.another();
         let wrapper = std::mem::replace(&mut self.child, next);
-        self.wait_until_it_answers(before);
+        self.wait_until_it_answers(before.as_ref());
         wrapper
     }
 
     /// Goes on with the spare as this agent, which is killed.
     pub fn replace_by(&mut self, spare: Child) {
-        let before = self.agents();
+        let before = self.latest_agent();
         self.kill();
         self.child = spare;
-        self.wait_until_it_answers(before);
+        self.wait_until_it_answers(before.as_ref());
     }
 
     /// How many agents have taken up work so far.
@@ -127,12 +139,23 @@ impl Agent {
         started.count()
     }
 
-    fn wait_until_it_answers(&mut self, before: usize) {
+    /// The event of the agent that took up work last, also where the journal was turned over since.
+    fn latest_agent(&self) -> Option<String> {
+        let read = |name| fs::read(self.runtime_dir().join(name)).unwrap_or_default();
+        let text = [read("journal.1"), read("journal")].concat();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines = text.lines();
+        let line = lines.rfind(|line| line.contains("\"event\":\"agent_started\""));
+        line.map(str::to_owned)
+    }
+
+    fn wait_until_it_answers(&mut self, before: Option<&String>) {
         eventually("the agent answers", || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("the agent ended: {status}; {}", self.log());
             }
-            let works = self.agents() > before;
+            let latest = self.latest_agent();
+            let works = latest.is_some() && latest.as_ref() != before;
             (works && self.try_ask(&json!({"command": "status"})).is_some()).then_some(())
         });
     }
@@ -232,9 +255,9 @@ impl Agent {
         })
     }
 
-    /// The pid of a service that runs, or is about to.
+    /// The pid of a service that runs its own program.
     pub fn running(&self, service: &str) -> u32 {
-        pid_of(&self.wait_state(service, "running"))
+        self.executed(pid_of(&self.wait_state(service, "running")))
     }
 
     /// The same, of a service that ignores SIGTERM, once it has come so far.
@@ -248,12 +271,23 @@ impl Agent {
 
     /// Waits until a service runs as another process than `old`.
     pub fn replaced(&self, service: &str, old: u32) -> u32 {
-        eventually(&format!("{service} has another pid than {old}"), || {
-            let status = self.status(service);
-            (status["state"] == "running")
-                .then(|| pid_of(&status))
-                .filter(|pid| *pid != old)
-        })
+        self.executed(eventually(
+            &format!("{service} has another pid than {old}"),
+            || {
+                let status = self.status(service);
+                (status["state"] == "running")
+                    .then(|| pid_of(&status))
+                    .filter(|pid| *pid != old)
+            },
+        ))
+    }
+
+    /// Waits until a process runs its own program, where its pid is one of the test's own namespace.
+    fn executed(&self, pid: u32) -> u32 {
+        match self.setup.wrapper.is_empty() {
+            true => executed(pid),
+            false => pid,
+        }
     }
 
     /// The journal as it is.
@@ -449,6 +483,21 @@ pub fn pid_of(value: &Value) -> u32 {
         .unwrap_or_else(|| panic!("no pid in {value}"))
 }
 
+/// Waits until a process that an agent has started runs its own program, or has ended.
+///
+/// The agent goes on, and may report the service as running, somewhat earlier: the kernel wakes it
+/// at the beginning of `exec_mmap` (fs/exec.c), while the child still has the agent's memory and
+/// with it the agent's command line. After that it has none until the new program's is in place,
+/// which is later than its credentials and its name.
+fn executed(pid: u32) -> u32 {
+    eventually("the process runs its own program", || {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0);
+        let agents = words.nth(1) == Some(b"agent");
+        (!is_alive(pid) || !command.is_empty() && !agents).then_some(pid)
+    })
+}
+
 /// Sends a signal to a process that the test's agent has started.
 pub fn signal_to(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap_or_else(|error| {
@@ -499,6 +548,7 @@ fn command(dir: &Path, setup: &Setup) -> Command {
         .arg("--pin-dir")
         .arg(pin_dir(dir))
         .arg("--log=info")
+        .args(&setup.arguments)
         .env(AGENT, unique(dir))
         .envs(setup.environment.iter().cloned())
         .stdin(Stdio::null())

@@ -43,6 +43,10 @@ fn main() -> ExitCode {
         ["timer", what] => timer(what),
         ["grow"] => grow(),
         ["notify"] => notify(),
+        ["say", text] => tell(text),
+        ["say", text, "stay"] => tell(text).map(|()| wait_for_ever()),
+        ["serve", port, folder] => serve(port, folder.as_ref()),
+        ["speaker", folder] => speaker(folder.as_ref()),
         ["terminal", what] => terminal(what),
         ["storm", count] => storm(count),
         ["die", count] => die(count),
@@ -402,6 +406,51 @@ extern "C" fn eat_beside(_: *mut libc::c_void) -> i32 {
 }
 
 /// Signals itself so often, and says so.
+/// Sends a notification as sd_notify(3) has it. Literal "\\n" parts lines.
+fn tell(text: &str) -> Outcome {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let to = std::env::var_os("NOTIFY_SOCKET").ok_or("no NOTIFY_SOCKET")?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(text.replace("\\n", "\n").as_bytes(), to)?;
+    Ok(())
+}
+
+/// Answers HTTP requests with the status in the file "status" of a folder; "hang": with none.
+fn serve(port: &str, folder: &std::path::Path) -> Outcome {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port.parse()?))?;
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        let status = std::fs::read_to_string(folder.join("status")).unwrap_or_default();
+        if status == "hang" {
+            std::mem::forget(stream);
+            continue;
+        }
+        // Whoever only connects has asked for nothing.
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+    }
+}
+
+/// Sends what is in the files of a folder whose names end in ".say", each once, and removes it; while
+/// there is a file "lives", WATCHDOG=1 too.
+fn speaker(folder: &std::path::Path) -> Outcome {
+    loop {
+        let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
+        let mut files = files.collect::<std::io::Result<Vec<_>>>()?;
+        files.retain(|path| path.extension().is_some_and(|it| it == "say"));
+        files.sort();
+        for path in files {
+            tell(&std::fs::read_to_string(&path)?)?;
+            std::fs::remove_file(&path)?;
+        }
+        if folder.join("lives").exists() {
+            // Where the queue is full, the next one comes soon.
+            let _ = tell("WATCHDOG=1");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 fn storm(count: &str) -> Outcome {
     // SAFETY: the handler does nothing.
     unsafe {

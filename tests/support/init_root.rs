@@ -271,6 +271,16 @@ impl Namespace {
             .is_ok_and(|line| line.starts_with(b"/usr/sbin/respawn\0"))
     }
 
+    /// The recorders, by their pids on the host.
+    #[allow(dead_code, reason = "not every test has one")]
+    pub(crate) fn recorders(&self) -> Vec<u32> {
+        let is_recorder = |pid: &u32| {
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.starts_with(b"/usr/sbin/respawn\0recorder"))
+        };
+        self.pids().into_iter().filter(is_recorder).collect()
+    }
+
     /// The agent that has the lock.
     pub(crate) fn holder(&self) -> Option<u32> {
         locks(false).into_iter().find(|pid| self.is_agent(*pid))

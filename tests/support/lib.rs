@@ -15,17 +15,21 @@
 mod agent;
 
 pub mod bpf;
+pub mod cgroup;
+pub mod journald;
 pub mod recorder;
 pub mod rig;
 pub mod scene;
 pub mod tmux;
+pub mod tools;
 pub mod tracer;
 
-use std::fs::{OpenOptions, Permissions};
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -81,6 +85,14 @@ pub fn eventually_or<T>(
         );
         thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// Appends to a file, and makes it where it is missing.
+pub fn append(path: &Path, text: &str) {
+    let file = fs::File::options().append(true).create(true).open(path);
+    let mut file = file.expect("the file");
+    file.write_all(text.as_bytes())
+        .expect("to append to the file");
 }
 
 /// The host's mount of cgroup2.
@@ -160,6 +172,41 @@ macro_rules! needs_root {
     };
 }
 
+/// Copies a program that is to be run.
+///
+/// By another process: what this one has open for writing, a child has too that another of the tests'
+/// threads makes at that moment, until its exec, and as long nobody can run it ("Text file busy").
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let mut copy = Command::new("cp");
+    copy.arg(from.as_ref()).arg(to.as_ref());
+    assert!(copy.status().expect("cp").success(), "{copy:?}");
+}
+
+/// A process's environment.
+pub fn environment(pid: u32) -> BTreeMap<String, String> {
+    let pairs = words(pid, "environ").into_iter().map(|pair| {
+        let (key, value) = pair.split_once('=').expect("a variable");
+        (key.to_owned(), value.to_owned())
+    });
+    pairs.collect()
+}
+
+/// A process's arguments, its name first.
+pub fn arguments(pid: u32) -> Vec<String> {
+    words(pid, "cmdline")
+}
+
+fn words(pid: u32, file: &str) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/{file}")).expect("a process");
+    let text = String::from_utf8(bytes).expect("UTF-8");
+    text.split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// The name of a task, by its directory in `/proc`.
+fn comm(task: &str) -> String {
+    fs::read_to_string(format!("/proc/{task}/comm")).expect("comm")
+}
+
 /// A process that the test started; killed when the value goes.
 pub struct Victim {
     child: Child,
@@ -172,13 +219,22 @@ impl Victim {
         Self::from_command(Command::new(program).args(arguments))
     }
 
-    /// Starts a command with its standard input and output piped.
+    /// Starts a command with its standard input and output piped. Returns when it has its own name.
+    ///
+    /// `spawn` returns somewhat earlier: the kernel wakes the parent, then waits for the old memory's
+    /// lock, and only then gives the process its name (`exec_mmap` and `begin_new_exec`, fs/exec.c). A
+    /// process that is killed meanwhile dies under the name of the thread that started it.
     pub fn from_command(command: &mut Command) -> Self {
+        let before = comm("thread-self");
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let pid = child.id().to_string();
+        eventually("a process has its own name", || {
+            (comm(&pid) != before).then_some(())
+        });
         let lines = Lines::of(child.stdout.take().expect("piped"));
         Self { child, lines }
     }
@@ -384,18 +440,20 @@ impl Drop for Watch {
     }
 }
 
-/// Runs a command in PID and mount namespaces of its own, with their own `/proc`.
+/// What runs a command in PID and mount namespaces of its own, with their own `/proc`.
+pub const IN_PID_NAMESPACE: [&str; 5] = [
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child=KILL",
+    "--mount-proc",
+];
+
+/// Runs a script so.
 pub fn in_pid_namespace(shell_script: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.args([
-        "--pid",
-        "--fork",
-        "--kill-child=KILL",
-        "--mount-proc",
-        "sh",
-        "-c",
-        shell_script,
-    ]);
+    let [program, words @ ..] = IN_PID_NAMESPACE;
+    let mut command = Command::new(program);
+    command.args(words).args(["sh", "-c", shell_script]);
     command
 }
 

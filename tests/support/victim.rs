@@ -1,15 +1,18 @@
 //! What the tests start and kill: a process for each way to live and to end.
 //!
 //! `victim exit N | abort | linger | as-root | leader-exits | exec-from-thread | storm N | burst N |
-//! touch MIB | reap-no-orphans COMMAND…`.
+//! touch MIB | number DIR | reap-no-orphans COMMAND…`.
 //! Those that live on print a line when they are where the test wants them.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
+
+use nix::sys::time::TimeValLike;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -29,6 +32,7 @@ fn main() {
         Some("storm") => storm(number()),
         Some("burst") => burst(number()),
         Some("touch") => touch(number()),
+        Some("number") => number_lines(arguments.get(2).map_or(".", String::as_str)),
         Some("reap-no-orphans") => reap_no_orphans(arguments.get(2..).unwrap_or_default()),
         _ => {
             eprintln!("victim: unknown arguments {arguments:?}");
@@ -40,6 +44,33 @@ fn main() {
 fn say(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Writes lines "NAME NUMBER LENGTH xxx…" of up to 4,096 bytes, each at once, for ever; how many were
+/// written is in the file `DIR/NAME` after each.
+fn number_lines(dir: &str) -> ! {
+    let boot = nix::time::ClockId::CLOCK_BOOTTIME;
+    let now = nix::time::clock_gettime(boot).map_or(0, |now| now.num_nanoseconds());
+    let name = format!("{}-{now}", std::process::id());
+    let counted = std::fs::File::create(format!("{dir}/{name}"));
+    let mut stdout = std::io::stdout();
+    let mut number: usize = 0;
+    loop {
+        let length = 1 + number * 613 % 4000;
+        let line = format!("{name} {number} {length} {}\n", "x".repeat(length));
+        let written = stdout.write_all(line.as_bytes());
+        number += 1;
+        let counted = match &counted {
+            Ok(file) => file.write_all_at(&number.to_ne_bytes(), 0),
+            Err(error) => Err(std::io::Error::from(error.kind())),
+        };
+        if written.and(counted).is_err() {
+            std::process::exit(1);
+        }
+        if number.is_multiple_of(8) {
+            thread::sleep(Duration::from_millis(8));
+        }
+    }
 }
 
 fn linger() -> ! {

@@ -10,6 +10,7 @@ mod ebpf;
 mod fuzz;
 mod setup;
 mod soak;
+mod survey;
 mod test;
 mod vm;
 
@@ -47,6 +48,7 @@ enum Command {
     Test(test::Args),
     Soak(soak::Args),
     Fuzz(fuzz::Args),
+    ImportSurvey(survey::Args),
     Demo(demo::Args),
     Bench(bench::Args),
     Vm(vm::Args),
@@ -85,6 +87,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Test(args) => test::run(&workspace()?, &args),
         Command::Soak(args) => soak::run(&workspace()?, &args),
         Command::Fuzz(args) => fuzz::run(&workspace()?, &args),
+        Command::ImportSurvey(args) => survey::run(&workspace()?, &args),
         Command::Demo(args) => demo::run(&workspace()?, &args),
         Command::Bench(args) => bench::run(&workspace()?, &args),
         Command::Vm(args) => vm::run(&workspace()?, &args),

@@ -1,6 +1,7 @@
-//! Debian's packages that tests use, unpacked beside the build: init systems, and the emulator.
+//! Debian's packages that tests use, unpacked beside the build: init systems, the emulator, and what
+//! collects metrics and logs.
 //!
-//! Never installed: some would replace the host's init, and the emulator's package excludes other
+//! Never installed: some would replace the host's init, others start a daemon, and the emulator's package excludes other
 //! versions of `qemu-utils`. Checked as apt checks what it installs.
 
 use std::{
@@ -23,6 +24,22 @@ use crate::{
 
 /// Packages with inits that tests boot; each has its folder, the libraries it needs in it.
 const INITS: [&str; 5] = ["sysvinit-core", "busybox-static", "runit", "s6", "openrc"];
+
+/// Packages with programs that tests run, of the host where it has them.
+const TOOLS: [Program; 3] = [
+    Program {
+        name: "prometheus",
+        package: "prometheus",
+    },
+    Program {
+        name: "rsyslogd",
+        package: "rsyslog",
+    },
+    Program {
+        name: "systemd-journal-upload",
+        package: "systemd-journal-remote",
+    },
+];
 
 /// A package with a program that is taken from the host where it is there.
 pub(crate) struct Program {
@@ -50,15 +67,15 @@ const DATA: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
 /// Written last, into a folder that is whole.
 const WHOLE: &str = ".whole";
 
-/// The packages that are not there yet: the inits, and these emulators.
+/// The packages that are not there yet: the inits, the tools, and these emulators.
 pub(crate) fn missing(workspace: &Workspace, emulators: &[Program]) -> Vec<&'static str> {
     let is_missing = |package: &&str| !folder(workspace, package).join(WHOLE).exists();
     let mut packages = INITS.to_vec();
-    let emulators = emulators.iter();
+    let programs = TOOLS.iter().chain(emulators);
     packages.extend(
-        emulators
-            .filter(|emulator| on_this_host(emulator.name).is_none())
-            .map(|emulator| emulator.package),
+        programs
+            .filter(|program| on_this_host(program.name).is_none())
+            .map(|program| program.package),
     );
     packages.retain(is_missing);
     packages

@@ -7,7 +7,7 @@ mod core_dump;
 mod kernel_log;
 mod output;
 
-pub(crate) use output::tail;
+pub(crate) use output::{OutputStart, tail, tail_of_log};
 
 use crate::decode::ProcessExit;
 use crate::model::{Cause, Circumstances};

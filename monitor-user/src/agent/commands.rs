@@ -3,12 +3,15 @@
 
 use std::time::Instant;
 
-use super::service_files::{self, ServiceFiles};
+use super::service_files::ServiceFiles;
 use super::{Agent, log_warnings, requests, usable_part};
 use crate::clock::{self, WallClock};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Problem};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
-use crate::model::{By, DeniedReason, Event, Reply, Request, ServiceName, Signal, Status, What};
+use crate::model::{
+    By, DeniedReason, Event, Instance, Kind, Listen, Reload, Reply, Request, ServiceName, Signal,
+    SpawnFailure, State, Status, What,
+};
 use crate::os::proc;
 use crate::supervisor::{Fact, RequestId};
 
@@ -36,11 +39,19 @@ impl Agent {
         match command {
             Command::Status { services } => requests::answer(reply, self.status(&services)),
             Command::Show { service } => requests::answer(reply, self.show_service(&service, peer)),
-            Command::Start { services, no_wait } => {
-                self.request(&services, no_wait, reply, |service, request| {
-                    Fact::StartRequested { service, request }
-                });
-            }
+            Command::Start {
+                services,
+                no_wait,
+                again,
+            } => self.request(&services, no_wait, reply, |it, service, request| {
+                match it.had_its_run(&service).filter(|_| again) {
+                    None => Ok(Some(Fact::StartRequested { service, request })),
+                    Some(message) => Err(DeniedReason::StartFailed {
+                        service,
+                        failure: SpawnFailure { message },
+                    }),
+                }
+            }),
             Command::Stop {
                 mut services,
                 all,
@@ -49,25 +60,28 @@ impl Agent {
                 if all {
                     services = self.names();
                 }
-                self.request(&services, no_wait, reply, |service, request| {
-                    Fact::StopRequested { service, request }
+                self.request(&services, no_wait, reply, |_, service, request| {
+                    Ok(Some(Fact::StopRequested { service, request }))
                 });
             }
             Command::Restart { services, no_wait } => {
-                self.request(&services, no_wait, reply, |service, request| {
-                    Fact::RestartRequested { service, request }
+                self.request(&services, no_wait, reply, |_, service, request| {
+                    Ok(Some(Fact::RestartRequested { service, request }))
                 });
             }
             Command::Signal { service, signal } => {
-                self.request(&[service], false, reply, |service, request| {
-                    Fact::SignalRequested {
+                self.request(&[service], false, reply, |_, service, request| {
+                    Ok(Some(Fact::SignalRequested {
                         service,
                         signal,
                         request,
-                    }
+                    }))
                 });
             }
             Command::Reload { allow_empty } => self.reload(allow_empty, Some(reply)),
+            Command::ReloadServices { services } => {
+                self.request(&services, false, reply, Self::begin_reload);
+            }
             Command::Shutdown => {
                 let request = self.requests.single(reply);
                 self.shut_down(request);
@@ -88,6 +102,7 @@ impl Agent {
                 std::slice::from_ref(service),
             ),
             Command::Reload { .. } => (Request::Reload, None, [].as_slice()),
+            Command::ReloadServices { services } => (Request::Reload, None, services.as_slice()),
             Command::Shutdown => (Request::Shutdown, None, [].as_slice()),
         };
         let Peer { pid, uid } = peer;
@@ -119,30 +134,84 @@ impl Agent {
         self.record(Event::new(clock::now(), service, what));
     }
 
+    /// Has something done for each of these services: `ask` says what to tell the supervisor, which answers
+    /// the request then.
     fn request(
         &mut self,
         services: &[String],
         no_wait: bool,
         reply: tokio::sync::oneshot::Sender<Response>,
-        fact: impl Fn(ServiceName, RequestId) -> Fact,
+        ask: impl Fn(&mut Self, ServiceName, RequestId) -> Result<Option<Fact>, DeniedReason>,
     ) {
         let group = self.requests.group(services, reply);
+        let mut facts = Vec::new();
         for (service, request) in services.iter().zip(&group.requests) {
-            let fact = fact(ServiceName::from(service.as_str()), *request);
-            let brings_up = matches!(
-                fact,
-                Fact::StartRequested { .. } | Fact::RestartRequested { .. }
-            );
-            if brings_up && let Some(hint) = self.service_files.hint(service) {
-                self.requests.note(*request, hint);
-            }
-            match self.not_loaded(service) {
-                Some(reason) => self.requests.answer(*request, Reply::Denied(reason)),
-                None => self.tell(fact),
+            let asked = match self.not_loaded(service) {
+                Some(reason) => Err(reason),
+                None => ask(self, ServiceName::from(service.as_str()), *request),
+            };
+            match asked {
+                Ok(fact) => facts.extend(fact.inspect(|fact| self.hint(service, fact, *request))),
+                Err(reason) => self.requests.answer(*request, Reply::Denied(reason)),
             }
         }
+        self.supervisor.handle_facts(facts, Self::now());
+        self.settle();
         if no_wait {
             self.requests.release(group.id);
+        }
+    }
+
+    /// Says along with the answer that what is started may not be what its file says now.
+    fn hint(&mut self, service: &str, fact: &Fact, request: RequestId) {
+        let brings_up = matches!(
+            fact,
+            Fact::StartRequested { .. } | Fact::RestartRequested { .. }
+        );
+        if brings_up && let Some(hint) = self.service_files.hint(service) {
+            self.requests.note(request, hint);
+        }
+    }
+
+    /// How a oneshot service has failed, if it has.
+    fn had_its_run(&self, service: &str) -> Option<String> {
+        let is_oneshot = self.supervisor.spec(service)?.policy.kind == Kind::Oneshot;
+        let status = self.supervisor.status(service).filter(|_| is_oneshot)?;
+        status.failed.map(str::to_owned)
+    }
+
+    /// Has a service read its own configuration again: by a signal, or by a command, whose end answers the
+    /// request.
+    fn begin_reload(
+        &mut self,
+        service: ServiceName,
+        request: RequestId,
+    ) -> Result<Option<Fact>, DeniedReason> {
+        let unknown = || DeniedReason::UnknownService(service.clone());
+        let status = self.supervisor.status(&service).ok_or_else(unknown)?;
+        let done = (status.state == State::Done).then_some(Instance::NONE);
+        let Some(instance) = status.instance.or(done) else {
+            return Err(DeniedReason::NotRunning(service));
+        };
+        let spec = self.supervisor.spec(&service).cloned();
+        let not_reloaded = |service, why: String| DeniedReason::NotReloaded { service, why };
+        match spec
+            .as_ref()
+            .and_then(|spec| Some((spec, spec.reload.as_ref()?)))
+        {
+            None => Err(not_reloaded(service, "its file has no `reload`".to_owned())),
+            Some((_, Reload::Signal(signal))) => Ok(Some(Fact::SignalRequested {
+                service,
+                signal: *signal,
+                request,
+            })),
+            Some((spec, Reload::Command { program, arguments })) => {
+                let of = (&service, &**spec, instance);
+                let command = (program.as_path(), arguments.as_slice());
+                let started = self.reloads.start(of, command, request, Self::now());
+                started.map_err(|error| not_reloaded(service, format!("{error:#}")))?;
+                Ok(None)
+            }
         }
     }
 
@@ -151,8 +220,16 @@ impl Agent {
         if self.supervisor.status(service).is_some() {
             return None;
         }
-        let file = service_files::not_loaded(&self.options.config, service)?;
-        Some(DeniedReason::NotLoaded { file })
+        if !config::is_service_name(service) {
+            return None;
+        }
+        let file_of = |name: &str| config::file_of(&self.options.config, &self.config.agent, name);
+        if let Some(file) = file_of(service) {
+            return Some(DeniedReason::NotLoaded { file });
+        }
+        let (prefix, _) = service.split_once('@')?;
+        let template = file_of(&format!("{prefix}@"))?;
+        Some(DeniedReason::NoInstance { template })
     }
 
     fn names(&self) -> Vec<String> {
@@ -183,9 +260,20 @@ impl Agent {
             line.hint.take(),
             unwatched,
             self.service_files.hint(status.service),
+            self.instances.without_effect(status.service),
         ];
-        let hints: Vec<String> = hints.into_iter().flatten().collect();
+        let mut all = self.supervisor.remarks(status.service);
+        all.extend(hints.into_iter().flatten());
+        let hints = all;
+        let spec = self.supervisor.spec(status.service);
+        line.autostart = spec.map(|spec| spec.relations.autostart);
         line.hint = (!hints.is_empty()).then(|| hints.join("; "));
+        let says = self.says.get(status.service);
+        let says = says.filter(|(instance, _)| Some(*instance) == status.instance);
+        line.says = says.map(|(_, text)| text.clone());
+        line.sockets = spec.map_or_else(Vec::new, |spec| {
+            self.sockets.shown(status.service, &spec.exec.listen)
+        });
         line
     }
 
@@ -211,30 +299,66 @@ impl Agent {
             }
             Ok(config) => {
                 let warnings = config.warnings.clone();
+                let problems = self.prepare_sockets(&config);
+                if !problems.is_empty() {
+                    return refuse(problems, warnings, reply);
+                }
                 let request = reply.map(|reply| self.requests.reload(warnings, reply));
                 self.take_up(config, request);
             }
-            Err(invalid) => match reply {
-                Some(reply) => {
-                    requests::answer(
-                        reply,
-                        Response::Invalid {
-                            problems: invalid.problems,
-                            warnings: invalid.warnings,
-                        },
-                    );
-                }
-                None => tracing::error!("the config stays as it was: {invalid}"),
-            },
+            Err(invalid) => refuse(invalid.problems, invalid.warnings, reply),
+        }
+    }
+
+    /// Binds what services will listen on that are up and have other sockets from now on. If one cannot
+    /// be bound, none is.
+    fn prepare_sockets(&mut self, config: &Config) -> Vec<Problem> {
+        let listen = |config: &Config, service: &str| -> Vec<Listen> {
+            let spec = config.services.get(service);
+            spec.map_or_else(Vec::new, |spec| spec.exec.listen.clone())
+        };
+        let services = self.sockets.services();
+        let mut problems = Vec::new();
+        for service in &services {
+            let wanted = listen(config, service);
+            if let Err(message) = self.sockets.prepare(service, &wanted) {
+                problems.push(config.problem_of(service, "listen", message));
+            }
+        }
+        if !problems.is_empty() {
+            for service in &services {
+                self.sockets
+                    .take_back(service, &listen(&self.config, service));
+            }
+        }
+        problems
+    }
+}
+
+/// The config stays as it was.
+fn refuse(
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    reply: Option<tokio::sync::oneshot::Sender<Response>>,
+) {
+    match reply {
+        Some(reply) => requests::answer(reply, Response::Invalid { problems, warnings }),
+        None => {
+            for problem in problems {
+                tracing::error!("the config stays as it was: {problem}");
+            }
         }
     }
 }
 
 impl Agent {
-    /// Whether a config has no service because the directory of them is gone: not mounted, perhaps.
+    /// Whether a config has no service of its own because the directory of them is gone: not mounted,
+    /// perhaps.
     fn would_be_lost(&self, config: &Config) -> bool {
         let dir = self.options.config.join(config::SERVICES);
-        config.services.is_empty() && !self.config.services.is_empty() && !dir.is_dir()
+        let mut files = self.config.files.values();
+        let is_own = files.any(|file| file.starts_with(&dir)) || config.services.is_empty();
+        is_own && !self.config.services.is_empty() && !dir.is_dir()
     }
 
     /// A file can be read that could not be before, and has other services than was thought: takes
@@ -258,7 +382,8 @@ impl Agent {
         self.hooks.set_limit(config.agent.max_hooks);
         self.notices.set(&config.agent.notices);
         let services = config.services.clone();
-        self.service_files = ServiceFiles::of(&config);
+        self.set_outputs(&services);
+        self.service_files = ServiceFiles::of(&config, &self.options.config);
         self.config = config;
         self.tell(Fact::Configured { services, request });
     }
@@ -284,9 +409,20 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         next_start_in_ns: status
             .next_start
             .and_then(|at| nanos(at.saturating_duration_since(now))),
+        waits_for: status
+            .waits_for
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect(),
         hint: status.background.map(str::to_owned),
+        says: None,
+        sockets: Vec::new(),
+        autostart: None,
+        step: status.phase.map(|phase| phase.to_string()),
         error: status
             .failed
+            .or(status.skipped)
             .map(str::to_owned)
             .or_else(|| status.last_failure.map(ToString::to_string)),
     }

@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,11 +26,11 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 
+use super::children::Child;
+use crate::config;
 use crate::journal::Line;
-use crate::model::{Cause, Event, Exec, Hook, Hooks, Notice, Output, ServiceName, Signal, What};
-use crate::os::pidfd::{self, Reaped};
-use crate::os::signal;
-use crate::os::spawn::{Child, FdLimit, Spawner};
+use crate::model::{Cause, Event, Exec, Hook, Hooks, Notice, Output, ServiceName, What};
+use crate::os::spawn::{self, FdLimit, Spawner};
 use crate::text::printable;
 
 /// How many may wait.
@@ -71,10 +71,8 @@ struct Waiting {
 
 struct Running {
     name: Name,
-    pidfd: OwnedFd,
+    child: Child,
     timeout: Duration,
-    /// `None`: it has been killed.
-    kill_at: Option<Instant>,
 }
 
 /// The hook that a notice calls for, with its name.
@@ -178,9 +176,8 @@ impl HookRunner {
                     child.pid,
                     Running {
                         name: next.name,
-                        pidfd: child.pidfd,
+                        child: Child::new(child, Some(timeout), now),
                         timeout,
-                        kill_at: now.checked_add(timeout),
                     },
                 );
             }
@@ -189,22 +186,16 @@ impl HookRunner {
         true
     }
 
-    fn start(&mut self, waiting: &Waiting) -> anyhow::Result<Child> {
+    fn start(&mut self, waiting: &Waiting) -> anyhow::Result<spawn::Child> {
         let mut environment = self.environment.clone();
         environment.insert("RESPAWN_HOOK".to_owned(), waiting.name.hook.to_owned());
         environment.extend(variables(&waiting.line.event));
         let exec = Exec {
             program: waiting.hook.program.clone(),
-            arguments: waiting.hook.arguments.clone(),
+            arguments: config::expand(&waiting.hook.arguments, &environment)?,
             environment,
-            environment_file: None,
-            identity: None,
-            working_directory: "/".into(),
-            umask: None,
-            nice: None,
-            limits: Vec::new(),
-            stdout: Output::Null,
             stderr: Output::Inherit,
+            ..Exec::nothing()
         };
         let prepared = self.spawner.prepare(&exec)?;
         let prepared = Arc::new(prepared.with_stdin(readable(&waiting.line.text)?));
@@ -214,17 +205,14 @@ impl HookRunner {
     /// When `handle_timeout` or `start_next` is to be called next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let held = self.waiting.front().filter(|_| self.has_room());
-        let kills = self.running.values().filter_map(|running| running.kill_at);
+        let kills = self.running.values().filter_map(|it| it.child.kill_at());
         kills.chain(held.map(|waiting| waiting.hold_until)).min()
     }
 
     /// Kills those that take too long.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        for (pid, running) in &mut self.running {
-            if running.kill_at.is_some_and(|at| at <= now) {
-                running.kill_at = None;
-                running.kill_group(*pid);
-            }
+        for running in self.running.values_mut() {
+            running.child.handle_timeout(now);
         }
     }
 
@@ -238,13 +226,12 @@ impl HookRunner {
         let Some(running) = self.running.remove(&pid) else {
             return;
         };
-        // While it is not reaped, its group's number is its own.
-        running.kill_group(pid);
-        let status = match pidfd::reap(running.pidfd.as_fd()) {
-            Ok(Reaped::Status(status)) => status,
-            other => return running.name.warn(&format!("cannot be reaped: {other:?}")),
+        let was_killed = running.child.was_killed();
+        let status = match running.child.reap() {
+            Ok(status) => status,
+            Err(error) => return running.name.warn(&format!("cannot be reaped: {error}")),
         };
-        if running.kill_at.is_none() {
+        if was_killed {
             let timeout = running.timeout;
             running.name.warn(&format!("killed after {timeout:?}"));
         } else if status != 0 {
@@ -262,14 +249,6 @@ impl HookRunner {
     }
 }
 
-impl Running {
-    fn kill_group(&self, pid: u32) {
-        if let Err(error) = signal::send_to_group(self.pidfd.as_fd(), pid, Signal::KILL) {
-            self.name.warn(&format!("cannot be killed: {error}"));
-        }
-    }
-}
-
 impl Name {
     /// Says what went wrong with it.
     fn warn(&self, what: &str) {
@@ -279,7 +258,7 @@ impl Name {
 }
 
 /// A file in memory with this line in it, to be read from its beginning.
-fn readable(line: &str) -> io::Result<OwnedFd> {
+pub(super) fn readable(line: &str) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create(c"respawn-event", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(line.as_bytes())?;
     file.write_all(b"\n")?;
@@ -306,7 +285,7 @@ pub(super) fn variables(event: &Event) -> Vec<(String, String)> {
     };
     let reason = match what {
         What::Backoff { reason, .. } => Some(&**reason),
-        What::Failed { reason } => Some(reason.as_str()),
+        What::Failed { reason } | What::Skipped { reason } => Some(reason.as_str()),
         _ => None,
     };
     let mut variables = Variables::default();
@@ -446,8 +425,7 @@ mod tests {
         assert_eq!(runner.poll_timeout(), None);
         for pid in pids {
             assert!(runner.is_hook(pid));
-            let pidfd = &runner.running[&pid].pidfd;
-            while !pidfd::has_exited(pidfd.as_fd()).unwrap() {
+            while !runner.running[&pid].child.has_exited() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             runner.reap(pid);

@@ -1,25 +1,29 @@
 //! The processes that the agent holds: from their start, or adoption, until nothing of their tree
 //! is left. Performs what the supervisor wants done with them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 use tokio::io::unix::AsyncFd;
 
-use super::hooks::HookRunner;
+use super::children::Children;
 use crate::clock;
 use crate::config;
 use crate::decode;
 use crate::model::{
-    Attempt, Cause, Clear, Death, Exec, Instance, Reach, ServiceName, Signal, SpawnFailure, Spec,
+    Attempt, Cause, Clear, Death, EnvironmentFile, Exec, Identity, Instance, Reach, Ready,
+    ServiceName, Signal, SpawnFailure, Spec,
 };
 use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
+use crate::os::cgroup_limits;
 use crate::os::marker::{self, Marked, Marker};
+use crate::os::notify::NotifySocket;
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
 use crate::os::spawn::{self, Aborted, FdLimit, Flight, Landed, Prepared, Spawner};
@@ -55,14 +59,55 @@ pub(super) struct Instances {
     unsettled: BTreeSet<Instance>,
 }
 
+/// Where a service's files of the runtime directory are.
+pub(super) struct Places {
+    /// Where it says that it is ready.
+    pub(super) ready: PathBuf,
+    /// Where its output goes, if it has a log.
+    pub(super) fifo: PathBuf,
+    /// The socket for notifications, if it has one.
+    pub(super) notify: Option<Arc<NotifySocket>>,
+    /// Where that is.
+    pub(super) notify_path: PathBuf,
+    /// Those that are held for it, in the order of their descriptors.
+    pub(super) sockets: Vec<Arc<OwnedFd>>,
+}
+
 /// What is laid out before a service's next start.
 struct Prelude {
     /// What it was laid out from.
     spec: Arc<Spec>,
-    /// As well as this: what its environment file said.
-    variables: Vec<(String, String)>,
-    command: Arc<Prepared>,
+    /// As well as this: what each of its environment files said.
+    variables: Vec<Vec<(String, String)>>,
+    /// `None`: it has to be laid out again.
+    command: Option<Arc<Prepared>>,
     cgroup: Option<ServiceCgroup>,
+    /// Which limits have no effect, and why.
+    without_effect: Vec<String>,
+}
+
+impl Places {
+    /// What the environment says of it.
+    fn variables(&self, service: &str, exec: &Exec) -> Vec<(String, String)> {
+        let mut variables = Vec::new();
+        if !exec.listen.is_empty() {
+            let names = exec.listen.iter();
+            let names: Vec<&str> = names
+                .map(|listen| listen.name.as_deref().unwrap_or(service))
+                .collect();
+            variables.push(("LISTEN_FDS".to_owned(), names.len().to_string()));
+            variables.push(("LISTEN_FDNAMES".to_owned(), names.join(":")));
+        }
+        if self.notify.is_some() {
+            let path = self.notify_path.to_string_lossy().into_owned();
+            variables.push(("NOTIFY_SOCKET".to_owned(), path));
+        }
+        if let Some(watchdog) = exec.watchdog {
+            let time = watchdog.as_micros().to_string();
+            variables.push(("WATCHDOG_USEC".to_owned(), time));
+        }
+        variables
+    }
 }
 
 /// One instance.
@@ -193,6 +238,7 @@ impl Instances {
         service: &ServiceName,
         spec: &Arc<Spec>,
         attempt: Attempt,
+        places: &Places,
         record: Option<Record<'_>>,
     ) -> Result<Flight, SpawnFailure> {
         if !self.has_room() {
@@ -200,13 +246,28 @@ impl Instances {
                 message: spawn::out_of_descriptors(),
             });
         }
-        self.prepare(service, spec)?;
-        let prelude = self.services.get(service).ok_or_else(|| SpawnFailure {
+        self.prepare(service, spec, places)?;
+        let prepared = self.services.get(service);
+        let prepared = prepared.and_then(|it| Some((it, Arc::clone(it.command.as_ref()?))));
+        let (prelude, command) = prepared.ok_or_else(|| SpawnFailure {
             message: "not prepared".to_owned(),
         })?;
         let cgroup = prelude.cgroup.as_ref();
-        let slot = cgroup.map(|cgroup| self.free_slot(service, cgroup));
-        let command = Arc::clone(&prelude.command);
+        let mut slot = cgroup.map(|cgroup| self.free_slot(service, cgroup));
+        let limits = &spec.exec.confinement.cgroup;
+        let without_effect = match &mut slot {
+            Some(slot) => slot.limit(limits),
+            None => cgroup_limits::keys(limits)
+                .into_iter()
+                .map(|key| format!("{key} has no effect: there are no cgroups to use"))
+                .collect(),
+        };
+        for what in &without_effect {
+            tracing::warn!(%service, "{what}");
+        }
+        if let Some(prelude) = self.services.get_mut(service) {
+            prelude.without_effect = without_effect;
+        }
         let marked = Arc::clone(&command);
         let flight = with_instances(&marked, attempt, record, |record| {
             self.spawner.begin(command, slot, record)
@@ -493,24 +554,41 @@ impl Instances {
     }
 
     /// Lays out what the next start of a service needs, if its spec is another than the last one.
-    fn prepare(&mut self, service: &ServiceName, spec: &Arc<Spec>) -> Result<(), SpawnFailure> {
+    fn prepare(
+        &mut self,
+        service: &ServiceName,
+        spec: &Arc<Spec>,
+        places: &Places,
+    ) -> Result<(), SpawnFailure> {
         let variables = variables(&spec.exec)?;
         if self.services.get(service).is_some_and(|prelude| {
-            Arc::ptr_eq(&prelude.spec, spec) && prelude.variables == variables
+            Arc::ptr_eq(&prelude.spec, spec)
+                && prelude.variables == variables
+                && prelude.command.as_ref().is_some_and(|command| {
+                    command.notifies(places.notify.as_ref()) && command.has_sockets(&places.sockets)
+                })
         }) {
             return Ok(());
         }
         let marker = Marker::new(self.place, service);
-        let command = match &spec.exec.environment_file {
-            None => self.spawner.prepare(&spec.exec)?,
-            Some(file) => self.spawner.prepare(&Exec {
-                environment: file.lay_under(spec.exec.environment.clone(), variables.clone()),
-                ..spec.exec.clone()
-            })?,
-        };
+        let own = places.variables(service, &spec.exec);
+        let command = self
+            .spawner
+            .prepare(&complete(&spec.exec, &variables, own)?)?;
         for what in command.lowered() {
             tracing::warn!(%service, "{what}");
         }
+        let command = match spec.exec.ready {
+            Some(Ready::Fd(fd)) => command.with_ready(&places.ready, fd)?,
+            _ => command,
+        };
+        let command = match spec.log {
+            Some(_) => command.with_log(&places.fifo)?,
+            None => command,
+        };
+        let command = command
+            .with_notify(places.notify.clone())
+            .with_sockets(places.sockets.clone());
         let command = Arc::new(command.with_marker(marker));
         let cgroup = match &self.cgroups {
             Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {
@@ -521,11 +599,25 @@ impl Instances {
         let prelude = Prelude {
             spec: spec.clone(),
             variables,
-            command,
+            command: Some(command),
             cgroup,
+            without_effect: Vec::new(),
         };
         self.services.insert(service.clone(), prelude);
         Ok(())
+    }
+
+    /// Which limits of a service's last start have no effect.
+    pub(super) fn without_effect(&self, service: &str) -> Option<String> {
+        let without = &self.services.get(service)?.without_effect;
+        (!without.is_empty()).then(|| without.join("; "))
+    }
+
+    /// Lets go of what was laid out for a service's next start.
+    pub(super) fn lay_out_again(&mut self, service: &ServiceName) {
+        if let Some(prelude) = self.services.get_mut(service) {
+            prelude.command = None;
+        }
     }
 
     /// Lets go of what was laid out for a service that is no more.
@@ -626,11 +718,11 @@ impl Instances {
 
     /// Reaps children that are no instance's main process, hooks among them; tells of those that
     /// are.
-    pub(super) fn reap(&mut self, hooks: &mut HookRunner) -> Vec<Fact> {
+    pub(super) fn reap(&mut self, children: &mut Children<'_>, now: Instant) -> Vec<Fact> {
         let mut facts = Vec::new();
         loop {
-            match pidfd::reap_orphans(|pid| self.main.contains_key(&pid) || hooks.is_hook(pid)) {
-                Ok(Some(pid)) if hooks.is_hook(pid) => hooks.reap(pid),
+            match pidfd::reap_orphans(|pid| self.main.contains_key(&pid) || children.has(pid)) {
+                Ok(Some(pid)) if children.has(pid) => facts.extend(children.reap(pid, now)),
                 Ok(Some(pid)) => match self
                     .main
                     .get(&pid)
@@ -662,6 +754,24 @@ impl Instances {
         held.is_some_and(|held| held.tree.cgroup().is_some())
     }
 
+    /// Its main process, while that is held.
+    pub(super) fn process(&self, instance: &Instance) -> Option<BorrowedFd<'_>> {
+        match &self.held.get(instance)?.state {
+            HeldState::Main(pidfd) => Some(pidfd.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Whether that process is one of its tree; `None`: that cannot be told, as it has ended or there
+    /// are no cgroups.
+    pub(super) fn has_in_tree(&self, instance: &Instance, pid: u32) -> Option<bool> {
+        if pid == instance.pid {
+            return Some(true);
+        }
+        let cgroup = self.held.get(instance)?.tree.cgroup()?;
+        Some(cgroup.contains(&proc::cgroup_path(pid)?))
+    }
+
     /// The ID of its own cgroup, if it has one.
     pub(super) fn cgroup_id(&self, instance: &Instance) -> Option<u64> {
         self.held.get(instance)?.tree.cgroup()?.id()
@@ -686,6 +796,15 @@ impl Instances {
             }
         }
         Ok([processes, cgroup.left_alone()?.into_iter().collect()])
+    }
+
+    /// The main processes of a service that live, with what they are held by.
+    pub(super) fn living(&self, service: &ServiceName) -> Vec<(u32, BorrowedFd<'_>)> {
+        let mains = self.mains_of(service);
+        let mains = mains.filter(|instance| !self.has_ended(*instance));
+        mains
+            .filter_map(|instance| Some((instance.pid, self.process(&instance)?)))
+            .collect()
     }
 
     /// The main processes that have not been released.
@@ -927,17 +1046,72 @@ impl AsFd for Instances {
     }
 }
 
-/// What the environment file says now.
-fn variables(exec: &Exec) -> Result<Vec<(String, String)>, SpawnFailure> {
-    let Some(file) = &exec.environment_file else {
-        return Ok(Vec::new());
-    };
+/// What is run: with what the environment files say, and with the variables of `command` replaced.
+fn complete(
+    exec: &Exec,
+    variables: &[Vec<(String, String)>],
+    own: Vec<(String, String)>,
+) -> Result<Exec, SpawnFailure> {
+    let mut environment = environment(exec, variables);
+    if !exec.listen.is_empty() {
+        // The child itself says that they are for it.
+        environment.remove("LISTEN_PID");
+    }
+    environment.extend(own);
+    let arguments = config::expand(&exec.arguments, &environment);
+    Ok(Exec {
+        arguments: arguments.map_err(|unset| SpawnFailure {
+            message: format!("cannot expand its command: {unset}"),
+        })?,
+        environment,
+        ..exec.clone()
+    })
+}
+
+fn environment(exec: &Exec, variables: &[Vec<(String, String)>]) -> BTreeMap<String, String> {
+    let mut environment = exec.environment.clone();
+    for (file, variables) in exec.environment_file.iter().zip(variables) {
+        file.lay_under(&mut environment, variables.clone());
+    }
+    environment
+}
+
+/// The environment of what is run on behalf of a service: its own, with what its files say now, and the pid
+/// of that instance's main process.
+///
+/// # Errors
+/// One of the files cannot be read.
+pub(super) fn environment_now(
+    exec: &Exec,
+    instance: Instance,
+) -> Result<BTreeMap<String, String>, SpawnFailure> {
+    let mut environment = environment(exec, &variables(exec)?);
+    if instance != Instance::NONE {
+        environment.insert("MAINPID".to_owned(), instance.pid.to_string());
+    }
+    Ok(environment)
+}
+
+/// What each of the environment files says now.
+fn variables(exec: &Exec) -> Result<Vec<Vec<(String, String)>>, SpawnFailure> {
+    let files = exec.environment_file.iter();
+    let read = |file| variables_of(file, exec.identity.as_ref());
+    files.map(read).collect()
+}
+
+fn variables_of(
+    file: &EnvironmentFile,
+    identity: Option<&Identity>,
+) -> Result<Vec<(String, String)>, SpawnFailure> {
     let failure = |why: &dyn std::fmt::Display| SpawnFailure {
         message: format!("cannot read its environment_file: {why}"),
     };
     let shown = file.path.display().to_string();
     // Anything else that is wrong with it is told with its place.
-    let opened = match os::open::to_read(&file.path, exec.identity.as_ref()) {
+    let opened = match os::open::to_read(&file.path, identity) {
+        Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
         Err(error) if error.raw_os_error().is_none() => {
             return Err(failure(&format_args!("{shown}: {error}")));
         }

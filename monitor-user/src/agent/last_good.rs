@@ -232,6 +232,7 @@ mod tests {
     const SINCE_1: &str = r#"{
         "files": {"web": "/etc/respawn/services/web.toml"},
         "lines": {"web": {"command": 1, "nice": 7}},
+        "drop_ins": {"web": {"files": ["/etc/respawn/services/web.toml.d/a.toml"], "keys": {"nice": 1}}},
         "agent_lines": {"on_exit": 2},
         "is_partial": true,
         "services": {
@@ -239,7 +240,7 @@ mod tests {
                 "exec": {
                     "environment_file": {"path": "/etc/default/web", "beneath": ["KEY"]}
                 },
-                "policy": {"start_check": {"nanos": 0, "secs": 1}, "stop_mode": "main"},
+                "policy": {"essential": true, "start_check": {"nanos": 0, "secs": 1}, "stop_mode": "main"},
                 "unusable": {"why": "no user is named \"web\"", "may_end": true}
             }
         }

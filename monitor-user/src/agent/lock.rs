@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::sockets::Pool;
 use super::{runtime_dir, spare};
 use crate::manager::Manager;
 use crate::model::Instance;
@@ -199,6 +200,7 @@ impl Look {
 
 /// Takes the lock in `runtime_dir`, waiting for as long as another agent has it that uses the same
 /// `config`; `waiting` is called each time that it has to wait, with the other one if that is known.
+/// Meanwhile `pool` holds what that one holds.
 /// `None`: a shutdown has ended this agent while it waited.
 ///
 /// # Errors
@@ -207,6 +209,7 @@ pub(super) fn take(
     runtime_dir: &Path,
     config: &Path,
     manager: &Manager,
+    pool: &mut Pool,
     mut waiting: impl FnMut(Option<&Holder>),
 ) -> Result<Option<Lock>> {
     let path = runtime_dir.join(NAME);
@@ -225,7 +228,7 @@ pub(super) fn take(
                 waiting(holder.as_ref());
                 let before = Holder::named_in(&file);
                 let wait = || Flock::lock(file, FlockArg::LockExclusive);
-                let file = spare::beside(runtime_dir, manager, wait)
+                let file = spare::beside(runtime_dir, manager, pool, wait)
                     .map_err(|(_, errno)| io::Error::from(errno))
                     .with_context(context)?;
                 let last = Holder::named_in(&file);

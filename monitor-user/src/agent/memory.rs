@@ -22,7 +22,7 @@ use super::runtime_dir::STATE;
 use crate::clock;
 use crate::config;
 use crate::model::{Attempt, Instance, Memory, ServiceName};
-use crate::os::{proc, progress};
+use crate::os::{self, proc, progress};
 
 /// The directory of these files.
 pub(super) struct MemoryDir {
@@ -308,9 +308,7 @@ impl MemoryDir {
     /// Nothing has come of the recorded birth, or its service is no more.
     pub(super) fn drop_birth(&self, service: &str) {
         let path = self.birth_file(service);
-        if let Err(error) = fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = os::remove_file(&path) {
             tracing::error!("cannot remove {}: {error}", path.display());
         }
     }
@@ -332,10 +330,7 @@ impl MemoryDir {
             self.drop_birth(service);
             self.known_births.remove(service);
             self.lengths.remove(service);
-            return match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return os::remove_file(&path);
         };
         let written_at = clock::since_boot();
         let file = File {

@@ -10,6 +10,7 @@
 //!
 //! Woken by these, and by nothing else: it never polls.
 
+mod children;
 mod commands;
 mod due;
 mod hooks;
@@ -18,13 +19,20 @@ mod last_good;
 mod lock;
 mod memory;
 mod notices;
+mod notify;
+mod output;
+mod probes;
+mod readiness;
 mod recovery;
+mod reloads;
 mod requests;
 mod restore;
 mod runtime_dir;
 mod service_files;
 mod show;
+mod sockets;
 mod spare;
+mod steps;
 mod unwatched;
 mod upgrade;
 
@@ -40,34 +48,44 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
+use self::children::Children;
 use self::due::Due;
 use self::hooks::HookRunner;
-use self::instances::{Ground, Instances};
+use self::instances::{Ground, Instances, Places};
 use self::last_good::LastGood;
 use self::lock::Lock;
 pub(crate) use self::lock::is_locked;
 use self::memory::MemoryDir;
 use self::notices::Notices;
+use self::notify::{Message, Notify, Said};
+use self::output::Outputs;
+use self::probes::{Job, Probes};
+use self::readiness::Readiness;
+use self::reloads::Reloads;
 use self::requests::Requests;
 use self::restore::Restoring;
 use self::service_files::ServiceFiles;
+use self::sockets::{Donors, Pool, Sockets};
+use self::steps::{Purpose, Steps};
 use self::unwatched::Unwatched;
-use crate::aftermath;
+use crate::aftermath::{self, OutputStart};
 use crate::clock::{self, WallClock};
-use crate::config::{self, Config, Invalid, Surroundings};
+use crate::config::{self, Config, Essential, Invalid, Surroundings};
 use crate::control::{self, Server};
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Journal, Line};
-use crate::manager::Manager;
+use crate::manager::{self, Manager};
 use crate::model::{
-    Attempt, Cause, Child, Circumstances, Death, DeniedReason, Event, ExtraFacts, Instance, Memory,
-    Notice, Output, Reply, Request, ServiceName, SpawnFailure, Spec, State, Unusable, What,
+    Attempt, Cause, Child, Circumstances, Death, DeniedReason, Desired, Event, Exec, ExtraFacts,
+    Instance, Log, Memory, Notice, Output, Ready, Reply, Request, ServiceName, SpawnFailure, Spec,
+    State, Status, Unusable, What,
 };
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::{Flight, raise_fd_limit};
 use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir, sets};
+use crate::prober::Order;
 use crate::supervisor::{Action, Fact, RequestId, Supervisor};
 use crate::text;
 
@@ -95,6 +113,25 @@ pub(crate) struct Options {
     pub(crate) ring_bytes: Option<u32>,
     /// How many processes the kernel may watch at most.
     pub(crate) most_watched: u32,
+    /// Whether this one ends with an essential service, and with its services at a signal.
+    pub(crate) exit_with_essential: bool,
+}
+
+impl Options {
+    /// Whether the agent's end is that of its services: always, where it is PID 1 of a container.
+    fn ends_with_services(&self) -> bool {
+        self.exit_with_essential || std::process::id() == 1
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            essential: match self.ends_with_services() {
+                true => Essential::Heeded,
+                false => Essential::Refused,
+            },
+            ..Surroundings::of_this_process()
+        }
+    }
 }
 
 /// How many deaths are told before anything is done about them: more would delay the first start.
@@ -102,10 +139,6 @@ const DEATHS_AT_ONCE: usize = 16;
 
 /// How many starts are under way at a time: enough to keep a few processors busy.
 const STARTS_AT_ONCE: usize = 8;
-
-/// How long an agent that cannot start waits before it ends, so that init does not start it in a
-/// tight loop: sysvinit puts aside for minutes what it has started ten times in two.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(15);
 
 /// How often an agent that finds another at work without a lock waits for that one to take it, and
 /// how long each time: longer than the other one takes to try again.
@@ -117,53 +150,32 @@ const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(2500);
 /// # Errors
 /// Why it cannot start.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let result = start_and_work(options);
-    match result {
-        Err(error) if nix::unistd::getppid().as_raw() == 1 => {
-            // Standard error may be closed: then nobody is left to tell.
-            let _ = writeln!(io::stderr(), "respawn: {error:#}");
-            pause()
-        }
-        result => result,
-    }
-}
-
-/// Waits before the end, unless someone wants it at once.
-fn pause() -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut signals = Signals::listen()?;
-        tokio::select! {
-            () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => (),
-            _ = signals.interrupt.recv() => (),
-            _ = signals.terminate.recv() => (),
-        }
-        Ok(ExitCode::FAILURE)
-    })
+    manager::end_late(start_and_work(options))
 }
 
 fn start_and_work(options: &Options) -> Result<ExitCode> {
     let manager = Manager::of_this_process();
     let mut refusals = 0;
+    let mut pool = Pool::of(&options.runtime_dir);
     loop {
         let mut has_waited = false;
-        let lock = lock::take(&options.runtime_dir, &options.config, &manager, |holder| {
+        let waits = |holder: Option<&lock::Holder>| {
             let words = waiting(&options.runtime_dir, holder);
             tracing::info!("{words}");
             tell_terminal(&words);
             manager.ready("the spare");
             has_waited = true;
-        })?;
+        };
+        let (dir, config) = (&options.runtime_dir, &options.config);
+        let lock = lock::take(dir, config, &manager, &mut pool, waits)?;
         let Some(lock) = lock else {
             return Ok(end_with_the_agent());
         };
         if has_waited {
-            upgrade::become_the_new_one();
+            upgrade::become_the_new_one(&pool);
         }
         let error = match claim_ground(options) {
-            Ok(ground) => return work_on(options, lock, ground, manager),
+            Ok(ground) => return work_on(options, lock, ground, manager, pool),
             Err(error) => error,
         };
         if !error.is::<Refused>() {
@@ -194,7 +206,13 @@ fn end_with_the_agent() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn work_on(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> Result<ExitCode> {
+fn work_on(
+    options: &Options,
+    lock: Lock,
+    ground: Ground,
+    manager: Manager,
+    pool: Pool,
+) -> Result<ExitCode> {
     if let Err(error) = progress::begin(&options.runtime_dir, myself()?) {
         tracing::warn!("a spare will not see it if this agent is stopped or stuck: {error}");
     }
@@ -207,10 +225,10 @@ fn work_on(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> R
         .on_thread_park(due::end_work)
         .build()?;
     runtime.block_on(async {
-        let mut agent = Agent::start(options, lock, ground, manager)?;
+        let mut agent = Agent::start(options, lock, ground, manager, pool)?;
         tell_terminal(&agent.about());
         agent.work().await;
-        let was_shut_down = agent.ended;
+        let (was_shut_down, status) = (agent.ended, agent.status);
         tell_terminal(match was_shut_down {
             true => "the agent ends, and no service runs any more",
             false => "the agent ends; its services keep running, for the next agent to adopt",
@@ -219,7 +237,7 @@ fn work_on(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> R
         if was_shut_down {
             lock.retire();
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(ExitCode::from(status))
     })
 }
 
@@ -285,7 +303,7 @@ struct Agent {
     /// What the kernel's records of exits that are not published yet tell beside the deaths.
     circumstances: HashMap<Instance, Circumstances>,
     /// How long the output files were, whose ends are kept, when these were started.
-    output_starts: HashMap<Instance, u64>,
+    output_starts: HashMap<Instance, OutputStart>,
     /// The cgroups that the kernel watches for each instance's other processes.
     trees: HashMap<Instance, u64>,
     /// Whose they are, by the numbers of the kernel's records.
@@ -293,6 +311,15 @@ struct Agent {
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
     hooks: HookRunner,
+    probes: Probes,
+    reloads: Reloads,
+    steps: Steps,
+    readiness: Readiness,
+    outputs: Outputs,
+    notify: Notify,
+    sockets: Sockets,
+    /// What instances say of themselves, in words.
+    says: BTreeMap<ServiceName, (Instance, String)>,
     notices: Notices,
     told: Told,
     server: Server,
@@ -311,6 +338,8 @@ struct Agent {
     /// The request whose answer ends the agent.
     shutdown: Option<RequestId>,
     ended: bool,
+    /// The exit status.
+    status: u8,
 }
 
 /// A start that has begun.
@@ -320,7 +349,7 @@ struct Start {
     /// The kernel records its birth.
     marked: bool,
     /// How long its output was before.
-    output_start: Option<u64>,
+    output_start: Option<OutputStart>,
     flight: Flight,
 }
 
@@ -380,9 +409,15 @@ impl Signals {
 
 impl Agent {
     #[allow(clippy::too_many_lines, reason = "a line for each part of the agent")]
-    fn start(options: &Options, lock: Lock, ground: Ground, manager: Manager) -> Result<Self> {
+    fn start(
+        options: &Options,
+        lock: Lock,
+        ground: Ground,
+        manager: Manager,
+        pool: Pool,
+    ) -> Result<Self> {
         let signals = Signals::listen()?;
-        let surroundings = Surroundings::of_this_process();
+        let surroundings = options.surroundings();
         let last_good = LastGood::of(&options.runtime_dir);
         let config = config::load(&options.config, &surroundings)
             .or_else(|invalid| last_good.instead_of(invalid))
@@ -404,10 +439,10 @@ impl Agent {
         let (lost, skipped) = figures(probe.as_ref());
         let mut agent = Self {
             surroundings,
-            service_files: ServiceFiles::of(&config),
+            service_files: ServiceFiles::of(&config, &options.config),
             config,
             config_has_grown: false,
-            supervisor: Supervisor::new(),
+            supervisor: supervisor(options),
             instances: Instances::new(ground, place(runtime_dir))?,
             lost,
             // Before they are looked at: who comes meanwhile is looked for again.
@@ -427,6 +462,14 @@ impl Agent {
             families: HashMap::new(),
             actions: VecDeque::new(),
             hooks,
+            probes: Probes::new(fd_limit)?,
+            reloads: Reloads::new(fd_limit)?,
+            steps: Steps::new(fd_limit)?,
+            readiness: Readiness::of(runtime_dir),
+            outputs: Outputs::of(runtime_dir, fd_limit)?,
+            notify: Notify::of(runtime_dir)?,
+            sockets: Sockets::of(runtime_dir, pool),
+            says: BTreeMap::new(),
             notices,
             told: Told::default(),
             server: Server::bind(&control::socket(runtime_dir), group)?,
@@ -439,6 +482,7 @@ impl Agent {
             manager,
             shutdown: None,
             ended: false,
+            status: 0,
             restoring: Restoring::of(runtime_dir),
             lock,
             options: options.clone(),
@@ -453,11 +497,19 @@ impl Agent {
         ));
         // Nobody has it until the services are known.
         agent.told = agent.recover()?;
+        // Before an instance is stopped that has them open.
+        agent.adopt_sockets();
+        agent.set_outputs(&agent.config.services.clone());
         agent.tell(Fact::Configured {
             services: agent.config.services.clone(),
             request: None,
         });
+        let supervisor = &agent.supervisor;
+        let is_there = |service: &str| supervisor.status(service).is_some();
+        agent.outputs.forget_others(is_there);
         agent.circumstances.clear();
+        agent.adopt_notify_sockets();
+        agent.release_unwanted_sockets();
         // The kernel wakes nobody for a record that came after one that was not taken out.
         agent.drain_ring();
         agent.check_loss();
@@ -490,9 +542,9 @@ impl Agent {
         };
         let config = self.options.config.display();
         let dir = self.options.runtime_dir.display();
-        let end = match std::process::id() {
-            1 => "SIGTERM stops them and ends it",
-            _ => "Ctrl-C ends it and leaves them running, `respawn shutdown` stops them first",
+        let end = match self.options.ends_with_services() {
+            true => "SIGTERM stops them and ends it",
+            false => "Ctrl-C ends it and leaves them running, `respawn shutdown` stops them first",
         };
         let pid = std::process::id();
         format!("agent started, pid {pid}: {services} of {config}, steered through {dir}; {end}")
@@ -523,7 +575,11 @@ impl Agent {
             let deadlines = [
                 self.supervisor.poll_timeout(),
                 self.hooks.poll_timeout(),
+                self.probes.poll_timeout(),
+                self.reloads.poll_timeout(),
+                self.steps.poll_timeout(),
                 self.next_try(),
+                self.outputs.poll_timeout(),
                 self.manager.poll_timeout(Self::now()),
             ];
             let deadline = deadlines.into_iter().flatten().min();
@@ -555,6 +611,9 @@ impl Agent {
                 incoming = self.server.next() => self.obey(incoming),
                 () = self.notices.writable() => (),
                 () = self.restoring.needed() => self.restore(),
+                written = self.readiness.needed() => self.read_readiness(written),
+                () = self.outputs.logger_ended() => self.outputs.replace_logger(Self::now()),
+                ready = self.notify.needed() => self.read_notifications(ready),
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
@@ -571,6 +630,7 @@ impl Agent {
         if self.ended {
             self.unpin();
             self.instances.remove_cgroups();
+            self.outputs.finish(Self::now()).await;
         }
         drop(self.requests);
         self.notices.finish().await;
@@ -586,20 +646,28 @@ impl Agent {
         }
         // An agent before this one may have had another pin directory.
         let dir = canonical(&self.options.runtime_dir);
-        if let Err(error) = sets::remove_all_of(&dir, place(&dir), &self.options.pin_dir) {
+        if let Err(error) =
+            sets::of_agent(&dir, place(&dir), &self.options.pin_dir).and_then(sets::remove_all)
+        {
             tracing::warn!("{error:#}");
         }
     }
 
     /// PID 1 of a container takes its services with it, so they are stopped in order first.
     fn end(&mut self) -> Flow {
-        if std::process::id() != 1 {
+        if !self.options.ends_with_services() {
             return Flow::End;
         }
         self.record_requested(None, &Request::Shutdown, None, None);
         let request = self.requests.nobody();
         self.shut_down(request);
         Flow::GoOn
+    }
+
+    fn end_with(&mut self, service: &ServiceName, status: u8) -> Option<Fact> {
+        tracing::info!(%service, "it is essential and has ended: the agent ends with {status}");
+        (self.ended, self.status) = (true, status);
+        None
     }
 
     fn shut_down(&mut self, request: RequestId) {
@@ -822,8 +890,153 @@ impl Agent {
 
     fn reap(&mut self) {
         self.drain_ring();
-        let ends = self.instances.reap(&mut self.hooks);
+        let mut children = Children {
+            hooks: &mut self.hooks,
+            probes: &mut self.probes,
+            reloads: &mut self.reloads,
+            steps: &mut self.steps,
+            answers: Vec::new(),
+            outcomes: Vec::new(),
+        };
+        let ends = self.instances.reap(&mut children, Self::now());
+        let outcomes = children.outcomes;
+        for (request, reply) in children.answers {
+            self.requests.answer(request, reply);
+        }
         self.tell_ends(ends);
+        for outcome in outcomes {
+            let fact = self.steps_ended(outcome);
+            self.tell(fact);
+        }
+    }
+
+    fn read_readiness(&mut self, written: Vec<Option<String>>) {
+        for fact in self.readiness.ready(written) {
+            self.tell(fact);
+        }
+    }
+
+    fn read_notifications(&mut self, ready: io::Result<()>) {
+        if let Err(error) = ready {
+            tracing::error!("cannot wait for notifications: {error}");
+        }
+        for message in self.notify.take() {
+            self.hear(message);
+        }
+    }
+
+    /// Tells the supervisor what an instance has said of itself.
+    fn hear(&mut self, message: Message) {
+        let Message {
+            service,
+            instance,
+            sender,
+            said,
+        } = message;
+        if !self.is_of_service(&service, &instance, sender) {
+            let (pid, uid) = sender;
+            tracing::warn!(%service, pid, uid, "a notification of a process that is not of the service was dropped");
+            return;
+        }
+        for said in said {
+            let service = service.clone();
+            self.tell(match said {
+                Said::Ready => Fact::BecameReady { service, instance },
+                Said::Watchdog => Fact::Lives { service, instance },
+                Said::Extend(time) => Fact::NeedsTime {
+                    service,
+                    instance,
+                    time,
+                },
+                Said::WatchdogTrigger => Fact::DoesNotWork {
+                    service,
+                    instance,
+                    reason: "it has sent WATCHDOG=trigger".to_owned(),
+                },
+                Said::Status(text) => {
+                    self.says.insert(service, (instance, text));
+                    continue;
+                }
+            });
+        }
+    }
+
+    /// Whether a notification is from the tree of the instance; of a sender that has ended, whether it
+    /// was of its user.
+    fn is_of_service(&self, service: &ServiceName, of: &Instance, (pid, uid): (u32, u32)) -> bool {
+        self.instances.has_in_tree(of, pid).unwrap_or_else(|| {
+            let spec = self.supervisor.spec(service);
+            let identity = spec.and_then(|spec| spec.exec.identity.as_ref());
+            uid == identity.map_or_else(runtime_dir::own_uid, |identity| identity.uid)
+        })
+    }
+
+    /// Goes on hearing what the instances of an earlier agent say.
+    fn adopt_notify_sockets(&mut self) {
+        let instances = self.supervisor.statuses();
+        let instances = instances.filter_map(|it| Some((it.service.clone(), it.instance?)));
+        for (service, instance) in instances.collect::<Vec<_>>() {
+            let Some(spec) = self.supervisor.spec(&service) else {
+                continue;
+            };
+            if spec.exec.notifies() {
+                let identity = spec.exec.identity.as_ref();
+                let process = self.instances.process(&instance);
+                self.notify.adopt(&service, identity, instance, process);
+            }
+        }
+    }
+
+    /// Goes on holding the sockets that an earlier agent has held for services.
+    fn adopt_sockets(&mut self) {
+        for service in self.sockets.recorded() {
+            progress::count();
+            let instances = &self.instances;
+            let others = || {
+                let processes = instances.processes(&service).unwrap_or_default();
+                processes.into_iter().flatten().collect()
+            };
+            let donors = Donors {
+                instances: instances.living(&service),
+                others: &others,
+            };
+            self.sockets.adopt(&service, &donors);
+        }
+        self.sockets.forget_pool();
+    }
+
+    /// Closes the sockets of services that are down, or not there.
+    fn release_unwanted_sockets(&mut self) {
+        for service in self.sockets.services() {
+            self.tend_sockets(&service);
+        }
+    }
+
+    /// Closes the sockets of a service that is to be down, or will not be started again.
+    fn tend_sockets(&mut self, service: &ServiceName) {
+        if !self.sockets.has(service) {
+            return;
+        }
+        let status = self.supervisor.status(service);
+        let is_up = status.as_ref().is_some_and(|status| {
+            status.desired == Desired::Up
+                && !matches!(
+                    status.state,
+                    State::Stopped | State::Done | State::Failed | State::Skipped
+                )
+        });
+        if !is_up {
+            let lives = status.is_some_and(|status| status.instance.is_some());
+            self.release_sockets(service, lives);
+        }
+    }
+
+    fn release_sockets(&mut self, service: &ServiceName, lives: bool) {
+        if self.sockets.has(service) {
+            // What is laid out for the next start has them open too.
+            self.instances.lay_out_again(service);
+            self.sockets.release(service, lives);
+        }
     }
 
     /// Starts a hook, if one waits and may run; `true`: there may be more. Those come first who have
@@ -836,7 +1049,8 @@ impl Agent {
         let supervisor = &self.supervisor;
         let is_coming_back = |service: &ServiceName| {
             let status = supervisor.status(service);
-            status.is_some_and(|status| status.state == State::Starting)
+            let is_between = |it: Status<'_>| it.state == State::Starting && it.instance.is_none();
+            status.is_some_and(is_between)
         };
         self.hooks.start_next(Self::now(), is_coming_back)
     }
@@ -850,9 +1064,21 @@ impl Agent {
     }
 
     fn handle_timeout(&mut self) {
+        // What has been said in time counts, whatever kept this agent from reading it.
+        self.read_notifications(Ok(()));
         let now = Self::now();
+        if self.supervisor.poll_timeout().is_some_and(|at| at <= now) {
+            // It may be the time of one that is not ready, and then it is told why.
+            for fact in self.probes.not_ready() {
+                self.supervisor.handle_fact(fact, now);
+            }
+        }
         self.manager.handle_timeout(now);
         self.hooks.handle_timeout(now);
+        self.outputs.handle_timeout(now);
+        self.probes.handle_timeout(now);
+        self.reloads.handle_timeout(now);
+        self.steps.handle_timeout(now);
         self.supervisor.handle_timeout(now);
         self.settle();
         if self.try_again_at.is_some_and(|at| at <= now) {
@@ -896,6 +1122,7 @@ impl Agent {
     /// the journal, and not told again by it.
     fn settle(&mut self) {
         let mut told = BTreeSet::new();
+        let mut changed = BTreeSet::new();
         loop {
             let notices = self.take_actions();
             // On the way from a release to the next start, one write is enough: a tree that is
@@ -911,6 +1138,7 @@ impl Agent {
             while let Some(service) = self.supervisor.next_changed() {
                 told.remove(&service);
                 self.remember(&service, untold.get(&service).map_or(&[], Vec::as_slice));
+                changed.insert(service);
             }
             for notice in notices {
                 self.publish(&notice);
@@ -925,9 +1153,40 @@ impl Agent {
         for service in told {
             self.remember(&service, &[]);
         }
+        for service in changed {
+            self.tend_probes(&service);
+            self.tend_sockets(&service);
+        }
         if let Some(pins) = &mut self.pins {
             pins.is_at_work();
         }
+    }
+
+    /// Has that looked at of a service which is to be looked at now.
+    fn tend_probes(&mut self, service: &ServiceName) {
+        let spec = self.supervisor.spec(service);
+        let exec = spec.map(|spec| &spec.exec);
+        let probe = exec.and_then(|exec| match &exec.ready {
+            Some(Ready::Probe(probe)) => Some(probe),
+            _ => None,
+        });
+        let check = spec.and_then(|spec| spec.check.as_ref());
+        if probe.is_none() && check.is_none() && !self.probes.has(service) {
+            return;
+        }
+        let status = self.supervisor.status(service);
+        let job = status.and_then(|status| {
+            let order = match status.state {
+                State::Starting => Order::Ready(probe?.clone()),
+                State::Running => Order::Check(check?.clone()),
+                _ => return None,
+            };
+            let instance = status.instance?;
+            Some(Job { instance, order })
+        });
+        let nothing = Exec::nothing();
+        let exec = exec.unwrap_or(&nothing);
+        self.probes.set(service, job, exec, Self::now());
     }
 
     /// Takes what the supervisor wants done: what is to be published is returned.
@@ -948,6 +1207,11 @@ impl Agent {
         let memory: Option<Memory> = self.supervisor.memory(service, Self::now());
         if memory.is_none() {
             self.instances.forget(service);
+            self.readiness.forget(service);
+            self.outputs.forget(service);
+            self.notify.forget(service);
+            self.release_sockets(service, false);
+            self.says.remove(service);
         }
         match self.memory.write(service, memory, untold) {
             Ok(()) => drop(self.unremembered.remove(service)),
@@ -1015,6 +1279,10 @@ impl Agent {
                 self.requests.answer(request, reply);
                 None
             }
+            Action::AwaitReady { service, instance } => self.await_ready(service, instance),
+            action @ (Action::AbandonStart { .. }
+            | Action::RunSteps { .. }
+            | Action::EndSteps { .. }) => self.see_to_steps(action),
             Action::Kill {
                 instance, reach, ..
             } => {
@@ -1046,6 +1314,7 @@ impl Agent {
                 self.requests.answer(request, reply);
                 None
             }
+            Action::End { service, status } => self.end_with(&service, status),
             Action::Publish(notice) => {
                 self.publish(&notice);
                 None
@@ -1070,26 +1339,52 @@ impl Agent {
         for begun in begun {
             let fact = match begun {
                 Ok(start) => self.finish_start(start),
-                Err(fact) => *fact,
+                Err(Some(fact)) => *fact,
+                Err(None) => continue,
             };
             self.supervisor.handle_fact(fact, Self::now());
         }
     }
 
-    /// `Err`: what has become of it without a process.
-    fn begin_start(&mut self, service: ServiceName, attempt: Attempt) -> Result<Start, Box<Fact>> {
+    /// `Err`: what has become of it without a process; `None` if that is not known yet.
+    fn begin_start(
+        &mut self,
+        service: ServiceName,
+        attempt: Attempt,
+    ) -> Result<Start, Option<Box<Fact>>> {
         if let Some(fact) = self.read_again(&service, attempt) {
-            return Err(Box::new(fact));
+            return Err(Some(Box::new(fact)));
         }
+        let spec = self.supervisor.spec(&service);
+        if spec.is_some_and(|spec| spec.steps.precede_a_start()) {
+            let outcome = self.run_steps(&service, Purpose::Start(attempt));
+            return Err(outcome.map(|outcome| Box::new(self.steps_ended(outcome))));
+        }
+        self.launch(service, attempt).map_err(Some)
+    }
+
+    /// Makes the process of a start, once all that precedes it is done. `Err`: what has become of it.
+    fn launch(&mut self, service: ServiceName, attempt: Attempt) -> Result<Start, Box<Fact>> {
         let birth = Birth {
             service: decode::service_number(&service),
             attempt: attempt.0,
+        };
+        let failure = self.prepare_output(&service);
+        let places = match failure.map_or_else(|| self.prepare_places(&service), Err) {
+            Ok(places) => places,
+            Err(failure) => {
+                return Err(Box::new(Fact::SpawnFailed {
+                    service,
+                    attempt,
+                    failure,
+                }));
+            }
         };
         let output_start = self.output_length(&service);
         let marked = self.mark(birth);
         let flight = match self.supervisor.spec(&service).cloned() {
             Some(spec) => self.recording(&service, birth, marked, |instances, record| {
-                instances.begin(&service, &spec, attempt, record)
+                instances.begin(&service, &spec, attempt, &places, record)
             }),
             None => Err(SpawnFailure {
                 message: format!("{service} is gone from the config"),
@@ -1108,6 +1403,71 @@ impl Agent {
                 flight,
             }),
             Err(failure) => Err(Box::new(self.start_failed(service, birth, marked, failure))),
+        }
+    }
+
+    /// Has it found out when the instance is ready.
+    fn await_ready(&mut self, service: ServiceName, instance: Instance) -> Option<Fact> {
+        match self.supervisor.spec(&service)?.exec.ready.clone()? {
+            Ready::Fd(_) => self.readiness.wait(service, instance),
+            // It is heard, or looked at, anyway.
+            Ready::Notify | Ready::Probe(_) => None,
+        }
+    }
+
+    /// Has a place where the next instance says how it is, if it does.
+    fn prepare_places(&mut self, service: &ServiceName) -> Result<Places, SpawnFailure> {
+        let cannot = |path: &Path, error: io::Error| SpawnFailure {
+            message: format!("cannot prepare {}: {error} (ready)", path.display()),
+        };
+        let mut places = Places {
+            fifo: self.outputs.fifo(service),
+            ready: self.readiness.file(service),
+            notify: None,
+            notify_path: self.notify.path(service),
+            sockets: Vec::new(),
+        };
+        let Some(spec) = self.supervisor.spec(service) else {
+            return Ok(places);
+        };
+        if let Some(Ready::Fd(_)) = spec.exec.ready {
+            let begun = self.readiness.begin(service);
+            begun.map_err(|error| cannot(&places.ready, error))?;
+        }
+        if spec.exec.notifies() {
+            let socket = self.notify.begin(service, spec.exec.identity.as_ref());
+            let socket = socket.map_err(|error| cannot(&places.notify_path, error))?;
+            places.notify = Some(socket);
+        }
+        if !spec.exec.listen.is_empty() || self.sockets.has(service) {
+            let sockets = self.sockets.begin(service, &spec.exec.listen);
+            places.sockets = sockets.map_err(|message| SpawnFailure { message })?;
+        }
+        Ok(places)
+    }
+
+    /// Has a place where the next instance's output goes, if it has a log.
+    fn prepare_output(&mut self, service: &ServiceName) -> Option<SpawnFailure> {
+        let spec = self.supervisor.spec(service)?.clone();
+        if spec.log.is_none() {
+            // The instance before may have had one.
+            self.outputs.forget(service);
+            return None;
+        }
+        let error = self.outputs.set(service, &spec, Self::now()).err()?;
+        let fifo = self.outputs.fifo(service);
+        let message = format!("cannot prepare {}: {error} (log)", fifo.display());
+        Some(SpawnFailure { message })
+    }
+
+    /// Before services are known, or described in another way.
+    fn set_outputs(&mut self, services: &BTreeMap<ServiceName, Arc<Spec>>) {
+        for (service, spec) in services {
+            progress::count();
+            if let Err(error) = self.outputs.set(service, spec, Self::now()) {
+                // Its start tries it again, and fails if that fails.
+                tracing::error!(%service, "cannot prepare for its output: {error}");
+            }
         }
     }
 
@@ -1143,10 +1503,11 @@ impl Agent {
             self.memory.knows_birth(&service, instance);
             self.watch(instance, birth);
         }
-        if let Some(length) = output_start {
-            self.output_starts.insert(instance, length);
+        if let Some(start) = output_start {
+            self.output_starts.insert(instance, start);
         }
         self.watch_tree(instance, birth);
+        self.notify.listen(&service, instance);
         Fact::Spawned {
             service,
             attempt: Attempt(birth.attempt),
@@ -1178,16 +1539,20 @@ impl Agent {
         let read = match self.config.files.get(service) {
             Some(file) => {
                 let dir = &self.options.config;
-                config::load_again(dir, file, service, &self.surroundings)
+                config::load_again(dir, file, service, &self.config, &self.surroundings)
             }
             None => Ok(None),
         };
         let read = read.and_then(|spec| {
             // A file of several services could not be told from one of a single one.
             self.config_has_grown |= spec.is_none() && self.config.is_partial;
-            let (spec, lines) = spec.ok_or(unusable)?;
-            self.config.lines.insert(service.clone(), lines);
-            Ok(spec)
+            let again = spec.ok_or(unusable)?;
+            self.config.lines.insert(service.clone(), again.lines);
+            match again.drop_ins {
+                Some(drop_ins) => drop(self.config.drop_ins.insert(service.clone(), drop_ins)),
+                None => drop(self.config.drop_ins.remove(service)),
+            }
+            Ok(again.spec)
         });
         let service = service.clone();
         let failed = |Unusable { why, .. }| SpawnFailure { message: why };
@@ -1196,7 +1561,7 @@ impl Agent {
                 tracing::info!(%service, "its file can be used now");
                 let services = &mut self.config.services;
                 services.insert(service.clone(), Arc::clone(&spec));
-                self.service_files = ServiceFiles::of(&self.config);
+                self.service_files = ServiceFiles::of(&self.config, &self.options.config);
                 self.last_good.keep(&self.config);
                 Fact::Described {
                     service,
@@ -1299,11 +1664,12 @@ impl Agent {
         } = notice
         {
             let known = self.circumstances.get(instance).cloned();
-            let start = self.output_starts.remove(instance);
+            let start = self.output_starts.remove(instance).unwrap_or_default();
             facts.circumstances = Circumstances {
-                last_output: self.last_output(service, start.unwrap_or(0)),
+                last_output: self.last_output(service, start),
                 ..known.unwrap_or_default()
             };
+            self.outputs.end_line(service);
         }
         let spec = notice.service().and_then(|it| self.supervisor.spec(it));
         let spec = spec.cloned();
@@ -1311,28 +1677,42 @@ impl Agent {
     }
 
     /// The end of a service's output, if its config asks for that and it goes to a file.
-    fn last_output(&self, service: &ServiceName, since: u64) -> Option<String> {
+    fn last_output(&self, service: &ServiceName, since: OutputStart) -> Option<String> {
         let (path, bytes) = self.kept_output(service)?;
         let spec = self.supervisor.spec(service)?;
-        aftermath::tail(path, bytes, since, spec.exec.identity.as_ref())
-            .map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
+        let owner = spec.exec.identity.as_ref();
+        let read = match spec.log {
+            Some(_) => {
+                let progress = self.outputs.progress(service)?;
+                aftermath::tail_of_log(path, bytes, since, &progress, owner)
+            }
+            None => aftermath::tail(path, bytes, since.length, owner),
+        };
+        read.map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
             .ok()
     }
 
     /// How long the file is now whose end is to be kept; one that is not there yet is empty.
-    fn output_length(&self, service: &ServiceName) -> Option<u64> {
+    fn output_length(&self, service: &ServiceName) -> Option<OutputStart> {
         let (path, _) = self.kept_output(service)?;
-        Some(path.metadata().map_or(0, |metadata| metadata.len()))
+        let progress = self.outputs.progress(service).unwrap_or_default();
+        let length = progress.length;
+        Some(OutputStart {
+            length: length.unwrap_or_else(|| path.metadata().map_or(0, |metadata| metadata.len())),
+            pending: progress.pending.len(),
+        })
     }
 
     /// The file, and how much of it is to be kept.
     fn kept_output(&self, service: &ServiceName) -> Option<(&Path, u64)> {
         let spec = self.supervisor.spec(service)?;
-        match (&spec.exec.stdout, spec.policy.last_output) {
-            (_, 0) => None,
-            (Output::File(path), bytes) => Some((path, bytes.min(self.journal.most_output()))),
-            _ => None,
-        }
+        let path = match &spec.exec.stdout {
+            Output::File(path) => path,
+            Output::Log => spec.log.as_ref().and_then(Log::path)?,
+            Output::Null | Output::Inherit => return None,
+        };
+        let bytes = spec.policy.last_output.min(self.journal.most_output());
+        (bytes > 0).then_some((path, bytes))
     }
 
     /// Tells the journal and all others, the hooks of this spec among them.
@@ -1367,6 +1747,14 @@ impl Agent {
 /// A number of the runtime directory's own.
 pub(crate) fn place(runtime_dir: &Path) -> u64 {
     decode::service_number(&canonical(runtime_dir).to_string_lossy())
+}
+
+/// One that knows nothing yet.
+fn supervisor(options: &Options) -> Supervisor {
+    match options.ends_with_services() {
+        true => Supervisor::new().ending_with_essential(),
+        false => Supervisor::new(),
+    }
 }
 
 /// The agent's own identity.

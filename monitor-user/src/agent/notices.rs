@@ -244,6 +244,7 @@ fn severity(event: &Event) -> u8 {
         What::Exited(_)
         | What::Backoff { .. }
         | What::WentToBackground { .. }
+        | What::StepFailed { .. }
         | What::EventsLost { .. }
         | What::JournalGap { .. } => 4,
         _ => 6,

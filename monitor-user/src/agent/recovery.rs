@@ -70,7 +70,14 @@ impl Agent {
         let mut untold = Vec::new();
         let recalled = self.memory.read()?;
         for (service, remembered) in recalled.memories {
-            let Remembered { memory, untold: of } = remembered;
+            let Remembered {
+                mut memory,
+                untold: of,
+            } = remembered;
+            if std::process::id() == 1 {
+                // The container that was to end has ended with its PID 1: this is the next one.
+                memory.forget_end();
+            }
             let last_exit = memory.last_exit.clone();
             untold.extend(of.into_iter().map(|instance| Untold {
                 service: service.clone(),

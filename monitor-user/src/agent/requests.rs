@@ -153,7 +153,7 @@ impl Requests {
         if let Some(result) = result.and_then(|index| group.results.get_mut(index)) {
             let note = result.note.take();
             *result = ServiceResult::new(&result.service, &reply);
-            result.note = note;
+            result.note = note.or(result.note.take());
         }
         if group.missing > 0 {
             return;

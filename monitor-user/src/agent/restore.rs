@@ -12,7 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor};
 
 use super::lock::{self, Kept};
 use super::memory::LAST_GOOD;
-use super::runtime_dir::{self, STATE};
+use super::runtime_dir::{self, SOCKETS, STATE};
 use super::{Agent, ServiceName};
 use crate::control;
 use crate::os::inotify::Watch;
@@ -111,7 +111,7 @@ fn is_remembered(name: &OsStr) -> bool {
 /// or that their writer makes again, need not.
 fn is_needed(name: &OsStr) -> bool {
     let socket = control::socket(Path::new(""));
-    [OsStr::new(lock::NAME), OsStr::new(STATE)].contains(&name)
+    [lock::NAME, STATE, SOCKETS].map(OsStr::new).contains(&name)
         || name == progress::FILE
         || name == socket.as_os_str()
 }
@@ -175,6 +175,8 @@ impl Agent {
                 self.remember(&service, &[]);
             }
         }
+        self.notify.restore();
+        self.sockets.restore();
         if !self.last_good.is_there() {
             self.last_good.keep(&self.config);
         }

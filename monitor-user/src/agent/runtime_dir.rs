@@ -12,19 +12,32 @@ use anyhow::{Context, Result, bail};
 
 use crate::control;
 use crate::journal;
+use crate::logger::OUTPUT;
 use crate::os::progress;
-use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
+use crate::os::trust::{Stranger, Trusted, Weakness, stranger_on_way};
 
 /// What an agent makes in it, beside the socket, and what that has to be.
-const ENTRIES: [(&str, Kind); 4] = [
+const ENTRIES: [(&str, Kind); 9] = [
     ("lock", Kind::File),
     (progress::FILE, Kind::File),
     ("starts-under-init", Kind::File),
     (STATE, Kind::Directory),
+    (READY, Kind::Directory),
+    (OUTPUT, Kind::Directory),
+    (NOTIFY, Kind::Directory),
+    (COOKIES, Kind::Directory),
+    (SOCKETS, Kind::Directory),
 ];
 
 /// The directory of what the next agent needs to know.
 pub(super) const STATE: &str = "state";
+/// Where services say that they are ready.
+pub(super) const READY: &str = "ready";
+/// The sockets that they send notifications to, and the numbers of those in the kernel.
+pub(super) const NOTIFY: &str = "notify";
+pub(super) const COOKIES: &str = "notify.cookies";
+/// What is known of the sockets that are held for services.
+pub(super) const SOCKETS: &str = "sockets";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -65,14 +78,13 @@ pub(super) fn prepare(path: &Path) -> Result<()> {
     check_content(path).with_context(context)
 }
 
-fn own_uid() -> u32 {
+/// The user that the agent runs as.
+pub(super) fn own_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
 fn check_way(path: &Path) -> Result<()> {
-    let path = std::path::absolute(path)?;
-    let mut survey = Survey::new(Trusted::root_and(&[own_uid()]));
-    match survey.way(&path).weaknesses.pop_first() {
+    match stranger_on_way(path)? {
         Some(weakness) => refuse(&weakness),
         None => Ok(()),
     }

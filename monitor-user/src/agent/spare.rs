@@ -13,10 +13,15 @@
 //!   wakes it while nothing is due, and no other thread or process need work for that.
 //! - It counts looks, and reads no clock: where both are frozen, or the host is suspended, none
 //!   passes. One during which the agent waited for a CPU does not count.
+//! - It holds the sockets of services too, taken from the agent in the same way: it sees in the files
+//!   of [`sockets`] that there are others, so that a stopped agent need do nothing for
+//!   a spare that comes later.
 //! - An agent that starts always has something due: what its predecessor left.
 //! - After three agents that were stuck within a minute of each other, patience doubles each time:
 //!   what sticks may be a host on which everything is slow. Who is stopped was stopped by somebody.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,8 +32,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::lock;
+use super::sockets::Pool;
+use super::{lock, sockets};
 use crate::clock;
 use crate::manager::Manager;
 use crate::model::{Instance, Signal};
@@ -60,7 +67,12 @@ const MOST_DOUBLINGS: u64 = 8;
 const DYING: u16 = 5_000;
 
 /// Does what blocks until the lock is free, and watches who has it meanwhile.
-pub(super) fn beside<T>(runtime_dir: &Path, manager: &Manager, wait: impl FnOnce() -> T) -> T {
+pub(super) fn beside<T>(
+    runtime_dir: &Path,
+    manager: &Manager,
+    pool: &mut Pool,
+    wait: impl FnOnce() -> T,
+) -> T {
     let end = match EventFd::from_flags(EfdFlags::EFD_CLOEXEC) {
         Ok(end) => end,
         Err(error) => {
@@ -73,6 +85,8 @@ pub(super) fn beside<T>(runtime_dir: &Path, manager: &Manager, wait: impl FnOnce
             runtime_dir,
             end: &end,
             manager,
+            pool: RefCell::new(pool),
+            changes: changes(),
         };
         let watch = move || spare.watch();
         if let Err(error) = thread::Builder::new().spawn_scoped(scope, watch) {
@@ -105,6 +119,10 @@ struct Spare<'a> {
     runtime_dir: &'a Path,
     end: &'a EventFd,
     manager: &'a Manager,
+    /// The sockets of services.
+    pool: RefCell<&'a mut Pool>,
+    /// Tells when there are others; `None`: it cannot.
+    changes: Option<Inotify>,
 }
 
 /// The agent that is watched.
@@ -199,6 +217,7 @@ impl Spare<'_> {
 
     /// Watches one agent to its end, or until it has started.
     fn watch_one(&self, watched: &Watched) -> Woken {
+        self.hold_sockets(watched.pidfd.as_fd());
         let pidfd = Some(watched.pidfd.as_fd());
         loop {
             if let Some(due) = &watched.due {
@@ -259,6 +278,45 @@ impl Spare<'_> {
         }
     }
 
+    /// Holds what the agent holds for services, now and from now on.
+    fn hold_sockets(&self, agent: BorrowedFd<'_>) {
+        let Some(changes) = &self.changes else {
+            return;
+        };
+        let mut pool = self.pool.borrow_mut();
+        let watched = pool.dir().and_then(|dir| {
+            // Somebody may have removed the last one.
+            let what = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
+            Ok(changes.add_watch(dir, what)?)
+        });
+        if let Err(error) = watched {
+            tracing::warn!("the spare does not see which sockets services have: {error}");
+        }
+        pool.follow_all(agent);
+    }
+
+    /// The same of those that have changed.
+    fn hold_changed(&self, changes: &Inotify, agent: Option<BorrowedFd<'_>>) {
+        let events = changes.read_events().unwrap_or_default();
+        let Some(agent) = agent else {
+            return;
+        };
+        let mut pool = self.pool.borrow_mut();
+        let mut names = BTreeSet::new();
+        for event in events {
+            match event.name {
+                Some(name) => drop(names.insert(name)),
+                // There were too many, or the directory is gone.
+                None => return pool.follow_all(agent),
+            }
+        }
+        for name in names.iter().filter_map(|name| name.to_str()) {
+            if sockets::is_service(name) {
+                pool.follow(agent, name);
+            }
+        }
+    }
+
     /// Kills an agent that does not get on, and waits for its end.
     fn end(&self, watched: &Watched) -> Woken {
         let Instance { pid, .. } = watched.agent;
@@ -298,10 +356,12 @@ impl Spare<'_> {
         pidfd: Option<BorrowedFd<'_>>,
         milliseconds: Option<u16>,
     ) -> Woken {
+        let changes = self.changes.as_ref().map(AsFd::as_fd);
         let sources = [
-            (Some(self.end.as_fd()), Woken::End),
-            (pidfd, Woken::Ended),
-            (due, Woken::Due),
+            (Some(self.end.as_fd()), Some(Woken::End)),
+            (pidfd, Some(Woken::Ended)),
+            (due, Some(Woken::Due)),
+            (changes, None),
         ];
         let sources: Vec<_> = sources
             .into_iter()
@@ -324,16 +384,29 @@ impl Spare<'_> {
                     thread::sleep(Duration::from_millis(LOOK.into()));
                     return Woken::Time;
                 }
-                Ok(_) => break,
+                Ok(0) => return Woken::Time,
+                Ok(_) => {
+                    let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+                    let first = fds.iter().position(is_ready);
+                    let first = first.and_then(|at| woken.get(at)).copied().flatten();
+                    match (first, &self.changes) {
+                        (None, Some(changes)) => self.hold_changed(changes, pidfd),
+                        (first, _) => return first.unwrap_or(Woken::Time),
+                    }
+                }
             }
         }
-        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
-        let first = fds.iter().position(is_ready);
-        first
-            .and_then(|at| woken.get(at))
-            .copied()
-            .unwrap_or(Woken::Time)
     }
+}
+
+/// Waits for changes of a directory, which is named later.
+fn changes() -> Option<Inotify> {
+    let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+    Inotify::init(flags)
+        .map_err(|error| {
+            tracing::warn!("the spare does not hold the sockets of services: {error}");
+        })
+        .ok()
 }
 
 /// A living process, held.

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::sockets::{INHERITED, Pool};
 use crate::os;
 
 /// What the kernel adds to the name of a file that has none any more: `d_path`, fs/d_path.c.
@@ -16,8 +17,8 @@ const DELETED: &[u8] = b" (deleted)";
 
 /// Runs what has taken the place of this process's file, in this process, with the same words.
 /// Returns if nothing has, or if that cannot be run. The lock goes meanwhile, and is taken again
-/// by this agent or another.
-pub(super) fn become_the_new_one() {
+/// by this agent or another. The sockets that are held go along.
+pub(super) fn become_the_new_one(pool: &Pool) {
     let Some(path) = replacement(Path::new("/proc/self/exe")) else {
         return;
     };
@@ -27,7 +28,9 @@ pub(super) fn become_the_new_one() {
     if let Some(name) = words.next() {
         command.arg0(name);
     }
+    command.env(INHERITED, pool.hand_on(true));
     let error = command.args(words).exec();
+    pool.hand_on(false);
     tracing::error!("cannot run {}: {error}", path.display());
 }
 

@@ -15,7 +15,7 @@ use crate::agent;
 /// SIGTERM and SIGINT end the agent and leave its services running; the next agent takes them
 /// over. `respawn stop --all` stops the services, `respawn shutdown` the services and then the
 /// agent. SIGHUP reads the config again. As PID 1 of a container, SIGTERM stops the services in
-/// order and then ends the agent.
+/// order and then ends the agent, and the end of a service that is `essential` ends it, too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -30,6 +30,12 @@ pub(crate) struct Arguments {
         value_parser = super::watch::ring_bytes
     )]
     ring_bytes: Option<u32>,
+    /// End with a service that is `essential`, and stop all services at SIGTERM
+    ///
+    /// As the agent does that is PID 1 of a container, for a container with another init. When an
+    /// essential service has ended for good, the agent stops the others and exits with its status.
+    #[arg(long)]
+    exit_with_essential: bool,
     #[command(flatten)]
     limit: super::watch::Limit,
 }
@@ -44,5 +50,6 @@ pub(crate) fn run(global: &Global, arguments: Arguments) -> Result<ExitCode> {
         object: global.bpf_object.clone(),
         ring_bytes: arguments.ring_bytes,
         most_watched: arguments.limit.most_watched,
+        exit_with_essential: arguments.exit_with_essential,
     })
 }

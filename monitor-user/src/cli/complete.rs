@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use clap_complete::engine::CompletionCandidate;
 
 use super::Cli;
-use crate::config::{self, SERVICES, Surroundings};
+use crate::config::{self, Surroundings};
 use crate::control::{Command, Response, client};
 use crate::model::Signal;
 
@@ -120,18 +120,14 @@ pub(super) fn of_agent(runtime_dir: &Path) -> Option<Vec<String>> {
     }
 }
 
-/// The services of a config; of one with a problem, the files.
+/// The services of a config; of one with a problem, what is known of them.
 fn of_config(dir: &Path) -> Vec<String> {
-    if let Ok(config) = config::load(dir, &Surroundings::of_this_process()) {
-        return config.services.keys().map(ToString::to_string).collect();
-    }
-    let files = std::fs::read_dir(dir.join(SERVICES)).into_iter().flatten();
-    let stem = |path: &Path| Some(path.file_stem()?.to_str()?.to_owned());
-    files
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension() == Some(OsStr::new("toml")))
-        .filter_map(|path| stem(&path))
-        .collect()
+    let config = match config::load(dir, &Surroundings::of_this_process()) {
+        Ok(config) => Some(config),
+        Err(invalid) => invalid.usable.map(|config| *config),
+    };
+    let services = config.into_iter().flat_map(|config| config.services);
+    services.map(|(name, _)| name.to_string()).collect()
 }
 
 #[cfg(test)]
@@ -191,15 +187,13 @@ mod tests {
     #[test]
     fn without_an_agent_the_config_names_the_services() {
         let dir = tempfile::tempdir().unwrap();
-        let services = dir.path().join(SERVICES);
+        let services = dir.path().join(config::SERVICES);
         std::fs::create_dir(&services).unwrap();
         let write = |name: &str, text: &str| std::fs::write(services.join(name), text).unwrap();
         write("web.toml", "command = [\"/bin/true\"]");
         write("more.toml", "[service.db]\ncommand = [\"/bin/true\"]");
         assert_eq!(of_config(dir.path()), ["db", "web"]);
         write("bad.toml", "nonsense");
-        let mut names = of_config(dir.path());
-        names.sort();
-        assert_eq!(names, ["bad", "more", "web"]);
+        assert_eq!(of_config(dir.path()), ["bad", "db", "web"]);
     }
 }

@@ -16,7 +16,7 @@ use super::lines::{self, Extent, Selection, View};
 use super::output::{Interrupts, eprint_line};
 use crate::accounts::Accounts;
 use crate::deaths::{self, Filter, Kept};
-use crate::journal::{Changes, Line, Reader};
+use crate::journal::{Changes, Cursor, Line, Reader};
 use crate::model::What;
 use crate::os::proc;
 use crate::report::{Times, counted, happening};
@@ -46,8 +46,8 @@ pub(crate) struct Arguments {
     /// Begin after the line with this cursor, which --json shows
     ///
     /// If that line is no longer kept, all that is kept is shown.
-    #[arg(long, value_name = "CURSOR")]
-    after: Option<String>,
+    #[arg(long, value_name = "CURSOR", value_parser = lines::cursor)]
+    after: Option<Cursor>,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -112,7 +112,7 @@ async fn show(arguments: &Arguments) -> Result<ExitCode> {
         None => None,
     };
     let mut reader = match &arguments.after {
-        Some(cursor) => after(dir, cursor)?,
+        Some(cursor) => lines::after(*cursor, || Reader::of_deaths(dir), |_| {})?,
         None => Reader::of_deaths(dir)?,
     };
     if reader.is_missing() {
@@ -145,24 +145,6 @@ pub(super) fn nothing_kept(dir: &Path) -> anyhow::Error {
          with --dir",
         dir.display()
     )
-}
-
-/// What follows on the line with that cursor; everything, if there is no such line any more.
-fn after(dir: &Path, cursor: &str) -> Result<Reader> {
-    let mut reader = Reader::of_deaths(dir)?;
-    while let Some(line) = reader.next()? {
-        let source = line.event.stamp.as_ref().map(|stamp| &stamp.source);
-        if source.and_then(|source| source.cursor.as_deref()) == Some(cursor) {
-            return Ok(reader);
-        }
-    }
-    let reader = Reader::of_deaths(dir)?;
-    if !reader.is_missing() {
-        eprint_line(&format!(
-            "no line with the cursor {cursor:?} is kept any more: showing all that are"
-        ));
-    }
-    Ok(reader)
 }
 
 /// Which lines are shown.
@@ -235,7 +217,7 @@ impl Selection for Chosen {
         }
         is_in_time
             && (self.filter.wants_all()
-                || Kept::of(&line.value()).is_some_and(|kept| self.filter.wants(&kept.facts())))
+                || Kept::of(line).is_some_and(|kept| self.filter.wants(&kept.facts())))
     }
 
     fn wants_missed(&mut self, count: u64, before: &Line) -> bool {
@@ -246,8 +228,8 @@ impl Selection for Chosen {
     fn words(&mut self, line: &Line, is_terminal: bool) -> String {
         let times = self.times(is_terminal);
         let time = line.time();
-        match Kept::of(&line.value()) {
-            Some(kept) => deaths::line(&kept, time, &times, &self.accounts),
+        match Kept::of(line) {
+            Some(kept) => deaths::line(&kept.exit, &kept.profile, time, &times, &self.accounts),
             None => {
                 let dim = Style::new().dimmed();
                 let time = time.map_or_else(|| "?".to_owned(), |time| times.of(time));

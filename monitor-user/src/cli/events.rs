@@ -17,7 +17,7 @@ use super::output::{Interrupts, eprint_line};
 use super::{Global, complete, services};
 use crate::clock;
 use crate::control;
-use crate::journal::{Changes, Line, Reader};
+use crate::journal::{Changes, Cursor, Line, Reader};
 use crate::report::{Times, happening};
 use crate::text::{padded, printable};
 
@@ -48,6 +48,12 @@ pub(crate) struct Arguments {
     /// Only the last N of these events, and with --follow those that come
     #[arg(long, short = 'n', value_name = "N")]
     lines: Option<usize>,
+    /// Begin after the line with this cursor, which --json shows
+    ///
+    /// Shows each later event once, whichever agents and readers have ended meanwhile. If that line
+    /// is no longer kept, all later ones that are kept are shown.
+    #[arg(long, value_name = "CURSOR", value_parser = lines::cursor)]
+    after: Option<Cursor>,
     /// The same as SERVICE; can be given several times
     #[arg(
         long,
@@ -80,7 +86,15 @@ async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
         Some(changes) => Some(changes.with_context(|| format!("cannot watch {}", dir.display()))?),
         None => None,
     };
-    let mut reader = Reader::open(dir)?;
+    let mut selection = OfServices::new(dir, arguments);
+    let mut reader = match &arguments.after {
+        Some(cursor) => lines::after(
+            *cursor,
+            || Reader::open(dir),
+            |line| selection.has_come_by(line),
+        )?,
+        None => Reader::open(dir)?,
+    };
     if reader.is_missing() && !control::socket(dir).exists() {
         return Ok(no_agent(dir));
     }
@@ -88,7 +102,7 @@ async fn events(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
         json: arguments.json,
         last: arguments.lines,
     };
-    let mut view = View::new(OfServices::new(dir, arguments), &extent);
+    let mut view = View::new(selection, &extent);
     let gone = "the runtime directory is gone, and the journal with it";
     let shown = view.show_all(&mut reader, changes.as_ref(), gone, &mut interrupts);
     let shown = shown.await;
@@ -128,6 +142,14 @@ impl OfServices {
         }
     }
 
+    /// Of its service there is an event, whether it is shown or not.
+    fn has_come_by(&mut self, line: &Line) {
+        if let Some(service) = line.service() {
+            self.unseen
+                .retain(|wanted| !services::matches(wanted, service));
+        }
+    }
+
     fn is_of_service(&self, line: &Line) -> bool {
         let is_it = |name: &str| {
             let wanted = self.services.iter();
@@ -141,10 +163,7 @@ impl OfServices {
 
 impl Selection for OfServices {
     fn wants(&mut self, line: &Line) -> bool {
-        if let Some(service) = line.service() {
-            self.unseen
-                .retain(|wanted| !services::matches(wanted, service));
-        }
+        self.has_come_by(line);
         lines::is_recent(line, self.since) && self.is_of_service(line)
     }
 

@@ -10,13 +10,14 @@ use super::output::eprint_line;
 use super::services::{self, Services};
 use super::{Global, status};
 use crate::control::ServiceStatus;
-use crate::model::State;
+use crate::model::{Desired, State};
 use crate::text::printable;
 
 /// Tell whether services run
 ///
-/// Exit status 0 if each of them runs, 1 if one does not or does not exist. Prints a line for each
-/// that does not run. `status` shows what services do, and its exit status says nothing of that.
+/// Exit status 0 if each of them runs and is ready, or is a oneshot service that is done; 1 if one does
+/// not or does not exist. Prints a line for each that is not up. With --all, services with `autostart = false` that nobody has
+/// started are left out. `status` shows what services do, and its exit status says nothing of that.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -83,7 +84,11 @@ fn asked(
 ) -> Result<(Vec<String>, Vec<ServiceStatus>), Refusal> {
     if services.all {
         let statuses = services::statuses(global, Vec::new())?;
-        let names = statuses.iter().map(|status| status.service.clone());
+        // One that nobody has asked for is not meant to run.
+        let is_idle =
+            |it: &&ServiceStatus| it.autostart == Some(false) && it.desired == Desired::Down;
+        let meant = statuses.iter().filter(|it| !is_idle(it));
+        let names = meant.map(|status| status.service.clone());
         return Ok((names.collect(), statuses));
     }
     let names = services.names(global)?;
@@ -96,7 +101,7 @@ fn why_not_up(status: Option<&ServiceStatus>) -> Option<String> {
     let Some(status) = status else {
         return Some("no service has this name".to_owned());
     };
-    if status.state == State::Running {
+    if matches!(status.state, State::Running | State::Done) {
         return None;
     }
     let state = status.state.to_string();

@@ -9,7 +9,7 @@ use jiff::{Span, Timestamp};
 
 use super::output::{Flushed, Interrupts, Output, eprint_line};
 use crate::clock;
-use crate::journal::{Changes, Line, Reader};
+use crate::journal::{self, Changes, Cursor, Found, Line, NoCursor, Reader, Resumed};
 use crate::model::{Event, What};
 
 /// Which lines a command shows, and how.
@@ -156,7 +156,8 @@ impl<S: Selection> View<S> {
     }
 }
 
-/// Says that lines before that one cannot be shown: they are gone.
+/// Says that lines before that one cannot be shown: they are gone. With the cursor of their place, after
+/// which nothing is missing.
 fn missed(count: u64, before: &Line) -> Line {
     let event = Event {
         stamp: None,
@@ -165,8 +166,43 @@ fn missed(count: u64, before: &Line) -> Line {
         what: What::EventsMissed { count },
     };
     // With its keys in the order of the alphabet: no journal has this event.
-    let text = serde_json::to_value(&event).unwrap_or_default().to_string();
+    let mut value = serde_json::to_value(&event).unwrap_or_default();
+    let stamp = before.event.stamp.as_ref();
+    let cursor = before.cursor().map(Cursor::gap_before);
+    value["host"] = stamp.and_then(|it| it.source.host.clone()).into();
+    value["boot_id"] = stamp.and_then(|it| it.source.boot_id.clone()).into();
+    value["cursor"] = cursor.map(|cursor| cursor.to_string()).into();
+    let text = value.to_string();
     Line { text, event }
+}
+
+/// A journal from the line on that follows on the one with that cursor. `passed` sees those before.
+pub(super) fn after(
+    cursor: Cursor,
+    open: impl Fn() -> Result<Reader>,
+    passed: impl FnMut(&Line),
+) -> Result<Reader> {
+    let Resumed { reader, found } = journal::resume(open, cursor, passed)?;
+    let rest = match found {
+        Found::Line => None,
+        Found::Older => Some("showing all later ones that are"),
+        Found::Nothing => Some("showing all that are"),
+    };
+    if let Some(rest) = rest
+        && !reader.is_missing()
+    {
+        eprint_line(&format!(
+            "no line with the cursor \"{cursor}\" is kept any more: {rest}"
+        ));
+    }
+    Ok(reader)
+}
+
+/// The place of a line, for `--after`.
+pub(super) fn cursor(text: &str) -> Result<Cursor, String> {
+    let expected =
+        "expected the value of \"cursor\" in a line of --json, such as 17-0a1b2c3d-4e5f60";
+    text.parse().map_err(|NoCursor| expected.to_owned())
 }
 
 /// Says how many lines could not be read.

@@ -6,13 +6,19 @@ pub(crate) mod check;
 pub(crate) mod complete;
 pub(crate) mod deaths;
 pub(crate) mod doctor;
-pub(crate) mod events;
+pub(crate) mod enable;
+mod events;
 mod filters;
 pub(crate) mod generate;
+pub(crate) mod import;
 pub(crate) mod install;
 pub(crate) mod is_up;
 mod lines;
+pub(crate) mod logger;
+pub(crate) mod logs;
+pub(crate) mod metrics;
 mod output;
+mod probe;
 pub(crate) mod recorder;
 pub(crate) mod reload;
 mod services;
@@ -41,7 +47,7 @@ use crate::text;
 ///
 /// `respawn agent` runs the services that are described in /etc/respawn/services/*.toml, one file
 /// a service, and init keeps the agent running. `watch`, `check` and `doctor` need no agent,
-/// `events` and `why` read its journal, and the other commands talk to it. `deaths` and `why` read what
+/// `events` and `why` read its journal, `logs` reads what services have written, and the other commands talk to it. `deaths` and `why` read what
 /// `respawn recorder` has kept of the whole host.
 #[derive(Debug, Parser)]
 #[command(
@@ -130,6 +136,8 @@ pub(crate) struct ConfigDir {
 enum Command {
     Agent(agent::Arguments),
     Recorder(recorder::Arguments),
+    #[command(hide = true)]
+    Logger(logger::Arguments),
     Watch(watch::Arguments),
     Status(status::Arguments),
     IsUp(is_up::Arguments),
@@ -138,20 +146,27 @@ enum Command {
     Stop(steer::Stop),
     Restart(steer::Restart),
     Signal(steer::SignalArguments),
+    Enable(enable::Enable),
+    Disable(enable::Disable),
     Reload(reload::Arguments),
     Shutdown(steer::Shutdown),
     Check(check::Arguments),
     Events(events::Arguments),
+    Logs(logs::Arguments),
     Deaths(Box<deaths::Arguments>),
     Why(why::Arguments),
+    Metrics(Box<metrics::Arguments>),
     Top(top::Arguments),
     Doctor(doctor::Arguments),
+    Import(import::Arguments),
     Install(install::Arguments),
     Uninstall(install::UninstallArguments),
     Unpin(unpin::Arguments),
     Completions(generate::Completions),
     Man(generate::ManPages),
     Help(generate::Help),
+    #[command(hide = true)]
+    Probe(probe::Arguments),
     Version(generate::Version),
 }
 
@@ -194,6 +209,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Agent(arguments) => agent::run(&cli.global, arguments),
         Command::Recorder(arguments) => recorder::run(&cli.global, &arguments),
+        Command::Logger(arguments) => logger::run(&cli.global, &arguments),
         Command::Watch(arguments) => watch::run(&cli.global, &arguments),
         Command::Status(arguments) => status::run(&cli.global, &arguments),
         Command::IsUp(arguments) => is_up::run(&cli.global, &arguments),
@@ -202,14 +218,20 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Stop(arguments) => steer::stop(&cli.global, &arguments),
         Command::Restart(arguments) => steer::restart(&cli.global, &arguments),
         Command::Signal(arguments) => steer::signal(&cli.global, &arguments),
+        Command::Enable(arguments) => enable::enable(&arguments),
+        Command::Disable(arguments) => enable::disable(&arguments),
         Command::Reload(arguments) => reload::run(&cli.global, &arguments),
         Command::Shutdown(arguments) => steer::shutdown(&cli.global, &arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Events(arguments) => events::run(&cli.global, &arguments),
+        Command::Logs(arguments) => logs::run(&cli.global, &arguments),
         Command::Deaths(arguments) => deaths::run(&arguments),
         Command::Why(arguments) => why::run(&cli.global, &arguments),
+        Command::Metrics(arguments) => metrics::run(&cli.global, &arguments),
         Command::Top(arguments) => top::run(&cli.global, &arguments),
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&cli.global, &arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Install(arguments) => install::install(&cli.global, &arguments),
         Command::Uninstall(arguments) => install::uninstall(&cli.global, &arguments),
         Command::Unpin(arguments) => unpin::run(&cli.global, &arguments),

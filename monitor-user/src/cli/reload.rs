@@ -3,16 +3,21 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
-use super::Global;
 use super::ask::{self, Refusal, end};
+use super::services::name_or_pattern;
+use super::{Global, complete, steer};
 use crate::config::Problem;
 use crate::control::{Command, Response};
 use crate::model::{FailedStart, ReloadSummary};
 use crate::text::printable;
 
-/// Read the config again
+/// Read the config again, or have services read theirs
+///
+/// With services: has each do what `reload` in its file says, a signal or a command, and returns when that
+/// is done. Without: has the agent read its config.
 ///
 /// Stops what was removed, then starts what was added, and restarts what changed in a way that needs
 /// it; returns when all of that is done, and tells what that was. Exit status 1 if a service that it
@@ -20,6 +25,14 @@ use crate::text::printable;
 /// are told, as by `respawn check`. Ctrl-C ends the waiting only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// Have these services read their own configuration, by names or patterns such as 'web*'
+    #[arg(
+        value_name = "SERVICE",
+        value_parser = name_or_pattern,
+        conflicts_with = "allow_empty",
+        add = ArgValueCompleter::new(complete::services)
+    )]
+    services: Vec<String>,
     /// Stop every service if the directory of service files is gone
     #[arg(long)]
     allow_empty: bool,
@@ -35,6 +48,9 @@ pub(crate) struct Arguments {
 /// Output that cannot be written.
 pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let json = arguments.json;
+    if !arguments.services.is_empty() {
+        return steer::reload_services(global, &arguments.services, json);
+    }
     let allow_empty = arguments.allow_empty;
     let (written, exit_code) = match ask::ask(global, &Command::Reload { allow_empty }) {
         Ok(Response::Reloaded { summary, warnings }) => {

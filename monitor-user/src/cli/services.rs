@@ -38,11 +38,19 @@ impl Services {
         if self.all {
             return names(global);
         }
-        if self.services.iter().any(|service| is_pattern(service)) {
-            return matching(&self.services, &names(global)?);
-        }
-        Ok(once_each(&self.services))
+        resolve(global, &self.services)
     }
+}
+
+/// The names of services that are given by names and patterns, each once.
+///
+/// # Errors
+/// A pattern that matches no service; an agent that does not answer.
+pub(super) fn resolve(global: &Global, services: &[String]) -> Result<Vec<String>, Refusal> {
+    if services.iter().any(|service| is_pattern(service)) {
+        return matching(services, &names(global)?);
+    }
+    Ok(once_each(services))
 }
 
 /// Tells on stderr of names that no service has; the exit status, which was another otherwise.

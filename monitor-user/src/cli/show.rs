@@ -19,7 +19,7 @@ use super::{ConfigDir, Global, complete, services};
 use crate::accounts::{Accounts, Group, User};
 use crate::clock;
 use crate::config::{self, Config, Description, Setting, Surroundings};
-use crate::control::{Command, Process, Response, Shown};
+use crate::control::{Command, Process, Response, Shown, Socket};
 use crate::report::{Age, Times};
 use crate::text::{self, printable};
 
@@ -136,6 +136,34 @@ fn of_files(dir: &Path, wanted: &[String]) -> Result<(Vec<View>, Vec<String>), R
     Ok((views, unknown))
 }
 
+/// Services and what is known of them; the names that there are not.
+pub(super) type Described = (Vec<(String, Description)>, Vec<String>);
+
+/// What is known of services: by the agent, or without one by the files.
+pub(super) fn describe(
+    global: &Global,
+    config: &ConfigDir,
+    wanted: &[String],
+) -> Result<Described, Refusal> {
+    let (views, unknown) = match of_agent(global, wanted) {
+        // Who may not command the agent, or has no answer from it, can read what the files say.
+        Err(refusal) => match of_files(&config.config, wanted) {
+            Err(_) if !refusal.is_without_agent() => return Err(refusal),
+            found => found?,
+        },
+        found => found?,
+    };
+    let described = views.into_iter().map(|view| match view {
+        View::Live { shown, .. } => (shown.status.service, shown.description),
+        View::File {
+            service,
+            description,
+            ..
+        } => (service, description),
+    });
+    Ok((described.collect(), unknown))
+}
+
 /// What can be used of a config.
 fn read(dir: &Path) -> Result<Config, Refusal> {
     let invalid = match config::load(dir, &Surroundings::of_this_process()) {
@@ -203,6 +231,10 @@ fn live(shown: &Shown, now: Timestamp) -> String {
     fact("note", note(status));
     fact("hint", status.hint.clone().filter(|_| !shown.file_differs));
     fact("cgroup", shown.cgroup.clone());
+    for (index, socket) in status.sockets.iter().enumerate() {
+        let name = if index == 0 { "sockets" } else { "" };
+        fact(name, Some(of_socket(socket)));
+    }
     let left_out = (shown.left_out > 0).then(|| format!("{} more", shown.left_out));
     processes(&mut text, "processes", &shown.processes, &times);
     processes(&mut text, "left alone", &shown.left_alone, &times);
@@ -210,6 +242,18 @@ fn live(shown: &Shown, now: Timestamp) -> String {
         self::fact(&mut text, "", &left_out);
     }
     text
+}
+
+/// "127.0.0.1:80 (tcp, http), held"
+fn of_socket(socket: &Socket) -> String {
+    let Socket {
+        family,
+        address,
+        name,
+        held,
+    } = socket;
+    let held = if *held { "held" } else { "not open" };
+    format!("{address} ({family}, {name}), {held}")
 }
 
 fn processes(text: &mut String, name: &str, processes: &[Process], times: &Times) {
@@ -227,6 +271,10 @@ fn described(description: &Description, changed: &str) -> String {
     if let Some(file) = &description.file {
         fact(&mut text, "file", &format!("{file}{changed}"));
     }
+    for (index, drop_in) in description.drop_ins.iter().enumerate() {
+        let name = if index == 0 { "drop-ins" } else { "" };
+        fact(&mut text, name, drop_in);
+    }
     if let Some(program) = &description.program {
         fact(&mut text, "program", program);
     }
@@ -238,11 +286,12 @@ fn described(description: &Description, changed: &str) -> String {
         let mut lines = setting.to_toml();
         if lines.is_empty() {
             let none = if setting.hidden { "hidden" } else { "not set" };
-            lines.push((format!("# {} is {none}", setting.key), setting.line));
+            let place = setting.file.as_deref().zip(setting.line);
+            lines.push((format!("# {} is {none}", setting.key), place));
         }
-        for (line, number) in lines {
+        for (line, place) in lines {
             let line = text::padded(&printable(&line), WIDTH);
-            let origin = origin(setting, number, description.file.as_deref());
+            let origin = origin(place, description.file.as_deref());
             let name = name(setting, &accounts);
             // Writing to a string cannot fail.
             let _ = writeln!(text, "    {line}  # {origin}{name}");
@@ -275,10 +324,10 @@ fn name(setting: &Setting, accounts: &Accounts) -> String {
 const WIDTH: usize = 40;
 
 /// "default", "line 3", "/etc/respawn/agent.toml:2"
-fn origin(setting: &Setting, line: Option<usize>, own_file: Option<&str>) -> String {
-    match (&setting.file, line) {
-        (Some(file), Some(line)) if Some(file.as_str()) == own_file => format!("line {line}"),
-        (Some(file), Some(line)) => printable(&format!("{file}:{line}")),
-        _ => "default".to_owned(),
+fn origin(place: Option<(&str, usize)>, own_file: Option<&str>) -> String {
+    match place {
+        Some((file, line)) if Some(file) == own_file => format!("line {line}"),
+        Some((file, line)) => printable(&format!("{file}:{line}")),
+        None => "default".to_owned(),
     }
 }

@@ -102,6 +102,9 @@ fn table(statuses: &[ServiceStatus], now: Timestamp) -> String {
         if let Some(hint) = &status.hint {
             let _ = writeln!(text, "  {}", printable(hint));
         }
+        if let Some(says) = &status.says {
+            let _ = writeln!(text, "  says: {}", printable(says));
+        }
     }
     text
 }
@@ -158,20 +161,24 @@ pub(super) fn note(status: &ServiceStatus) -> Option<String> {
     let next = status
         .next_start_in_ns
         .map(|ns| format!("next start in {}", Age(Duration::from_nanos(ns))));
+    if let Some(step) = &status.step {
+        return Some(format!("runs its {step}"));
+    }
     match (status.state, error, next) {
         (State::Failed, Some(reason), _) => Some(format!("given up: {reason}")),
-        (_, Some(error), Some(next)) => Some(format!("{next}; the last one failed: {error}")),
-        (_, Some(error), None) => Some(format!("the last start failed: {error}")),
+        (State::Skipped, Some(reason), _) => Some(format!("not started: {reason}")),
+        (_, Some(error), Some(next)) => Some(format!("{next}; last failure: {error}")),
+        (_, Some(error), None) => Some(format!("last failure: {error}")),
         (_, None, next) => next,
     }
 }
 
 pub(super) fn state_style(state: State) -> Style {
     let colour = match state {
-        State::Running => AnsiColor::Green,
+        State::Running | State::Done => AnsiColor::Green,
         State::Failed => AnsiColor::Red,
-        State::Starting | State::Stopping | State::Backoff => AnsiColor::Yellow,
-        State::Stopped => return Style::new().dimmed(),
+        State::Waiting | State::Starting | State::Stopping | State::Backoff => AnsiColor::Yellow,
+        State::Stopped | State::Skipped => return Style::new().dimmed(),
     };
     Style::new().fg_color(Some(colour.into()))
 }
@@ -193,8 +200,13 @@ mod tests {
             last_exit: None,
             last_exit_time: None,
             next_start_in_ns: None,
+            waits_for: Vec::new(),
             error: None,
             hint: None,
+            says: None,
+            sockets: Vec::new(),
+            autostart: None,
+            step: None,
         }
     }
 
@@ -240,7 +252,7 @@ frontend  running  1234   3m12s        12  killed by SIGKILL, 3m12s ago
 db        backoff     -       -         1  exited with 1
   next start in 3.20s
 gone      backoff     -       -         0  -
-  next start in 200ms; the last one failed: cannot run /x: No such file or directory (exec)
+  next start in 200ms; last failure: cannot run /x: No such file or directory (exec)
 flappy    failed      -       -         0  -
   given up: 5 starts\\u{1b}[2J within 10s
 off       stopped     -       -         0  -

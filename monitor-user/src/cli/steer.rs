@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::ask::{self, Refusal, end};
 use super::output::eprint_line;
-use super::services::Services;
+use super::services::{self, Services};
 use super::{Global, complete};
 use crate::control::{Command, Response, ServiceResult};
 use crate::model::{Signal, UnknownSignal};
@@ -115,7 +115,11 @@ fn signal_of(text: &str) -> Result<Signal, UnknownSignal> {
 /// `respawn start`
 pub(crate) fn start(global: &Global, arguments: &Start) -> anyhow::Result<ExitCode> {
     let no_wait = arguments.how.no_wait;
-    let command = |services| Command::Start { services, no_wait };
+    let command = |services| Command::Start {
+        services,
+        no_wait,
+        again: false,
+    };
     for_each(global, &arguments.services, &arguments.how, command)
 }
 
@@ -171,6 +175,18 @@ pub(crate) fn signal(global: &Global, arguments: &SignalArguments) -> anyhow::Re
 /// `respawn shutdown`
 pub(crate) fn shutdown(global: &Global, arguments: &Shutdown) -> anyhow::Result<ExitCode> {
     run(global, &Command::Shutdown, arguments.json)
+}
+
+/// `respawn reload SERVICE…`
+pub(super) fn reload_services(
+    global: &Global,
+    services: &[String],
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    match services::resolve(global, services) {
+        Ok(services) => run(global, &Command::ReloadServices { services }, json),
+        Err(refusal) => refusal.tell(json),
+    }
 }
 
 /// Has it done for each of these services.
@@ -297,7 +313,6 @@ mod tests {
             "start --all web",
             "start web[",
             "shutdown web",
-            "reload web",
         ] {
             let words = ["respawn"].into_iter().chain(line.split(' '));
             let error = Cli::try_parse_from(words).err();

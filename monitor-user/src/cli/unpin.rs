@@ -3,9 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -77,7 +75,7 @@ pub(super) struct Known {
     pub(super) set: PinSet,
     pub(super) state: State,
     /// The agent that has it, if it is seen from here.
-    holder: Option<u32>,
+    pub(super) holder: Option<u32>,
     /// Of its agent.
     runtime_dir: Option<PathBuf>,
 }
@@ -196,11 +194,11 @@ impl Known {
         };
         let holder = set
             .is_held
-            .then(|| fs::metadata(set.pin_dir()).ok())
+            .then(|| locks::holder_of_directory(set.pin_dir()))
             .flatten();
         let mut known = Self {
             state,
-            holder: holder.and_then(|dir| locks::holder(dir.dev(), dir.ino())),
+            holder,
             runtime_dir,
             set,
         };

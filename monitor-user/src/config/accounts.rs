@@ -15,6 +15,11 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// Its number, and that of its primary group, if it is known.
+    pub(super) fn ids(&self) -> (u32, Option<u32>) {
+        (self.uid, self.entry.as_ref().map(|user| user.gid))
+    }
+
     /// The variables that a login of this user would have.
     pub(super) fn environment(&self) -> Vec<(String, String)> {
         let Some(user) = &self.entry else {
@@ -134,6 +139,16 @@ pub(super) fn identity(
         item.problem_until(Ends::WithTheHost, message);
         return None;
     };
+    identity_of(&account, gid, item)
+}
+
+/// That of a user with its own group.
+pub(super) fn identity_of_user(item: &Item<'_>) -> Option<Identity> {
+    let account = user(item)?;
+    identity(Some((&account, item)), None, account.uid)
+}
+
+fn identity_of(account: &Account, gid: u32, item: &Item<'_>) -> Option<Identity> {
     let groups = match &account.entry {
         Some(user) => looked_up(item, item.context.accounts.groups_of(&user.name, gid))?,
         None => vec![gid],

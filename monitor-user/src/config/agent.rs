@@ -1,14 +1,14 @@
 //! `agent.toml`: what concerns the agent itself, not one service. All of it is optional.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::cursor::{Context, Item, Keys, Table, keep};
 use super::describe::Lines;
 use super::hooks::{self, Said};
-use super::{Surroundings, accounts, document, value};
+use super::{Surroundings, accounts, merge, value};
 
 /// The agent's own settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,25 @@ pub(crate) struct AgentConfig {
     pub(crate) max_hooks: usize,
     /// Who else is told of every event.
     pub(crate) notices: Notices,
+    /// Where the services of packages are.
+    #[serde(default, skip_serializing_if = "Packages::is_default")]
+    pub(super) package_services: Packages,
+}
+
+/// Where the services of packages are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Packages {
+    /// Where packages put them, beneath the config directory that is the default.
+    #[default]
+    Default,
+    Nowhere,
+    At(PathBuf),
+}
+
+impl Packages {
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
 }
 
 /// The sockets of those who are told of every event.
@@ -43,6 +62,7 @@ impl Default for AgentConfig {
             hooks: Said::default(),
             max_hooks: 16,
             notices: Notices::default(),
+            package_services: Packages::Default,
         }
     }
 }
@@ -80,6 +100,7 @@ const KEYS: &Keys<Draft> = &[
     ("on_failed", |d, i| keep(&mut d.hooks.on_failed, hooks::words(i))),
     ("hook_timeout", |d, i| keep(&mut d.hooks.timeout, hooks::timeout(i))),
     ("max_hooks", |d, i| keep(&mut d.config.max_hooks, i.integer::<usize>("a number of hooks", 1..=1000))),
+    ("package_services", |d, i| keep(&mut d.config.package_services, package_services(i))),
     ("notices", |d, i| keep(&mut d.notices, notices(i))),
     ("syslog_socket", |d, i| keep(&mut d.syslog_socket, socket(i))),
     ("journald_socket", |d, i| keep(&mut d.journald_socket, socket(i))),
@@ -100,7 +121,7 @@ pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> (AgentC
         syslog_socket: "/dev/log".into(),
         journald_socket: "/run/systemd/journal/socket".into(),
     };
-    let Some(document) = document::parse(context.source, context.report) else {
+    let Some(document) = merge::parse(context.source, context.report) else {
         return (draft.config, Lines::new());
     };
     let table = Table::root(context, &document);
@@ -125,6 +146,19 @@ fn notices(item: &Item<'_>) -> Option<Vec<Target>> {
             .map(|item| value::word(item, TARGETS))
             .collect(),
         None => Some(vec![value::word(item, TARGETS)?]),
+    }
+}
+
+/// A directory, or none.
+fn package_services(item: &Item<'_>) -> Option<Packages> {
+    const WHAT: &str = "the absolute path of a directory, or \"none\"";
+    match item.string(WHAT)? {
+        "none" => Some(Packages::Nowhere),
+        path if Path::new(path).is_absolute() => Some(Packages::At(path.into())),
+        _ => {
+            item.expected(WHAT, None);
+            None
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! derive, which ends at the first. Knows no key of any config: those are in tables of [`Keys`].
 
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
@@ -13,7 +14,7 @@ use crate::accounts::Accounts;
 
 use super::describe::Lines;
 use super::problem::{Ends, Report};
-use super::source::Source;
+use super::source::Sources;
 
 /// The keys of a table, each with what reads it into a draft.
 pub(super) type Keys<D> = [(&'static str, fn(&mut D, &Item<'_>))];
@@ -37,7 +38,7 @@ pub(super) fn keep<T, S: From<T>>(slot: &mut S, value: Option<T>) {
 /// Which file is read, who hears of problems, and whom it may name.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
-    pub(super) source: &'a Source,
+    pub(super) source: &'a Sources,
     pub(super) report: &'a Report,
     pub(super) accounts: &'a Accounts,
 }
@@ -70,7 +71,17 @@ impl<'a> Item<'a> {
 
     /// The line of the key, from 1.
     pub(super) fn key_line(&self) -> usize {
-        self.context.source.position(self.key_offset).0
+        self.context.source.line(self.key_offset)
+    }
+
+    /// The file that its key is in.
+    pub(super) fn file(&self) -> &'a Path {
+        self.context.source.file(self.key_offset)
+    }
+
+    /// Which of the files its key is in, from 0.
+    pub(super) fn file_index(&self) -> usize {
+        self.context.source.index(self.key_offset)
     }
 
     /// Reports a problem at the value.
@@ -145,6 +156,11 @@ impl<'a> Item<'a> {
             self.expected("true or false, without quotes", None);
         }
         self.value.as_bool()
+    }
+
+    /// Whether it is `true`; reports nothing.
+    pub(super) fn is_true(&self) -> bool {
+        self.value.as_bool() == Some(true)
     }
 
     /// The integer as written, if it is one; reports nothing. With it, its base.
@@ -269,6 +285,19 @@ impl<'a> Table<'a> {
         lines
     }
 
+    /// Of its keys those that are in other files than the first, and in which.
+    pub(super) fn keys_beside(&self) -> Lines {
+        let mut beside = Lines::new();
+        for (key, item) in self.items() {
+            beside.insert(key.to_owned(), item.file_index());
+            let below = item.as_table();
+            let below = below.iter().flat_map(Table::items);
+            beside.extend(below.map(|(name, item)| (format!("{key}.{name}"), item.file_index())));
+        }
+        beside.retain(|_, index| *index > 0);
+        beside
+    }
+
     fn item(&self, key: &'a Spanned<DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Item<'a> {
         Item {
             context: self.context,
@@ -280,16 +309,7 @@ impl<'a> Table<'a> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let key = if !key.is_empty() && key.chars().all(bare) {
-            key.to_owned()
-        } else {
-            quoted(key)
-        };
-        match self.path.as_str() {
-            "" => key,
-            path => format!("{path}.{key}"),
-        }
+        key_path(&self.path, key)
     }
 
     /// Reads every key by its reader and reports those that have none.
@@ -311,6 +331,20 @@ impl<'a> Table<'a> {
     }
 }
 
+/// The full path of a key in a table.
+pub(super) fn key_path(table: &str, key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let key = if !key.is_empty() && key.chars().all(bare) {
+        key.to_owned()
+    } else {
+        quoted(key)
+    };
+    match table {
+        "" => key,
+        table => format!("{table}.{key}"),
+    }
+}
+
 /// "unknown key; did you mean …?", or the keys there are.
 fn unknown_key(key: &str, known: impl Iterator<Item = &'static str> + Clone) -> String {
     match nearest(key, known.clone()) {
@@ -323,10 +357,7 @@ fn unknown_key(key: &str, known: impl Iterator<Item = &'static str> + Clone) -> 
 }
 
 /// The word that was probably meant: at most a third of it mistyped.
-pub(super) fn nearest(
-    word: &str,
-    known: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
+pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > 64 {
         return None;
     }

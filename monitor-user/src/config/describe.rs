@@ -9,11 +9,13 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::limits;
-use super::service::{RESTARTS, STOP_MODES};
+use super::listen;
+use super::log;
+use super::service::{KINDS, RESTARTS, STOP_MODES};
 use super::value::INFINITY;
-use super::{AGENT_FILE, Config};
-use crate::model::{Hook, Output, Spec};
+use super::{AGENT_FILE, Config, DropIns};
+use super::{autostart, confinement, environment, limits, steps};
+use crate::model::{Check, Hook, Output, Probe, Ready, Reload, Spec};
 use crate::text;
 
 /// The lines of the keys that a file has for one service, or for the agent; of a key in a table that
@@ -23,8 +25,11 @@ pub(crate) type Lines = BTreeMap<String, usize>;
 /// What is known of a service from its file and the agent's; nothing of one that is in neither.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Description {
-    /// The service's file.
+    /// The service's file; of an instance, its template's.
     pub(crate) file: Option<String>,
+    /// What is merged into that, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) drop_ins: Vec<String>,
     /// Its program's absolute path, as `command` led to it.
     pub(crate) program: Option<String>,
     /// Why its file cannot be used, if it cannot: then there are no settings.
@@ -48,6 +53,9 @@ pub(crate) struct Setting {
     /// The same of the entries of a table that the file has; it may have others by default.
     #[serde(default, skip_serializing_if = "Lines::is_empty")]
     pub(crate) entries: Lines,
+    /// The files of those entries that are in another one than `file`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) entry_files: BTreeMap<String, String>,
     /// Its value is not for whoever asked.
     pub(crate) hidden: bool,
 }
@@ -63,23 +71,55 @@ const READINGS: &[(&str, Reading)] = &[
     ("group", |s| json!(s.exec.identity.as_ref().map(|identity| identity.gid))),
     ("working_directory", |s| path(&s.exec.working_directory)),
     (ENVIRONMENT, |s| json!(s.exec.environment)),
-    ("environment_file", |s| s.exec.environment_file.as_ref().map_or(Value::Null, |file| path(&file.path))),
+    ("environment_file", |s| environment::describe_files(&s.exec.environment_file)),
+    ("pass_environment", |s| json!(s.exec.pass_environment)),
     ("umask", |s| json!(format!("{:04o}", s.exec.umask.unwrap_or(0o022)))),
     ("nice", |s| json!(s.exec.nice)),
     ("limits", |s| limits::describe(&s.exec.limits)),
+    ("oom_score_adj", |s| json!(s.exec.confinement.oom_score_adj)),
+    ("no_new_privileges", |s| json!(s.exec.confinement.no_new_privileges)),
+    ("capabilities", |s| confinement::describe_capabilities(&s.exec.confinement)),
+    ("cpu_affinity", |s| confinement::describe_cpus(&s.exec.confinement)),
+    ("directories", |s| confinement::describe_directories(&s.exec.confinement)),
+    ("memory_max", |s| json!(s.exec.confinement.cgroup.memory_max)),
+    ("memory_high", |s| json!(s.exec.confinement.cgroup.memory_high)),
+    ("cpu_max", |s| confinement::describe_percent(s.exec.confinement.cgroup.cpu_max)),
+    ("pids_max", |s| json!(s.exec.confinement.cgroup.pids_max)),
+    ("io_weight", |s| json!(s.exec.confinement.cgroup.io_weight)),
+    ("type", |s| word(KINDS, s.policy.kind)),
+    ("autostart", |s| json!(s.relations.autostart)),
+    ("after", |s| json!(s.relations.after)),
+    ("requires", |s| json!(s.relations.requires)),
+    ("binds", |s| json!(s.relations.binds)),
+    ("wants", |s| json!(s.relations.wants)),
     ("restart", |s| word(RESTARTS, s.policy.restart)),
     ("restart_delay", |s| duration(s.policy.restart_delay)),
     ("restart_max_delay", |s| duration(s.policy.restart_max_delay)),
     ("stable_after", |s| duration(s.policy.stable_after)),
     ("start_limit", |s| start_limit(s)),
     ("success_exit_status", |s| json!(s.policy.success_exit_status)),
+    ("restart_prevent_exit_status", |s| json!(s.policy.restart_prevent_exit_status)),
     ("stop_signal", |s| json!(s.policy.stop_signal)),
     ("stop_timeout", |s| duration(s.policy.stop_timeout)),
     ("stop_mode", |s| word(STOP_MODES, s.policy.stop_mode)),
+    ("ready", |s| ready(s)),
+    ("start_timeout", |s| duration(s.policy.start_timeout)),
+    ("listen", listen::describe),
+    ("watchdog", |s| s.exec.watchdog.map_or(Value::Null, duration)),
+    ("check", |s| s.check.as_ref().map_or(Value::Null, check)),
+    ("reload", |s| s.reload.as_ref().map_or(Value::Null, reload)),
+    ("conditions", |s| steps::describe_conditions(&s.steps.conditions)),
+    ("before_start", |s| steps::describe(&s.steps.before_start)),
+    ("after_start", |s| steps::describe(&s.steps.after_start)),
+    ("before_stop", |s| steps::describe(&s.steps.before_stop)),
+    ("stop_command", |s| steps::describe_single(&s.steps.stop_command)),
+    ("after_stop", |s| steps::describe(&s.steps.after_stop)),
     ("start_check", |s| duration(s.policy.start_check)),
     ("overlap", |s| json!(s.policy.overlap)),
+    ("essential", |s| json!(s.policy.essential)),
     ("stdout", |s| output(&s.exec.stdout)),
     ("stderr", |s| output(&s.exec.stderr)),
+    ("log", log::describe),
     ("last_output", |s| json!(s.policy.last_output)),
     ("on_exit", |s| hook(s.hooks.on_exit.as_ref())),
     ("on_restart", |s| hook(s.hooks.on_restart.as_ref())),
@@ -102,23 +142,51 @@ impl Config {
         let agent_file = config_dir.join(AGENT_FILE).to_string_lossy().into_owned();
         let none = Lines::new();
         let lines = self.lines.get(service).unwrap_or(&none);
+        let no_drop_ins = DropIns::default();
+        let drop_ins = self.drop_ins.get(service).unwrap_or(&no_drop_ins);
+        let enabled = self.enabled.get(service);
+        let enabled_in = config_dir.join(autostart::FILE);
         let settings = readings.map(|(key, reading)| {
+            if let Some(line) = enabled.filter(|_| *key == "autostart") {
+                return Setting {
+                    key: (*key).to_owned(),
+                    value: reading(spec),
+                    default: false,
+                    file: Some(enabled_in.to_string_lossy().into_owned()),
+                    line: Some(*line),
+                    entries: BTreeMap::new(),
+                    entry_files: BTreeMap::new(),
+                    hidden: false,
+                };
+            }
             let (own, general) = (lines.get(*key), self.agent_lines.get(*key));
             let below = lines.iter().filter_map(|(path, line)| {
                 let (table, entry) = path.split_once('.')?;
                 (table == *key).then(|| (entry.to_owned(), *line))
             });
+            let own_file = |path: &str| match drop_ins.file_of(path) {
+                Some(drop_in) => Some(drop_in.to_string_lossy().into_owned()),
+                None => file.clone(),
+            };
+            let of_key = match (own, general) {
+                (Some(_), _) => own_file(key),
+                (None, Some(_)) => Some(agent_file.clone()),
+                (None, None) => None,
+            };
+            let entries: Lines = below.collect();
+            let of_entries = entries.keys().filter_map(|entry| {
+                let file = own_file(&format!("{key}.{entry}"));
+                let file = file.filter(|_| own_file(&format!("{key}.{entry}")) != of_key);
+                Some((entry.clone(), file?))
+            });
             Setting {
                 key: (*key).to_owned(),
                 value: reading(spec),
                 default: own.or(general).is_none(),
-                file: match (own, general) {
-                    (Some(_), _) => file.clone(),
-                    (None, Some(_)) => Some(agent_file.clone()),
-                    (None, None) => None,
-                },
+                entry_files: of_entries.collect(),
+                file: of_key,
                 line: own.or(general).copied(),
-                entries: below.collect(),
+                entries,
                 hidden: false,
             }
         });
@@ -129,6 +197,11 @@ impl Config {
                 .is_none()
                 .then(|| program.to_string_lossy().into_owned()),
             unusable: unusable.map(|unusable| unusable.why.clone()),
+            drop_ins: drop_ins
+                .files
+                .iter()
+                .map(|file| file.to_string_lossy().into_owned())
+                .collect(),
             file,
         })
     }
@@ -141,6 +214,7 @@ impl Description {
             if setting.key == ENVIRONMENT {
                 setting.value = Value::Null;
                 setting.entries.clear();
+                setting.entry_files.clear();
                 setting.hidden = true;
             }
         }
@@ -149,24 +223,29 @@ impl Description {
 
 impl Setting {
     /// The setting as it could stand in the file: a line, or for a table one for each of its entries.
-    /// With each, its line in the file, unless it is a default. Nothing where there is no value.
-    pub(crate) fn to_toml(&self) -> Vec<(String, Option<usize>)> {
+    /// With each, its file and its line in that, unless it is a default. Nothing where there is no value.
+    pub(crate) fn to_toml(&self) -> Vec<(String, Option<(&str, usize)>)> {
+        let own = self.file.as_deref();
         match &self.value {
             Value::Null => Vec::new(),
             Value::Object(table) if !table.is_empty() => {
                 let entry = |(key, value): (&String, &Value)| {
                     let text = format!("{}.{} = {}", self.key, toml_key(key), toml(value));
-                    (text, self.entries.get(key).copied())
+                    let file = self.entry_files.get(key).map(String::as_str).or(own);
+                    (text, file.zip(self.entries.get(key).copied()))
                 };
                 table.iter().map(entry).collect()
             }
-            value => vec![(format!("{} = {}", self.key, toml(value)), self.line)],
+            value => vec![(
+                format!("{} = {}", self.key, toml(value)),
+                own.zip(self.line),
+            )],
         }
     }
 }
 
 /// A string of JSON is one of TOML too.
-fn toml(value: &Value) -> String {
+pub(crate) fn toml(value: &Value) -> String {
     let joined = |items: Vec<String>| items.join(", ");
     match value {
         Value::Array(items) => format!("[{}]", joined(items.iter().map(toml).collect())),
@@ -180,7 +259,8 @@ fn toml(value: &Value) -> String {
     }
 }
 
-fn toml_key(key: &str) -> String {
+/// A key of TOML.
+pub(crate) fn toml_key(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match !key.is_empty() && key.chars().all(bare) {
         true => key.to_owned(),
@@ -192,7 +272,7 @@ fn path(path: &Path) -> Value {
     json!(path.to_string_lossy())
 }
 
-fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> Value {
+pub(super) fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> Value {
     let found = words.iter().find(|(_, one)| *one == value);
     json!(found.map(|(word, _)| word))
 }
@@ -212,11 +292,51 @@ fn start_limit(spec: &Spec) -> Value {
     json!({ "burst": limit.burst, "interval": duration(limit.interval) })
 }
 
+fn ready(spec: &Spec) -> Value {
+    match &spec.exec.ready {
+        Some(Ready::Fd(fd)) => json!({ "fd": fd }),
+        Some(Ready::Notify) => json!({ "notify": true }),
+        Some(Ready::Probe(it)) => {
+            let (key, value) = probe(it);
+            json!({ key: value })
+        }
+        None => Value::Null,
+    }
+}
+
+fn probe(probe: &Probe) -> (&'static str, Value) {
+    match probe {
+        Probe::Tcp(address) => ("tcp", json!(address)),
+        Probe::Unix(socket) => ("unix", path(socket)),
+        Probe::Http(url) => ("http", json!(url)),
+        Probe::File(file) => ("file", path(file)),
+        Probe::Command { arguments, .. } => ("command", json!(arguments)),
+    }
+}
+
+fn reload(reload: &Reload) -> Value {
+    match reload {
+        Reload::Signal(signal) => json!(signal),
+        Reload::Command { arguments, .. } => json!(arguments),
+    }
+}
+
+fn check(check: &Check) -> Value {
+    let (key, value) = probe(&check.probe);
+    json!({
+        key: value,
+        "interval": duration(check.interval),
+        "timeout": duration(check.timeout),
+        "failures": check.failures,
+    })
+}
+
 fn output(output: &Output) -> Value {
     match output {
         Output::Null => json!("null"),
         Output::Inherit => json!("inherit"),
         Output::File(file) => path(file),
+        Output::Log => Value::Null,
     }
 }
 
@@ -244,6 +364,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::config::service::INSTANCES;
     use crate::config::{Surroundings, key_names, load};
 
     fn surroundings() -> Surroundings {
@@ -251,6 +372,7 @@ mod tests {
         Surroundings {
             environment: environment.into(),
             uid: nix::unistd::geteuid().as_raw(),
+            ..Surroundings::default()
         }
     }
 
@@ -269,9 +391,26 @@ group = 4
 working_directory = "/tmp"
 environment = { A = "b\\\t\"", "x.y" = "" }
 environment_file = "/etc/default/web"
+pass_environment = ["TZ", "APP_*"]
 umask = "0077"
 nice = -5
 limits = { nofile = [1024, 4096], core = "unlimited", cpu = "5s", rttime = "10us", stack = "8MiB" }
+oom_score_adj = -500
+no_new_privileges = true
+capabilities = ["CAP_NET_BIND_SERVICE", "CAP_CHOWN"]
+cpu_affinity = [0, "2-3", 5]
+directories = { runtime = ["web"], state = ["web", "web/x"], logs = ["web"], cache = ["a.b"], mode = "0750" }
+memory_max = "512MiB"
+memory_high = "400MiB"
+cpu_max = "150%"
+pids_max = 512
+io_weight = 50
+type = "oneshot"
+autostart = false
+after = ["a.b", "c"]
+requires = []
+binds = []
+wants = ["c", "d"]
 restart = "on-failure"
 restart_delay = "1s 500ms"
 restart_max_delay = "1h 3s"
@@ -281,6 +420,12 @@ success_exit_status = [0, 3]
 stop_signal = "SIGRTMIN+3"
 stop_timeout = "infinity"
 stop_mode = "main"
+start_timeout = "1m 5s"
+conditions = { path_exists = ["/a", "!/b"], path_matches = "/c*", container = false, kernel_command_line = "!x", command = ["true", "x"] }
+before_start = [["true", "a b"], { run = ["/bin/true"], user = 0, timeout = "infinity", ignore_failure = true }]
+before_stop = [["true"]]
+stop_command = { run = ["true"], timeout = "3s" }
+after_stop = [["true"], ["true"]]
 start_check = "250us"
 overlap = true
 stdout = "/dev/null"
@@ -294,7 +439,8 @@ hook_timeout = "3s"
 
     #[test]
     fn every_key_is_described() {
-        let described: Vec<&str> = READINGS.iter().map(|(key, _)| *key).collect();
+        let described = READINGS.iter().map(|(key, _)| *key);
+        let described: Vec<&str> = described.chain([INSTANCES]).collect();
         assert_eq!(described, key_names().0);
     }
 
@@ -303,7 +449,7 @@ hook_timeout = "3s"
     fn normal(config: &Config) -> Spec {
         let mut spec = Spec::clone(&config.services["web"]);
         spec.exec.umask.get_or_insert(0o022);
-        if let Some(file) = &mut spec.exec.environment_file {
+        for file in &mut spec.exec.environment_file {
             file.beneath.clear();
         }
         spec
@@ -314,7 +460,22 @@ hook_timeout = "3s"
     fn what_is_described_comes_to_the_same_service() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let full = FULL.replace("/etc/default/web", file.path().to_str().unwrap());
-        for text in [&full, "command = [\"/bin/true\"]"] {
+        let ready = "command = [\"/bin/true\"]\nready = { fd = 7 }\nafter_start = [[\"true\"]]";
+        let log = "command = [\"/bin/true\"]\nlog = { path = \"/tmp/x\", max_size = \"1MiB\", keep = 0, timestamps = false, max_age = \"24h\", compress = true, on_full = \"drop\" }";
+        let others = ["syslog = true", "journald = \"/x\"", "stdout = true"];
+        let others = others.map(|log| format!("command = [\"/bin/true\"]\nlog = {{ {log} }}"));
+        let [syslog, journald, stdout] = &others;
+        let listen = "command = [\"/bin/true\"]\nlisten = [{ tcp = \"[::1]:80\", name = \"a\", backlog = 5, reuse_port = true, ipv6_only = false, freebind = true }, { udp = \"127.0.0.1:53\" }, { unix = \"/run/x\", mode = \"0660\", user = 7, group = 8 }, { unix_datagram = \"/run/y\" }, { unix_seqpacket = \"/run/z\" }]";
+        for text in [
+            &full,
+            "command = [\"/bin/true\"]",
+            ready,
+            log,
+            syslog,
+            journald,
+            stdout,
+            listen,
+        ] {
             let (dir, config) = config("", text);
             let description = config.describe("web", dir.path()).unwrap();
             let lines = description.settings.iter().flat_map(Setting::to_toml);
@@ -347,9 +508,10 @@ hook_timeout = "3s"
         assert_eq!(of("nice"), (true, None, None));
         let environment = description.settings.iter().flat_map(Setting::to_toml);
         let of = |name: &str| environment.clone().find(|(line, _)| line.starts_with(name));
+        let (text, place) = of("environment.A ").unwrap();
         assert_eq!(
-            of("environment.A "),
-            Some(("environment.A = \"b\"".to_owned(), Some(6)))
+            (text.as_str(), place.unwrap().1),
+            ("environment.A = \"b\"", 6)
         );
         assert_eq!(of("environment.PATH ").unwrap().1, None);
         assert_eq!(description.program.as_deref(), Some("/usr/bin/true"));

@@ -1,14 +1,19 @@
 //! The complete environment of a service, and the files that parts of it are kept in.
 //!
 //! A service gets, each overriding the ones before: `PATH` and `LANG` of the agent (a default
-//! `PATH` if it has none); `HOME`, `USER`, `LOGNAME` and `SHELL` where `user` is set; its
-//! `environment_file`, which is read at each start; its `environment`. Nothing else of the agent's environment is inherited:
-//! a service runs the same whether init or a person's shell started the agent.
+//! `PATH` if it has none); what of the agent's environment `pass_environment` names; `HOME`, `USER`,
+//! `LOGNAME` and `SHELL` where `user` is set; its `environment_file`s in their order, which are read at each
+//! start; its `environment`. Nothing else of the agent's environment is inherited: a service runs
+//! the same whether init or a person's shell started the agent.
 //!
 //! Values may be secrets and never appear in a message.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::model::EnvironmentFile;
 
 use super::Surroundings;
 use super::cursor::{Item, quoted};
@@ -57,6 +62,116 @@ pub(super) fn table(item: &Item<'_>) -> Option<BTreeMap<String, String>> {
         }
     }
     Some(environment)
+}
+
+/// `environment_file`: a path or several, each with whether the file may be missing.
+pub(super) fn files(item: &Item<'_>) -> Option<Vec<(PathBuf, bool)>> {
+    let items = item.as_array().unwrap_or_else(|| vec![item.clone()]);
+    let files = items.iter().map(file_path).collect::<Vec<_>>();
+    files.into_iter().collect()
+}
+
+fn file_path(item: &Item<'_>) -> Option<(PathBuf, bool)> {
+    const WHAT: &str = "an absolute path, with \"-\" before it if the file may be missing";
+    let text = item.string(WHAT)?;
+    let (path, optional) = match text.strip_prefix('-') {
+        Some(path) => (Path::new(path), true),
+        None => (Path::new(text), false),
+    };
+    if !path.is_absolute() {
+        item.expected(WHAT, None);
+        return None;
+    }
+    Some((path.to_owned(), optional))
+}
+
+/// The files as the service has them, beneath the variables of its own table.
+pub(super) fn lay_out(files: Vec<(PathBuf, bool)>, own: &BTreeSet<String>) -> Vec<EnvironmentFile> {
+    let file = |(path, optional)| EnvironmentFile {
+        path,
+        optional,
+        beneath: own.clone(),
+    };
+    files.into_iter().map(file).collect()
+}
+
+/// The value of `environment_file` that comes to these.
+pub(super) fn describe_files(files: &[EnvironmentFile]) -> Value {
+    let text = |file: &EnvironmentFile| {
+        let dash = if file.optional { "-" } else { "" };
+        format!("{dash}{}", file.path.to_string_lossy())
+    };
+    match files {
+        [] => Value::Null,
+        [file] => json!(text(file)),
+        files => json!(files.iter().map(text).collect::<Vec<_>>()),
+    }
+}
+
+/// `pass_environment`: names, in which `*` stands for any text.
+pub(super) fn patterns(item: &Item<'_>) -> Option<Vec<String>> {
+    const WHAT: &str = "a name of letters, digits, '_' and '*'";
+    let items = item.array("an array of names such as [\"TZ\", \"APP_*\"]")?;
+    let pattern = |item: &Item<'_>| {
+        let text = item.string(WHAT)?;
+        let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '*';
+        if text.is_empty() || !text.chars().all(valid) {
+            item.expected(WHAT, None);
+            return None;
+        }
+        Some(text.to_owned())
+    };
+    items
+        .iter()
+        .map(pattern)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect()
+}
+
+/// What was meant for the agent alone, by whoever has started it. A `*` does not pass it on.
+pub(crate) const OF_THE_AGENT: &[&str] = &[
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "MAINPID",
+    "MANAGERPID",
+    "NOTIFY_SOCKET",
+    "RESPAWN_SOCKETS",
+    "SYSTEMD_EXEC_PID",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+/// It marks a process as an instance, so it is never anybody else's.
+const MARKER: &str = "RESPAWN_INSTANCE";
+
+/// The variables of the agent that these name.
+pub(super) fn passed(patterns: &[String], surroundings: &Surroundings) -> BTreeMap<String, String> {
+    let is_meant = |key: &str| {
+        let by = |pattern: &String| {
+            key == pattern || (!OF_THE_AGENT.contains(&key) && is_like(key, pattern))
+        };
+        key != MARKER && patterns.iter().any(by)
+    };
+    let variables = surroundings.environment.iter();
+    let passed = variables.filter(|(key, _)| is_meant(key));
+    passed
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// Whether a name matches a pattern in which `*` stands for any text.
+fn is_like(name: &str, pattern: &str) -> bool {
+    let Some((begin, rest)) = pattern.split_once('*') else {
+        return name == pattern;
+    };
+    let Some(name) = name.strip_prefix(begin) else {
+        return false;
+    };
+    let ends = (0..=name.len()).filter_map(|at| name.get(at..));
+    ends.into_iter().any(|end| is_like(end, rest))
 }
 
 /// Reads a service's `environment_file` as it is now.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Surroundings;
 use super::cursor::{Item, Table};
 use super::environment;
+use super::expand;
 use super::service::{command, interval, program};
 use super::value::INFINITY;
 use crate::model::{Hook, Hooks};
@@ -36,7 +37,10 @@ pub(crate) struct Said {
 pub(super) fn words(item: &Item<'_>) -> Option<Vec<String>> {
     match item.as_array().as_deref() {
         Some([]) => Some(Vec::new()),
-        _ => command(item),
+        _ => {
+            let words = command(item)?;
+            expand::check_words(&words, item).then_some(words)
+        }
     }
 }
 

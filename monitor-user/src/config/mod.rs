@@ -4,8 +4,9 @@
 //! watches nothing, and leaves the comparison of an old config with a new one to the supervisor.
 //!
 //! ```text
-//! source (text, positions) ─▶ document (TOML) ─▶ cursor (items with places) ─▶ service ─▶ Spec
-//!                                                                         └─▶ agent ─▶ AgentConfig
+//! layout (which files) ─▶ source (text, positions) ─▶ document (TOML) ─▶ merge (drop-ins, instances)
+//!    ─▶ cursor (items with places) ─▶ service ─▶ Spec
+//!                                └─▶ agent ─▶ AgentConfig
 //! ```
 //!
 //! A new key of a service is a line in `service::KEYS`, one of the agent a line in `agent::KEYS`.
@@ -13,21 +14,32 @@
 mod access;
 mod accounts;
 mod agent;
+mod autostart;
+mod confinement;
 mod cursor;
 mod describe;
 mod document;
 mod environment;
+mod expand;
 mod hooks;
+mod instances;
+mod layout;
 mod limits;
+mod listen;
+mod log;
+mod merge;
 mod ownership;
+pub(crate) mod probes;
 mod problem;
+mod relations;
 mod service;
 mod source;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -42,15 +54,20 @@ use crate::model::{ServiceName, Spec, Unusable};
 use crate::os::progress;
 
 pub(crate) use agent::{AgentConfig, Notices};
-pub(crate) use describe::{Description, Lines, Setting};
+pub(crate) use describe::{Description, Lines, Setting, toml, toml_key};
 pub(crate) use environment::read_file as read_environment_file;
+pub(crate) use expand::{expand, is_script};
 pub(crate) use problem::{Invalid, Problem};
 pub(crate) use source::content;
+pub(crate) use value::parse_size;
 
+pub(crate) use autostart::set as set_autostart;
 use cursor::{Context, Item, Table, quoted};
+pub(crate) use environment::OF_THE_AGENT;
+use layout::Layout;
 use ownership::Ownership;
 use problem::{Ends, Report, printable};
-use source::Source;
+use source::{Source, Sources};
 
 /// A config that can be used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,15 +80,52 @@ pub(crate) struct Config {
     /// Where in that file each of its keys is, as far as that is known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) lines: BTreeMap<ServiceName, Lines>,
+    /// What is merged into that file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) drop_ins: BTreeMap<ServiceName, DropIns>,
     /// The same of `agent.toml`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) agent_lines: Lines,
+    /// Where `autostart.toml` says of a service whether it starts with the agent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) enabled: BTreeMap<ServiceName, usize>,
     /// Whether there may be more services: in files that cannot be read as what they are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_partial: bool,
     /// What works, but hardly as meant. It was told when this was loaded, and is not kept.
     #[serde(skip)]
     pub(crate) warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// Something that is wrong with a service, found by whoever uses the config.
+    pub(crate) fn problem_of(&self, service: &str, key: &str, message: String) -> Problem {
+        let drop_in = self.drop_ins.get(service).and_then(|it| it.file_of(key));
+        let file = drop_in.or_else(|| self.files.get(service));
+        let file = file.cloned().unwrap_or_default();
+        let lines = self.lines.get(service);
+        Problem {
+            line: lines.and_then(|lines| lines.get(key).copied()),
+            key: Some(key.to_owned()),
+            ..Problem::of_file(&file, message)
+        }
+    }
+}
+
+/// What is merged into a service's file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DropIns {
+    /// In the order in which they are merged.
+    pub(crate) files: Vec<PathBuf>,
+    /// Which keys are from which of them, from 1.
+    keys: Lines,
+}
+
+impl DropIns {
+    /// The drop-in that has a key; of one in a table, `table.key`.
+    pub(crate) fn file_of(&self, key: &str) -> Option<&PathBuf> {
+        self.files.get(self.keys.get(key)?.checked_sub(1)?)
+    }
 }
 
 /// What the meaning of a config depends on beside its files.
@@ -81,6 +135,20 @@ pub(crate) struct Surroundings {
     pub(crate) environment: BTreeMap<String, String>,
     /// The user that services run as who name none.
     pub(crate) uid: u32,
+    /// What becomes of services with `essential`.
+    pub(crate) essential: Essential,
+}
+
+/// Whether an agent ends with an essential service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Essential {
+    /// It depends on how the agent is started.
+    #[default]
+    Unknown,
+    /// This one does.
+    Heeded,
+    /// This one does not, and so there may be none.
+    Refused,
 }
 
 impl Surroundings {
@@ -92,6 +160,7 @@ impl Surroundings {
         Self {
             environment: utf8.collect(),
             uid: nix::unistd::geteuid().as_raw(),
+            essential: Essential::default(),
         }
     }
 
@@ -120,7 +189,12 @@ pub(crate) const SERVICES: &str = "services";
 pub(crate) fn load(dir: &Path, surroundings: &Surroundings) -> Result<Config, Invalid> {
     let mut loader = Loader::new(surroundings);
     match fs::metadata(dir) {
-        Ok(metadata) if metadata.is_dir() => loader.directory(dir),
+        Ok(metadata) if metadata.is_dir() => {
+            loader.directory(dir);
+            autostart::apply(&mut loader, dir);
+            relations::check(&mut loader);
+            listen::check(&mut loader);
+        }
         Ok(_) => loader.refuse(dir, "expected a directory"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => loader.refuse(
             dir,
@@ -137,7 +211,9 @@ pub(crate) fn load(dir: &Path, surroundings: &Surroundings) -> Result<Config, In
 /// All that is wrong in any of them.
 pub(crate) fn load_services(dir: &Path, surroundings: &Surroundings) -> Result<Config, Invalid> {
     let mut loader = Loader::new(surroundings);
-    loader.services(dir);
+    loader.services(&[dir.to_owned()]);
+    relations::check(&mut loader);
+    listen::check(&mut loader);
     loader.finish()
 }
 
@@ -148,23 +224,111 @@ pub(crate) fn has_service_files(dir: &Path) -> bool {
     !is_config && (dir.file_name() == Some(OsStr::new(SERVICES)) || has_files())
 }
 
-/// Reads a single file: services, or `agent.toml`.
+/// Reads a single file, with its drop-ins: services, or `agent.toml`. A drop-in is read with its file.
 ///
 /// # Errors
 /// All that is wrong in it.
 pub(crate) fn load_file(path: &Path, surroundings: &Surroundings) -> Result<Config, Invalid> {
     let mut loader = Loader::new(surroundings);
-    let of_services = path.parent().and_then(Path::file_name) == Some(OsStr::new(SERVICES));
-    if path.file_name() == Some(OsStr::new(AGENT_FILE)) && !of_services {
+    let dir = path
+        .parent()
+        .filter(|dir| dir.file_name() == Some(OsStr::new(SERVICES)));
+    if path.file_name() == Some(OsStr::new(AGENT_FILE)) && dir.is_none() {
         loader.agent_file(path);
-    } else {
-        loader.service_file(path);
+        return loader.finish();
     }
+    let file = layout::of_drop_in(path);
+    let file = file.as_deref().unwrap_or(path);
+    let dir = file.parent().unwrap_or(Path::new("."));
+    let config_dir = dir
+        .parent()
+        .filter(|_| dir.file_name() == Some(OsStr::new(SERVICES)));
+    let dirs = match config_dir {
+        Some(config_dir) => layout::directories(config_dir, &agent_of(config_dir, surroundings)),
+        None => vec![dir.to_owned()],
+    };
+    // Where nothing can be listed, the file alone may still be read.
+    let layout = Layout::of(&dirs).unwrap_or_default();
+    loader.one_of(file, layout);
     loader.finish()
 }
 
+/// What the agent's file says, whatever else is wrong with it.
+fn agent_of(config_dir: &Path, surroundings: &Surroundings) -> AgentConfig {
+    let mut loader = Loader::new(surroundings);
+    let agent = config_dir.join(AGENT_FILE);
+    if is_there(&agent) {
+        loader.agent_file(&agent);
+    }
+    loader.agent
+}
+
+/// The drop-ins that there are now of a service that was read from this file.
+pub(crate) fn drop_ins_of(
+    config_dir: &Path,
+    agent: &AgentConfig,
+    file: &Path,
+    service: &str,
+) -> Vec<PathBuf> {
+    let mut dirs = layout::directories(config_dir, agent);
+    if let Some(dir) = file.parent().filter(|dir| !dirs.iter().any(|it| it == dir)) {
+        dirs.insert(0, dir.to_owned());
+    }
+    drop_ins(
+        &Layout::within(dirs),
+        stem(file).unwrap_or(service),
+        service,
+    )
+}
+
+/// The directories that services are read from, and the stems of the files that have drop-ins.
+pub(crate) fn places_of_drop_ins(
+    config_dir: &Path,
+    agent: &AgentConfig,
+) -> (Vec<PathBuf>, BTreeSet<String>) {
+    let dirs = layout::directories(config_dir, agent);
+    let folders = Layout::within(dirs.clone()).folders();
+    (dirs, folders.into_iter().map(|(_, stem)| stem).collect())
+}
+
+/// Those of its file, then those of the instance.
+fn drop_ins(layout: &Layout, file: &str, service: &str) -> Vec<PathBuf> {
+    let mut files = layout.drop_ins(file);
+    if service
+        .split_once('@')
+        .is_some_and(|(prefix, _)| is_template_of(file, prefix))
+    {
+        files.extend(layout.drop_ins(service));
+    }
+    files
+}
+
+/// Whether the file of that stem may make instances of that prefix.
+fn is_template_of(file: &str, prefix: &str) -> bool {
+    file.strip_suffix('@').unwrap_or(file) == prefix
+}
+
+/// The file that a service of this name would have, if it is there and none that masks one.
+pub(crate) fn file_of(config_dir: &Path, agent: &AgentConfig, service: &str) -> Option<PathBuf> {
+    let dirs = layout::directories(config_dir, agent);
+    layout::find_in(&dirs, service)
+}
+
+/// What is wrong with the text of a service's file, and what is warned of. `path`: where it would be.
+pub(crate) fn check_text(
+    path: &Path,
+    text: String,
+    surroundings: &Surroundings,
+) -> (Vec<Problem>, Vec<Problem>) {
+    let mut loader = Loader::new(surroundings);
+    let report = Report::default();
+    let sources = Sources::of(Source::new(path, text));
+    loader.service_sources(&sources, &Layout::default(), &report);
+    report.finish()
+}
+
 /// Reads one service's file again, whose service could not be used before; with it, where its keys
-/// are. `None`: the file has other services.
+/// are. `None`: the file has other services. `config`: what the others are.
 ///
 /// # Errors
 /// Why it still cannot.
@@ -172,21 +336,41 @@ pub(crate) fn load_again(
     dir: &Path,
     file: &Path,
     name: &str,
+    config: &Config,
     surroundings: &Surroundings,
-) -> Result<Option<(Arc<Spec>, Lines)>, Unusable> {
+) -> Result<Option<Again>, Unusable> {
     let mut loader = Loader::new(surroundings);
+    loader.others = config.services.keys().cloned().collect();
     let agent = dir.join(AGENT_FILE);
     if is_there(&agent) {
         loader.agent_file(&agent);
     }
-    loader.service_file(file);
+    let dirs = layout::directories(dir, &loader.agent);
+    loader.one_of(file, Layout::of(&dirs).unwrap_or_default());
+    autostart::apply(&mut loader, dir);
+    relations::check(&mut loader);
+    listen::check(&mut loader);
     match loader.unusable.remove(name) {
         Some(unusable) => Err(unusable),
         None => {
             let lines = loader.lines.remove(name).unwrap_or_default();
-            Ok(loader.services.remove(name).map(|spec| (spec, lines)))
+            let drop_ins = loader.drop_ins.remove(name);
+            let spec = loader.services.remove(name);
+            Ok(spec.map(|spec| Again {
+                spec,
+                lines,
+                drop_ins,
+            }))
         }
     }
+}
+
+/// A service that was read again.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Again {
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) lines: Lines,
+    pub(crate) drop_ins: Option<DropIns>,
 }
 
 /// A config on its way in.
@@ -199,11 +383,17 @@ struct Loader<'s> {
     services: BTreeMap<ServiceName, Arc<Spec>>,
     /// Services with an obstacle to their use.
     unusable: BTreeMap<ServiceName, Unusable>,
+    /// Services that are essential by their files, the unusable ones too.
+    essential: BTreeSet<ServiceName>,
     /// Where each service is defined, the invalid ones too.
     places: BTreeMap<ServiceName, String>,
     files: BTreeMap<ServiceName, PathBuf>,
     lines: BTreeMap<ServiceName, Lines>,
+    drop_ins: BTreeMap<ServiceName, DropIns>,
     agent_lines: Lines,
+    enabled: BTreeMap<ServiceName, usize>,
+    /// Services that there are beside those that are read.
+    others: BTreeSet<ServiceName>,
     /// It is not known which services there are.
     is_lost: bool,
     is_partial: bool,
@@ -219,10 +409,14 @@ impl<'s> Loader<'s> {
             agent: AgentConfig::default(),
             services: BTreeMap::new(),
             unusable: BTreeMap::new(),
+            essential: BTreeSet::new(),
             places: BTreeMap::new(),
             files: BTreeMap::new(),
             lines: BTreeMap::new(),
+            drop_ins: BTreeMap::new(),
             agent_lines: Lines::new(),
+            enabled: BTreeMap::new(),
+            others: BTreeSet::new(),
             is_lost: false,
             is_partial: false,
         }
@@ -235,7 +429,9 @@ impl<'s> Loader<'s> {
             services: self.services,
             files: self.files,
             lines: self.lines,
+            drop_ins: self.drop_ins,
             agent_lines: self.agent_lines,
+            enabled: self.enabled,
             is_partial: self.is_partial,
             warnings,
         };
@@ -245,8 +441,10 @@ impl<'s> Loader<'s> {
         for (name, unusable) in self.unusable {
             let hooks = hooks::Said::default().or(&config.agent.hooks);
             // One that is described elsewhere too is not lost.
+            let mut spec = Spec::unusable(unusable, hooks);
+            spec.policy.essential = self.essential.contains(&name);
             let services = config.services.entry(name);
-            services.or_insert_with(|| Arc::new(Spec::unusable(unusable, hooks)));
+            services.or_insert_with(|| Arc::new(spec));
         }
         let warnings = std::mem::take(&mut config.warnings);
         Err(Invalid {
@@ -269,26 +467,71 @@ impl<'s> Loader<'s> {
         if is_there(&agent) {
             self.agent_file(&agent);
         }
-        let services = dir.join(SERVICES);
         self.warn_of_misplaced(dir);
-        if is_there(&services) {
-            self.services(&services);
+        self.services(&layout::directories(dir, &self.agent));
+    }
+
+    /// The services of directories, of which later ones stand in for earlier ones.
+    fn services(&mut self, dirs: &[PathBuf]) {
+        for dir in dirs {
+            let what = "the directory of the service files";
+            self.ownership.look(dir, what, &self.report);
+        }
+        let layout = match Layout::of(dirs) {
+            Ok(layout) => layout,
+            Err((dir, error)) if Some(&dir) == dirs.last() => {
+                return self.refuse(&dir, format!("cannot be listed: {error}"));
+            }
+            // The config's own services are known all the same.
+            Err((dir, error)) => {
+                self.is_partial = true;
+                let problem = Problem::of_file(&dir, format!("cannot be listed: {error}"));
+                self.report.problem_until(Ends::WithTheHost, problem);
+                let others: Vec<PathBuf> = dirs.iter().filter(|it| **it != dir).cloned().collect();
+                return self.services(&others);
+            }
+        };
+        for file in layout.files() {
+            self.service_file(file, &layout);
+        }
+        for (link, template) in layout.misnamed() {
+            let message = format!(
+                "is a link to the template {template}.toml; an instance of that is named {template}NAME.toml"
+            );
+            self.report.problem(Problem::of_file(&link, message));
+        }
+        for (prefix, link) in layout.orphans() {
+            let message = format!("no template {prefix}@.toml is beside it");
+            self.report.problem(Problem::of_file(link, message));
+        }
+        for (folder, stem) in layout.folders() {
+            let is_read = layout.has(&stem) || self.places.contains_key(stem.as_str());
+            if !is_read && !layout.is_masked(&stem) {
+                let message = format!("is not read: there is no {stem}.toml for these drop-ins");
+                self.report.warn(Problem::of_file(&folder, message));
+            }
         }
     }
 
-    fn services(&mut self, dir: &Path) {
-        let what = "the directory of the service files";
-        self.ownership.look(dir, what, &self.report);
-        match service_files(dir) {
-            Ok(files) => files.iter().for_each(|file| self.service_file(file)),
-            Err(error) => self.refuse(dir, format!("cannot be listed: {error}")),
+    /// One of the files of a layout, or one beside them. That of an instance is its template's.
+    fn one_of(&mut self, file: &Path, layout: Layout) {
+        let name = stem(file).unwrap_or("");
+        if let Some(found) = layout.find(name).cloned() {
+            // By the path that was asked for, where that is the same file.
+            let is_same = found.file_name() == file.file_name() && found.parent() == file.parent();
+            let found = if is_same { file.to_owned() } else { found };
+            self.service_file(&found, &layout);
+        } else if !layout.is_masked(name) {
+            let layout = layout.with(file);
+            self.service_file(file, &layout);
         }
     }
 
     /// Files beside `agent.toml` that were meant as services, perhaps.
     fn warn_of_misplaced(&self, dir: &Path) {
         for file in service_files(dir).unwrap_or_default() {
-            if file.file_name() != Some(OsStr::new(AGENT_FILE)) {
+            let own = [AGENT_FILE, autostart::FILE].map(OsStr::new);
+            if !file.file_name().is_some_and(|name| own.contains(&name)) {
                 let message = format!("is not read: services are in {SERVICES}/");
                 self.report.warn(Problem::of_file(&file, message));
             }
@@ -297,9 +540,9 @@ impl<'s> Loader<'s> {
 
     fn agent_file(&mut self, path: &Path) {
         self.ownership.look(path, "the agent's file", &self.report);
-        if let Some(source) = Source::read(path, &self.report) {
+        if let Some(sources) = Sources::read(path, &[], &self.report) {
             let context = Context {
-                source: &source,
+                source: &sources,
                 report: &self.report,
                 accounts: &self.accounts,
             };
@@ -308,13 +551,17 @@ impl<'s> Loader<'s> {
     }
 
     /// A file that cannot be read as what it is counts as the service that is named as it is.
-    fn service_file(&mut self, path: &Path) {
+    fn service_file(&mut self, path: &Path, layout: &Layout) {
         progress::count();
         self.ownership.look(path, "a service file", &self.report);
         let report = self.report.part();
-        let source = Source::read(path, &report);
-        if let Some(source) = &source
-            && self.service_source(source, &report)
+        let drop_ins = layout.drop_ins(stem(path).unwrap_or(""));
+        for drop_in in &drop_ins {
+            self.ownership.look(drop_in, "a drop-in", &self.report);
+        }
+        let sources = Sources::read(path, &drop_ins, &report);
+        if let Some(sources) = &sources
+            && self.service_sources(sources, layout, &report)
         {
             return self.report.absorb(report);
         }
@@ -327,29 +574,127 @@ impl<'s> Loader<'s> {
         self.report.absorb(report);
     }
 
-    /// A file with a `service` table has several services, any other is one. `false`: it is not
-    /// even TOML.
-    fn service_source(&mut self, source: &Source, report: &Report) -> bool {
-        let Some(document) = document::parse(source, report) else {
+    /// A file with a `service` table has several services, a template makes some, any other is one.
+    /// `false`: it is not even TOML.
+    fn service_sources(&mut self, sources: &Sources, layout: &Layout, report: &Report) -> bool {
+        let Some(document) = merge::parse(sources, report) else {
             return false;
         };
         // Of a key that is there twice nobody knows which is meant, nor in which service.
         let is_ambiguous = report.obstacles() > 0;
         let accounts = Rc::clone(&self.accounts);
         let context = Context {
-            source,
+            source: sources,
             report,
             accounts: &accounts,
         };
         let root = Table::root(context, &document);
-        match root.get("service") {
-            Some(services) => self.several(source, &root, &services, report),
-            None => self.single(source, &root, report),
+        let name = stem(sources.path()).unwrap_or("");
+        match (root.get(service::INSTANCES), root.get("service")) {
+            (instances, _) if instances.is_some() || name.ends_with('@') => {
+                self.template(sources, instances.as_ref(), layout, report);
+            }
+            (_, Some(services)) => self.several(sources, &root, &services, report),
+            _ => self.single(name, sources, &root, report),
         }
         if is_ambiguous {
-            self.withdraw(&source.path, report);
+            self.withdraw(sources.path(), report);
         }
         true
+    }
+
+    /// The instances of a template: those that it names itself, and those that links name.
+    fn template(
+        &mut self,
+        sources: &Sources,
+        instances: Option<&Item<'_>>,
+        layout: &Layout,
+        report: &Report,
+    ) {
+        let name = stem(sources.path()).unwrap_or("");
+        let prefix = name.strip_suffix('@').unwrap_or(name);
+        let listed = instances.and_then(|item| instances::names(item, prefix));
+        let mut names: BTreeSet<String> = listed.into_iter().flatten().collect();
+        for (instance, link) in layout.linked(prefix) {
+            self.ownership.look(link, "a service file", &self.report);
+            names.insert(instance.clone());
+        }
+        if names.is_empty() {
+            return self.try_template(sources, prefix, report);
+        }
+        for instance in names {
+            let service = format!("{prefix}@{instance}");
+            // A file of its own says all of it.
+            if !layout.is_masked(&service) && !layout.has(&service) {
+                self.instance(sources, &service, &instance, layout, report);
+            }
+        }
+    }
+
+    fn instance(
+        &mut self,
+        sources: &Sources,
+        service: &str,
+        instance: &str,
+        layout: &Layout,
+        report: &Report,
+    ) {
+        progress::count();
+        let part = report.part();
+        let of_template = sources.files().count();
+        let mut sources = sources.clone();
+        for drop_in in layout.drop_ins(service) {
+            self.ownership.look(&drop_in, "a drop-in", &self.report);
+            if let Some(source) = Source::read(&drop_in, &part) {
+                sources.push(source);
+            }
+        }
+        match merge::parse(&sources, &part) {
+            Some(mut document) => {
+                merge::instantiate(&mut document, instance, &sources, &part);
+                if let Some((key, _)) = document.remove_entry(service::INSTANCES)
+                    && sources.index(key.span().start) >= of_template
+                {
+                    let message = "expected only in the template's file and drop-ins".to_owned();
+                    let key_path = Some(service::INSTANCES.to_owned());
+                    part.problem(sources.problem(key.span().start, key_path, message));
+                }
+                let is_unclear = part.obstacles() > 0;
+                let accounts = Rc::clone(&self.accounts);
+                let context = Context {
+                    source: &sources,
+                    report: &part,
+                    accounts: &accounts,
+                };
+                let root = Table::root(context, &document);
+                self.single(service, &sources, &root, &part);
+                if is_unclear && self.services.remove(service).is_some() {
+                    self.note_unusable(service, sources.path(), &part);
+                }
+            }
+            None => self.note_unusable(service, sources.path(), &part),
+        }
+        report.absorb(part);
+    }
+
+    /// A template without instances is looked at all the same, for what is wrong with any of them.
+    fn try_template(&self, sources: &Sources, prefix: &str, report: &Report) {
+        let part = report.part();
+        if let Some(mut document) = merge::parse(sources, &part) {
+            merge::instantiate(&mut document, "1", sources, &part);
+            document.remove(service::INSTANCES);
+            let context = Context {
+                source: sources,
+                report: &part,
+                accounts: &self.accounts,
+            };
+            let root = Table::root(context, &document);
+            service::read(&root, &part, self.surroundings, &self.agent.hooks);
+        }
+        if let Err(message) = check_name(&format!("{prefix}@1")) {
+            part.problem(Problem::of_file(sources.path(), message));
+        }
+        report.absorb_lasting(part);
     }
 
     /// Has none of a file's services used.
@@ -362,20 +707,27 @@ impl<'s> Loader<'s> {
         }
     }
 
-    fn single(&mut self, source: &Source, root: &Table<'_>, report: &Report) {
-        let name = stem(&source.path).unwrap_or("");
-        let defined = self.define(name, printable(&source.path));
+    fn single(&mut self, name: &str, sources: &Sources, root: &Table<'_>, report: &Report) {
+        let path = sources.path();
+        let defined = self.define(name, printable(path));
         if let Err(message) = &defined {
-            report.problem(Problem::of_file(&source.path, message));
+            report.problem(Problem::of_file(path, message));
         }
         let spec = service::read(root, report, self.surroundings, &self.agent.hooks);
         if defined.is_ok() {
-            self.lines.insert(name.into(), root.lines());
-            self.add(name, &source.path, spec, report);
+            self.note_essential(name, root);
+            self.note_places(name, sources, root);
+            self.add(name, path, spec, report);
         }
     }
 
-    fn several(&mut self, source: &Source, root: &Table<'_>, services: &Item<'_>, report: &Report) {
+    fn several(
+        &mut self,
+        sources: &Sources,
+        root: &Table<'_>,
+        services: &Item<'_>,
+        report: &Report,
+    ) {
         for (_, item) in root.items().filter(|(key, _)| *key != "service") {
             item.problem_at_key(
                 "unknown key; a file with [service.NAME] tables has nothing beside them",
@@ -387,21 +739,44 @@ impl<'s> Loader<'s> {
         for (name, item) in table.items() {
             let part = report.part();
             let item = item.reporting_to(&part);
-            let place = format!("{}:{}", printable(&source.path), item.key_line());
+            let place = format!("{}:{}", printable(item.file()), item.key_line());
             let defined = self.define(name, place);
             if let Err(message) = &defined {
                 item.problem_at_key(message);
             }
             let table = item.table("a table of the service's keys");
-            let lines = table.as_ref().map(Table::lines).unwrap_or_default();
+            if let Some(table) = table.as_ref().filter(|_| defined.is_ok()) {
+                self.note_essential(name, table);
+                self.note_places(name, sources, table);
+                if let Some(item) = table.get(service::INSTANCES) {
+                    item.problem_at_key(
+                        "expected a file of the service's own, for a template is one",
+                    );
+                }
+            }
             let spec = table.and_then(|table| {
                 service::read(&table, &part, self.surroundings, &self.agent.hooks)
             });
             if defined.is_ok() {
-                self.lines.insert(name.into(), lines);
-                self.add(name, &source.path, spec, &part);
+                self.add(name, sources.path(), spec, &part);
             }
             report.absorb(part);
+        }
+    }
+
+    /// Where its keys are.
+    fn note_places(&mut self, name: &str, sources: &Sources, table: &Table<'_>) {
+        self.lines.insert(name.into(), table.lines());
+        let (files, keys) = (sources.beside(), table.keys_beside());
+        if !files.is_empty() {
+            self.drop_ins.insert(name.into(), DropIns { files, keys });
+        }
+    }
+
+    /// What is of no use otherwise may say this.
+    fn note_essential(&mut self, name: &str, table: &Table<'_>) {
+        if table.get("essential").is_some_and(|item| item.is_true()) {
+            self.essential.insert(name.into());
         }
     }
 

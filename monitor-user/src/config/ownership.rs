@@ -46,7 +46,15 @@ impl Ownership {
             let what = format!("the program of {name}");
             self.look(&spec.exec.program, &what, report);
         }
-        if let Some(file) = &spec.exec.environment_file {
+        for (phase, step) in spec.steps.all() {
+            let as_service = step.identity.is_none();
+            let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
+            if whom == 0 || as_service && whom == self.uid {
+                let what = format!("a program of {name}'s {phase}");
+                self.look_for(whom, &step.program, &what, report);
+            }
+        }
+        for file in &spec.exec.environment_file {
             // What it says is for that user alone, who may have written it.
             let what = format!("the environment file of {name}");
             self.look_for(uid, &file.path, &what, report);

@@ -128,6 +128,13 @@ impl Report {
         self.warnings.borrow_mut().append(&mut warnings);
     }
 
+    /// The same of what does not end with the host, and without the warnings: of what is not used.
+    pub(super) fn absorb_lasting(&self, part: Self) {
+        let problems = part.problems.into_inner().into_iter();
+        let lasting = problems.filter(|(_, ends)| *ends == Ends::WithTheConfig);
+        self.problems.borrow_mut().extend(lasting);
+    }
+
     pub(super) fn problem(&self, problem: Problem) {
         self.problem_until(Ends::WithTheConfig, problem);
     }

@@ -1,29 +1,40 @@
 //! One service's table to one [`Spec`]: all keys of a service file, and what holds between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind::NotFound;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{
-    EnvironmentFile, Exec, Hooks, Limit, Output, Policy, RestartPolicy, Signal, Spec, StartLimit,
-    StopMode, UnknownSignal,
+    Address, Check, Confinement, EnvironmentFile, Exec, FIRST_DESCRIPTOR, Hooks, Identity, Kind,
+    Limit, Listen, Log, Output, Policy, Probe, Ready, Relations, Reload, RestartPolicy,
+    ServiceName, Signal, Spec, StartLimit, Steps, StopMode, UnknownSignal,
 };
 
-use super::Surroundings;
 use super::access;
 use super::accounts::{self, Account};
+use super::confinement;
 use super::cursor::{Item, Keys, Table, keep, quoted};
 use super::environment;
+use super::expand;
 use super::hooks;
 use super::limits::limits;
+use super::listen;
+use super::log;
+use super::probes;
 use super::problem::{Ends, Report, printable};
 use super::source::Source;
+use super::steps;
 use super::value::{self, absolute_path, duration, word};
+use super::{Essential, Surroundings, is_service_name};
 
 const COMMAND: &str = r#"an array of words such as ["/usr/bin/example", "--flag"]"#;
+
+/// The one key that is no setting of a service: it makes several.
+pub(super) const INSTANCES: &str = "instances";
 
 /// It goes into the journal with every exit.
 const LAST_OUTPUT_MAX: u64 = 64 << 10;
@@ -36,30 +47,64 @@ const KEYS: &Keys<Draft> = &[
     ("command", |d, i| keep(&mut d.command, command(i))),
     ("user", |d, i| keep(&mut d.user, accounts::user(i))),
     ("group", |d, i| keep(&mut d.group, accounts::group(i))),
-    ("working_directory", |d, i| keep(&mut d.working_directory, working_directory(i))),
+    ("working_directory", |d, i| keep(&mut d.working_directory, absolute_path(i))),
     ("environment", |d, i| keep(&mut d.environment, environment::table(i))),
-    ("environment_file", |d, i| keep(&mut d.environment_file, absolute_path(i))),
+    ("environment_file", |d, i| keep(&mut d.environment_file, environment::files(i))),
+    ("pass_environment", |d, i| keep(&mut d.pass_environment, environment::patterns(i))),
     ("umask", |d, i| keep(&mut d.umask, umask(i))),
     ("nice", |d, i| keep(&mut d.nice, i.integer::<i32>("an integer", -20..=19))),
     ("limits", |d, i| keep(&mut d.limits, limits(i))),
-    ("restart", |d, i| keep(&mut d.policy.restart, word(i, RESTARTS))),
+    ("oom_score_adj", |d, i| keep(&mut d.confinement.oom_score_adj, confinement::oom_score_adj(i))),
+    ("no_new_privileges", |d, i| keep(&mut d.confinement.no_new_privileges, i.boolean())),
+    ("capabilities", |d, i| keep(&mut d.confinement.capabilities, confinement::capabilities(i))),
+    ("cpu_affinity", |d, i| keep(&mut d.confinement.cpu_affinity, confinement::cpu_affinity(i))),
+    ("directories", |d, i| keep(&mut d.confinement.directories, confinement::directories(i))),
+    ("memory_max", |d, i| keep(&mut d.confinement.cgroup.memory_max, confinement::memory(i))),
+    ("memory_high", |d, i| keep(&mut d.confinement.cgroup.memory_high, confinement::memory(i))),
+    ("cpu_max", |d, i| keep(&mut d.confinement.cgroup.cpu_max, confinement::cpu_max(i))),
+    ("pids_max", |d, i| keep(&mut d.confinement.cgroup.pids_max, confinement::pids_max(i))),
+    ("io_weight", |d, i| keep(&mut d.confinement.cgroup.io_weight, confinement::io_weight(i))),
+    ("type", |d, i| keep(&mut d.policy.kind, word(i, KINDS))),
+    ("autostart", |d, i| keep(&mut d.relations.autostart, i.boolean())),
+    ("after", |d, i| keep(&mut d.relations.after, names(i))),
+    ("requires", |d, i| keep(&mut d.relations.requires, names(i))),
+    ("binds", |d, i| keep(&mut d.relations.binds, names(i))),
+    ("wants", |d, i| keep(&mut d.relations.wants, names(i))),
+    ("restart", |d, i| keep(&mut d.restart, word(i, RESTARTS))),
     ("restart_delay", |d, i| keep(&mut d.policy.restart_delay, duration(i))),
     ("restart_max_delay", |d, i| keep(&mut d.restart_max_delay, duration(i))),
     ("stable_after", |d, i| keep(&mut d.policy.stable_after, duration(i))),
     ("start_limit", |d, i| keep(&mut d.policy.start_limit, start_limit(i))),
     ("success_exit_status", |d, i| keep(&mut d.policy.success_exit_status, exit_status(i))),
+    ("restart_prevent_exit_status", |d, i| keep(&mut d.policy.restart_prevent_exit_status, exit_status(i))),
     ("stop_signal", |d, i| keep(&mut d.policy.stop_signal, signal(i))),
     ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, stop_timeout(i))),
     ("stop_mode", |d, i| keep(&mut d.policy.stop_mode, word(i, STOP_MODES))),
+    ("ready", |d, i| keep(&mut d.ready, probes::ready(i))),
+    ("start_timeout", |d, i| keep(&mut d.policy.start_timeout, start_timeout(i))),
+    ("listen", |d, i| keep(&mut d.listen, listen::listen(i))),
+    ("watchdog", |d, i| keep(&mut d.watchdog, interval(i))),
+    ("check", |d, i| keep(&mut d.check, probes::check(i))),
+    ("reload", |d, i| keep(&mut d.reload, reload(i))),
+    ("conditions", |d, i| keep(&mut d.steps.conditions, steps::conditions(i))),
+    ("before_start", |d, i| keep(&mut d.steps.before_start, steps::steps(i))),
+    ("after_start", |d, i| keep(&mut d.steps.after_start, steps::steps(i))),
+    ("before_stop", |d, i| keep(&mut d.steps.before_stop, steps::steps(i))),
+    ("stop_command", |d, i| d.steps.stop_command = steps::step(i).into_iter().collect()),
+    ("after_stop", |d, i| keep(&mut d.steps.after_stop, steps::steps(i))),
     ("start_check", |d, i| keep(&mut d.policy.start_check, duration(i))),
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
+    ("essential", |d, i| keep(&mut d.policy.essential, i.boolean())),
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
     ("stderr", |d, i| keep(&mut d.stderr, output(i))),
+    ("log", |d, i| keep(&mut d.log, log::log(i))),
     ("last_output", |d, i| keep(&mut d.policy.last_output, last_output(i))),
     ("on_exit", |d, i| keep(&mut d.hooks.on_exit, hooks::words(i))),
     ("on_restart", |d, i| keep(&mut d.hooks.on_restart, hooks::words(i))),
     ("on_failed", |d, i| keep(&mut d.hooks.on_failed, hooks::words(i))),
     ("hook_timeout", |d, i| keep(&mut d.hooks.timeout, hooks::timeout(i))),
+    // The loader has made instances of it.
+    (INSTANCES, |_, _| {}),
 ];
 
 /// The names of them all, for input that is made up.
@@ -68,9 +113,12 @@ pub(super) fn key_names() -> Vec<&'static str> {
     KEYS.iter().map(|(name, _)| *name).collect()
 }
 
+pub(super) const KINDS: &[(&str, Kind)] = &[("simple", Kind::Simple), ("oneshot", Kind::Oneshot)];
+
 pub(super) const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),
+    ("on-abnormal", RestartPolicy::OnAbnormal),
     ("no", RestartPolicy::No),
 ];
 
@@ -83,6 +131,9 @@ pub(super) const STOP_MODES: &[(&str, StopMode)] = &[
 /// What was read so far; what a file does not say has its default here.
 struct Draft {
     policy: Policy,
+    relations: Relations,
+    /// `None`: as its kind has it.
+    restart: Option<RestartPolicy>,
     /// `None`: 30 s, or `restart_delay` if that is longer.
     restart_max_delay: Option<Duration>,
     command: Option<Vec<String>>,
@@ -90,13 +141,23 @@ struct Draft {
     group: Option<u32>,
     working_directory: PathBuf,
     environment: BTreeMap<String, String>,
-    environment_file: Option<PathBuf>,
+    environment_file: Vec<(PathBuf, bool)>,
+    pass_environment: Vec<String>,
     umask: Option<u32>,
     nice: Option<i32>,
     limits: Vec<Limit>,
-    stdout: Output,
+    confinement: Confinement,
+    /// `None`: inherited, or the log.
+    stdout: Option<Output>,
     /// `None`: where `stdout` goes.
     stderr: Option<Output>,
+    ready: Option<Ready>,
+    log: Option<Log>,
+    listen: Vec<Listen>,
+    watchdog: Option<Duration>,
+    check: Option<Check>,
+    reload: Option<Reload>,
+    steps: Steps,
     hooks: hooks::Draft,
 }
 
@@ -104,18 +165,29 @@ impl Default for Draft {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
+            relations: Relations::default(),
+            restart: None,
             restart_max_delay: None,
             command: None,
             user: None,
             group: None,
             working_directory: PathBuf::from("/"),
             environment: BTreeMap::new(),
-            environment_file: None,
+            environment_file: Vec::new(),
+            pass_environment: Vec::new(),
             umask: None,
             nice: None,
             limits: Vec::new(),
-            stdout: Output::Inherit,
+            confinement: Confinement::default(),
+            stdout: None,
             stderr: None,
+            ready: None,
+            log: None,
+            listen: Vec::new(),
+            watchdog: None,
+            check: None,
+            reload: None,
+            steps: Steps::default(),
             hooks: hooks::Draft::default(),
         }
     }
@@ -146,6 +218,12 @@ fn finish(
     surroundings: &Surroundings,
 ) -> Option<Spec> {
     draft.policy.restart_max_delay = max_delay(&draft, table);
+    draft.policy.restart = restart(&draft, table);
+    check_readiness(&draft, table);
+    check_essential(&draft, table, surroundings.essential);
+    check_descriptors(&draft, table);
+    warn_of_held(&draft, table);
+    warn_of_missing_directories(&draft, table);
     let (user_item, group_item) = (table.get("user"), table.get("group"));
     let user = draft.user.as_ref().zip(user_item.as_ref());
     let group = draft.group.zip(group_item.as_ref());
@@ -157,33 +235,29 @@ fn finish(
         None
     };
     let environment = environment(&draft, surroundings);
-    let environment_file = draft.environment_file.take().map(|path| EnvironmentFile {
-        path,
-        beneath: draft.environment.keys().cloned().collect(),
-    });
-    let from_file = environment_file
-        .as_ref()
-        .zip(table.get("environment_file"))
-        .map_or_else(Vec::new, |(file, item)| {
-            variables(&file.path, &item, report)
-        });
+    let own = draft.environment.keys().cloned().collect();
+    let environment_file = environment::lay_out(std::mem::take(&mut draft.environment_file), &own);
+    let mut complete = environment.clone();
+    if let Some(item) = table.get("environment_file") {
+        for file in &environment_file {
+            file.lay_under(&mut complete, variables(file, &item, report));
+        }
+    }
+    let passed = environment::passed(&draft.pass_environment, surroundings).into_keys();
+    let passed = passed.filter(|key| !own.contains(key)).collect();
 
     let Some(command_item) = table.get("command") else {
         table.missing("command", COMMAND);
         return None;
     };
-    let arguments = draft.command?;
-    let complete = match &environment_file {
-        Some(file) => file.lay_under(environment.clone(), from_file),
-        None => environment.clone(),
-    };
+    let arguments = draft.command.take()?;
+    expand::check(&arguments, &command_item, &complete);
     let search = complete.get("PATH").map_or("", String::as_str);
     let program = program(arguments.first()?, &command_item, search, FAILS)?;
-    if let (Some(identity), Some([item, ..])) = (&identity, command_item.as_array().as_deref())
-        && let Some(why) = access::cannot_run(&program, identity)
-    {
-        item.warn(format!("{why}, so that {FAILS}"));
-    }
+    find_probes(&mut draft, table, search)?;
+    steps::look_up(&mut draft.steps, table, search)?;
+    warn_of_access(&program, identity.as_ref(), &command_item);
+    let (stdout, stderr) = log::streams(table, draft.log.as_ref(), draft.stdout, draft.stderr);
     Some(Spec {
         policy: draft.policy,
         exec: Exec {
@@ -191,17 +265,199 @@ fn finish(
             arguments,
             environment,
             environment_file,
+            pass_environment: draft.pass_environment,
+            passed,
             identity,
             working_directory: draft.working_directory,
             umask: draft.umask,
             nice: draft.nice,
             limits: draft.limits,
-            stderr: draft.stderr.unwrap_or_else(|| draft.stdout.clone()),
-            stdout: draft.stdout,
+            stdout,
+            stderr,
+            ready: draft.ready,
+            watchdog: draft.watchdog,
+            listen: draft.listen,
+            confinement: draft.confinement,
         },
         hooks: Hooks::default(),
+        relations: draft.relations,
+        log: draft.log,
+        check: draft.check,
+        reload: draft.reload,
+        steps: draft.steps,
         unusable: None,
     })
+}
+
+fn warn_of_access(program: &Path, identity: Option<&Identity>, command: &Item<'_>) {
+    if let (Some(identity), Some([item, ..])) = (identity, command.as_array().as_deref())
+        && let Some(why) = access::cannot_run(program, identity)
+    {
+        item.warn(format!("{why}, so that {FAILS}"));
+    }
+}
+
+/// Checks what holds between the keys that say how it is known how a service is.
+fn check_readiness(draft: &Draft, table: &Table<'_>) {
+    let is_oneshot = draft.policy.kind == Kind::Oneshot;
+    for (key, why) in [
+        ("ready", "is ready when it is done"),
+        ("watchdog", "ends by itself"),
+        ("check", "ends by itself"),
+        ("after_start", "is up when it is done"),
+    ] {
+        if is_oneshot && let Some(item) = table.get(key) {
+            item.problem_at_key(format!("a oneshot service {why}; leave this out"));
+        }
+    }
+    if is_oneshot
+        && let (Some(Reload::Signal(_)), Some(item)) = (&draft.reload, table.get("reload"))
+    {
+        item.expected(
+            "a command",
+            Some("a oneshot service that is done has no process to send a signal to"),
+        );
+    }
+    let Steps {
+        conditions,
+        before_start,
+        after_start,
+        ..
+    } = &draft.steps;
+    let may_take_long = draft.ready.is_some()
+        || !before_start.is_empty()
+        || !after_start.is_empty()
+        || !conditions.is_empty()
+        || matches!(draft.reload, Some(Reload::Command { .. }));
+    if !may_take_long && let Some(item) = table.get("start_timeout") {
+        item.warn(
+            "it limits how long `ready`, `before_start`, `after_start` and a command in `reload` may \
+             take, and this service has none",
+        );
+    }
+}
+
+/// An agent that goes on without an essential service keeps up what nobody has any use for.
+fn check_essential(draft: &Draft, table: &Table<'_>, agent: Essential) {
+    const NEEDS: &str = "PID 1 of a container, or is started with --exit-with-essential";
+    let Some(item) = table.get("essential").filter(|_| draft.policy.essential) else {
+        return;
+    };
+    match agent {
+        Essential::Heeded => {}
+        Essential::Unknown => item.warn(format!(
+            "the agent refuses this service, unless it is {NEEDS}"
+        )),
+        Essential::Refused => item.problem(format!(
+            "expected false, for this agent does not end with a service: that takes one that is {NEEDS}"
+        )),
+    }
+}
+
+/// Sockets are for what stays, and what `ready` names must not be one of them.
+fn check_descriptors(draft: &Draft, table: &Table<'_>) {
+    if draft.policy.kind == Kind::Oneshot
+        && !draft.listen.is_empty()
+        && let Some(item) = table.get("listen")
+    {
+        item.problem_at_key("a oneshot service ends by itself; leave this out");
+    }
+    let sockets = u8::try_from(draft.listen.len()).unwrap_or(u8::MAX);
+    let free = FIRST_DESCRIPTOR.saturating_add(sockets);
+    if let Some(Ready::Fd(fd)) = draft.ready
+        && fd < free
+        && let Some(item) = table.get("ready")
+    {
+        item.expected(
+            &format!("a descriptor from {free} on"),
+            Some("those below are the sockets of `listen`"),
+        );
+    }
+}
+
+/// The kernel accepts connections to a socket that is held, whether or not the service does.
+fn warn_of_held(draft: &Draft, table: &Table<'_>) {
+    let ready = match &draft.ready {
+        Some(Ready::Probe(probe)) => Some(probe),
+        _ => None,
+    };
+    let check = draft.check.as_ref().map(|check| &check.probe);
+    for (key, probe) in [("ready", ready), ("check", check)] {
+        let is_held = probe.is_some_and(|probe| {
+            let mut held = draft.listen.iter();
+            held.any(|listen| match (probe, &listen.address) {
+                (Probe::Tcp(probe), Address::Tcp(held)) => {
+                    let is_all = held.ip().is_unspecified();
+                    probe.port() == held.port() && (is_all || probe.ip() == held.ip())
+                }
+                (Probe::Unix(probe), Address::Unix(held)) => probe == held,
+                _ => false,
+            })
+        });
+        if is_held && let Some(item) = table.get(key) {
+            item.warn(
+                "the socket is held, so that a connection succeeds before the service accepts it; have an \
+                 http probe, or have the service say it",
+            );
+        }
+    }
+}
+
+/// A signal, or a command.
+fn reload(item: &Item<'_>) -> Option<Reload> {
+    if item.as_array().is_some() {
+        return Some(Reload::Command {
+            program: PathBuf::new(),
+            arguments: command(item)?,
+        });
+    }
+    if item.as_str().is_none() && item.as_integer().is_none() {
+        item.expected(
+            "a signal such as \"SIGHUP\", or a command such as [\"/usr/sbin/example\", \"reload\"]",
+            None,
+        );
+        return None;
+    }
+    signal(item).map(Reload::Signal)
+}
+
+/// Looks up the programs of its probes, and of its reload.
+fn find_probes(draft: &mut Draft, table: &Table<'_>, search: &str) -> Option<()> {
+    if let (
+        Some(Reload::Command {
+            program: path,
+            arguments,
+        }),
+        Some(item),
+    ) = (&mut draft.reload, table.get("reload"))
+    {
+        *path = program(arguments.first()?, &item, search, "reloading it fails")?;
+    }
+    if let (Some(Ready::Probe(probe)), Some(item)) = (&mut draft.ready, table.get("ready")) {
+        probes::look_up(probe, &item, search)?;
+    }
+    if let (Some(check), Some(item)) = (&mut draft.check, table.get("check")) {
+        probes::look_up(&mut check.probe, &item, search)?;
+    }
+    Some(())
+}
+
+/// A oneshot service that has done its work has done it.
+fn restart(draft: &Draft, table: &Table<'_>) -> RestartPolicy {
+    let is_oneshot = draft.policy.kind == Kind::Oneshot;
+    let restart = match draft.restart {
+        None if is_oneshot => RestartPolicy::No,
+        None => RestartPolicy::Always,
+        Some(restart) => restart,
+    };
+    if is_oneshot
+        && restart == RestartPolicy::Always
+        && let Some(item) = table.get("restart")
+    {
+        let why = "a oneshot service is done when it exits with success";
+        item.expected("\"no\" or \"on-failure\"", Some(why));
+    }
+    restart
 }
 
 fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
@@ -220,7 +476,9 @@ fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
 /// The environment without what `environment_file` adds, in the order that the module's head gives.
 fn environment(draft: &Draft, surroundings: &Surroundings) -> BTreeMap<String, String> {
     let mut environment = environment::base(surroundings);
+    environment.extend(environment::passed(&draft.pass_environment, surroundings));
     environment.extend(draft.user.iter().flat_map(Account::environment));
+    environment.extend(draft.confinement.directories.environment());
     environment.extend(draft.environment.clone());
     environment
 }
@@ -228,7 +486,11 @@ fn environment(draft: &Draft, surroundings: &Surroundings) -> BTreeMap<String, S
 /// What is in the environment file now. Each start reads it again, so that what is wrong with it
 /// need not be wrong for long. A file that cannot be read is reported at the key that names it, a
 /// bad line at the line.
-fn variables(path: &Path, item: &Item<'_>, report: &Report) -> Vec<(String, String)> {
+fn variables(file: &EnvironmentFile, item: &Item<'_>, report: &Report) -> Vec<(String, String)> {
+    let path = &file.path;
+    if file.optional && fs::metadata(path).is_err_and(|error| error.kind() == NotFound) {
+        return Vec::new();
+    }
     let of_file = Report::default();
     let source = Source::read(path, &of_file);
     let (problems, _) = of_file.finish();
@@ -328,17 +590,38 @@ fn ends_in_carriage_return(path: &Path) -> bool {
     line.is_some_and(|line| line.ends_with(b"\r"))
 }
 
-fn working_directory(item: &Item<'_>) -> Option<PathBuf> {
-    let path = absolute_path(item)?;
-    if !path.is_dir() {
+/// Warns of directories that are not there, unless a start makes them.
+fn warn_of_missing_directories(draft: &Draft, table: &Table<'_>) {
+    let directories = &draft.confinement.directories;
+    let is_missing = |path: &Path| !path.is_dir() && !confinement::makes(directories, path);
+    if let Some(item) = table.get("working_directory")
+        && is_missing(&draft.working_directory)
+    {
         item.warn("is no directory, so that starting the service fails");
     }
-    Some(path)
+    if let (Some(path), Some(item)) = (draft.log.as_ref().and_then(Log::path), table.get("log"))
+        && path.parent().is_none_or(is_missing)
+    {
+        item.warn("its directory does not exist; the output waits until it does");
+    }
+    for (key, output) in [
+        ("stdout", draft.stdout.as_ref()),
+        ("stderr", draft.stderr.as_ref()),
+    ] {
+        if let (Some(Output::File(path)), Some(item)) = (output, table.get(key))
+            && path.parent().is_none_or(is_missing)
+        {
+            item.warn("its directory does not exist, so that starting the service fails");
+        }
+    }
+}
+
+fn umask(item: &Item<'_>) -> Option<u32> {
+    octal(item, "a mask in octal such as \"0027\"")
 }
 
 /// An octal string, or TOML's own octal integer: 27 could mean both 027 and 033.
-fn umask(item: &Item<'_>) -> Option<u32> {
-    const WHAT: &str = r#"a mask in octal such as "0027""#;
+pub(super) fn octal(item: &Item<'_>, what: &str) -> Option<u32> {
     let digits = |text: &&str| text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     let mask = match (item.as_str(), item.as_integer()) {
         (Some(text), _) => Some(text)
@@ -347,7 +630,7 @@ fn umask(item: &Item<'_>) -> Option<u32> {
         (None, Some((mask, 8))) => u32::try_from(mask).ok(),
         (None, Some((mask, _))) => {
             item.expected(
-                WHAT,
+                what,
                 Some(&format!("write \"{mask:04}\", if that was meant")),
             );
             return None;
@@ -356,9 +639,34 @@ fn umask(item: &Item<'_>) -> Option<u32> {
     };
     let mask = mask.filter(|mask| *mask <= 0o777);
     if mask.is_none() {
-        item.expected(WHAT, Some("from \"0000\" to \"0777\""));
+        item.expected(what, Some("from \"0000\" to \"0777\""));
     }
     mask
+}
+
+/// Names of services. Whether they exist is known only when all files are read.
+fn names(item: &Item<'_>) -> Option<BTreeSet<ServiceName>> {
+    const WHAT: &str = r#"an array of names of services such as ["db"]"#;
+    const NAME: &str = "the name of a service";
+    let names = item.array(WHAT)?.into_iter().map(|item| {
+        let name = item.string(NAME)?;
+        if !is_service_name(name) {
+            item.expected(NAME, None);
+            return None;
+        }
+        Some(name.into())
+    });
+    // All that is wrong with them is told.
+    names.collect::<Vec<_>>().into_iter().collect()
+}
+
+fn start_timeout(item: &Item<'_>) -> Option<Duration> {
+    let timeout = value::timeout(item)?;
+    if timeout.is_zero() {
+        item.expected("a duration above 0, or \"infinity\" for no limit", None);
+        return None;
+    }
+    Some(timeout)
 }
 
 fn stop_timeout(item: &Item<'_>) -> Option<Duration> {
@@ -437,13 +745,7 @@ fn output(item: &Item<'_>) -> Option<Output> {
     match item.string(WHAT)? {
         "null" => Some(Output::Null),
         "inherit" => Some(Output::Inherit),
-        path if Path::new(path).is_absolute() => {
-            let path = PathBuf::from(path);
-            if path.parent().is_none_or(|parent| !parent.is_dir()) {
-                item.warn("its directory does not exist, so that starting the service fails");
-            }
-            Some(Output::File(path))
-        }
+        path if Path::new(path).is_absolute() => Some(Output::File(PathBuf::from(path))),
         _ => {
             item.expected(WHAT, None);
             None

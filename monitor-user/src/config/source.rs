@@ -13,8 +13,93 @@ use super::problem::{Ends, Problem, Report, printable};
 /// No service needs more; what is larger is a mistake, such as a log file.
 const MAX_SIZE: u64 = 1024 * 1024;
 
+/// A file, and what is to be merged into it. Offsets go on from one to the next.
+#[derive(Debug, Clone)]
+pub(super) struct Sources {
+    /// At least one, each with the offset of its beginning.
+    files: Vec<(Source, usize)>,
+}
+
+impl Sources {
+    pub(super) fn of(source: Source) -> Self {
+        Self {
+            files: vec![(source, 0)],
+        }
+    }
+
+    /// The file, and these beside it. All that cannot be read is reported.
+    pub(super) fn read(path: &Path, beside: &[PathBuf], report: &Report) -> Option<Self> {
+        let main = Source::read(path, report);
+        let beside = beside.iter().map(|path| Source::read(path, report));
+        let beside: Vec<_> = beside.collect();
+        let mut sources = Self::of(main?);
+        for source in beside {
+            sources.push(source?);
+        }
+        Some(sources)
+    }
+
+    pub(super) fn push(&mut self, source: Source) {
+        // A problem may be behind the last byte.
+        let base = self
+            .files
+            .last()
+            .map_or(0, |(last, base)| base + last.text.len() + 1);
+        self.files.push((source, base));
+    }
+
+    /// Where the file is into which the others are merged.
+    pub(super) fn path(&self) -> &Path {
+        self.files
+            .first()
+            .map_or(Path::new(""), |(source, _)| &source.path)
+    }
+
+    /// Each with the offset of its beginning.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Source, usize)> {
+        self.files.iter().map(|(source, base)| (source, *base))
+    }
+
+    /// The paths of those that are merged into it.
+    pub(super) fn beside(&self) -> Vec<PathBuf> {
+        let beside = self.files.iter().skip(1);
+        beside.map(|(source, _)| source.path.clone()).collect()
+    }
+
+    /// Which file an offset is in, from 0.
+    pub(super) fn index(&self, offset: usize) -> usize {
+        let after = self.files.partition_point(|(_, base)| *base <= offset);
+        after.saturating_sub(1)
+    }
+
+    /// The file that an offset is in.
+    pub(super) fn file(&self, offset: usize) -> &Path {
+        self.at(offset)
+            .map_or(self.path(), |(source, _)| &source.path)
+    }
+
+    /// The line of an offset in its file, from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.at(offset)
+            .map_or(1, |(source, local)| source.position(local).0)
+    }
+
+    /// A problem at an offset.
+    pub(super) fn problem(&self, offset: usize, key: Option<String>, message: String) -> Problem {
+        match self.at(offset) {
+            Some((source, local)) => source.problem(local, key, message),
+            None => Problem::of_file(self.path(), message),
+        }
+    }
+
+    fn at(&self, offset: usize) -> Option<(&Source, usize)> {
+        let (source, base) = self.files.get(self.index(offset))?;
+        Some((source, offset - base))
+    }
+}
+
 /// A file's text, with its place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) text: String,

@@ -8,7 +8,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::model::{Limit, Output, Policy, RestartPolicy, Signal, StartLimit, StopMode};
+use crate::model::{
+    Address, Check, Kind, Limit, Listen, Log, Output, Policy, Probe, Ready, Reload, RestartPolicy,
+    Signal, StartLimit, StopMode, Target,
+};
 
 use super::*;
 
@@ -49,6 +52,7 @@ fn surroundings() -> Surroundings {
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into(),
         uid: nix::unistd::geteuid().as_raw(),
+        ..Surroundings::default()
     }
 }
 
@@ -83,17 +87,21 @@ fn a_command_is_all_that_a_service_needs() {
     assert_eq!(
         spec.policy,
         Policy {
+            kind: Kind::Simple,
+            start_timeout: Duration::from_secs(90),
             restart: RestartPolicy::Always,
             restart_delay: Duration::ZERO,
             restart_max_delay: Duration::from_secs(30),
             stable_after: Duration::from_secs(10),
             start_limit: None,
             success_exit_status: vec![0],
+            restart_prevent_exit_status: vec![],
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             stop_mode: StopMode::Group,
             start_check: Duration::from_secs(1),
             overlap: false,
+            essential: false,
             last_output: 0,
         }
     );
@@ -153,6 +161,8 @@ fn every_key_reaches_the_spec() {
     assert_eq!(
         spec.policy,
         Policy {
+            kind: Kind::Simple,
+            start_timeout: Duration::from_secs(90),
             restart: RestartPolicy::OnFailure,
             restart_delay: Duration::from_millis(100),
             restart_max_delay: Duration::from_secs(90),
@@ -162,11 +172,13 @@ fn every_key_reaches_the_spec() {
                 interval: Duration::from_secs(10)
             }),
             success_exit_status: vec![0, 3],
+            restart_prevent_exit_status: vec![],
             stop_signal: Signal::HUP,
             stop_timeout: Duration::ZERO,
             stop_mode: StopMode::Main,
             start_check: Duration::from_millis(300),
             overlap: true,
+            essential: false,
             last_output: 8 << 10,
         }
     );
@@ -302,10 +314,10 @@ const BROKEN: &[Broken] = &[
     ("restart_delay = \"99999999999999999999s\"", &[(2, "restart_delay", "expected a duration")]),
     ("restart_delay = 1.5", &[(2, "restart_delay", "found the number 1.5")]),
     ("restart_delay = \"40s\"\nrestart_max_delay = \"30s\"", &[(3, "restart_max_delay", "at least restart_delay, which is 40s")]),
-    ("restart = \"allways\"", &[(2, "restart", "expected \"always\" or \"on-failure\" or \"no\", found \"allways\"")]),
+    ("restart = \"allways\"", &[(2, "restart", "expected \"always\" or \"on-failure\" or \"on-abnormal\" or \"no\", found \"allways\"")]),
     ("restart = false", &[(2, "restart", "found false")]),
     ("restart_dealy = \"1s\"", &[(2, "restart_dealy", "did you mean restart_delay?")]),
-    ("after = [\"db\"]", &[(2, "after", "unknown key; expected one of command, user")]),
+    ("sockets = [\"db\"]", &[(2, "sockets", "unknown key; expected one of command, user")]),
     ("\"\\u001b[31m\" = 1", &[(2, "\"\\u{1b}[31m\"", "unknown key")]),
     ("user = \"no-such-user\"", &[(2, "user", "no user is named \"no-such-user\"")]),
     ("user = \"\"", &[(2, "user", "expected a user's name or number, found \"\"")]),
@@ -326,12 +338,53 @@ const BROKEN: &[Broken] = &[
     ]),
     ("environment_file = \"/no/such/file\"", &[(2, "environment_file", "/no/such/file: does not exist")]),
     ("environment_file = \"web.env\"", &[(2, "environment_file", "absolute path")]),
+    ("environment_file = [\"-/no/such/file\", \"-x\", 1]", &[
+        (2, "environment_file[1]", "an absolute path, with \"-\" before it if the file may be missing, found \"-x\""),
+        (2, "environment_file[2]", "found the integer 1"),
+    ]),
+    ("pass_environment = \"TZ\"", &[(2, "pass_environment", "an array of names such as")]),
+    ("pass_environment = [\"A=1\", \"\"]", &[
+        (2, "pass_environment[0]", "a name of letters, digits, '_' and '*', found \"A=1\""),
+        (2, "pass_environment[1]", "found \"\""),
+    ]),
+    ("on_exit = [\"true\", \"${x%y}\"]", &[(2, "on_exit[1]", "expected ${NAME}, ${NAME-text} or ${NAME:-text}, found \"${x%y}\"")]),
     ("umask = 27", &[(2, "umask", "write \"0027\", if that was meant")]),
     ("umask = \"0088\"", &[(2, "umask", "expected a mask in octal")]),
     ("umask = \"+27\"", &[(2, "umask", "expected a mask in octal")]),
     ("umask = \"1777\"", &[(2, "umask", "from \"0000\" to \"0777\"")]),
     ("nice = 20", &[(2, "nice", "an integer from -20 to 19, found the integer 20")]),
     ("nice = \"5\"", &[(2, "nice", "found \"5\"")]),
+    ("oom_score_adj = 1001", &[(2, "oom_score_adj", "from -1000 to 1000, found the integer 1001")]),
+    ("no_new_privileges = 1", &[(2, "no_new_privileges", "expected true or false")]),
+    ("capabilities = \"CAP_CHOWN\"", &[(2, "capabilities", "an array of capabilities such as")]),
+    ("capabilities = [\"CAP_NET_BIND_SERVCE\", 10]", &[
+        (2, "capabilities[0]", "did you mean CAP_NET_BIND_SERVICE?"),
+        (2, "capabilities[1]", "found the integer 10"),
+    ]),
+    ("cpu_affinity = []", &[(2, "cpu_affinity", "at least one processor")]),
+    ("cpu_affinity = [\"3-1\", \"a\", -1, \"0-9999\", \"+1\"]", &[
+        (2, "cpu_affinity[0]", "a range such as \"0-3\", from 0 to 8191, found \"3-1\""),
+        (2, "cpu_affinity[1]", "found \"a\""),
+        (2, "cpu_affinity[2]", "found the integer -1"),
+        (2, "cpu_affinity[3]", "found \"0-9999\""),
+        (2, "cpu_affinity[4]", "found \"+1\""),
+    ]),
+    ("directories = [\"x\"]", &[(2, "directories", "expected a table such as { state = [\"x\"]")]),
+    ("[directories]\nstate = [\"/x\", \"a/../b\", \"\", \"a//b\", \"a:b\"]\nlog = [\"x\"]\nmode = \"0999\"", &[
+        (3, "directories.state[0]", "a relative path without \"..\""),
+        (3, "directories.state[1]", "found \"a/../b\""),
+        (3, "directories.state[2]", "found \"\""),
+        (3, "directories.state[3]", "found \"a//b\""),
+        (3, "directories.state[4]", "found \"a:b\""),
+        (4, "directories.log", "did you mean logs?"),
+        (5, "directories.mode", "expected a mode in octal such as \"0750\""),
+    ]),
+    ("memory_max = \"512M\"", &[(2, "memory_max", "units are B, KiB")]),
+    ("memory_high = 0", &[(2, "memory_high", "at least \"4KiB\", found the integer 0")]),
+    ("cpu_max = 150", &[(2, "cpu_max", "a share of one processor such as \"150%\", found the integer 150")]),
+    ("cpu_max = \"0%\"", &[(2, "cpu_max", "from \"1%\" to")]),
+    ("pids_max = 0", &[(2, "pids_max", "from 1 to")]),
+    ("io_weight = 10001", &[(2, "io_weight", "a weight from 1 to 10000")]),
     ("overlap = \"yes\"", &[(2, "overlap", "expected true or false, without quotes, found \"yes\"")]),
     ("stdout = \"web.log\"", &[(2, "stdout", "expected an absolute path, \"null\" or \"inherit\", found \"web.log\"")]),
     ("stderr = 2024-01-01", &[(2, "stderr", "found the date 2024-01-01")]),
@@ -556,11 +609,12 @@ fn without_a_directory_nothing_can_be_used() {
 fn a_service_is_read_again_from_its_file() {
     let dir = Dir::new(&[("services/web.toml", "command = 1")]);
     let file = dir.path("services/web.toml");
-    let again = || load_again(dir.0.path(), &file, "web", &surroundings());
+    let empty = Dir::new(&[]).load().unwrap();
+    let again = || load_again(dir.0.path(), &file, "web", &empty, &surroundings());
     assert!(again().unwrap_err().why.contains("expected an array"));
     fs::write(dir.path("agent.toml"), "on_exit = [\"/bin/true\"]").unwrap();
     fs::write(&file, "command = [\"/bin/true\"]").unwrap();
-    let (spec, lines) = again().unwrap().unwrap();
+    let Again { spec, lines, .. } = again().unwrap().unwrap();
     assert_eq!(lines["command"], 1);
     assert!(spec.unusable.is_none() && spec.hooks.on_exit.is_some());
     fs::write(&file, "[service.other]\ncommand = [\"/bin/true\"]").unwrap();
@@ -816,13 +870,121 @@ fn environment_files_lie_under_the_environment_table() {
     fs::write(dir.path("services/web.toml"), text).unwrap();
     let config = dir.load().unwrap();
     let exec = &config.services["web"].exec;
-    let file = exec.environment_file.as_ref().unwrap();
-    let variables = read_environment_file(&file.path).unwrap();
-    let environment = file.lay_under(exec.environment.clone(), variables);
+    let file = &exec.environment_file[0];
+    let mut environment = exec.environment.clone();
+    file.lay_under(&mut environment, read_environment_file(&file.path).unwrap());
     for (key, value) in [("A", "table"), ("B", "file too"), ("USER", "file")] {
         assert_eq!(environment[key], value);
     }
     assert!(!environment.contains_key("SECRET"));
+}
+
+#[test]
+fn environment_files_may_be_several_and_missing() {
+    let dir = Dir::new(&[("web.env", "A=1")]);
+    let there = dir.path("web.env");
+    let spec = service(&format!(
+        "command = [\"/bin/true\"]\nenvironment_file = [\"-/no/such/file\", {there:?}]"
+    ));
+    let files = spec.exec.environment_file.iter();
+    let files: Vec<_> = files.map(|file| (&*file.path, file.optional)).collect();
+    assert_eq!(files, [(Path::new("/no/such/file"), true), (&there, false)]);
+}
+
+/// A reload restarts a service for a change of any of them, and of nothing else.
+#[test]
+fn each_key_of_the_surroundings_is_another_way_to_run_it() {
+    let mut fingerprints = Vec::new();
+    for key in [
+        "",
+        "oom_score_adj = 0",
+        "oom_score_adj = 1",
+        "no_new_privileges = true",
+        "capabilities = []",
+        "capabilities = [\"CAP_CHOWN\"]",
+        "cpu_affinity = [0]",
+        "cpu_affinity = [0, 1]",
+        "directories = { state = [\"x\"] }",
+        "directories = { state = [\"x\"], mode = \"0700\" }",
+        "directories = { cache = [\"x\"] }",
+        "memory_max = \"1GiB\"",
+        "memory_high = \"1GiB\"",
+        "cpu_max = \"150%\"",
+        "pids_max = 150",
+        "io_weight = 150",
+        "pass_environment = [\"A\"]",
+    ] {
+        let spec = service(&format!("command = [\"/bin/true\"]\n{key}"));
+        fingerprints.push(spec.exec.fingerprint());
+    }
+    let different: BTreeSet<_> = fingerprints.iter().collect();
+    assert_eq!(different.len(), fingerprints.len());
+    // What says nothing is as before these keys were there.
+    for key in [
+        "no_new_privileges = false",
+        "directories = { mode = \"0700\" }",
+    ] {
+        let spec = service(&format!("command = [\"/bin/true\"]\n{key}"));
+        assert_eq!(spec.exec.fingerprint(), fingerprints[0], "{key}");
+    }
+}
+
+#[test]
+fn directories_are_told_to_the_service_and_expected_to_be_there() {
+    let dir = Dir::new(&[(
+        "services/web.toml",
+        "command = [\"/bin/true\"]\nstdout = \"/var/log/no-such-web/log\"\n\
+         working_directory = \"/var/lib/no-such-web\"\nenvironment.CACHE_DIRECTORY = \"own\"\n\
+         directories = { state = [\"no-such-web/x\", \"y\"], logs = [\"no-such-web\"], cache = [\"z\"] }",
+    )]);
+    let config = dir.load().unwrap();
+    assert_problems("made", &config.warnings, &[]);
+    let environment = &config.services["web"].exec.environment;
+    let expected = "/var/lib/no-such-web/x:/var/lib/y";
+    assert_eq!(environment["STATE_DIRECTORY"], expected);
+    assert_eq!(environment["LOGS_DIRECTORY"], "/var/log/no-such-web");
+    assert_eq!(environment["CACHE_DIRECTORY"], "own");
+    assert!(!environment.contains_key("RUNTIME_DIRECTORY"));
+}
+
+#[test]
+fn variables_of_the_agent_are_passed_by_name() {
+    let with = |keys: &str| service(&format!("command = [\"/bin/true\"]\n{keys}"));
+    let secret = |spec: &Spec| spec.exec.environment.get("SECRET").cloned();
+    let passed = with("pass_environment = [\"S*T\", \"NONE\"]");
+    let value = Some("of the shell that started the agent".to_owned());
+    assert_eq!(secret(&passed), value);
+    assert_eq!(
+        secret(&with("pass_environment = [\"S*X\", \"SECRE\"]")),
+        None
+    );
+    let own = with("pass_environment = [\"*\"]\nenvironment.SECRET = \"own\"");
+    assert_eq!(secret(&own).as_deref(), Some("own"));
+    // Another value is no other service, another name is.
+    let mut elsewhere = Spec::clone(&passed);
+    let other = ("SECRET".to_owned(), "other".to_owned());
+    elsewhere.exec.environment.extend([other]);
+    assert_eq!(elsewhere.exec.fingerprint(), passed.exec.fingerprint());
+    assert_ne!(with("").exec.fingerprint(), passed.exec.fingerprint());
+    let mut changed = Spec::clone(&own);
+    let other = ("SECRET".to_owned(), "other".to_owned());
+    changed.exec.environment.extend([other]);
+    assert_ne!(changed.exec.fingerprint(), own.exec.fingerprint());
+}
+
+#[test]
+fn a_variable_of_a_command_that_is_not_set_is_a_warning() {
+    let dir = Dir::new(&[(
+        "services/web.toml",
+        "environment.A = \"x\"\ncommand = [\"/bin/echo\", \"${A}\", \"${NONE}\"]",
+    )]);
+    let warnings = dir.load().unwrap().warnings;
+    let expected = [(
+        2,
+        "command",
+        "${NONE} is not set; set NONE in its environment",
+    )];
+    assert_problems("unset", &warnings, &expected);
 }
 
 #[test]
@@ -936,12 +1098,13 @@ fn two_readings_are_equal() {
 fn read_anything(text: &str) {
     let surroundings = surroundings();
     let source = Source::new(Path::new("/services/web.toml"), text.to_owned());
+    let sources = Sources::of(source.clone());
     let mut loader = Loader::new(&surroundings);
     let report = loader.report.part();
-    loader.service_source(&source, &report);
+    loader.service_sources(&sources, &Layout::default(), &report);
     loader.report.absorb(report);
     let context = Context {
-        source: &source,
+        source: &sources,
         report: &loader.report,
         accounts: &loader.accounts,
     };
@@ -1043,5 +1206,705 @@ proptest! {
         let dir = Dir::new(&[]);
         fs::write(dir.path("services/web.toml"), bytes).unwrap();
         let _ = dir.load();
+    }
+}
+
+// ---- services and each other ----
+
+fn problem_lines(files: &[(&str, &str)]) -> Vec<String> {
+    let dir = Dir::new(files);
+    let root = dir.path("");
+    let root = root.to_str().unwrap();
+    let lines = dir.problems().into_iter();
+    let lines = lines.map(|problem| problem.to_string().replace(root, ""));
+    lines.collect()
+}
+
+#[test]
+fn a_requirement_has_to_exist_and_other_names_need_not() {
+    let files = [
+        (
+            "services/app.toml",
+            "command = [\"/bin/true\"]\nrequires = [\"db\", \"bad\"]\nafter = [\"x\"]\nwants = [\"y\"]",
+        ),
+        ("services/dbs.toml", "command = [\"/bin/true\"]"),
+        (
+            "services/more.toml",
+            "[service.one]\ncommand = [\"/bin/true\"]\nbinds = [\"two\"]",
+        ),
+        ("services/bad.toml", "="),
+    ];
+    let lines = problem_lines(&files);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let expected = [
+        "services/app.toml:2: requires: no service is named \"db\"; did you mean dbs?",
+        "services/bad.toml:1:1: ",
+        "services/more.toml:3: binds: no service is named \"two\"",
+    ];
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+}
+
+#[test]
+fn a_cycle_is_named_and_costs_one_service_at_boot() {
+    let files = [
+        (
+            "services/a.toml",
+            "command = [\"/bin/true\"]\nrequires = [\"b\"]",
+        ),
+        (
+            "services/b.toml",
+            "command = [\"/bin/true\"]\nafter = [\"c\"]",
+        ),
+        (
+            "services/c.toml",
+            "command = [\"/bin/true\"]\nbinds = [\"a\"]\nwants = [\"c\"]",
+        ),
+        (
+            "services/d.toml",
+            "command = [\"/bin/true\"]\nafter = [\"d\"]",
+        ),
+    ];
+    assert_eq!(
+        problem_lines(&files),
+        [
+            "services/a.toml:2: requires: the order of services is a cycle: a requires b, b after c, c \
+             binds a; take out one of these",
+            "services/d.toml:2: after: the order of services is a cycle: d after d; take out one of these",
+        ]
+    );
+    let usable = Dir::new(&files).load().unwrap_err().usable.unwrap();
+    let unusable = usable.services.iter();
+    let unusable = unusable.filter(|(_, spec)| spec.unusable.is_some());
+    let unusable: Vec<&str> = unusable.map(|(name, _)| &**name).collect();
+    assert_eq!(unusable, ["c", "d"]);
+}
+
+#[test]
+fn names_of_services_are_names() {
+    let lines = problem_lines(&[(
+        "services/web.toml",
+        "command = [\"/bin/true\"]\nafter = \"db\"\nwants = [\"a b\", 1]\nautostart = \"no\"",
+    )]);
+    let expected = [
+        "services/web.toml:2:9: after: expected an array of names of services such as [\"db\"]",
+        "services/web.toml:3:10: wants[0]: expected the name of a service, found \"a b\"",
+        "services/web.toml:3:17: wants[1]: expected the name of a service, found the integer 1",
+        "services/web.toml:4:13: autostart: expected true or false",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+}
+
+#[test]
+fn a_oneshot_is_not_restarted_after_success() {
+    let spec = service("command = [\"/bin/true\"]\ntype = \"oneshot\"");
+    assert_eq!(
+        (spec.policy.kind, spec.policy.restart),
+        (Kind::Oneshot, RestartPolicy::No)
+    );
+    let text = "command = [\"/bin/true\"]\ntype = \"oneshot\"\nrestart = \"on-failure\"";
+    assert_eq!(service(text).policy.restart, RestartPolicy::OnFailure);
+    let text = "command = [\"/bin/true\"]\ntype = \"oneshot\"\nrestart = \"always\"";
+    assert_eq!(
+        problem_lines(&[("services/web.toml", text)]),
+        [
+            "services/web.toml:3:11: restart: expected \"no\" or \"on-failure\", found \"always\"; a oneshot \
+             service is done when it exits with success"
+        ]
+    );
+    let text = "command = [\"/bin/true\"]\ntype = \"forking\"";
+    assert_eq!(
+        problem_lines(&[("services/web.toml", text)]),
+        ["services/web.toml:2:8: type: expected \"simple\" or \"oneshot\", found \"forking\""]
+    );
+}
+
+#[test]
+fn each_form_of_readiness_is_read() {
+    let command = "command = [\"/bin/true\"]\n";
+    let spec = service(&format!(
+        "{command}ready = {{ fd = 3 }}\nstart_timeout = \"infinity\""
+    ));
+    assert_eq!(spec.exec.ready, Some(Ready::Fd(3)));
+    assert_eq!(spec.policy.start_timeout, value::INFINITY);
+    let test = |words: &[&str]| Probe::Command {
+        program: "/bin/true".into(),
+        arguments: words.iter().map(|&word| word.to_owned()).collect(),
+    };
+    for (text, expected) in [
+        ("notify = true", Ready::Notify),
+        (
+            "tcp = \"[::1]:80\"",
+            Ready::Probe(Probe::Tcp("[::1]:80".parse().unwrap())),
+        ),
+        (
+            "tcp = \"localhost:80\"",
+            Ready::Probe(Probe::Tcp("127.0.0.1:80".parse().unwrap())),
+        ),
+        (
+            "unix = \"/run/x\"",
+            Ready::Probe(Probe::Unix("/run/x".into())),
+        ),
+        (
+            "file = \"/run/x\"",
+            Ready::Probe(Probe::File("/run/x".into())),
+        ),
+        (
+            "http = \"http://[::1]:80/a?b\"",
+            Ready::Probe(Probe::Http("http://[::1]:80/a?b".into())),
+        ),
+        (
+            "http = \"http://127.0.0.1\"",
+            Ready::Probe(Probe::Http("http://127.0.0.1".into())),
+        ),
+        (
+            "command = [\"/bin/true\", \"x\"]",
+            Ready::Probe(test(&["/bin/true", "x"])),
+        ),
+    ] {
+        let spec = service(&format!("{command}ready = {{ {text} }}"));
+        assert_eq!(spec.exec.ready, Some(expected), "{text}");
+    }
+    let spec = service(&format!(
+        "{command}watchdog = \"30s\"\ncheck = {{ command = [\"/bin/true\"], failures = 1, timeout = \"infinity\" }}"
+    ));
+    assert_eq!(spec.exec.watchdog, Some(Duration::from_secs(30)));
+    for (text, expected) in [
+        ("\"hup\"", Reload::Signal(Signal::HUP)),
+        (
+            "[\"true\", \"${MAINPID}\"]",
+            Reload::Command {
+                program: "/bin/true".into(),
+                arguments: vec!["true".to_owned(), "${MAINPID}".to_owned()],
+            },
+        ),
+    ] {
+        let spec = service(&format!(
+            "{command}environment = {{ PATH = \"/bin\" }}\nreload = {text}"
+        ));
+        assert_eq!(spec.reload, Some(expected));
+    }
+    let check = Check {
+        probe: test(&["/bin/true"]),
+        interval: Duration::from_secs(10),
+        timeout: value::INFINITY,
+        failures: 1,
+    };
+    assert_eq!(spec.check, Some(check));
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a line a case")]
+fn what_is_wrong_with_readiness_and_checks_is_told() {
+    const ONE_WAY: &str = "ready: expected a table with one way to tell";
+    const CHECK: &str = "check: expected a table such as { tcp = \"127.0.0.1:80\", interval = \"10s\" } \
+                         with one of tcp, unix, http and command";
+    let command = "command = [\"/bin/true\"]\n";
+    for (text, expected) in [
+        (
+            "ready = { fd = 3 }\nstart_timeout = \"0s\"",
+            ":3:17: start_timeout: expected a duration above 0",
+        ),
+        (
+            "ready = { notify = false }",
+            ":2:20: ready.notify: expected true",
+        ),
+        (
+            "ready = { port = 80 }",
+            ":2:11: ready.port: unknown key; expected one of fd, notify, tcp",
+        ),
+        (
+            "ready = { fd = 2 }",
+            ":2:16: ready.fd: expected the number of a file descriptor from 3 to 255",
+        ),
+        ("ready = {}", &format!(":2:9: {ONE_WAY}")),
+        (
+            "ready = { fd = 3, notify = true }",
+            &format!(":2:9: {ONE_WAY}"),
+        ),
+        ("ready = true", &format!(":2:9: {ONE_WAY}")),
+        (
+            "ready = { tcp = \"db:80\" }",
+            ":2:17: ready.tcp: expected an IP address and a port such as",
+        ),
+        (
+            "ready = { tcp = \"127.0.0.1:0\" }",
+            ":2:17: ready.tcp: expected an IP address and a port such as",
+        ),
+        (
+            "ready = { http = \"https://127.0.0.1/\" }",
+            ":2:18: ready.http: expected a URL of an IP address or localhost such as",
+        ),
+        (
+            "ready = { http = \"http://example.com/\" }",
+            ":2:18: ready.http: expected a URL of an IP address or localhost such as",
+        ),
+        (
+            "ready = { http = \"http://localhost:x/\" }",
+            ":2:18: ready.http: expected a URL of an IP address or localhost such as",
+        ),
+        (
+            "ready = { http = \"http://127.0.0.1:0/\" }",
+            ":2:18: ready.http: expected a URL of an IP address or localhost such as",
+        ),
+        (
+            "ready = { http = \"http://127.0.0.1:99999/\" }",
+            ":2:18: ready.http: expected a URL of an IP address or localhost such as",
+        ),
+        (
+            "ready = { http = \"http://me:secret@127.0.0.1/\" }",
+            ":2:18: ready.http: expected a URL of an IP address or localhost such as",
+        ),
+        (
+            "ready = { file = \"x\" }",
+            ":2:18: ready.file: expected an absolute path",
+        ),
+        (
+            "type = \"oneshot\"\nready = { fd = 3 }",
+            ":3:1: ready: a oneshot service is ready when it is done",
+        ),
+        (
+            "type = \"oneshot\"\nreload = \"SIGHUP\"",
+            ":3:10: reload: expected a command",
+        ),
+        (
+            "type = \"oneshot\"\nwatchdog = \"1s\"",
+            ":3:1: watchdog: a oneshot service ends by itself",
+        ),
+        (
+            "watchdog = \"0s\"",
+            ":2:12: watchdog: expected a duration longer than nothing",
+        ),
+        (
+            "reload = true",
+            ":2:10: reload: expected a signal such as \"SIGHUP\", or a command",
+        ),
+        ("reload = \"restart\"", ":2:10: reload: unknown signal"),
+        ("reload = []", ":2:10: reload: expected an array of words"),
+        ("check = { interval = \"1s\" }", &format!(":2:9: {CHECK}")),
+        (
+            "check = { tcp = \"127.0.0.1:80\", unix = \"/x\" }",
+            &format!(":2:9: {CHECK}"),
+        ),
+        (
+            "check = { tcp = \"127.0.0.1:80\", file = \"/x\" }",
+            ":2:33: check.file: unknown key",
+        ),
+        (
+            "check = { tcp = \"127.0.0.1:80\", failures = 0 }",
+            ":2:44: check.failures: expected a number of failures in a row from 1 to 1000",
+        ),
+    ] {
+        let lines = problem_lines(&[("services/web.toml", &format!("{command}{text}"))]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].starts_with(&format!("services/web.toml{expected}")),
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn sockets_have_defaults_and_count_for_a_restart_only_where_they_are_set() {
+    let command = "command = [\"/bin/true\"]\n";
+    let plain = service(command);
+    let spec = service(&format!(
+        "{command}listen = [{{ tcp = \"127.0.0.1:80\" }}, {{ unix = \"/run/x\", user = 0 }}]"
+    ));
+    let tcp = Listen::at(Address::Tcp("127.0.0.1:80".parse().unwrap()));
+    let unix = Listen {
+        uid: Some(0),
+        // Root's own.
+        gid: Some(0),
+        ..Listen::at(Address::Unix("/run/x".into()))
+    };
+    assert_eq!(spec.exec.listen, [tcp, unix]);
+    let none = service(&format!("{command}listen = []"));
+    assert_eq!(none.exec.fingerprint(), plain.exec.fingerprint());
+    let named = service(&format!(
+        "{command}listen = [{{ tcp = \"127.0.0.1:80\", name = \"a\" }}, {{ unix = \"/run/x\", user = 0 }}]"
+    ));
+    assert_ne!(named.exec.fingerprint(), spec.exec.fingerprint());
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a line a case")]
+fn what_is_wrong_with_sockets_is_told() {
+    const ONE: &str = "expected a table such as { tcp = \"127.0.0.1:80\", name = \"http\" } with one of \
+                       tcp, udp, unix, unix_datagram and unix_seqpacket";
+    let long = format!("/{}", "x".repeat(107));
+    let many = format!("listen = [{}]", "{},".repeat(65));
+    let of = |socket: &str| format!("listen = [{{ {socket} }}]");
+    let tcp = "tcp = \"127.0.0.1:80\"";
+    for (text, expected) in [
+        (
+            "listen = 80".to_owned(),
+            "10: listen: expected an array of tables",
+        ),
+        (
+            "listen = [80]".to_owned(),
+            &*format!("11: listen[0]: {ONE}, found the integer 80"),
+        ),
+        (of(""), &format!("11: listen[0]: {ONE}")),
+        (of("name = \"x\""), &format!("11: listen[0]: {ONE}")),
+        (
+            of(&format!("{tcp}, udp = \"127.0.0.1:80\"")),
+            &format!("11: listen[0]: {ONE}"),
+        ),
+        (
+            of("port = 80, tcp = \"127.0.0.1:81\""),
+            "13: listen[0].port: unknown key; expected one of tcp, udp, unix",
+        ),
+        (
+            of("tcp = 80"),
+            "19: listen[0].tcp: expected an IP address and a port such as \"127.0.0.1:80\" or \"[::1]:80\", \
+             found the integer 80; for all addresses write \"[::]:80\"",
+        ),
+        (
+            of("tcp = \"db:80\""),
+            "19: listen[0].tcp: expected an IP address and a port",
+        ),
+        (
+            of("udp = \"127.0.0.1:0\""),
+            "19: listen[0].udp: expected an IP address and a port",
+        ),
+        (
+            of("unix = \"x\""),
+            "20: listen[0].unix: expected an absolute path",
+        ),
+        (
+            of(&format!("unix = {long:?}")),
+            "20: listen[0].unix: expected the absolute path of a socket, of at most 107 bytes",
+        ),
+        (
+            of(&format!("{tcp}, name = \"a:b\"")),
+            "42: listen[0].name: expected a name of at most 255",
+        ),
+        (
+            of(&format!("{tcp}, name = \"\"")),
+            "42: listen[0].name: expected a name",
+        ),
+        (
+            of(&format!("{tcp}, backlog = 0")),
+            "45: listen[0].backlog: expected a number of connections",
+        ),
+        (
+            of(&format!("{tcp}, mode = \"0600\"")),
+            "35: listen[0].mode: this has a meaning for Unix sockets",
+        ),
+        (
+            of(&format!("{tcp}, ipv6_only = true")),
+            "35: listen[0].ipv6_only: this has a meaning for IPv6",
+        ),
+        (
+            of("unix = \"/x\", freebind = true"),
+            "26: listen[0].freebind: this has a meaning for IP addresses",
+        ),
+        (
+            of("unix_datagram = \"/x\", backlog = 5"),
+            "35: listen[0].backlog: this has a meaning for sockets with connections",
+        ),
+        (
+            of("unix = \"/x\", mode = \"0999\""),
+            "33: listen[0].mode: expected a mode in octal",
+        ),
+        (
+            of(&format!("{tcp} }}, {{ tcp = \"0.0.0.0:80\"")),
+            "37: listen[1]: 0.0.0.0:80 is there twice",
+        ),
+        (many, "10: listen: expected at most 64 sockets"),
+        (
+            format!("{}\nready = {{ fd = 3 }}", of(tcp)),
+            "9: ready: expected a descriptor from 4 on",
+        ),
+        (
+            format!("{}\ntype = \"oneshot\"", of(tcp)),
+            "1: listen: a oneshot service ends by itself",
+        ),
+    ] {
+        let text = format!("command = [\"/bin/true\"]\n{text}");
+        let lines = problem_lines(&[("services/web.toml", &text)]);
+        assert_eq!(lines.len(), 1, "{text}\n{lines:?}");
+        let line = if expected.contains("ready") { 3 } else { 2 };
+        let expected = format!("services/web.toml:{line}:{expected}");
+        assert!(lines[0].starts_with(&expected), "{lines:?}\n{expected}");
+    }
+}
+
+#[test]
+fn a_probe_that_would_always_succeed_is_warned_of() {
+    let listen = "listen = [{ tcp = \"0.0.0.0:80\" }, { unix = \"/run/x\" }]";
+    for (key, is_warned) in [
+        ("ready = { tcp = \"127.0.0.1:80\" }", true),
+        ("ready = { unix = \"/run/x\" }", true),
+        ("check = { tcp = \"127.0.0.1:80\" }", true),
+        ("check = { tcp = \"127.0.0.1:81\" }", false),
+        ("ready = { http = \"http://127.0.0.1:80/\" }", false),
+        ("ready = { fd = 5 }", false),
+    ] {
+        let text = format!("command = [\"/bin/true\"]\n{listen}\n{key}");
+        let config = Dir::new(&[("services/web.toml", &text)]).load().unwrap();
+        let mut warnings = config.warnings.iter();
+        let found = warnings.any(|it| it.message.starts_with("the socket is held"));
+        assert_eq!(found, is_warned, "{key}");
+    }
+}
+
+#[test]
+fn two_services_cannot_listen_at_one_address() {
+    let service = |listen: &str| format!("command = [\"/bin/true\"]\n\nlisten = [{{ {listen} }}]");
+    let [a, b, c, d] = [
+        "tcp = \"0.0.0.0:80\"",
+        "tcp = \"127.0.0.1:80\"",
+        "udp = \"127.0.0.1:80\"",
+        "tcp = \"127.0.0.1:81\"",
+    ]
+    .map(service);
+    let files = [
+        ("services/a.toml", &*a),
+        ("services/b.toml", &*b),
+        ("services/c.toml", &*c),
+        ("services/d.toml", &*d),
+    ];
+    assert_eq!(
+        problem_lines(&files),
+        ["services/b.toml:3: listen: 127.0.0.1:80 is taken: \"a\" listens there too"]
+    );
+    let dir = Dir::new(&files);
+    let usable = dir.load().unwrap_err().usable.unwrap();
+    assert!(usable.services["b"].unusable.is_some());
+    assert!(usable.services["a"].unusable.is_none());
+}
+
+#[test]
+fn a_log_has_defaults_and_goes_with_neither_stream() {
+    let spec = service("command = [\"true\"]\nlog = { path = \"/tmp/web.log\" }");
+    assert_eq!(
+        (&spec.exec.stdout, &spec.exec.stderr),
+        (&Output::Log, &Output::Log)
+    );
+    assert_eq!(spec.log, Some(Log::to(Target::File("/tmp/web.log".into()))));
+    let text = "command = [\"true\"]\nlog = { path = \"/tmp/x\", max_size = \"1MiB\", keep = 0, timestamps = false }";
+    let log = service(text).log.clone().unwrap();
+    assert_eq!(
+        (log.max_size, log.keep, log.timestamps),
+        (1 << 20, 0, false)
+    );
+}
+
+#[test]
+fn a_bad_log_is_refused_with_line_and_key() {
+    for (log, key, message) in [
+        (
+            "log = { path = \"/tmp/x\" }\nstdout = \"null\"",
+            "stdout",
+            "leave one of the two out",
+        ),
+        (
+            "log = { path = \"/tmp/x\" }\nstderr = \"/tmp/y\"",
+            "stderr",
+            "leave one of the two out",
+        ),
+        ("log = \"/tmp/x\"", "log", "expected a table such as"),
+        ("log = {}", "log.path", "is missing"),
+        (
+            "log = { path = \"x\" }",
+            "log.path",
+            "expected an absolute path",
+        ),
+        (
+            "log = { path = \"/\" }",
+            "log.path",
+            "expected the absolute path of a file",
+        ),
+        (
+            "log = { path = \"/tmp/x\", max_size = \"1KiB\" }",
+            "log.max_size",
+            "at least \"64KiB\"",
+        ),
+        (
+            "log = { path = \"/tmp/x\", keep = -1 }",
+            "log.keep",
+            "from 0 to 1000",
+        ),
+        (
+            "log = { path = \"/tmp/x\", max_age = \"0s\" }",
+            "log.max_age",
+            "a duration longer than nothing",
+        ),
+        (
+            "log = { path = \"/tmp/x\", on_full = \"block\" }",
+            "log.on_full",
+            "wait",
+        ),
+        ("log = { syslog = false }", "log.syslog", "leave it out"),
+        (
+            "log = { journald = true, keep = 3 }",
+            "log.keep",
+            "for a file alone",
+        ),
+        (
+            "log = { syslog = true, timestamps = true }",
+            "log.timestamps",
+            "for a file alone",
+        ),
+        (
+            "log = { path = \"/tmp/x\", stdout = true }",
+            "log.stdout",
+            "one target",
+        ),
+        (
+            "log = { path = \"/tmp/x\", rotate = 1 }",
+            "log.rotate",
+            "unknown key",
+        ),
+    ] {
+        let text = format!("command = [\"true\"]\n{log}");
+        let dir = Dir::new(&[("services/web.toml", &text)]);
+        let line = if key.starts_with("std") { 3 } else { 2 };
+        assert_problems(&text, &dir.problems(), &[(line, key, message)]);
+    }
+}
+
+#[test]
+fn two_services_have_no_log_in_common() {
+    let text = "command = [\"true\"]\nlog = { path = \"/tmp/x\" }";
+    let dir = Dir::new(&[("services/a.toml", text), ("services/b.toml", text)]);
+    assert_problems(text, &dir.problems(), &[(2, "log", "is the log of a too")]);
+}
+
+#[test]
+fn a_log_may_go_elsewhere() {
+    let target = |log: &str| {
+        let spec = service(&format!("command = [\"true\"]\nlog = {log}"));
+        spec.log.clone().unwrap()
+    };
+    let syslog = target("{ syslog = true, on_full = \"drop\" }");
+    assert_eq!(syslog.target, Target::Syslog("/dev/log".into()));
+    assert!(!syslog.timestamps);
+    let journald = target("{ journald = \"/tmp/socket\" }");
+    assert_eq!(journald.target, Target::Journald("/tmp/socket".into()));
+    let stdout = target("{ stdout = true, timestamps = true }");
+    assert_eq!((stdout.target, stdout.timestamps), (Target::Stdout, true));
+}
+
+#[test]
+fn commands_around_a_run_are_read_in_both_forms() {
+    let command = "command = [\"/bin/true\"]\n";
+    let step = |words: &[&str]| crate::model::Step {
+        program: "/bin/true".into(),
+        arguments: words.iter().map(|word| (*word).to_owned()).collect(),
+        identity: None,
+        timeout: None,
+        ignore_failure: false,
+    };
+    let spec = service(&format!(
+        "{command}before_start = [[\"true\", \"${{HOME}}\"], {{ run = [\"/bin/true\"], timeout = \"5s\", ignore_failure = true }}]\n\
+         stop_command = [\"true\"]\nconditions = {{ path_exists = [\"/x\", \"!/y\"], command = [\"true\"] }}"
+    ));
+    let long = crate::model::Step {
+        timeout: Some(Duration::from_secs(5)),
+        ignore_failure: true,
+        ..step(&["/bin/true"])
+    };
+    let found = |step: &crate::model::Step| step.program.ends_with("true");
+    let steps = &spec.steps;
+    assert!(
+        steps
+            .before_start
+            .iter()
+            .chain(&steps.stop_command)
+            .all(found)
+    );
+    assert_eq!(steps.before_start[0].arguments, ["true", "${HOME}"]);
+    assert_eq!(steps.before_start[1], long);
+    let conditions: Vec<String> = steps.conditions.iter().map(ToString::to_string).collect();
+    let expected = [
+        "path_exists = \"/x\"",
+        "path_exists = \"!/y\"",
+        "command = \"true\"",
+    ];
+    for words in expected {
+        assert!(conditions.iter().any(|it| it == words), "{conditions:?}");
+    }
+    assert!(steps.after_start.is_empty());
+}
+
+#[test]
+fn bad_commands_around_a_run_are_told_with_their_place() {
+    const COMMANDS: &str = "expected an array of commands such as";
+    let command = "command = [\"/bin/true\"]\n";
+    for (text, expected) in [
+        (
+            "before_start = [\"/usr/sbin/nginx\", \"-t\"]",
+            format!(":2:16: before_start: {COMMANDS}"),
+        ),
+        (
+            "after_stop = \"x\"",
+            format!(":2:14: after_stop: {COMMANDS}"),
+        ),
+        (
+            "before_start = [[]]",
+            ":2:17: before_start[0]: expected an array of words".to_owned(),
+        ),
+        (
+            "before_stop = [{ timeout = \"1s\" }]",
+            ":2:16: before_stop[0].run: is missing".to_owned(),
+        ),
+        (
+            "before_stop = [{ run = [\"/bin/true\"], timout = \"1s\" }]",
+            ":2:39: before_stop[0].timout: unknown key; did you mean timeout?".to_owned(),
+        ),
+        (
+            "before_stop = [{ run = [\"/bin/true\"], timeout = \"0s\" }]",
+            ":2:49: before_stop[0].timeout: expected a duration longer than nothing".to_owned(),
+        ),
+        (
+            "before_stop = [{ run = [\"/bin/true\"], user = \"nobody-of-that-name\" }]",
+            ":2:46: before_stop[0].user: no user is named".to_owned(),
+        ),
+        (
+            "stop_command = [[\"/bin/true\"]]",
+            ":2:17: stop_command[0]: expected a string".to_owned(),
+        ),
+        (
+            "before_start = [[\"/bin/true\", \"${\"]]",
+            ":2:31: before_start[0][1]: expected ${NAME}".to_owned(),
+        ),
+        (
+            "conditions = { path_exists = \"x\" }",
+            ":2:30: conditions.path_exists: expected an absolute path".to_owned(),
+        ),
+        (
+            "conditions = { path_matches = \"/a/***\" }",
+            ":2:31: conditions.path_matches: expected a pattern".to_owned(),
+        ),
+        (
+            "conditions = { container = \"no\" }",
+            ":2:28: conditions.container: expected true or false".to_owned(),
+        ),
+        (
+            "conditions = { kernel_command_line = \"a b\" }",
+            ":2:38: conditions.kernel_command_line: expected a word".to_owned(),
+        ),
+        (
+            "conditions = { path_exist = \"/x\" }",
+            ":2:16: conditions.path_exist: unknown key; did you mean path_exists?".to_owned(),
+        ),
+        (
+            "type = \"oneshot\"\nafter_start = [[\"/bin/true\"]]",
+            ":3:1: after_start: a oneshot service is up when it is done".to_owned(),
+        ),
+    ] {
+        let lines = problem_lines(&[("services/web.toml", &format!("{command}{text}"))]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(
+            lines[0].starts_with(&format!("services/web.toml{expected}")),
+            "{lines:?}"
+        );
     }
 }

@@ -89,13 +89,13 @@ pub(super) fn size_within(
 }
 
 #[derive(Debug, PartialEq)]
-enum BadSize {
+pub(crate) enum BadSize {
     Unit,
     TooLarge,
 }
 
 /// Bare `K`, `M` and `G` are no units here: they mean 1000 to some and 1024 to others.
-fn parse_size(text: &str) -> Result<u64, BadSize> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, BadSize> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {

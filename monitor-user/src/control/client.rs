@@ -3,6 +3,7 @@
 //! Blocking, and made for a command that does nothing else. Waits for as long as a command takes, but
 //! never for an agent that answers nobody: after 5 s it says so.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
@@ -118,6 +119,7 @@ fn late(pid: i32) -> AskError {
 /// harm.
 pub(crate) fn ask(runtime_dir: &Path, command: &Command) -> Result<Response, AskError> {
     let socket = super::socket(runtime_dir);
+    let mut command = Cow::Borrowed(command);
     let mut deaths = 0;
     let mut last = 0;
     loop {
@@ -134,7 +136,7 @@ pub(crate) fn ask(runtime_dir: &Path, command: &Command) -> Result<Response, Ask
             error,
         };
         let lives = || shows_life(&socket);
-        match exchange(&stream, command, lives).map_err(failed)? {
+        match exchange(&stream, &command, lives).map_err(failed)? {
             Answer::Line(line) => {
                 return Response::from_line(&line).map_err(|error| {
                     failed(io::Error::other(format!(
@@ -146,8 +148,11 @@ pub(crate) fn ask(runtime_dir: &Path, command: &Command) -> Result<Response, Ask
             Answer::None => deaths += 1,
         }
         last = pid;
-        if !may_repeat(command) || deaths >= MOST_DEATHS {
+        if !may_repeat(&command) || deaths >= MOST_DEATHS {
             return Err(AskError::Unanswered { pid });
+        }
+        if let Command::Start { again, .. } = command.to_mut() {
+            *again = true;
         }
     }
 }
@@ -210,7 +215,7 @@ fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
 /// Whether asking twice comes to the same as asking once.
 fn may_repeat(command: &Command) -> bool {
     match command {
-        Command::Restart { .. } | Command::Signal { .. } => false,
+        Command::Restart { .. } | Command::Signal { .. } | Command::ReloadServices { .. } => false,
         Command::Status { .. }
         | Command::Show { .. }
         | Command::Start { .. }
@@ -227,7 +232,7 @@ fn takes_time(command: &Command) -> bool {
         | Command::Stop { no_wait, .. }
         | Command::Restart { no_wait, .. } => !no_wait,
         Command::Status { .. } | Command::Show { .. } | Command::Signal { .. } => false,
-        Command::Reload { .. } | Command::Shutdown => true,
+        Command::Reload { .. } | Command::ReloadServices { .. } | Command::Shutdown => true,
     }
 }
 

@@ -18,8 +18,10 @@ mod server;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use protocol::{Command, Process, Response, ServiceResult, ServiceStatus, Shown};
-pub(crate) use server::{Incoming, Peer, Server};
+pub(crate) use protocol::{
+    Command, Process, Response, ServiceResult, ServiceStatus, Shown, Socket,
+};
+pub(crate) use server::{Incoming, Peer, Server, listen_private};
 
 /// The control socket of the agent with this runtime directory.
 pub(crate) fn socket(runtime_dir: &Path) -> PathBuf {

@@ -42,6 +42,10 @@ pub(crate) enum Command {
         /// Answer as soon as it is under way.
         #[serde(default)]
         no_wait: bool,
+        /// An agent that has died was asked for it before: a oneshot service that has failed since
+        /// then has had its run.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     /// Desires the services down, which outlives the agent.
     Stop {
@@ -76,6 +80,11 @@ pub(crate) enum Command {
         /// Even if no service is left.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         allow_empty: bool,
+    },
+    /// Has services read their own configuration again.
+    ReloadServices {
+        /// At least one.
+        services: Vec<String>,
     },
     /// Stops all services and then the agents; what is desired stays as it is.
     Shutdown,
@@ -142,6 +151,9 @@ pub(crate) struct ServiceStatus {
     pub(crate) service: String,
     pub(crate) state: State,
     pub(crate) desired: Desired,
+    /// Whether it starts with the agent; null from an agent that does not say it.
+    #[serde(default)]
+    pub(crate) autostart: Option<bool>,
     /// Of the instance that has not exited, as are the next two.
     pub(crate) pid: Option<u32>,
     /// Since boot, at the resolution of `/proc` (10 ms).
@@ -153,11 +165,36 @@ pub(crate) struct ServiceStatus {
     pub(crate) last_exit_time: Option<Timestamp>,
     /// In backoff: how long until the next start.
     pub(crate) next_start_in_ns: Option<u64>,
+    /// The services that its start or its stop waits for.
+    #[serde(default)]
+    pub(crate) waits_for: Vec<String>,
     /// Why the last start failed, or why the service was given up.
     pub(crate) error: Option<String>,
     /// What is not as it should be, though it may run, and what to do.
     #[serde(default)]
     pub(crate) hint: Option<String>,
+    /// What the instance says of itself: `STATUS=`, as sd_notify(3) has it.
+    #[serde(default)]
+    pub(crate) says: Option<String>,
+    /// Which commands around its run are under way: "before_start", "after_start", …
+    #[serde(default)]
+    pub(crate) step: Option<String>,
+    /// Those that its file has by `listen`.
+    #[serde(default)]
+    pub(crate) sockets: Vec<Socket>,
+}
+
+/// A socket of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Socket {
+    /// The key that says where it listens: "tcp", "unix" …
+    pub(crate) family: String,
+    /// As that key has it.
+    pub(crate) address: String,
+    /// As `LISTEN_FDNAMES` has it.
+    pub(crate) name: String,
+    /// Whether the agent holds it, so that nobody is refused while the service restarts.
+    pub(crate) held: bool,
 }
 
 /// One service: how it is now, and how it is described.
@@ -195,14 +232,17 @@ impl ServiceResult {
     /// The supervisor's reply about one service, for people.
     pub(crate) fn new(service: &str, reply: &Reply) -> Self {
         let error = match reply {
-            Reply::Done | Reply::Reloaded(_) => None,
+            Reply::Done | Reply::Skipped { .. } | Reply::Reloaded(_) => None,
             Reply::Denied(reason) => Some(words(reason)),
         };
         Self {
             service: service.to_owned(),
             ok: error.is_none(),
             error,
-            note: None,
+            note: match reply {
+                Reply::Skipped { reason } => Some(format!("not started: {reason}")),
+                _ => None,
+            },
         }
     }
 }
@@ -214,8 +254,14 @@ fn words(reason: &DeniedReason) -> String {
             "{} is there, but was not loaded; run `respawn reload`",
             file.display()
         ),
+        DeniedReason::NoInstance { template } => format!(
+            "{} has no such instance; name it there in `instances`, or make a link of its name to that file, \
+             and run `respawn reload`",
+            template.display()
+        ),
         DeniedReason::NotRunning(_) => "it is not running".to_owned(),
         DeniedReason::NotSent { why, .. } => format!("the signal could not be sent: {why}"),
+        DeniedReason::NotReloaded { why, .. } => why.clone(),
         DeniedReason::NotRemembered(_) => {
             "done, but it could not be written down: an agent that starts after this one would not know of it"
                 .to_owned()
@@ -380,6 +426,7 @@ mod tests {
             Command::Start {
                 services: names(&["web", "db"]),
                 no_wait: true,
+                again: false,
             },
             Command::Stop {
                 services: vec![],
@@ -520,6 +567,7 @@ mod tests {
             file: Some("/etc/respawn/services/web.toml".to_owned()),
             line: Some(7),
             entries: [("a".to_owned(), 8)].into(),
+            entry_files: [("a".to_owned(), "/x.toml".to_owned())].into(),
             hidden: false,
         };
         Shown {
@@ -532,6 +580,7 @@ mod tests {
             file_differs: true,
             description: Description {
                 file: setting.file.clone(),
+                drop_ins: vec!["/x.toml".to_owned()],
                 program: None,
                 unusable: None,
                 settings: vec![setting],
@@ -559,8 +608,13 @@ mod tests {
             last_exit: Some(Cause::from_wait_status(9)),
             last_exit_time: Some("2026-01-02T03:04:05.678Z".parse().unwrap()),
             next_start_in_ns: Some(1_500_000_000),
+            waits_for: vec!["db".to_owned()],
             error: None,
             hint: None,
+            says: None,
+            sockets: Vec::new(),
+            autostart: None,
+            step: None,
         };
         let problem = Problem {
             file: "/etc/respawn/services/web.toml".into(),

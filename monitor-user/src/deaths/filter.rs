@@ -81,7 +81,7 @@ impl Filter {
             }
             cause => {
                 self.exit_codes.is_empty()
-                    && is_one(&self.signals, signal(cause).as_ref(), PartialEq::eq)
+                    && is_one(&self.signals, cause.signal().as_ref(), PartialEq::eq)
             }
         };
         by_cause && self.wants_process(death)
@@ -106,14 +106,6 @@ impl Filter {
 
 fn is_one<W, T: ?Sized>(wanted: &[W], it: Option<&T>, is_it: impl Fn(&W, &T) -> bool) -> bool {
     wanted.is_empty() || it.is_some_and(|it| wanted.iter().any(|wanted| is_it(wanted, it)))
-}
-
-fn signal(cause: &Cause) -> Option<Signal> {
-    match cause {
-        Cause::Signaled { signal, .. } => Some(*signal),
-        Cause::OomKilled(_) => Some(Signal::KILL),
-        Cause::Exited { .. } | Cause::Unknown => None,
-    }
 }
 
 fn is_of_unit(pattern: &Pattern, owner: &Owner) -> bool {

@@ -1,80 +1,53 @@
-//! One death, in the shape in which a recorder writes it.
-
-use serde::Deserialize;
-use serde_json::Value;
+//! One death, as a recorder has written it.
 
 use super::Facts;
-use crate::model::{Cause, CoreDump, LastSignal, Profile, Sender, Usage};
+use crate::journal::Line;
+use crate::model::{Cause, Exit, Profile, What};
 
 /// A line with the event "exited". What the recorder did not know is `None`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Kept {
-    pub(crate) pid: u32,
-    /// Since boot, at the resolution of `/proc` (10 ms).
-    pub(crate) start_time_ns: Option<u64>,
-    pub(crate) comm: Option<String>,
-    pub(crate) uptime_ns: Option<u64>,
-    pub(crate) cause: Cause,
-    /// The last signal before, by which another process had asked it to end.
-    pub(crate) last_signal: Option<LastSignal>,
-    /// Real user ID.
-    pub(crate) uid: Option<u32>,
-    pub(crate) usage: Option<Usage>,
-    pub(crate) core: Option<CoreDump>,
+    pub(crate) exit: Exit,
+    /// What it ran, and where it belonged.
+    pub(crate) profile: Profile,
     pub(crate) since_boot_ns: Option<u64>,
     pub(crate) boot_id: Option<String>,
-    /// What it ran, and where it belonged.
-    #[serde(skip)]
-    pub(crate) profile: Profile,
-    /// The same of the process that sent the fatal signal.
-    #[serde(skip)]
-    pub(crate) sender: Profile,
-    /// The same of the process that sent `last_signal`.
-    #[serde(skip)]
-    pub(crate) asker: Profile,
 }
 
 impl Kept {
-    /// Reads a line; `None` if it is of something else than a death, or in a shape of its own.
-    pub(crate) fn of(event: &Value) -> Option<Self> {
-        if event["event"] != "exited" {
+    /// Reads a line; `None` if it is of something else than a death, or tells no cause.
+    pub(crate) fn of(line: &Line) -> Option<Self> {
+        let What::Exited(exit) = &line.event.what else {
+            return None;
+        };
+        if exit.cause == Cause::Unknown {
             return None;
         }
-        let mut kept = Self::deserialize(event).ok()?;
-        kept.profile = Profile::deserialize(event).unwrap_or_default();
-        let profile = |of: Option<&Sender>| {
-            let profile = of.and_then(|sender| sender.profile.as_deref());
-            profile.cloned().unwrap_or_default()
-        };
-        kept.sender = profile(kept.sent_by());
-        kept.asker = profile(kept.asked_by());
-        Some(kept)
+        let source = line.event.stamp.as_ref().map(|stamp| &stamp.source);
+        Some(Self {
+            exit: (**exit).clone(),
+            profile: serde_json::from_str(&line.text).unwrap_or_default(),
+            since_boot_ns: source.and_then(|source| source.since_boot_ns),
+            boot_id: source.and_then(|source| source.boot_id.clone()),
+        })
     }
 
     /// What a filter asks of it.
     pub(crate) fn facts(&self) -> Facts<'_> {
+        Self::facts_of(&self.exit, &self.profile)
+    }
+
+    /// The same of one that is not kept.
+    pub(crate) fn facts_of<'a>(exit: &'a Exit, profile: &'a Profile) -> Facts<'a> {
         Facts {
-            pid: self.pid,
-            comm: self.comm.as_deref(),
-            uid: self.uid,
-            cause: &self.cause,
-            owner: &self.profile.owner,
-            cgroup: self.profile.cgroup.as_deref(),
-            exe: self.profile.exe.as_deref(),
-            ancestors: &self.profile.ancestors,
+            pid: exit.pid,
+            comm: exit.comm.as_deref(),
+            uid: exit.circumstances.uid,
+            cause: &exit.cause,
+            owner: &profile.owner,
+            cgroup: profile.cgroup.as_deref(),
+            exe: profile.exe.as_deref(),
+            ancestors: &profile.ancestors,
         }
-    }
-
-    /// Who sent the signal that ended it.
-    pub(crate) fn sent_by(&self) -> Option<&Sender> {
-        match &self.cause {
-            Cause::Signaled { origin, .. } => origin.sender.as_ref(),
-            _ => None,
-        }
-    }
-
-    /// Who sent the last signal before.
-    pub(crate) fn asked_by(&self) -> Option<&Sender> {
-        self.last_signal.as_ref()?.sender.as_ref()
     }
 }

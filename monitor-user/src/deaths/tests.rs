@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::words::owner;
 use super::*;
 use crate::accounts::Accounts;
+use crate::journal::Line;
 use crate::model::{Owner, Signal};
 use crate::report::Times;
 
@@ -34,18 +35,30 @@ fn killed() -> Value {
     })
 }
 
+fn line_of(event: &Value) -> Line {
+    let text = event.to_string();
+    let event = text.parse().unwrap();
+    Line { text, event }
+}
+
 fn with(changes: Value) -> Kept {
     let mut event = killed();
     for (key, value) in changes.as_object().unwrap() {
         event[key] = value.clone();
     }
-    Kept::of(&event).unwrap()
+    Kept::of(&line_of(&event)).unwrap()
 }
 
 fn told(kept: &Kept) -> String {
     let time: Timestamp = "2026-11-26T12:03:04.567Z".parse().unwrap();
     let times = Times::with_date(TimeZone::UTC);
-    let line = line(kept, Some(time), &times, &Accounts::of_this_host());
+    let line = line(
+        &kept.exit,
+        &kept.profile,
+        Some(time),
+        &times,
+        &Accounts::of_this_host(),
+    );
     anstream::adapter::strip_str(&line).to_string()
 }
 
@@ -75,16 +88,16 @@ fn a_line_names_the_sender_and_who_started_it() {
 #[test]
 fn what_is_not_known_is_left_out() {
     let nothing = json!({"event": "exited", "pid": 7, "cause": null});
-    assert!(Kept::of(&nothing).is_none(), "no cause");
+    assert!(Kept::of(&line_of(&nothing)).is_none(), "no cause");
     let little = json!({"event": "exited", "pid": 7, "cause": {"kind": "exited", "code": 3,
         "signal": null, "core_dumped": false}});
-    let kept = Kept::of(&little).unwrap();
+    let kept = Kept::of(&line_of(&little)).unwrap();
     assert_eq!(
         told(&kept),
         "2026-11-26 12:03:04.567        7  ?                 -                               ?  \
          exited with 3"
     );
-    assert!(Kept::of(&json!({"event": "deaths_lost", "count": 3})).is_none());
+    assert!(Kept::of(&line_of(&json!({"event": "deaths_lost", "count": 3}))).is_none());
     // A recorder that knew nothing of the sender but what the agent knows too.
     let kept = with(
         json!({"cause": {"kind": "signaled", "signal": "SIGTERM", "core_dumped": false,

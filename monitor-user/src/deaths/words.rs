@@ -6,9 +6,8 @@ use std::time::Duration;
 use anstyle::Style;
 use jiff::Timestamp;
 
-use super::Kept;
 use crate::accounts::Accounts;
-use crate::model::{Ancestor, Owner, Profile, Sender};
+use crate::model::{Ancestor, Exit, Owner, Profile, Sender};
 use crate::report::{Age, Times, asked, cause_style};
 use crate::text::{padded, printable};
 
@@ -26,40 +25,39 @@ pub(crate) fn header(times: &Times) -> String {
 
 /// A line for a person, aligned under [`header`], with colours.
 pub(crate) fn line(
-    kept: &Kept,
+    exit: &Exit,
+    profile: &Profile,
     time: Option<Timestamp>,
     times: &Times,
     accounts: &Accounts,
 ) -> String {
     let dim = Style::new().dimmed();
-    let cause = cause_style(&kept.cause);
+    let cause = cause_style(&exit.cause);
     let time = time.map_or_else(|| "?".to_owned(), |time| times.of(time));
-    let lived = kept.uptime_ns.map_or_else(
+    let lived = exit.uptime_ns.map_or_else(
         || "?".to_owned(),
         |ns| Age(Duration::from_nanos(ns)).to_string(),
     );
     format!(
         "{dim}{}{dim:#}  {:>7}  {}  {}  {lived:>7}  {cause}{}{cause:#}",
         padded(&time, times.width()),
-        kept.pid,
-        padded(&printable(kept.comm.as_deref().unwrap_or("?")), 16),
+        exit.pid,
+        padded(&printable(exit.comm.as_deref().unwrap_or("?")), 16),
         padded(
-            &printable(&owner(&kept.profile.owner).unwrap_or_else(|| "-".to_owned())),
+            &printable(&owner(&profile.owner).unwrap_or_else(|| "-".to_owned())),
             OWNER_WIDTH
         ),
-        printable(&why(kept, accounts))
+        printable(&why(exit, accounts))
     )
 }
 
 /// The cause, and who had asked for the end before, with what is known of the senders.
-fn why(kept: &Kept, accounts: &Accounts) -> String {
-    let by = kept.sent_by().map(|by| sender(by, &kept.sender, accounts));
+fn why(exit: &Exit, accounts: &Accounts) -> String {
+    let by = exit.cause.sender().map(|by| sender(by, accounts));
     let by: Option<&dyn fmt::Display> = by.as_ref().map(|words| words as _);
-    let mut why = kept.cause.with_sender(by).to_string();
-    if let Some(last) = &kept.last_signal {
-        let asker = kept
-            .asked_by()
-            .map(|asker| sender(asker, &kept.asker, accounts));
+    let mut why = exit.cause.with_sender(by).to_string();
+    if let Some(last) = &exit.circumstances.last_signal {
+        let asker = last.sender.as_ref().map(|asker| sender(asker, accounts));
         let asker: Option<&dyn fmt::Display> = asker.as_ref().map(|words| words as _);
         why += &asked(last, asker);
     }
@@ -67,7 +65,8 @@ fn why(kept: &Kept, accounts: &Accounts) -> String {
 }
 
 /// "/usr/bin/kill (pid 5, uid 0, login user alice) < bash (pid 3) < sshd (pid 2)"
-pub(crate) fn sender(sender: &Sender, profile: &Profile, accounts: &Accounts) -> String {
+fn sender(sender: &Sender, accounts: &Accounts) -> String {
+    let profile = sender.profile();
     let name = profile.exe.as_deref().unwrap_or(&sender.comm);
     let pid = match sender.pid {
         0 => format!("pid {} of the host", sender.host_pid),
@@ -75,7 +74,7 @@ pub(crate) fn sender(sender: &Sender, profile: &Profile, accounts: &Accounts) ->
     };
     let login = login(profile, accounts);
     let login = login.map_or_else(String::new, |user| format!(", login user {user}"));
-    let from = ancestry(sender, profile);
+    let from = ancestry(sender);
     let from = from.map_or_else(String::new, |from| format!(" < {from}"));
     format!("{name} ({pid}, uid {}{login}){from}", sender.uid)
 }
@@ -88,12 +87,13 @@ pub(crate) fn login(profile: &Profile, accounts: &Accounts) -> Option<String> {
 }
 
 /// "bash (pid 3) < sshd (pid 2)": its parent, that one's parent and so on.
-pub(crate) fn ancestry(sender: &Sender, profile: &Profile) -> Option<String> {
-    if profile.ancestors.is_empty() {
+pub(crate) fn ancestry(sender: &Sender) -> Option<String> {
+    let ancestors = &sender.profile().ancestors;
+    if ancestors.is_empty() {
         let parent = sender.parent.as_ref()?;
         return Some(format!("{} (pid {})", parent.comm, parent.pid));
     }
-    descent(&profile.ancestors)
+    descent(ancestors)
 }
 
 /// "bash (pid 3) < sshd (pid 2)"; `None`: nobody is known.

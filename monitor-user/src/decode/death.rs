@@ -8,7 +8,7 @@ use monitor_ebpf::{
 };
 
 use super::{ProcessExit, text_of};
-use crate::model::{Ancestor, Cause, Owner, Profile};
+use crate::model::{Ancestor, Owner, Profile};
 
 /// A death as a recorder keeps it.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,9 +28,7 @@ pub(crate) fn death(bytes: &[u8]) -> Option<Death> {
     let mut exit = super::exit(bytes.get(..size_of::<ExitRecord>())?)?;
     let profile = |offset| profile(bytes.get(offset..)?.first_chunk()?);
     if is_signalled {
-        if let Cause::Signaled { origin, .. } = &mut exit.cause
-            && let Some(sender) = &mut origin.sender
-        {
+        if let Some(sender) = exit.cause.sender_mut() {
             sender.profile = profile(offset_of!(SignalledDeathRecord, sender)).map(Box::new);
         }
         if let Some(last) = &mut exit.last_signal

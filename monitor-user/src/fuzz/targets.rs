@@ -8,6 +8,7 @@ use crate::accounts::Accounts;
 use crate::config::read_environment_file;
 use crate::control::{Command, Response};
 use crate::deaths::{Filter, Kept};
+use crate::init::Program;
 use crate::init::inittab::{Block, Dialect, Inittab};
 use crate::journal::Reader;
 use crate::model::{Cause, Circumstances, Event, Owner, What};
@@ -146,10 +147,16 @@ fn deaths() {
         let mut reader = Reader::of_deaths(dir.path()).unwrap();
         while let Some(line) = reader.next().unwrap() {
             assert_printable(&report::happening(&line.event));
-            let Some(kept) = Kept::of(&line.value()) else {
+            let Some(kept) = Kept::of(&line) else {
                 continue;
             };
-            assert_printable(&deaths::line(&kept, line.time(), &times, &accounts));
+            assert_printable(&deaths::line(
+                &kept.exit,
+                &kept.profile,
+                line.time(),
+                &times,
+                &accounts,
+            ));
             let _ = Filter::default().wants(&kept.facts());
         }
         let told = cli::why_words(dir.path(), "nginx", &accounts).unwrap();
@@ -237,13 +244,13 @@ fn inittab() {
     run_changed("inittab", words, |bytes| {
         let block = ["rs1:2345:respawn:/usr/bin/respawn agent".to_owned()];
         for dialect in [Dialect::Sysvinit, Dialect::Busybox] {
-            let Ok(inittab) = Inittab::parse(bytes, dialect) else {
+            let Ok(inittab) = Inittab::parse(bytes, dialect, Program::Agent) else {
                 continue;
             };
             let ids = inittab.ids(2, &[]);
             assert!(ids.len() <= 2);
             let with = inittab.with_block(&block);
-            let found = Block::find(&with).unwrap();
+            let found = Block::find(&with, Program::Agent).unwrap();
             assert_eq!(found.commands().len(), 1);
             // What was there before is there after.
             if !inittab.is_installed() {

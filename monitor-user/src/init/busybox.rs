@@ -1,4 +1,4 @@
-//! busybox: two `respawn` lines in `/etc/inittab`.
+//! busybox: `respawn` lines in `/etc/inittab`.
 //!
 //! What it takes, from `init/init.c` and measured with 1.35:
 //! - `tty::action:command`; with an empty tty the command keeps PID 1's standard streams, the
@@ -18,13 +18,16 @@ use anyhow::{Result, bail};
 use super::inittab::{BUSYBOX_PROCESS, Dialect};
 use super::plan::Plan;
 use super::sysvinit::{INITTAB, install_in_inittab, parse, uninstall_from_inittab};
-use super::{Entry, InitSystem, Site};
+use super::{Entry, InitSystem, Program, Site};
 
 pub(super) struct Busybox;
 
 impl InitSystem for Busybox {
     fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
-        let commands = [entry.command(), entry.command_in_other_words()];
+        let mut commands = vec![entry.command()];
+        if entry.program() == Program::Agent {
+            commands.push(entry.command_in_other_words());
+        }
         for command in &commands {
             Entry::check_length(command, BUSYBOX_PROCESS, "busybox")?;
         }
@@ -36,26 +39,26 @@ impl InitSystem for Busybox {
                 site.root.shown(INITTAB)
             );
         };
-        let inittab = parse(&site.root, &text, Dialect::Busybox)?;
+        let inittab = parse(&site.root, &text, Dialect::Busybox, entry.program())?;
         let lines = commands
             .iter()
             .map(|command| format!("::respawn:{command}"))
             .collect::<Vec<_>>();
         let mut plan = install_in_inittab(site, &text, &inittab, &lines)?;
         plan.look_at = [
-            "what init and the agent say on the console".to_owned(),
+            "what is written to the console".to_owned(),
             format!("`{}` by hand, for what it says", commands[0]),
         ]
         .into();
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
-        let mut plan = uninstall_from_inittab(site, Dialect::Busybox)?;
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
+        let mut plan = uninstall_from_inittab(site, Dialect::Busybox, program)?;
         if !plan.changes.is_empty() && site.is_running {
             plan.notes.push(
-                "some builds of busybox leave a removed line's process alone: `respawn agent` may still run, \
-                 and is not started again once it ends"
+                "some builds of busybox leave the process of a removed line alone: it may still run, and \
+                 is not started again once it ends"
                     .to_owned(),
             );
         }

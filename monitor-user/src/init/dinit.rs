@@ -1,4 +1,4 @@
-//! dinit: two files in `/etc/dinit.d`, wanted by `boot`.
+//! dinit: files in `/etc/dinit.d`, wanted by `boot`.
 //!
 //! What each line is for, from dinit-service(5):
 //! - `restart = true`, `smooth-recovery = true`: the process is started again without the service
@@ -9,8 +9,8 @@
 
 use anyhow::{Result, bail};
 
-use super::plan::{Ask, HEADER, Plan};
-use super::{Entry, InitSystem, NAMES, Site};
+use super::plan::{Ask, Plan, header};
+use super::{Entry, InitSystem, Program, Site};
 
 const SERVICES: &str = "/etc/dinit.d";
 const BOOT: &str = "/etc/dinit.d/boot";
@@ -26,12 +26,12 @@ impl InitSystem for Dinit {
         let mut plan = Plan::default();
         let Some(wanted) = wanted(site)? else {
             bail!(
-                "{} names no directory in {SERVICES} by `waits-for.d`, so that dinit would not start the agents at boot; \
+                "{} names no directory in {SERVICES} by `waits-for.d`, so that dinit would start nothing of ours at boot; \
                  add the line `waits-for.d = {WANTED}` to it, then install again",
                 site.root.shown(BOOT)
             );
         };
-        for name in NAMES {
+        for name in entry.program().names() {
             plan.write(
                 &site.root,
                 &format!("{SERVICES}/{name}"),
@@ -44,19 +44,19 @@ impl InitSystem for Dinit {
                 plan.after.push(Ask::run(&["dinitctl", "start", name]));
             }
         }
-        plan.look_at = [
-            "dinitctl status respawn; dinitctl status respawn-spare".to_owned(),
-            "/var/log/respawn.log".to_owned(),
-        ]
-        .into();
+        let status = entry.program().names();
+        let status: Vec<_> = status
+            .map(|name| format!("dinitctl status {name}"))
+            .collect();
+        plan.look_at = vec![status.join("; "), "/var/log/respawn.log".to_owned()];
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
         let mut plan = Plan::default();
         let wanted = wanted(site)?.unwrap_or_else(|| WANTED.to_owned());
         // The spare first: it would take over.
-        for name in NAMES.into_iter().rev() {
+        for name in program.names().rev() {
             let link = format!("{SERVICES}/{wanted}/{name}");
             plan.unlink(&site.root, &link, &format!("../{name}"));
             if plan.remove(&site.root, &format!("{SERVICES}/{name}"))? && site.is_running {
@@ -87,9 +87,9 @@ fn wanted(site: &Site) -> Result<Option<String>> {
 fn service(entry: &Entry) -> String {
     format!(
         "\
-# {HEADER}
+# {header}
 type = process
-command = {}
+command = {command}
 restart = true
 smooth-recovery = true
 restart-delay = 0
@@ -97,6 +97,7 @@ restart-limit-count = 0
 options = signal-process-only
 logfile = /var/log/respawn.log
 ",
-        entry.command()
+        header = header(entry.program()),
+        command = entry.command()
     )
 }

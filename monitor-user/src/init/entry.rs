@@ -1,10 +1,11 @@
-//! The command that init runs for the agent, and for its spare.
+//! The command that init runs for the agent and its spare, or for the recorder.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::plan::HEADER;
+use super::Program;
+use super::plan::header;
 use super::root::Root;
 
 /// Paths that need no mention, being the agent's own defaults.
@@ -22,12 +23,24 @@ pub(crate) struct Options<'a> {
     pub(crate) pin_dir: &'a Path,
 }
 
-/// The agents' command. Its words need no quotes in any init's file.
+/// What the recorder is to be run with.
+#[derive(Debug, Clone)]
+pub(crate) struct RecorderOptions<'a> {
+    /// The binary's path within the root; `None`: that of the running one.
+    pub(crate) binary: Option<&'a Path>,
+    pub(crate) pin_dir: &'a Path,
+    /// Its own options, a word or two each.
+    pub(crate) options: Vec<(&'static str, Option<String>)>,
+}
+
+/// The command of what init keeps. Its words need no quotes in any init's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
+    program: Program,
     binary: String,
-    /// (option, directory) beyond the defaults; the first ones are global options.
-    options: Vec<(&'static str, String)>,
+    /// (option, value) beyond the defaults.
+    options: Vec<(&'static str, Option<String>)>,
+    /// Of an agent.
     runtime_dir: String,
 }
 
@@ -37,18 +50,7 @@ impl Entry {
     /// # Errors
     /// The binary is gone or not in the root; a path that some init's file could not name.
     pub(crate) fn new(root: &Root, options: &Options<'_>) -> Result<Self> {
-        let binary = match options.binary {
-            Some(path) => path.to_owned(),
-            None => running_binary(root)?,
-        };
-        let binary = word(&binary)?;
-        if !root.exists(&binary) {
-            bail!(
-                "{} is not there; --binary PATH says where respawn is in {}",
-                root.shown(&binary),
-                root.path().display()
-            );
-        }
+        let binary = binary(root, options.binary)?;
         let runtime_dir = word(options.runtime_dir)?;
         let mut beyond = Vec::new();
         for (option, given, default) in [
@@ -57,14 +59,45 @@ impl Entry {
             ("--config", word(options.config)?, DEFAULT_CONFIG),
         ] {
             if given != default {
-                beyond.push((option, given));
+                beyond.push((option, Some(given)));
             }
         }
         Ok(Self {
+            program: Program::Agent,
             binary,
             options: beyond,
             runtime_dir,
         })
+    }
+
+    /// Checks what was given for a recorder.
+    ///
+    /// # Errors
+    /// As [`Entry::new`].
+    pub(crate) fn of_recorder(root: &Root, options: RecorderOptions<'_>) -> Result<Self> {
+        let binary = binary(root, options.binary)?;
+        let pin_dir = word(options.pin_dir)?;
+        let mut beyond = Vec::new();
+        if pin_dir != DEFAULT_PIN_DIR {
+            beyond.push(("--pin-dir", Some(pin_dir)));
+        }
+        for (option, value) in options.options {
+            if let Some(value) = &value {
+                check_word(value)?;
+            }
+            beyond.push((option, value));
+        }
+        Ok(Self {
+            program: Program::Recorder,
+            binary,
+            options: beyond,
+            runtime_dir: DEFAULT_RUNTIME_DIR.to_owned(),
+        })
+    }
+
+    /// What it is for.
+    pub(super) fn program(&self) -> Program {
+        self.program
     }
 
     /// The binary.
@@ -74,9 +107,12 @@ impl Entry {
 
     /// What follows the binary.
     pub(crate) fn arguments(&self) -> String {
-        let options = self.options.iter();
-        let options = options.map(|(option, directory)| format!(" {option} {directory}"));
-        format!("agent{}", options.collect::<String>())
+        let subcommand = match self.program {
+            Program::Agent => "agent",
+            Program::Recorder => "recorder",
+        };
+        let options = self.options.iter().map(shown);
+        format!("{subcommand}{}", options.collect::<String>())
     }
 
     /// The command, words separated by one space.
@@ -89,11 +125,12 @@ impl Entry {
         format!(
             "\
 #!/bin/sh
-# {HEADER}
+# {header}
 exec 2>&1
-exec {}
+exec {command}
 ",
-            self.command()
+            header = header(self.program),
+            command = self.command()
         )
     }
 
@@ -101,9 +138,9 @@ exec {}
     /// runtime directory before the subcommand.
     pub(crate) fn command_in_other_words(&self) -> String {
         let mut command = format!("{} --runtime-dir {} agent", self.binary, self.runtime_dir);
-        for (option, directory) in &self.options {
-            if *option != "--runtime-dir" {
-                command += &format!(" {option} {directory}");
+        for option in &self.options {
+            if option.0 != "--runtime-dir" {
+                command += &shown(option);
             }
         }
         command
@@ -117,12 +154,37 @@ exec {}
         let length = command.len();
         if length > most {
             bail!(
-                "the agent's command is {length} characters long, and {init} takes at most {most}: {command}\n\
+                "the command is {length} characters long, and {init} takes at most {most}: {command}\n\
                  use shorter paths; a symbolic link to a long one will do"
             );
         }
         Ok(())
     }
+}
+
+/// An option, with a space before each of its words.
+fn shown((option, value): &(&'static str, Option<String>)) -> String {
+    match value {
+        Some(value) => format!(" {option} {value}"),
+        None => format!(" {option}"),
+    }
+}
+
+/// The path of respawn within the root.
+fn binary(root: &Root, given: Option<&Path>) -> Result<String> {
+    let binary = match given {
+        Some(path) => path.to_owned(),
+        None => running_binary(root)?,
+    };
+    let binary = word(&binary)?;
+    if !root.exists(&binary) {
+        bail!(
+            "{} is not there; --binary PATH says where respawn is in {}",
+            root.shown(&binary),
+            root.path().display()
+        );
+    }
+    Ok(binary)
 }
 
 /// The runtime directory that an agent's command names.
@@ -155,13 +217,19 @@ fn word(path: &Path) -> Result<String> {
     let absolute = std::path::absolute(path)
         .with_context(|| format!("cannot make {} absolute", path.display()))?;
     let text = absolute.to_str().unwrap_or_default();
+    check_word(text).with_context(|| format!("{}: a symbolic link will do", path.display()))?;
+    Ok(text.to_owned())
+}
+
+/// Refuses what some init's file or a shell would not take as one word.
+fn check_word(text: &str) -> Result<()> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,@:".contains(c);
-    match text.chars().find(|c| !is_plain(*c)) {
-        None if !text.is_empty() => Ok(text.to_owned()),
-        _ => bail!(
-            "{path:?} cannot stand in every init's file; use a path of letters, digits and / . _ - + , @ : (a symbolic link will do)"
-        ),
+    if text.is_empty() || !text.chars().all(is_plain) {
+        bail!(
+            "{text:?} cannot stand in every init's file; use letters, digits and / . _ - + , @ :"
+        );
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -172,13 +240,23 @@ impl Entry {
             .iter()
             .find(|(option, _)| *option == "--runtime-dir")
             .map_or(DEFAULT_RUNTIME_DIR, |(_, directory)| directory);
+        let options = options.iter();
         Self {
+            program: Program::Agent,
             binary: "/usr/sbin/respawn".to_owned(),
             runtime_dir: runtime_dir.to_owned(),
             options: options
-                .iter()
-                .map(|(option, directory)| (*option, (*directory).to_owned()))
+                .map(|(option, directory)| (*option, Some((*directory).to_owned())))
                 .collect(),
+        }
+    }
+
+    /// As `of_recorder` makes it, without a look at files.
+    pub(crate) fn of_recorder_for_test() -> Self {
+        Self {
+            program: Program::Recorder,
+            options: vec![("--group", Some("adm".to_owned())), ("--no-argv", None)],
+            ..Self::for_test(&[])
         }
     }
 }

@@ -10,8 +10,28 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail};
 
-const BEGIN: &str = "# respawn: begin (written by respawn install)";
-const END: &str = "# respawn: end (written by respawn install)";
+use super::Program;
+
+/// The two lines between which ours are: each program has a block of its own.
+struct Marks {
+    begin: &'static str,
+    end: &'static str,
+}
+
+impl Program {
+    fn marks(self) -> Marks {
+        match self {
+            Self::Agent => Marks {
+                begin: "# respawn: begin (written by respawn install)",
+                end: "# respawn: end (written by respawn install)",
+            },
+            Self::Recorder => Marks {
+                begin: "# respawn recorder: begin (written by respawn install)",
+                end: "# respawn recorder: end (written by respawn install)",
+            },
+        }
+    }
+}
 
 /// Whose inittab it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +55,7 @@ pub(crate) struct Block<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Inittab<'a> {
     place: Block<'a>,
+    program: Program,
     entries: Vec<Entry<'a>>,
     dialect: Dialect,
 }
@@ -84,12 +105,12 @@ pub(crate) const BUSYBOX_PROCESS: usize = 255;
 const LONGEST_ID: usize = 4;
 
 impl<'a> Inittab<'a> {
-    /// Reads it.
+    /// Reads it, to change the lines of a program in it. Those of another one of ours are lines as any.
     ///
     /// # Errors
     /// The first line, by number, that its init would not take, and what was expected.
-    pub(crate) fn parse(text: &'a [u8], dialect: Dialect) -> Result<Self> {
-        let place = Block::find(text)?;
+    pub(crate) fn parse(text: &'a [u8], dialect: Dialect, program: Program) -> Result<Self> {
+        let place = Block::find(text, program)?;
         let mut entries = Vec::new();
         let after = 1 + count_lines(place.before) + place.block.map_or(0, count_lines);
         for (first, part) in [(1, place.before), (after, place.after)] {
@@ -105,6 +126,7 @@ impl<'a> Inittab<'a> {
         }
         Ok(Self {
             place,
+            program,
             entries,
             dialect,
         })
@@ -153,7 +175,8 @@ impl<'a> Inittab<'a> {
             out.push(b'\n');
         }
         let lines = lines.iter().map(String::as_str);
-        for line in [BEGIN].into_iter().chain(lines).chain([END]) {
+        let marks = self.program.marks();
+        for line in [marks.begin].into_iter().chain(lines).chain([marks.end]) {
             out.extend_from_slice(line.as_bytes());
             out.push(b'\n');
         }
@@ -171,21 +194,28 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     /// One mark without the other, or two blocks.
-    pub(crate) fn find(text: &'a [u8]) -> Result<Self> {
+    pub(crate) fn find(text: &'a [u8], program: Program) -> Result<Self> {
+        let marks = program.marks();
         let (mut begin, mut end) = (None, None);
         let mut offset = 0;
         for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let (content, number) = (line.trim_ascii(), index + 1);
-            if content == BEGIN.as_bytes() {
+            if content == marks.begin.as_bytes() {
                 if begin.is_some() {
-                    bail!("line {number}: a second {BEGIN:?}; remove one of the two blocks");
+                    bail!(
+                        "line {number}: a second {:?}; remove one of the two blocks",
+                        marks.begin
+                    );
                 }
                 begin = Some(offset);
             }
             offset += line.len();
-            if content == END.as_bytes() {
+            if content == marks.end.as_bytes() {
                 if begin.is_none() || end.is_some() {
-                    bail!("line {number}: {END:?} ends nothing; remove what is left of the block");
+                    bail!(
+                        "line {number}: {:?} ends nothing; remove what is left of the block",
+                        marks.end
+                    );
                 }
                 end = Some(offset);
             }
@@ -194,7 +224,11 @@ impl<'a> Block<'a> {
             (None, _) => (text, None, b"".as_slice()),
             (Some(begin), Some(end)) => (&text[..begin], Some(&text[begin..end]), &text[end..]),
             (Some(_), None) => {
-                bail!("{BEGIN:?} without {END:?}; remove what is left of the block")
+                bail!(
+                    "{:?} without {:?}; remove what is left of the block",
+                    marks.begin,
+                    marks.end
+                )
             }
         };
         Ok(Self {

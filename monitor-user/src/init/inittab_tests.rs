@@ -40,7 +40,7 @@ fn ours() -> Vec<String> {
 }
 
 fn parse(text: &str, dialect: Dialect) -> Result<Inittab<'_>> {
-    Inittab::parse(text.as_bytes(), dialect)
+    Inittab::parse(text.as_bytes(), dialect, Program::Agent)
 }
 
 fn refusal(text: &str, dialect: Dialect) -> String {
@@ -87,10 +87,10 @@ fn the_block_goes_to_the_end_and_leaves_every_other_byte() {
 #[test]
 fn bytes_that_are_no_text_stay() {
     let text = b"# \xff\xfe\nid:2:initdefault:\n";
-    let inittab = Inittab::parse(text, Dialect::Sysvinit).unwrap();
+    let inittab = Inittab::parse(text, Dialect::Sysvinit, Program::Agent).unwrap();
     let installed = inittab.with_block(&ours());
     assert!(installed.starts_with(text));
-    let again = Inittab::parse(&installed, Dialect::Sysvinit).unwrap();
+    let again = Inittab::parse(&installed, Dialect::Sysvinit, Program::Agent).unwrap();
     assert_eq!(again.place.taken_out(), text);
 }
 
@@ -107,16 +107,18 @@ fn a_block_is_replaced_where_it_is() {
             with_block(&text, Dialect::Sysvinit),
             format!("{before}{BLOCK}{after}")
         );
-        let without = Block::find(text.as_bytes()).unwrap().taken_out();
+        let without = Block::find(text.as_bytes(), Program::Agent)
+            .unwrap()
+            .taken_out();
         assert_eq!(without, format!("{before}{after}").as_bytes());
     }
 }
 
 #[test]
 fn a_damaged_block_is_refused() {
-    let half = BLOCK.replace(END, "");
+    let half = BLOCK.replace(Program::Agent.marks().end, "");
     assert!(refusal(&half, Dialect::Sysvinit).contains("without"));
-    let headless = BLOCK.replace(BEGIN, "");
+    let headless = BLOCK.replace(Program::Agent.marks().begin, "");
     assert!(refusal(&headless, Dialect::Sysvinit).contains("line 4"));
     let twice = format!("{BLOCK}{BLOCK}");
     assert!(refusal(&twice, Dialect::Sysvinit).contains("line 5"));
@@ -183,14 +185,14 @@ fn ids_are_free_ones_and_stay() {
 #[test]
 fn the_block_tells_what_it_runs_and_whose_it_is() {
     let text = format!("{DEBIAN}{BLOCK}");
-    let block = Block::find(text.as_bytes()).unwrap();
+    let block = Block::find(text.as_bytes(), Program::Agent).unwrap();
     let command = "/usr/sbin/respawn agent".to_owned();
     assert_eq!(block.commands(), [command.clone(), command]);
     assert_eq!(block.dialect(), Some(Dialect::Sysvinit));
     let text = BLOCK.replace("rs1:2345", ":").replace("rs2:2345", ":");
-    let block = Block::find(text.as_bytes()).unwrap();
+    let block = Block::find(text.as_bytes(), Program::Agent).unwrap();
     assert_eq!(block.dialect(), Some(Dialect::Busybox));
-    let none = Block::find(DEBIAN.as_bytes()).unwrap();
+    let none = Block::find(DEBIAN.as_bytes(), Program::Agent).unwrap();
     assert_eq!((none.dialect(), none.commands()), (None, vec![]));
 }
 
@@ -198,6 +200,6 @@ fn the_block_tells_what_it_runs_and_whose_it_is() {
 fn the_block_is_taken_out_of_a_file_that_is_bad_elsewhere() {
     let text = format!("nonsense\n{BLOCK}more\n");
     assert!(parse(&text, Dialect::Sysvinit).is_err());
-    let block = Block::find(text.as_bytes()).unwrap();
+    let block = Block::find(text.as_bytes(), Program::Agent).unwrap();
     assert_eq!(block.taken_out(), b"nonsense\nmore\n");
 }

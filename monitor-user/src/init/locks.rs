@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The processes that wait for a `flock` that process `holder` has.
 ///
@@ -18,10 +20,16 @@ pub(crate) fn waiters(holder: u32) -> io::Result<Vec<u32>> {
 ///
 /// `None` too where `/proc/locks` does not show it: the process is of another PID namespace, or the
 /// file system is one of those of which [`waiters`] tells.
-pub(crate) fn holder(device: u64, inode: u64) -> Option<u32> {
+fn holder(device: u64, inode: u64) -> Option<u32> {
     let (major, minor) = (libc::major(device), libc::minor(device));
     let file = format!("{major:02x}:{minor:02x}:{inode}");
     holder_of(&fs::read_to_string("/proc/locks").ok()?, &file)
+}
+
+/// The process that has a `flock` of this directory, as far as [`holder`] sees it.
+pub(crate) fn holder_of_directory(path: &Path) -> Option<u32> {
+    let directory = fs::metadata(path).ok()?;
+    holder(directory.dev(), directory.ino())
 }
 
 fn holder_of(locks: &str, file: &str) -> Option<u32> {

@@ -1,7 +1,7 @@
-//! Puts the agent and its spare under the host's init: one file an init system.
+//! Puts the agent and its spare, or the recorder, under the host's init: one file an init system.
 //!
-//! Lays out what to write and what to ask ([`Plan`]); `cli::install` shows or does it. Starts no
-//! agent itself: that is init's, now and after each death.
+//! Lays out what to write and what to ask ([`Plan`]); `cli::install` shows or does it. Starts
+//! nothing itself: that is init's, now and after each death.
 //!
 //! ```text
 //! Facts ─detect─▶ Init ─▶ InitSystem::install(site, entry) ─▶ Plan { before, changes, after }
@@ -9,7 +9,8 @@
 //!
 //! Agent and spare are one command run twice: whichever takes the lock first works, the other one
 //! waits for it. Both must be kept by init for ever, however often they die, and their death must
-//! take no service along; each file says how its init is told so, and where that is written.
+//! take no service along; each file says how its init is told so, and where that is written. The
+//! recorder has an entry of its own, which comes and goes without the agents' one.
 
 mod busybox;
 pub(crate) mod detect;
@@ -20,6 +21,7 @@ pub(crate) mod inittab;
 pub(crate) mod locks;
 mod openrc;
 mod plan;
+pub(crate) mod presence;
 mod procd;
 pub(crate) mod rearm;
 mod root;
@@ -40,27 +42,69 @@ pub(crate) use entry::Entry;
 pub(crate) use plan::Plan;
 pub(crate) use root::Root;
 
-/// The services' names where init has names for them: the agent's and its spare's.
-const NAMES: [&str; 2] = ["respawn", "respawn-spare"];
+/// What init is to keep running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The agent and its spare.
+    Agent,
+    /// The recorder.
+    Recorder,
+}
 
-/// An init system that can keep agents.
+/// One process that init keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kept {
+    /// Where init has names for services.
+    name: &'static str,
+    /// For people.
+    role: &'static str,
+}
+
+impl Program {
+    /// Its processes, in the order in which they are started.
+    const fn kept(self) -> &'static [Kept] {
+        match self {
+            Self::Agent => &[
+                Kept {
+                    name: "respawn",
+                    role: "agent",
+                },
+                Kept {
+                    name: "respawn-spare",
+                    role: "spare agent",
+                },
+            ],
+            Self::Recorder => &[Kept {
+                name: "respawn-recorder",
+                role: "recorder",
+            }],
+        }
+    }
+
+    /// The names of its processes.
+    fn names(self) -> impl DoubleEndedIterator<Item = &'static str> {
+        self.kept().iter().map(|kept| kept.name)
+    }
+}
+
+/// An init system that can keep agents and a recorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Init {
-    /// Two lines in /etc/inittab
+    /// Lines in /etc/inittab
     Sysvinit,
-    /// Two lines in /etc/inittab
+    /// Lines in /etc/inittab
     Busybox,
-    /// Two units in /etc/systemd/system
+    /// Units in /etc/systemd/system
     Systemd,
-    /// Two scripts in /etc/init.d, kept by supervise-daemon
+    /// Scripts in /etc/init.d, kept by supervise-daemon
     Openrc,
-    /// Two directories in /etc/sv
+    /// Directories in /etc/sv
     Runit,
-    /// Two service directories in the scan directory
+    /// Service directories in the scan directory
     S6,
-    /// Two files in /etc/dinit.d
+    /// Files in /etc/dinit.d
     Dinit,
-    /// One script in /etc/init.d with two instances (OpenWrt)
+    /// A script in /etc/init.d (OpenWrt)
     Procd,
 }
 
@@ -76,18 +120,19 @@ pub(crate) struct Site {
 
 /// What `respawn install` knows of one init system.
 pub(crate) trait InitSystem {
-    /// What to write and to ask so that init keeps agent and spare. What is as it should be is
+    /// What to write and to ask so that init keeps the entry's program. What is as it should be is
     /// left out.
     ///
     /// # Errors
     /// A file that is not as expected, or somebody else's; an entry beyond init's limits.
     fn install(&self, site: &Site, entry: &Entry) -> Result<Plan>;
 
-    /// What to remove and to ask so that nothing of ours is left. Empty changes: nothing was there.
+    /// What to remove and to ask so that nothing of the program's is left. Empty changes: nothing was
+    /// there.
     ///
     /// # Errors
     /// A file that cannot be read, or is not as expected.
-    fn uninstall(&self, site: &Site) -> Result<Plan>;
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan>;
 }
 
 impl Init {

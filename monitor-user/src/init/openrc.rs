@@ -1,4 +1,4 @@
-//! OpenRC: two scripts in `/etc/init.d`, kept by supervise-daemon.
+//! OpenRC: scripts in `/etc/init.d`, kept by supervise-daemon.
 //!
 //! What each variable is for, from supervise-daemon(8), openrc-run(8) and `sh/supervise-daemon.sh`:
 //! - `respawn_max=0`: no limit; by default the eleventh start is the last;
@@ -13,8 +13,8 @@
 
 use anyhow::Result;
 
-use super::plan::{Ask, HEADER, Plan};
-use super::{Entry, InitSystem, NAMES, Site};
+use super::plan::{Ask, Plan, header};
+use super::{Entry, InitSystem, Kept, Program, Site};
 
 const SCRIPTS: &str = "/etc/init.d";
 const RUNLEVEL: &str = "/etc/runlevels/default";
@@ -25,9 +25,10 @@ impl InitSystem for Openrc {
     fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
         site.root.first_dir(&[RUNLEVEL], "OpenRC runlevel")?;
         let mut plan = Plan::default();
-        for name in NAMES {
+        for kept in entry.program().kept() {
+            let name = kept.name;
             let path = format!("{SCRIPTS}/{name}");
-            plan.write(&site.root, &path, &script(name, entry), 0o755)?;
+            plan.write(&site.root, &path, &script(*kept, entry), 0o755)?;
             // What `rc-update add` makes; it needs no running OpenRC.
             plan.link(&site.root, &format!("{RUNLEVEL}/{name}"), &path)?;
             if site.is_running {
@@ -36,12 +37,12 @@ impl InitSystem for Openrc {
                     .push(Ask::attempt(&["rc-service", name, "start"]));
             }
         }
-        plan.look_at = [
-            "rc-service respawn status; rc-service respawn-spare status".to_owned(),
-            "/var/log/respawn.log".to_owned(),
-        ]
-        .into();
-        if site.is_running {
+        let status = entry.program().names();
+        let status: Vec<_> = status
+            .map(|name| format!("rc-service {name} status"))
+            .collect();
+        plan.look_at = vec![status.join("; "), "/var/log/respawn.log".to_owned()];
+        if site.is_running && entry.program() == Program::Agent {
             plan.notes.push(
                 "supervise-daemon keeps the agents, and nobody keeps supervise-daemon; where PID 1 reads /etc/inittab, \
                  --init sysvinit or busybox holds better"
@@ -51,10 +52,10 @@ impl InitSystem for Openrc {
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
         let mut plan = Plan::default();
         // The spare first: it would take over.
-        for name in NAMES.into_iter().rev() {
+        for name in program.names().rev() {
             let path = format!("{SCRIPTS}/{name}");
             plan.unlink(&site.root, &format!("{RUNLEVEL}/{name}"), &path);
             if plan.remove(&site.root, &path)? && site.is_running {
@@ -66,16 +67,11 @@ impl InitSystem for Openrc {
     }
 }
 
-fn script(name: &str, entry: &Entry) -> String {
-    let role = if name == NAMES[0] {
-        "agent"
-    } else {
-        "spare agent"
-    };
+fn script(kept: Kept, entry: &Entry) -> String {
     format!(
         "\
 #!/sbin/openrc-run
-# {HEADER}
+# {header}
 description=\"respawn {role}\"
 supervisor=supervise-daemon
 command=\"{binary}\"
@@ -89,6 +85,8 @@ depend() {{
 	after localmount bootmisc cgroups
 }}
 ",
+        header = header(entry.program()),
+        role = kept.role,
         binary = entry.binary(),
         arguments = entry.arguments()
     )

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::Program;
 use super::diff::unified;
 use super::root::Root;
 
@@ -22,8 +23,16 @@ use super::root::Root;
 const MARK: &str = "written by respawn install";
 
 /// The line in which it stands.
-pub(crate) const HEADER: &str =
-    "This file was written by respawn install; `respawn uninstall` removes it.";
+pub(super) fn header(program: Program) -> &'static str {
+    match program {
+        Program::Agent => {
+            "This file was written by respawn install; `respawn uninstall` removes it."
+        }
+        Program::Recorder => {
+            "This file was written by respawn install; `respawn uninstall --recorder` removes it."
+        }
+    }
+}
 
 /// All that is to be done, in this order: `before`, `changes`, `after`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -491,7 +500,7 @@ mod tests {
         let root = Root::at(dir.path());
         for expected in [2, 0] {
             let mut plan = Plan::default();
-            let text = format!("# {HEADER}\n");
+            let text = format!("# {}\n", header(Program::Agent));
             plan.write(&root, "/a/b/run", &text, 0o755).unwrap();
             plan.link(&root, "/s/b", "/a/b").unwrap();
             assert_eq!(plan.changes.len(), expected);

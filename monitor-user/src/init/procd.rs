@@ -1,4 +1,5 @@
-//! procd (OpenWrt): one script in `/etc/init.d` with two instances, which PID 1 itself keeps.
+//! procd (OpenWrt): a script in `/etc/init.d`, whose instances PID 1 itself keeps: agent and spare in
+//! one script, the recorder in another.
 //!
 //! Not its inittab: that is read at boot only, so that nobody can ask procd to look again; an
 //! entry is started again only after half a second, with `/dev/<id>` as its terminal, in lines of
@@ -10,40 +11,59 @@
 
 use anyhow::Result;
 
-use super::plan::{Ask, HEADER, Plan};
-use super::{Entry, InitSystem, Site};
+use super::plan::{Ask, Plan, header};
+use super::{Entry, InitSystem, Program, Site};
 
-const SCRIPT: &str = "/etc/init.d/respawn";
 /// After most services, whose files and networks ours may want.
-const LINK: &str = "/etc/rc.d/S95respawn";
-const TARGET: &str = "../init.d/respawn";
+const START: u8 = 95;
 
 pub(super) struct Procd;
+
+/// The paths of a script, and of the link that has it started at boot.
+struct Paths {
+    name: &'static str,
+    script: String,
+    link: String,
+    target: String,
+}
+
+impl Paths {
+    fn of(program: Program) -> Self {
+        let name = program.names().next().unwrap_or_default();
+        Self {
+            name,
+            script: format!("/etc/init.d/{name}"),
+            link: format!("/etc/rc.d/S{START}{name}"),
+            target: format!("../init.d/{name}"),
+        }
+    }
+}
 
 impl InitSystem for Procd {
     fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
         site.root
             .first_dir(&["/etc/rc.d"], "directory of what is started at boot")?;
         let mut plan = Plan::default();
-        plan.write(&site.root, SCRIPT, &script(entry), 0o755)?;
+        let paths = Paths::of(entry.program());
+        plan.write(&site.root, &paths.script, &script(entry), 0o755)?;
         // What `/etc/init.d/respawn enable` makes.
-        plan.link(&site.root, LINK, TARGET)?;
+        plan.link(&site.root, &paths.link, &paths.target)?;
         if site.is_running {
-            plan.after = vec![Ask::run(&[SCRIPT, "start"])];
+            plan.after = vec![Ask::run(&[&paths.script, "start"])];
         }
-        plan.look_at = [
-            "ubus call service list '{\"name\":\"respawn\"}'".to_owned(),
+        plan.look_at = vec![
+            format!("ubus call service list '{{\"name\":\"{}\"}}'", paths.name),
             "logread -e respawn".to_owned(),
-        ]
-        .into();
+        ];
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
         let mut plan = Plan::default();
-        plan.unlink(&site.root, LINK, TARGET);
-        if plan.remove(&site.root, SCRIPT)? && site.is_running {
-            plan.before = vec![Ask::attempt(&[SCRIPT, "stop"])];
+        let paths = Paths::of(program);
+        plan.unlink(&site.root, &paths.link, &paths.target);
+        if plan.remove(&site.root, &paths.script)? && site.is_running {
+            plan.before = vec![Ask::attempt(&[&paths.script, "stop"])];
         }
         Ok(plan)
     }
@@ -61,17 +81,21 @@ fn script(entry: &Entry) -> String {
             entry.command()
         )
     };
+    let instances: &[&str] = match entry.program() {
+        Program::Agent => &["agent", "spare"],
+        Program::Recorder => &["recorder"],
+    };
+    let instances: String = instances.iter().copied().map(instance).collect();
     format!(
         "\
 #!/bin/sh /etc/rc.common
-# {HEADER}
-START=95
+# {header}
+START={START}
 USE_PROCD=1
 
 start_service() {{
-{}{}}}
+{instances}}}
 ",
-        instance("agent"),
-        instance("spare")
+        header = header(entry.program())
     )
 }

@@ -35,7 +35,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::detect::{self, Facts};
 use super::inittab::{Block, Dialect};
-use super::{Init, Root, entry, locks, sysvinit};
+use super::{Init, Program, Root, entry, locks, sysvinit};
 use crate::os::{self, pidfd};
 
 /// Deaths of agents between two requests. Each is one start of one line, or one of both lines if
@@ -205,7 +205,7 @@ fn entered(root: &Root, runtime_dir: &Path) -> usize {
     let Ok(Some(text)) = root.read(sysvinit::INITTAB) else {
         return 0;
     };
-    let commands = match Block::find(&text) {
+    let commands = match Block::find(&text, Program::Agent) {
         Ok(block) if block.dialect() == Some(Dialect::Sysvinit) => block.commands(),
         _ => return 0,
     };

@@ -1,4 +1,4 @@
-//! runit: two directories in `/etc/sv`, linked into the directory that runsvdir looks at.
+//! runit: directories in `/etc/sv`, linked into the directory that runsvdir looks at.
 //!
 //! What it does, from runsv(8), runsvdir(8) and measured with 2.1.2: `run` starts again a second
 //! after its last start at the latest (6 ms if it was up longer), for ever; runsvdir looks for new
@@ -7,7 +7,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Change, Plan};
-use super::{Entry, InitSystem, NAMES, Site};
+use super::{Entry, InitSystem, Program, Site};
 
 const SERVICES: &str = "/etc/sv";
 /// Debian's, Void's, that of runit's own documentation, and what Void's link leads to at boot.
@@ -33,26 +33,27 @@ impl InitSystem for Runit {
     fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
         let links = self.links(site)?;
         let mut plan = Plan::default();
-        for name in NAMES {
+        for name in entry.program().names() {
             let directory = format!("{SERVICES}/{name}");
             let run = format!("{directory}/run");
             plan.write(&site.root, &run, &entry.run_script(), 0o755)?;
             // Last, so that runsv finds it whole.
             plan.link(&site.root, &format!("{links}/{name}"), &directory)?;
         }
-        plan.look_at = [
-            format!("sv status {links}/respawn {links}/respawn-spare"),
+        let paths = entry.program().names();
+        let paths: Vec<_> = paths.map(|name| format!("{links}/{name}")).collect();
+        plan.look_at = vec![
+            format!("sv status {}", paths.join(" ")),
             "runsvdir's log: what `ps` shows beside it".to_owned(),
-        ]
-        .into();
+        ];
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
         let mut plan = Plan::default();
         let scanned = site.scan_dir.as_deref();
         // The spare first: it would take over.
-        for name in NAMES.into_iter().rev() {
+        for name in program.names().rev() {
             let directory = format!("{SERVICES}/{name}");
             for links in scanned
                 .into_iter()

@@ -1,4 +1,4 @@
-//! s6: two service directories in the directory that s6-svscan looks at.
+//! s6: service directories in the directory that s6-svscan looks at.
 //!
 //! What it does, from s6-supervise(8), s6-svscan(8) and measured with 2.11: `run` starts again a
 //! second after its last start at the latest, for ever; it runs in a session of its own, and
@@ -10,7 +10,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Change, Plan};
-use super::{Entry, InitSystem, NAMES, Site};
+use super::{Entry, InitSystem, Program, Site};
 
 /// Where s6-svscan usually looks.
 const SCANNED: [&str; 3] = ["/run/service", "/service", "/etc/s6/service"];
@@ -40,7 +40,7 @@ impl InitSystem for S6 {
             site.root.first_dir(&SCANNED, "directory for s6-svscan")?;
         }
         for directory in &directories {
-            for name in NAMES {
+            for name in entry.program().names() {
                 let run = format!("{directory}/{name}/run");
                 plan.write(&site.root, &run, &entry.run_script(), 0o755)?;
             }
@@ -49,26 +49,30 @@ impl InitSystem for S6 {
             if directories.len() == 1 && now.starts_with("/run/") {
                 plan.notes.push(format!(
                     "{now} is made anew at each boot, and {RUN_IMAGE} is not there to make it from: \
-                     have your boot scripts call `respawn install --init s6`"
+                     have your boot scripts call `respawn install --init s6{}`",
+                    match entry.program() {
+                        Program::Agent => "",
+                        Program::Recorder => " --recorder",
+                    }
                 ));
             }
             if site.is_running {
                 plan.after = vec![Ask::run(&["s6-svscanctl", "-a", now])];
             }
-            plan.look_at = [
-                format!("s6-svstat {now}/respawn; s6-svstat {now}/respawn-spare"),
-                "s6-svscan's log".to_owned(),
-            ]
-            .into();
+            let status = entry.program().names();
+            let status: Vec<_> = status
+                .map(|name| format!("s6-svstat {now}/{name}"))
+                .collect();
+            plan.look_at = vec![status.join("; "), "s6-svscan's log".to_owned()];
         }
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
         let mut plan = Plan::default();
         let directories = Self::directories(site);
         // The spare first: it would take over.
-        for name in NAMES.into_iter().rev() {
+        for name in program.names().rev() {
             for directory in &directories {
                 let service = format!("{directory}/{name}");
                 if !plan.remove(&site.root, &format!("{service}/run"))? {

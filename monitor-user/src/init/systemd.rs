@@ -1,4 +1,4 @@
-//! systemd: two units in `/etc/systemd/system`. It reads no inittab.
+//! systemd: units in `/etc/systemd/system`. It reads no inittab.
 //!
 //! What each line is for, from systemd.unit(5), systemd.service(5) and systemd.resource-control(5):
 //! - `StartLimitIntervalSec=0`: by default the sixth start within 10 s is the last one for good;
@@ -12,11 +12,19 @@
 //! - `TasksMax=infinity`, for services that are in the unit's cgroup;
 //! - no `PartOf=` between the two: systemd starts a unit again by a restart job, which would take
 //!   the other one along.
+//!
+//! The recorder's unit gives it no more than it uses (`tests/systemd.rs` runs it so):
+//! - `CAP_BPF` and `CAP_PERFMON` load and attach the programs (capabilities(7)), `CAP_CHOWN` gives the
+//!   files to `--group`;
+//! - `LimitMEMLOCK=infinity`: before 5.11 the kernel counts maps as locked memory;
+//! - `RestartSec=1s`: deaths wait in the kernel meanwhile, and one that cannot start does not spin;
+//! - nothing that gives it a mount namespace (`ProtectSystem=` and the like): by that, `respawn unpin`
+//!   recognises whose pins are whose.
 
 use anyhow::Result;
 
-use super::plan::{Ask, HEADER, Plan};
-use super::{Entry, InitSystem, NAMES, Site};
+use super::plan::{Ask, Plan, header};
+use super::{Entry, InitSystem, Kept, Program, Site};
 
 const UNITS: &str = "/etc/systemd/system";
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -26,61 +34,57 @@ pub(super) struct Systemd;
 impl InitSystem for Systemd {
     fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
         let mut plan = Plan::default();
-        for name in NAMES {
+        let mut units = Vec::new();
+        for kept in entry.program().kept() {
+            let name = kept.name;
             let path = format!("{UNITS}/{name}.service");
-            plan.write(&site.root, &path, &unit(name, entry), 0o644)?;
+            let text = match entry.program() {
+                Program::Agent => agent_unit(*kept, entry),
+                Program::Recorder => recorder_unit(entry),
+            };
+            plan.write(&site.root, &path, &text, 0o644)?;
             // What `systemctl enable` makes; it needs no running systemd.
             plan.link(&site.root, &format!("{WANTS}/{name}.service"), &path)?;
+            units.push(format!("{name}.service"));
         }
         if site.is_running {
-            plan.after = vec![
-                Ask::run(&["systemctl", "daemon-reload"]),
-                Ask::run(&[
-                    "systemctl",
-                    // Whether it comes up is looked at by the caller, who has less patience.
-                    "--no-block",
-                    "start",
-                    "respawn.service",
-                    "respawn-spare.service",
-                ]),
-            ];
+            // Whether it comes up is looked at by the caller, who has less patience.
+            let start = ["systemctl", "--no-block", "start"].into_iter();
+            let start: Vec<_> = start.chain(units.iter().map(String::as_str)).collect();
+            plan.after = vec![Ask::run(&["systemctl", "daemon-reload"]), Ask::run(&start)];
         }
-        plan.look_at = [
-            "systemctl status respawn.service respawn-spare.service".to_owned(),
-            "journalctl -u respawn -u respawn-spare".to_owned(),
-        ]
-        .into();
+        plan.look_at = vec![
+            format!("systemctl status {}", units.join(" ")),
+            format!("journalctl -u {}", units.join(" -u ")),
+        ];
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
         let mut plan = Plan::default();
-        for name in NAMES {
+        for name in program.names() {
             let path = format!("{UNITS}/{name}.service");
             plan.unlink(&site.root, &format!("{WANTS}/{name}.service"), &path);
             plan.remove(&site.root, &path)?;
         }
         if site.is_running && !plan.changes.is_empty() {
             // The spare first: it would take over.
-            plan.before = vec![
-                Ask::attempt(&["systemctl", "stop", "respawn-spare.service"]),
-                Ask::attempt(&["systemctl", "stop", "respawn.service"]),
-            ];
+            let stops = program.names().rev();
+            plan.before = stops
+                .map(|name| Ask::attempt(&["systemctl", "stop", &format!("{name}.service")]))
+                .collect();
             plan.after = vec![Ask::run(&["systemctl", "daemon-reload"])];
         }
         Ok(plan)
     }
 }
 
-fn unit(name: &str, entry: &Entry) -> String {
-    let (role, other) = if name == NAMES[0] {
-        ("agent", NAMES[1])
-    } else {
-        ("spare agent", NAMES[0])
-    };
+fn agent_unit(kept: Kept, entry: &Entry) -> String {
+    let mut others = Program::Agent.names().filter(|name| *name != kept.name);
+    let (role, other) = (kept.role, others.next().unwrap_or_default());
     format!(
         "\
-# {HEADER}
+# {header}
 # Services outlive this unit, and {other}.service takes over from it: stop both to have no agent.
 [Unit]
 Description=respawn {role}
@@ -102,6 +106,42 @@ TasksMax=infinity
 [Install]
 WantedBy=multi-user.target
 ",
+        header = header(entry.program()),
+        command = entry.command()
+    )
+}
+
+fn recorder_unit(entry: &Entry) -> String {
+    format!(
+        "\
+# {header}
+[Unit]
+Description=respawn recorder
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+TimeoutStartSec=10min
+WatchdogSec=30s
+ExecStart={command}
+Restart=always
+RestartSec=1s
+OOMPolicy=continue
+LimitMEMLOCK=infinity
+CapabilityBoundingSet=CAP_BPF CAP_PERFMON CAP_CHOWN
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+",
+        header = header(entry.program()),
         command = entry.command()
     )
 }

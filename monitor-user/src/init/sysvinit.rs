@@ -1,4 +1,4 @@
-//! sysvinit: two `respawn` lines in `/etc/inittab`.
+//! sysvinit: `respawn` lines in `/etc/inittab`.
 //!
 //! What it takes, from inittab(5) and `src/init.c` of 3.06:
 //! - an id has 1 to 4 characters and is used once, in the files of `/etc/inittab.d` too; a command
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use super::inittab::{Block, Dialect, Inittab, SYSVINIT_PROCESS, ids_in};
 use super::plan::{Ask, Change, Plan};
-use super::{Entry, InitSystem, Root, Site};
+use super::{Entry, InitSystem, Program, Root, Site};
 
 pub(super) const INITTAB: &str = "/etc/inittab";
 const MORE_LINES: &str = "/etc/inittab.d";
@@ -34,13 +34,14 @@ impl InitSystem for Sysvinit {
                 site.root.shown(INITTAB)
             );
         };
-        let inittab = parse(&site.root, &text, Dialect::Sysvinit)?;
-        let ids = inittab.ids(2, &ids_elsewhere(&site.root)?);
+        let inittab = parse(&site.root, &text, Dialect::Sysvinit, entry.program())?;
+        let count = entry.program().kept().len();
+        let ids = inittab.ids(count, &ids_elsewhere(&site.root)?);
         let lines: Vec<String> = ids
             .iter()
             .map(|id| format!("{id}:{RUNLEVELS}:respawn:{command}"))
             .collect();
-        if lines.len() != 2 {
+        if lines.len() != count {
             bail!("{}: no id is free", site.root.shown(INITTAB));
         }
         let mut plan = install_in_inittab(site, &text, &inittab, &lines)?;
@@ -52,14 +53,19 @@ impl InitSystem for Sysvinit {
         Ok(plan)
     }
 
-    fn uninstall(&self, site: &Site) -> Result<Plan> {
-        uninstall_from_inittab(site, Dialect::Sysvinit)
+    fn uninstall(&self, site: &Site, program: Program) -> Result<Plan> {
+        uninstall_from_inittab(site, Dialect::Sysvinit, program)
     }
 }
 
 /// Reads it, and names the file in what is wrong with it.
-pub(super) fn parse<'a>(root: &Root, text: &'a [u8], dialect: Dialect) -> Result<Inittab<'a>> {
-    Inittab::parse(text, dialect).with_context(|| root.shown(INITTAB))
+pub(super) fn parse<'a>(
+    root: &Root,
+    text: &'a [u8],
+    dialect: Dialect,
+    program: Program,
+) -> Result<Inittab<'a>> {
+    Inittab::parse(text, dialect, program).with_context(|| root.shown(INITTAB))
 }
 
 const BACKUP: &str = "/etc/inittab.respawn-backup";
@@ -93,17 +99,30 @@ pub(super) fn install_in_inittab(
 
 /// Removes our block, and the backup once it says nothing more than the file. Lines that are not
 /// ours are of no interest here.
-pub(super) fn uninstall_from_inittab(site: &Site, dialect: Dialect) -> Result<Plan> {
+pub(super) fn uninstall_from_inittab(
+    site: &Site,
+    dialect: Dialect,
+    program: Program,
+) -> Result<Plan> {
     let mut plan = Plan::default();
     let Some(text) = site.root.read(INITTAB)? else {
         return Ok(plan);
     };
-    let block = Block::find(&text).with_context(|| site.root.shown(INITTAB))?;
+    let find = |text, program| Block::find(text, program).with_context(|| site.root.shown(INITTAB));
+    let block = find(&text, program)?;
     if block.dialect() != Some(dialect) {
         return Ok(plan);
     }
     let without = block.taken_out();
-    if let Some(backup) = site.root.read(BACKUP)? {
+    let other = match program {
+        Program::Agent => Program::Recorder,
+        Program::Recorder => Program::Agent,
+    };
+    let other = find(&without, other)?;
+    // The other program's entry still needs it.
+    if other.dialect().is_none()
+        && let Some(backup) = site.root.read(BACKUP)?
+    {
         if backup == without {
             plan.changes.push(Change::RemoveBackup {
                 path: BACKUP.into(),

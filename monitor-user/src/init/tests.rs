@@ -65,11 +65,16 @@ fn files(dir: &Path) -> Vec<(String, String)> {
     found
 }
 
-fn snapshot(init: Init) -> String {
+/// The entries of both programs.
+fn entries() -> [Entry; 2] {
+    [Entry::for_test(&[]), Entry::of_recorder_for_test()]
+}
+
+fn snapshot(init: Init, entry: &Entry) -> String {
     let dir = image(init);
     let before = files(dir.path());
     let site = site(dir.path(), false);
-    let plan = init.system().install(&site, &Entry::for_test(&[])).unwrap();
+    let plan = init.system().install(&site, entry).unwrap();
     plan.apply(&site.root).unwrap();
     let new = files(dir.path());
     let new = new.into_iter().filter(|file| !before.contains(file));
@@ -79,10 +84,12 @@ fn snapshot(init: Init) -> String {
 
 #[test]
 fn what_is_written_word_for_word() {
-    let text: String = Init::ALL
-        .into_iter()
-        .map(|init| format!("#### {init}\n{}", snapshot(init)))
-        .collect();
+    let mut text = String::new();
+    for entry in entries() {
+        for init in Init::ALL {
+            text += &format!("#### {init}\n{}", snapshot(init, &entry));
+        }
+    }
     let expected = include_str!("snapshots.txt");
     assert_eq!(
         text, expected,
@@ -114,9 +121,50 @@ fn twice_is_once_and_uninstall_leaves_what_there_was() {
         let changed = files(dir.path());
         assert!(!changed.iter().any(|(_, text)| text.contains("/run/other")));
         assert_eq!(changed.len(), installed.len(), "{init}");
-        system.uninstall(&site).unwrap().apply(&site.root).unwrap();
+        system
+            .uninstall(&site, Program::Agent)
+            .unwrap()
+            .apply(&site.root)
+            .unwrap();
         assert_eq!(files(dir.path()), before, "{init}");
-        assert_eq!(system.uninstall(&site).unwrap(), Plan::default(), "{init}");
+        assert_eq!(
+            system.uninstall(&site, Program::Agent).unwrap(),
+            Plan::default(),
+            "{init}"
+        );
+    }
+}
+
+#[test]
+fn agent_and_recorder_come_and_go_without_each_other() {
+    for init in Init::ALL {
+        let system = init.system();
+        let [agent, recorder] = entries();
+        for (first, second) in [(&agent, &recorder), (&recorder, &agent)] {
+            let dir = image(init);
+            let site = site(dir.path(), false);
+            let before = files(dir.path());
+            let install = |entry: &Entry| {
+                let plan = system.install(&site, entry).unwrap();
+                plan.apply(&site.root).unwrap();
+                files(dir.path())
+            };
+            let uninstall = |entry: &Entry| {
+                let plan = system.uninstall(&site, entry.program()).unwrap();
+                assert_eq!(plan.notes, [""; 0], "{init}");
+                plan.apply(&site.root).unwrap();
+                files(dir.path())
+            };
+            install(first);
+            let both = install(second);
+            assert_eq!(install(first), both, "{init}");
+            assert_eq!(system.install(&site, second).unwrap().changes, [], "{init}");
+            let left = uninstall(first);
+            assert!(left.len() < both.len() || init == Init::Sysvinit || init == Init::Busybox);
+            assert_eq!(system.install(&site, second).unwrap().changes, [], "{init}");
+            assert_ne!(left, before, "{init}");
+            assert_eq!(uninstall(second), before, "{init}");
+        }
     }
 }
 
@@ -213,7 +261,7 @@ fn a_running_init_is_asked() {
         assert_eq!(asked(&plan), install, "{init}");
         assert!(!plan.look_at.is_empty(), "{init}");
         plan.apply(&site.root).unwrap();
-        let plan = init.system().uninstall(&site).unwrap();
+        let plan = init.system().uninstall(&site, Program::Agent).unwrap();
         assert_eq!(asked(&plan), uninstall, "{init}");
     }
 }
@@ -242,7 +290,10 @@ fn somebody_elses_file_is_left_alone() {
             error.to_string().contains("move it out of the way"),
             "{error}"
         );
-        assert_eq!(init.system().uninstall(&site).unwrap(), Plan::default());
+        assert_eq!(
+            init.system().uninstall(&site, Program::Agent).unwrap(),
+            Plan::default()
+        );
         assert_eq!(fs::read_to_string(&file).unwrap(), "theirs\n");
     }
 }
@@ -287,7 +338,7 @@ fn the_backup_is_made_once_and_goes_when_it_says_nothing_more() {
     }
     let text = fs::read_to_string(&inittab).unwrap();
     fs::write(&inittab, format!("{text}x:2:once:/x\n")).unwrap();
-    let plan = system.uninstall(&site).unwrap();
+    let plan = system.uninstall(&site, Program::Agent).unwrap();
     plan.apply(&site.root).unwrap();
     assert_eq!(
         fs::read_to_string(&inittab).unwrap(),
@@ -324,7 +375,10 @@ fn without_its_inittab_no_init_is_given_one() {
             .install(&site, &Entry::for_test(&[]))
             .unwrap_err();
         assert!(error.to_string().contains("is not there"), "{error}");
-        assert_eq!(init.system().uninstall(&site).unwrap(), Plan::default());
+        assert_eq!(
+            init.system().uninstall(&site, Program::Agent).unwrap(),
+            Plan::default()
+        );
     }
 }
 
@@ -343,7 +397,11 @@ fn runit_as_debian_has_it() {
     plan.apply(&site.root).unwrap();
     let default = dir.path().join("etc/runit/runsvdir/default");
     assert!(fs::read_link(default.join("respawn")).is_ok());
-    system.uninstall(&site).unwrap().apply(&site.root).unwrap();
+    system
+        .uninstall(&site, Program::Agent)
+        .unwrap()
+        .apply(&site.root)
+        .unwrap();
     assert_eq!(files(dir.path()), before);
 }
 

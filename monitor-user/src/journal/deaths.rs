@@ -8,13 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::writer::{Log, put_aside_if_foreign};
+use super::writer::{Log, Numbering, frame, put_aside_if_foreign};
 use crate::decode::ProcessExit;
-use crate::os::proc;
-use crate::text;
+use crate::model::{Described, Event, Profile};
 
 /// Of the file that is written to.
 const NAME: &str = "deaths";
@@ -26,35 +24,7 @@ pub(crate) struct Deaths {
     /// The number of the last line.
     seq: u64,
     buffer: Vec<u8>,
-    boot_id: Option<String>,
-    host: Option<String>,
-}
-
-/// Tells of deaths that the kernel had no room for.
-#[derive(Debug, Serialize)]
-pub(crate) struct Lost {
-    event: &'static str,
-    time: Timestamp,
-    count: u64,
-}
-
-impl Lost {
-    /// So many, until now.
-    pub(crate) fn new(time: Timestamp, count: u64) -> Self {
-        let event = "deaths_lost";
-        Self { event, time, count }
-    }
-}
-
-#[derive(Serialize)]
-struct Line<'a, T> {
-    seq: u64,
-    #[serde(flatten)]
-    entry: &'a T,
-    since_boot_ns: u64,
-    boot_id: Option<&'a str>,
-    host: Option<&'a str>,
-    cursor: String,
+    numbering: Numbering,
 }
 
 /// What the last line says of its death.
@@ -80,10 +50,9 @@ impl Deaths {
         let (log, last) = Log::open(paths, max_size / 2, group, true)?;
         Ok(Self {
             log,
-            seq: last.unwrap_or(0),
+            seq: last.as_ref().map_or(0, |last| last.seq),
             buffer: Vec::new(),
-            boot_id: proc::boot_id().ok(),
-            host: proc::host_name().ok(),
+            numbering: Numbering::after(last.as_ref()),
         })
     }
 
@@ -94,28 +63,23 @@ impl Deaths {
         };
         last.host_pid == Some(exit.host_pid)
             && Duration::from_nanos(last.since_boot_ns) == exit.exited_at
-            && last.boot_id == self.boot_id
+            && last.boot_id == self.numbering.boot_id
     }
 
-    /// Appends one line, of something that happened `since_boot_ns` nanoseconds after the boot.
+    /// Appends an event that happened `since_boot_ns` nanoseconds after the boot, and gives it its
+    /// number.
     ///
     /// # Errors
     /// It is not written, or a part of it only. The next try begins a line of its own.
-    pub(crate) fn append(&mut self, entry: &impl Serialize, since_boot_ns: u64) -> io::Result<()> {
+    pub(crate) fn append(
+        &mut self,
+        event: &mut Event,
+        profile: Option<&Profile>,
+        since_boot_ns: u64,
+    ) -> io::Result<()> {
         let seq = self.seq.saturating_add(1);
-        let line = text::json(&Line {
-            seq,
-            entry,
-            since_boot_ns,
-            boot_id: self.boot_id.as_deref(),
-            host: self.host.as_deref(),
-            cursor: cursor(self.boot_id.as_deref(), seq, since_boot_ns),
-        })?;
-        self.buffer.clear();
-        // Ends a torn line, where there is one.
-        self.buffer.push(b'\n');
-        self.buffer.extend_from_slice(line.as_bytes());
-        self.buffer.push(b'\n');
+        event.stamp = Some(self.numbering.stamp(seq, since_boot_ns));
+        frame(&mut self.buffer, &Described { event, profile })?;
         self.log.make_room(self.buffer.len())?;
         let (is_used, written) = self.log.write(&self.buffer);
         if is_used {
@@ -123,11 +87,4 @@ impl Deaths {
         }
         written
     }
-}
-
-/// Names a line, also among those of files that were removed before: by its number, and by the moment
-/// that it is about.
-fn cursor(boot_id: Option<&str>, seq: u64, since_boot_ns: u64) -> String {
-    let boot = boot_id.and_then(|id| id.get(..8)).unwrap_or("0");
-    format!("{seq}-{boot}-{since_boot_ns:x}")
 }

@@ -18,11 +18,14 @@
 //! - an event is one line, written by one `write(2)`; a line without its newline is no line;
 //! - `seq` grows by one from line to line, across files and agents; a hole is a line that is lost;
 //! - a line is written after all those with a lower `seq`, in whichever file;
+//! - a line's cursor is no other line's, also after a reboot, and where the journal was removed and began again;
 //! - only one agent writes: the one that holds the lock.
 
 mod changes;
+mod cursor;
 mod deaths;
 mod reader;
+mod resume;
 mod shares;
 mod writer;
 
@@ -32,8 +35,10 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub(crate) use changes::Changes;
-pub(crate) use deaths::{Deaths, Lost};
+pub(crate) use cursor::{Cursor, NoCursor};
+pub(crate) use deaths::Deaths;
 pub(crate) use reader::{Line, Reader};
+pub(crate) use resume::{Found, Resumed, resume};
 pub(crate) use writer::Journal;
 
 /// All files.

@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Place;
+use super::{Cursor, Place};
 use crate::clock::WallClock;
 use crate::control::rights::{self, Access};
 use crate::model::{Event, Source};
@@ -104,6 +104,12 @@ impl Line {
     /// All its keys, as they were written.
     pub(crate) fn value(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_default()
+    }
+
+    /// Its place among all, if it has one.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        let source = &self.event.stamp.as_ref()?.source;
+        source.cursor.as_ref()?.parse().ok()
     }
 
     /// Which service it is about.
@@ -187,6 +193,14 @@ impl Reader {
     /// Events missed since this was asked last: their file was gone before it could be read.
     pub(crate) fn take_missed(&mut self) -> u64 {
         std::mem::take(&mut self.missed)
+    }
+
+    /// What was read so far counts as read before, up to the line with that number.
+    pub(super) fn begin_after(&mut self, seq: u64) {
+        self.last_seq = Some(seq);
+        self.missed = 0;
+        self.damaged = 0;
+        self.damaged_since = 0;
     }
 
     fn count(&mut self, line: &Line) {

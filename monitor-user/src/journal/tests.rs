@@ -1,6 +1,7 @@
 //! The journal on real files.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::model::{
     BackoffReason, Blame, Cause, Death, Event, ExtraFacts, Instance, Notice, Signal, SpawnFailure,
     What,
 };
+use crate::os::proc;
 
 const MAX_SIZE: u64 = 8 << 20;
 
@@ -110,7 +112,8 @@ fn every_notice_is_told_in_the_words_of_the_contract() {
             Notice::Stopping {
                 service: s(),
                 instance,
-                signal: Signal::TERM,
+                signal: Some(Signal::TERM),
+                reason: None,
             },
             with("stopping", &[&who, &json!({"signal": "SIGTERM"})]),
         ),
@@ -480,6 +483,134 @@ fn read(dir: &Path) -> (Vec<u64>, Reader) {
     (read_on(&mut reader), reader)
 }
 
+/// What is read after that cursor: the numbers, how many lines are missing before or among them, and what
+/// was found of the cursor's line.
+fn after(dir: &Path, cursor: Cursor) -> (Vec<u64>, u64, Found) {
+    let Resumed { mut reader, found } = resume(|| Reader::open(dir), cursor, |_| {}).unwrap();
+    let numbers = read_on(&mut reader);
+    (numbers, reader.take_missed(), found)
+}
+
+fn cursors(dir: &Path) -> Vec<Cursor> {
+    let mut reader = Reader::open(dir).unwrap();
+    let lines = std::iter::from_fn(|| reader.next().unwrap());
+    lines.map(|line| line.cursor().unwrap()).collect()
+}
+
+/// In all four files, with agents that end: the cursor of each line that was ever written.
+#[test]
+fn after_each_cursor_come_the_later_lines_that_are_kept() {
+    const MAX: u64 = 16 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let mut all: Vec<Cursor> = Vec::new();
+    let mut journal = Journal::open(dir.path(), MAX, None).unwrap();
+    for pid in 1..=300 {
+        if pid % 40 == 0 {
+            journal = Journal::open(dir.path(), MAX, None).unwrap();
+        }
+        match pid % 40 {
+            0..30 => journal.append(&mut started_of("loop", pid)),
+            _ => journal.append(&mut agent_started(pid)),
+        }
+        .unwrap();
+        let written = cursors(dir.path());
+        let last = all.len() as u64;
+        all.extend(written.iter().filter(|cursor| cursor.seq > last));
+    }
+    let written: Vec<u64> = all.iter().map(|cursor| cursor.seq).collect();
+    assert_eq!(written, (1..=all.len() as u64).collect::<Vec<_>>());
+    let kept: Vec<u64> = cursors(dir.path()).iter().map(|it| it.seq).collect();
+    let last = all.len() as u64;
+    let mut seen = [false; 3];
+    for cursor in all {
+        let (numbers, missed, found) = after(dir.path(), cursor);
+        let later: Vec<u64> = kept
+            .iter()
+            .copied()
+            .filter(|seq| *seq > cursor.seq)
+            .collect();
+        assert_eq!(numbers, later, "{cursor}");
+        assert_eq!(missed + later.len() as u64, last - cursor.seq, "{cursor}");
+        let expected = match kept.contains(&cursor.seq) {
+            true => Found::Line,
+            false if kept[0] < cursor.seq => Found::Older,
+            false => Found::Nothing,
+        };
+        assert_eq!(found, expected, "{cursor}");
+        seen[found as usize] = true;
+    }
+    assert_eq!(seen, [true; 3]);
+}
+
+#[test]
+fn after_the_place_of_missing_lines_nothing_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), 4096, None).unwrap();
+    for pid in 1..=50 {
+        journal.append(&mut agent_started(pid)).unwrap();
+    }
+    let first = cursors(dir.path())[0];
+    assert!(first.seq > 1);
+    let (numbers, missed, found) = after(dir.path(), first.gap_before());
+    assert_eq!((numbers[0], missed, found), (first.seq, 0, Found::Line));
+    let read: Cursor = first.gap_before().to_string().parse().unwrap();
+    assert_eq!(read, first.gap_before());
+}
+
+/// Its numbers begin again then, and so do those of a boot after which the disk lacks the last lines.
+#[test]
+fn a_journal_that_began_again_is_shown_from_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = current_path(dir.path());
+    let mut journal = open(dir.path());
+    for pid in 1..=5 {
+        journal.append(&mut started(pid)).unwrap();
+    }
+    let old = cursors(dir.path());
+    let text = fs::read_to_string(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let mut journal = open(dir.path());
+    for pid in 1..=6 {
+        journal.append(&mut started(pid)).unwrap();
+    }
+    let all: Vec<u64> = (1..=6).collect();
+    assert_eq!(after(dir.path(), old[4]), (all, 0, Found::Nothing));
+    // Another boot, after which the last two are missing.
+    let boot_id = proc::boot_id().unwrap();
+    let text = text.replace(&boot_id, "00000000-0000-4000-8000-000000000000");
+    let kept: Vec<&str> = text.split_inclusive('\n').take(3).collect();
+    fs::write(&path, kept.concat()).unwrap();
+    let mut journal = open(dir.path());
+    for pid in 1..=6 {
+        journal.append(&mut started(pid)).unwrap();
+    }
+    let (numbers, _, found) = after(dir.path(), old[4]);
+    assert_eq!((numbers, found), ((4..=9).collect(), Found::Older));
+    let (numbers, missed, found) = after(dir.path(), old[1]);
+    assert_eq!(
+        (numbers, missed, found),
+        ((3..=9).collect(), 0, Found::Line)
+    );
+}
+
+#[test]
+fn lines_of_an_older_agent_have_no_cursor_and_are_told_in_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |seq: u64| format!("{{\"seq\":{seq},\"event\":\"stopped\",\"service\":\"web\"}}\n");
+    let mut journal = open(dir.path());
+    journal.append(&mut started(1)).unwrap();
+    let first = cursors(dir.path())[0];
+    append_text(dir.path(), &(line(2) + &line(3)));
+    open(dir.path()).append(&mut started(4)).unwrap();
+    let (numbers, missed, found) = after(dir.path(), first);
+    assert_eq!((numbers, missed, found), (vec![2, 3, 4], 0, Found::Line));
+}
+
+fn append_text(dir: &Path, text: &str) {
+    let file = fs::OpenOptions::new().append(true).open(current_path(dir));
+    file.unwrap().write_all(text.as_bytes()).unwrap();
+}
+
 #[test]
 fn a_reader_skips_a_torn_last_line_of_every_length() {
     let dir = tempfile::tempdir().unwrap();
@@ -638,7 +769,7 @@ fn a_journal_that_does_not_exist_yet_is_no_error() {
 fn follow(seed: u64, count: u32) -> (Vec<u64>, u32) {
     use std::sync::atomic::{AtomicU64, Ordering};
     let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(dir.path(), 32_768, None).unwrap();
+    let mut journal = Journal::open(dir.path(), 49_152, None).unwrap();
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = move |below: u32| {
         random ^= random << 13;

@@ -9,12 +9,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Place;
+use super::cursor::{Cursor, new_series};
 use super::shares::Shares;
-use crate::model::{Event, Source, Stamp, What};
+use crate::model::{Event, Source, Stamp, What, or_default};
 use crate::os::{self, proc};
 use crate::text;
 
@@ -38,8 +39,18 @@ pub(crate) struct Journal {
     /// Events that could not be written, and have not been told of.
     unwritten: u64,
     buffer: Vec<u8>,
+    numbering: Numbering,
+}
+
+/// What the lines of one writer have in common.
+#[derive(Debug)]
+pub(super) struct Numbering {
     /// Of this boot, if it can be read.
-    boot_id: Option<String>,
+    pub(super) boot_id: Option<String>,
+    /// The host's name, if it can be read.
+    host: Option<String>,
+    /// For cursors.
+    series: u32,
 }
 
 /// A file that is put aside when it is full.
@@ -73,14 +84,16 @@ impl Journal {
         };
         let (journal, last) = open(Place::Journal, true)?;
         let (busy, last_of_busy) = open(Place::Busy, false)?;
+        let last = last.into_iter().chain(last_of_busy);
+        let last = last.max_by_key(|last| last.seq);
         Ok(Self {
+            numbering: Numbering::after(last.as_ref()),
             journal,
             busy,
             shares: None,
-            seq: last.max(last_of_busy).unwrap_or(0),
+            seq: last.map_or(0, |last| last.seq),
             unwritten: 0,
             buffer: Vec::new(),
-            boot_id: proc::boot_id().ok(),
         })
     }
 
@@ -180,12 +193,7 @@ impl Journal {
         let since_boot_ns = event
             .exit_since_boot_ns()
             .unwrap_or_else(proc::since_boot_ns);
-        let source = Source {
-            since_boot_ns: Some(since_boot_ns),
-            boot_id: self.boot_id.clone(),
-            ..Source::default()
-        };
-        event.stamp = Some(Stamp { seq, source });
+        event.stamp = Some(self.numbering.stamp(seq, since_boot_ns));
         let appended = self.append_numbered(place, seq, event);
         if appended.is_err() {
             event.stamp = None;
@@ -195,11 +203,7 @@ impl Journal {
 
     fn append_numbered(&mut self, place: Place, seq: u64, event: &Event) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        // Ends a torn line, where there is one.
-        buffer.push(b'\n');
-        buffer.extend_from_slice(text::json(event)?.as_bytes());
-        buffer.push(b'\n');
+        frame(&mut buffer, event)?;
         let appended = self.write(place, seq, &buffer);
         if place == Place::Journal
             && let (Some(shares), Some(service)) = (&mut self.shares, &event.service)
@@ -228,13 +232,13 @@ impl Journal {
 }
 
 impl Log {
-    /// With it, the number of its last line. `max_size` is that of one file.
+    /// With it, its last line. `max_size` is that of one file.
     pub(super) fn open(
         [path, older]: [PathBuf; 2],
         max_size: u64,
         group: Option<u32>,
         create: bool,
-    ) -> Result<(Self, Option<u64>)> {
+    ) -> Result<(Self, Option<Numbered>)> {
         let opened = match open_file(&path, create, group) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !create => None,
             opened => Some(
@@ -246,7 +250,9 @@ impl Log {
         let (file, end) = opened.map_or((None, End::default()), |(file, end)| (Some(file), end));
         // Without the older file, only its lines are missing.
         let of_older = open_file(&older, false, group);
-        let last = end.seq.or_else(|| read_end(&mut of_older.ok()?).ok()?.seq);
+        let last = end
+            .last
+            .or_else(|| read_end(&mut of_older.ok()?).ok()?.last);
         let log = Self {
             path,
             older,
@@ -361,6 +367,15 @@ fn beside(event: &Event, what: What) -> Event {
     }
 }
 
+/// Writes a line into the buffer, after a newline that ends a torn line, where there is one.
+pub(super) fn frame(buffer: &mut Vec<u8>, line: &impl Serialize) -> io::Result<()> {
+    buffer.clear();
+    buffer.push(b'\n');
+    buffer.extend_from_slice(text::json(line)?.as_bytes());
+    buffer.push(b'\n');
+    Ok(())
+}
+
 /// The size of one file, of four.
 fn of_all(max_size: u64) -> u64 {
     max_size / 4
@@ -369,7 +384,7 @@ fn of_all(max_size: u64) -> u64 {
 /// Puts a file out of the way, under a name that is free, in which not a single line is a journal's.
 pub(super) fn put_aside_if_foreign(path: &Path) -> Result<()> {
     let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
-    if !is_file || read_end(&mut File::open(path)?)?.seq.is_some() {
+    if !is_file || read_end(&mut File::open(path)?)?.last.is_some() {
         return Ok(());
     }
     let aside = (1..=u32::MAX)
@@ -425,25 +440,69 @@ fn set_readers(file: &File, group: Option<u32>) -> io::Result<()> {
 }
 
 /// How a file ends.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct End {
-    /// The number of its last good line.
-    seq: Option<u64>,
+    /// Its last good line.
+    last: Option<Numbered>,
     /// Whether its last byte is something else than a newline.
     torn: bool,
 }
 
+/// What the next line needs to know of the one before it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Numbered {
+    pub(super) seq: u64,
+    #[serde(rename = "event")]
+    _event: String,
+    #[serde(default, deserialize_with = "or_default")]
+    boot_id: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    cursor: Option<String>,
+}
+
+impl Numbering {
+    /// That of a writer that goes on after that line.
+    pub(super) fn after(last: Option<&Numbered>) -> Self {
+        let boot_id = proc::boot_id().ok();
+        Self {
+            series: series_after(last, boot_id.as_deref()),
+            boot_id,
+            host: proc::host_name().ok(),
+        }
+    }
+
+    /// For a line with that number, about that moment.
+    pub(super) fn stamp(&self, seq: u64, since_boot_ns: u64) -> Stamp {
+        let cursor = Cursor {
+            seq,
+            series: self.series,
+            at_ns: since_boot_ns,
+        };
+        let source = Source {
+            since_boot_ns: Some(since_boot_ns),
+            boot_id: self.boot_id.clone(),
+            host: self.host.clone(),
+            cursor: Some(cursor.to_string()),
+        };
+        Stamp { seq, source }
+    }
+}
+
+/// The numbering of what follows on that line in that boot. After a reboot it is another one: the last lines
+/// may not have reached the disk, so that their numbers come again.
+fn series_after(last: Option<&Numbered>, boot_id: Option<&str>) -> u32 {
+    let is_same_boot = |last: &&Numbered| boot_id.is_some() && last.boot_id.as_deref() == boot_id;
+    let cursor = last.filter(is_same_boot).and_then(|last| {
+        let cursor = last.cursor.as_ref()?;
+        cursor.parse::<Cursor>().ok()
+    });
+    cursor.map_or_else(new_series, |cursor| cursor.series)
+}
+
 /// Reads as much of the file's end as it takes to find a good line.
 fn read_end(file: &mut File) -> io::Result<End> {
-    #[derive(Deserialize)]
-    struct Numbered {
-        seq: u64,
-        #[serde(rename = "event")]
-        _event: String,
-    }
-    let (line, torn) = find_last::<Numbered>(&mut &*file)?;
-    let seq = line.map(|line| line.seq);
-    Ok(End { seq, torn })
+    let (last, torn) = find_last(&mut &*file)?;
+    Ok(End { last, torn })
 }
 
 /// The last line of a file that can be read as that, and whether its last byte is no newline.

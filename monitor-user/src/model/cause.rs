@@ -3,6 +3,7 @@
 //! Says nothing of what follows from it: that is the supervisor's.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -124,6 +125,14 @@ pub(crate) struct Sender {
     /// Who it was beside that, if a recorder has kept it.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub(crate) profile: Option<Box<Profile>>,
+}
+
+impl Sender {
+    /// What a recorder has kept of it; nothing where none has.
+    pub(crate) fn profile(&self) -> &Profile {
+        static NOTHING: LazyLock<Profile> = LazyLock::new(Profile::default);
+        self.profile.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 /// The parent of a sender.
@@ -264,6 +273,14 @@ impl Cause {
     pub(crate) fn sender(&self) -> Option<&Sender> {
         match self {
             Self::Signaled { origin, .. } => origin.sender.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn sender_mut(&mut self) -> Option<&mut Sender> {
+        match self {
+            Self::Signaled { origin, .. } => origin.sender.as_mut(),
             _ => None,
         }
     }

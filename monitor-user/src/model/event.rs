@@ -43,7 +43,7 @@ pub(crate) struct Source {
     pub(crate) since_boot_ns: Option<u64>,
     /// Of which boot; `None` if that is not known.
     pub(crate) boot_id: Option<String>,
-    /// The host's name. A recorder adds this and the next one.
+    /// The host's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) host: Option<String>,
     /// The line's place among all.
@@ -73,16 +73,28 @@ pub(crate) enum What {
         #[serde(default)]
         start_time_ns: u64,
     },
+    /// An instance has said that it is ready, or was found to be.
+    Ready {
+        #[serde(default)]
+        pid: u32,
+        #[serde(default)]
+        start_time_ns: u64,
+    },
     Stopping {
         #[serde(default)]
         pid: u32,
         #[serde(default)]
         start_time_ns: u64,
-        /// Always there in what this version writes.
+        /// `None`: `stop_command` is run instead.
         #[serde(default, deserialize_with = "or_default")]
         signal: Option<Signal>,
+        /// Why, if nobody asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     Stopped,
+    /// A oneshot service has done its work.
+    Done,
     /// Somebody asked the agent for something.
     Requested {
         #[serde(default)]
@@ -104,6 +116,19 @@ pub(crate) enum What {
     Failed {
         #[serde(default)]
         reason: String,
+    },
+    /// It was not started, as a condition does not hold.
+    Skipped {
+        #[serde(default)]
+        reason: String,
+    },
+    /// A command around its run has failed, and things go on.
+    StepFailed {
+        /// The key that names it: "before_stop", "stop_command" or "after_stop".
+        #[serde(default)]
+        step: Cow<'static, str>,
+        #[serde(default)]
+        message: String,
     },
     /// Its main process has put the rest into the background.
     WentToBackground {
@@ -251,11 +276,15 @@ impl What {
             Self::ChildExited(_) => "child_exited",
             Self::Started { .. } => "started",
             Self::Adopted { .. } => "adopted",
+            Self::Ready { .. } => "ready",
             Self::Stopping { .. } => "stopping",
             Self::Stopped => "stopped",
+            Self::Done => "done",
             Self::Requested { .. } => "requested",
             Self::Backoff { .. } => "backoff",
             Self::Failed { .. } => "failed",
+            Self::Skipped { .. } => "skipped",
+            Self::StepFailed { .. } => "step_failed",
             Self::WentToBackground { .. } => "went_to_background",
             Self::Unrecorded { .. } => "unrecorded",
             Self::EventsLost { .. } => "events_lost",
@@ -277,6 +306,7 @@ impl What {
                 pid, start_time_ns, ..
             }
             | Self::Adopted { pid, start_time_ns }
+            | Self::Ready { pid, start_time_ns }
             | Self::Stopping {
                 pid, start_time_ns, ..
             }
@@ -450,7 +480,7 @@ impl FromStr for Event {
 }
 
 /// Reads a key; what another version wrote there, and this one cannot read, counts as missing.
-pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: DeserializeOwned + Default,
@@ -519,6 +549,7 @@ mod tests {
                 pid,
                 start_time_ns,
                 signal: Some(Signal::TERM),
+                reason: Some("not ready within start_timeout (5s)".to_owned()),
             },
             What::Stopped,
             What::Requested {

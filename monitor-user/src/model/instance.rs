@@ -19,6 +19,14 @@ pub(crate) struct Instance {
     pub(crate) start_time_ns: u64,
 }
 
+impl Instance {
+    /// No process: of a oneshot service that has done its work.
+    pub(crate) const NONE: Self = Self {
+        pid: 0,
+        start_time_ns: 0,
+    };
+}
+
 /// Which start of a service is meant: counted up for each `Spawn`, never reused.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -34,6 +34,11 @@ pub(crate) enum Rest {
         /// In words, for people.
         reason: String,
     },
+    /// It was not started, as a condition does not hold.
+    Skipped {
+        /// Which, in words.
+        reason: String,
+    },
 }
 
 /// One service's memory. Times are durations before or after the moment of the export, so that
@@ -51,6 +56,18 @@ pub(crate) struct Memory {
     pub(crate) exec: Option<u64>,
     /// The instance that had not exited, as far as was known.
     pub(crate) instance: Option<Instance>,
+    /// The instance that runs and has not said that it is ready, where it is to say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unready: Option<Instance>,
+    /// The instance that runs, is ready or need not say so, and is up after its `after_start`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) finishing: Option<Instance>,
+    /// It had done its work, is stopped, and its `before_stop` has not ended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) undoing: bool,
+    /// Why the instance on its way down counts as failed: it was not ready in time, or does not work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) overdue: Option<String>,
     /// How many instances were started so far.
     pub(crate) starts: u64,
     /// Ends by itself in a row: how far the delay has grown.
@@ -70,6 +87,9 @@ pub(crate) struct Memory {
     pub(crate) stopping: bool,
     /// Why it is to stay down although it is desired up; never `Rest::Stopped`.
     pub(crate) rest: Option<Rest>,
+    /// Whether it is essential and has ended for good, and the agent has not ended for that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) has_ended: bool,
     /// Whether it is down, and that has been told.
     pub(crate) at_rest: bool,
     /// The last death.
@@ -110,6 +130,16 @@ impl Memory {
             *ago = ago.saturating_add(by);
         }
         self
+    }
+
+    /// That of an essential service which has ended for good, for an agent that begins afresh.
+    pub(crate) fn forget_end(&mut self) {
+        if std::mem::take(&mut self.has_ended) {
+            self.rest = None;
+            (self.failures, self.storm) = (0, 0);
+            self.starts_ago.clear();
+            self.ends_ago.clear();
+        }
     }
 
     /// Since when it has been in its state, on the reader's clock.

@@ -10,6 +10,7 @@ use super::event::{Event, What};
 use super::exit::{Circumstances, Exit};
 use super::instance::{Child, Instance, ServiceName, SpawnFailure};
 use super::signal::Signal;
+use super::steps::Phase;
 
 /// What happened to a service, for people and programs that follow along.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,11 @@ pub(crate) enum Notice {
         service: ServiceName,
         instance: Instance,
     },
+    /// An instance has said that it is ready, or was found to be.
+    Ready {
+        service: ServiceName,
+        instance: Instance,
+    },
     /// An instance ended.
     Exited {
         service: ServiceName,
@@ -45,10 +51,15 @@ pub(crate) enum Notice {
     Stopping {
         service: ServiceName,
         instance: Instance,
-        signal: Signal,
+        /// What it is sent; `None`: a command is run instead.
+        signal: Option<Signal>,
+        /// Why, if nobody asked for it: it does not work.
+        reason: Option<String>,
     },
     /// The service is down and stays down.
     Stopped { service: ServiceName },
+    /// A oneshot service has done its work.
+    Done { service: ServiceName },
     /// The next start waits.
     Backoff {
         service: ServiceName,
@@ -59,6 +70,17 @@ pub(crate) enum Notice {
     Failed {
         service: ServiceName,
         reason: String,
+    },
+    /// It is not started, as a condition does not hold.
+    Skipped {
+        service: ServiceName,
+        reason: String,
+    },
+    /// A command around the run of the service has failed, and things go on.
+    StepFailed {
+        service: ServiceName,
+        phase: Phase,
+        message: String,
     },
     /// An instance's main process has put the rest into the background, where nobody supervises it.
     WentToBackground {
@@ -77,12 +99,16 @@ impl Notice {
         match self {
             Self::Started { service, .. }
             | Self::Adopted { service, .. }
+            | Self::Ready { service, .. }
+            | Self::Done { service }
             | Self::Exited { service, .. }
             | Self::ChildExited { service, .. }
             | Self::Stopping { service, .. }
             | Self::Stopped { service }
             | Self::Backoff { service, .. }
             | Self::WentToBackground { service, .. }
+            | Self::Skipped { service, .. }
+            | Self::StepFailed { service, .. }
             | Self::Failed { service, .. } => Some(service),
             Self::EventsLost { .. } => None,
         }
@@ -153,13 +179,22 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
         },
+        Notice::Ready { instance, .. } => What::Ready {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+        },
         Notice::Stopping {
-            instance, signal, ..
+            instance,
+            signal,
+            reason,
+            ..
         } => What::Stopping {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
-            signal: Some(*signal),
+            signal: *signal,
+            reason: reason.clone(),
         },
+        Notice::Done { .. } => What::Done,
         Notice::Stopped { .. } => What::Stopped,
         Notice::WentToBackground {
             instance, advice, ..
@@ -171,6 +206,13 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
         Notice::Backoff { delay, reason, .. } => backoff(*delay, reason),
         Notice::Failed { reason, .. } => What::Failed {
             reason: reason.clone(),
+        },
+        Notice::Skipped { reason, .. } => What::Skipped {
+            reason: reason.clone(),
+        },
+        Notice::StepFailed { phase, message, .. } => What::StepFailed {
+            step: Cow::Borrowed(phase.key()),
+            message: message.clone(),
         },
         Notice::EventsLost { count } => What::EventsLost { count: *count },
     }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::event::Event;
 use super::owner::Owner;
 
 /// What a recorder keeps of a dead process, and of a sender of signals. `None` is what the kernel did
@@ -28,6 +29,15 @@ pub(crate) struct Profile {
     pub(crate) owner: Owner,
     /// The parent, its parent and so on, four at most.
     pub(crate) ancestors: Vec<Ancestor>,
+}
+
+/// An event of a death, and who it was: one object in JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Described<'a> {
+    #[serde(flatten)]
+    pub(crate) event: &'a Event,
+    #[serde(flatten)]
+    pub(crate) profile: Option<&'a Profile>,
 }
 
 /// One of those.

@@ -9,6 +9,11 @@ use super::instance::{ServiceName, SpawnFailure};
 pub(crate) enum Reply {
     /// It is so.
     Done,
+    /// A start was not tried, as a condition of the service does not hold.
+    Skipped {
+        /// Which, in words.
+        reason: String,
+    },
     /// What a reload did.
     Reloaded(ReloadSummary),
     /// It could not be done, or was overtaken by another request.
@@ -48,10 +53,14 @@ pub(crate) enum DeniedReason {
     UnknownService(ServiceName),
     /// No such service in the config that was loaded, but its file is there.
     NotLoaded { file: PathBuf },
+    /// No such service, but a template that could have such an instance.
+    NoInstance { template: PathBuf },
     /// There is no process to send a signal to.
     NotRunning(ServiceName),
     /// The signal could not be sent.
     NotSent { service: ServiceName, why: String },
+    /// It could not be had read its own configuration again.
+    NotReloaded { service: ServiceName, why: String },
     /// It is so, but an agent that starts after this one would not know it.
     NotRemembered(ServiceName),
     /// The start failed.

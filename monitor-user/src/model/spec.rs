@@ -1,12 +1,19 @@
 //! A service as it is wanted: validated, complete, with no default left to fill in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::confinement::Confinement;
+use super::hash;
+use super::listen::Listen;
+use super::log::Log;
+use super::relations::Relations;
 use super::signal::Signal;
+use super::steps::Steps;
 
 /// One service, validated by `config`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +24,22 @@ pub(crate) struct Spec {
     pub(crate) exec: Exec,
     /// Whom to tell. A change of it restarts nothing.
     pub(crate) hooks: Hooks,
+    /// Which services it waits for, follows, and has started. A change of it alone restarts nothing.
+    #[serde(default, skip_serializing_if = "Relations::is_default")]
+    pub(crate) relations: Relations,
+    /// Where the logger writes its output, if `exec` has it go there. A change of it alone restarts
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<Log>,
+    /// What shows that it works as long as it runs. A change of it restarts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) check: Option<Check>,
+    /// How it reads its own configuration again. A change of it restarts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reload: Option<Reload>,
+    /// What is done around its run. A change of it restarts nothing.
+    #[serde(default, skip_serializing_if = "Steps::is_default")]
+    pub(crate) steps: Steps,
     /// Why its file cannot be used, if it cannot: then `exec` says nothing, and whoever is to start
     /// the service reads the file again first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +71,11 @@ impl Spec {
             policy,
             exec: Exec::nothing(),
             hooks,
+            relations: Relations::default(),
+            log: None,
+            check: None,
+            reload: None,
+            steps: Steps::default(),
             unusable: Some(unusable),
         }
     }
@@ -75,6 +103,23 @@ pub(crate) struct Hook {
     pub(crate) timeout: Duration,
 }
 
+/// When a service counts as up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// While it runs.
+    #[default]
+    Simple,
+    /// Once it has ended with success.
+    Oneshot,
+}
+
+impl Kind {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// When a service is started again after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum RestartPolicy {
@@ -82,6 +127,9 @@ pub(crate) enum RestartPolicy {
     Always,
     /// After an end that is not a success.
     OnFailure,
+    /// After an end by a signal, or because it was not ready in time or did not work; after an exit
+    /// only if somebody else asked it to end.
+    OnAbnormal,
     /// Never.
     No,
 }
@@ -111,6 +159,8 @@ pub(crate) enum StopMode {
 /// What the supervisor decides by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
+    #[serde(default, skip_serializing_if = "Kind::is_default")]
+    pub(crate) kind: Kind,
     pub(crate) restart: RestartPolicy,
     /// Before the first restart; the later ones double from `max(restart_delay, 100 ms)`.
     pub(crate) restart_delay: Duration,
@@ -122,6 +172,9 @@ pub(crate) struct Policy {
     pub(crate) start_limit: Option<StartLimit>,
     /// Exit codes that are a success.
     pub(crate) success_exit_status: Vec<u8>,
+    /// Exit codes after which it is not started again, whatever `restart` says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) restart_prevent_exit_status: Vec<u8>,
     pub(crate) stop_signal: Signal,
     /// From `stop_signal` to SIGKILL.
     pub(crate) stop_timeout: Duration,
@@ -131,8 +184,17 @@ pub(crate) struct Policy {
     /// A start that somebody waits for has failed if the instance ends sooner than that.
     #[serde(default = "default_start_check")]
     pub(crate) start_check: Duration,
+    /// From a start until the service is ready; then it is stopped, and has failed.
+    #[serde(
+        default = "default_start_timeout",
+        skip_serializing_if = "is_default_start_timeout"
+    )]
+    pub(crate) start_timeout: Duration,
     /// Start the next instance on the early event, beside the dying one's teardown.
     pub(crate) overlap: bool,
+    /// When it has ended for good, the agent stops the others and ends with its exit status.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) essential: bool,
     /// So many bytes of the end of its output are kept with each exit; 0 for none.
     pub(crate) last_output: u64,
 }
@@ -141,21 +203,33 @@ fn default_start_check() -> Duration {
     Duration::from_secs(1)
 }
 
+fn default_start_timeout() -> Duration {
+    Duration::from_secs(90)
+}
+
+fn is_default_start_timeout(timeout: &Duration) -> bool {
+    *timeout == default_start_timeout()
+}
+
 /// What holds where a file says nothing.
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            kind: Kind::Simple,
             restart: RestartPolicy::Always,
             restart_delay: Duration::ZERO,
             restart_max_delay: Duration::from_secs(30),
             stable_after: Duration::from_secs(10),
             start_limit: None,
             success_exit_status: vec![0],
+            restart_prevent_exit_status: Vec::new(),
             stop_signal: Signal::TERM,
             stop_timeout: Duration::from_secs(10),
             stop_mode: StopMode::Group,
             start_check: default_start_check(),
+            start_timeout: default_start_timeout(),
             overlap: false,
+            essential: false,
             last_output: 0,
         }
     }
@@ -170,6 +244,8 @@ pub(crate) enum Output {
     Inherit,
     /// A file, opened by the child for appending, created with mode 0640.
     File(PathBuf),
+    /// The FIFO that the logger reads.
+    Log,
 }
 
 /// A user or group ID with all that `exec` needs of it.
@@ -199,9 +275,20 @@ pub(crate) struct Exec {
     pub(crate) arguments: Vec<String>,
     /// The environment, but for what `environment_file` adds.
     pub(crate) environment: BTreeMap<String, String>,
-    /// Read at every start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) environment_file: Option<EnvironmentFile>,
+    /// Read at every start; a later one replaces what an earlier one sets.
+    #[serde(
+        default,
+        serialize_with = "put_one_or_several",
+        deserialize_with = "one_or_several",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub(crate) environment_file: Vec<EnvironmentFile>,
+    /// Which variables of the agent are the service's too: names, with `*` for any text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) pass_environment: Vec<String>,
+    /// Those that `environment` has for that reason.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) passed: BTreeSet<String>,
     /// `None`: the agent's own identity.
     pub(crate) identity: Option<Identity>,
     pub(crate) working_directory: PathBuf,
@@ -212,12 +299,83 @@ pub(crate) struct Exec {
     pub(crate) limits: Vec<Limit>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// How it becomes known that it is ready; `None`: it is, as soon as it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ready: Option<Ready>,
+    /// What it may do and use.
+    #[serde(default, skip_serializing_if = "Confinement::is_default")]
+    pub(crate) confinement: Confinement,
+    /// How often it has to send `WATCHDOG=1`, as `sd_notify(3)` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) watchdog: Option<Duration>,
+    /// The sockets that are held for it, in the order of their descriptors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) listen: Vec<Listen>,
+}
+
+/// How a service says that it serves, or how that is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ready {
+    /// It writes a line to this descriptor.
+    Fd(u8),
+    /// It sends `READY=1` to the socket in `$NOTIFY_SOCKET`, as `sd_notify(3)` has it.
+    Notify,
+    /// A probe succeeds.
+    Probe(Probe),
+}
+
+/// What shows from outside that a service works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Probe {
+    /// A TCP connection to this address and port is accepted.
+    Tcp(SocketAddr),
+    /// A connection to this Unix socket is accepted.
+    Unix(PathBuf),
+    /// A GET request to this URL is answered with a status from 200 to 399.
+    Http(String),
+    /// There is such a file.
+    File(PathBuf),
+    /// A program, by its absolute path, exits with 0.
+    Command {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+}
+
+/// How a service is had read its own configuration again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reload {
+    /// Its main process gets this signal.
+    Signal(Signal),
+    /// This is run, with the pid of its main process in `MAINPID`.
+    Command {
+        program: PathBuf,
+        arguments: Vec<String>,
+    },
+}
+
+/// What is looked at as long as a service runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    pub(crate) probe: Probe,
+    /// From one look to the next.
+    pub(crate) interval: Duration,
+    /// How long a look may take.
+    pub(crate) timeout: Duration,
+    /// How many have to fail in a row.
+    pub(crate) failures: u32,
 }
 
 /// A file with variables that are added to the environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EnvironmentFile {
     pub(crate) path: PathBuf,
+    /// It need not be there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) optional: bool,
     /// The variables that the service's own table sets, which those of the file do not replace.
     pub(crate) beneath: BTreeSet<String>,
 }
@@ -226,13 +384,39 @@ impl EnvironmentFile {
     /// The environment with what the file says added.
     pub(crate) fn lay_under(
         &self,
-        mut environment: BTreeMap<String, String>,
+        environment: &mut BTreeMap<String, String>,
         variables: Vec<(String, String)>,
-    ) -> BTreeMap<String, String> {
+    ) {
         let variables = variables.into_iter();
         environment.extend(variables.filter(|(key, _)| !self.beneath.contains(key)));
-        environment
     }
+}
+
+/// Earlier versions have one at most.
+fn put_one_or_several<S>(files: &[EnvironmentFile], serializer: S) -> Result<S::Ok, S::Error>
+where
+    S: serde::Serializer,
+{
+    match files {
+        [file] => file.serialize(serializer),
+        files => files.serialize(serializer),
+    }
+}
+
+fn one_or_several<'de, D>(deserializer: D) -> Result<Vec<EnvironmentFile>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Files {
+        One(EnvironmentFile),
+        Several(Vec<EnvironmentFile>),
+    }
+    Ok(match Files::deserialize(deserializer)? {
+        Files::One(file) => vec![file],
+        Files::Several(files) => files,
+    })
 }
 
 impl Exec {
@@ -242,7 +426,9 @@ impl Exec {
             program: "/".into(),
             arguments: Vec::new(),
             environment: BTreeMap::new(),
-            environment_file: None,
+            environment_file: Vec::new(),
+            pass_environment: Vec::new(),
+            passed: BTreeSet::new(),
             identity: None,
             working_directory: "/".into(),
             umask: None,
@@ -250,7 +436,29 @@ impl Exec {
             limits: Vec::new(),
             stdout: Output::Null,
             stderr: Output::Null,
+            ready: None,
+            confinement: Confinement::default(),
+            watchdog: None,
+            listen: Vec::new(),
         }
+    }
+
+    /// With the rights of this one, and nothing else of it: for what is run on its behalf.
+    pub(crate) fn with_its_rights(&self) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            working_directory: self.working_directory.clone(),
+            umask: self.umask,
+            nice: self.nice,
+            limits: self.limits.clone(),
+            confinement: self.confinement.rights(),
+            ..Self::nothing()
+        }
+    }
+
+    /// Whether it has a socket to send notifications to.
+    pub(crate) fn notifies(&self) -> bool {
+        self.ready == Some(Ready::Notify) || self.watchdog.is_some()
     }
 
     /// Tells one way to run a service from another, over the agent's death and in later versions:
@@ -258,17 +466,24 @@ impl Exec {
     /// environment gives to services does not count: it may be started from elsewhere. Nor does what
     /// is in the environment file, which each start reads for itself.
     pub(crate) fn fingerprint(&self) -> u64 {
-        let mut hash = Fingerprint(0xcbf2_9ce4_8422_2325);
+        let mut hash = Fingerprint(hash::BEGIN);
         for word in &self.arguments {
             hash.add("argument", word.as_bytes());
         }
         for (key, value) in &self.environment {
-            if !["PATH", "LANG"].contains(&key.as_str()) {
+            if !["PATH", "LANG"].contains(&key.as_str()) && !self.passed.contains(key) {
                 hash.add(key, value.as_bytes());
             }
         }
-        if let Some(file) = &self.environment_file {
-            hash.add_path("environment file", &file.path);
+        for file in &self.environment_file {
+            let name = match file.optional {
+                true => "optional environment file",
+                false => "environment file",
+            };
+            hash.add_path(name, &file.path);
+        }
+        for pattern in &self.pass_environment {
+            hash.add("passed", pattern.as_bytes());
         }
         if let Some(identity) = &self.identity {
             hash.add("uid", &identity.uid.to_le_bytes());
@@ -295,21 +510,34 @@ impl Exec {
                 Output::Null => hash.add(name, b"null"),
                 Output::Inherit => hash.add(name, b"inherit"),
                 Output::File(path) => hash.add_path(name, path),
+                Output::Log => hash.add(name, b"log"),
             }
         }
+        match &self.ready {
+            Some(Ready::Fd(fd)) => hash.add("ready fd", &[*fd]),
+            Some(Ready::Notify) => hash.add("ready", b"notify"),
+            // It is not told of.
+            Some(Ready::Probe(_)) | None => {}
+        }
+        if let Some(watchdog) = self.watchdog {
+            hash.add("watchdog", &watchdog.as_nanos().to_le_bytes());
+        }
+        for listen in &self.listen {
+            listen.add_to(&mut hash);
+        }
+        self.confinement.add_to(&mut hash);
         hash.0
     }
 }
 
-/// FNV-1a, 64 bits.
-struct Fingerprint(u64);
+/// Of named values.
+pub(super) struct Fingerprint(u64);
 
 impl Fingerprint {
-    fn add(&mut self, name: &str, value: &[u8]) {
+    pub(super) fn add(&mut self, name: &str, value: &[u8]) {
         let length = u64::try_from(value.len()).unwrap_or(u64::MAX).to_le_bytes();
-        for byte in name.bytes().chain(length).chain(value.iter().copied()) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        let bytes = name.bytes().chain(length).chain(value.iter().copied());
+        self.0 = hash::fnv1a_on(self.0, bytes);
     }
 
     fn add_path(&mut self, name: &str, path: &Path) {

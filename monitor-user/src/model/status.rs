@@ -1,5 +1,6 @@
 //! What `status` shows of a service: a view, in the words of the contract.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
 
@@ -8,35 +9,59 @@ use serde::{Deserialize, Serialize};
 use super::cause::Death;
 use super::instance::{Instance, ServiceName, SpawnFailure};
 use super::memory::Desired;
+use super::steps::Phase;
 
 /// The contract's words for what a service does. Coarser than the machine in `service.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// An instance runs.
+    /// An instance runs, and the service is up.
     Running,
-    /// A start is under way, or waits only for the old instance to let go.
+    /// A start waits for other services.
+    Waiting,
+    /// A start is under way, or waits only for the old instance to let go; or an instance runs, and the
+    /// service is not up yet.
     Starting,
     /// Something of it is on its way out, to stay down or to be started again.
     Stopping,
     /// Down: stopped, or ended with success.
     Stopped,
+    /// Down: a oneshot service that has ended with success, and so is up.
+    Done,
     /// The next start waits for its time.
     Backoff,
     /// Down: given up.
     Failed,
+    /// Down: not started, as a condition does not hold.
+    Skipped,
 }
 
 impl State {
-    /// "running", "starting", "stopping", "stopped", "backoff" or "failed".
+    /// Each of them.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Running,
+        Self::Waiting,
+        Self::Starting,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Done,
+        Self::Backoff,
+        Self::Failed,
+        Self::Skipped,
+    ];
+
+    /// "running", "waiting", "starting", "stopping", "stopped", "done", "backoff", "failed" or "skipped".
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::Waiting => "waiting",
             Self::Starting => "starting",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Done => "done",
             Self::Backoff => "backoff",
             Self::Failed => "failed",
+            Self::Skipped => "skipped",
         }
     }
 }
@@ -58,6 +83,8 @@ pub(crate) struct Status<'a> {
     pub(crate) desired: Desired,
     /// The instance that has not exited yet.
     pub(crate) instance: Option<Instance>,
+    /// The services that its start or its stop waits for; `None`: neither is under way.
+    pub(crate) waits_for: Option<&'a BTreeSet<ServiceName>>,
     /// Since when it has been in this state.
     pub(crate) since: Instant,
     /// Starts so far, less one.
@@ -68,6 +95,10 @@ pub(crate) struct Status<'a> {
     pub(crate) last_failure: Option<&'a SpawnFailure>,
     /// Why it was given up, if it was.
     pub(crate) failed: Option<&'a str>,
+    /// Which condition does not hold, if it was not started for that.
+    pub(crate) skipped: Option<&'a str>,
+    /// The commands around its run that are under way.
+    pub(crate) phase: Option<Phase>,
     /// What to do about a program that keeps going into the background.
     pub(crate) background: Option<&'a str>,
     /// In backoff: when the next start is due.

@@ -446,32 +446,44 @@ pub(crate) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// It is no link: `InvalidInput`. There is no such pin, or no right to look.
 pub(crate) fn open_link(pin: &Path) -> io::Result<OwnedFd> {
-    let link = open_pin(pin)?;
-    // `bpf_link_new_fd` in https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/syscall.c
-    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
-    let kinds = ["anon_inode:bpf-link", "anon_inode:bpf_link"];
-    if !kinds.iter().any(|name| kind == Path::new(name)) {
-        let message = format!("{}, not a link", kind.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    Ok(link)
+    open_pin_of(pin, "link", &["anon_inode:bpf-link", "anon_inode:bpf_link"])
 }
 
-/// The program that a link holds.
-pub(crate) fn program_of_link(link: BorrowedFd<'_>) -> io::Result<Program> {
+/// Opens a pinned program.
+///
+/// # Errors
+/// It is no program: `InvalidInput`. There is no such pin, or no right to look.
+pub(crate) fn open_program_pin(pin: &Path) -> io::Result<OwnedFd> {
+    open_pin_of(pin, "program", &["anon_inode:bpf-prog"])
+}
+
+/// `kinds` are the names of such a descriptor: `bpf_link_new_fd` and `bpf_prog_new_fd` in
+/// <https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/syscall.c>.
+fn open_pin_of(pin: &Path, what: &str, kinds: &[&str]) -> io::Result<OwnedFd> {
+    let object = open_pin(pin)?;
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    if !kinds.iter().any(|name| kind == Path::new(name)) {
+        let message = format!("{}, not a {what}", kind.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(object)
+}
+
+/// The number of the program that a link holds.
+pub(crate) fn program_id_of_link(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut info = LinkInfo::default();
     // SAFETY: plain numbers, whatever the kernel writes there.
     unsafe { read_info(link, &mut info) }?;
-    let program = open_program(info.program)?;
-    self::program(program.as_fd())
+    Ok(info.program)
 }
 
-/// Opens a program by its number.
-pub(crate) fn open_program(id: u32) -> io::Result<OwnedFd> {
+/// The program that a link holds. Needs CAP_SYS_ADMIN.
+pub(crate) fn program_of_link(link: BorrowedFd<'_>) -> io::Result<Program> {
     let mut subject = Subject { all: [0; 2] };
-    subject.id = id;
+    subject.id = program_id_of_link(link)?;
     // SAFETY: it leads to no memory.
-    unsafe { descriptor(PROG_GET_FD_BY_ID, &subject) }
+    let program = unsafe { descriptor(PROG_GET_FD_BY_ID, &subject) }?;
+    self::program(program.as_fd())
 }
 
 /// What the kernel says of a program.

@@ -1,5 +1,5 @@
 //! A cgroup (v2) of its own for each instance, so that its whole tree can be found and killed.
-//! Limits no resources, and enables no controllers.
+//! Limits resources where a service's file does (`cgroup_limits`); only then are controllers enabled.
 //!
 //! ```text
 //! <mount>/respawn/<agent's name>/<service>.0     attempts 0, 2, 4 …
@@ -33,12 +33,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, eaccess};
 
+use super::cgroup_limits;
 use super::pidfd::is_gone;
 use super::place::{Place, unescape};
 use super::spawn::{Spawner, UNBORN};
 use super::tree::stop_signals;
 use super::{marker, pidfd, proc, progress, signal};
-use crate::model::Signal;
+use crate::model::{CgroupLimits, Signal, fnv1a};
 
 /// The agents' common directory.
 const COMMON: &str = "respawn";
@@ -202,6 +203,9 @@ impl Cgroups {
         match spawner.try_cgroup(directory.as_fd()) {
             // Somebody has killed all that is below: no matter for the services' new cgroups.
             Err(error) if error.raw_os_error() == Some(UNBORN) => {}
+            // Controllers are enabled for what is below: only there are processes then. The kernel
+            // has seen to the right to put one here before (`cgroup_attach_permissions`).
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             result => result?,
         }
         let in_full = |name: &str| format!("{}/{COMMON}/{name}", parent_name.trim_end_matches('/'));
@@ -269,6 +273,7 @@ impl Cgroups {
                 parent: Arc::clone(&self.directory),
                 leaf,
                 earlier: None,
+                limits: Arc::default(),
             }
         });
         let earlier = self.earlier.as_ref();
@@ -354,6 +359,7 @@ impl Earlier {
                 parent: Arc::clone(&self.directory),
                 leaf,
                 earlier: Some(self.mark),
+                limits: Arc::default(),
             }
         });
         slots
@@ -424,9 +430,24 @@ pub(crate) struct Slot {
     kill_file: bool,
     /// In a directory that may be another agent's too: what marks this agent's processes.
     earlier: Option<u64>,
+    /// What it is limited to.
+    limits: Arc<CgroupLimits>,
 }
 
 impl Slot {
+    /// Limits it to so much. Returns what has no effect, and why.
+    pub(crate) fn limit(&mut self, limits: &CgroupLimits) -> Vec<String> {
+        self.limits = Arc::new(*limits);
+        self.apply_limits()
+    }
+
+    fn apply_limits(&self) -> Vec<String> {
+        // The mount or the agent's own cgroup, the agents' common directory, and the agent's.
+        let mut ways: Vec<&Path> = self.path.ancestors().skip(1).take(3).collect();
+        ways.reverse();
+        cgroup_limits::apply(&self.limits, &self.path, &ways)
+    }
+
     /// Its directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -470,7 +491,12 @@ impl Slot {
         if let Some(parent) = self.path.parent() {
             fs::create_dir_all(parent)?;
         }
-        self.make()
+        self.make()?;
+        if *self.limits != CgroupLimits::default() {
+            // What has no effect was told before.
+            self.apply_limits();
+        }
+        Ok(())
     }
 
     #[cfg(test)]
@@ -482,6 +508,7 @@ impl Slot {
             name: String::new(),
             kill_file: true,
             earlier: None,
+            limits: Arc::default(),
         }
     }
 
@@ -652,7 +679,7 @@ impl Slot {
     }
 
     /// Whether a path of `/proc/PID/cgroup` is this cgroup or one below.
-    fn contains(&self, path: &str) -> bool {
+    pub(crate) fn contains(&self, path: &str) -> bool {
         match path.strip_prefix(self.name.as_str()) {
             Some(rest) => rest.is_empty() || rest.starts_with('/'),
             None => false,
@@ -736,10 +763,7 @@ fn escape(name: &str) -> String {
         }
     }
     if escaped.len() > LONGEST_NAME {
-        // FNV-1a
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
+        let hash = fnv1a(name.bytes());
         escaped.truncate(LONGEST_NAME - 17);
         let _ = write!(escaped, "-{hash:016x}");
     }

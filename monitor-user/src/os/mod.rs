@@ -6,20 +6,25 @@ pub(crate) mod answer;
 pub(crate) mod bpf;
 pub(crate) mod cgroup;
 pub(crate) mod cgroup_id;
+pub(crate) mod cgroup_limits;
 pub(crate) mod effort;
 pub(crate) mod inotify;
+pub(crate) mod listen;
 pub(crate) mod marker;
 #[cfg(target_feature = "crt-static")]
 mod no_accounts;
+pub(crate) mod notify;
 pub(crate) mod open;
 pub(crate) mod peer;
 pub(crate) mod pidfd;
+pub(crate) mod pipe;
 pub(crate) mod place;
 pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod ring;
 pub(crate) mod signal;
+pub(crate) mod socket;
 pub(crate) mod spawn;
 mod sys;
 pub(crate) mod tracefs;
@@ -28,12 +33,13 @@ pub(crate) mod trust;
 pub(crate) mod waiter;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
-use std::fs::{File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{SysconfVar, sysconf};
@@ -79,6 +85,28 @@ pub(crate) fn bytes_of_record(
 /// Device and inode number: no other file has both while this one is there.
 pub(crate) fn identity(of: &Metadata) -> (u64, u64) {
     (of.dev(), of.ino())
+}
+
+/// Removes a file, if there is one.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a directory with this mode, if there is none.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether somebody has locked a file or directory by `flock(2)` for himself alone. The look is a

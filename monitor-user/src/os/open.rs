@@ -15,7 +15,7 @@
 use std::ffi::{CStr, CString, OsStr, c_int};
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -238,6 +238,8 @@ struct End {
     name: Component,
     /// A link of `/proc`, which leads to no path.
     is_magic: bool,
+    /// With whose it was opened.
+    rights: Rights,
 }
 
 impl End {
@@ -325,6 +327,7 @@ fn walk(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<End, Errno> {
                 rest,
                 name: component,
                 is_magic,
+                rights,
             });
         }
         let Some(found) = found else {
@@ -367,6 +370,13 @@ fn walk(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<End, Errno> {
 /// it again by `/dev/stdout`. One that is there keeps its owner. Leaves the caller with the groups of
 /// the service, perhaps; for a child that takes them anyway.
 pub(super) fn log(path: &CStr, trust: &Trust<'_>) -> Result<c_int, Errno> {
+    let (fd, end) = log_and_place(path, trust)?;
+    sys::close(end.place.fd);
+    Ok(fd)
+}
+
+/// The same with its directory, which stays open.
+fn log_and_place(path: &CStr, trust: &Trust<'_>) -> Result<(c_int, End), Errno> {
     if trust.owner.is_some() {
         let opened = log_with(path, trust, Rights::Owner);
         sys::reset_file_ids();
@@ -377,11 +387,11 @@ pub(super) fn log(path: &CStr, trust: &Trust<'_>) -> Result<c_int, Errno> {
     log_with(path, trust, Rights::Agent)
 }
 
-fn log_with(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<c_int, Errno> {
+fn log_with(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<(c_int, End), Errno> {
     let mut result = Err(libc::EAGAIN);
     for _ in 0..TRIES {
         let end = walk(path, trust, rights)?;
-        result = match end.open(LOG_FLAGS) {
+        let opened = match end.open(LOG_FLAGS) {
             Err(libc::ENOENT) => match end.create() {
                 Ok(fd) => {
                     if let Some(owner) = trust.owner {
@@ -395,13 +405,104 @@ fn log_with(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<c_int, Err
             Ok(fd) => end.check(fd, trust, rights).map(|()| fd),
             Err(errno) => Err(errno),
         };
-        sys::close(end.place.fd);
-        // It has come meanwhile.
-        if result != Err(libc::EEXIST) {
-            break;
+        match opened {
+            Ok(fd) => return Ok((fd, end)),
+            Err(errno) => {
+                sys::close(end.place.fd);
+                result = Err(errno);
+                // It has come meanwhile.
+                if errno != libc::EEXIST {
+                    break;
+                }
+            }
         }
     }
     result
+}
+
+/// A log, open for appending, and where it is.
+#[derive(Debug)]
+pub(crate) struct OpenLog {
+    pub(crate) file: File,
+    /// Its directory, by which it can be renamed whatever becomes of the path.
+    directory: OwnedFd,
+    name: CString,
+    /// Who has the rights by which it was reached; `None`: this process.
+    owner: Option<Identity>,
+}
+
+/// Opens a log for a service of this user (`None`: the caller's own), as a start of the service does.
+///
+/// # Errors
+/// ELOOP, EMLINK and EPERM as in [`in_words`]; the kernel's; it is not a regular file.
+pub(crate) fn log_of(path: &Path, owner: Option<&Identity>) -> io::Result<OpenLog> {
+    let trust = Trust {
+        uids: trusted_uids(),
+        owner,
+    };
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let (fd, end) =
+        keeping_groups(owner, || log_and_place(&path, &trust))?.map_err(|errno| match in_words(
+            errno,
+        ) {
+            Some(words) => io::Error::other(words),
+            None => io::Error::from_raw_os_error(errno),
+        })?;
+    // SAFETY: new descriptors, which nobody else has.
+    let (file, directory): (File, OwnedFd) = unsafe {
+        (
+            OwnedFd::from_raw_fd(fd).into(),
+            OwnedFd::from_raw_fd(end.place.fd),
+        )
+    };
+    let name = end.name().map_err(io::Error::from_raw_os_error)?.to_owned();
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let is_owners = end.rights == Rights::Owner && end.place.reach != Reach::Agent;
+    Ok(OpenLog {
+        file,
+        directory,
+        name,
+        owner: owner.filter(|_| is_owners).cloned(),
+    })
+}
+
+impl OpenLog {
+    /// Does something in its directory with the rights by which it was reached.
+    ///
+    /// # Errors
+    /// These rights cannot be had.
+    pub(crate) fn in_directory<T>(
+        &self,
+        work: impl FnOnce(BorrowedFd<'_>, &CStr) -> T,
+    ) -> io::Result<T> {
+        let owner = self.owner.as_ref();
+        keeping_groups(owner, || {
+            let trust = Trust {
+                uids: trusted_uids(),
+                owner,
+            };
+            let acted = act_as_owner(&trust).map(|()| work(self.directory.as_fd(), &self.name));
+            sys::reset_file_ids();
+            acted.map_err(io::Error::from_raw_os_error)
+        })?
+    }
+}
+
+/// Undoes what work in a service's name does to the groups of this thread.
+fn keeping_groups<T>(owner: Option<&Identity>, work: impl FnOnce() -> T) -> io::Result<T> {
+    if owner.is_none() {
+        return Ok(work());
+    }
+    let groups: Vec<u32> = nix::unistd::getgroups()?
+        .into_iter()
+        .map(nix::unistd::Gid::as_raw)
+        .collect();
+    let result = work();
+    // Who could change them can change them back.
+    sys::set_groups(&groups).map_err(io::Error::from_raw_os_error)?;
+    Ok(result)
 }
 
 /// Opens a file to read it for a service of this user (`None`: the agent's own), with the agent's

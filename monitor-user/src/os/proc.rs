@@ -148,6 +148,14 @@ pub(crate) fn boot_id() -> io::Result<String> {
         .to_owned())
 }
 
+/// A random ID, another one each time.
+///
+/// # Errors
+/// If `/proc/sys` cannot be read.
+pub(crate) fn random_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/uuid")
+}
+
 /// The host's name.
 ///
 /// # Errors

@@ -316,6 +316,13 @@ pub(super) fn parent() -> u32 {
     parent.map_or(0, |pid| u32::try_from(pid).unwrap_or(0))
 }
 
+/// `getpid`: the caller as its own PID namespace has it.
+pub(super) fn process_id() -> u32 {
+    // SAFETY: touches no memory.
+    let pid = unsafe { call(libc::SYS_getpid, [0; 6]) };
+    pid.map_or(0, |pid| u32::try_from(pid).unwrap_or(0))
+}
+
 /// Replaces the calling thread's signal mask (bit n−1 is signal n); returns the old one.
 ///
 /// Unlike the C library's, it leaves out no signal.
@@ -386,11 +393,11 @@ pub(super) fn own_file_table(last: c_int) -> Result<(), Errno> {
     unsafe { call(libc::SYS_unshare, [word(libc::CLONE_FILES), 0, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Closes all but the standard streams, in a file table that is the caller's own; where the kernel
-/// cannot, exec does it.
-pub(super) fn close_above_stderr() {
+/// Closes these and all between, in a file table that is the caller's own; where the kernel cannot, exec
+/// does it.
+pub(super) fn close_from_to(first: c_int, last: c_int) {
     // SAFETY: as above.
-    let _ = unsafe { call(libc::SYS_close_range, [3, u32::MAX as usize, 0, 0, 0, 0]) };
+    let _ = unsafe { call(libc::SYS_close_range, [word(first), word(last), 0, 0, 0, 0]) };
 }
 
 /// `setsid`: a session and a process group of its own.
@@ -542,6 +549,13 @@ pub(super) fn duplicate(fd: c_int, target: c_int) -> Result<(), Errno> {
     unsafe { call(number, args) }.map(drop)
 }
 
+/// Makes `target` a second name of `fd`, another number, until exec.
+pub(super) fn duplicate_for_now(fd: c_int, target: c_int) -> Result<(), Errno> {
+    let args = [word(fd), word(target), word(libc::O_CLOEXEC), 0, 0, 0];
+    // SAFETY: touches no memory; the descriptors are those of the caller's own file table.
+    unsafe { call(libc::SYS_dup3, args) }.map(drop)
+}
+
 /// `fcntl(F_SETFL)`: sets the status flags.
 pub(super) fn set_status_flags(fd: c_int, flags: c_int) -> Result<(), Errno> {
     let args = [word(fd), word(libc::F_SETFL), word(flags), 0, 0, 0];
@@ -554,6 +568,128 @@ pub(super) fn change_owner(fd: c_int, uid: u32, gid: u32) -> Result<(), Errno> {
     let args = [word(fd), uid as usize, gid as usize, 0, 0, 0];
     // SAFETY: touches no memory.
     unsafe { call(libc::SYS_fchown, args) }.map(drop)
+}
+
+/// `fchmod`
+pub(super) fn change_mode(fd: c_int, mode: u32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_fchmod, [word(fd), mode as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// `mkdirat`
+pub(super) fn make_directory_at(directory: c_int, name: &CStr, mode: u32) -> Result<(), Errno> {
+    let name = name.as_ptr() as usize;
+    let args = [word(directory), name, mode as usize, 0, 0, 0];
+    // SAFETY: the name ends in a NUL and outlives the call.
+    unsafe { call(libc::SYS_mkdirat, args) }.map(drop)
+}
+
+/// `sched_setaffinity` of the caller itself: one bit for each processor.
+pub(super) fn set_affinity(cpus: &[u64]) -> Result<(), Errno> {
+    let args = [0, size_of_val(cpus), cpus.as_ptr() as usize, 0, 0, 0];
+    // SAFETY: length and pointer are those of one slice.
+    unsafe { call(libc::SYS_sched_setaffinity, args) }.map(drop)
+}
+
+fn control(option: c_int, args: [usize; 4]) -> Result<usize, Errno> {
+    let [first, second, third, fourth] = args;
+    // SAFETY: only for options whose arguments are numbers.
+    unsafe {
+        call(
+            libc::SYS_prctl,
+            [word(option), first, second, third, fourth, 0],
+        )
+    }
+}
+
+/// Takes all capabilities but these out of the calling task's bounding set: one bit each.
+pub(super) fn limit_capabilities(set: u64) -> Result<(), Errno> {
+    for number in 0..64_usize {
+        // The kernel has no more of them.
+        let Ok(is_in) = control(libc::PR_CAPBSET_READ, [number, 0, 0, 0]) else {
+            break;
+        };
+        if is_in != 0 && set >> number & 1 == 0 {
+            control(libc::PR_CAPBSET_DROP, [number, 0, 0, 0])?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the calling task keep its capabilities when it becomes another user, until it runs a program.
+pub(super) fn keep_capabilities() -> Result<(), Errno> {
+    control(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0]).map(drop)
+}
+
+/// `struct __user_cap_data_struct`, twice.
+/// <https://github.com/torvalds/linux/blob/v5.10/include/uapi/linux/capability.h>
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct CapabilitySets([[u32; 3]; 2]);
+
+impl CapabilitySets {
+    /// The same as effective, permitted and inheritable ones.
+    pub(super) fn all(set: u64) -> Self {
+        let low = u32::try_from(set & u64::from(u32::MAX)).unwrap_or(0);
+        let high = u32::try_from(set >> 32).unwrap_or(0);
+        Self([[low; 3], [high; 3]])
+    }
+}
+
+/// Version 3, and the calling task.
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
+/// `capset` of the calling task alone.
+pub(super) fn set_capabilities(sets: &CapabilitySets) -> Result<(), Errno> {
+    let header = CAPABILITY_HEADER;
+    let args = [
+        header.as_ptr() as usize,
+        ptr::from_ref(sets) as usize,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: both are as the kernel has them in this version, and outlive the call.
+    unsafe { call(libc::SYS_capset, args) }.map(drop)
+}
+
+/// Whether the caller has a capability that it can use.
+pub(super) fn has_capability(number: u32) -> bool {
+    let header = CAPABILITY_HEADER;
+    let mut sets = CapabilitySets::default();
+    let sets_at = ptr::from_mut(&mut sets) as usize;
+    let args = [header.as_ptr() as usize, sets_at, 0, 0, 0, 0];
+    // SAFETY: both are as the kernel has them in this version, and outlive the call.
+    let is_read = unsafe { call(libc::SYS_capget, args) }.is_ok();
+    let [[low, ..], [high, ..]] = sets.0;
+    let effective = u64::from(low) | u64::from(high) << 32;
+    is_read && effective >> number & 1 != 0
+}
+
+/// Has the program that the calling task runs next have these, whoever its user is.
+pub(super) fn make_ambient(set: u64) -> Result<(), Errno> {
+    for number in (0..64_usize).filter(|number| set >> number & 1 != 0) {
+        let raise = libc::PR_CAP_AMBIENT_RAISE as usize;
+        control(libc::PR_CAP_AMBIENT, [raise, number, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// No program gives the calling task, and what descends from it, more rights.
+pub(super) fn set_no_new_privileges() -> Result<(), Errno> {
+    control(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop)
+}
+
+/// Whether a process shares the caller's memory; `None`: the kernel does not say.
+pub(super) fn shares_memory(pid: u32) -> Option<bool> {
+    /// `KCMP_VM` in include/uapi/linux/kcmp.h
+    const MEMORY: usize = 1;
+    let own = usize::try_from(std::process::id()).ok()?;
+    let args = [own, usize::try_from(pid).ok()?, MEMORY, 0, 0, 0];
+    // SAFETY: touches no memory.
+    let compared = unsafe { call(libc::SYS_kcmp, args) };
+    compared.ok().map(|order| order == 0)
 }
 
 /// Writes, once.

@@ -14,7 +14,7 @@ use super::cgroup::{Cgroups, Name, Slot};
 use super::pidfd::{self, Reaped};
 use super::spawn::{Child, SpawnError, Spawner};
 use super::{proc, signal};
-use crate::model::{Exec, Output, Signal};
+use crate::model::{Exec, Signal};
 
 /// A program with no output and a small environment.
 pub(super) fn exec(arguments: &[&str]) -> Exec {
@@ -22,14 +22,7 @@ pub(super) fn exec(arguments: &[&str]) -> Exec {
         program: PathBuf::from(arguments[0]),
         arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
-        environment_file: None,
-        identity: None,
-        working_directory: PathBuf::from("/"),
-        umask: None,
-        nice: None,
-        limits: Vec::new(),
-        stdout: Output::Null,
-        stderr: Output::Null,
+        ..Exec::nothing()
     }
 }
 
@@ -175,7 +168,7 @@ impl Drop for TestCgroups {
 
 /// Runs the test in a process of its own; `true` in there. The tests of one process share its
 /// children and descriptors.
-pub(super) fn alone(test: &str) -> bool {
+pub(crate) fn alone(test: &str) -> bool {
     const MARK: &str = "RESPAWN_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {
         return true;

@@ -19,6 +19,17 @@ const MAX_LINKS: u32 = 40;
 /// What has the owner of a process's magic links, which lead to no path that could be read.
 const PROC: &str = "/proc";
 
+/// Who beside root and this process's user may change what a path leads to; the first one found.
+///
+/// # Errors
+/// The path is relative, and there is no current directory.
+pub(crate) fn stranger_on_way(path: &Path) -> io::Result<Option<Weakness>> {
+    let path = std::path::absolute(path)?;
+    let own = nix::unistd::geteuid().as_raw();
+    let mut survey = Survey::new(Trusted::root_and(&[own]));
+    Ok(survey.way(&path).weaknesses.pop_first())
+}
+
 /// Who may change things without a word.
 #[derive(Debug, Clone)]
 pub(crate) struct Trusted {

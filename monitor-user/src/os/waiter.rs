@@ -50,6 +50,14 @@ impl Waiter {
         Ok(self.epoll.add(fd, event)?)
     }
 
+    /// No longer waits for `fd`.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not in.
+    pub(crate) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(self.epoll.delete(fd)?)
+    }
+
     /// Appends all that is ready now, with its token, without waiting.
     ///
     /// # Errors

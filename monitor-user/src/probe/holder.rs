@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use super::{memlock, namespace};
 use crate::clock;
-use crate::os::bpf;
+use crate::os::{self, bpf};
 
 /// The map's name, and that of its pin.
 pub(super) const NAME: &str = "HOLDER";
@@ -79,10 +79,7 @@ impl Holder {
 
 /// In place of what is there, which is no such map.
 fn make(pin: &Path, held: &Held) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    os::remove_file(pin)?;
     let limit = memlock::Raised::raise();
     let map = bpf::make_array(NAME, BYTES)?;
     drop(limit);

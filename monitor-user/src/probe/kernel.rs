@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya_log::EbpfLogger;
 use monitor_ebpf::{
-    ExitRecord, Filter, KEEP_ABNORMAL, KEEP_ALL, Mark, NameMatcher, TICK_NS, Tree, WatchEntry,
-    globals, hints, losses, maps, notes, programs,
+    ExitRecord, Filter, KEEP_ABNORMAL, KEEP_ALL, KEEP_WANTED, Mark, NameMatcher, SentSignals,
+    TICK_NS, Tree, Wanted, WatchEntry, globals, hints, losses, maps, notes, programs,
 };
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
@@ -57,6 +57,9 @@ pub(crate) struct Options {
     pub(crate) agent: bool,
     /// For a recorder: which deaths of the host are kept. Nothing else is reported then.
     pub(crate) keep: Option<Keep>,
+    /// Which deaths are reported, with all that is known of the dead: of those that `all` and `names`
+    /// say, and those of watched processes.
+    pub(crate) wanted: Option<Box<Wanted>>,
     /// Load the program of births too, to see whether the kernel takes it.
     pub(crate) births: bool,
     /// Where to look for what is known of the kernel, and to keep it.
@@ -106,6 +109,7 @@ pub(crate) fn room_for(processes: usize, most: u32) -> u32 {
 }
 
 const RECORD_WORDS: usize = size_of::<ExitRecord>() / 8;
+const SIGNALS_WORDS: usize = size_of::<SentSignals>() / 8;
 
 /// After so many births the hints of the dead are cleared: less than one in eight is stale then.
 const BIRTHS_PER_RENEWAL: u32 = hints::PIDS / 8;
@@ -130,6 +134,7 @@ pub(crate) struct KernelProbe {
     room: usize,
     losses: Counters,
     spilled: HashMap<MapData, u32, [u64; RECORD_WORDS]>,
+    signals: HashMap<MapData, u32, [u64; SIGNALS_WORDS]>,
     trees: HashMap<MapData, u64, [u64; 5]>,
     mark: Array<MapData, [u64; 4]>,
     hints: Array<MapData, u64>,
@@ -137,11 +142,10 @@ pub(crate) struct KernelProbe {
     births: u32,
     notes: Array<MapData, u64>,
     logger: Logger,
-    /// The exit programs.
-    exits: Vec<OwnedFd>,
     records_births: bool,
-    /// Keep the programs attached.
-    links: Vec<OwnedFd>,
+    /// Whether the kernel may skip a program for a thread.
+    may_skip: bool,
+    attached: Vec<Attached>,
     /// What other ABI versions have left pinned.
     previous: Vec<Previous>,
     /// Whose the pins are.
@@ -161,10 +165,11 @@ enum Logger {
 impl Logger {
     async fn readable(
         &mut self,
-        exits: &[OwnedFd],
+        attached: &[Attached],
     ) -> io::Result<AsyncFdReadyMutGuard<'_, EbpfLogger<&'static dyn Log>>> {
         if let Self::Unopened = self {
-            *self = kernel_log(exits).map_or(Self::None, |logger| Self::Open(Box::new(logger)));
+            let logger = attached.iter().find(|it| it.is_exit()).and_then(kernel_log);
+            *self = logger.map_or(Self::None, |logger| Self::Open(Box::new(logger)));
         }
         match self {
             Self::Open(logger) => logger.readable_mut().await,
@@ -207,16 +212,15 @@ impl KernelProbe {
     fn load_unpinned(options: &Options, known: &mut Known) -> Result<Self> {
         let mut loaded = Loaded::new(options, known, None)?;
         let extra = loaded.attach_extra();
-        let mut links: Vec<OwnedFd> = extra.into_iter().map(|(_, link)| link).collect();
+        let mut programs: Vec<Attached> = extra.into_iter().map(|(_, it)| it).collect();
         if options.births {
-            links.extend(loaded.attach_birth().ok());
+            programs.extend(loaded.attach_birth().ok());
         }
         let exits = loaded.attach_exits()?;
         let attached = exits.iter().fold(0, |all, (exit, _)| all | exit.note);
-        let programs = programs_of(exits.iter().map(|(_, attached)| attached))?;
-        links.extend(exits.into_iter().map(|(_, attached)| attached.link));
+        programs.extend(exits.into_iter().map(|(_, attached)| attached));
         let map = |name: &str| loaded.object.take_map(name);
-        let mut probe = Self::new(map, options.sizes(), programs, links, false)?;
+        let mut probe = Self::new(map, options.sizes(), programs, false)?;
         probe.set_note(notes::PROGRAMS, attached)?;
         probe.programs = loaded.programs;
         Ok(probe)
@@ -316,15 +320,14 @@ impl KernelProbe {
         };
         let there = exits::ALL.iter().filter(|it| pins.pin(it.name).exists());
         let exits = there.map(|exit| pins.open_link(exit.name, &ids));
-        let exits = exits.collect::<Result<Vec<Attached>>>()?;
-        anyhow::ensure!(!exits.is_empty(), "no exit program is pinned");
-        let programs = programs_of(exits.iter())?;
-        let links = exits.into_iter().chain(birth).map(|it| it.link).collect();
+        let mut programs = exits.collect::<Result<Vec<Attached>>>()?;
+        anyhow::ensure!(!programs.is_empty(), "no exit program is pinned");
+        programs.extend(birth);
         let map = |name: &str| pins.open_map(name);
-        let mut probe = Self::new(map, options.sizes(), programs, links, true)?;
+        let mut probe = Self::new(map, options.sizes(), programs, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
         for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
-            probe.links.push(pins.open_link(extra.program, &ids)?.link);
+            probe.attached.push(pins.open_link(extra.program, &ids)?);
         }
         let found = probe.note(notes::OWNER)?;
         anyhow::ensure!(
@@ -342,27 +345,24 @@ impl KernelProbe {
         };
         let extra = loaded.attach_extra();
         let exits = loaded.attach_exits()?;
-        let programs = programs_of(exits.iter().map(|(_, attached)| attached))?;
-        if let Some(birth) = &birth {
-            pins.replace_link(programs::BIRTH, birth)?;
-        }
-        let mut links: Vec<OwnedFd> = birth.into_iter().collect();
         let mut attached = 0;
-        for (extra, link) in extra {
+        let mut programs: Vec<Attached> = birth.into_iter().collect();
+        for (extra, program) in extra {
             attached |= extra.note;
-            pins.replace_link(extra.program, &link)?;
-            links.push(link);
+            programs.push(program);
         }
-        for (exit, of) in exits {
+        for (exit, program) in exits {
             attached |= exit.note;
-            pins.replace_link(exit.name, &of.link)?;
-            links.push(of.link);
+            programs.push(program);
+        }
+        for program in &programs {
+            pins.replace_link(program)?;
         }
         for exit in exits::ALL.iter().filter(|exit| attached & exit.note == 0) {
             pins.remove_link(exit.name)?;
         }
         let map = |name: &str| loaded.object.take_map(name);
-        let mut probe = Self::new(map, options.sizes(), programs, links, true)?;
+        let mut probe = Self::new(map, options.sizes(), programs, true)?;
         probe.set_note(notes::PROGRAMS, attached)?;
         Ok(probe)
     }
@@ -370,8 +370,7 @@ impl KernelProbe {
     fn new(
         mut map: impl FnMut(&str) -> Result<Map>,
         sizes: Sizes,
-        exits: Vec<OwnedFd>,
-        links: Vec<OwnedFd>,
+        attached: Vec<Attached>,
         records_births: bool,
     ) -> Result<Self> {
         let events = ring(&map(maps::EVENTS)?, sizes.ring_bytes)?;
@@ -382,15 +381,16 @@ impl KernelProbe {
             watched: HashMap::try_from(watched)?,
             losses: counters(&map(maps::LOST)?)?,
             spilled: HashMap::try_from(map(maps::SPILLED)?)?,
+            signals: HashMap::try_from(map(maps::SIGNALS)?)?,
             trees: HashMap::try_from(map(maps::TREES)?)?,
             mark: Array::try_from(map(maps::MARK)?)?,
             hints: Array::try_from(map(maps::HINTS)?)?,
             births: 0,
             notes: Array::try_from(map(maps::NOTES)?)?,
             logger: Logger::Unopened,
-            exits,
+            attached,
             records_births,
-            links,
+            may_skip: exits::may_be_skipped(os::kernel_version()),
             previous: Vec::new(),
             owner: 0,
             programs: Vec::new(),
@@ -560,7 +560,7 @@ impl KernelProbe {
                     guard?.clear_ready();
                     return Ok(());
                 }
-                guard = self.logger.readable(&self.exits) => {
+                guard = self.logger.readable(&self.attached) => {
                     let mut guard = guard?;
                     guard.get_inner_mut().flush();
                     guard.clear_ready();
@@ -633,6 +633,17 @@ impl KernelProbe {
         let _ = self.spilled.remove(&pid);
     }
 
+    /// Forgets the signals that are still kept of processes that have ended: of those whose bit in
+    /// `SIGNALLED` got lost, the exit program has not. `lives` is asked of each pid in the initial PID
+    /// namespace.
+    pub(crate) fn forget_signals_of_dead(&mut self, lives: impl Fn(u32) -> bool) {
+        let pids = self.signals.keys().filter_map(Result::ok);
+        let dead: Vec<u32> = pids.filter(|pid| !lives(*pid)).collect();
+        for pid in dead {
+            let _ = self.signals.remove(&pid);
+        }
+    }
+
     /// Has deaths by signals reported of the processes in a cgroup.
     pub(crate) fn watch_tree(&mut self, cgroup_id: u64, birth: Birth) -> Result<()> {
         let tree = Tree::new(birth.service, birth.attempt);
@@ -661,15 +672,18 @@ impl KernelProbe {
     /// How often the kernel has skipped every exit program for a thread that ended, since loading:
     /// so many exits at most are neither reported nor counted by [`lost`](Self::lost).
     pub(crate) fn skipped(&self) -> Result<u64> {
-        let of = |exit: &OwnedFd| Ok(bpf::program(exit.as_fd())?.skipped);
-        let skipped = self.exits.iter().map(of).collect::<Result<Vec<u64>>>();
+        if !self.may_skip {
+            return Ok(0);
+        }
+        let of = |exit: &Attached| Ok(bpf::program(exit.program.as_fd())?.skipped);
+        let skipped = self.exits().map(of).collect::<Result<Vec<u64>>>();
         let skipped = skipped.context("cannot look at the exit programs")?;
         Ok(skipped.into_iter().min().unwrap_or(0))
     }
 
     /// Whether the kernel may skip the birth program, so that a birth has to be looked for.
     pub(crate) fn may_skip_births(&self) -> bool {
-        exits::may_be_skipped(os::kernel_version())
+        self.may_skip
     }
 
     /// Whether exits are seen while the process still has its memory.
@@ -681,13 +695,13 @@ impl KernelProbe {
     /// attached; zero unless the kernel's BPF statistics are on.
     pub(crate) fn statistics(&self) -> Result<(HookStatistics, HookStatistics)> {
         let (mut exit, mut signal): (HookStatistics, _) = Default::default();
-        for link in &self.links {
-            let program = bpf::program_of_link(link.as_fd())?;
-            if exits::ALL.iter().any(|exit| exit.name == program.name) {
+        for attached in &self.attached {
+            let program = bpf::program(attached.program.as_fd())?;
+            if attached.is_exit() {
                 // Each of them runs at each exit.
                 exit.runs = exit.runs.max(program.runs);
                 exit.run_time_ns += program.run_time_ns;
-            } else if program.name == programs::SIGNAL {
+            } else if attached.name == programs::SIGNAL {
                 signal = HookStatistics {
                     runs: program.runs,
                     run_time_ns: program.run_time_ns,
@@ -695,6 +709,18 @@ impl KernelProbe {
             }
         }
         Ok((exit, signal))
+    }
+}
+
+impl KernelProbe {
+    fn exits(&self) -> impl Iterator<Item = &Attached> {
+        self.attached.iter().filter(|it| it.is_exit())
+    }
+}
+
+impl Attached {
+    fn is_exit(&self) -> bool {
+        exits::ALL.iter().any(|exit| exit.name == self.name)
     }
 }
 
@@ -711,18 +737,21 @@ impl Options {
         Sizes {
             ring_bytes: self.ring_bytes.unwrap_or(1 << 20),
             watched,
-            signals: match self.keep {
-                Some(_) => maps::SIGNALS_ENTRIES,
-                None => watched,
+            signals: match self.keep_number() {
+                0 => watched,
+                _ => maps::SIGNALS_ENTRIES,
             },
-            senders: match self.keep {
-                Some(_) => maps::SENDERS_ENTRIES,
-                None => 1,
+            senders: match self.keep_number() {
+                0 => 1,
+                _ => maps::SENDERS_ENTRIES,
             },
         }
     }
 
     fn keep_number(&self) -> u32 {
+        if self.wanted.is_some() {
+            return KEEP_WANTED;
+        }
         match self.keep {
             None => 0,
             Some(Keep::Abnormal) => KEEP_ABNORMAL,
@@ -853,8 +882,8 @@ impl<'a> Loaded<'a> {
     }
 
     /// Attaches what this kernel takes of [`EXTRA`], and says what it does not take.
-    fn attach_extra(&mut self) -> Vec<(&'static Extra, OwnedFd)> {
-        let mut links = Vec::new();
+    fn attach_extra(&mut self) -> Vec<(&'static Extra, Attached)> {
+        let mut programs = Vec::new();
         for extra in &EXTRA {
             if extra.program == programs::OOM && !self.types.shows_oom_victims() {
                 self.programs.push(ProgramReport {
@@ -864,11 +893,11 @@ impl<'a> Loaded<'a> {
                 continue;
             }
             match self.attach(extra.program, Hook::RawTracepoint(extra.tracepoint)) {
-                Ok(attached) => links.push((extra, attached.link)),
+                Ok(attached) => programs.push((extra, attached)),
                 Err(error) => tracing::warn!("{error:#}; {} is not known", extra.tells),
             }
         }
-        links
+        programs
     }
 
     /// Attaches the exit programs that this kernel takes, at least the one that is needed.
@@ -885,9 +914,9 @@ impl<'a> Loaded<'a> {
         Ok(attached)
     }
 
-    fn attach_birth(&mut self) -> Result<OwnedFd> {
+    fn attach_birth(&mut self) -> Result<Attached> {
         let hook = Hook::RawTracepoint("sched_process_fork");
-        Ok(self.attach(programs::BIRTH, hook)?.link)
+        self.attach(programs::BIRTH, hook)
     }
 
     fn attach(&mut self, name: &'static str, hook: Hook) -> Result<Attached> {
@@ -930,6 +959,8 @@ fn make_object(
         .rows();
     let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let names = names.iter().flatten().flat_map(|word| word.to_ne_bytes());
+    let wanted = options.wanted.as_deref().copied().unwrap_or_default();
+    let wanted = wanted.words().flat_map(u64::to_ne_bytes);
     let sizes = options.sizes();
     let [watched, signals, spilled, trees, senders] = sizes.entries();
     let ring = (maps::EVENTS, sizes.ring_bytes);
@@ -939,6 +970,7 @@ fn make_object(
             (globals::OFFSETS, words(types.offsets())),
             (globals::FILTER, words(&filter.words())),
             (globals::NAMES, names.collect()),
+            (globals::WANTED, wanted.collect()),
         ],
         sizes: &sizes,
     };
@@ -967,13 +999,6 @@ fn counters(map: &Map) -> Result<Counters> {
     Counters::of(data.fd().as_fd()).with_context(|| format!("cannot map {}", maps::LOST))
 }
 
-/// Opens programs that are at work.
-fn programs_of<'a>(attached: impl Iterator<Item = &'a Attached>) -> Result<Vec<OwnedFd>> {
-    attached
-        .map(|it| bpf::open_program(it.program).context("cannot open a program that is at work"))
-        .collect()
-}
-
 fn explained(error: anyhow::Error, limit: &memlock::Raised) -> anyhow::Error {
     match limit.hint() {
         Some(hint) => error.context(hint),
@@ -988,8 +1013,8 @@ pub(crate) fn enable_statistics() -> Result<OwnedFd> {
 }
 
 /// The programs' own diagnostics. Without them the programs work all the same.
-fn kernel_log(exits: &[OwnedFd]) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
-    let program = bpf::program(exits.first()?.as_fd()).map_err(anyhow::Error::from);
+fn kernel_log(exit: &Attached) -> Option<AsyncFd<EbpfLogger<&'static dyn Log>>> {
+    let program = bpf::program(exit.program.as_fd()).map_err(anyhow::Error::from);
     let logger = program.and_then(|program| Ok(EbpfLogger::init_from_id(program.id)?));
     match logger.and_then(|logger| Ok(os::async_fd(logger, Interest::READABLE)?)) {
         Ok(logger) => Some(logger),

@@ -18,6 +18,12 @@ pub(crate) fn mounts_of(process: &str) -> Result<u32> {
     inode_of(process, "mnt")
 }
 
+/// Whether paths of cgroups begin at the root of the hierarchy: `PROC_CGROUP_INIT_INO` of
+/// include/linux/proc_ns.h.
+pub(crate) fn sees_all_cgroups() -> bool {
+    inode_of("self", "cgroup").is_ok_and(|inode| inode == 0xEFFF_FFFB)
+}
+
 fn inode_of(process: &str, kind: &str) -> Result<u32> {
     let path = format!("/proc/{process}/ns/{kind}");
     let link =

@@ -54,9 +54,10 @@ pub(super) enum Hook {
 /// A program at work, for as long as the link is open or pinned.
 #[derive(Debug)]
 pub(super) struct Attached {
+    pub(super) name: &'static str,
     pub(super) link: OwnedFd,
-    /// The program's number in the kernel.
-    pub(super) program: u32,
+    /// The program itself: to open it by the link alone takes CAP_SYS_ADMIN.
+    pub(super) program: OwnedFd,
     /// How many instructions the verifier looked at, if it said so.
     pub(super) instructions: Option<u32>,
 }
@@ -162,7 +163,12 @@ impl Object {
     ///
     /// # Errors
     /// [`Refused`], or whatever else keeps it from being loaded.
-    pub(super) fn attach(&self, name: &str, hook: Hook, types: &KernelTypes) -> Result<Attached> {
+    pub(super) fn attach(
+        &self,
+        name: &'static str,
+        hook: Hook,
+        types: &KernelTypes,
+    ) -> Result<Attached> {
         let (program, instructions) = self.load(name, hook, types)?;
         let link = match hook {
             Hook::RawTracepoint(tracepoint) => {
@@ -176,7 +182,8 @@ impl Object {
         };
         Ok(Attached {
             link: link.with_context(|| format!("cannot attach the program {name} to {hook}"))?,
-            program: bpf::program(program.as_fd())?.id,
+            name,
+            program,
             instructions,
         })
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -320,20 +320,25 @@ impl PinDir {
         Ok(Map::from_map_data(data)?)
     }
 
-    /// Opens the pinned link of a program, if it is that, and uses the maps that are pinned; also
-    /// the program's ID.
-    pub(super) fn open_link(&self, program: &str, pinned: &MapIds) -> Result<Attached> {
-        let path = self.pin(program);
+    /// Opens the pinned link of a program, and the program, if they are that, and it uses the maps that
+    /// are pinned.
+    pub(super) fn open_link(&self, name: &'static str, pinned: &MapIds) -> Result<Attached> {
+        let path = self.pin(name);
         let cannot_open = || format!("cannot open the pinned link {}", path.display());
         let link = bpf::open_link(&path).with_context(cannot_open)?;
-        let found = bpf::program_of_link(link.as_fd()).with_context(cannot_open)?;
+        let id = bpf::program_id_of_link(link.as_fd()).with_context(cannot_open)?;
+        let path = self.program_pin(name);
+        let cannot_open = || format!("cannot open the pinned program {}", path.display());
+        let program = bpf::open_program_pin(&path).with_context(cannot_open)?;
+        let found = bpf::program(program.as_fd()).with_context(cannot_open)?;
         ensure!(
-            found.name == program,
-            "{}: a link of the program {:?}, expected {program:?}",
+            found.name == name && found.id == id,
+            "{}: the program {:?} with the number {}, expected {name:?} with {id}, as the link has it",
             path.display(),
-            found.name
+            found.name,
+            found.id
         );
-        let used = USED.iter().find(|(name, _)| *name == program);
+        let used = USED.iter().find(|(used, _)| *used == name);
         for map in used.into_iter().flat_map(|(_, maps)| *maps) {
             ensure!(
                 pinned.get(map).is_some_and(|id| found.maps.contains(id)),
@@ -341,32 +346,37 @@ impl PinDir {
                 path.display()
             );
         }
-        let program = found.id;
         Ok(Attached {
+            name,
             link,
             program,
             instructions: None,
         })
     }
 
-    /// Pins a link in place of the one that is there, which ends with that.
-    pub(super) fn replace_link(&self, name: &str, link: &OwnedFd) -> Result<()> {
-        let new = self.pin(&format!("{name}_new"));
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-        bpf::pin(link.as_fd(), &new).with_context(|| format!("cannot pin {}", new.display()))?;
-        let path = self.pin(name);
-        fs::rename(&new, &path).with_context(|| format!("cannot rename to {}", path.display()))
+    /// Pins a program and its link in place of what is there, which ends with that.
+    pub(super) fn replace_link(&self, attached: &Attached) -> Result<()> {
+        let program = self.program_pin(attached.name);
+        self.replace(&program, attached.program.as_fd())?;
+        self.replace(&self.pin(attached.name), attached.link.as_fd())
     }
 
-    /// Takes a link's pin away, if there is one: its program ends, if nothing else holds it.
+    fn replace(&self, path: &Path, object: BorrowedFd<'_>) -> Result<()> {
+        let new = self.pin("new");
+        os::remove_file(&new)?;
+        bpf::pin(object, &new).with_context(|| format!("cannot pin {}", new.display()))?;
+        fs::rename(&new, path).with_context(|| format!("cannot rename to {}", path.display()))
+    }
+
+    /// Where a program is pinned, beside its link.
+    fn program_pin(&self, name: &str) -> PathBuf {
+        self.pin(&format!("{name}_program"))
+    }
+
+    /// Takes a program's pins away, if there are any: it ends, if nothing else holds it.
     pub(super) fn remove_link(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.pin(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+        os::remove_file(&self.pin(name))?;
+        Ok(os::remove_file(&self.program_pin(name))?)
     }
 
     /// Takes all pins of this version away; programs that nothing else holds end. The directories go
@@ -411,15 +421,11 @@ fn lock(pin_dir: &Path) -> Result<Flock<File>> {
             Err((_, errno)) => bail!("cannot lock {}: {errno}", pin_dir.display()),
         }
     }
-    bail!(
-        "another {} uses the pin directory {}; give each one its own --pin-dir",
-        if pin_dir.file_name() == Some(OsStr::new(RECORDER)) {
-            "recorder"
-        } else {
-            "agent"
-        },
-        pin_dir.display()
-    )
+    let place = pin_dir.display();
+    if pin_dir.file_name() == Some(OsStr::new(RECORDER)) {
+        bail!("another recorder uses the pin directory {place}; one is enough for a host");
+    }
+    bail!("another agent uses the pin directory {place}; give each one its own --pin-dir")
 }
 
 fn make(path: &Path) -> Result<()> {

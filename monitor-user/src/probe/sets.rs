@@ -296,22 +296,36 @@ fn is_there(path: &Path) -> RuntimeDir {
     }
 }
 
-/// Removes all sets of an agent that no agent holds, as far as there is a right to it; returns
-/// their directories, and whether others of it are held.
+/// All sets of the agent with this runtime directory, which has this number.
+///
+/// # Errors
+/// As [`find`].
+pub(crate) fn of_agent(runtime_dir: &Path, owner: u64, pin_dir: &Path) -> Result<Vec<PinSet>> {
+    let mut sets = find()?;
+    sets.retain(|set| set.is_of(runtime_dir, owner, pin_dir));
+    Ok(sets)
+}
+
+/// All sets of the recorder whose pins are in that directory.
+///
+/// # Errors
+/// It cannot be looked through.
+pub(crate) fn of_recorder(pin_dir: &Path) -> Result<Vec<PinSet>> {
+    if !pin_dir.exists() {
+        return Ok(Vec::new());
+    }
+    at(pin_dir)
+}
+
+/// Removes those that nobody holds, as far as there is a right to it; returns their directories, and
+/// whether others are held.
 ///
 /// # Errors
 /// What kept one from being removed.
-pub(crate) fn remove_all_of(
-    runtime_dir: &Path,
-    owner: u64,
-    pin_dir: &Path,
-) -> Result<(Vec<PathBuf>, bool)> {
+pub(crate) fn remove_all(sets: Vec<PinSet>) -> Result<(Vec<PathBuf>, bool)> {
     let mut removed = Vec::new();
     let mut are_held = false;
-    for set in find()? {
-        if !set.is_of(runtime_dir, owner, pin_dir) {
-            continue;
-        }
+    for set in sets {
         match set.remove() {
             Ok(()) => removed.push(set.path),
             Err(NotRemoved::Held) => are_held = true,

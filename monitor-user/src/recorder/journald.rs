@@ -10,8 +10,7 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
-use super::Kept;
-use crate::model::{Sender, What};
+use crate::model::{Event, Profile, Sender, What};
 use crate::report;
 use crate::text::printable;
 
@@ -46,8 +45,8 @@ impl Journald {
     }
 
     /// Tells of a death, if it is of a unit.
-    pub(super) fn tell(&mut self, kept: &Kept) {
-        let Some(fields) = fields(kept) else {
+    pub(super) fn tell(&mut self, exited: &Event, profile: &Profile) {
+        let Some(fields) = fields(exited, profile) else {
             return;
         };
         match self.send(fields.as_bytes()) {
@@ -81,11 +80,11 @@ impl Journald {
 }
 
 /// A `KEY=value` a line: no value has a newline in it. `None`: it was no unit's.
-fn fields(kept: &Kept) -> Option<String> {
-    let What::Exited(exit) = &kept.exited.what else {
+fn fields(exited: &Event, profile: &Profile) -> Option<String> {
+    let What::Exited(exit) = &exited.what else {
         return None;
     };
-    let owner = &kept.profile.owner;
+    let owner = &profile.owner;
     let unit = owner.unit.as_deref()?;
     let mut text = String::new();
     let mut add = |key: &str, value: &str| {
@@ -94,7 +93,7 @@ fn fields(kept: &Kept) -> Option<String> {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{key}={value}");
     };
-    let words = report::happening(&kept.exited);
+    let words = report::happening(exited);
     let comm = exit.comm.as_deref().unwrap_or("?");
     let words = anstream::adapter::strip_str(&words);
     let login = exit.cause.sender().and_then(login);
@@ -110,7 +109,6 @@ fn fields(kept: &Kept) -> Option<String> {
     if let Some(unit) = &owner.user_unit {
         add("OBJECT_SYSTEMD_USER_UNIT", unit);
     }
-    let profile = &kept.profile;
     let mut optional = |key: &str, value: Option<&str>| {
         if let Some(value) = value {
             add(key, value);
@@ -126,10 +124,9 @@ fn fields(kept: &Kept) -> Option<String> {
         optional("RESPAWN_SENDER_PID", Some(&sender.pid.to_string()));
         optional("RESPAWN_SENDER_COMM", Some(&sender.comm));
         optional("RESPAWN_SENDER_UID", Some(&sender.uid.to_string()));
-        let profile = sender.profile.as_deref();
-        let exe = profile.and_then(|it| it.exe.as_deref());
-        optional("RESPAWN_SENDER_EXE", exe);
-        let login_uid = profile.and_then(|it| it.login_uid);
+        let profile = sender.profile();
+        optional("RESPAWN_SENDER_EXE", profile.exe.as_deref());
+        let login_uid = profile.login_uid;
         optional(
             "RESPAWN_SENDER_LOGIN_UID",
             login_uid.map(|uid| uid.to_string()).as_deref(),
@@ -140,6 +137,6 @@ fn fields(kept: &Kept) -> Option<String> {
 
 /// ", who had logged in as uid 1000"
 fn login(sender: &Sender) -> Option<String> {
-    let uid = sender.profile.as_ref()?.login_uid?;
+    let uid = sender.profile().login_uid?;
     Some(format!(", for the login of uid {uid}"))
 }

@@ -9,31 +9,35 @@
 //! nothing, deaths stay in the ring, and the write is tried again every second.
 
 pub(crate) mod journald;
-mod masking;
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Gid, chown};
-use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::journald::Journald;
 use crate::agent;
 use crate::clock::{self, WallClock};
-use crate::decode::{self, Death};
-use crate::journal::{Deaths, Lost};
-use crate::manager::Manager;
-use crate::model::{Cause, Event, Exited, Profile, Sender};
-use crate::os::trust::{Survey, Trusted};
-use crate::probe::{self, Keep, KernelProbe, PinDir};
+use crate::deaths;
+use crate::decode;
+use crate::journal::Deaths;
+use crate::manager::{self, Manager};
+use crate::model::{Event, Profile, What};
+use crate::os::proc;
+use crate::os::trust::stranger_on_way;
+use crate::probe::{self, Keep, KernelProbe, PinDir, namespace};
 
 /// Between two tries to write what the disk did not take.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often what is kept of signals to processes that have ended is looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(3600);
 
 /// So many deaths are written before signals and the service manager are looked after again.
 const BATCH: usize = 256;
@@ -58,15 +62,6 @@ pub(crate) struct Options {
     pub(crate) object: Option<PathBuf>,
 }
 
-/// A line of the files.
-#[derive(Serialize)]
-struct Kept {
-    #[serde(flatten)]
-    exited: Event,
-    #[serde(flatten)]
-    profile: Profile,
-}
-
 struct Recorder {
     probe: KernelProbe,
     pins: PinDir,
@@ -84,11 +79,12 @@ struct Recorder {
 /// # Errors
 /// The directory cannot be used, the kernel programs cannot be loaded, or another recorder has the
 /// pins.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(work(options))
+    let worked = runtime.block_on(work(options));
+    manager::end_late(worked.map(|()| ExitCode::SUCCESS))
 }
 
 async fn work(options: &Options) -> Result<()> {
@@ -102,12 +98,17 @@ async fn work(options: &Options) -> Result<()> {
     tracing::info!("{words}");
     agent::tell_terminal(&format!("{words}; Ctrl-C ends it"));
     manager.ready("the recorder");
+    let mut tidy_at = now();
     loop {
         let more = recorder.record()?;
         let begun = now();
+        if begun >= tidy_at {
+            recorder.tidy();
+            tidy_at = begun + TIDY_EVERY;
+        }
         let retry = recorder.blocked.is_some().then(|| begun + PAUSE);
         let ping = manager.poll_timeout(begun);
-        let wake = [retry, ping].into_iter().flatten().min();
+        let wake = [retry, ping, Some(tidy_at)].into_iter().flatten().min();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -172,6 +173,15 @@ impl Recorder {
         Ok(recorder)
     }
 
+    /// Makes room for the signals of others. From another PID namespace nobody sees which pids of the
+    /// initial one live.
+    fn tidy(&mut self) {
+        if namespace::observer().is_ok_and(|observer| observer == 0) {
+            let lives = |pid: u32| proc::start_time_ns(pid).is_ok();
+            self.probe.forget_signals_of_dead(lives);
+        }
+    }
+
     /// Takes the first death out of the ring if the last line tells of it.
     fn skip_known(&mut self) -> Result<()> {
         let first = self.probe.peek(1, decode::death)?;
@@ -194,13 +204,14 @@ impl Recorder {
             match death {
                 None => tracing::error!("the ring holds a record that is not of this build"),
                 Some(death) => {
-                    let at = u64::try_from(death.exit.exited_at.as_nanos()).unwrap_or(u64::MAX);
-                    let kept = self.kept(death, &wall);
-                    if !self.append(&kept, at) {
+                    let at = death.exit.exited_at;
+                    let (exited, profile) = deaths::told(death, self.argv, &wall);
+                    let mut exited = exited.into();
+                    if !self.append(&mut exited, Some(&profile), at) {
                         return Ok(false);
                     }
                     if let Some(journald) = &mut self.journald {
-                        journald.tell(&kept);
+                        journald.tell(&exited, &profile);
                     }
                 }
             }
@@ -213,9 +224,9 @@ impl Recorder {
     fn tell_lost(&mut self) -> Result<()> {
         let lost = self.probe.lost();
         if lost > self.lost_told {
-            let now = clock::since_boot().as_nanos();
-            let line = Lost::new(clock::now(), lost - self.lost_told);
-            if self.append(&line, u64::try_from(now).unwrap_or(u64::MAX)) {
+            let count = lost - self.lost_told;
+            let mut event = Event::new(clock::now(), None, What::DeathsLost { count });
+            if self.append(&mut event, None, clock::since_boot()) {
                 self.lost_told = lost;
                 self.probe.set_lost_told(lost)?;
             }
@@ -224,8 +235,9 @@ impl Recorder {
     }
 
     /// `false`: the disk does not take it now.
-    fn append(&mut self, line: &impl Serialize, since_boot_ns: u64) -> bool {
-        match self.deaths.append(line, since_boot_ns) {
+    fn append(&mut self, event: &mut Event, profile: Option<&Profile>, at: Duration) -> bool {
+        let since_boot_ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        match self.deaths.append(event, profile, since_boot_ns) {
             Ok(()) => {
                 if self.blocked.take().is_some() {
                     tracing::info!("deaths are written again");
@@ -242,40 +254,6 @@ impl Recorder {
                 self.blocked = Some(error);
                 false
             }
-        }
-    }
-
-    fn kept(&self, death: Death, wall: &WallClock) -> Kept {
-        let Death {
-            mut exit,
-            mut profile,
-        } = death;
-        self.guard(&mut profile);
-        let of_cause = match &mut exit.cause {
-            Cause::Signaled { origin, .. } => origin.sender.as_mut(),
-            _ => None,
-        };
-        let of_request = exit.last_signal.as_mut().and_then(|it| it.sender.as_mut());
-        for sender in of_cause.into_iter().chain(of_request) {
-            self.guard_sender(sender);
-        }
-        let mut exited = Exited::with_record(exit, wall);
-        exited.service = profile.owner.service.take();
-        let exited = exited.into();
-        Kept { exited, profile }
-    }
-
-    fn guard_sender(&self, sender: &mut Sender) {
-        if let Some(profile) = &mut sender.profile {
-            self.guard(profile);
-        }
-    }
-
-    /// Leaves out of the arguments what is not to be kept.
-    fn guard(&self, profile: &mut Profile) {
-        match &mut profile.argv {
-            Some(argv) if self.argv => masking::mask(argv),
-            argv => *argv = None,
         }
     }
 }
@@ -298,10 +276,7 @@ fn set_readers(dir: &Path, group: Option<u32>) -> io::Result<()> {
 }
 
 fn refuse_strangers(dir: &Path) -> Result<()> {
-    let dir = std::path::absolute(dir)?;
-    let own = nix::unistd::geteuid().as_raw();
-    let mut survey = Survey::new(Trusted::root_and(&[own]));
-    match survey.way(&dir).weaknesses.pop_first() {
+    match stranger_on_way(dir)? {
         None => Ok(()),
         Some(weakness) => bail!(
             "cannot record deaths in {}: {weakness}; change that ({}), or give another --dir",

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::{
-    Attempt, Child, Death, Instance, Memory, ServiceName, Signal, SpawnFailure, Spec,
+    Attempt, Child, Death, Instance, Memory, Phase, ServiceName, Signal, SpawnFailure, Spec,
 };
 
 /// Who waits for an answer: a control connection's pending command.
@@ -48,6 +49,55 @@ pub(crate) enum Fact {
         service: ServiceName,
         attempt: Attempt,
         spec: Arc<Spec>,
+    },
+    /// A start was not tried, as a condition does not hold. Answers `Action::Spawn`, too.
+    Skipped {
+        service: ServiceName,
+        attempt: Attempt,
+        reason: String,
+    },
+    /// What precedes a start was ended before its process was made. Answers `Action::Spawn`, after an
+    /// `AbandonStart`.
+    StartAbandoned {
+        service: ServiceName,
+        attempt: Attempt,
+    },
+    /// The commands of that phase have ended, all with success, or this has gone wrong. Answers
+    /// `Action::RunSteps`.
+    StepsDone {
+        service: ServiceName,
+        instance: Instance,
+        phase: Phase,
+        failure: Option<String>,
+    },
+    /// An instance has said that it is ready, or that was seen. Answers `Action::AwaitReady`; told at
+    /// any time after `Spawned`.
+    BecameReady {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// A probe has found that an instance is not ready yet: what it met.
+    NotReadyYet {
+        service: ServiceName,
+        instance: Instance,
+        reason: String,
+    },
+    /// An instance has said that it is alive.
+    Lives {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// An instance has asked for this much time from now on, for its start or its stop.
+    NeedsTime {
+        service: ServiceName,
+        instance: Instance,
+        time: Duration,
+    },
+    /// An instance has said that it does not work, or a check has found that.
+    DoesNotWork {
+        service: ServiceName,
+        instance: Instance,
+        reason: String,
     },
     /// An instance's exit became final; it may still hold memory, files and ports.
     ProcessExited {
@@ -119,6 +169,14 @@ impl Fact {
             | Self::Spawned { service, .. }
             | Self::SpawnFailed { service, .. }
             | Self::Described { service, .. }
+            | Self::Skipped { service, .. }
+            | Self::StartAbandoned { service, .. }
+            | Self::StepsDone { service, .. }
+            | Self::BecameReady { service, .. }
+            | Self::NotReadyYet { service, .. }
+            | Self::Lives { service, .. }
+            | Self::NeedsTime { service, .. }
+            | Self::DoesNotWork { service, .. }
             | Self::ProcessExited { service, .. }
             | Self::ChildExited { service, .. }
             | Self::ProcessReleased { service, .. }

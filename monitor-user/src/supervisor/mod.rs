@@ -10,6 +10,10 @@
 //! 3. perform every [`Supervisor::next_action`];
 //! 4. sleep until the next fact or `poll_timeout`.
 //!
+//! Services wait for each other by `order.rs`. What several services are told together (a config, a
+//! request and what it carries to others, a shutdown) all of them hear first; then each does what the
+//! others permit.
+//!
 //! What it counts on: each `Spawn` is answered once, before that instance's `ProcessReleased`;
 //! each instance is released at some time, and each `ClearTree` answered. All else may be lost,
 //! told twice or late, or be about something that never was.
@@ -17,9 +21,12 @@
 mod action;
 mod background;
 mod backoff;
+mod essential;
 mod fact;
+mod order;
 mod reload;
 mod service;
+mod ties;
 
 #[cfg(test)]
 mod simulation;
@@ -37,6 +44,7 @@ pub(crate) use fact::*;
 use crate::model::{
     Attempt, DeniedReason, Memory, Notice, ReloadSummary, Reply, ServiceName, Spec, Status,
 };
+use order::Order;
 use reload::Reload;
 use service::{Change, Dead, Legacy, Service, Step};
 
@@ -56,9 +64,20 @@ pub(crate) struct Supervisor {
     is_configured: bool,
     is_shutting_down: bool,
     shutdown_requests: Vec<RequestId>,
+    /// Whether the agent ends with an essential service.
+    ends_with_essential: bool,
+    /// The essential service that has ended for good, and with which exit status the agent is to end.
+    ended: Option<(ServiceName, u8)>,
     /// Those that are not done, oldest first.
     reloads: Vec<Reload>,
     last_own_request: u64,
+    order: Order,
+    /// Services of which those ahead of them or behind them have not heard how far they are.
+    moved: BTreeSet<ServiceName>,
+    /// Services that may have something to do once all have heard.
+    pending: BTreeSet<ServiceName>,
+    /// Several services are told something together.
+    is_held: bool,
 }
 
 /// What was told before the first config.
@@ -80,8 +99,7 @@ impl Supervisor {
         if let Some(fact) = self.hold_until_configured(fact) {
             self.dispatch(fact, now);
         }
-        self.go_on_with_reloads(now);
-        self.reply_to_shutdown();
+        self.conclude(now);
     }
 
     /// Does what is due at `now`. To be called when `poll_timeout` has come; harmless earlier.
@@ -94,9 +112,39 @@ impl Supervisor {
                 break;
             };
             self.visit(&name, now, Service::timeout);
+            // The next one may be at the same instant, which `visit` takes for no change.
+            if let Some(deadline) = self.services.get(&name).and_then(Service::deadline) {
+                self.deadlines.insert((deadline, name));
+            }
+            self.spread(now);
         }
-        self.go_on_with_reloads(now);
-        self.reply_to_shutdown();
+        self.conclude(now);
+    }
+
+    /// Takes facts of several services that became known together, such as a request for all of them.
+    pub(crate) fn handle_facts(&mut self, facts: Vec<Fact>, now: Instant) {
+        self.is_held = true;
+        for fact in facts {
+            if let Some(fact) = self.hold_until_configured(fact) {
+                self.dispatch(fact, now);
+            }
+        }
+        self.is_held = false;
+        self.conclude(now);
+    }
+
+    /// Has all services do what follows from what some were told.
+    fn conclude(&mut self, now: Instant) {
+        self.spread(now);
+        loop {
+            self.go_on_with_reloads(now);
+            self.spread(now);
+            // What a reload has started may have been answered by now, and the reload waits for it.
+            if !self.actions.iter().any(Action::is_own_reply) {
+                break;
+            }
+        }
+        self.reply_to_shutdown(now);
     }
 
     /// When `handle_timeout` is to be called next; `None`: not before another fact.
@@ -154,6 +202,8 @@ impl Supervisor {
             }
             Fact::ProcessExited { .. }
             | Fact::ProcessReleased { .. }
+            | Fact::BecameReady { .. }
+            | Fact::DoesNotWork { .. }
             | Fact::StopSent { .. }
             | Fact::TreeRemains { .. }
             | Fact::TreeGone { .. } => startup.facts.push(fact),
@@ -162,9 +212,66 @@ impl Supervisor {
         None
     }
 
+    /// What is known of how an instance is.
+    fn hear(&mut self, fact: Fact, now: Instant) {
+        match fact {
+            Fact::BecameReady { service, instance } => {
+                self.visit(&service, now, |it, step| it.became_ready(instance, step));
+            }
+            Fact::NotReadyYet {
+                service,
+                instance,
+                reason,
+            } => {
+                self.visit_in_passing(&service, now, |it, _| it.not_ready_yet(instance, reason));
+            }
+            Fact::Lives { service, instance } => {
+                self.visit_in_passing(&service, now, |it, step| it.lives(instance, step.now));
+            }
+            Fact::NeedsTime {
+                service,
+                instance,
+                time,
+            } => self.visit(&service, now, |it, step| {
+                it.extend(instance, time, step.now)
+            }),
+            Fact::DoesNotWork {
+                service,
+                instance,
+                reason,
+            } => self.visit(&service, now, |it, step| it.fail(instance, reason, step)),
+            _ => {}
+        }
+    }
+
+    /// What has become of conditions and of commands around a run.
+    fn hear_of_steps(&mut self, fact: Fact, now: Instant) {
+        match fact {
+            Fact::Skipped {
+                service,
+                attempt,
+                reason,
+            } => self.visit(&service, now, |it, step| it.skipped(attempt, reason, step)),
+            Fact::StartAbandoned { service, attempt } => {
+                self.visit(&service, now, |it, step| it.start_abandoned(attempt, step));
+            }
+            Fact::StepsDone {
+                service,
+                instance,
+                phase,
+                failure,
+            } => self.visit(&service, now, |it, step| {
+                it.steps_done(instance, phase, failure, step);
+            }),
+            _ => {}
+        }
+    }
+
     fn dispatch(&mut self, fact: Fact, now: Instant) {
         match fact {
-            Fact::Configured { services, request } => self.configure(services, request, now),
+            Fact::Configured { services, request } => {
+                self.together(|it| it.configure(services, request, now));
+            }
             // Too late: what is in the config is known by now, and may have been started.
             Fact::Remembered { .. } => {}
             Fact::Spawned {
@@ -185,7 +292,15 @@ impl Supervisor {
                 service,
                 attempt,
                 spec,
-            } => self.visit(&service, now, |it, step| it.described(attempt, spec, step)),
+            } => self.describe(&service, attempt, spec, now),
+            Fact::Skipped { .. } | Fact::StartAbandoned { .. } | Fact::StepsDone { .. } => {
+                self.hear_of_steps(fact, now);
+            }
+            Fact::BecameReady { .. }
+            | Fact::NotReadyYet { .. }
+            | Fact::Lives { .. }
+            | Fact::NeedsTime { .. }
+            | Fact::DoesNotWork { .. } => self.hear(fact, now),
             Fact::ProcessExited {
                 service,
                 instance,
@@ -215,11 +330,11 @@ impl Supervisor {
             Fact::EventsLost { count } => self
                 .actions
                 .push_back(Action::Publish(Notice::EventsLost { count })),
-            Fact::ShutdownRequested { request } => self.shut_down(request, now),
+            Fact::ShutdownRequested { request } => self.together(|it| it.shut_down(request, now)),
             Fact::StartRequested { .. }
             | Fact::StopRequested { .. }
             | Fact::RestartRequested { .. }
-            | Fact::SignalRequested { .. } => self.request(fact, now),
+            | Fact::SignalRequested { .. } => self.together(|it| it.request(fact, now)),
         }
     }
 
@@ -248,12 +363,13 @@ impl Supervisor {
         if let Some(reason) = denied {
             return self.reply(request, Reply::Denied(reason));
         }
-        self.visit(&service, now, |it, step| match fact {
+        self.visit(&service, now, |it, step| match &fact {
             Fact::StartRequested { .. } => it.start(request, step),
             Fact::RestartRequested { .. } => it.restart(request, step),
-            Fact::SignalRequested { signal, .. } => it.signal(signal, request, step),
+            Fact::SignalRequested { signal, .. } => it.signal(*signal, request, step),
             _ => it.stop(request, step),
         });
+        self.carry(&service, &fact, now);
     }
 
     /// A config was read: the whole set.
@@ -274,12 +390,18 @@ impl Supervisor {
                 .chain([legacy.memory.last_attempt])
                 .fold(self.last_attempt, Attempt::max);
         }
+        self.go_on_with_end(&legacies);
         let dead = told_dead(&facts);
         let mut reload = Reload {
             request,
             ..Reload::default()
         };
+        let old = self.services.keys().chain(legacies.keys());
+        let old: BTreeSet<ServiceName> = old.cloned().collect();
+        self.loosen(&specs);
+        let touched = self.relate_all(&specs);
         self.remove_unlisted(&specs, &mut reload.summary, now);
+        let begun = self.begun(&specs, &legacies);
         for (name, spec) in specs {
             let legacy = legacies.remove(&name);
             self.configure_one(name, spec, legacy, &dead, &mut reload, now);
@@ -287,6 +409,11 @@ impl Supervisor {
         for (name, legacy) in legacies {
             self.resume_unlisted(name, legacy, &dead, &mut reload.summary, now);
         }
+        for name in touched {
+            self.refresh(&name);
+        }
+        self.pull_for(begun, &old, &mut reload, now);
+        self.restart_for(&mut reload, now);
         let summary = &reload.summary;
         let stopping = summary.removed.iter().chain(&summary.restarted);
         reload.stops = stopping.map(|name| name.as_str().into()).collect();
@@ -357,7 +484,9 @@ impl Supervisor {
         match self.services.get(&name).map(Service::is_removed) {
             Some(true) => {
                 reload.summary.added.push(name.to_string());
-                self.hold(&name, reload, now);
+                if spec.relations.autostart {
+                    self.hold(&name, reload, now);
+                }
                 self.visit(&name, now, |it, step| it.add_again(spec, step));
             }
             Some(false) => {
@@ -374,9 +503,10 @@ impl Supervisor {
             }
             None => {
                 reload.summary.added.push(name.to_string());
+                let starts = spec.relations.autostart;
                 let service = Service::new(name.clone(), spec, self.is_shutting_down, now);
                 self.services.insert(name.clone(), service);
-                if legacy.is_none() {
+                if legacy.is_none() && starts {
                     self.hold(&name, reload, now);
                 }
                 self.visit(&name, now, |it, step| match legacy {
@@ -422,20 +552,25 @@ impl Supervisor {
     }
 
     fn shut_down(&mut self, request: RequestId, now: Instant) {
-        self.is_shutting_down = true;
         self.shutdown_requests.push(request);
+        self.bring_all_down(now);
+    }
+
+    fn bring_all_down(&mut self, now: Instant) {
+        self.is_shutting_down = true;
         let names: Vec<ServiceName> = self.services.keys().cloned().collect();
         for name in names {
             self.visit(&name, now, Service::shut_down);
         }
     }
 
-    fn reply_to_shutdown(&mut self) {
+    fn reply_to_shutdown(&mut self, now: Instant) {
         // What an earlier agent left can be stopped only once the first config is known.
         if self.active == 0 && self.startup.as_ref().is_none_or(Startup::is_empty) {
             for request in mem::take(&mut self.shutdown_requests) {
                 self.reply(request, Reply::Done);
             }
+            self.end_agent(now);
         }
     }
 
@@ -445,20 +580,40 @@ impl Supervisor {
 
     /// Tells one service something and keeps the books: its deadline, whether it is down,
     /// whether it can be forgotten. A service that is not known is not told.
+    /// Tells a service something of which its memory may have to know.
     fn visit(&mut self, name: &str, now: Instant, tell: impl FnOnce(&mut Service, &mut Step<'_>)) {
-        let Some(service) = self.services.get_mut(name) else {
-            return;
-        };
+        let visited = self.visit_in_passing(name, now, tell);
+        self.changed.extend(visited);
+    }
+
+    /// Tells a service something that no later agent has to know. Its name, if there is one.
+    fn visit_in_passing(
+        &mut self,
+        name: &str,
+        now: Instant,
+        tell: impl FnOnce(&mut Service, &mut Step<'_>),
+    ) -> Option<ServiceName> {
+        let service = self.services.get_mut(name)?;
         let (old_deadline, was_down) = (service.deadline(), service.is_down());
+        let was_so = (service.standing(), service.is_closing());
         let mut step = Step {
             now,
             actions: &mut self.actions,
             last_attempt: &mut self.last_attempt,
+            is_held: self.is_held,
         };
         tell(service, &mut step);
         let (new_deadline, is_down) = (service.deadline(), service.is_down());
         let name = service.name().clone();
-        let is_forgotten = service.is_removed() && is_down;
+        // The next agent would not know of an end that nothing has followed from yet.
+        let ends_agent = self.ends_with_essential && service.has_ended_for_good();
+        let is_forgotten = service.is_removed() && is_down && !ends_agent;
+        if was_so != (service.standing(), service.is_closing()) || is_forgotten {
+            self.moved.insert(name.clone());
+        }
+        if self.is_held && service.is_pending() {
+            self.pending.insert(name.clone());
+        }
         if old_deadline != new_deadline {
             if let Some(deadline) = old_deadline {
                 self.deadlines.remove(&(deadline, name.clone()));
@@ -472,10 +627,14 @@ impl Supervisor {
             (false, true) => self.active = self.active.saturating_sub(1),
             _ => {}
         }
+        if ends_agent {
+            let end = || (name.clone(), service.exit_status());
+            self.ended.get_or_insert_with(end);
+        }
         if is_forgotten {
             self.services.remove(&name);
         }
-        self.changed.insert(name);
+        Some(name)
     }
 }
 

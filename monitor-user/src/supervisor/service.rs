@@ -1,6 +1,7 @@
 //! One service's state machine: what is (`ServiceState`) beside what is desired (`Desired`).
 //!
-//! Knows nothing of other services, of deadlines' order, or of how an action is performed.
+//! Knows of other services only for which ones it has to wait (`order.rs`), and nothing of deadlines'
+//! order, or of how an action is performed.
 //!
 //! A service is *wanted* while it is desired up, in the config, and the agent is not going.
 //! An instance has two ends: it *exits* (early, perhaps untold), and then *lets go*: released,
@@ -15,8 +16,9 @@
 //! Due        join         Ending      Due         -            -        -          -         Starting
 //! Backoff    Due          Ending      Due         -            -        -          Due       -
 //! Starting   join         (1)         (1)         Running (2)  next(3)  -          -         -
-//! Running    (5); Stop-   Stopping    Stopping    -            -        next (3)   -         -
-//!            ping if restart
+//! Running    (5); Stop-   StopDue     StopDue     -            -        next (3)   -         -
+//!            Due if restart
+//! StopDue    join         join        -           -            -        next (4)   -         (6)
 //! Stopping   join         join        -           -            -        next (4)   Kill      -
 //! ```
 //!
@@ -35,13 +37,31 @@
 //!   With `overlap`, an instance that fails while its predecessor's tree lives may have failed for
 //!   what that still holds: Due, at no cost, once nothing is left of either.
 //! - (4) Due if wanted, else Ending.
-//! - (5) done once the instance has run for `start_check`; failed if it ends sooner.
+//! - (5) done once the instance has run for `start_check`; failed if it ends sooner. Of a oneshot
+//!   service, done at its end; one that is done is up, and only a restart runs it again.
+//! - (6) StopDue becomes Stopping, and the stop signal is sent, as soon as no service that comes after
+//!   this one is on its way down and still there: at once, where none is.
+//! - What precedes a start (conditions, `before_start`) is part of Starting. A stop, and a reload with other
+//!   commands, asks for its end; then the answer is that it was abandoned: Due or Ending. Where a condition
+//!   does not hold, Starting becomes Ending, and then Down as skipped.
+//! - `after_start` is part of becoming ready, `before_stop` of StopDue, `stop_command` of Stopping. An
+//!   instance is leaving until its `after_stop`, and every other command of it, has ended. The next agent
+//!   begins a phase again that this one has not seen the end of.
+//! - A service that says when it is ready is up from then on, and (5) is done then, whatever
+//!   `start_check` says. One that is not ready within `start_timeout` is stopped at once, whoever comes
+//!   after it; its end then is like one of its own (3). Readiness is the instance's, for all agents.
+//! - The same holds for one that runs and has not said for `watchdog` that it is alive, or that is found
+//!   not to work. Time without an agent counts for neither.
 //! - What outlives its main process is stopped by `stop_mode`, beside the state: "group" gives it
 //!   what is left of the stop's time, or after an end of its own the stop signal and a time of
 //!   its own, and then SIGKILL; "mixed" kills it at once; "main" counts it as gone.
 //! - Due becomes Starting as soon as no old instance is leaving (with `overlap`: at most one
-//!   is), or Ending where the start limit forbids it. Ending becomes Down when none is leaving.
+//!   is) and no service ahead of it stands in the way, or Ending where the start limit forbids it.
+//!   Ending becomes Down when none is leaving.
+//! - A stop, restart or removal carries to the services that require this one: a stop as a stop, the
+//!   others as a restart, which replaces what runs or is being started and starts nothing else.
 //! - The end of another process of its tree is told while it is Running, and changes nothing.
+//! - An essential service that comes to rest by itself is followed by a shutdown: `essential.rs`.
 //! - Removal and shutdown act like stop, but leave `Desired` as it is; back in the config is
 //!   like start.
 //!
@@ -54,6 +74,8 @@
 //! - `stop_ends`: a stop needs no more than its timeout and the facts that answer its actions.
 //! - `one_stop_signal`: an instance whose stop signal was sent is sent no other, by no agent.
 //! - `no_start_while_down`: nothing is spawned while it is not wanted.
+//! - `heard_in_time`: nothing that says in time that it is alive is stopped for its watchdog.
+//! - `steps_in_order`: the commands of a phase are run at its time, and never twice at once.
 //! - `one_reply`: each request is replied to once, with the words that are true at that moment.
 //! - `journal_agrees`: the notices, read in order, tell the state.
 //! - `no_storm`: whoever ends a service all the time, it is not started all the time.
@@ -67,11 +89,13 @@ use std::time::{Duration, Instant};
 use super::action::Action;
 use super::background;
 use super::backoff::{Backoff, after};
+use super::essential::{self, End};
 use super::fact::RequestId;
+use super::order::Standing;
 use crate::model::{
     Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DeniedReason, Desired, Exec, Hooks,
-    Instance, Memory, Notice, Policy, Reach, Reply, Rest, RestartPolicy, ServiceName, Signal,
-    SpawnFailure, Spec, State, Status, StopMemory, StopMode,
+    Instance, Kind, Memory, Notice, Phase, Policy, Reach, Relations, Reply, Rest, RestartPolicy,
+    ServiceName, Signal, SpawnFailure, Spec, State, Status, Steps, StopMemory, StopMode,
 };
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -81,6 +105,8 @@ pub(super) struct Step<'a> {
     /// The last attempt of all services: one count for all, so that a service that is removed
     /// and added again never uses a number twice.
     pub(super) last_attempt: &'a mut Attempt,
+    /// Several services are told something together: nobody starts or stops before all have heard it.
+    pub(super) is_held: bool,
 }
 
 impl Step<'_> {
@@ -130,8 +156,14 @@ enum ServiceState {
     Starting {
         attempt: Attempt,
         spec: Arc<Spec>,
+        /// What comes of it is to be replaced: a service that it requires is restarted.
+        is_stale: bool,
     },
     Running {
+        instance: Instance,
+    },
+    /// To be stopped as soon as those that come after it permit it, and its `before_stop` is done.
+    StopDue {
         instance: Instance,
     },
     /// The stop signal is on its way, and SIGKILL follows in its time.
@@ -176,6 +208,8 @@ struct Leaving {
     stop: Option<Stop>,
     /// It ended by itself as one does that has put its work into the background.
     went: bool,
+    /// Nothing is left of its tree. It stays until all commands around its run have ended.
+    is_cleared: bool,
 }
 
 /// What a newer config changes of a service.
@@ -222,6 +256,13 @@ pub(super) struct Service {
     alone: bool,
     /// Whether a reload has it wait until others have stopped.
     is_held: bool,
+    /// Services ahead of it that stand in the way of a start.
+    start_waits: BTreeSet<ServiceName>,
+    /// Services behind it that are on their way down, and still there.
+    stop_waits: BTreeSet<ServiceName>,
+    /// Whether its next start waits for those, too: somebody has asked for a restart while nothing of
+    /// it ran that could be stopped after them.
+    starts_behind: bool,
     backoff: Backoff,
     last_attempt: Attempt,
     /// The fingerprint of what the last attempt ran; `None`: not known.
@@ -235,19 +276,41 @@ pub(super) struct Service {
     background: Option<String>,
     /// Starts and restarts, replied to when an instance is there and has passed its `start_check`.
     waiting_up: Vec<RequestId>,
+    /// Whether the instance is ready, or need not say so.
+    is_ready: bool,
+    /// It need not say so any more, and is ready when its `after_start` is done.
+    is_finishing: bool,
+    /// Its `before_stop` is done.
+    is_stop_prepared: bool,
+    /// It has done its work, and its `before_stop` is to be run as soon as those that come after it permit
+    /// that.
+    is_undo_due: bool,
+    /// The commands around its runs that are under way.
+    steps: BTreeSet<(Instance, Phase)>,
+    /// When it has to be, if it is not.
+    ready_by: Option<Instant>,
+    /// What a probe of its readiness has met last.
+    met: Option<String>,
+    /// When it has to have said again that it is alive, if it has to.
+    alive_by: Option<Instant>,
+    /// Why the instance on its way down counts as failed: it was not ready in time, or does not work.
+    overdue: Option<String>,
     /// When the running instance has passed it, if somebody waits for that.
     passes_at: Option<Instant>,
     /// Stops, replied to when nothing is left.
     waiting_down: Vec<RequestId>,
+    /// Of an essential service: whether it has ended for good.
+    end: End,
 }
 
 impl Service {
-    /// A service that is desired up and still down; `begin` or `resume` follows.
+    /// A service that is still down, and desired up if it starts with the agent; `begin` or `resume`
+    /// follows.
     pub(super) fn new(name: ServiceName, spec: Arc<Spec>, shutdown: bool, now: Instant) -> Self {
         Self {
             name,
+            desired: initially(&spec),
             spec,
-            desired: Desired::Up,
             removed: false,
             shutdown,
             state: ServiceState::Down(Rest::Stopped),
@@ -255,6 +318,9 @@ impl Service {
             leaving: Vec::new(),
             alone: false,
             is_held: false,
+            start_waits: BTreeSet::new(),
+            stop_waits: BTreeSet::new(),
+            starts_behind: false,
             backoff: Backoff::default(),
             last_attempt: Attempt::default(),
             exec: None,
@@ -264,8 +330,18 @@ impl Service {
             last_failure: None,
             background: None,
             waiting_up: Vec::new(),
+            is_ready: true,
+            is_finishing: false,
+            is_stop_prepared: false,
+            is_undo_due: false,
+            steps: BTreeSet::new(),
+            ready_by: None,
+            met: None,
+            alive_by: None,
+            overdue: None,
             passes_at: None,
             waiting_down: Vec::new(),
+            end: End::None,
         }
     }
 
@@ -303,7 +379,146 @@ impl Service {
             _ => None,
         };
         let rests = self.leaving.iter().filter_map(|old| old.stop?.kill_at);
-        own.into_iter().chain(self.passes_at).chain(rests).min()
+        let of_start = self.passes_at.into_iter().chain(self.ready_by);
+        let of_run = of_start.chain(self.alive_by);
+        own.into_iter().chain(of_run).chain(rests).min()
+    }
+
+    /// How far it is, for services that come after it and are to start.
+    pub(super) fn standing(&self) -> Standing {
+        match &self.state {
+            ServiceState::Starting { .. }
+            | ServiceState::StopDue { .. }
+            | ServiceState::Stopping { .. }
+                if !self.is_wanted() =>
+            {
+                Standing::Going
+            }
+            _ if !self.is_wanted() => Standing::Clear,
+            ServiceState::Down(Rest::Failed { .. }) | ServiceState::Ending(Rest::Failed { .. }) => {
+                Standing::Failed
+            }
+            ServiceState::Running { .. } if !self.is_up() => Standing::Coming,
+            ServiceState::Down(_) | ServiceState::Ending(_) | ServiceState::Running { .. } => {
+                Standing::Clear
+            }
+            ServiceState::Backoff { .. } => Standing::Failing,
+            ServiceState::Due(_)
+            | ServiceState::Starting { .. }
+            | ServiceState::StopDue { .. }
+            | ServiceState::Stopping { .. } => Standing::Coming,
+        }
+    }
+
+    /// Whether it is on its way down, to stay there or to be started again, and still there: what
+    /// comes before it does not stop until it is gone.
+    pub(super) fn is_closing(&self) -> bool {
+        match &self.state {
+            ServiceState::Running { .. } => false,
+            ServiceState::StopDue { .. } | ServiceState::Stopping { .. } => true,
+            ServiceState::Starting { spec, is_stale, .. } => {
+                *is_stale || !self.is_wanted() || spec.exec != self.spec.exec
+            }
+            ServiceState::Down(_)
+            | ServiceState::Ending(_)
+            | ServiceState::Due(_)
+            | ServiceState::Backoff { .. } => !self.leaving.is_empty(),
+        }
+    }
+
+    fn is_oneshot(&self) -> bool {
+        self.spec.policy.kind == Kind::Oneshot
+    }
+
+    /// Whether it is up, if an instance runs.
+    fn is_up(&self) -> bool {
+        !self.is_oneshot() && self.is_ready
+    }
+
+    /// Whether it says when it is ready.
+    fn says_ready(&self) -> bool {
+        self.spec.exec.ready.is_some()
+    }
+
+    fn has_steps(&self, phase: Phase) -> bool {
+        !self.spec.steps.of(phase).is_empty()
+    }
+
+    /// Whether it is up only some time after its start, and that becomes known.
+    fn becomes_ready(&self) -> bool {
+        self.says_ready() || self.has_steps(Phase::AfterStart)
+    }
+
+    /// Whether it has done its work, once and for all.
+    fn is_done(&self) -> bool {
+        let is_finished = matches!(
+            self.state,
+            ServiceState::Down(Rest::Finished) | ServiceState::Ending(Rest::Finished)
+        );
+        is_finished && self.is_oneshot()
+    }
+
+    /// Whether its instance, or the one that a start under way makes, is to be stopped, and is not
+    /// stopped yet.
+    pub(super) fn is_stop_due(&self) -> bool {
+        match &self.state {
+            ServiceState::StopDue { .. } => true,
+            ServiceState::Starting { .. } => self.is_closing(),
+            _ => false,
+        }
+    }
+
+    /// The same, to be replaced by another one.
+    pub(super) fn is_to_restart(&self) -> bool {
+        self.is_stop_due() && self.is_wanted()
+    }
+
+    /// The same, or its stop is under way.
+    pub(super) fn is_restarting(&self) -> bool {
+        let is_stopping = matches!(self.state, ServiceState::Stopping { .. });
+        self.is_to_restart() || is_stopping && self.is_wanted()
+    }
+
+    /// Whether it has something to do that may depend on others.
+    pub(super) fn is_pending(&self) -> bool {
+        match self.state {
+            ServiceState::Due(_) | ServiceState::StopDue { .. } => true,
+            ServiceState::Ending(_) => self.is_undo_due || self.leaving.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Whether its start waits for that service, or for any.
+    pub(super) fn waits_for(&self, service: &str) -> bool {
+        matches!(self.state, ServiceState::Due(_)) && self.start_waits.contains(service)
+    }
+
+    /// Whether somebody waits for it to be up.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.waiting_up.is_empty()
+    }
+
+    /// Why it does not run, as far as that is known.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match (&self.state, &self.last_failure, &self.last_exit) {
+            (ServiceState::Down(Rest::Failed { reason }), ..)
+            | (ServiceState::Ending(Rest::Failed { reason }), ..) => Some(reason.clone()),
+            (_, Some(failure), _) => Some(failure.to_string()),
+            (_, None, last) => last.as_ref().map(|last| last.cause.to_string()),
+        }
+    }
+
+    /// The services that it waits for at the moment.
+    fn waits(&self) -> Option<&BTreeSet<ServiceName>> {
+        match self.state {
+            ServiceState::Due(_) if self.start_waits.is_empty() && self.starts_behind => {
+                Some(&self.stop_waits)
+            }
+            ServiceState::Due(_) => Some(&self.start_waits),
+            ServiceState::StopDue { .. } => Some(&self.stop_waits),
+            ServiceState::Ending(_) if self.is_undo_due => Some(&self.stop_waits),
+            _ => None,
+        }
     }
 
     pub(super) fn status(&self) -> Status<'_> {
@@ -316,6 +531,7 @@ impl Service {
                 self.desired
             },
             instance: self.live_instance(),
+            waits_for: self.waits(),
             since: self.since,
             restarts: self.starts.saturating_sub(1),
             last_exit: self.last_exit.as_ref(),
@@ -325,11 +541,47 @@ impl Service {
                 | ServiceState::Ending(Rest::Failed { reason }) => Some(reason),
                 _ => None,
             },
+            skipped: match &self.state {
+                ServiceState::Down(Rest::Skipped { reason }) => Some(reason),
+                _ => None,
+            },
+            phase: self.phase(),
             background: self.background.as_deref(),
             next_start: match self.state {
                 ServiceState::Backoff { until, .. } => Some(until),
                 _ => None,
             },
+        }
+    }
+
+    /// Whether it is essential, and its own end is one for good that nothing has followed from yet.
+    pub(super) fn has_ended_for_good(&self) -> bool {
+        self.end == End::Came
+    }
+
+    /// That of an agent which ends with it.
+    pub(super) fn exit_status(&self) -> u8 {
+        let last = self.last_exit.as_ref().map(|death| &death.cause);
+        let last = last.filter(|_| self.last_failure.is_none());
+        match &self.state {
+            ServiceState::Down(rest) => essential::exit_status(rest, last),
+            _ => essential::exit_status(&Rest::Stopped, last),
+        }
+    }
+
+    /// The agent ends with it: a later one begins afresh.
+    pub(super) fn end_is_told(&mut self) {
+        self.end = End::Told;
+        self.backoff.reset();
+    }
+
+    /// The commands around its run that are under way.
+    fn phase(&self) -> Option<Phase> {
+        match &self.state {
+            ServiceState::Starting { spec, .. } if spec.steps.precede_a_start() => {
+                Some(Phase::BeforeStart)
+            }
+            _ => self.steps.first().map(|(_, phase)| *phase),
         }
     }
 
@@ -339,6 +591,15 @@ impl Service {
             last_attempt: self.last_attempt,
             exec: self.exec,
             instance: self.live_instance(),
+            unready: self
+                .live_instance()
+                .filter(|_| !self.is_ready && !self.is_finishing),
+            finishing: self.live_instance().filter(|_| self.is_finishing),
+            undoing: self
+                .leaving
+                .iter()
+                .any(|old| old.instance == Instance::NONE),
+            overdue: self.overdue.clone(),
             starts: self.starts,
             failures: self.backoff.failures(),
             storm: self.backoff.storm(),
@@ -357,20 +618,38 @@ impl Service {
                     }
                     | ServiceState::Starting { .. }
             ),
-            stopping: matches!(self.state, ServiceState::Stopping { .. }) && !self.shutdown,
+            stopping: !self.shutdown && self.is_to_stop(),
+            has_ended: self.end == End::Came,
             rest: match &self.state {
+                _ if self.end == End::Told => None,
                 ServiceState::Down(Rest::Stopped) | ServiceState::Ending(Rest::Stopped) => None,
                 ServiceState::Down(rest) | ServiceState::Ending(rest) => Some(rest.clone()),
                 _ => None,
             },
             at_rest: self.is_down(),
             last_exit: self.last_exit.clone(),
-            leaving: self.leaving.iter().map(|old| old.instance).collect(),
+            leaving: self.left().collect(),
             stops: self.stops(now),
             stop_mode: self.stop_mode(),
             last_failure: self.last_failure.clone(),
             state_age: now.saturating_duration_since(self.since),
         }
+    }
+
+    /// The instances that have not let go of everything.
+    fn left(&self) -> impl Iterator<Item = Instance> {
+        let leaving = self.leaving.iter().map(|old| old.instance);
+        leaving.filter(|instance| *instance != Instance::NONE)
+    }
+
+    /// Whether its instance, or the one that a start under way makes, does not stay.
+    fn is_to_stop(&self) -> bool {
+        matches!(
+            self.state,
+            ServiceState::StopDue { .. }
+                | ServiceState::Stopping { .. }
+                | ServiceState::Starting { is_stale: true, .. }
+        )
     }
 
     /// The stops that the next agent goes on with. One that was not sent it begins itself.
@@ -421,27 +700,32 @@ impl Service {
     fn contract_state(&self) -> State {
         match &self.state {
             ServiceState::Down(Rest::Failed { .. }) => State::Failed,
+            ServiceState::Down(Rest::Skipped { .. }) => State::Skipped,
+            ServiceState::Down(Rest::Finished) if self.is_oneshot() => State::Done,
             ServiceState::Down(_) => State::Stopped,
+            ServiceState::Due(_) if self.waits().is_some_and(|it| !it.is_empty()) => State::Waiting,
             ServiceState::Due(_) => State::Starting,
             ServiceState::Backoff { .. } => State::Backoff,
             ServiceState::Starting { .. } if self.is_wanted() => State::Starting,
+            ServiceState::Running { .. } if !self.is_up() => State::Starting,
             ServiceState::Running { .. } => State::Running,
             ServiceState::Ending(_)
             | ServiceState::Starting { .. }
+            | ServiceState::StopDue { .. }
             | ServiceState::Stopping { .. } => State::Stopping,
         }
     }
 
     fn live_instance(&self) -> Option<Instance> {
         match self.state {
-            ServiceState::Running { instance } | ServiceState::Stopping { instance, .. } => {
-                Some(instance)
-            }
+            ServiceState::Running { instance }
+            | ServiceState::StopDue { instance }
+            | ServiceState::Stopping { instance, .. } => Some(instance),
             _ => None,
         }
     }
 
-    fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.desired == Desired::Up && !self.removed && !self.shutdown
     }
 
@@ -452,7 +736,9 @@ impl Service {
         self.is_held = false;
         self.overtake_down("start", step);
         self.waiting_up.push(request);
-        if matches!(self.state, ServiceState::Running { .. }) {
+        if self.is_done() {
+            self.pass(step);
+        } else if matches!(self.state, ServiceState::Running { .. }) {
             self.await_pass(step);
         } else {
             self.start_afresh(step);
@@ -464,27 +750,99 @@ impl Service {
         self.is_held = false;
         self.overtake_down("restart", step);
         self.waiting_up.push(request);
+        self.starts_behind = self.live_instance().is_none();
         self.replace_or_start(step);
     }
 
     pub(super) fn stop(&mut self, request: RequestId, step: &mut Step<'_>) {
+        self.waiting_down.push(request);
+        self.stop_too(step);
+    }
+
+    /// A service that it requires is stopped, or it is itself.
+    pub(super) fn stop_too(&mut self, step: &mut Step<'_>) {
         self.desired = Desired::Down;
         self.overtake_up("stop", step);
-        self.waiting_down.push(request);
         match &mut self.state {
             ServiceState::Down(rest) => {
-                if matches!(rest, Rest::Failed { .. }) {
+                if matches!(rest, Rest::Failed { .. } | Rest::Skipped { .. }) {
                     step.publish(Notice::Stopped {
                         service: self.name.clone(),
                     });
                     self.since = step.now;
                 }
-                *rest = Rest::Stopped;
+                if *rest != Rest::Finished {
+                    *rest = Rest::Stopped;
+                }
             }
             ServiceState::Ending(rest) => *rest = Rest::Stopped,
             _ => {}
         }
         self.bring_down(step);
+        if let ServiceState::Down(rest) = &mut self.state {
+            *rest = Rest::Stopped;
+        }
+    }
+
+    /// A service that requires or wants it is started. One that has done its work has done it.
+    pub(super) fn pull(&mut self, step: &mut Step<'_>) {
+        let was_wanted = self.is_wanted();
+        self.desired = Desired::Up;
+        if !self.is_wanted() {
+            return;
+        }
+        if !was_wanted {
+            self.overtake_down("start", step);
+        }
+        match &self.state {
+            ServiceState::Down(Rest::Finished) | ServiceState::Ending(Rest::Finished) => {}
+            _ => self.start_afresh(step),
+        }
+    }
+
+    /// A service that it requires is restarted, or stops although it is wanted.
+    pub(super) fn restart_too(&mut self, step: &mut Step<'_>) {
+        if !self.is_wanted() {
+            return;
+        }
+        match &mut self.state {
+            ServiceState::Running { instance } => {
+                let instance = *instance;
+                self.backoff.reset();
+                self.close(instance, step);
+            }
+            ServiceState::Starting { is_stale, .. } => {
+                *is_stale = true;
+                self.abandon_start(step);
+            }
+            _ => {}
+        }
+    }
+
+    /// A service ahead of it stands in the way of its start, or does not. `true`: nothing more does.
+    pub(super) fn wait_to_start(&mut self, ahead: &ServiceName, waits: bool) -> bool {
+        change(&mut self.start_waits, ahead, waits)
+    }
+
+    /// A service behind it is on its way down and still there, or is not. `true`: none more is.
+    pub(super) fn wait_to_stop(&mut self, behind: &ServiceName, waits: bool) -> bool {
+        change(&mut self.stop_waits, behind, waits)
+    }
+
+    /// For whom it waits, whatever was known before.
+    pub(super) fn set_waits(&mut self, start: BTreeSet<ServiceName>, stop: BTreeSet<ServiceName>) {
+        (self.start_waits, self.stop_waits) = (start, stop);
+    }
+
+    /// For whom it has to wait to start, and to stop.
+    #[cfg(test)]
+    pub(super) fn all_waits(&self) -> (&BTreeSet<ServiceName>, &BTreeSet<ServiceName>) {
+        (&self.start_waits, &self.stop_waits)
+    }
+
+    /// The start of a service that it requires has failed, in these words.
+    pub(super) fn deny_for_requirement(&mut self, message: String, step: &mut Step<'_>) {
+        self.deny_up(&SpawnFailure { message }, step);
     }
 
     /// Sends a signal to the main process, if there is one.
@@ -515,7 +873,7 @@ impl Service {
     pub(super) fn change(&self, spec: &Arc<Spec>) -> Change {
         if Arc::ptr_eq(&self.spec, spec) || self.spec == *spec {
             Change::None
-        } else if self.is_wanted() && self.is_new_exec(spec) {
+        } else if self.is_wanted() && (self.is_new_exec(spec) || self.is_new_try(spec)) {
             Change::Restart
         } else {
             Change::InPlace
@@ -528,10 +886,15 @@ impl Service {
             Change::None => {}
             Change::InPlace => {
                 self.spec = spec;
+                if matches!(self.state, ServiceState::Running { .. }) {
+                    self.passes_at = None;
+                    self.await_pass(step);
+                }
                 self.settle(step);
             }
             Change::Restart => {
                 self.spec = spec;
+                self.abandon_start(step);
                 self.replace_or_start(step);
             }
         }
@@ -556,9 +919,11 @@ impl Service {
     /// Whether something is left of what had to stop; with `overlap` that is the instance alone.
     pub(super) fn is_left(&self) -> bool {
         let lives = match &self.state {
-            ServiceState::Stopping { .. } => true,
+            ServiceState::StopDue { .. } | ServiceState::Stopping { .. } => true,
             // It is stopped once it is there.
-            ServiceState::Starting { spec, .. } => self.removed || spec.exec != self.spec.exec,
+            ServiceState::Starting { spec, is_stale, .. } => {
+                *is_stale || self.removed || spec.exec != self.spec.exec
+            }
             _ => false,
         };
         let is_beside = self.spec.policy.overlap && !self.removed;
@@ -576,6 +941,17 @@ impl Service {
         !is_running || !self.exec.is_none_or(is_same)
     }
 
+    /// Whether a spec has other commands before a start that is under way, or has failed.
+    fn is_new_try(&self, spec: &Spec) -> bool {
+        let is_tried = matches!(
+            self.state,
+            ServiceState::Down(Rest::Failed { .. } | Rest::Skipped { .. })
+                | ServiceState::Backoff { .. }
+                | ServiceState::Starting { .. }
+        );
+        is_tried && self.spec.steps != spec.steps
+    }
+
     /// Gone from the config.
     pub(super) fn remove(&mut self, step: &mut Step<'_>) {
         self.removed = true;
@@ -586,10 +962,12 @@ impl Service {
     /// Back in the config before its removal was through.
     pub(super) fn add_again(&mut self, spec: Arc<Spec>, step: &mut Step<'_>) {
         self.removed = false;
+        self.desired = initially(&spec);
         self.spec = spec;
-        self.desired = Desired::Up;
         if self.is_wanted() {
             self.overtake_down("reload", step);
+        } else if let ServiceState::Ending(rest) = &mut self.state {
+            *rest = Rest::Stopped;
         }
         self.begin(step);
     }
@@ -612,6 +990,9 @@ impl Service {
         self.backoff = Backoff::restore(&memory, step.now);
         self.last_exit = memory.last_exit.clone();
         self.last_failure = memory.last_failure.clone();
+        if memory.has_ended {
+            self.end = End::Came;
+        }
         let (leaving, mut own): (Vec<_>, Vec<_>) = legacy
             .instances
             .into_iter()
@@ -631,6 +1012,9 @@ impl Service {
                 self.adopt(instance, is_dead, &memory, step);
             }
             None => self.resume_down(&memory, step.now),
+        }
+        if memory.undoing && self.live_instance().is_none() {
+            self.begin_undo();
         }
         for (_, instance) in own {
             self.kill_surplus(instance, step);
@@ -662,15 +1046,28 @@ impl Service {
                 instance,
             });
         }
+        self.overdue = memory.overdue.clone();
         let is_outdated = self.is_outdated();
         let is_stopping = memory.stopping || !self.is_wanted();
         if !is_stopping && is_outdated && !is_dead {
             self.backoff.reset();
-            self.begin_stop(instance, step);
+            self.close(instance, step);
         } else if !is_stopping {
             self.enter(ServiceState::Running { instance }, step);
             if !is_untold {
                 self.since = memory.since(step.now);
+            }
+            // Time without an agent is not held against it.
+            self.is_finishing = match is_untold {
+                true => !self.says_ready() && self.has_steps(Phase::AfterStart),
+                false => memory.finishing == Some(instance),
+            };
+            self.is_ready = match is_untold {
+                true => !self.becomes_ready(),
+                false => memory.unready != Some(instance) && !self.is_finishing,
+            };
+            if !is_dead {
+                self.await_ready(instance, step);
             }
         } else {
             let stop = remembered_stop(memory, instance, step.now);
@@ -689,7 +1086,7 @@ impl Service {
     ) {
         let Some(stop) = stop else {
             if !is_dead {
-                return self.begin_stop(instance, step);
+                return self.close(instance, step);
             }
             // What it has left has had no signal.
             let stop = self.new_stop(Reach::Main, step.now);
@@ -699,7 +1096,8 @@ impl Service {
             step.publish(Notice::Stopping {
                 service: self.name.clone(),
                 instance,
-                signal: self.spec.policy.stop_signal,
+                signal: self.stop_signal(),
+                reason: self.overdue.clone(),
             });
             if stop.kill_at.is_none() {
                 self.kill(instance, stop.reach, step);
@@ -719,7 +1117,9 @@ impl Service {
     /// Goes on without a live instance.
     fn resume_down(&mut self, memory: &Memory, now: Instant) {
         let rest = match &memory.rest {
-            _ if !self.is_wanted() => Some(Rest::Stopped),
+            Some(rest) if self.end == End::Came => Some(rest.clone()),
+            _ if self.desired == Desired::Down || self.removed => Some(Rest::Stopped),
+            Some(Rest::Stopped) | None if self.shutdown => Some(Rest::Stopped),
             Some(Rest::Stopped) | None => None,
             Some(rest) => Some(rest.clone()),
         };
@@ -746,10 +1146,10 @@ impl Service {
     // ---- what happened ----
 
     pub(super) fn spawned(&mut self, attempt: Attempt, instance: Instance, step: &mut Step<'_>) {
-        let Some(spec) = self.answered(attempt) else {
+        let Some((spec, is_stale)) = self.answered(attempt) else {
             return;
         };
-        let outdated = spec.exec != self.spec.exec;
+        let outdated = is_stale || spec.exec != self.spec.exec;
         self.starts = self.starts.saturating_add(1);
         self.last_failure = None;
         self.enter(ServiceState::Running { instance }, step);
@@ -759,18 +1159,242 @@ impl Service {
             restarts: self.starts.saturating_sub(1),
         });
         if !self.is_wanted() || outdated {
-            self.begin_stop(instance, step);
+            self.close(instance, step);
         } else {
             // A reload that had it wait has taken back what it was to be started anew for.
             self.is_held = false;
+            self.is_ready = !self.becomes_ready();
+            self.is_finishing = !self.is_ready && !self.says_ready();
+            self.await_ready(instance, step);
             self.await_pass(step);
+        }
+    }
+
+    /// An instance runs: it is ready, or has to be in time.
+    fn await_ready(&mut self, instance: Instance, step: &mut Step<'_>) {
+        if self.is_ready {
+            self.await_sign_of_life(step.now);
+        } else {
+            self.ready_by = Some(after(step.now, self.spec.policy.start_timeout));
+            if self.is_finishing {
+                return self.run_steps(instance, Phase::AfterStart, step);
+            }
+            step.actions.push_back(Action::AwaitReady {
+                service: self.name.clone(),
+                instance,
+            });
+        }
+    }
+
+    pub(super) fn became_ready(&mut self, instance: Instance, step: &mut Step<'_>) {
+        if !self.runs(instance) || self.is_ready || self.is_finishing {
+            return;
+        }
+        if self.has_steps(Phase::AfterStart) {
+            self.is_finishing = true;
+            self.run_steps(instance, Phase::AfterStart, step);
+        } else {
+            self.serve(instance, step);
+        }
+    }
+
+    /// From now on it is up.
+    fn serve(&mut self, instance: Instance, step: &mut Step<'_>) {
+        self.is_ready = true;
+        self.is_finishing = false;
+        self.ready_by = None;
+        step.publish(Notice::Ready {
+            service: self.name.clone(),
+            instance,
+        });
+        self.await_sign_of_life(step.now);
+        self.await_pass(step);
+    }
+
+    /// Has the commands of a phase run; `steps_done` follows.
+    fn run_steps(&mut self, instance: Instance, phase: Phase, step: &mut Step<'_>) {
+        self.steps.insert((instance, phase));
+        step.actions.push_back(Action::RunSteps {
+            service: self.name.clone(),
+            instance,
+            phase,
+        });
+    }
+
+    /// The commands of a phase have ended.
+    pub(super) fn steps_done(
+        &mut self,
+        instance: Instance,
+        phase: Phase,
+        failure: Option<String>,
+        step: &mut Step<'_>,
+    ) {
+        if !self.steps.remove(&(instance, phase)) {
+            return;
+        }
+        match phase {
+            Phase::BeforeStart => {}
+            Phase::AfterStart => {
+                if self.runs(instance) && self.is_finishing {
+                    match failure {
+                        None => self.serve(instance, step),
+                        Some(reason) => self.stop_for(reason, instance, step),
+                    }
+                }
+            }
+            Phase::BeforeStop => {
+                self.tell_failure(phase, failure, step);
+                if matches!(self.state, ServiceState::StopDue { instance: of } if of == instance) {
+                    self.is_stop_prepared = true;
+                }
+            }
+            Phase::Stop => self.stop_command_done(instance, failure, step),
+            Phase::AfterStop => self.tell_failure(phase, failure, step),
+        }
+        self.let_go();
+        self.settle(step);
+    }
+
+    /// Where the command in place of the stop signal has failed, the signal follows after all.
+    fn stop_command_done(
+        &mut self,
+        instance: Instance,
+        failure: Option<String>,
+        step: &mut Step<'_>,
+    ) {
+        let (has_failed, reach) = (failure.is_some(), self.reach());
+        let lives = match &mut self.state {
+            ServiceState::Stopping { instance: of, stop } if *of == instance => {
+                match has_failed {
+                    true => stop.reach = reach,
+                    // The next agent does not do it again.
+                    false => stop.is_sent = true,
+                }
+                stop.kill_at.is_some()
+            }
+            _ => false,
+        };
+        if lives {
+            self.tell_failure(Phase::Stop, failure, step);
+        }
+        if lives && has_failed {
+            self.send_stop(instance, step);
+        }
+    }
+
+    fn tell_failure(&self, phase: Phase, failure: Option<String>, step: &mut Step<'_>) {
+        if let Some(message) = failure {
+            step.publish(Notice::StepFailed {
+                service: self.name.clone(),
+                phase,
+                message,
+            });
+        }
+    }
+
+    /// Ends commands that have lost their sense.
+    fn end_steps(&self, phase: Phase, instance: Instance, step: &mut Step<'_>) {
+        if self.steps.contains(&(instance, phase)) {
+            step.actions.push_back(Action::EndSteps {
+                service: self.name.clone(),
+                instance,
+                phase,
+            });
+        }
+    }
+
+    /// Ends what precedes a start that is not to come to anything.
+    fn abandon_start(&self, step: &mut Step<'_>) {
+        if let ServiceState::Starting { attempt, spec, .. } = &self.state
+            && spec.steps.precede_a_start()
+        {
+            step.actions.push_back(Action::AbandonStart {
+                service: self.name.clone(),
+                attempt: *attempt,
+            });
+        }
+    }
+
+    /// It has `watchdog` from now on.
+    fn await_sign_of_life(&mut self, now: Instant) {
+        self.alive_by = self.spec.exec.watchdog.map(|time| after(now, time));
+    }
+
+    /// A probe has met this.
+    pub(super) fn not_ready_yet(&mut self, instance: Instance, reason: String) {
+        if self.runs(instance) && !self.is_ready {
+            self.met = Some(reason);
+        }
+    }
+
+    /// It has said that it is alive.
+    pub(super) fn lives(&mut self, instance: Instance, now: Instant) {
+        if self.runs(instance) && self.is_ready {
+            self.await_sign_of_life(now);
+        }
+    }
+
+    /// It has asked for so much time from now on, for what it is doing: its start or its stop.
+    pub(super) fn extend(&mut self, instance: Instance, by: Duration, now: Instant) {
+        let until = after(now, by);
+        let deadline = match &mut self.state {
+            ServiceState::Running { instance: of } if *of == instance => &mut self.ready_by,
+            ServiceState::Stopping { instance: of, stop } if *of == instance => &mut stop.kill_at,
+            _ => return,
+        };
+        *deadline = deadline.map(|at| at.max(until));
+    }
+
+    /// It is found not to work, for that reason: it is stopped, and that is its own failure.
+    pub(super) fn fail(&mut self, instance: Instance, reason: String, step: &mut Step<'_>) {
+        if self.runs(instance) {
+            self.stop_for(reason, instance, step);
+        }
+    }
+
+    fn runs(&self, instance: Instance) -> bool {
+        matches!(self.state, ServiceState::Running { instance: of } if of == instance)
+    }
+
+    /// It was not ready in time, or does not work: it is stopped, and that is its own failure.
+    fn stop_for(&mut self, message: String, instance: Instance, step: &mut Step<'_>) {
+        let failure = SpawnFailure {
+            message: message.clone(),
+        };
+        self.deny_up(&failure, step);
+        self.last_failure = Some(failure);
+        self.overdue = Some(message);
+        self.end_steps(Phase::AfterStart, instance, step);
+        self.begin_stop(instance, step);
+    }
+
+    /// Why it is to be stopped now, if its time is over.
+    fn is_overdue(&self, now: Instant) -> Option<String> {
+        let is_over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_over(self.ready_by) {
+            let timeout = self.spec.policy.start_timeout;
+            if self.is_finishing {
+                return Some(format!(
+                    "after_start did not end within start_timeout ({timeout:?})"
+                ));
+            }
+            let met = self.met.as_ref().map(|met| format!("; {met}"));
+            let met = met.unwrap_or_default();
+            Some(format!("not ready within start_timeout ({timeout:?}){met}"))
+        } else if is_over(self.alive_by) {
+            let watchdog = self.spec.exec.watchdog.unwrap_or_default();
+            Some(format!("no sign of life within watchdog ({watchdog:?})"))
+        } else {
+            None
         }
     }
 
     /// Answers who waits for the running instance, or will when it has run long enough.
     fn await_pass(&mut self, step: &mut Step<'_>) {
         let passes_at = after(self.since, self.spec.policy.start_check);
-        if passes_at <= step.now {
+        if !self.is_up() {
+            // Its end is what they wait for.
+        } else if passes_at <= step.now || self.becomes_ready() {
             self.pass(step);
         } else if !self.waiting_up.is_empty() {
             self.passes_at = Some(passes_at);
@@ -790,7 +1414,7 @@ impl Service {
         failure: SpawnFailure,
         step: &mut Step<'_>,
     ) {
-        let Some(spec) = self.answered(attempt) else {
+        let Some((spec, _)) = self.answered(attempt) else {
             return;
         };
         let outdated = spec.exec != self.spec.exec;
@@ -822,6 +1446,40 @@ impl Service {
         }
         if self.is_wanted() {
             self.enter(ServiceState::Due(Start::Free), step);
+        } else {
+            self.enter(ServiceState::Ending(Rest::Stopped), step);
+        }
+        self.settle(step);
+    }
+
+    /// The start was not tried, as a condition does not hold.
+    pub(super) fn skipped(&mut self, attempt: Attempt, reason: String, step: &mut Step<'_>) {
+        let Some((spec, is_stale)) = self.answered(attempt) else {
+            return;
+        };
+        self.last_failure = None;
+        if !self.is_wanted() {
+            self.enter(ServiceState::Ending(Rest::Stopped), step);
+        } else if is_stale || spec != self.spec {
+            self.enter(ServiceState::Due(Start::Free), step);
+        } else {
+            for request in mem::take(&mut self.waiting_up) {
+                let reason = reason.clone();
+                step.reply(request, Reply::Skipped { reason });
+            }
+            self.enter(ServiceState::Ending(Rest::Skipped { reason }), step);
+        }
+        self.settle(step);
+    }
+
+    /// What precedes the start was ended before there was a process.
+    pub(super) fn start_abandoned(&mut self, attempt: Attempt, step: &mut Step<'_>) {
+        if self.answered(attempt).is_none() {
+            return;
+        }
+        if self.is_wanted() {
+            self.backoff.reset();
+            self.enter(ServiceState::Due(Start::Counted), step);
         } else {
             self.enter(ServiceState::Ending(Rest::Stopped), step);
         }
@@ -875,12 +1533,32 @@ impl Service {
     }
 
     pub(super) fn tree_gone(&mut self, instance: Instance, step: &mut Step<'_>) {
-        self.leaving
-            .retain(|old| !(old.instance == instance && old.released));
+        let mut leaving = self.leaving.iter_mut();
+        let gone = leaving.find(|old| old.instance == instance && old.released && !old.is_cleared);
+        if let Some(old) = gone {
+            old.is_cleared = true;
+            old.stop = None;
+            if self.has_steps(Phase::AfterStop) {
+                self.run_steps(instance, Phase::AfterStop, step);
+            }
+        }
+        self.let_go();
         self.settle(step);
     }
 
+    /// Forgets the instances of which nothing is left, and for which nothing runs any more.
+    fn let_go(&mut self) {
+        let steps = &self.steps;
+        let is_due = |of: Instance| self.is_undo_due && of == Instance::NONE;
+        let is_busy = |of| is_due(of) || steps.iter().any(|(instance, _)| *instance == of);
+        self.leaving
+            .retain(|old| !old.is_cleared || is_busy(old.instance));
+    }
+
     pub(super) fn timeout(&mut self, step: &mut Step<'_>) {
+        if self.passes_at.is_some_and(|at| at <= step.now) {
+            self.pass(step);
+        }
         match &mut self.state {
             ServiceState::Backoff { until, start } if *until <= step.now => {
                 let start = *start;
@@ -889,12 +1567,16 @@ impl Service {
             ServiceState::Stopping { instance, stop } if stop.is_due(step.now) => {
                 stop.kill_at = None;
                 let (instance, reach) = (*instance, stop.reach);
+                self.end_steps(Phase::Stop, instance, step);
                 self.kill(instance, reach, step);
             }
+            ServiceState::Running { instance } => {
+                let instance = *instance;
+                if let Some(reason) = self.is_overdue(step.now) {
+                    self.stop_for(reason, instance, step);
+                }
+            }
             _ => {}
-        }
-        if self.passes_at.is_some_and(|at| at <= step.now) {
-            self.pass(step);
         }
         self.kill_rests(step);
         self.settle(step);
@@ -915,13 +1597,15 @@ impl Service {
 
     // ---- deciding ----
 
-    /// The spec that the start under way was made from, if `attempt` is that start.
-    fn answered(&self, attempt: Attempt) -> Option<Arc<Spec>> {
+    /// The spec that the start under way was made from, and whether what comes of it is stale, if
+    /// `attempt` is that start.
+    fn answered(&self, attempt: Attempt) -> Option<(Arc<Spec>, bool)> {
         match &self.state {
             ServiceState::Starting {
                 attempt: current,
                 spec,
-            } if *current == attempt => Some(Arc::clone(spec)),
+                is_stale,
+            } if *current == attempt => Some((Arc::clone(spec), *is_stale)),
             _ => None,
         }
     }
@@ -929,26 +1613,47 @@ impl Service {
     /// What follows from a death, by policy alone.
     fn verdict(&self, death: &Death) -> Verdict {
         let policy = &self.spec.policy;
-        let success = matches!(
-            death.cause,
-            Cause::Exited { code } if policy.success_exit_status.contains(&code)
-        );
+        let code = match death.cause {
+            Cause::Exited { code } => Some(code),
+            _ => None,
+        };
+        let success = code.is_some_and(|code| policy.success_exit_status.contains(&code));
+        let is_final = code.is_some_and(|code| policy.restart_prevent_exit_status.contains(&code));
         match (policy.restart, death.blame) {
             // Its policy is not known: it is started again, if its file can be used by then.
             _ if self.spec.unusable.is_some() => Verdict::Mend,
             (RestartPolicy::No, _) if success => Verdict::Finish,
             (RestartPolicy::No, _) => Verdict::Fail,
+            // Whoever asked it to end, it has said that it is not to run.
+            _ if is_final && success => Verdict::Finish,
+            _ if is_final => Verdict::Fail,
+            // It may have done its work, and is not to do it twice.
+            _ if death.cause == Cause::Unknown && self.is_oneshot() => Verdict::Fail,
             _ if death.cause == Cause::Unknown => Verdict::Retry,
             (_, Blame::SomeoneElse) => Verdict::Mend,
-            (RestartPolicy::OnFailure, Blame::Itself) if success => Verdict::Finish,
+            (RestartPolicy::OnFailure | RestartPolicy::OnAbnormal, Blame::Itself) if success => {
+                Verdict::Finish
+            }
+            (RestartPolicy::OnAbnormal, Blame::Itself) if code.is_some() => Verdict::Fail,
             (_, Blame::Itself) => Verdict::Restart,
         }
     }
 
-    /// Whether the old instances permit a start.
-    fn may_spawn(&self) -> bool {
-        let most = usize::from(self.spec.policy.overlap && !self.alone);
-        !self.is_held && self.leaving.len() <= most
+    /// Whether the old instances permit a start, and the other services.
+    fn may_spawn(&self, step: &Step<'_>) -> bool {
+        let is_undone = self
+            .leaving
+            .iter()
+            .all(|old| old.instance != Instance::NONE);
+        let most = usize::from(self.spec.policy.overlap && !self.alone && is_undone);
+        let is_free = self.leaving.len() <= most && !self.is_held && !step.is_held;
+        let is_in_order = self.start_waits.is_empty();
+        is_free && is_in_order && (!self.starts_behind || self.stop_waits.is_empty())
+    }
+
+    /// Whether the other services permit a stop.
+    fn may_stop(&self, step: &Step<'_>) -> bool {
+        !step.is_held && self.stop_waits.is_empty()
     }
 
     // ---- doing ----
@@ -957,6 +1662,11 @@ impl Service {
         self.state = state;
         self.since = step.now;
         self.passes_at = None;
+        self.ready_by = None;
+        self.met = None;
+        self.alive_by = None;
+        self.is_finishing = false;
+        self.is_stop_prepared = false;
     }
 
     fn leave(&mut self, instance: Instance, stop: Option<Stop>) {
@@ -965,6 +1675,7 @@ impl Service {
             released: false,
             stop,
             went: false,
+            is_cleared: false,
         });
     }
 
@@ -988,7 +1699,8 @@ impl Service {
     fn is_to_background(&self, death: &Death, step: &Step<'_>) -> bool {
         let uptime = death.uptime;
         let uptime = uptime.unwrap_or_else(|| step.now.saturating_duration_since(self.since));
-        death.cause == Cause::Exited { code: 0 } && uptime < background::WITHIN
+        let is_early = uptime < background::WITHIN && !self.is_oneshot();
+        death.cause == Cause::Exited { code: 0 } && is_early
     }
 
     /// Sees to what an instance has left behind, now that it is gone.
@@ -1045,22 +1757,30 @@ impl Service {
         if self.live_instance() != Some(instance) {
             return;
         }
-        let stop = match self.state {
-            ServiceState::Stopping { stop, .. } => Some(stop),
-            _ => None,
+        let (stop, is_stopping) = match self.state {
+            ServiceState::Stopping { stop, .. } => (Some(stop), true),
+            ServiceState::StopDue { .. } => (None, true),
+            _ => (None, false),
         };
         step.publish(Notice::Exited {
             service: self.name.clone(),
             instance,
             death: death.clone(),
         });
-        let went = stop.is_none() && self.is_to_background(&death, step);
+        let went = !is_stopping && self.is_to_background(&death, step);
+        self.end_steps(Phase::AfterStart, instance, step);
         self.leave(instance, stop);
         if let Some(old) = self.leaving.last_mut() {
             old.went = went;
         }
         self.background = None;
-        if stop.is_none() {
+        let overdue = self
+            .overdue
+            .take()
+            .filter(|_| is_stopping && self.is_wanted());
+        if let Some(reason) = overdue {
+            self.follow_overdue(reason, &death, step);
+        } else if !is_stopping {
             self.follow_policy(&death, step);
         } else if self.is_wanted() {
             self.enter(ServiceState::Due(Start::Counted), step);
@@ -1082,6 +1802,8 @@ impl Service {
             return self.mend(Start::Free, step);
         }
         match &verdict {
+            // They wait until nothing is left of it.
+            Verdict::Finish if self.is_oneshot() => {}
             Verdict::Finish => self.pass(step),
             _ => self.deny_early_end(death, step),
         }
@@ -1097,6 +1819,19 @@ impl Service {
         }
     }
 
+    /// Goes on after the end of an instance that was not ready in time, or did not work.
+    fn follow_overdue(&mut self, reason: String, death: &Death, step: &mut Step<'_>) {
+        let uptime = death.uptime;
+        let uptime = uptime.unwrap_or_else(|| step.now.saturating_duration_since(self.since));
+        self.backoff.ran_for(uptime, &self.spec.policy);
+        match self.spec.policy.restart {
+            RestartPolicy::No => self.enter(ServiceState::Ending(Rest::Failed { reason }), step),
+            RestartPolicy::Always | RestartPolicy::OnFailure | RestartPolicy::OnAbnormal => {
+                self.back_off(BackoffReason::Exited, step);
+            }
+        }
+    }
+
     /// Whether an instance that has just ended by itself may have done so for what its predecessor
     /// still held. Its own tree is leaving, too.
     fn has_failed_beside_another(&self, uptime: Duration) -> bool {
@@ -1106,7 +1841,11 @@ impl Service {
     /// Whoever waits for the instance waits in vain: it has not run long enough.
     fn deny_early_end(&mut self, death: &Death, step: &mut Step<'_>) {
         let check = self.spec.policy.start_check;
-        let message = format!("{} within start_check ({check:?})", death.cause);
+        let message = match (self.is_up(), self.is_oneshot()) {
+            (true, _) => format!("{} within start_check ({check:?})", death.cause),
+            (false, false) => format!("{} before it was ready", death.cause),
+            (false, true) => death.cause.to_string(),
+        };
         self.deny_up(&SpawnFailure { message }, step);
     }
 
@@ -1145,7 +1884,10 @@ impl Service {
     fn start_afresh(&mut self, step: &mut Step<'_>) {
         match self.state {
             ServiceState::Running { .. } | ServiceState::Starting { .. } => {}
-            ServiceState::Stopping { .. } => self.backoff.reset(),
+            ServiceState::StopDue { .. } | ServiceState::Stopping { .. } => {
+                self.backoff.reset();
+                self.overdue = None;
+            }
             ServiceState::Down(_)
             | ServiceState::Ending(_)
             | ServiceState::Due(_)
@@ -1161,49 +1903,128 @@ impl Service {
     fn replace_or_start(&mut self, step: &mut Step<'_>) {
         if let ServiceState::Running { instance } = self.state {
             self.backoff.reset();
-            self.begin_stop(instance, step);
+            self.close(instance, step);
+            return;
+        }
+        if self.is_done() && self.can_undo() {
+            self.begin_undo();
+        }
+        self.start_afresh(step);
+    }
+
+    /// Whether something is to be done when a oneshot service stops that has done its work.
+    fn can_undo(&self) -> bool {
+        self.is_oneshot() && self.has_steps(Phase::BeforeStop)
+    }
+
+    /// Has its `before_stop` run before anything else is done: it is leaving until then.
+    fn begin_undo(&mut self) {
+        if self
+            .leaving
+            .iter()
+            .any(|old| old.instance == Instance::NONE)
+        {
+            return;
+        }
+        self.is_undo_due = true;
+        self.leave(Instance::NONE, None);
+        if let Some(old) = self.leaving.last_mut() {
+            (old.released, old.is_cleared) = (true, true);
+        }
+    }
+
+    /// Stops the instance as soon as those that come after it permit it.
+    fn close(&mut self, instance: Instance, step: &mut Step<'_>) {
+        self.end_steps(Phase::AfterStart, instance, step);
+        self.enter(ServiceState::StopDue { instance }, step);
+        if self.may_stop(step) {
+            self.prepare_stop(instance, step);
+        }
+    }
+
+    /// Stops it, after its `before_stop`.
+    fn prepare_stop(&mut self, instance: Instance, step: &mut Step<'_>) {
+        if self.steps.contains(&(instance, Phase::BeforeStop)) {
+            return;
+        }
+        if self.has_steps(Phase::BeforeStop) && !self.is_stop_prepared {
+            self.run_steps(instance, Phase::BeforeStop, step);
         } else {
-            self.start_afresh(step);
+            self.begin_stop(instance, step);
         }
     }
 
     fn begin_stop(&mut self, instance: Instance, step: &mut Step<'_>) {
-        let signal = self.spec.policy.stop_signal;
+        let signal = self.stop_signal();
         step.publish(Notice::Stopping {
             service: self.name.clone(),
             instance,
             signal,
+            reason: self.overdue.clone(),
         });
-        let reach = self.reach();
+        let reach = match signal {
+            Some(_) => {
+                self.send_stop(instance, step);
+                self.reach()
+            }
+            None => {
+                self.run_steps(instance, Phase::Stop, step);
+                // Nobody was sent a signal.
+                Reach::Main
+            }
+        };
+        let stop = self.new_stop(reach, step.now);
+        self.enter(ServiceState::Stopping { instance, stop }, step);
+    }
+
+    /// What a stop begins with; `None`: a command. What does not work is not asked by a command.
+    fn stop_signal(&self) -> Option<Signal> {
+        let is_asked = self.has_steps(Phase::Stop) && self.overdue.is_none();
+        (!is_asked).then_some(self.spec.policy.stop_signal)
+    }
+
+    fn send_stop(&self, instance: Instance, step: &mut Step<'_>) {
         step.actions.push_back(Action::Stop {
             service: self.name.clone(),
             instance,
-            signal,
-            reach,
+            signal: self.spec.policy.stop_signal,
+            reach: self.reach(),
         });
-        let stop = self.new_stop(reach, step.now);
-        self.enter(ServiceState::Stopping { instance, stop }, step);
     }
 
     /// On the way down from any state. A start under way is dealt with when it is answered.
     fn bring_down(&mut self, step: &mut Step<'_>) {
         match self.state {
-            ServiceState::Running { instance } => self.begin_stop(instance, step),
+            ServiceState::Running { instance } => self.close(instance, step),
             ServiceState::Due(_) | ServiceState::Backoff { .. } => {
+                self.enter(ServiceState::Ending(Rest::Stopped), step);
+            }
+            ServiceState::Starting { .. } => self.abandon_start(step),
+            ServiceState::Down(Rest::Finished) if self.can_undo() => {
+                self.begin_undo();
                 self.enter(ServiceState::Ending(Rest::Stopped), step);
             }
             ServiceState::Down(_)
             | ServiceState::Ending(_)
-            | ServiceState::Starting { .. }
+            | ServiceState::StopDue { .. }
             | ServiceState::Stopping { .. } => {}
         }
         self.settle(step);
     }
 
     /// Does what the state has waited for, if it may be done now.
-    fn settle(&mut self, step: &mut Step<'_>) {
+    pub(super) fn settle(&mut self, step: &mut Step<'_>) {
+        if let ServiceState::StopDue { instance } = self.state
+            && self.may_stop(step)
+        {
+            self.prepare_stop(instance, step);
+        }
+        if self.is_undo_due && self.may_stop(step) {
+            self.is_undo_due = false;
+            self.run_steps(Instance::NONE, Phase::BeforeStop, step);
+        }
         if let ServiceState::Due(start) = self.state
-            && self.may_spawn()
+            && self.may_spawn(step)
         {
             self.spawn(start, step);
         }
@@ -1229,6 +2050,8 @@ impl Service {
             self.backoff.record_start(limit, step.now);
         }
         self.alone = false;
+        self.starts_behind = false;
+        self.end = End::None;
         let attempt = Attempt(step.last_attempt.0.saturating_add(1));
         *step.last_attempt = attempt;
         self.last_attempt = attempt;
@@ -1241,7 +2064,15 @@ impl Service {
             attempt,
         });
         let spec = Arc::clone(&self.spec);
-        self.enter(ServiceState::Starting { attempt, spec }, step);
+        let is_stale = false;
+        self.enter(
+            ServiceState::Starting {
+                attempt,
+                spec,
+                is_stale,
+            },
+            step,
+        );
     }
 
     /// One more start would exceed the limit.
@@ -1271,15 +2102,32 @@ impl Service {
     }
 
     fn come_to_rest(&mut self, rest: Rest, step: &mut Step<'_>) {
+        if self.spec.policy.essential && rest != Rest::Stopped && !self.removed {
+            self.end = End::Came;
+        }
+        let is_finished = rest == Rest::Finished;
+        if let Rest::Failed { reason } = &rest {
+            // A reload may have begun to wait for it since it was told why.
+            let message = reason.clone();
+            self.deny_up(&SpawnFailure { message }, step);
+        }
         let service = self.name.clone();
         step.publish(match &rest {
+            Rest::Finished if self.is_oneshot() => Notice::Done { service },
             Rest::Stopped | Rest::Finished => Notice::Stopped { service },
             Rest::Failed { reason } => Notice::Failed {
                 service,
                 reason: reason.clone(),
             },
+            Rest::Skipped { reason } => Notice::Skipped {
+                service,
+                reason: reason.clone(),
+            },
         });
         self.enter(ServiceState::Down(rest), step);
+        if is_finished {
+            self.pass(step);
+        }
     }
 
     fn overtake_up(&mut self, by: &'static str, step: &mut Step<'_>) {
@@ -1298,6 +2146,25 @@ impl Service {
             };
             step.reply(request, Reply::Denied(reason));
         }
+    }
+}
+
+/// Puts a name into a set, or takes it out; `true`: it was the last one.
+fn change(set: &mut BTreeSet<ServiceName>, name: &ServiceName, is_in: bool) -> bool {
+    match is_in {
+        true => {
+            set.insert(name.clone());
+            false
+        }
+        false => set.remove(name) && set.is_empty(),
+    }
+}
+
+/// What is desired of a service that nobody has asked for.
+fn initially(spec: &Spec) -> Desired {
+    match spec.relations.autostart {
+        true => Desired::Up,
+        false => Desired::Down,
     }
 }
 
@@ -1336,6 +2203,11 @@ fn last_resort_spec() -> Spec {
         },
         exec: Exec::nothing(),
         hooks: Hooks::default(),
+        relations: Relations::default(),
+        log: None,
+        check: None,
+        reload: None,
+        steps: Steps::default(),
         unusable: None,
     }
 }

@@ -17,7 +17,9 @@ use crate::random::Random;
 
 /// Worlds that once broke an invariant. They are run first, every time.
 /// - 1880: back in the config during a shutdown, its waiting stop was told of a start to come.
-const REGRESSION_SEEDS: &[u64] = &[1880];
+/// - 3874: an essential service that had ended was removed while the others stopped, and the next agent
+///   knew nothing of it.
+const REGRESSION_SEEDS: &[u64] = &[1880, 3874];
 
 /// In an ordinary run.
 const STEPS: u64 = 1_000_000;

@@ -1,6 +1,7 @@
 /* What the benchmarks start and kill: small, so that the kernel's work is what they measure.
  *
  *   actor storm N                    N processes that end at once, one after the other
+ *   actor deaths N PER_SECOND        N processes that end by a signal, so many a second at most
  *   actor threads N                  the same of threads, so one process's end after N threads'
  *   actor crowd N                    N processes that wait, their pids on standard output;
  *                                    at the end of standard input it kills them
@@ -76,6 +77,29 @@ static int storm(long count)
 			return fail("fork");
 		if (child == 0)
 			_exit(0);
+		if (waitpid(child, NULL, 0) < 0)
+			return fail("waitpid");
+	}
+	return 0;
+}
+
+static int deaths(long count, long per_second)
+{
+	long long began = monotonic_ns();
+
+	for (long i = 0; i < count; i++) {
+		long long due = began + i * 1000000000LL / (per_second > 0 ? per_second : 1);
+		struct timespec at = { .tv_sec = due / 1000000000, .tv_nsec = due % 1000000000 };
+		pid_t child;
+
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+		child = vfork();
+		if (child < 0)
+			return fail("vfork");
+		if (child == 0) {
+			kill(getpid(), SIGKILL);
+			_exit(0);
+		}
 		if (waitpid(child, NULL, 0) < 0)
 			return fail("waitpid");
 	}
@@ -199,6 +223,8 @@ int main(int argc, char **argv)
 		return service(argv + 2, started_ns);
 	if (argc == 3 && !strcmp(argv[1], "storm"))
 		return storm(atol(argv[2]));
+	if (argc == 4 && !strcmp(argv[1], "deaths"))
+		return deaths(atol(argv[2]), atol(argv[3]));
 	if (argc == 3 && !strcmp(argv[1], "threads"))
 		return threads(atol(argv[2]));
 	if (argc == 3 && !strcmp(argv[1], "crowd"))

@@ -6,6 +6,7 @@
 mod hook;
 mod latency;
 mod process;
+mod recorder;
 mod respawn;
 mod sample;
 mod scratch;
@@ -59,18 +60,27 @@ enum Name {
     Latency,
     /// From the kill to the first line of main under the agent, beside a loop in C
     Respawn,
+    /// What a recorder costs each exit, and a storm of deaths beside an agent
+    Recorder,
     /// From the agent's exec to the first line of its first service's main, and its memory
     Start,
 }
 
 impl Name {
-    const ALL: [Self; 4] = [Self::Hook, Self::Latency, Self::Respawn, Self::Start];
+    const ALL: [Self; 5] = [
+        Self::Hook,
+        Self::Latency,
+        Self::Respawn,
+        Self::Recorder,
+        Self::Start,
+    ];
 
     fn word(self) -> &'static str {
         match self {
             Self::Hook => "hook",
             Self::Latency => "latency",
             Self::Respawn => "respawn",
+            Self::Recorder => "recorder",
             Self::Start => "start",
         }
     }
@@ -80,6 +90,7 @@ impl Name {
             Self::Hook => hook::run(bench),
             Self::Latency => latency::run(bench),
             Self::Respawn => respawn::run(bench),
+            Self::Recorder => recorder::run(bench),
             Self::Start => respawn::start::run(bench),
         }
     }

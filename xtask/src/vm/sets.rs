@@ -28,7 +28,7 @@ pub(super) const CI: [&str; 19] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-pub(super) const MATRIX: [&str; 27] = [
+pub(super) const MATRIX: [&str; 28] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
@@ -48,6 +48,7 @@ pub(super) const MATRIX: [&str; 27] = [
     "stop::*",
     "reload::*",
     "hooks::*",
+    "sockets::*",
     "ownership::*",
     "pid1::*",
     "kernel_memory::*",

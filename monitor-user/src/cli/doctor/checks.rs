@@ -17,11 +17,14 @@ use crate::cli::unpin::{Known, State};
 use crate::clock::WallClock;
 use crate::control::client::{self, AskError};
 use crate::init::locks;
+use crate::logger::Place;
+use crate::model::Instance;
 use crate::os;
 use crate::os::cgroup::{Cgroups, Name};
 use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
+use crate::os::{pipe, proc};
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use crate::probe::{
     MOST_WATCHED, MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace, sets,
@@ -34,12 +37,15 @@ const TREES: Need = Need::Part(
     "stops of processes that have left their service's group, and events of a service's other processes",
 );
 const USERS: Need = Need::Part("services that run as other users");
+const SOCKETS: Need =
+    Need::Part("sockets of services (`listen`, sd_notify) that outlive the agent");
 const NOTHING: Need = Need::Nothing(());
 
 /// Numbers of capabilities, include/uapi/linux/capability.h.
 const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_NICE: u32 = 23;
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -79,9 +85,12 @@ pub(super) const CHECKS: &[Check] = &[
     check("cgroup_ids", NOTHING, cgroup_ids),
     check("pid_namespace", NOTHING, pid_namespace),
     check("pidfd_exit_info", NOTHING, pidfd_exit_info),
+    check("pidfd_getfd", SOCKETS, pidfd_getfd),
     check("clone3", NOTHING, clone3),
     check("init", NOTHING, init),
     check("running", NOTHING, running),
+    check("recorder", NOTHING, recorder),
+    check("logger", NOTHING, logger),
     check("watch_map", NOTHING, watch_map),
     check("pins", NOTHING, pins),
 ];
@@ -313,8 +322,8 @@ fn early_exits(host: &Host<'_>) -> Finding {
                 _ => String::new(),
             };
             Finding::limited(format!(
-                "an exit is seen only when the process's memory is gone, so that `overlap` gains \
-                 nothing{reason}"
+                "an exit is seen only when the process's memory is gone: `overlap` gains nothing, and \
+                 the recorder knows no program and no arguments of the dead process{reason}"
             ))
             .advise("run a kernel from 6.16 on")
         }
@@ -585,6 +594,31 @@ fn pidfd_exit_info(_: &Host<'_>) -> Finding {
     }
 }
 
+/// Whether an agent may take sockets from the one before it, and from services.
+fn pidfd_getfd(host: &Host<'_>) -> Finding {
+    const ADVICE: &str =
+        "run the agent as root, and give a container CAP_SYS_PTRACE and pidfd_getfd";
+    if let Err(error) = trial::of_taking_descriptors() {
+        return Finding::missing(one_line(&error)).advise(ADVICE);
+    }
+    if host.has(CAP_SYS_PTRACE) != Some(false) {
+        return Finding::works(
+            "a spare holds the sockets of services too, and the next agent takes them from living services",
+        );
+    }
+    // Yama: 0 leaves it to users, 1 allows it for descendants, more does not.
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let found = match scope.trim() {
+        "" | "0" => {
+            "sockets are taken from services of the same user alone, without CAP_SYS_PTRACE"
+        }
+        _ => {
+            "neither a spare nor the next agent takes sockets, without CAP_SYS_PTRACE: kernel.yama.ptrace_scope allows it for children alone"
+        }
+    };
+    Finding::limited(found).advise(ADVICE)
+}
+
 fn clone3(_: &Host<'_>) -> Finding {
     match Spawner::new(None) {
         Ok(spawner) if spawner.has_clone3() => {
@@ -643,6 +677,61 @@ fn running(host: &Host<'_>) -> Finding {
             "the agent is pid {agent}; /proc/locks cannot be read: {error}"
         )),
     }
+}
+
+/// Whether the deaths of the whole host are recorded.
+fn recorder(host: &Host<'_>) -> Finding {
+    let pin_dir = host.global.pin_dir.join(sets::RECORDER);
+    let mut known = host.pins().iter();
+    let Some(known) = known.find(|known| known.set.pin_dir() == pin_dir) else {
+        return Finding::missing("no recorder runs: only deaths of services are recorded")
+            .advise("`respawn install --recorder --init auto` has init keep one");
+    };
+    let dir = known.set.held.as_ref().map(|held| &held.runtime_dir);
+    let place = dir.map_or_else(String::new, |dir| format!(" in {}", dir.display()));
+    match (known.is_left(), known.holder) {
+        (false, Some(pid)) => Finding::works(format!("pid {pid} records the host's deaths{place}")),
+        (false, None) => Finding::works(format!("a recorder records the host's deaths{place}")),
+        (true, _) => Finding::limited(format!(
+            "no recorder runs: the kernel keeps deaths for the next one{place}, as far as there is room"
+        ))
+        .advise("`respawn install --recorder --init auto` has init keep one"),
+    }
+}
+
+/// Whether somebody reads what services with `log` write.
+fn logger(host: &Host<'_>) -> Finding {
+    let place = Place::of(&host.global.runtime_dir);
+    let services = match place.known().len() {
+        0 => return Finding::works("no service has `log`, so that no logger is needed"),
+        1 => "1 service has `log`".to_owned(),
+        count => format!("{count} services have `log`"),
+    };
+    let process = place.logger();
+    let lives =
+        |it: &Instance| matches!(proc::start_time_ns(it.pid), Ok(time) if time == it.start_time_ns);
+    match process.filter(lives) {
+        Some(logger) => Finding::works(format!(
+            "{services}, and the logger is pid {}; a service would wait once {} bytes of its output are unread",
+            logger.pid,
+            fifo_size()
+        )),
+        None => Finding::limited(format!(
+            "{services}, and no logger runs: a service waits once {} bytes of its output are unread",
+            fifo_size()
+        ))
+        .advise("start the agent, which starts the logger"),
+    }
+}
+
+/// How much a FIFO of the logger's holds here: users may be limited.
+fn fifo_size() -> usize {
+    let limit = fs::read_to_string("/proc/sys/fs/pipe-max-size").ok();
+    let limit = limit.and_then(|text| text.trim().parse().ok());
+    let is_root = nix::unistd::geteuid().is_root();
+    limit
+        .filter(|_| !is_root)
+        .map_or(pipe::CAPACITY, |limit: usize| limit.min(pipe::CAPACITY))
 }
 
 /// Whether the kernel has room for more processes to watch.

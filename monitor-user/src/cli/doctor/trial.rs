@@ -1,6 +1,7 @@
 //! The self-tests: kernel programs and pidfds tried on a child of our own.
 
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::cli::Global;
 use crate::clock;
 use crate::decode::{self, Birth, ProcessExit};
 use crate::model::Cause;
+use crate::os::pidfd;
 use crate::os::process::Process;
 use crate::probe::{KernelProbe, Options, Place, ProgramReport, mount_bpffs};
 
@@ -156,6 +158,17 @@ pub(super) fn of_exit_info() -> Result<bool> {
     let process = child.open()?;
     child.end()?;
     Ok(process.exit_status() == Some(i32::from(CODE) << 8))
+}
+
+/// Whether a descriptor of another process can be taken, as far as that is this process's child.
+///
+/// # Errors
+/// Why not.
+pub(super) fn of_taking_descriptors() -> Result<()> {
+    let child = TestChild::start()?;
+    let pidfd = pidfd::open(child.0.id()).context("cannot open a child's pidfd")?;
+    pidfd::descriptor_of(pidfd.as_fd(), 0).context("pidfd_getfd")?;
+    Ok(())
 }
 
 /// This program again, as a process that exits when it is told to.

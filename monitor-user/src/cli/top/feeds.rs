@@ -18,7 +18,7 @@ use crate::cli::watch::source::{Loss, Sink, Source};
 use crate::control::client::{self, AskError};
 use crate::control::{self, Command, Response};
 use crate::journal::{Changes, Reader};
-use crate::model::Exited;
+use crate::model::{Exited, Profile};
 use crate::os;
 use crate::probe;
 
@@ -245,8 +245,8 @@ struct Taken {
 }
 
 impl Sink for Taken {
-    fn exited(&mut self, exited: &Exited) -> Result<()> {
-        self.exits.push(exited.clone());
+    fn exited(&mut self, exited: Exited, _: Option<Profile>) -> Result<()> {
+        self.exits.push(exited);
         Ok(())
     }
 
@@ -273,7 +273,7 @@ impl ExitFeed {
     /// Has the kernel program loaded by a thread, which may take a while.
     pub(super) fn open(options: probe::Options, bring: mpsc::UnboundedSender<Brought>) {
         spawn_blocking(move || {
-            let source = Source::open(&options, false).map(Box::new);
+            let source = Source::open(&options, false, None).map(Box::new);
             let _ = bring.send(Brought::Exits(source));
         });
     }

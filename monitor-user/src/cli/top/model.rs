@@ -88,7 +88,11 @@ impl Order {
         let services = vec![self.service.clone()];
         let no_wait = false;
         match self.verb {
-            Verb::Start => Command::Start { services, no_wait },
+            Verb::Start => Command::Start {
+                services,
+                no_wait,
+                again: false,
+            },
             Verb::Restart => Command::Restart { services, no_wait },
             Verb::Stop => Command::Stop {
                 services,

@@ -35,6 +35,7 @@ fn at(seconds: u64) -> Moment {
 fn status(service: &str, state: State) -> ServiceStatus {
     let runs = state == State::Running;
     ServiceStatus {
+        step: None,
         service: service.to_owned(),
         state,
         desired: Desired::Up,
@@ -45,8 +46,12 @@ fn status(service: &str, state: State) -> ServiceStatus {
         last_exit: None,
         last_exit_time: None,
         next_start_in_ns: None,
+        waits_for: Vec::new(),
         error: None,
         hint: None,
+        says: None,
+        sockets: Vec::new(),
+        autostart: None,
     }
 }
 
@@ -285,7 +290,7 @@ respawn top   agent 77   3 services: 1 running, 1 backoff, 1 stopped
   frontend-wi… running     1234      5s       12                      SIGKILL
 > gone         backoff        -       -        1 █                  ▂ exit 1
   off          stopped        -       -        0                      -
-  gone: next start in 3.20s; the last one failed: cannot run /x: No such file o…
+  gone: next start in 3.20s; last failure: cannot run /x: No such file or direc…
 ── exits of this host, 3 lost ──────────────────────────────────────────────────
   TIME              PID  COMM                LIVED  CAUSE
   12:00:00.000        9  evil\\u{1b}[2J       1.5ms  exited with 1 [frontend-wit…

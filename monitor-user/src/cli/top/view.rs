@@ -109,10 +109,13 @@ impl View<'_> {
 fn counts(services: &[ServiceStatus]) -> String {
     let states = [
         State::Running,
+        State::Waiting,
         State::Starting,
         State::Stopping,
         State::Backoff,
         State::Failed,
+        State::Done,
+        State::Skipped,
         State::Stopped,
     ];
     let parts: Vec<String> = states

@@ -2,16 +2,20 @@
 
 mod output;
 pub(super) mod source;
+mod wanted;
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use self::output::View;
 use self::source::Source;
 use super::Global;
+use super::filters::Filters;
 use super::output::{Flushed, Interrupts, LAST_WORDS, eprint_line};
+use crate::clock;
 use crate::os::page_size;
 use crate::os::process::{OpenError, Process};
 use crate::os::spawn::raise_fd_limit;
@@ -40,12 +44,19 @@ pub(crate) struct Arguments {
     /// Watch every process
     #[arg(long)]
     all: bool,
+    /// Show the unit or container of each process too, and in JSON its program, arguments, cgroup and
+    /// ancestors, and those of the sender of a signal
+    ///
+    /// A filter has the same effect. Values of arguments that look like secrets are hidden.
+    #[arg(long)]
+    details: bool,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Size of the ring between kernel and respawn, in bytes: a power of two, at least a page
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 22, value_parser = ring_bytes)]
-    ring_bytes: u32,
+    /// Size of the ring between kernel and respawn, in bytes: a power of two, at least a page [default:
+    /// 16 MiB with --all, else 4 MiB]
+    #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
+    ring_bytes: Option<u32>,
     /// Switch the kernel's BPF statistics on, and tell in the summary what the hooks cost
     #[arg(long)]
     stats: bool,
@@ -54,7 +65,18 @@ pub(crate) struct Arguments {
     live_zero: bool,
     #[command(flatten)]
     limit: Limit,
+    #[command(flatten)]
+    filters: Filters,
 }
+
+/// Exits that come sooner than this after the last ones wait as long for others: what it takes to be
+/// woken, and to write, is shared among them.
+const BUSY: Duration = Duration::from_millis(2);
+
+/// Sizes of the ring: the larger one has room for what 20,000 processes leave that end as fast as two
+/// processors let them, while `watch` reads.
+const RING: u32 = 4 << 20;
+const RING_OF_ALL: u32 = 16 << 20;
 
 /// How many processes are watched at most.
 #[derive(Debug, clap::Args)]
@@ -164,13 +186,19 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
             processes.len()
         );
     }
+    let filter = arguments.filters.filter()?;
+    let filter = (arguments.details || !filter.wants_all()).then_some(filter);
     let options = probe::Options {
         all: arguments.all,
+        wanted: filter.as_ref().map(|filter| Box::new(wanted::of(filter))),
         names: match &arguments.name[..] {
             [] => None,
             names => Some(Box::new(probe::compile_names(names)?)),
         },
-        ring_bytes: Some(arguments.ring_bytes),
+        ring_bytes: Some(arguments.ring_bytes.unwrap_or(match arguments.all {
+            true => RING_OF_ALL,
+            false => RING,
+        })),
         watched: Some(probe::room_for(processes.len(), most)),
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
@@ -183,8 +211,9 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         return Ok(exit_code);
     }
     let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
-    let mut source = Source::open(&options, only_pids).map_err(needs_ebpf)?;
-    let mut view = View::new(arguments.json);
+    let has_details = filter.is_some();
+    let mut source = Source::open(&options, only_pids, filter).map_err(needs_ebpf)?;
+    let mut view = View::new(arguments.json, has_details);
     let count = processes.len();
     for process in processes {
         source.add(process)?;
@@ -201,6 +230,7 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         shown: view.shown(),
         lost,
         skipped,
+        records: source.records(),
         wakeups: source.wakeups(),
         hooks: statistics.as_ref().and_then(|_| source.statistics()),
     };
@@ -248,6 +278,7 @@ async fn follow(
     interrupts: &mut Interrupts,
     only_pids: bool,
 ) -> Result<()> {
+    let mut shown_at = Duration::ZERO;
     loop {
         match show(source, view, interrupts).await? {
             Flushed::Done => {}
@@ -262,6 +293,14 @@ async fn follow(
             () = view.output.closed() => return Ok(()),
             ready = source.ready() => ready?,
         }
+        if clock::since_boot().saturating_sub(shown_at) < BUSY {
+            tokio::select! {
+                () = interrupts.next() => break,
+                () = view.output.closed() => return Ok(()),
+                () = tokio::time::sleep(BUSY) => (),
+            }
+        }
+        shown_at = clock::since_boot();
     }
     // What is in the ring by now is shown as well, as long as somebody reads it.
     let rest = async {
@@ -294,6 +333,8 @@ struct Summary {
     lost: u64,
     /// So many more may be lost.
     skipped: u64,
+    /// What the kernel handed over: more than what is shown where the filters of this side left some out.
+    records: u64,
     wakeups: u64,
     /// Of exit and signal hook.
     hooks: Option<(probe::HookStatistics, probe::HookStatistics)>,
@@ -341,6 +382,7 @@ mod tests {
                 shown: 2,
                 lost,
                 skipped,
+                records: 2,
                 wakeups: 1,
                 hooks: None,
             };

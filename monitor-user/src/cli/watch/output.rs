@@ -7,9 +7,11 @@ use serde_json::json;
 
 use super::Summary;
 use super::source::{Loss, Sink};
+use crate::accounts::Accounts;
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
-use crate::model::{Event, Exited};
+use crate::deaths;
+use crate::model::{Described, Exited, Profile};
 use crate::report::Times;
 
 /// Exits on standard output.
@@ -17,12 +19,14 @@ pub(super) struct View {
     pub(super) output: Output,
     json: bool,
     times: Times,
+    /// Of those whose names are shown with details.
+    accounts: Accounts,
     buffered: u64,
     shown: u64,
 }
 
 impl View {
-    pub(super) fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool, has_details: bool) -> Self {
         let mut output = Output::new();
         let zone = TimeZone::system();
         let times = match output.is_terminal() {
@@ -31,12 +35,17 @@ impl View {
         };
         if !json {
             let bold = Style::new().bold();
-            output.line(&format!("{bold}{}{bold:#}", times.header()));
+            let header = match has_details {
+                true => deaths::header(&times),
+                false => times.header(),
+            };
+            output.line(&format!("{bold}{header}{bold:#}"));
         }
         Self {
             output,
             json,
             times,
+            accounts: Accounts::of_this_host(),
             buffered: 0,
             shown: 0,
         }
@@ -67,6 +76,7 @@ impl View {
             "shown": summary.shown,
             "lost": summary.lost,
             "skipped": summary.skipped,
+            "records": summary.records,
             "wakeups": summary.wakeups,
         });
         if let Some((exit, signal)) = summary.hooks {
@@ -80,13 +90,20 @@ impl View {
 }
 
 impl Sink for View {
-    fn exited(&mut self, exited: &Exited) -> Result<()> {
+    fn exited(&mut self, exited: Exited, profile: Option<Profile>) -> Result<()> {
         self.buffered += 1;
+        let profile = profile.as_ref();
         if self.json {
-            self.output.json(&Event::from(exited.clone()))?;
-        } else {
-            self.output.line(&exited.line(&self.times));
+            let event = &exited.into();
+            return self.output.json(&Described { event, profile });
         }
+        self.output.line(&match profile {
+            None => exited.line(&self.times),
+            Some(profile) => {
+                let (time, exit) = (Some(exited.time), &exited.exit);
+                deaths::line(exit, profile, time, &self.times, &self.accounts)
+            }
+        });
         Ok(())
     }
 

@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 
 use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
-use crate::decode::{self, Birth};
-use crate::model::{Cause, Exit, Exited};
+use crate::deaths::{self, Filter, Kept};
+use crate::decode::{self, Birth, Death};
+use crate::model::{Cause, Exit, Exited, Profile};
 use crate::os;
 use crate::os::process::Process;
 use crate::probe::{HookStatistics, KernelProbe, Options};
@@ -25,8 +26,8 @@ pub(crate) enum Loss {
 
 /// Where exits go to.
 pub(crate) trait Sink {
-    /// Takes an exit.
-    fn exited(&mut self, exited: &Exited) -> Result<()>;
+    /// Takes an exit, with more that is known of it if that was asked for.
+    fn exited(&mut self, exited: Exited, profile: Option<Profile>) -> Result<()>;
 
     /// Takes that exits were lost.
     fn lost(&mut self, loss: Loss);
@@ -49,6 +50,7 @@ enum Kind {
     Pidfds {
         waiting: JoinSet<Result<Process>>,
         ended: Vec<Process>,
+        filter: Option<Box<Filter>>,
     },
 }
 
@@ -62,8 +64,12 @@ struct Kernel {
     skipped: u64,
     /// Others than those that were added are not reported.
     only_pids: bool,
+    /// With details: what is wanted of the deaths that the kernel reports.
+    filter: Option<Filter>,
     /// One of `processes` may have ended without a record.
     unsure: bool,
+    /// Taken out of the ring.
+    records: u64,
 }
 
 impl Source {
@@ -72,7 +78,7 @@ impl Source {
     ///
     /// # Errors
     /// What keeps them from being loaded.
-    pub(crate) fn open(options: &Options, only_pids: bool) -> Result<Self> {
+    pub(crate) fn open(options: &Options, only_pids: bool, filter: Option<Filter>) -> Result<Self> {
         let kind = match KernelProbe::load(options) {
             Ok(probe) => Kind::Kernel(Box::new(Kernel {
                 probe,
@@ -80,7 +86,9 @@ impl Source {
                 lost: 0,
                 skipped: 0,
                 only_pids,
+                filter,
                 unsure: false,
+                records: 0,
             })),
             Err(error) if only_pids => {
                 eprint_line(&format!(
@@ -90,6 +98,7 @@ impl Source {
                 Kind::Pidfds {
                     waiting: JoinSet::new(),
                     ended: Vec::new(),
+                    filter: filter.map(Box::new),
                 }
             }
             Err(error) => return Err(error),
@@ -116,7 +125,7 @@ impl Source {
     pub(super) fn is_empty(&self) -> bool {
         match &self.kind {
             Kind::Kernel(kernel) => kernel.processes.is_empty(),
-            Kind::Pidfds { waiting, ended } => waiting.is_empty() && ended.is_empty(),
+            Kind::Pidfds { waiting, ended, .. } => waiting.is_empty() && ended.is_empty(),
         }
     }
 
@@ -124,7 +133,7 @@ impl Source {
     pub(crate) async fn ready(&mut self) -> Result<()> {
         match &mut self.kind {
             Kind::Kernel(kernel) => kernel.probe.readable().await?,
-            Kind::Pidfds { waiting, ended } => match waiting.join_next().await {
+            Kind::Pidfds { waiting, ended, .. } => match waiting.join_next().await {
                 Some(process) => ended.push(process??),
                 None => std::future::pending().await,
             },
@@ -137,9 +146,9 @@ impl Source {
     pub(crate) fn take(&mut self, view: &mut impl Sink) -> Result<bool> {
         match &mut self.kind {
             Kind::Kernel(kernel) => kernel.take(view),
-            Kind::Pidfds { ended, .. } => {
+            Kind::Pidfds { ended, filter, .. } => {
                 for process in ended.drain(..) {
-                    view.exited(&without_record(&process))?;
+                    show_without_record(&process, filter.as_deref(), view)?;
                 }
                 Ok(false)
             }
@@ -149,6 +158,14 @@ impl Source {
     /// Times it was woken.
     pub(super) fn wakeups(&self) -> u64 {
         self.wakeups
+    }
+
+    /// Records that the kernel has handed over.
+    pub(super) fn records(&self) -> u64 {
+        match &self.kind {
+            Kind::Kernel(kernel) => kernel.records,
+            Kind::Pidfds { .. } => 0,
+        }
     }
 
     /// Exits that could not be reported: so many, and so many more at most.
@@ -210,18 +227,34 @@ impl Kernel {
     fn drain(&mut self, view: &mut impl Sink) -> Result<bool> {
         let wall = WallClock::read();
         while !view.is_full() {
-            match self.probe.next(decode::exit) {
+            let death = match self.next() {
                 None => return Ok(false),
-                Some(None) => tracing::error!("the ring holds a record that is not of this build"),
-                Some(Some(exit)) => {
-                    if exit.watched {
-                        self.processes.remove(&exit.instance.pid);
-                    }
-                    view.exited(&Exited::with_record(exit, &wall))?;
+                Some(None) => {
+                    tracing::error!("the ring holds a record that is not of this build");
+                    continue;
                 }
+                Some(Some(death)) => death,
+            };
+            self.records += 1;
+            if death.exit.watched {
+                self.processes.remove(&death.exit.instance.pid);
             }
+            let (exited, profile) = deaths::told(death, true, &wall);
+            show_if_wanted(exited, profile, self.filter.as_ref(), view)?;
         }
         Ok(true)
+    }
+
+    /// The next record, as [`KernelProbe::next`] has it.
+    fn next(&mut self) -> Option<Option<Death>> {
+        if self.filter.is_some() {
+            return self.probe.next(decode::death);
+        }
+        let exit = self.probe.next(decode::exit)?;
+        Some(exit.map(|exit| Death {
+            exit,
+            profile: Profile::default(),
+        }))
     }
 
     /// Shows watched processes that ended unreported: between the look and the watch, or while the
@@ -240,11 +273,35 @@ impl Kernel {
         }
         for pid in ended {
             if let Some(process) = self.processes.remove(&pid) {
-                view.exited(&without_record(&process))?;
+                show_without_record(&process, self.filter.as_ref(), view)?;
             }
         }
         Ok(())
     }
+}
+
+/// Shows a death if it is wanted.
+fn show_if_wanted(
+    exited: Exited,
+    profile: Profile,
+    filter: Option<&Filter>,
+    view: &mut impl Sink,
+) -> Result<()> {
+    let Some(filter) = filter else {
+        return view.exited(exited, None);
+    };
+    match filter.wants(&Kept::facts_of(&exited.exit, &profile)) {
+        true => view.exited(exited, Some(profile)),
+        false => Ok(()),
+    }
+}
+
+fn show_without_record(
+    process: &Process,
+    filter: Option<&Filter>,
+    view: &mut impl Sink,
+) -> Result<()> {
+    show_if_wanted(without_record(process), Profile::default(), filter, view)
 }
 
 /// What can be told of a process that ended without a record.

@@ -17,7 +17,7 @@ use super::words::{self, Whereabouts, no_sender};
 use crate::accounts::Accounts;
 use crate::deaths::{self, Kept};
 use crate::journal::{Line, Reader};
-use crate::model::{Cause, Exit, How, Profile, Sender, What};
+use crate::model::{Cause, How, Profile, Sender};
 use crate::os::proc;
 use crate::report::{Age, cause_style, counted};
 use crate::text::printable;
@@ -80,7 +80,7 @@ impl Kind {
                 id.is_some_and(|id| deaths::is_container(name, id))
             }
             Self::Pod => is(&owner.pod),
-            Self::Pid => name.parse() == Ok(kept.pid),
+            Self::Pid => name.parse() == Ok(kept.exit.pid),
             Self::Process => is_process(name, kept),
         }
     }
@@ -92,7 +92,7 @@ impl Kind {
 }
 
 fn is_process(name: &str, kept: &Kept) -> bool {
-    let comm = kept.comm.as_deref().unwrap_or_default();
+    let comm = kept.exit.comm.as_deref().unwrap_or_default();
     let is_cut = name.len() > COMM_BYTES && name.get(..COMM_BYTES) == Some(comm);
     let exe = kept.profile.exe.as_deref().unwrap_or_default();
     comm == name || is_cut || exe == name || exe.rsplit('/').next() == Some(name)
@@ -104,23 +104,13 @@ struct Death {
     /// Which line of the file it is.
     order: usize,
     line: Line,
-    exit: Exit,
     kept: Kept,
 }
 
 impl Death {
     fn of(order: usize, line: Line) -> Option<Self> {
-        let kept = Kept::of(&line.value())?;
-        let What::Exited(exit) = &line.event.what else {
-            return None;
-        };
-        let exit = (**exit).clone();
-        Some(Self {
-            order,
-            line,
-            exit,
-            kept,
-        })
+        let kept = Kept::of(&line)?;
+        Some(Self { order, line, kept })
     }
 
     fn is_this_boot(&self) -> bool {
@@ -132,7 +122,7 @@ impl Death {
     fn belongs_to(&self, older: &Self) -> bool {
         let (it, older) = (&self.kept, &older.kept);
         let ends = it.since_boot_ns.zip(older.since_boot_ns);
-        let starts = it.start_time_ns.zip(older.start_time_ns);
+        let starts = it.exit.start_time_ns.zip(older.exit.start_time_ns);
         let (Some((end, older_end)), Some((start, older_start))) = (ends, starts) else {
             return false;
         };
@@ -146,7 +136,7 @@ impl Death {
 
     /// Of two that were started in the same moment, the one with the lower pid is the older one.
     fn age(&self) -> (Option<u64>, u32) {
-        (self.kept.start_time_ns, self.kept.pid)
+        (self.kept.exit.start_time_ns, self.kept.exit.pid)
     }
 }
 
@@ -223,7 +213,9 @@ impl Incident {
     /// The same keys as of a service, and by what it was found.
     pub(super) fn json(&self) -> Value {
         let kept = &self.main.kept;
-        let sender = kept.sent_by().or_else(|| kept.asked_by());
+        let last = kept.exit.circumstances.last_signal.as_ref();
+        let asker = last.and_then(|last| last.sender.as_ref());
+        let sender = kept.exit.cause.sender().or(asker);
         let now = sender.filter(|_| self.main.is_this_boot());
         let (lives, command) = match now.and_then(words::whereabouts) {
             Some(Whereabouts::Lives(command)) => (Some(true), Some(command)),
@@ -250,10 +242,10 @@ impl Incident {
     /// In words, a line each, with colours.
     pub(super) fn lines(&self, zone: &TimeZone, accounts: &Accounts) -> Vec<String> {
         let kept = &self.main.kept;
-        let style = cause_style(&kept.cause);
+        let style = cause_style(&kept.exit.cause);
         let bold = Style::new().bold();
         let name = printable(&self.title());
-        let what = printable(&kept.cause.to_string());
+        let what = printable(&kept.exit.cause.to_string());
         let mut lines = vec![format!("{bold}{name}{bold:#} {style}{what}{style:#}")];
         let mut say = |topic: &str, words: Vec<String>| {
             for (index, words) in words.iter().enumerate() {
@@ -268,9 +260,28 @@ impl Incident {
         say("parent", parent.into_iter().collect());
         say("sender", self.sender(accounts));
         say("asked", self.asked(accounts));
-        say("memory", words::memory(&kept.cause).into_iter().collect());
-        say("used", kept.usage.iter().map(words::used).collect());
-        say("core", kept.core.iter().map(words::core).collect());
+        say(
+            "memory",
+            words::memory(&kept.exit.cause).into_iter().collect(),
+        );
+        say(
+            "used",
+            kept.exit
+                .circumstances
+                .usage
+                .iter()
+                .map(words::used)
+                .collect(),
+        );
+        say(
+            "core",
+            kept.exit
+                .circumstances
+                .core
+                .iter()
+                .map(words::core)
+                .collect(),
+        );
         let (before, after): (Vec<&Death>, Vec<&Death>) =
             self.others.iter().partition(|death| self.is_before(death));
         say("before", self.told_with(&before, "earlier"));
@@ -281,7 +292,7 @@ impl Incident {
     fn title(&self) -> String {
         let owner = &self.main.kept.profile.owner;
         let unit = [&owner.user_unit, &owner.unit].into_iter().flatten();
-        let comm = self.main.kept.comm.as_deref().unwrap_or("a process");
+        let comm = self.main.kept.exit.comm.as_deref().unwrap_or("a process");
         match self.kind {
             Kind::Service => self.name.clone(),
             Kind::Unit => {
@@ -302,15 +313,15 @@ impl Incident {
             true => "",
             false => ", in an earlier boot",
         };
-        words::when(&self.main.line, &self.main.exit, zone) + boot
+        words::when(&self.main.line, &self.main.kept.exit, zone) + boot
     }
 
     fn sender(&self, accounts: &Accounts) -> Vec<String> {
-        let Cause::Signaled { origin, .. } = &self.main.kept.cause else {
+        let Cause::Signaled { origin, .. } = &self.main.kept.exit.cause else {
             return Vec::new();
         };
         match (&origin.sender, origin.how) {
-            (Some(sender), how) => self.sender_lines(sender, &self.main.kept.sender, how, accounts),
+            (Some(sender), how) => self.sender_lines(sender, how, accounts),
             (None, how) => vec![match how.and_then(no_sender) {
                 Some(words) => format!("none: {words}"),
                 None => "unknown".to_owned(),
@@ -320,7 +331,7 @@ impl Incident {
 
     /// What had asked it to end, if it then ended by itself.
     fn asked(&self, accounts: &Accounts) -> Vec<String> {
-        let Some(last) = &self.main.kept.last_signal else {
+        let Some(last) = &self.main.kept.exit.circumstances.last_signal else {
             return Vec::new();
         };
         let before = Age(Duration::from_nanos(last.before_exit_ns));
@@ -332,28 +343,23 @@ impl Incident {
             };
             return vec![asked + &from];
         };
-        let mut lines = self.sender_lines(sender, &self.main.kept.asker, last.how, accounts);
+        let mut lines = self.sender_lines(sender, last.how, accounts);
         if let Some(first) = lines.first_mut() {
             *first = format!("{asked}from {first}");
         }
         lines
     }
 
-    fn sender_lines(
-        &self,
-        sender: &Sender,
-        profile: &Profile,
-        how: Option<How>,
-        accounts: &Accounts,
-    ) -> Vec<String> {
+    fn sender_lines(&self, sender: &Sender, how: Option<How>, accounts: &Accounts) -> Vec<String> {
         let is_this_boot = self.main.is_this_boot();
-        let who = words::of_kept_sender(sender, profile, how, is_this_boot, accounts);
+        let who = words::of_kept_sender(sender, how, is_this_boot, accounts);
         let mut lines = vec![who];
         if sender.itself {
             return lines;
         }
+        let profile = sender.profile();
         lines.extend(deaths::command_line(profile).map(|line| format!("it ran: {line}")));
-        lines.extend(deaths::ancestry(sender, profile).map(|from| format!("started by {from}")));
+        lines.extend(deaths::ancestry(sender).map(|from| format!("started by {from}")));
         lines.extend(place(profile).map(|place| format!("in {place}")));
         lines
     }
@@ -369,9 +375,9 @@ impl Incident {
             let apart = of(death).abs_diff(of(&self.main));
             format!(
                 "{} {}, pid {}, {} {when}",
-                death.kept.comm.as_deref().unwrap_or("?"),
-                death.kept.cause,
-                death.kept.pid,
+                death.kept.exit.comm.as_deref().unwrap_or("?"),
+                death.kept.exit.cause,
+                death.kept.exit.pid,
                 Age(Duration::from_nanos(apart))
             )
         };
@@ -392,7 +398,7 @@ fn ran(kept: &Kept, accounts: &Accounts) -> Option<String> {
         (Some(line), Some(exe)) => Some(format!("{line} ({exe})")),
         (line, exe) => line.or_else(|| exe.map(str::to_owned)),
     };
-    let user = kept.uid;
+    let user = kept.exit.circumstances.uid;
     let user = user.map(|uid| format!("uid {uid}{}", words::user_name(uid, accounts)));
     match (program, user) {
         (Some(program), Some(user)) => Some(format!("{program}, {user}")),

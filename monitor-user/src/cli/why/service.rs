@@ -229,18 +229,16 @@ impl Death {
 
     /// What of the agent's doing it was.
     fn stopped(&self) -> Option<String> {
-        let signal = self.stopping.as_ref().map(|stopping| {
-            let What::Stopping {
-                signal: Some(signal),
-                ..
-            } = stopping.event.what
-            else {
-                return "?".to_owned();
-            };
-            signal.to_string()
-        });
+        let what = self.stopping.as_ref().map(|line| &line.event.what);
+        let (signal, reason) = match what {
+            Some(What::Stopping { signal, reason, .. }) => (
+                Some(signal.map_or_else(|| "no signal".to_owned(), |signal| signal.to_string())),
+                reason.clone(),
+            ),
+            _ => (None, None),
+        };
         let request = self.requested.as_ref().map(in_words);
-        match (signal, request) {
+        match (signal, reason.or(request)) {
             (Some(signal), Some(request)) => {
                 Some(format!("by the agent, which had sent {signal}: {request}"))
             }

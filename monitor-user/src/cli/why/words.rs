@@ -9,7 +9,7 @@ use crate::accounts::Accounts;
 use crate::clock;
 use crate::deaths;
 use crate::journal::Line;
-use crate::model::{Cause, CoreDump, Exit, How, Profile, Sender, Usage};
+use crate::model::{Cause, CoreDump, Exit, How, Sender, Usage};
 use crate::os::proc;
 use crate::report::{Age, Bytes};
 
@@ -98,11 +98,11 @@ pub(super) fn of_sender(sender: &Sender, how: Option<How>, accounts: &Accounts) 
 /// alice in session 2, terminal pts/0". Whether it lives is known only if this is still the same boot.
 pub(super) fn of_kept_sender(
     sender: &Sender,
-    profile: &Profile,
     how: Option<How>,
     is_this_boot: bool,
     accounts: &Accounts,
 ) -> String {
+    let profile = sender.profile();
     let mut more = String::new();
     if sender.own {
         more += ", of the same session";

@@ -12,6 +12,8 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown, getegid};
 
+use crate::os;
+
 /// How many connections the kernel keeps for the agent while it does something else.
 const BACKLOG: i32 = 1024;
 
@@ -21,11 +23,7 @@ pub(super) fn listen(path: &Path, group: Option<u32>) -> Result<UnixListener> {
     check_replaceable(path)?;
     let unready = path.with_extension("new");
     check_replaceable(&unready)?;
-    if let Err(error) = fs::remove_file(&unready)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error).with_context(|| unready.display().to_string());
-    }
+    os::remove_file(&unready).with_context(|| unready.display().to_string())?;
     let listener = bind_private(&unready)?;
     let ready = set_rights(&unready, group)
         .and_then(|()| fs::rename(&unready, path).context("cannot rename it"));
@@ -36,12 +34,20 @@ pub(super) fn listen(path: &Path, group: Option<u32>) -> Result<UnixListener> {
     ready.map(|()| listener.into())
 }
 
+/// A listening socket at `path` that its user alone can ever reach, in place of a stale one.
+///
+/// # Errors
+/// Something else than a socket is in its place; no right to that directory.
+pub(crate) fn listen_private(path: &Path) -> Result<UnixListener> {
+    listen(path, None)
+}
+
 /// Nothing but a socket is ever deleted.
 fn check_replaceable(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
         Ok(_) => bail!(
-            "{} is there and is no socket; move it out of the way, or choose another --runtime-dir",
+            "{} is there and is no socket; move it out of the way, or choose another place",
             path.display()
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -39,6 +39,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use self::access::{Access, Caller};
 use self::connection::Connection;
+pub(crate) use self::listen::listen_private;
 use super::protocol::{Command, Response};
 use crate::os::progress;
 

@@ -174,8 +174,13 @@ fn web() -> ServiceStatus {
         last_exit: None,
         last_exit_time: None,
         next_start_in_ns: None,
+        waits_for: Vec::new(),
         error: None,
         hint: None,
+        says: None,
+        sockets: Vec::new(),
+        autostart: None,
+        step: None,
     }
 }
 

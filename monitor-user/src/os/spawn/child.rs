@@ -5,11 +5,11 @@
 
 use std::convert::Infallible;
 use std::ffi::{CStr, c_int, c_void};
-use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::Stage;
+use super::descriptors::Handed;
 use super::prepared::{Prepared, Stream};
 use crate::os::open::{self, Trust};
 use crate::os::sys::{self, Errno};
@@ -18,6 +18,7 @@ use crate::os::sys::{self, Errno};
 pub(crate) const NOT_BECOME: u8 = 127;
 
 const NULL_FLAGS: c_int = libc::O_RDWR | libc::O_CLOEXEC;
+const READY_FLAGS: c_int = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
 const DEV_NULL: &CStr = c"/dev/null";
 /// How often a child that waits for the go-ahead looks whether the agent is still there.
 const LOOK_MS: u32 = 1000;
@@ -162,12 +163,12 @@ fn join_cgroup(shared: &Shared) -> Result<(), Errno> {
 /// the directory entered with the agent's rights, then these are dropped.
 fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Errno> {
     shared.reach(Stage::Files, 0);
-    let stdin = command.stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-    sys::own_file_table(stdin)?;
-    if stdin >= 0 {
-        sys::duplicate(stdin, libc::STDIN_FILENO)?;
-        sys::close_above_stderr();
+    let handed = Handed::of(command);
+    sys::own_file_table(handed.last())?;
+    if handed.has_sockets() {
+        shared.reach(Stage::Listen, 0);
     }
+    handed.place()?;
     sys::default_dispositions(shared.inherited.load(Ordering::Relaxed));
     let envp = match wait_for_go_ahead(shared)? {
         true => &command.marked_envp,
@@ -175,7 +176,14 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
     };
     shared.reach(Stage::Session, 0);
     sys::new_session()?;
+    let reach = |stage, detail| shared.reach(stage, detail);
+    command.confined.make_directories(reach)?;
     open_streams(shared, command)?;
+    if let Some((path, target)) = &command.ready {
+        shared.reach(Stage::Ready, 0);
+        let fd = sys::open(path, READY_FLAGS, 0o600)?;
+        sys::duplicate(fd, *target)?;
+    }
     for (index, (resource, limit)) in command.limits.iter().enumerate() {
         shared.reach(Stage::Limits, u32::try_from(index).unwrap_or(u32::MAX));
         sys::set_limit(*resource, limit)?;
@@ -186,6 +194,7 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
     }
     shared.reach(Stage::WorkingDirectory, 0);
     sys::change_directory(&command.working_directory)?;
+    command.confined.with_agents_rights(reach)?;
     if let Some(identity) = &command.identity {
         shared.reach(Stage::Groups, 0);
         sys::set_groups(&identity.groups)?;
@@ -193,6 +202,10 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
         sys::set_gid(identity.gid)?;
         shared.reach(Stage::User, 0);
         sys::set_uid(identity.uid)?;
+    }
+    command.confined.with_own_rights(reach)?;
+    if let Some(pid) = &command.listen_pid {
+        pid.name(sys::process_id());
     }
     shared.reach(Stage::Exec, 0);
     // Now a core dump by a signal that waits in the mask would take the agent with it.
@@ -267,6 +280,10 @@ fn open_stream(
         Stream::File(path) => {
             let fd = open::log(path, trust)?;
             sys::set_status_flags(fd, libc::O_APPEND)?;
+            sys::duplicate(fd, target)
+        }
+        Stream::Fifo(path) => {
+            let fd = sys::open(path, NULL_FLAGS | libc::O_NOFOLLOW, 0)?;
             sys::duplicate(fd, target)
         }
     }

@@ -16,8 +16,9 @@
 //! begin
 //!   block all signals
 //!   clone3 ───────────────────────────▶  join cgroup¹, fresh file table, dispositions, session,
-//!   restore mask                           stdin, stdout, stderr, umask, limits, nice, cwd,
-//! finish                                   groups, gid, uid, no core dumps, empty mask
+//!   restore mask                           directories, stdin, stdout, stderr, umask, limits, nice,
+//! finish                                   cwd, processors, bounding set, groups, gid, uid,
+//!                                          capabilities, no core dumps, empty mask
 //!   wait until `running` is 0
 //!     (every 50 ms: SIGCONT)
 //!                       ◀─ running = 0 ─  execve, or failure noted and exit
@@ -66,6 +67,8 @@ use super::{pidfd, progress, signal};
 use crate::model::{Exec, Signal, SpawnFailure};
 
 mod child;
+mod confine;
+mod descriptors;
 mod prepared;
 mod stack;
 #[cfg(test)]
@@ -73,7 +76,7 @@ mod tests;
 
 use child::Failure;
 pub(crate) use child::NOT_BECOME;
-pub(crate) use prepared::Prepared;
+pub(crate) use prepared::{Prepared, is_own};
 use stack::Stack;
 
 /// Not in every libc crate's target.
@@ -116,6 +119,8 @@ pub(crate) enum Stage {
     Cgroup,
     /// Giving it a file table of its own.
     Files,
+    /// Giving it the sockets that are held for it.
+    Listen,
     /// Noting it down, before it may go on.
     Record,
     /// Its session.
@@ -123,30 +128,46 @@ pub(crate) enum Stage {
     Stdin,
     Stdout,
     Stderr,
+    /// Where it says that it is ready.
+    Ready,
+    /// Its own directories.
+    Directories,
     Limits,
     Nice,
     WorkingDirectory,
+    CpuAffinity,
+    Capabilities,
     Groups,
     User,
+    NoNewPrivileges,
     Exec,
+    /// After it.
+    OomScoreAdj,
 }
 
 impl Stage {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 21] = [
         Self::Fork,
         Self::Cgroup,
         Self::Files,
+        Self::Listen,
         Self::Record,
         Self::Session,
         Self::Stdin,
         Self::Stdout,
         Self::Stderr,
+        Self::Ready,
+        Self::Directories,
         Self::Limits,
         Self::Nice,
         Self::WorkingDirectory,
+        Self::CpuAffinity,
+        Self::Capabilities,
         Self::Groups,
         Self::User,
+        Self::NoNewPrivileges,
         Self::Exec,
+        Self::OomScoreAdj,
     ];
 
     fn from_code(code: u32) -> Self {
@@ -161,17 +182,24 @@ impl fmt::Display for Stage {
             Self::Fork => "fork",
             Self::Cgroup => "cgroup",
             Self::Files => "files",
+            Self::Listen => "listen",
             Self::Record => "record",
             Self::Session => "session",
             Self::Stdin => "stdin",
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
+            Self::Ready => "ready",
+            Self::Directories => "directories",
             Self::Limits => "limits",
             Self::Nice => "nice",
             Self::WorkingDirectory => "working directory",
+            Self::CpuAffinity => "cpu_affinity",
+            Self::Capabilities => "capabilities",
             Self::Groups => "groups",
             Self::User => "user",
+            Self::NoNewPrivileges => "no_new_privileges",
             Self::Exec => "exec",
+            Self::OomScoreAdj => "oom_score_adj",
         })
     }
 }
@@ -393,6 +421,11 @@ impl Spawner {
             begun,
         } = flight;
         let finished = begun.and_then(|begun| Ok(self.wait_for_exec(begun, slot.is_some())?));
+        let finished = finished.and_then(|child| {
+            let confined = command.confined.after_exec(&child, slot.as_ref());
+            confined.map_err(|errno| Failure::new(Stage::OomScoreAdj, errno))?;
+            Ok(child)
+        });
         let error = match finished {
             Ok(child) => return Ok(Landed { child, slot }),
             Err(failed) => failed.of(&command, slot.as_ref()),

@@ -1,6 +1,6 @@
 //! A service's `Exec` laid out for the child, and the words for what went wrong with it.
 
-use std::ffi::{CStr, CString, OsStr, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -8,11 +8,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
 
+use super::confine::Confined;
+use super::descriptors::ListenPid;
 use super::{FdLimit, SpawnError, Stage};
 use crate::model::{Attempt, Exec, Identity, Instance, Limit, Output};
 use crate::os::cgroup::Slot;
 use crate::os::marker::Marker;
+use crate::os::notify::NotifySocket;
 use crate::os::open;
 use crate::os::sys::{self, Limit64};
 
@@ -48,6 +52,9 @@ pub(super) enum Stream {
     /// The same file as stdout: opened once.
     AsStdout,
     File(CString),
+    /// A FIFO, which has to be there, for both ends: so it waits for no reader, and writing to it is
+    /// never an error.
+    Fifo(CString),
 }
 
 /// All that a start needs, in the form in which the child needs it: built once, used for each
@@ -69,6 +76,7 @@ pub(crate) struct Prepared {
     pub(super) working_directory: CString,
     pub(super) umask: u32,
     pub(super) nice: Option<i32>,
+    pub(super) confined: Confined,
     pub(super) limits: Vec<(u32, Limit64)>,
     /// Which of them are not as the config has them, in words.
     lowered: Vec<String>,
@@ -76,11 +84,19 @@ pub(crate) struct Prepared {
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Stream,
     pub(super) stderr: Stream,
+    /// A file of the agent's in which the service says that it is ready, and its descriptor.
+    pub(super) ready: Option<(CString, c_int)>,
+    /// Where it sends notifications to.
+    pub(super) notify: Option<Arc<NotifySocket>>,
+    /// The sockets that are held for it, in the order of their descriptors.
+    pub(super) sockets: Vec<Arc<OwnedFd>>,
+    /// The variable that says whose they are; the child itself fills it in.
+    pub(super) listen_pid: Option<ListenPid>,
 }
 
 // SAFETY: the pointers lead into `_strings`, whose bytes live on the heap, never change and move
-// with the structure, and into `marker`, for which the same holds but that its bytes change, which
-// are atomic; nothing is written through the pointers.
+// with the structure, and into `marker` and `listen_pid`, for which the same holds but that their bytes
+// change, which are atomic; nothing is written through the pointers.
 unsafe impl Send for Prepared {}
 // SAFETY: as above.
 unsafe impl Sync for Prepared {}
@@ -113,8 +129,10 @@ impl Prepared {
         let stdout = stream(&exec.stdout, Stage::Stdout)?;
         let stderr = match &exec.stderr {
             Output::File(path) if exec.stdout == Output::File(path.clone()) => Stream::AsStdout,
+            Output::Log if exec.stdout == Output::Log => Stream::AsStdout,
             other => stream(other, Stage::Stderr)?,
         };
+        let trusted = open::trusted_uids();
         let mut limits = limits(&exec.limits, fd_limit);
         let lowered = lower(&mut limits);
         Ok(Self {
@@ -125,7 +143,8 @@ impl Prepared {
             _strings: strings,
             marker: None,
             identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
-            trusted: open::trusted_uids(),
+            trusted,
+            confined: Confined::new(exec, trusted)?,
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
             nice: exec.nice,
@@ -134,6 +153,10 @@ impl Prepared {
             stdin: None,
             stdout,
             stderr,
+            ready: None,
+            notify: None,
+            sockets: Vec::new(),
+            listen_pid: None,
         })
     }
 
@@ -154,6 +177,64 @@ impl Prepared {
     pub(crate) fn mark(&self, attempt: Attempt, instance: Instance) {
         if let Some(marker) = &self.marker {
             marker.name(attempt, instance);
+        }
+    }
+
+    /// With this file open for writing as that descriptor; it is made with the agent's rights.
+    ///
+    /// # Errors
+    /// A path with a NUL byte.
+    pub(crate) fn with_ready(mut self, path: &Path, fd: u8) -> Result<Self, SpawnError> {
+        self.ready = Some((c_path(path, Stage::Ready, "open")?, c_int::from(fd)));
+        Ok(self)
+    }
+
+    /// With this FIFO in the place of the log.
+    ///
+    /// # Errors
+    /// A path with a NUL byte.
+    pub(crate) fn with_log(mut self, fifo: &Path) -> Result<Self, SpawnError> {
+        for (stream, stage) in [
+            (&mut self.stdout, Stage::Stdout),
+            (&mut self.stderr, Stage::Stderr),
+        ] {
+            if let Stream::Fifo(path) = stream {
+                *path = c_path(fifo, stage, "open")?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// With a socket of its own to send notifications to.
+    pub(crate) fn with_notify(mut self, socket: Option<Arc<NotifySocket>>) -> Self {
+        self.notify = socket;
+        self
+    }
+
+    /// With these sockets from descriptor 3 on, and a variable that says that they are for it. To be
+    /// called before [`Self::with_marker`].
+    pub(crate) fn with_sockets(mut self, sockets: Vec<Arc<OwnedFd>>) -> Self {
+        if !sockets.is_empty() {
+            let pid = ListenPid::new();
+            self.envp.insert(0, pid.as_ptr());
+            self.marked_envp.insert(0, pid.as_ptr());
+            self.listen_pid = Some(pid);
+        }
+        self.sockets = sockets;
+        self
+    }
+
+    /// Whether these are its sockets.
+    pub(crate) fn has_sockets(&self, sockets: &[Arc<OwnedFd>]) -> bool {
+        let pairs = || self.sockets.iter().zip(sockets);
+        self.sockets.len() == sockets.len() && pairs().all(|(own, other)| Arc::ptr_eq(own, other))
+    }
+
+    /// Whether that is its socket.
+    pub(crate) fn notifies(&self, socket: Option<&Arc<NotifySocket>>) -> bool {
+        match (&self.notify, socket) {
+            (Some(own), Some(socket)) => Arc::ptr_eq(own, socket),
+            (own, socket) => own.is_none() && socket.is_none(),
         }
     }
 
@@ -178,14 +259,24 @@ impl Prepared {
                 None => "join the cgroup".to_owned(),
             },
             Stage::Files => "leave the agent's files".to_owned(),
+            Stage::Listen => "give it its sockets".to_owned(),
             Stage::Record => "record the new process".to_owned(),
             Stage::Session => "begin a session".to_owned(),
             Stage::Stdin => "open /dev/null".to_owned(),
             Stage::Stdout => self.open_action(&self.stdout),
             Stage::Stderr => self.open_action(&self.stderr),
+            Stage::Ready => match &self.ready {
+                Some((path, _)) => format!("open {}", shown(path)),
+                None => "open where it says that it is ready".to_owned(),
+            },
             Stage::Limits => self.limit_action(detail),
             Stage::Nice => format!("set nice to {}", self.nice.unwrap_or(0)),
             Stage::WorkingDirectory => format!("enter {}", shown(&self.working_directory)),
+            Stage::Directories
+            | Stage::CpuAffinity
+            | Stage::Capabilities
+            | Stage::NoNewPrivileges
+            | Stage::OomScoreAdj => self.confined.action(stage, detail),
             Stage::Groups | Stage::User => self.identity_action(stage, detail),
             Stage::Exec => format!("run {}", shown(&self.program)),
         };
@@ -195,7 +286,12 @@ impl Prepared {
             Stage::Stdout | Stage::Stderr if errno == libc::ENXIO => {
                 Some("nobody reads this FIFO".to_owned())
             }
-            Stage::Stdout | Stage::Stderr => open::in_words(errno).map(str::to_owned),
+            Stage::Directories if errno == libc::ELOOP || errno == libc::ENOTDIR => {
+                Some("it is not a directory, and a link is not followed".to_owned())
+            }
+            Stage::Directories | Stage::Stdout | Stage::Stderr => {
+                open::in_words(errno).map(str::to_owned)
+            }
             Stage::Record if errno == libc::ESRCH => {
                 Some("it does not see the agent as its parent".to_owned())
             }
@@ -211,7 +307,7 @@ impl Prepared {
 
     fn open_action(&self, stream: &Stream) -> String {
         match stream {
-            Stream::File(path) => format!("open {}", shown(path)),
+            Stream::File(path) | Stream::Fifo(path) => format!("open {}", shown(path)),
             Stream::AsStdout => self.open_action(&self.stdout),
             Stream::Null | Stream::Inherit => "open /dev/null".to_owned(),
         }
@@ -247,6 +343,7 @@ fn stream(output: &Output, stage: Stage) -> Result<Stream, SpawnError> {
         Output::Null => Stream::Null,
         Output::Inherit => Stream::Inherit,
         Output::File(path) => Stream::File(c_path(path, stage, "open")?),
+        Output::Log => Stream::Fifo(CString::default()),
     })
 }
 
@@ -321,7 +418,7 @@ fn limits(wanted: &[Limit], fd_limit: Option<FdLimit>) -> Vec<(u32, Limit64)> {
 }
 
 /// Whether the agent has this identity already: an unprivileged agent could not even ask for it.
-fn is_own(wanted: &Identity) -> bool {
+pub(crate) fn is_own(wanted: &Identity) -> bool {
     let (Ok(users), Ok(groups)) = (nix::unistd::getresuid(), nix::unistd::getresgid()) else {
         return false;
     };
@@ -357,7 +454,7 @@ fn c_string(bytes: &[u8]) -> Option<CString> {
     CString::new(bytes).ok()
 }
 
-fn c_path(path: &Path, stage: Stage, verb: &str) -> Result<CString, SpawnError> {
+pub(super) fn c_path(path: &Path, stage: Stage, verb: &str) -> Result<CString, SpawnError> {
     c_string(path.as_os_str().as_bytes())
         .ok_or_else(|| has_nul(stage, &format!("{verb} {}", path.display())))
 }

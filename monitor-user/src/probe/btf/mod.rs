@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::fields::{FIELDS, Field};
 use self::types::{Named, NoOffset, Source, Types};
+use crate::model::fnv1a;
 use crate::os::page_size;
 
 /// Where the kernel shows its own BTF.
@@ -142,14 +143,10 @@ impl KernelTypes {
 }
 
 /// Tells one build from another by its kernel object, and by what it reads of a kernel's types.
-/// (FNV-1a.)
 pub(super) fn fingerprint(object: u64) -> u64 {
     let paths = FIELDS.iter().flat_map(|field| field.paths);
     let names = paths.copied().chain(wanted_names());
-    let bytes = names.flat_map(str::bytes).chain(object.to_ne_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    fnv1a(names.flat_map(str::bytes).chain(object.to_ne_bytes()))
 }
 
 /// Every name that is looked for.

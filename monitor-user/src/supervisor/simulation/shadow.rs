@@ -16,6 +16,7 @@ pub(super) enum Told {
     Stopped,
     Backoff,
     Failed,
+    Skipped,
 }
 
 /// `no_storm`: twenty ends and the first start are free, and within a second there is room for
@@ -55,9 +56,9 @@ pub(super) struct Shadow {
 impl Shadow {
     pub(super) fn new(spec: Arc<Spec>) -> Self {
         let mut shadow = Self {
+            desired: initially(&spec),
             spec: Arc::clone(&spec),
             is_listed: true,
-            desired: Desired::Up,
             unwanted_since: None,
             live: None,
             told: None,
@@ -87,7 +88,11 @@ impl Shadow {
 
     fn allow(&mut self, policy: &Policy) {
         self.may_fail |= policy.restart == RestartPolicy::No || policy.start_limit.is_some();
-        self.may_finish |= policy.restart != RestartPolicy::Always;
+        let prevents = &policy.restart_prevent_exit_status;
+        self.may_fail |= policy.restart == RestartPolicy::OnAbnormal || !prevents.is_empty();
+        // Its end may be unseen.
+        self.may_fail |= policy.kind == Kind::Oneshot;
+        self.may_finish |= policy.restart != RestartPolicy::Always || !prevents.is_empty();
     }
 
     /// The next agent goes on with it: a start is free only if it runs what the last one ran.
@@ -105,6 +110,13 @@ impl Shadow {
         self.is_free = false;
     }
 
+    /// If it runs, it may be restarted for another service: then delay and limit are afresh.
+    pub(super) fn may_restart_with_another(&mut self) {
+        if self.told == Some(Told::Started) {
+            self.forget_starts();
+        }
+    }
+
     pub(super) fn is_wanted(&self, is_going: bool) -> bool {
         self.is_listed && self.desired == Desired::Up && !is_going
     }
@@ -115,7 +127,10 @@ impl Shadow {
         self.may_finish = false;
         self.is_fresh = false;
         self.is_unseen = false;
-        self.tried = Some(self.spec.exec.clone());
+        // A file that cannot be used says nothing of what is run.
+        if self.spec.unusable.is_none() {
+            self.tried = Some(self.spec.exec.clone());
+        }
         let last_second = |start: &Instant| now.duration_since(*start) < Duration::from_secs(1);
         self.second.retain(last_second);
         self.second.push(now);
@@ -146,6 +161,12 @@ impl Shadow {
             .or_insert(time.unwrap_or(now));
     }
 
+    /// Whatever is stopped to be restarted has its delay and limit afresh.
+    fn stop_begins(&mut self, instance: Instance, now: Instant) {
+        self.stopping(instance, now);
+        self.forget_starts();
+    }
+
     /// The stop of an instance is of no account any more: the signal was not sent.
     pub(super) fn forget_stop(&mut self, instance: Instance) {
         self.kill_not_before.remove(&instance);
@@ -162,6 +183,7 @@ impl Shadow {
     }
 
     /// `journal_agrees`, first half: the notices make sense one after the other.
+    #[expect(clippy::too_many_lines, reason = "a line a notice")]
     pub(super) fn read(&mut self, notice: &Notice, now: Instant) -> Check {
         let (told, fits) = match notice {
             Notice::Started {
@@ -187,11 +209,12 @@ impl Shadow {
                 (Told::Exited, fits)
             }
             Notice::Stopping { instance, .. } => {
-                self.stopping(*instance, now);
+                self.stop_begins(*instance, now);
                 (Told::Stopping, self.live == Some(*instance))
             }
-            Notice::Stopped { .. } => (Told::Stopped, self.live.is_none()),
+            Notice::Stopped { .. } | Notice::Done { .. } => (Told::Stopped, self.live.is_none()),
             Notice::Failed { .. } => (Told::Failed, self.live.is_none() && self.may_fail),
+            Notice::Skipped { .. } => (Told::Skipped, self.live.is_none()),
             Notice::Backoff {
                 delay,
                 reason: BackoffReason::TooOften,
@@ -211,12 +234,19 @@ impl Shadow {
                 let fits = (policy.restart_delay..=longest).contains(delay);
                 (Told::Backoff, self.live.is_none() && fits)
             }
+            Notice::Ready { instance, .. } => {
+                let wrong = || format!("journal_agrees: {instance:?} is ready and does not run");
+                let runs = self.live == Some(*instance) && self.told != Some(Told::Stopping);
+                return runs.then_some(()).ok_or_else(wrong);
+            }
             // It changes nothing, and is told of one that runs.
             Notice::ChildExited { .. } => {
                 let wrong = || "journal_agrees: a child of no living instance is told".to_owned();
                 return self.live.map(drop).ok_or_else(wrong);
             }
-            Notice::WentToBackground { .. } | Notice::EventsLost { .. } => return Ok(()),
+            Notice::StepFailed { .. }
+            | Notice::WentToBackground { .. }
+            | Notice::EventsLost { .. } => return Ok(()),
         };
         self.told = Some(told);
         let costs = match notice {
@@ -242,12 +272,19 @@ impl Shadow {
         let told = self.told;
         let agrees = match status.state {
             State::Running => told == Some(Told::Started),
-            State::Stopping if status.instance.is_some() => told == Some(Told::Stopping),
+            // It may wait for others before the stop begins.
+            State::Stopping if status.instance.is_some() => {
+                told == Some(Told::Stopping)
+                    || told == Some(Told::Started) && status.waits_for.is_some()
+            }
             State::Backoff => told == Some(Told::Backoff),
             State::Failed => told == Some(Told::Failed),
+            State::Skipped => told == Some(Told::Skipped),
             // Added while the agent goes, it never was anything else.
             State::Stopped => matches!(told, Some(Told::Stopped) | None),
-            State::Starting | State::Stopping => self.live.is_none(),
+            State::Starting if status.instance.is_some() => told == Some(Told::Started),
+            State::Done => told == Some(Told::Stopped) && self.may_finish,
+            State::Waiting | State::Starting | State::Stopping => self.live.is_none(),
         };
         if agrees && self.live == status.instance {
             Ok(())
@@ -263,12 +300,20 @@ impl Shadow {
     pub(super) fn may_rest(&self, status: &Status<'_>) -> bool {
         match status.state {
             State::Failed => self.may_fail,
-            State::Stopped => {
+            State::Stopped | State::Done => {
                 let success = matches!(status.last_exit, Some(death) if is_success(death));
                 self.may_finish && success
             }
             _ => true,
         }
+    }
+}
+
+/// What is desired of a service that nobody has asked for.
+pub(super) fn initially(spec: &Spec) -> Desired {
+    match spec.relations.autostart {
+        true => Desired::Up,
+        false => Desired::Down,
     }
 }
 

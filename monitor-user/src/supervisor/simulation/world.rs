@@ -5,20 +5,28 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::tests::default_spec;
+use super::super::tests::{default_spec, some_step};
 use super::super::*;
-use super::shadow::{Shadow, Told};
+use super::shadow::{Shadow, Told, initially};
 use super::{Check, Random};
 use crate::model::*;
+
+/// Of each service that has one: such that no other timer is due at the same moment.
+const WATCHDOG: Duration = Duration::from_micros(7_000_013);
+
+/// No timer of the supervisor is further ahead.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Nothing that the world owes takes longer, jumps of the clock aside.
 const LONGEST_LATENCY: Duration = Duration::from_secs(2);
 
 /// `stop_ends`: the longest stop timeout (that of an unlisted service), and an answer each to
-/// the spawn, the signal or kill, the release and the clearing; twice, for a predecessor.
-const LONGEST_STOP: Duration = Duration::from_secs(10 + 2 * 4 * 2);
+/// the spawn, the signal or kill, the release and the clearing, and the commands before and after it;
+/// twice, for a predecessor.
+/// As often as there are services, for each may have to wait for the others.
+const LONGEST_STOP: Duration = Duration::from_secs((10 + 2 * 6 * 2) * 4);
 
-const NAMES: [&str; 3] = ["a", "b", "c"];
+const NAMES: [&str; 4] = ["a", "b", "c", "e"];
 
 struct Process {
     service: ServiceName,
@@ -32,6 +40,8 @@ struct Process {
     stop_sent: Option<Reach>,
     /// The present one has asked for it.
     stop_asked: Option<Reach>,
+    /// The command in place of the stop signal has failed.
+    is_signal_due: bool,
     is_killed: bool,
     is_adopted: bool,
     born: Instant,
@@ -40,6 +50,14 @@ struct Process {
     /// The cause that was told first.
     told: Option<Death>,
     is_published: bool,
+    /// An agent was told that it is ready, while it ran.
+    is_ready_told: bool,
+    /// When its watchdog began, or it last said to the present agent that it is alive.
+    heard: Instant,
+    /// An agent was told that it does not work.
+    is_broken: bool,
+    /// A status has said so.
+    was_up: bool,
     is_release_told: bool,
     /// By the present agent.
     is_clear_asked: bool,
@@ -52,13 +70,15 @@ enum Happening {
     Spawn {
         service: ServiceName,
         attempt: Attempt,
-        exec: Exec,
+        exec: Box<Exec>,
     },
     Die(Instance, Cause, Blame),
+    /// It has done its work.
+    Finish(Instance),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Asked {
     Start,
     Stop,
     Restart,
@@ -68,7 +88,7 @@ enum Kind {
 }
 
 struct Request {
-    kind: Kind,
+    kind: Asked,
     service: ServiceName,
     /// Which instance a restart is to replace.
     instance: Option<Instance>,
@@ -78,6 +98,8 @@ pub(super) struct Simulation {
     random: Random,
     /// Everything takes a thousandth of the time, and somebody kills all the time.
     is_hasty: bool,
+    /// The agent ends with an essential service.
+    is_container: bool,
     supervisor: Supervisor,
     now: Instant,
     /// How far the clock has jumped so far.
@@ -86,6 +108,8 @@ pub(super) struct Simulation {
     sequence: u64,
     processes: Vec<Process>,
     spawning: BTreeMap<ServiceName, Attempt>,
+    /// The commands around runs that are under way.
+    commands: BTreeSet<(ServiceName, Instance, Phase)>,
     shadows: BTreeMap<ServiceName, Shadow>,
     requests: BTreeMap<RequestId, Request>,
     last_request: u64,
@@ -93,12 +117,19 @@ pub(super) struct Simulation {
     /// Facts that may be told again.
     recent: VecDeque<Fact>,
     is_going: bool,
+    /// The essential service whose end has the agent end, and whether that was told to end.
+    ended: Option<(ServiceName, u8)>,
+    is_over: bool,
     /// Nothing from outside any more, and no process ends by itself.
     is_quiet: bool,
     /// Between an agent's start and its first config there is nothing to see.
     is_held: bool,
     /// The actions of a new agent's first config are being read.
     is_resuming: bool,
+    /// Instances that the last agent remembered.
+    known: BTreeSet<Instance>,
+    /// Those of a timeout are.
+    is_timeout: bool,
     steps: u64,
     trace: Option<VecDeque<String>>,
 }
@@ -121,25 +152,32 @@ impl Simulation {
         )]
         let now = Instant::now();
         let mut random = Random(seed);
+        let is_container = seed % 5 == 4;
         Self {
             is_hasty: random.chance(10),
             random,
-            supervisor: Supervisor::new(),
+            is_container,
+            supervisor: supervisor(is_container),
             now,
             jumped: Duration::ZERO,
             queue: BTreeMap::new(),
             sequence: 0,
             processes: Vec::new(),
             spawning: BTreeMap::new(),
+            commands: BTreeSet::new(),
             shadows: BTreeMap::new(),
             requests: BTreeMap::new(),
             last_request: 0,
             expected_reloads: BTreeMap::new(),
             recent: VecDeque::new(),
             is_going: false,
+            ended: None,
+            is_over: false,
             is_quiet: false,
             is_held: false,
             is_resuming: false,
+            known: BTreeSet::new(),
+            is_timeout: false,
             steps: 0,
             trace: traces.then(VecDeque::new),
         }
@@ -166,9 +204,15 @@ impl Simulation {
             }
         }
         self.is_quiet = true;
+        let living = self.processes.iter();
+        let living: Vec<_> = living.map(|it| (it.service.clone(), it.instance)).collect();
+        for (service, instance) in living {
+            self.let_finish(&service, instance);
+            self.let_be_ready(service, instance);
+        }
         self.settle("up_is_pursued")?;
         self.check_quiet()?;
-        self.request(Kind::Shutdown)?;
+        self.request(Asked::Shutdown)?;
         self.settle("stop_ends")?;
         self.check_end()?;
         Ok(self.steps)
@@ -176,11 +220,20 @@ impl Simulation {
 
     /// Until nothing is under way and no timer is armed.
     fn settle(&mut self, invariant: &str) -> Check {
+        let mut idle = Duration::ZERO;
         for _ in 0..1_000 {
-            if self.queue.is_empty() && self.supervisor.poll_timeout().is_none() {
+            self.let_all_say_that_they_live()?;
+            let timer = self.supervisor.poll_timeout();
+            if !self.queue.is_empty() || timer.is_some_and(|at| at != self.now + WATCHDOG) {
+                idle = Duration::ZERO;
+                self.advance()?;
+            } else if timer.is_none() || idle > LONGEST_DELAY {
                 return Ok(());
+            } else {
+                // Behind the watchdogs there may be other timers.
+                idle += WATCHDOG / 2;
+                self.now += WATCHDOG / 2;
             }
-            self.advance()?;
         }
         Err(format!(
             "{invariant}: no rest after 1,000 steps without interference"
@@ -211,9 +264,13 @@ impl Simulation {
                 service,
                 attempt,
                 exec,
-            } => self.come_through(service, attempt, exec),
+            } => self.come_through(service, attempt, *exec),
             Happening::Die(instance, cause, blame) => {
                 self.die(instance, cause, blame);
+                Ok(())
+            }
+            Happening::Finish(instance) => {
+                self.end(instance, Cause::Exited { code: 0 }, Blame::Itself);
                 Ok(())
             }
         }
@@ -221,6 +278,7 @@ impl Simulation {
 
     fn time_out(&mut self) -> Check {
         self.note(|_| "timeout".into());
+        self.is_timeout = true;
         self.supervisor.handle_timeout(self.now);
         let next = self.supervisor.poll_timeout();
         ensure!(
@@ -228,7 +286,9 @@ impl Simulation {
             "timers_ahead: {next:?} is not after {:?}",
             self.now
         );
-        self.after_step()
+        let checked = self.after_step();
+        self.is_timeout = false;
+        checked
     }
 
     /// Something from outside.
@@ -238,11 +298,11 @@ impl Simulation {
             return Ok(());
         }
         match self.random.below(100) {
-            0..12 => self.request(Kind::Start),
-            12..26 => self.request(Kind::Stop),
-            26..36 => self.request(Kind::Restart),
-            36..42 => self.request(Kind::Signal),
-            42..54 => self.request(Kind::Reload),
+            0..12 => self.request(Asked::Start),
+            12..26 => self.request(Asked::Stop),
+            26..36 => self.request(Asked::Restart),
+            36..42 => self.request(Asked::Signal),
+            42..54 => self.request(Asked::Reload),
             54..72 => {
                 self.kill_someone();
                 Ok(())
@@ -256,11 +316,37 @@ impl Simulation {
                 self.jumped += jump;
                 Ok(())
             }
-            95..97 => self.time_out(),
+            95..96 => self.time_out(),
+            96..97 => self.say_something(),
             97..99 => self.replace_agent(),
-            _ if self.random.chance(10) => self.request(Kind::Shutdown),
+            _ if self.random.chance(10) => self.request(Asked::Shutdown),
             _ => Ok(()),
         }
+    }
+
+    /// A process says that it is alive, or is found not to work.
+    fn say_something(&mut self) -> Check {
+        if self.processes.is_empty() || self.random.chance(50) {
+            return self.let_all_say_that_they_live();
+        }
+        let who = self.processes.iter();
+        let who: Vec<_> = who.map(|it| (it.service.clone(), it.instance)).collect();
+        let (service, instance) = self.random.pick(&who);
+        let reason = "check: no answer".to_owned();
+        self.tell(Fact::DoesNotWork {
+            service,
+            instance,
+            reason,
+        })
+    }
+
+    fn let_all_say_that_they_live(&mut self) -> Check {
+        let who = self.processes.iter().filter(|it| !it.exited);
+        let who: Vec<_> = who.map(|it| (it.service.clone(), it.instance)).collect();
+        for (service, instance) in who {
+            self.tell(Fact::Lives { service, instance })?;
+        }
+        Ok(())
     }
 
     fn later(&mut self, longest: Duration, happening: Happening) {
@@ -301,6 +387,16 @@ impl Simulation {
         if exec == Exec::nothing() {
             return self.look_at_file(service, attempt);
         }
+        let shadow = self.shadows.get(&service);
+        let is_looked_at = shadow.is_some_and(|it| it.spec.steps.precede_a_start());
+        if is_looked_at && self.random.chance(15) {
+            let reason = "no such path".into();
+            return self.tell(Fact::Skipped {
+                service,
+                attempt,
+                reason,
+            });
+        }
         if !self.is_quiet && self.random.chance(15) {
             let failure = SpawnFailure {
                 message: "cannot run".into(),
@@ -330,6 +426,8 @@ impl Simulation {
         while spec.unusable.is_some() {
             spec = self.random_spec();
         }
+        // `a_file_that_would_close_a_cycle_cannot_be_used` is about the others.
+        spec.relations = Relations::default();
         let failure = SpawnFailure {
             message: "still unusable".into(),
         };
@@ -377,12 +475,17 @@ impl Simulation {
             leaves_stubborn,
             stop_sent: None,
             stop_asked: None,
+            is_signal_due: false,
             is_killed: false,
             is_adopted: false,
             born: self.now,
             exited: false,
             told: None,
             is_published: false,
+            is_ready_told: false,
+            heard: self.now,
+            is_broken: false,
+            was_up: false,
             is_release_told: false,
             is_clear_asked: false,
         });
@@ -392,6 +495,9 @@ impl Simulation {
             let cause = self.own_cause();
             let happening = Happening::Die(instance, cause, Blame::Itself);
             self.at(self.now + lifetime, happening);
+        }
+        if self.is_quiet {
+            self.let_finish(service, instance);
         }
         Ok(instance)
     }
@@ -413,16 +519,38 @@ impl Simulation {
         ])
     }
 
-    /// The exit becomes final; the facts of it are on their way.
+    /// A oneshot service does its work, however quiet it is.
+    fn let_finish(&mut self, service: &ServiceName, instance: Instance) {
+        let shadow = self.shadows.get(service);
+        if shadow.is_some_and(|it| it.spec.policy.kind == Kind::Oneshot) {
+            self.later(LONGEST_LATENCY, Happening::Finish(instance));
+        }
+    }
+
+    /// It is ready in time, or not; in quiet, soon.
+    fn let_be_ready(&mut self, service: ServiceName, instance: Instance) {
+        let ready = Happening::Tell(Fact::BecameReady { service, instance });
+        if self.is_quiet {
+            self.later(Duration::from_millis(500), ready);
+        } else if self.random.chance(85) {
+            let latency = self.random.duration(Duration::from_secs(3));
+            self.at(self.now + latency, ready);
+        }
+    }
+
     fn die(&mut self, instance: Instance, cause: Cause, blame: Blame) {
+        if !self.is_quiet || blame == Blame::SomeoneElse {
+            self.end(instance, cause, blame);
+        }
+    }
+
+    /// The exit becomes final; the facts of it are on their way.
+    fn end(&mut self, instance: Instance, cause: Cause, blame: Blame) {
         let knows_uptime = self.random.chance(50);
         let now = self.now;
         let Some(process) = self.alive(instance) else {
             return;
         };
-        if self.is_quiet && blame == Blame::Itself {
-            return;
-        }
         let Some(process) = self.processes.get_mut(process) else {
             return;
         };
@@ -503,6 +631,21 @@ impl Simulation {
     }
 }
 
+fn supervisor(is_container: bool) -> Supervisor {
+    match is_container {
+        true => Supervisor::new().ending_with_essential(),
+        false => Supervisor::new(),
+    }
+}
+
+/// Nothing of it is there, and nothing is under way.
+fn is_at_rest(state: State) -> bool {
+    matches!(
+        state,
+        State::Stopped | State::Failed | State::Done | State::Skipped
+    )
+}
+
 fn killed_by(signal: Signal) -> Cause {
     Cause::Signaled {
         signal,
@@ -514,10 +657,13 @@ fn killed_by(signal: Signal) -> Cause {
 // ---- people ----
 
 impl Simulation {
-    fn request(&mut self, kind: Kind) -> Check {
+    fn request(&mut self, kind: Asked) -> Check {
         self.last_request += 1;
         let request = RequestId(self.last_request);
-        let service: ServiceName = self.random.pick(&["a", "b", "c", "a", "b", "d"]).into();
+        let service: ServiceName = self
+            .random
+            .pick(&["a", "b", "c", "e", "a", "b", "d"])
+            .into();
         let status = self.supervisor.status(&service);
         let instance = status.and_then(|status| status.instance);
         let entry = Request {
@@ -529,28 +675,39 @@ impl Simulation {
         let is_going = self.is_going;
         let shadow = self.shadows.get_mut(&service);
         match (kind, shadow) {
-            (Kind::Start | Kind::Restart, Some(shadow)) if shadow.is_listed && !is_going => {
+            (Asked::Start | Asked::Restart, Some(shadow)) if shadow.is_listed && !is_going => {
                 shadow.desired = Desired::Up;
-                if kind == Kind::Restart || shadow.told != Some(Told::Started) {
+                if kind == Asked::Restart || shadow.told != Some(Told::Started) {
                     shadow.forget_starts();
                 }
+                self.pull(&service);
+                if kind == Asked::Restart {
+                    self.forget_starts_of_followers(&service);
+                }
             }
-            (Kind::Stop, Some(shadow)) => shadow.desired = Desired::Down,
-            (Kind::Reload, _) => return self.reload(Some(request)),
-            (Kind::Shutdown, _) => self.is_going = true,
+            (Asked::Stop, Some(shadow)) => {
+                shadow.desired = Desired::Down;
+                for follower in self.followers(&service) {
+                    if let Some(shadow) = self.shadows.get_mut(&follower) {
+                        shadow.desired = Desired::Down;
+                    }
+                }
+            }
+            (Asked::Reload, _) => return self.reload(Some(request)),
+            (Asked::Shutdown, _) => self.is_going = true,
             _ => {}
         }
         let signal = self.random.pick(&[Signal::HUP, Signal::KILL]);
         let fact = match kind {
-            Kind::Start => Fact::StartRequested { service, request },
-            Kind::Stop => Fact::StopRequested { service, request },
-            Kind::Restart => Fact::RestartRequested { service, request },
-            Kind::Signal => Fact::SignalRequested {
+            Asked::Start => Fact::StartRequested { service, request },
+            Asked::Stop => Fact::StopRequested { service, request },
+            Asked::Restart => Fact::RestartRequested { service, request },
+            Asked::Signal => Fact::SignalRequested {
                 service,
                 signal,
                 request,
             },
-            Kind::Reload | Kind::Shutdown => Fact::ShutdownRequested { request },
+            Asked::Reload | Asked::Shutdown => Fact::ShutdownRequested { request },
         };
         self.tell(fact)
     }
@@ -565,7 +722,34 @@ impl Simulation {
         self.tell(Fact::Configured { services, request })
     }
 
+    fn reload_same(&mut self) -> Check {
+        let listed = self.shadows.iter().filter(|(_, it)| it.is_listed);
+        let services = listed.map(|(name, it)| (name.clone(), Arc::clone(&it.spec)));
+        let services = services.collect();
+        self.take_config(&services);
+        self.tell(Fact::Configured {
+            services,
+            request: None,
+        })
+    }
+
     fn next_config(&mut self) -> BTreeMap<ServiceName, Arc<Spec>> {
+        let mut services = self.any_config();
+        // Most configs have no cycle: `check` would have refused it.
+        while self.random.chance(95) && !cycles(&ties_of(&services)).is_empty() {
+            for spec in services.values_mut() {
+                let relations = random_relations(&mut self.random);
+                let spec = Arc::make_mut(spec);
+                spec.relations = match spec.unusable {
+                    Some(_) => Relations::default(),
+                    None => relations,
+                };
+            }
+        }
+        services
+    }
+
+    fn any_config(&mut self) -> BTreeMap<ServiceName, Arc<Spec>> {
         let is_first = self.shadows.is_empty();
         let mut services = BTreeMap::new();
         for name in NAMES {
@@ -581,12 +765,18 @@ impl Simulation {
                     let policy = self.random_spec().policy;
                     let exec = old.exec.clone();
                     let hooks = Hooks::default();
+                    let relations = old.relations.clone();
                     services.insert(
                         name,
                         Arc::new(Spec {
                             policy,
                             exec,
                             hooks,
+                            relations,
+                            log: None,
+                            check: None,
+                            reload: None,
+                            steps: old.steps.clone(),
                             unusable: None,
                         }),
                     );
@@ -614,13 +804,28 @@ impl Simulation {
             let interval = Duration::from_secs(seconds);
             Some(StartLimit { burst, interval })
         };
+        spec.policy.essential = self.is_container && random.chance(10);
         spec.exec.arguments = vec![random.pick(&["x", "y", "z"]).to_owned()];
+        let mut steps = || match random.chance(15) {
+            true => vec![some_step()],
+            false => Vec::new(),
+        };
+        spec.steps = Steps {
+            conditions: Vec::new(),
+            before_start: steps(),
+            after_start: steps(),
+            before_stop: steps(),
+            stop_command: steps(),
+            after_stop: steps(),
+        };
+        spec.relations = random_relations(random);
         spec.policy = Policy {
             restart: random.pick(&[
                 RestartPolicy::Always,
                 RestartPolicy::Always,
                 RestartPolicy::Always,
                 RestartPolicy::OnFailure,
+                RestartPolicy::OnAbnormal,
                 RestartPolicy::No,
             ]),
             restart_delay: Duration::from_millis(random.pick(&[0, 0, 50, 1_000])),
@@ -628,6 +833,7 @@ impl Simulation {
             stable_after: Duration::from_secs(random.pick(&[1, 10])),
             start_limit: random.pick(&[None, None, limit(1, 1), limit(3, 5), limit(5, 10)]),
             success_exit_status: vec![0],
+            restart_prevent_exit_status: random.pick(&[vec![], vec![], vec![0], vec![1]]),
             stop_signal: random.pick(&[Signal::TERM, Signal::INT, Signal::KILL]),
             stop_timeout: Duration::from_secs(random.pick(&[0, 1, 5])),
             stop_mode: random.pick(&[
@@ -637,15 +843,28 @@ impl Simulation {
                 StopMode::Main,
             ]),
             start_check: Duration::from_secs(random.pick(&[0, 1])),
+            start_timeout: Duration::from_secs(random.pick(&[1, 5])),
             overlap: random.chance(50),
+            essential: spec.policy.essential,
             ..Policy::default()
         };
+        if random.chance(30) {
+            spec.exec.ready = Some(Ready::Fd(3));
+        } else if random.chance(20) {
+            spec.policy.kind = Kind::Oneshot;
+            spec.policy.restart = random.pick(&[RestartPolicy::OnFailure, RestartPolicy::No]);
+        }
+        if spec.policy.kind == Kind::Simple && random.chance(30) {
+            spec.exec.watchdog = Some(WATCHDOG);
+        }
         spec
     }
 
     /// What the shadows make of a config; returns what a reload has to say of it.
     fn take_config(&mut self, services: &BTreeMap<ServiceName, Arc<Spec>>) -> ReloadSummary {
         let mut summary = ReloadSummary::default();
+        let begun = self.begun(services);
+        let known: BTreeSet<ServiceName> = self.shadows.keys().cloned().collect();
         let restarted: BTreeSet<ServiceName> = services
             .iter()
             .filter(|(name, spec)| self.is_new_exec(name, spec))
@@ -666,9 +885,16 @@ impl Simulation {
                     }
                     if restarted.contains(name) && shadow.is_wanted(self.is_going) {
                         summary.restarted.push(name.to_string());
+                        if !self.is_resuming {
+                            shadow.forget_starts();
+                        }
                     }
+                    let is_free = shadow.is_free;
+                    let was_unusable = shadow.spec.unusable.is_some();
                     shadow.take_spec(Arc::clone(spec));
                     if self.is_resuming {
+                        // What it had run is known by what was tried, not by a file that was of no use.
+                        shadow.is_free |= is_free && was_unusable;
                         shadow.resume();
                     }
                 }
@@ -676,7 +902,7 @@ impl Simulation {
                     summary.added.push(name.to_string());
                     shadow.is_listed = true;
                     if !self.is_resuming {
-                        shadow.desired = Desired::Up;
+                        shadow.desired = initially(spec);
                         shadow.forget_starts();
                     }
                     shadow.take_spec(Arc::clone(spec));
@@ -688,8 +914,151 @@ impl Simulation {
                 }
             }
         }
+        self.take_for_ready();
+        self.pull_for_config(&begun, &known);
+        for shadow in self.shadows.values_mut() {
+            shadow.may_restart_with_another();
+        }
         summary
     }
+
+    /// An instance of which the next agent knows nothing, by a file that it cannot use: it may never say
+    /// that it is ready, and counts as such.
+    fn take_for_ready(&mut self) {
+        let (is_resuming, shadows) = (self.is_resuming, &self.shadows);
+        for process in self.processes.iter_mut().filter(|_| is_resuming) {
+            let shadow = shadows.get(&process.service);
+            let is_unusable = shadow.is_some_and(|it| it.spec.unusable.is_some());
+            process.is_ready_told |= is_unusable && !self.known.contains(&process.instance);
+        }
+    }
+
+    /// What each service of a config has started before that.
+    fn begun(
+        &self,
+        services: &BTreeMap<ServiceName, Arc<Spec>>,
+    ) -> BTreeMap<ServiceName, BTreeSet<ServiceName>> {
+        let of = |name: &ServiceName, spec: &Spec| match self.shadows.get(name) {
+            Some(_) if self.is_resuming => spec.relations.starts().cloned().collect(),
+            Some(shadow) if shadow.is_listed => shadow.spec.relations.starts().cloned().collect(),
+            _ => BTreeSet::new(),
+        };
+        services
+            .iter()
+            .map(|(name, spec)| (name.clone(), of(name, spec)))
+            .collect()
+    }
+
+    /// Whatever is up starts what it has not started so far.
+    fn pull_for_config(
+        &mut self,
+        begun: &BTreeMap<ServiceName, BTreeSet<ServiceName>>,
+        known: &BTreeSet<ServiceName>,
+    ) {
+        for (name, so_far) in begun {
+            let Some(shadow) = self.shadows.get(name) else {
+                continue;
+            };
+            if !shadow.is_wanted(self.is_going) {
+                continue;
+            }
+            let starts: Vec<_> = shadow.spec.relations.starts().cloned().collect();
+            let mut new = starts.into_iter();
+            let new = new.find(|it| {
+                let is_new = !so_far.contains(it) || !known.contains(it);
+                let target = self.shadows.get(it);
+                is_new && target.is_some_and(|it| it.is_listed && it.desired == Desired::Down)
+            });
+            if let Some(new) = new {
+                if let Some(shadow) = self.shadows.get_mut(&new) {
+                    shadow.desired = Desired::Up;
+                    shadow.forget_starts();
+                }
+                // What it starts is new to it, too.
+                let mut begun = begun.clone();
+                begun.insert(new, BTreeSet::new());
+                return self.pull_for_config(&begun, known);
+            }
+        }
+    }
+
+    /// What a service requires or wants is to be up.
+    fn pull(&mut self, service: &ServiceName) {
+        let mut rest = vec![service.clone()];
+        let mut seen = BTreeSet::from([service.clone()]);
+        while let Some(next) = rest.pop() {
+            let Some(shadow) = self.shadows.get(&next) else {
+                continue;
+            };
+            let starts: Vec<_> = shadow.spec.relations.starts().cloned().collect();
+            for start in starts {
+                if let Some(shadow) = self.shadows.get_mut(&start)
+                    && shadow.is_listed
+                    && seen.insert(start.clone())
+                {
+                    shadow.desired = Desired::Up;
+                    if shadow.told != Some(Told::Started) {
+                        shadow.forget_starts();
+                    }
+                    rest.push(start.clone());
+                }
+            }
+        }
+        for service in seen {
+            self.forget_starts_of_followers(&service);
+        }
+    }
+
+    fn forget_starts_of_followers(&mut self, service: &ServiceName) {
+        for follower in self.followers(service) {
+            if let Some(shadow) = self.shadows.get_mut(&follower) {
+                shadow.may_restart_with_another();
+            }
+        }
+    }
+
+    /// Those that require a service, directly or not.
+    fn followers(&self, service: &ServiceName) -> BTreeSet<ServiceName> {
+        let mut found = BTreeSet::new();
+        let mut rest = vec![service.clone()];
+        while let Some(next) = rest.pop() {
+            for name in NAMES {
+                let tie = self.supervisor.ties(name).get(&next).copied();
+                if tie >= Some(Tie::Requires) && found.insert(name.into()) {
+                    rest.push(name.into());
+                }
+            }
+        }
+        found
+    }
+}
+
+fn ties_of(services: &BTreeMap<ServiceName, Arc<Spec>>) -> BTreeMap<ServiceName, Ties> {
+    let of = services.iter();
+    of.map(|(name, spec)| (name.clone(), spec.relations.ties()))
+        .collect()
+}
+
+/// Of any service to any other, and now and then to itself or to one that does not exist.
+fn random_relations(random: &mut Random) -> Relations {
+    let mut relations = Relations {
+        autostart: random.chance(85),
+        ..Relations::default()
+    };
+    if random.chance(40) {
+        return relations;
+    }
+    for name in ["a", "b", "c", "e", "none"] {
+        let name: ServiceName = name.into();
+        match random.below(12) {
+            0 => relations.after.insert(name),
+            1 | 2 => relations.requires.insert(name),
+            3 => relations.binds.insert(name),
+            4 => relations.wants.insert(name),
+            _ => true,
+        };
+    }
+    relations
 }
 
 impl Simulation {
@@ -699,7 +1068,8 @@ impl Simulation {
             return false;
         };
         if shadow.spec.unusable.is_none() {
-            return spec.unusable.is_none() && shadow.spec.exec != spec.exec;
+            return spec.unusable.is_none() && shadow.spec.exec != spec.exec
+                || shadow.spec.steps != spec.steps && self.is_tried(name);
         }
         // What an instance ran of which nothing else is known is known by its fingerprint.
         let memory = self.supervisor.memory(name, self.now);
@@ -707,6 +1077,13 @@ impl Simulation {
         let status = self.supervisor.status(name);
         let runs = status.is_some_and(|status| status.state == State::Running);
         *shadow.spec != *spec && !(runs && ran.is_none_or(|ran| ran == spec.exec.fingerprint()))
+    }
+
+    /// Whether a start of it is under way, or has not come to anything.
+    fn is_tried(&self, name: &ServiceName) -> bool {
+        let state = self.supervisor.status(name).map(|status| status.state);
+        let states = [State::Failed, State::Skipped, State::Backoff];
+        self.spawning.contains_key(name) || state.is_some_and(|state| states.contains(&state))
     }
 }
 
@@ -721,6 +1098,9 @@ impl Simulation {
             fact,
             Fact::Spawned { .. }
                 | Fact::SpawnFailed { .. }
+                | Fact::Skipped { .. }
+                | Fact::StartAbandoned { .. }
+                | Fact::StepsDone { .. }
                 | Fact::ProcessExited { .. }
                 | Fact::ProcessReleased { .. }
                 | Fact::TreeGone { .. }
@@ -735,16 +1115,49 @@ impl Simulation {
     }
 
     /// What follows for world and shadows from a fact that is about to be told.
+    #[expect(clippy::too_many_lines, reason = "a line a fact")]
     fn learn(&mut self, fact: &Fact) {
         match fact {
             Fact::Spawned {
-                service, attempt, ..
+                service,
+                attempt,
+                instance,
+            } if self.spawning.get(service) == Some(attempt) => {
+                self.spawning.remove(service);
+                let now = self.now;
+                if let Some(process) = self.find(*instance) {
+                    // The supervisor counts from here.
+                    process.born = now;
+                }
             }
-            | Fact::SpawnFailed {
+            Fact::SpawnFailed {
                 service, attempt, ..
             } if self.spawning.get(service) == Some(attempt) => {
                 self.spawning.remove(service);
             }
+            Fact::StartAbandoned { service, attempt }
+                if self.spawning.get(service) == Some(attempt) =>
+            {
+                self.spawning.remove(service);
+                if let Some(shadow) = self.shadows.get_mut(service) {
+                    shadow.forget_starts();
+                }
+            }
+            Fact::Skipped {
+                service, attempt, ..
+            } if self.spawning.get(service) == Some(attempt) => {
+                self.spawning.remove(service);
+                if let Some(shadow) = self.shadows.get_mut(service) {
+                    // If it is to be started by another spec by now.
+                    shadow.is_free = true;
+                }
+            }
+            Fact::StepsDone {
+                service,
+                instance,
+                phase,
+                failure,
+            } => self.learn_steps(service, *instance, *phase, failure.is_some()),
             Fact::Described {
                 service,
                 attempt,
@@ -775,6 +1188,22 @@ impl Simulation {
                     process.is_release_told = true;
                 }
             }
+            Fact::BecameReady { instance, .. }
+            | Fact::Lives { instance, .. }
+            | Fact::DoesNotWork { instance, .. } => {
+                let now = self.now;
+                let Some(process) = self.find(*instance) else {
+                    return;
+                };
+                match fact {
+                    Fact::DoesNotWork { .. } => process.is_broken = true,
+                    Fact::BecameReady { .. } => {
+                        process.is_ready_told = true;
+                        process.heard = process.heard.max(now);
+                    }
+                    _ => process.heard = now,
+                }
+            }
             Fact::StopSent { instance, .. } => {
                 if let Some(process) = self.find(*instance) {
                     process.stop_sent = process.stop_asked.or(process.stop_sent);
@@ -785,6 +1214,31 @@ impl Simulation {
                     || process.service != *service
                     || !process.is_clear_asked
             }),
+            _ => {}
+        }
+    }
+
+    /// The commands of a phase have ended.
+    fn learn_steps(
+        &mut self,
+        service: &ServiceName,
+        instance: Instance,
+        phase: Phase,
+        has_failed: bool,
+    ) {
+        if !self.commands.remove(&(service.clone(), instance, phase)) {
+            return;
+        }
+        let Some(process) = self.find(instance) else {
+            return;
+        };
+        match phase {
+            Phase::AfterStart => process.is_broken |= has_failed,
+            Phase::Stop if has_failed => process.is_signal_due = true,
+            Phase::Stop if process.told.is_none() => {
+                (process.stop_asked, process.stop_sent) = (Some(Reach::Main), Some(Reach::Main));
+                self.signal(instance, Signal::TERM);
+            }
             _ => {}
         }
     }
@@ -807,20 +1261,26 @@ impl Simulation {
         if let Some(process) = self.find(instance) {
             process.told = Some(death.clone());
         }
-        let is_beside = self.of(service).count() > 1;
+        let is_beside = self.left_of(service) > 1;
+        let status = self.supervisor.status(service);
+        // Its stop has been decided on, and waits for others.
+        let is_stop_due = status.is_some_and(|it| it.state == State::Stopping);
         let Some(shadow) = self.shadows.get_mut(service) else {
             return;
         };
         // Between two agents it is not known yet which policy it will be judged by.
-        if is_held || uptime >= shadow.spec.policy.stable_after {
+        if is_held || is_stop_due || uptime >= shadow.spec.policy.stable_after {
             shadow.forget_starts();
         }
         let was_stable = |uptime| uptime >= shadow.spec.policy.stable_after;
         shadow.is_fresh = !is_held && death.uptime.is_some_and(was_stable);
-        let is_counted = shadow.told == Some(Told::Started);
+        let is_counted = shadow.told == Some(Told::Started) && !is_stop_due;
         shadow.is_unseen = is_counted && death.cause == Cause::Unknown;
         let is_mended = death.blame == Blame::SomeoneElse || is_beside && !was_stable(uptime);
-        shadow.is_free = is_counted && !shadow.is_unseen && is_mended;
+        // Of one whose policy is not known, every end is mended.
+        let is_unknown = is_counted && shadow.spec.unusable.is_some();
+        shadow.is_unseen &= !is_unknown;
+        shadow.is_free = is_counted && !shadow.is_unseen && is_mended || is_unknown;
     }
 
     fn tell_again(&mut self) -> Check {
@@ -912,7 +1372,17 @@ impl Simulation {
 
     /// The agent dies; the next one finds what the kernel and the memory have.
     fn replace_agent(&mut self) -> Check {
-        if self.is_going {
+        // The next one goes on with an essential service's end, and with no shutdown.
+        let was_asked = || self.requests.values().any(|it| it.kind == Asked::Shutdown);
+        // One that is gone from the config since is remembered by nobody, or it is not essential any more.
+        let is_forgotten = self.ended.as_ref().is_some_and(|(service, _)| {
+            let memory = self.supervisor.memory(service, self.now);
+            let shadow = self.shadows.get(service);
+            let is_essential = shadow.is_some_and(|it| it.spec.policy.essential);
+            !is_essential || memory.is_none_or(|memory| !memory.has_ended)
+        });
+        let is_shutdown = self.is_going && (self.ended.is_none() || was_asked());
+        if self.is_over || is_shutdown || is_forgotten {
             return Ok(());
         }
         self.note(|_| "the agent dies".into());
@@ -921,7 +1391,8 @@ impl Simulation {
             .iter()
             .filter_map(|name| Some((name.clone(), self.supervisor.memory(name, self.now)?)))
             .collect();
-        self.supervisor = Supervisor::new();
+        self.known = memories.values().filter_map(|it| it.instance).collect();
+        self.supervisor = supervisor(self.is_container);
         let is_unsent = |it: &&Process| {
             it.stop_sent.is_none() || it.stop_asked.is_some() && it.stop_asked != it.stop_sent
         };
@@ -932,6 +1403,7 @@ impl Simulation {
         }
         self.requests.clear();
         self.recent.clear();
+        self.commands.clear();
         let tried = std::mem::take(&mut self.spawning);
         self.lose_what_was_under_way()?;
         for (service, attempt) in tried {
@@ -957,7 +1429,11 @@ impl Simulation {
         for shadow in self.shadows.values_mut() {
             shadow.unwanted_since = None;
         }
-        let resumed = self.reload(None);
+        let resumed = match self.ended {
+            // Another config may have no such service.
+            Some(_) => self.reload_same(),
+            None => self.reload(None),
+        };
         self.is_resuming = false;
         resumed
     }
@@ -973,10 +1449,12 @@ impl Simulation {
                     exec,
                 } => {
                     if self.random.chance(50) {
-                        self.bear(&service, attempt, exec)?;
+                        self.bear(&service, attempt, *exec)?;
                     }
                 }
-                die @ Happening::Die(..) => drop(self.queue.insert(key, die)),
+                end @ (Happening::Die(..) | Happening::Finish(_)) => {
+                    self.queue.insert(key, end);
+                }
             }
         }
         Ok(())
@@ -1059,11 +1537,15 @@ impl Simulation {
         for name in NAMES {
             self.check_service(name)?;
         }
+        self.supervisor.check_order()?;
         let mut states = self.supervisor.statuses().map(|status| status.state);
         ensure!(
             self.supervisor.poll_timeout().is_none()
                 || states.any(|state| {
-                    matches!(state, State::Backoff | State::Stopping | State::Running)
+                    matches!(
+                        state,
+                        State::Backoff | State::Stopping | State::Running | State::Starting
+                    )
                 })
                 || self.processes.iter().any(|process| process.exited),
             "timers_ahead: a timer is armed that nobody needs"
@@ -1093,9 +1575,32 @@ impl Simulation {
                 signal,
                 reach,
             } => {
+                let process = self.find(instance);
+                let is_due = process.is_some_and(|it| std::mem::take(&mut it.is_signal_due));
+                if !is_due {
+                    self.check_stop(&service)?;
+                }
                 self.signal(instance, signal);
                 self.stop(service, instance, reach)
             }
+            Action::AwaitReady { service, instance } => {
+                self.let_be_ready(service, instance);
+                Ok(())
+            }
+            Action::AbandonStart { service, attempt } => {
+                self.abandon_start(&service, attempt);
+                Ok(())
+            }
+            Action::RunSteps {
+                service,
+                instance,
+                phase,
+            } => self.run_steps(service, instance, phase),
+            Action::EndSteps {
+                service,
+                instance,
+                phase,
+            } => self.end_steps(service, instance, phase),
             Action::Kill {
                 service,
                 instance,
@@ -1107,8 +1612,146 @@ impl Simulation {
                 how,
             } => self.clear(service, instance, how),
             Action::Reply { request, reply } => self.replied(request, &reply),
-            Action::Publish(notice) => self.published(&notice),
+            Action::End { service, status } => self.end_agent(&service, status),
+            Action::Publish(notice) => {
+                self.note_end(&notice);
+                self.published(&notice)
+            }
         }
+    }
+
+    /// `essential_ends`: from the moment when an essential service has come to rest by itself, no other
+    /// is wanted.
+    fn note_end(&mut self, notice: &Notice) {
+        let (Notice::Failed { service, .. }
+        | Notice::Skipped { service, .. }
+        | Notice::Done { service }
+        | Notice::Stopped { service }) = notice
+        else {
+            return;
+        };
+        let Some(shadow) = self.shadows.get(service).filter(|_| self.is_container) else {
+            return;
+        };
+        let has_failed = matches!(notice, Notice::Failed { .. });
+        let is_own = has_failed && shadow.is_listed || shadow.is_wanted(self.is_going);
+        if is_own && shadow.spec.policy.essential && self.ended.is_none() {
+            self.ended = Some((service.clone(), u8::from(has_failed)));
+            self.is_going = true;
+        }
+    }
+
+    /// `essential_ends`: the agent ends once, for that service, with its status, and when all is gone.
+    fn end_agent(&mut self, service: &ServiceName, status: u8) -> Check {
+        let is_essential = self.shadows.get(service);
+        let is_essential = is_essential.is_some_and(|it| it.spec.policy.essential);
+        let is_it = match &self.ended {
+            Some((ended, failed)) => ended == service && (*failed == 0) == (status == 0),
+            // It was on its way to its end when a shutdown came.
+            None => self.is_going && is_essential,
+        };
+        ensure!(
+            is_it && self.is_container && !self.is_over,
+            "essential_ends: the agent is to end with {service}, {status}, not for {:?}",
+            self.ended
+        );
+        ensure!(
+            self.processes.is_empty() && self.spawning.is_empty(),
+            "essential_ends: something still lives"
+        );
+        self.is_over = true;
+        Ok(())
+    }
+
+    /// It may be too late for that.
+    fn abandon_start(&mut self, service: &ServiceName, attempt: Attempt) {
+        let is_it = |happening: &Happening| matches!(happening, Happening::Spawn { service: of, attempt: by, .. } if of == service && *by == attempt);
+        let found = self.queue.iter().find(|(_, happening)| is_it(happening));
+        let Some(key) = found.map(|(key, _)| *key) else {
+            return;
+        };
+        if self.random.chance(70) {
+            self.queue.remove(&key);
+            let abandoned = Fact::StartAbandoned {
+                service: service.clone(),
+                attempt,
+            };
+            self.later(LONGEST_LATENCY, Happening::Tell(abandoned));
+        }
+    }
+
+    /// `steps_in_order`: each at its time, and never twice at once.
+    fn run_steps(&mut self, service: ServiceName, instance: Instance, phase: Phase) -> Check {
+        let key = (service.clone(), instance, phase);
+        ensure!(
+            self.commands.insert(key),
+            "steps_in_order: {phase} of {instance:?} runs already"
+        );
+        let process = self.processes.iter().find(|it| it.instance == instance);
+        let is_told_dead = process.is_none_or(|it| it.told.is_some());
+        let is_unready = process.is_some_and(|it| it.exec.ready.is_some() && !it.is_ready_told);
+        let is_asked = process.is_some_and(|it| it.stop_asked.is_some());
+        let fits = match phase {
+            Phase::BeforeStart => false,
+            Phase::AfterStart => !is_told_dead && !is_unready && !is_asked,
+            Phase::BeforeStop if instance == Instance::NONE => {
+                self.of(&service).all(|it| it.exited)
+            }
+            Phase::BeforeStop | Phase::Stop => !is_told_dead && !is_asked,
+            Phase::AfterStop => process.is_none(),
+        };
+        ensure!(fits, "steps_in_order: {phase} of {instance:?} at that time");
+        match phase {
+            Phase::BeforeStop | Phase::Stop => self.check_stop(&service)?,
+            _ => {}
+        }
+        let failure = (!self.is_quiet || phase != Phase::AfterStart) && self.random.chance(20);
+        let done = Fact::StepsDone {
+            service,
+            instance,
+            phase,
+            failure: failure.then(|| "exited with 1".to_owned()),
+        };
+        self.later(LONGEST_LATENCY, Happening::Tell(done));
+        Ok(())
+    }
+
+    fn end_steps(&mut self, service: ServiceName, instance: Instance, phase: Phase) -> Check {
+        let is_it = |happening: &Happening| matches!(happening, Happening::Tell(Fact::StepsDone { service: of, instance: by, phase: in_phase, .. }) if *of == service && *by == instance && *in_phase == phase);
+        let found = self.queue.iter().find(|(_, happening)| is_it(happening));
+        let Some(key) = found.map(|(key, _)| *key) else {
+            return Err(format!(
+                "steps_in_order: {phase} of {instance:?} does not run"
+            ));
+        };
+        self.queue.remove(&key);
+        let done = Fact::StepsDone {
+            service,
+            instance,
+            phase,
+            failure: None,
+        };
+        self.later(Duration::from_millis(20), Happening::Tell(done));
+        Ok(())
+    }
+
+    /// How many instances there are, those of which only commands are left included.
+    fn left_of(&self, service: &ServiceName) -> usize {
+        let commands = self.commands.iter().filter(|it| it.0 == *service);
+        let all = commands.map(|it| it.1);
+        let all = all.chain(self.of(service).map(|it| it.instance));
+        all.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Whether commands around its runs are under way.
+    fn is_busy(&self, service: &str) -> bool {
+        self.commands.iter().any(|(of, ..)| &**of == service)
+    }
+
+    /// Whether it runs and is ready, but for its `after_start`.
+    fn is_finishing(&self, process: &Process) -> bool {
+        let key = (process.service.clone(), process.instance, Phase::AfterStart);
+        self.commands.contains(&key)
     }
 
     fn signal(&mut self, instance: Instance, signal: Signal) {
@@ -1167,7 +1810,7 @@ impl Simulation {
         let is_known = process.stop_sent == Some(Reach::Tree);
         match how {
             // Whatever it was told, it is left alone now.
-            Clear::Leave => process.stop_sent = None,
+            Clear::Leave => (process.stop_sent, process.stop_asked) = (None, None),
             Clear::Stop(_) => process.stop_asked = Some(Reach::Tree),
             Clear::Await | Clear::Kill => {}
         }
@@ -1207,7 +1850,7 @@ impl Simulation {
         );
         shadow.spawning(self.now)?;
         let (exec, overlap) = (shadow.spec.exec.clone(), shadow.spec.policy.overlap);
-        let old = self.of(&service).count();
+        let old = self.left_of(&service);
         ensure!(
             old <= usize::from(overlap),
             "one_predecessor: {service} has {old} old instances, overlap {overlap}"
@@ -1220,12 +1863,93 @@ impl Simulation {
             self.spawning.insert(service.clone(), attempt).is_none(),
             "one_live: {service} is spawned twice"
         );
+        self.check_start(&service)?;
         let happening = Happening::Spawn {
             service,
             attempt,
-            exec,
+            exec: Box::new(exec),
         };
         self.later(Duration::from_millis(50), happening);
+        Ok(())
+    }
+
+    /// `start_in_order`: nothing starts before what comes before it is there, or does not come.
+    fn check_start(&self, service: &ServiceName) -> Check {
+        for (ahead, tie) in self.supervisor.ties(service) {
+            let Some(status) = self.supervisor.status(&ahead) else {
+                continue;
+            };
+            let shadow = self.shadows.get(&ahead);
+            if !shadow.is_some_and(|it| it.is_wanted(self.is_going)) {
+                continue;
+            }
+            let stands_in_the_way = match status.state {
+                State::Running | State::Failed | State::Stopped | State::Done | State::Skipped => {
+                    false
+                }
+                State::Backoff => tie >= Tie::Requires,
+                State::Waiting | State::Starting => tie >= Tie::Requires || !self.is_timeout,
+                // It is down, but for what is left of it, or is to be replaced.
+                // It began to stop in the same moment, for a failure of its own or of what it binds.
+                State::Stopping
+                    if self.is_timeout && self.processes.iter().any(|it| self.is_late(it)) =>
+                {
+                    false
+                }
+                State::Stopping => {
+                    let ends = status.instance.is_none() && !self.spawning.contains_key(&ahead);
+                    !ends && (tie >= Tie::Requires || !self.is_timeout)
+                }
+            };
+            ensure!(
+                !stands_in_the_way,
+                "start_in_order: {service} starts, and {ahead} is {}",
+                status.state
+            );
+        }
+        Ok(())
+    }
+
+    /// It has to say that it is alive, and has not for as long as it may.
+    fn is_silent(&self, process: &Process) -> bool {
+        let since = self.now.saturating_duration_since(process.heard);
+        process
+            .exec
+            .watchdog
+            .is_some_and(|longest| since >= longest)
+    }
+
+    /// It is not ready yet, or has not said for too long that it is alive.
+    fn is_late(&self, process: &Process) -> bool {
+        self.is_unready(process) || self.is_silent(process)
+    }
+
+    fn is_unready(&self, process: &Process) -> bool {
+        process.exec.ready.is_some() && !process.is_ready_told || self.is_finishing(process)
+    }
+
+    /// `stop_in_order`: nothing stops before what comes after it has stopped, if that has to.
+    fn check_stop(&self, service: &ServiceName) -> Check {
+        let is_failing = |it: &Process| self.is_timeout && self.is_late(it) || it.is_broken;
+        if self.of(service).any(is_failing) {
+            // Its own failure, as a crash would be.
+            return Ok(());
+        }
+        for name in NAMES {
+            let Some(tie) = self.supervisor.ties(name).get(service).copied() else {
+                continue;
+            };
+            let is_stopping = |it: &Process| {
+                let shadow = self.shadows.get(name);
+                !it.exited && shadow.is_some_and(|it| it.told == Some(Told::Stopping))
+            };
+            let is_there = self.of(name).any(|it| !it.exited && tie >= Tie::Requires);
+            let is_left = self.of(name).any(is_stopping);
+            ensure!(
+                !is_there && !is_left,
+                "stop_in_order: {service} stops, and {name} is still there"
+            );
+        }
         Ok(())
     }
 
@@ -1237,11 +1961,43 @@ impl Simulation {
             | Notice::Exited { service, .. }
             | Notice::ChildExited { service, .. }
             | Notice::Stopping { service, .. }
+            | Notice::Ready { service, .. }
             | Notice::Stopped { service }
+            | Notice::Done { service }
             | Notice::Backoff { service, .. }
+            | Notice::Skipped { service, .. }
+            | Notice::StepFailed { service, .. }
             | Notice::WentToBackground { service, .. }
             | Notice::Failed { service, .. } => service.clone(),
         };
+        let now = self.now;
+        match notice {
+            Notice::Started { instance, .. }
+            | Notice::Adopted { instance, .. }
+            | Notice::Ready { instance, .. } => {
+                if let Some(process) = self.find(*instance) {
+                    process.heard = process.heard.max(now);
+                }
+            }
+            Notice::Stopping {
+                instance,
+                reason: Some(reason),
+                ..
+            } if reason.starts_with("no sign of life") => {
+                let mut processes = self.processes.iter();
+                let process = processes.find(|it| it.instance == *instance);
+                // The next agent goes on with it.
+                let is_true = process.is_some_and(|it| it.is_broken || self.is_silent(it));
+                ensure!(
+                    is_true,
+                    "heard_in_time: {service} is stopped, and has said that it lives"
+                );
+                if let Some(process) = self.find(*instance) {
+                    process.is_broken = true;
+                }
+            }
+            _ => {}
+        }
         if let Notice::Exited {
             instance, death, ..
         } = notice
@@ -1277,23 +2033,37 @@ impl Simulation {
         let service = &asked.service;
         let status = self.supervisor.status(service);
         let live = status.as_ref().and_then(|status| status.instance);
-        let is_empty = self.of(service).next().is_none() && !self.spawning.contains_key(service);
+        let is_empty = self.of(service).next().is_none()
+            && !self.spawning.contains_key(service)
+            && !self.is_busy(service);
         let is_wanted = self
             .shadows
             .get(service)
             .is_some_and(|shadow| shadow.is_wanted(self.is_going));
         let is_finished = status.as_ref().is_some_and(|status| {
-            let is_ending = matches!(status.state, State::Stopping | State::Stopped);
+            let ends = [State::Stopping, State::Stopped, State::Done];
+            let is_ending = ends.contains(&status.state);
             let cause = status.last_exit.map(|death| &death.cause);
             is_ending && cause == Some(&Cause::Exited { code: 0 })
         });
+        let shadow = self.shadows.get(service);
+        let is_oneshot = shadow.is_some_and(|it| it.spec.policy.kind == Kind::Oneshot);
+        let of_it = self.of(service).find(|it| Some(it.instance) == live);
+        let is_unready = of_it.is_some_and(|it| self.is_unready(it));
+        let is_failing = of_it.is_some_and(|it| it.is_broken || self.is_silent(it));
         let is_true = match (reply, asked.kind) {
-            (Reply::Done, Kind::Start) => live.is_some() || is_finished,
-            (Reply::Done, Kind::Restart) => live.is_some() && live != asked.instance || is_finished,
-            (Reply::Done, Kind::Stop) => is_empty && !is_wanted,
-            (Reply::Done, Kind::Signal) => live.is_some(),
-            (Reply::Done, Kind::Shutdown) => self.processes.is_empty() && self.spawning.is_empty(),
-            (Reply::Reloaded(summary), Kind::Reload) => {
+            (Reply::Done, Asked::Start | Asked::Restart) if is_unready => is_finished,
+            // Whoever starts it waits for its end.
+            (Reply::Done, Asked::Start | Asked::Restart) if is_oneshot => is_finished,
+            (Reply::Done, Asked::Start) => live.is_some() || is_finished,
+            (Reply::Done, Asked::Restart) => {
+                live.is_some() && live != asked.instance || is_finished
+            }
+            (Reply::Skipped { .. }, Asked::Start | Asked::Restart) => live.is_none(),
+            (Reply::Done, Asked::Stop) => is_empty && !is_wanted,
+            (Reply::Done, Asked::Signal) => live.is_some(),
+            (Reply::Done, Asked::Shutdown) => self.processes.is_empty() && self.spawning.is_empty(),
+            (Reply::Reloaded(summary), Asked::Reload) => {
                 let failed = summary.failed.clone();
                 let expected = self.expected_reloads.remove(&request);
                 expected.is_some_and(|expected| *summary == ReloadSummary { failed, ..expected })
@@ -1303,14 +2073,18 @@ impl Simulation {
                     let shadow = self.shadows.get(service);
                     shadow.is_none_or(|shadow| !shadow.is_listed)
                 }
-                DeniedReason::NotRunning(_) => kind == Kind::Signal && live.is_none(),
+                DeniedReason::NotRunning(_) => kind == Asked::Signal && live.is_none(),
                 DeniedReason::StartFailed { .. } => {
-                    matches!(kind, Kind::Start | Kind::Restart) && live.is_none()
+                    let is_start = matches!(kind, Asked::Start | Asked::Restart);
+                    // One that is not ready in time, or does not work, still runs.
+                    is_start && (live.is_none() || is_unready || is_failing)
                 }
-                DeniedReason::Overtaken { .. } => (kind == Kind::Stop) == is_wanted,
+                DeniedReason::Overtaken { .. } => (kind == Asked::Stop) == is_wanted,
                 // Of the agent alone.
                 DeniedReason::NotLoaded { .. }
+                | DeniedReason::NoInstance { .. }
                 | DeniedReason::NotSent { .. }
+                | DeniedReason::NotReloaded { .. }
                 | DeniedReason::NotRemembered(_) => false,
             },
             _ => false,
@@ -1338,6 +2112,27 @@ impl Simulation {
             return Err(format!("{name} should not be known"));
         };
         shadow.agree(&status)?;
+        let (state, instance) = (status.state, status.instance);
+        let is_oneshot = shadow.spec.policy.kind == Kind::Oneshot;
+        let of_it = self
+            .processes
+            .iter()
+            .find(|it| Some(it.instance) == instance);
+        if let Some(process) = of_it.filter(|it| it.exec.ready.is_some()) {
+            ensure!(
+                state != State::Running || process.is_ready_told,
+                "ready_is_told: {name} is up, and nobody has said so"
+            );
+            ensure!(
+                state != State::Running || !self.is_finishing(process),
+                "ready_is_told: {name} is up before its after_start"
+            );
+            ensure!(
+                state != State::Starting || !process.was_up || is_oneshot,
+                "ready_is_sticky: {name} is not ready any more"
+            );
+        }
+        let is_up = state == State::Running;
         let desired = if shadow.is_listed {
             shadow.desired
         } else {
@@ -1345,7 +2140,7 @@ impl Simulation {
         };
         ensure!(status.desired == desired, "{name}: desired is {desired:?}");
         self.check_pursuit(shadow, &status)?;
-        let is_down = matches!(status.state, State::Stopped | State::Failed);
+        let is_down = is_at_rest(status.state);
         let is_wanted = shadow.is_wanted(is_going);
         let since = shadow.unwanted_since.unwrap_or((now, jumped));
         let took = (now - since.0).saturating_sub(jumped - since.1);
@@ -1355,6 +2150,9 @@ impl Simulation {
         );
         if let Some(shadow) = self.shadows.get_mut(name) {
             shadow.unwanted_since = (!is_wanted).then_some(since);
+        }
+        if is_up && let Some(process) = instance.and_then(|it| self.find(it)) {
+            process.was_up = true;
         }
         Ok(())
     }
@@ -1367,17 +2165,24 @@ impl Simulation {
         let mut old = self
             .of(name)
             .filter(|it| Some(it.instance) != status.instance);
-        let is_leaving = old.next().is_some();
+        let is_leaving = old.next().is_some() || self.is_busy(name);
         let lives = self
             .of(name)
             .any(|it| Some(it.instance) == status.instance && !it.is_release_told);
         let timer = self.supervisor.poll_timeout();
         let holds = match status.state {
             State::Running => lives && !is_spawning,
+            State::Starting if status.instance.is_some() => lives && !is_spawning,
+            State::Waiting => !is_spawning && self.is_worth_waiting(status),
             State::Starting => is_spawning || is_leaving || self.is_anything_stopping(),
-            State::Stopping => lives || is_spawning || is_leaving,
+            State::Stopping => {
+                let waits = status.waits_for.is_some_and(|names| !names.is_empty());
+                lives || is_spawning || is_leaving || waits
+            }
             State::Backoff => !is_spawning && status.next_start.is_some_and(|it| timer <= Some(it)),
-            State::Stopped | State::Failed => !is_spawning && !is_leaving && !lives,
+            State::Stopped | State::Done | State::Failed | State::Skipped => {
+                !is_spawning && !is_leaving && !lives
+            }
         };
         ensure!(holds, "up_is_pursued: nothing is behind {status:?}");
         ensure!(
@@ -1387,11 +2192,22 @@ impl Simulation {
         Ok(())
     }
 
+    /// Whether all for which a service waits are on their way up.
+    fn is_worth_waiting(&self, status: &Status<'_>) -> bool {
+        let mut waits_for = status.waits_for.into_iter().flatten();
+        waits_for.all(|name| {
+            let status = self.supervisor.status(name);
+            let state = status.map(|status| status.state);
+            state.is_some_and(|it| it != State::Running && !is_at_rest(it))
+        })
+    }
+
     /// Whether a reload may have to wait for something: for all of what was removed or is restarted.
     fn is_anything_stopping(&self) -> bool {
         let mut statuses = self.supervisor.statuses();
         let is_stopping = statuses.any(|status| status.state == State::Stopping);
-        let is_leaving = self.processes.iter().any(|process| process.exited);
+        let is_leaving =
+            self.processes.iter().any(|process| process.exited) || !self.commands.is_empty();
         is_stopping || is_leaving || !self.spawning.is_empty()
     }
 
@@ -1413,7 +2229,7 @@ impl Simulation {
                 None => true,
             };
             ensure!(fits, "up_is_pursued: {status:?} runs an old exec");
-            let rests = matches!(status.state, State::Stopped | State::Failed);
+            let rests = is_at_rest(status.state);
             ensure!(
                 rests || (status.state == State::Running && shadow.is_wanted(self.is_going)),
                 "up_is_pursued: left alone, {status:?}"
@@ -1438,9 +2254,11 @@ impl Simulation {
             "stop_ends: something still lives"
         );
         let mut states = self.supervisor.statuses().map(|status| status.state);
+        ensure!(states.all(is_at_rest), "stop_ends: not everything is down");
         ensure!(
-            states.all(|state| matches!(state, State::Stopped | State::Failed)),
-            "stop_ends: not everything is down"
+            self.ended.is_none() || self.is_over,
+            "essential_ends: {:?} has ended, and the agent was not told",
+            self.ended
         );
         Ok(())
     }

@@ -646,6 +646,17 @@ fn every_policy_with_every_death() {
         ("on-failure", "code=7 else", again),
         ("on-failure", "oom", again),
         ("on-failure", "unknown", again),
+        (
+            "on-abnormal",
+            "code=0",
+            "exited 1; clear 1; failed (exited with 0)",
+        ),
+        ("on-abnormal", "code=7", done),
+        ("on-abnormal", "code=1 else", again),
+        ("on-abnormal", "SIGSEGV", again),
+        ("on-abnormal", "SIGKILL else", again),
+        ("on-abnormal", "oom", again),
+        ("on-abnormal", "unknown", again),
         ("no", "code=0", "exited 1; clear 1; failed (exited with 0)"),
         ("no", "code=1", "exited 1; clear 1; failed (exited with 1)"),
         ("no", "code=7", done),
@@ -685,11 +696,35 @@ fn every_policy_with_every_death() {
     }
 }
 
+/// Whatever the policy, and whoever asked it to end.
+#[test]
+fn an_exit_status_may_forbid_the_next_start() {
+    let failed = "exited 1; clear 1; failed (exited with 5)";
+    let rows = [
+        ("success=7", "code=5", failed),
+        ("success=7", "code=5 else", failed),
+        ("success=5", "code=5", "exited 1; clear 1; stopped"),
+        ("success=7", "code=6", "exited 1; clear 1; spawn 2"),
+        ("success=7", "SIGSEGV", "exited 1; clear 1; spawn 2"),
+    ];
+    for policy in ["always", "on-failure"] {
+        for (success, death, expected) in rows {
+            let mut bench = Bench::new();
+            bench.tell(&format!("set restart={policy} prevent=5 {success}"));
+            bench.tell("config");
+            bench.tell("spawned 1");
+            let actual = bench.tell(&format!("ends 1 {death}"));
+            assert_eq!(actual, expected, "restart = {policy:?}, {success}, {death}");
+        }
+    }
+}
+
 #[test]
 fn a_failed_start_is_a_failure_under_every_policy() {
     for (policy, expected) in [
         ("always", "backoff 1s"),
         ("on-failure", "backoff 1s"),
+        ("on-abnormal", "backoff 1s"),
         ("no", "failed (no such file)"),
     ] {
         let mut bench = Bench::new();
@@ -1119,7 +1154,7 @@ fn a_reload_restarts_only_what_changed_in_a_way_that_needs_it() {
         set stop_timeout=1s @c ->
         drop @d ->
         add @e ->
-        config y     -> stopping 3 @d; SIGTERM 3 @d; stopping 1 @b; SIGTERM 1 @b
+        config y     -> stopping 1 @b; SIGTERM 1 @b; stopping 3 @d; SIGTERM 3 @d
         ends 1 @b    -> exited 1 @b; await 1 @b
         ends 3 @d    -> exited 3 @d; await 3 @d; stopped @d; spawn 5 @b; spawn 6 @e
         ",
@@ -1503,7 +1538,7 @@ fn a_remembered_service_that_the_config_lacks_is_stopped_and_forgotten() {
         "
         remember 7 @old ->
         remember @older ->
-        config          -> adopted 7 @old; stopping 7 @old; SIGTERM 7 @old; stopped @older
+        config          -> adopted 7 @old; stopped @older; stopping 7 @old; SIGTERM 7 @old
         +10s            -> kill 7 @old
         ends 7 @old     -> exited 7 @old; kill-rest 7 @old; stopped @old; spawn 8
         start a @old    -> unknown a
@@ -1548,7 +1583,7 @@ fn a_shutdown_stops_everything_and_changes_no_desire() {
         spawned 1 @b -> started 1 @b
         spawned 2    -> started 2
         restart a    -> stopping 2; SIGTERM 2
-        shutdown x   -> stopping 1 @b; SIGTERM 1 @b; overtaken a by shutdown
+        shutdown x   -> overtaken a by shutdown; stopping 1 @b; SIGTERM 1 @b
         start b      -> overtaken b by shutdown
         shutdown y   ->
         add @c       ->

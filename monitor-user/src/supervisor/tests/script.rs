@@ -9,7 +9,7 @@
 //! The service is `s` where none is named with `@name`. The instance of attempt N is called N
 //! everywhere; a request is a letter. `+1s` lets time pass and handles what is due by then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,11 @@ pub(in crate::supervisor) fn default_spec() -> Spec {
             ..Exec::nothing()
         },
         hooks: Hooks::default(),
+        relations: Relations::default(),
+        log: None,
+        check: None,
+        reload: None,
+        steps: Steps::default(),
         unusable: None,
     }
 }
@@ -102,6 +107,8 @@ impl Bench {
             }
             "storm" => self.storm(),
             "agent-dies" => self.agent_dies(),
+            // What is told to an agent of one comes after this.
+            "container" => self.supervisor = Supervisor::new().ending_with_essential(),
             "remember" => {
                 let memory = Box::new(self.memories.get(&service).cloned().unwrap_or_default());
                 let instance = words
@@ -134,6 +141,48 @@ impl Bench {
                     message: "no such file".into(),
                 },
             }),
+            "skipped" => self.fact(Fact::Skipped {
+                service,
+                attempt: Attempt(number()),
+                reason: "no such path".into(),
+            }),
+            "abandoned" => self.fact(Fact::StartAbandoned {
+                service,
+                attempt: Attempt(number()),
+            }),
+            // `did after_start 1`, `failed after_start 1`
+            "did" | "failed" => self.fact(Fact::StepsDone {
+                service,
+                instance: match words[2] {
+                    "-1000" => Instance::NONE,
+                    number => instance(number.parse().unwrap()),
+                },
+                phase: phase(words[1]),
+                failure: (words[0] == "failed").then(|| format!("{} failed", words[1])),
+            }),
+            "ready" => self.fact(Fact::BecameReady {
+                service,
+                instance: instance(number()),
+            }),
+            "met" => self.fact(Fact::NotReadyYet {
+                service,
+                instance: instance(number()),
+                reason: words[2..].join(" "),
+            }),
+            "lives" => self.fact(Fact::Lives {
+                service,
+                instance: instance(number()),
+            }),
+            "needs" => self.fact(Fact::NeedsTime {
+                service,
+                instance: instance(number()),
+                time: duration(words[2]),
+            }),
+            "broken" => self.fact(Fact::DoesNotWork {
+                service,
+                instance: instance(number()),
+                reason: words[2..].join(" "),
+            }),
             "remains" => self.fact(Fact::TreeRemains {
                 service,
                 instance: instance(number()),
@@ -147,6 +196,7 @@ impl Bench {
             }
             "child" => self.fact(child_exited(service, number())),
             "lost" => self.fact(Fact::EventsLost { count: number() }),
+            "all" => self.ask_of_all(&words[1..]),
             verb => match verb.strip_prefix('+') {
                 Some(time) => {
                     self.now += duration(time);
@@ -166,20 +216,18 @@ impl Bench {
         }
     }
 
+    /// `all stop db app`: one request of several services, answered to a, b and so on.
+    fn ask_of_all(&mut self, words: &[&str]) {
+        let services = words[1..].iter().zip(u64::from(b'a')..);
+        let facts = services.map(|(service, letter)| {
+            requested(words[0], (*service).into(), RequestId(letter), words)
+        });
+        self.supervisor.handle_facts(facts.collect(), self.now);
+    }
+
     fn ask(&mut self, verb: &str, service: ServiceName, words: &[&str]) {
         let request = request(words.last().unwrap());
-        self.fact(match verb {
-            "start" => Fact::StartRequested { service, request },
-            "stop" => Fact::StopRequested { service, request },
-            "restart" => Fact::RestartRequested { service, request },
-            "shutdown" => Fact::ShutdownRequested { request },
-            "signal" => Fact::SignalRequested {
-                service,
-                signal: words[0].parse().unwrap(),
-                request,
-            },
-            other => panic!("unknown fact {other:?}"),
-        });
+        self.fact(requested(verb, service, request, words));
     }
 
     fn death(&mut self, kind: &str, service: ServiceName, instance: Instance, death: Death) {
@@ -241,9 +289,16 @@ impl Bench {
                 policy.restart = match value {
                     "always" => RestartPolicy::Always,
                     "on-failure" => RestartPolicy::OnFailure,
+                    "on-abnormal" => RestartPolicy::OnAbnormal,
                     _ => RestartPolicy::No,
                 }
             }
+            "type" => policy.kind = Kind::Oneshot,
+            "before_start" => spec.steps.before_start = vec![some_step()],
+            "after_start" => spec.steps.after_start = vec![some_step()],
+            "before_stop" => spec.steps.before_stop = vec![some_step()],
+            "stop_command" => spec.steps.stop_command = vec![some_step()],
+            "after_stop" => spec.steps.after_stop = vec![some_step()],
             "restart_delay" => policy.restart_delay = duration(value),
             "restart_max_delay" => policy.restart_max_delay = duration(value),
             "stable_after" => policy.stable_after = duration(value),
@@ -253,6 +308,7 @@ impl Bench {
                     interval: duration(interval),
                 });
             }
+            "prevent" => policy.restart_prevent_exit_status = vec![value.parse().unwrap()],
             "success" => policy.success_exit_status = vec![value.parse().unwrap()],
             "stop_signal" => policy.stop_signal = value.parse().unwrap(),
             "stop_timeout" => policy.stop_timeout = duration(value),
@@ -265,9 +321,62 @@ impl Bench {
             }
             "start_check" => policy.start_check = duration(value),
             "overlap" => policy.overlap = value == "true",
+            "essential" => policy.essential = value == "true",
+            "ready" => spec.exec.ready = Some(Ready::Fd(3)),
+            "start_timeout" => policy.start_timeout = duration(value),
+            "watchdog" => spec.exec.watchdog = Some(duration(value)),
+            "autostart" => spec.relations.autostart = value == "true",
+            "after" => spec.relations.after = names(value),
+            "requires" => spec.relations.requires = names(value),
+            "binds" => spec.relations.binds = names(value),
+            "wants" => spec.relations.wants = names(value),
             other => panic!("unknown key {other:?}"),
         }
     }
+}
+
+fn phase(key: &str) -> Phase {
+    let phases = [
+        Phase::AfterStart,
+        Phase::BeforeStop,
+        Phase::Stop,
+        Phase::AfterStop,
+    ];
+    let mut phases = phases.into_iter();
+    phases.find(|phase| phase.key() == key).unwrap()
+}
+
+/// Which one does not matter to the supervisor.
+pub(in crate::supervisor) fn some_step() -> crate::model::Step {
+    crate::model::Step {
+        program: "/bin/true".into(),
+        arguments: vec!["true".into()],
+        identity: None,
+        timeout: None,
+        ignore_failure: false,
+    }
+}
+
+/// Somebody asks for it.
+fn requested(verb: &str, service: ServiceName, request: RequestId, words: &[&str]) -> Fact {
+    match verb {
+        "start" => Fact::StartRequested { service, request },
+        "stop" => Fact::StopRequested { service, request },
+        "restart" => Fact::RestartRequested { service, request },
+        "shutdown" => Fact::ShutdownRequested { request },
+        "signal" => Fact::SignalRequested {
+            service,
+            signal: words[0].parse().unwrap(),
+            request,
+        },
+        other => panic!("unknown fact {other:?}"),
+    }
+}
+
+/// "a,b"
+fn names(text: &str) -> BTreeSet<ServiceName> {
+    let names = text.split(',').filter(|name| !name.is_empty());
+    names.map(Into::into).collect()
 }
 
 /// Process 90 of that start's tree has ended.
@@ -341,7 +450,7 @@ fn death(words: &[&str]) -> Death {
 }
 
 fn render(action: &Action) -> String {
-    let number = |instance: &Instance| instance.pid - 1000;
+    let number = |instance: &Instance| i64::from(instance.pid) - 1000;
     let (text, service) = match action {
         Action::Spawn { service, attempt } => (format!("spawn {}", attempt.0), service),
         Action::Signal {
@@ -365,6 +474,20 @@ fn render(action: &Action) -> String {
             let whom = render_reach(*reach);
             (format!("{signal} {whom}{}", number(instance)), service)
         }
+        Action::AbandonStart { service, attempt } => (format!("abandon {}", attempt.0), service),
+        Action::RunSteps {
+            service,
+            instance,
+            phase,
+        } => (format!("{phase} {}", number(instance)), service),
+        Action::EndSteps {
+            service,
+            instance,
+            phase,
+        } => (format!("end {phase} {}", number(instance)), service),
+        Action::AwaitReady { service, instance } => {
+            (format!("await-ready {}", number(instance)), service)
+        }
         Action::Kill {
             service,
             instance,
@@ -387,6 +510,7 @@ fn render(action: &Action) -> String {
             (format!("{verb} {}", number(instance)), service)
         }
         Action::Reply { request, reply } => return render_reply(letter(*request), reply),
+        Action::End { service, status } => (format!("end {status}"), service),
         Action::Publish(Notice::EventsLost { count }) => return format!("lost {count}"),
         Action::Publish(notice) => render_notice(notice),
     };
@@ -407,6 +531,7 @@ fn render_reach(reach: Reach) -> &'static str {
 fn render_reply(request: char, reply: &Reply) -> String {
     match reply {
         Reply::Done => format!("done {request}"),
+        Reply::Skipped { .. } => format!("not-started {request}"),
         Reply::Reloaded(summary) => {
             let mut text = format!("reloaded {request}");
             for (mark, names) in [
@@ -431,7 +556,9 @@ fn render_reply(request: char, reply: &Reply) -> String {
         Reply::Denied(DeniedReason::UnknownService(_)) => format!("unknown {request}"),
         Reply::Denied(
             DeniedReason::NotLoaded { .. }
+            | DeniedReason::NoInstance { .. }
             | DeniedReason::NotSent { .. }
+            | DeniedReason::NotReloaded { .. }
             | DeniedReason::NotRemembered(_),
         ) => {
             panic!("{reply:?} is the agent's")
@@ -451,6 +578,8 @@ fn render_notice(notice: &Notice) -> (String, &ServiceName) {
             service, instance, ..
         } => (format!("started {}", number(instance)), service),
         Notice::Adopted { service, instance } => (format!("adopted {}", number(instance)), service),
+        Notice::Ready { service, instance } => (format!("is-ready {}", number(instance)), service),
+        Notice::Done { service } => ("oneshot-done".into(), service),
         Notice::Exited {
             service, instance, ..
         } => (format!("exited {}", number(instance)), service),
@@ -458,13 +587,24 @@ fn render_notice(notice: &Notice) -> (String, &ServiceName) {
             (format!("child {} exited", number(&child.process)), service)
         }
         Notice::Stopping {
-            service, instance, ..
-        } => (format!("stopping {}", number(instance)), service),
+            service,
+            instance,
+            reason,
+            ..
+        } => {
+            let why = reason.as_ref().map(|reason| format!(" ({reason})"));
+            let words = format!("stopping {}", number(instance));
+            (words + &why.unwrap_or_default(), service)
+        }
         Notice::Stopped { service } => ("stopped".into(), service),
         Notice::Backoff { service, delay, .. } => (format!("backoff {delay:?}"), service),
         Notice::WentToBackground {
             service, instance, ..
         } => (format!("background {}", number(instance)), service),
+        Notice::Skipped { service, .. } => ("skipped".into(), service),
+        Notice::StepFailed {
+            service, message, ..
+        } => (message.clone(), service),
         Notice::Failed { service, reason } => (format!("failed ({reason})"), service),
         Notice::EventsLost { .. } => panic!("has no service"),
     }
