@@ -127,7 +127,8 @@ impl Drop for Started {
 /// How often is looked for what the killed have left behind.
 const MOST_GENERATIONS: u32 = 1000;
 
-fn children() -> Vec<Pid> {
+/// Those of this process.
+pub(super) fn children() -> Vec<Pid> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let files = tasks.flatten().map(|task| task.path().join("children"));
     // Each pid has a blank behind it.
@@ -147,6 +148,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::os::testing::alone;
 
     async fn look(probe: &Probe) -> Result<(), String> {
         let looked = at(probe, Duration::from_secs(10)).await;
@@ -189,6 +191,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_judged_by_its_exit_status() {
+        // It kills all children of its process.
+        if !alone("prober::look::tests::a_command_is_judged_by_its_exit_status") {
+            return;
+        }
         let shell = |script: &str| Probe::Command {
             program: "/bin/sh".into(),
             arguments: ["sh", "-c", script].map(str::to_owned).to_vec(),
