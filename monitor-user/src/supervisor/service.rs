@@ -1039,6 +1039,7 @@ impl Service {
         let is_untold = memory.instance != Some(instance);
         if is_untold {
             self.starts = self.starts.saturating_add(1);
+            self.last_failure = None;
         }
         if is_untold || !is_dead {
             step.publish(Notice::Adopted {
