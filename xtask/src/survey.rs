@@ -263,6 +263,7 @@ fn judge(package: &str, path: &Path, service: &Value) -> Result<Found> {
         note(of, words);
     }
     if last("Type") == Some("forking")
+        && !keys.contains("type")
         && !stays_in_foreground(toml, last("ExecStart").unwrap_or_default())
     {
         note(Class::Lossy, "Type=forking".to_owned());

@@ -13,6 +13,7 @@ use anyhow::Result;
 use tokio::io::unix::AsyncFd;
 
 use super::children::Children;
+use super::steps::Laid;
 use crate::clock;
 use crate::config;
 use crate::decode;
@@ -30,6 +31,7 @@ use crate::os::spawn::{self, Aborted, FdLimit, Flight, Landed, Prepared, Spawner
 use crate::os::tree::{self, Leftover, Rest, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
+use crate::prober::Launch;
 use crate::supervisor::Fact;
 
 /// Notes down a process before it may go on.
@@ -605,6 +607,80 @@ impl Instances {
         };
         self.services.insert(service.clone(), prelude);
         Ok(())
+    }
+
+    /// Lays out the start of a forking service, whose command does not become its instance.
+    ///
+    /// # Errors
+    /// What is not there; without cgroups nobody would know of its main process if the agent died
+    /// meanwhile.
+    pub(super) fn lay_out(
+        &mut self,
+        service: &ServiceName,
+        spec: &Arc<Spec>,
+        places: &Places,
+    ) -> Result<Laid, SpawnFailure> {
+        let failed = |message: String| SpawnFailure { message };
+        let Some(cgroups) = &self.cgroups else {
+            return Err(failed(
+                "type = \"forking\" needs cgroup v2, which cannot be used here (see `respawn doctor`)"
+                    .to_owned(),
+            ));
+        };
+        let cgroup = cgroups
+            .for_service(service)
+            .map_err(|error| failed(format!("cannot make its cgroup: {error} (cgroup)")))?;
+        let variables = variables(&spec.exec)?;
+        let own = places.variables(service, &spec.exec);
+        let exec = complete(&spec.exec, &variables, own)?;
+        let mut slot = self.free_slot(service, &cgroup);
+        let without_effect = slot.limit(&spec.exec.confinement.cgroup);
+        for what in &without_effect {
+            tracing::warn!(%service, "{what}");
+        }
+        let prelude = Prelude {
+            spec: Arc::clone(spec),
+            variables,
+            command: None,
+            cgroup: Some(cgroup),
+            without_effect,
+        };
+        self.services.insert(service.clone(), prelude);
+        let launch = Launch {
+            program: exec.program.clone(),
+            arguments: exec.arguments.clone(),
+            pid_file: spec.policy.pid_file.clone(),
+            timeout: spec.policy.start_timeout,
+        };
+        Ok(Laid { exec, slot, launch })
+    }
+
+    /// Holds the main process that the command of a forking service has left.
+    ///
+    /// # Errors
+    /// It has ended, or has left the service's cgroup, or cannot be waited for.
+    pub(super) fn hold_launched(
+        &mut self,
+        service: &ServiceName,
+        pid: Option<u32>,
+    ) -> Result<Instance, SpawnFailure> {
+        let failed = |message: String| SpawnFailure { message };
+        let pid = pid.ok_or_else(|| failed("its main process is not known".to_owned()))?;
+        let ended = || failed(format!("its main process, {pid}, ended at once"));
+        let start_time_ns = proc::start_time_ns(pid).map_err(|_| ended())?;
+        let instance = Instance { pid, start_time_ns };
+        let pidfd =
+            pidfd::identify(pid, start_time_ns).map_err(|error| failed(error.to_string()))?;
+        let pidfd = pidfd.filter(is_alive).ok_or_else(ended)?;
+        let cgroup = self.services.get(service).and_then(|it| it.cgroup.as_ref());
+        if cgroup.and_then(|cgroup| cgroup.holding(pid)).is_none() {
+            return Err(failed(format!(
+                "its main process, {pid}, has left the service's cgroup"
+            )));
+        }
+        self.adopt_process(service, instance, pidfd)
+            .map_err(|error| failed(format!("cannot wait for the new process: {error}")))?;
+        Ok(instance)
     }
 
     /// Which limits of a service's last start have no effect.

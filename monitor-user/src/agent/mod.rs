@@ -78,8 +78,8 @@ use crate::journal::{Journal, Line};
 use crate::manager::{self, Manager};
 use crate::model::{
     Attempt, Cause, Child, Circumstances, Death, DeniedReason, Desired, Event, Exec, ExtraFacts,
-    Instance, Log, Memory, Notice, Output, Ready, Reply, Request, ServiceName, SpawnFailure, Spec,
-    State, Status, Unusable, What,
+    Instance, Kind, Log, Memory, Notice, Output, Ready, Reply, Request, ServiceName, SpawnFailure,
+    Spec, State, Status, Unusable, What,
 };
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::{Flight, raise_fd_limit};
@@ -905,8 +905,9 @@ impl Agent {
         }
         self.tell_ends(ends);
         for outcome in outcomes {
-            let fact = self.steps_ended(outcome);
-            self.tell(fact);
+            if let Some(fact) = self.steps_ended(outcome) {
+                self.tell(fact);
+            }
         }
     }
 
@@ -1358,13 +1359,20 @@ impl Agent {
         let spec = self.supervisor.spec(&service);
         if spec.is_some_and(|spec| spec.steps.precede_a_start()) {
             let outcome = self.run_steps(&service, Purpose::Start(attempt));
-            return Err(outcome.map(|outcome| Box::new(self.steps_ended(outcome))));
+            return Err(outcome
+                .and_then(|outcome| self.steps_ended(outcome))
+                .map(Box::new));
         }
-        self.launch(service, attempt).map_err(Some)
+        self.launch(service, attempt)
     }
 
-    /// Makes the process of a start, once all that precedes it is done. `Err`: what has become of it.
-    fn launch(&mut self, service: ServiceName, attempt: Attempt) -> Result<Start, Box<Fact>> {
+    /// Makes the process of a start, once all that precedes it is done. `Err`: what has become of it
+    /// without one; `None` if that is not known yet.
+    fn launch(
+        &mut self,
+        service: ServiceName,
+        attempt: Attempt,
+    ) -> Result<Start, Option<Box<Fact>>> {
         let birth = Birth {
             service: decode::service_number(&service),
             attempt: attempt.0,
@@ -1373,13 +1381,18 @@ impl Agent {
         let places = match failure.map_or_else(|| self.prepare_places(&service), Err) {
             Ok(places) => places,
             Err(failure) => {
-                return Err(Box::new(Fact::SpawnFailed {
+                return Err(Some(Box::new(Fact::SpawnFailed {
                     service,
                     attempt,
                     failure,
-                }));
+                })));
             }
         };
+        let spec = self.supervisor.spec(&service).cloned();
+        if let Some(spec) = spec.filter(|spec| spec.policy.kind == Kind::Forking) {
+            let fact = self.launch_forking(&service, attempt, &spec, &places);
+            return Err(fact.map(Box::new));
+        }
         let output_start = self.output_length(&service);
         let marked = self.mark(birth);
         let flight = match self.supervisor.spec(&service).cloned() {
@@ -1402,7 +1415,10 @@ impl Agent {
                 output_start,
                 flight,
             }),
-            Err(failure) => Err(Box::new(self.start_failed(service, birth, marked, failure))),
+            Err(failure) => {
+                let fact = self.start_failed(service, birth, marked, failure);
+                Err(Some(Box::new(fact)))
+            }
         }
     }
 

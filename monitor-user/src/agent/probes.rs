@@ -15,6 +15,7 @@ use super::children::Child;
 use super::hooks::readable;
 use super::instances;
 use crate::model::{Exec, Instance, Output, ServiceName};
+use crate::os::cgroup::Slot;
 use crate::os::progress;
 use crate::os::spawn::{self, FdLimit, Spawner};
 use crate::prober::{Letter, Order};
@@ -207,12 +208,14 @@ impl Tended {
 }
 
 /// Starts a process that does what the order says, with what `exec` has beside its program. `fifo`: where
-/// the service's log is read, if its output is to go there. With it, where it leaves what it finds.
+/// the service's log is read, if its output is to go there. `slot`: a cgroup other than the agent's. With
+/// it, where it leaves what it finds.
 pub(super) fn start_prober(
     spawner: &mut Spawner,
     order: Order,
     exec: Exec,
     fifo: Option<&Path>,
+    slot: Option<Slot>,
 ) -> anyhow::Result<(spawn::Child, File)> {
     let letter = Letter {
         order,
@@ -230,7 +233,7 @@ pub(super) fn start_prober(
         prepared = prepared.with_log(fifo)?;
     }
     let prepared = prepared.with_stdin(sheet.try_clone()?);
-    let child = spawner.spawn(Arc::new(prepared), None)?;
+    let child = spawner.spawn(Arc::new(prepared), slot)?;
     Ok((child, File::from(sheet)))
 }
 
@@ -257,5 +260,5 @@ fn start(
         stderr: Output::Inherit,
         ..tended.exec.with_its_rights()
     };
-    start_prober(spawner, tended.job.order.clone(), exec, None)
+    start_prober(spawner, tended.job.order.clone(), exec, None, None)
 }

@@ -2,8 +2,9 @@
 //! looks before a start whether the service's conditions hold. Decides nothing else.
 //!
 //! ```text
-//! Spawn ─▶ conditions ─▶ before_start … ─▶ the process is made
-//!              └ skipped      └ failed ─▶ after_stop … ─▶ the start has failed
+//! Spawn ─▶ conditions ─▶ before_start … ─▶ the process is made, or: the command of a forking service
+//!              └ skipped      │                └ failed           └ its main process is known
+//!                             └ failed ─▶ after_stop … ─▶ the start has failed
 //! RunSteps ─▶ command ─▶ command ─▶ … ─▶ StepsDone
 //! ```
 //!
@@ -21,15 +22,18 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::children::Child;
+use super::instances::Places;
 use super::probes::{read_sheet, start_prober};
 use super::{Agent, hooks, instances};
 use crate::clock;
+use crate::decode::{self, Birth};
 use crate::model::{
     Attempt, Condition, Confinement, Event, Exec, ExtraFacts, Identity, Instance, Notice, Phase,
     Policy, ServiceName, SpawnFailure, Spec, Step,
 };
-use crate::os::spawn::{FdLimit, Spawner};
-use crate::prober::{DOES_NOT_HOLD, Order};
+use crate::os::cgroup::Slot;
+use crate::os::spawn::{self, FdLimit, Spawner};
+use crate::prober::{DOES_NOT_HOLD, Launch, Order};
 use crate::supervisor::{Action, Fact};
 
 /// How long one may take to end that is not needed any more.
@@ -43,6 +47,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) enum Purpose {
     /// The start of that attempt.
     Start(Attempt),
+    /// The same, once all that precedes the command of a forking service is done.
+    Launch(Attempt),
     /// An instance, in that phase.
     Of(Instance, Phase),
 }
@@ -52,7 +58,8 @@ pub(super) enum Purpose {
 pub(super) struct Outcome {
     pub(super) service: ServiceName,
     pub(super) purpose: Purpose,
-    pub(super) result: Result<(), Ended>,
+    /// Of a launch: the pid of the main process.
+    pub(super) result: Result<Option<u32>, Ended>,
 }
 
 /// Why not all were run.
@@ -99,6 +106,16 @@ enum Item {
     /// Those that are looked at together: of files and the host, or a single one that asks a command.
     Conditions(Vec<Condition>),
     Step(Phase, Step),
+    Launch(Box<Laid>),
+}
+
+/// The command of a forking service, laid out.
+pub(super) struct Laid {
+    /// What it is run with.
+    pub(super) exec: Exec,
+    /// Where.
+    pub(super) slot: Slot,
+    pub(super) launch: Launch,
 }
 
 impl Steps {
@@ -119,11 +136,27 @@ impl Steps {
     ) -> Option<Outcome> {
         let steps = &setting.spec.steps;
         let (phase, mut items) = match purpose {
-            Purpose::Start(_) => (Phase::BeforeStart, conditions(&steps.conditions)),
+            Purpose::Start(_) | Purpose::Launch(_) => {
+                (Phase::BeforeStart, conditions(&steps.conditions))
+            }
             Purpose::Of(_, phase) => (phase, VecDeque::new()),
         };
         let of_phase = steps.of(phase).iter().cloned();
         items.extend(of_phase.map(|step| Item::Step(phase, step)));
+        self.go_on(service.clone(), purpose, setting, items, None, now)
+    }
+
+    /// Begins with the command of a forking service.
+    fn launch(
+        &mut self,
+        service: &ServiceName,
+        attempt: Attempt,
+        setting: Setting,
+        laid: Laid,
+        now: Instant,
+    ) -> Option<Outcome> {
+        let items = VecDeque::from([Item::Launch(Box::new(laid))]);
+        let purpose = Purpose::Launch(attempt);
         self.go_on(service.clone(), purpose, setting, items, None, now)
     }
 
@@ -160,7 +193,7 @@ impl Steps {
                 }
             }
         }
-        let result = failed.map_or(Ok(()), |failure| Err(Ended::Failed(failure)));
+        let result = failed.map_or(Ok(None), |failure| Err(Ended::Failed(failure)));
         Some(Outcome {
             service,
             purpose,
@@ -223,6 +256,7 @@ impl Steps {
         }
         let said = || read_sheet(&sheet).unwrap_or_default();
         let failure = match (code, &present) {
+            (Some(0), Item::Launch(_)) => return end(Ok(said().parse().ok())),
             (Some(0), _) => None,
             (Some(DOES_NOT_HOLD), Item::Conditions(_)) => {
                 return end(Err(Ended::Skipped(said())));
@@ -234,7 +268,7 @@ impl Steps {
         if let Some(failure) = failure {
             let failure = match &present {
                 Item::Conditions(_) => format!("{}: {failure}", present.name()),
-                Item::Step(..) => format!("{} {failure}", present.name()),
+                Item::Step(..) | Item::Launch(_) => format!("{} {failure}", present.name()),
             };
             note_failure(
                 &service,
@@ -281,7 +315,7 @@ fn note_failure(
 impl Item {
     fn phase(&self) -> Phase {
         match self {
-            Self::Conditions(_) => Phase::BeforeStart,
+            Self::Conditions(_) | Self::Launch(_) => Phase::BeforeStart,
             Self::Step(phase, _) => *phase,
         }
     }
@@ -291,6 +325,7 @@ impl Item {
         match self {
             Self::Conditions(conditions) => conditions.iter().find_map(Condition::command),
             Self::Step(_, step) => Some(step),
+            Self::Launch(_) => None,
         }
     }
 
@@ -303,6 +338,7 @@ impl Item {
         let order = match self {
             Self::Conditions(conditions) => Order::Conditions(conditions.clone(), of_phase),
             Self::Step(_, step) => Order::Run(step.clone(), of_phase),
+            Self::Launch(laid) => Order::Launch(laid.launch.clone()),
         };
         let own = self.command().and_then(|step| step.timeout);
         (order, own.unwrap_or(of_phase))
@@ -312,6 +348,7 @@ impl Item {
     fn name(&self) -> String {
         match self {
             Self::Conditions(_) => "conditions".to_owned(),
+            Self::Launch(laid) => laid.launch.program.display().to_string(),
             Self::Step(phase, step) => {
                 let arguments = step.arguments.iter().skip(1);
                 let program = step.program.to_string_lossy().into_owned();
@@ -329,6 +366,16 @@ fn start(
     now: Instant,
 ) -> Result<(u32, Child, File)> {
     let (order, timeout) = item.order(&setting.spec.policy);
+    let started = |(child, sheet): (spawn::Child, File)| {
+        let pid = child.pid;
+        let child = Child::new(child, timeout.checked_add(GRACE), now);
+        (pid, child, sheet)
+    };
+    if let Item::Launch(laid) = item {
+        let slot = Some(laid.slot.clone());
+        let exec = laid.exec.clone();
+        return start_prober(spawner, order, exec, Some(&setting.fifo), slot).map(started);
+    }
     let exec = match item.command() {
         // The service may not be able to see what they are about.
         None => Exec::nothing(),
@@ -344,10 +391,7 @@ fn start(
     if let Item::Step(Phase::BeforeStart, _) = item {
         exec.confinement.directories = of_service.confinement.directories.clone();
     }
-    let (child, sheet) = start_prober(spawner, order, exec, Some(&setting.fifo))?;
-    let pid = child.pid;
-    let child = Child::new(child, timeout.checked_add(GRACE), now);
-    Ok((pid, child, sheet))
+    start_prober(spawner, order, exec, Some(&setting.fifo), None).map(started)
 }
 
 /// Those that look at files together, and then each command.
@@ -383,10 +427,12 @@ impl Agent {
                 phase,
             } => {
                 let outcome = self.run_steps(&service, Purpose::Of(instance, phase));
-                return outcome.map(|outcome| self.steps_ended(outcome));
+                return outcome.and_then(|outcome| self.steps_ended(outcome));
             }
             Action::AbandonStart { service, attempt } => {
-                self.steps.end(&service, Purpose::Start(attempt), now);
+                for purpose in [Purpose::Start(attempt), Purpose::Launch(attempt)] {
+                    self.steps.end(&service, purpose, now);
+                }
             }
             Action::EndSteps {
                 service,
@@ -398,40 +444,113 @@ impl Agent {
         None
     }
 
-    /// What follows from the end of commands around a run.
-    pub(super) fn steps_ended(&mut self, outcome: Outcome) -> Fact {
+    /// What follows from the end of commands around a run; `None`: more of them do.
+    pub(super) fn steps_ended(&mut self, outcome: Outcome) -> Option<Fact> {
         let Outcome {
             service,
             purpose,
             result,
         } = outcome;
-        match (purpose, result) {
+        if let (Purpose::Launch(_), Err(_)) = (purpose, &result) {
+            self.instances.kill_unknown(&service);
+        }
+        Some(match (purpose, result) {
             (Purpose::Of(instance, phase), result) => Fact::StepsDone {
                 service,
                 instance,
                 phase,
                 failure: match result {
                     Err(Ended::Failed(why) | Ended::Skipped(why)) => Some(why),
-                    Ok(()) | Err(Ended::Abandoned) => None,
+                    Ok(_) | Err(Ended::Abandoned) => None,
                 },
             },
-            (Purpose::Start(attempt), Ok(())) => match self.launch(service, attempt) {
+            (Purpose::Start(attempt), Ok(_)) => match self.launch(service, attempt) {
                 Ok(start) => self.finish_start(start),
-                Err(fact) => *fact,
+                Err(fact) => return fact.map(|fact| *fact),
             },
-            (Purpose::Start(attempt), Err(Ended::Skipped(reason))) => Fact::Skipped {
-                service,
-                attempt,
-                reason,
-            },
-            (Purpose::Start(attempt), Err(Ended::Failed(message))) => Fact::SpawnFailed {
-                service,
-                attempt,
-                failure: SpawnFailure { message },
-            },
-            (Purpose::Start(attempt), Err(Ended::Abandoned)) => {
+            (Purpose::Launch(attempt), Ok(pid)) => self.launched(service, attempt, pid),
+            (Purpose::Start(attempt) | Purpose::Launch(attempt), Err(Ended::Skipped(reason))) => {
+                Fact::Skipped {
+                    service,
+                    attempt,
+                    reason,
+                }
+            }
+            (Purpose::Start(attempt) | Purpose::Launch(attempt), Err(Ended::Failed(message))) => {
+                Fact::SpawnFailed {
+                    service,
+                    attempt,
+                    failure: SpawnFailure { message },
+                }
+            }
+            (Purpose::Start(attempt) | Purpose::Launch(attempt), Err(Ended::Abandoned)) => {
                 Fact::StartAbandoned { service, attempt }
             }
+        })
+    }
+
+    /// Runs the command of a forking service. `Some`: what has become of it already.
+    pub(super) fn launch_forking(
+        &mut self,
+        service: &ServiceName,
+        attempt: Attempt,
+        spec: &Arc<Spec>,
+        places: &Places,
+    ) -> Option<Fact> {
+        let laid = self.instances.lay_out(service, spec, places);
+        let environment = instances::environment_now(&spec.exec, Instance::NONE);
+        let outcome = match laid.and_then(|laid| Ok((laid, environment?))) {
+            Ok((laid, environment)) => {
+                let setting = Setting {
+                    spec: Arc::clone(spec),
+                    environment,
+                    fifo: self.outputs.fifo(service),
+                };
+                let now = Self::now();
+                self.steps.launch(service, attempt, setting, laid, now)?
+            }
+            Err(failure) => Outcome {
+                service: service.clone(),
+                purpose: Purpose::Launch(attempt),
+                result: Err(Ended::Failed(failure.message)),
+            },
+        };
+        self.steps_ended(outcome)
+    }
+
+    /// From now on the main process of a forking service is its instance: until then the next agent
+    /// kills whatever the command has left.
+    fn launched(&mut self, service: ServiceName, attempt: Attempt, pid: Option<u32>) -> Fact {
+        let held = self.instances.hold_launched(&service, pid);
+        let instance = match held {
+            Ok(instance) => instance,
+            Err(failure) => {
+                self.instances.kill_unknown(&service);
+                return Fact::SpawnFailed {
+                    service,
+                    attempt,
+                    failure,
+                };
+            }
+        };
+        let birth = Birth {
+            service: decode::service_number(&service),
+            attempt: attempt.0,
+        };
+        if let Err(error) = self.memory.record_birth(&service, attempt, instance) {
+            tracing::error!(%service, "its birth cannot be recorded: {error}");
+            self.memory.drop_birth(&service);
+        }
+        self.memory.knows_birth(&service, instance);
+        self.watch(instance, birth);
+        if let Some(start) = self.output_length(&service) {
+            self.output_starts.insert(instance, start);
+        }
+        self.watch_tree(instance, birth);
+        Fact::Spawned {
+            service,
+            attempt,
+            instance,
         }
     }
 
@@ -447,7 +566,7 @@ impl Agent {
             })
         };
         let instance = match purpose {
-            Purpose::Start(_) => Instance::NONE,
+            Purpose::Start(_) | Purpose::Launch(_) => Instance::NONE,
             Purpose::Of(instance, _) => instance,
         };
         let environment = self

@@ -87,6 +87,7 @@ const READINGS: &[(&str, Reading)] = &[
     ("pids_max", |s| json!(s.exec.confinement.cgroup.pids_max)),
     ("io_weight", |s| json!(s.exec.confinement.cgroup.io_weight)),
     ("type", |s| word(KINDS, s.policy.kind)),
+    ("pid_file", |s| s.policy.pid_file.as_deref().map_or(Value::Null, path)),
     ("autostart", |s| json!(s.relations.autostart)),
     ("after", |s| json!(s.relations.after)),
     ("requires", |s| json!(s.relations.requires)),

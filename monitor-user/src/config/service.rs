@@ -65,6 +65,7 @@ const KEYS: &Keys<Draft> = &[
     ("pids_max", |d, i| keep(&mut d.confinement.cgroup.pids_max, confinement::pids_max(i))),
     ("io_weight", |d, i| keep(&mut d.confinement.cgroup.io_weight, confinement::io_weight(i))),
     ("type", |d, i| keep(&mut d.policy.kind, word(i, KINDS))),
+    ("pid_file", |d, i| keep(&mut d.policy.pid_file, absolute_path(i).map(Some))),
     ("autostart", |d, i| keep(&mut d.relations.autostart, i.boolean())),
     ("after", |d, i| keep(&mut d.relations.after, names(i))),
     ("requires", |d, i| keep(&mut d.relations.requires, names(i))),
@@ -113,7 +114,11 @@ pub(super) fn key_names() -> Vec<&'static str> {
     KEYS.iter().map(|(name, _)| *name).collect()
 }
 
-pub(super) const KINDS: &[(&str, Kind)] = &[("simple", Kind::Simple), ("oneshot", Kind::Oneshot)];
+pub(super) const KINDS: &[(&str, Kind)] = &[
+    ("simple", Kind::Simple),
+    ("oneshot", Kind::Oneshot),
+    ("forking", Kind::Forking),
+];
 
 pub(super) const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("always", RestartPolicy::Always),
@@ -220,6 +225,7 @@ fn finish(
     draft.policy.restart_max_delay = max_delay(&draft, table);
     draft.policy.restart = restart(&draft, table);
     check_readiness(&draft, table);
+    check_forking(&draft, table);
     check_essential(&draft, table, surroundings.essential);
     check_descriptors(&draft, table);
     warn_of_held(&draft, table);
@@ -328,12 +334,31 @@ fn check_readiness(draft: &Draft, table: &Table<'_>) {
         || !before_start.is_empty()
         || !after_start.is_empty()
         || !conditions.is_empty()
+        || draft.policy.kind == Kind::Forking
         || matches!(draft.reload, Some(Reload::Command { .. }));
     if !may_take_long && let Some(item) = table.get("start_timeout") {
         item.warn(
             "it limits how long `ready`, `before_start`, `after_start` and a command in `reload` may \
              take, and this service has none",
         );
+    }
+}
+
+/// A program that goes into the background has nothing passed to it.
+fn check_forking(draft: &Draft, table: &Table<'_>) {
+    if draft.policy.kind != Kind::Forking {
+        if let Some(item) = table.get("pid_file") {
+            item.problem_at_key("this has a meaning for type = \"forking\" alone; leave it out");
+        }
+        return;
+    }
+    let by_itself = matches!(draft.ready, Some(Ready::Fd(_) | Ready::Notify));
+    for (key, is_refused) in [("ready", by_itself), ("watchdog", true), ("listen", true)] {
+        if is_refused && let Some(item) = table.get(key) {
+            item.problem_at_key(
+                "this needs a program that stays in the foreground, with type = \"simple\"",
+            );
+        }
     }
 }
 

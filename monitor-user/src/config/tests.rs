@@ -88,6 +88,7 @@ fn a_command_is_all_that_a_service_needs() {
         spec.policy,
         Policy {
             kind: Kind::Simple,
+            pid_file: None,
             start_timeout: Duration::from_secs(90),
             restart: RestartPolicy::Always,
             restart_delay: Duration::ZERO,
@@ -162,6 +163,7 @@ fn every_key_reaches_the_spec() {
         spec.policy,
         Policy {
             kind: Kind::Simple,
+            pid_file: None,
             start_timeout: Duration::from_secs(90),
             restart: RestartPolicy::OnFailure,
             restart_delay: Duration::from_millis(100),
@@ -1316,10 +1318,12 @@ fn a_oneshot_is_not_restarted_after_success() {
              service is done when it exits with success"
         ]
     );
-    let text = "command = [\"/bin/true\"]\ntype = \"forking\"";
+    let text = "command = [\"/bin/true\"]\ntype = \"dbus\"";
     assert_eq!(
         problem_lines(&[("services/web.toml", text)]),
-        ["services/web.toml:2:8: type: expected \"simple\" or \"oneshot\", found \"forking\""]
+        [
+            "services/web.toml:2:8: type: expected \"simple\" or \"oneshot\" or \"forking\", found \"dbus\""
+        ]
     );
 }
 

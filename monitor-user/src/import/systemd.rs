@@ -347,26 +347,19 @@ impl<'a> Unit<'a> {
             self.find(Lost, &from, message);
             before.clear();
         }
-        if kind == "forking" {
-            let message;
-            let severity;
-            if let Some(foreground) = daemons::in_foreground(&words) {
-                words = foreground;
-                severity = Approximated;
-                message = "it is kept in the foreground by its own option; see command";
-            } else {
-                severity = Lost;
-                message = "it goes into the background, where it is not supervised; add its option to stay \
-                           in the foreground";
+        let forking = self.last("Service", "Type").filter(|_| kind == "forking");
+        match (forking, daemons::in_foreground(&words), pid_file) {
+            (Some(from), None, pid_file) => self.stays_in_background(from, pid_file),
+            (forking, foreground, pid_file) => {
+                if let (Some(from), Some(foreground)) = (forking, foreground) {
+                    words = foreground;
+                    let message = "it is kept in the foreground by its own option; see command";
+                    self.find(Approximated, &from, message);
+                }
+                if let Some(from) = pid_file {
+                    self.find(Harmless, &from, "the process is known without it");
+                }
             }
-            if let Some(from) = self.last("Service", "Type") {
-                self.find(severity, &from, message);
-            }
-            if let Some(from) = pid_file {
-                self.find(Harmless, &from, "the process is known without it");
-            }
-        } else if let Some(from) = pid_file {
-            self.find(Harmless, &from, "the process is known without it");
         }
         let command = words::command(&words, literal);
         if command.has_shell {
@@ -376,6 +369,16 @@ impl<'a> Unit<'a> {
         }
         self.set("command", json!(command.words), &[from]);
         before
+    }
+
+    /// A program that is not known to have an option to stay in the foreground.
+    fn stays_in_background(&mut self, kind: Assignment, pid_file: Option<Assignment>) {
+        self.set("type", "forking", &[kind]);
+        if let Some(from) = pid_file {
+            // Relative ones are below /run (systemd.service(5)).
+            let path = Path::new("/run").join(&from.value);
+            self.set("pid_file", json!(path.to_string_lossy()), &[from]);
+        }
     }
 
     /// The words of a command line, and whether `:` says that `$` means itself.
@@ -717,7 +720,8 @@ impl<'a> Unit<'a> {
         }
         let start = self.last("Service", "TimeoutStartSec").or(both);
         let keys = ["ready", "before_start", "after_start"];
-        let takes_time = keys.iter().any(|key| self.service.get(key).is_some());
+        let is_forking = self.service.get("type").is_some_and(|it| it == "forking");
+        let takes_time = keys.iter().any(|key| self.service.get(key).is_some()) || is_forking;
         if let Some(from) = start {
             match values::time_span(&from.value) {
                 Some(span) if takes_time => {
@@ -734,7 +738,7 @@ impl<'a> Unit<'a> {
         if let Some(from) = self.last("Service", "WatchdogSec") {
             match values::time_span(&from.value) {
                 Some(Some(span)) if span.is_zero() => {}
-                Some(Some(span)) if self.host.knows("watchdog = \"30s\"") => {
+                Some(Some(span)) if !is_forking && self.host.knows("watchdog = \"30s\"") => {
                     self.set("watchdog", values::duration(span), &[from]);
                 }
                 _ => self.find(Lost, &from, "nobody watches whether it still works"),

@@ -467,8 +467,23 @@ fn every_directive_has_its_cost() {
     let (_, imported) = unit("Frobnicate=1\nX-Mine=2");
     assert_eq!(found(&imported, "Frobnicate")[0].0, Severity::Lost);
     assert_eq!(found(&imported, "X-Mine")[0].0, Severity::Harmless);
-    let (_, imported) = unit("Type=forking\nExecStart=/usr/sbin/unheardof");
-    assert_eq!(found(&imported, "Type=forking")[0].0, Severity::Lost);
+}
+
+#[test]
+fn what_stays_in_the_background_is_known_by_its_pid_file() {
+    let unheardof = "Type=forking\nExecStart=/usr/sbin/unheardof -d\n";
+    for (more, expected) in [
+        ("PIDFile=/run/x.pid", Some("/run/x.pid")),
+        ("PIDFile=x/y.pid", Some("/run/x/y.pid")),
+        ("", None),
+    ] {
+        let (toml, imported) = unit(&format!("{unheardof}{more}"));
+        assert_eq!(value(&toml, "type"), "forking", "{more}");
+        assert_eq!(value(&toml, "pid_file").as_str(), expected, "{more}");
+        assert_checked(&imported);
+    }
+    let (toml, _) = unit("Type=forking\nExecStart=/usr/sbin/nginx\nPIDFile=/run/nginx.pid");
+    assert!(toml.get("pid_file").is_none() && toml.get("type").is_none());
 }
 
 #[test]

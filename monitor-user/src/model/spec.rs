@@ -79,6 +79,18 @@ impl Spec {
             unusable: Some(unusable),
         }
     }
+
+    /// Whether what is done until its instance is there is not the same as of another one.
+    pub(crate) fn begins_otherwise(&self, than: &Self) -> bool {
+        let policies = [&self.policy, &than.policy];
+        let [own, other] = policies.map(|policy| (policy.kind, &policy.pid_file));
+        self.steps != than.steps || own != other
+    }
+
+    /// Whether there is something to do before its instance is there, which can be given up.
+    pub(crate) fn has_prelude(&self) -> bool {
+        self.steps.precede_a_start() || self.policy.kind == Kind::Forking
+    }
 }
 
 /// Commands that are run after a service's events; the supervisor itself knows nothing of them.
@@ -112,6 +124,8 @@ pub(crate) enum Kind {
     Simple,
     /// Once it has ended with success.
     Oneshot,
+    /// While the process runs that its command has left in the background.
+    Forking,
 }
 
 impl Kind {
@@ -161,6 +175,9 @@ pub(crate) enum StopMode {
 pub(crate) struct Policy {
     #[serde(default, skip_serializing_if = "Kind::is_default")]
     pub(crate) kind: Kind,
+    /// Of a forking service: where it writes the pid of its main process; `None`: that is the only one left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pid_file: Option<PathBuf>,
     pub(crate) restart: RestartPolicy,
     /// Before the first restart; the later ones double from `max(restart_delay, 100 ms)`.
     pub(crate) restart_delay: Duration,
@@ -216,6 +233,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             kind: Kind::Simple,
+            pid_file: None,
             restart: RestartPolicy::Always,
             restart_delay: Duration::ZERO,
             restart_max_delay: Duration::from_secs(30),

@@ -7,10 +7,13 @@
 //!                 └ what was met last, in its place                                 1: it does not work
 //!                                            ─▶ command ───────────▶ exit status 0: success, 1: failure
 //!                                            ─▶ conditions ────────▶ exit status 0: all hold, 3: not all
+//!                                            ─▶ launch ────────────▶ exit status 0: the main process, by
+//!                                                                    its pid, is in the order's place
 //! ```
 //!
 //! It ends with the agent, who finds out and starts another one, if it lives.
 
+mod launch;
 mod look;
 mod step;
 
@@ -31,6 +34,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::model::{Check, Condition, Probe, Step};
 
+pub(crate) use launch::Launch;
+
 /// How long one look for readiness may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -49,6 +54,8 @@ pub(crate) enum Order {
     Run(Step, Duration),
     /// All of them, each in so long if it names no other time.
     Conditions(Vec<Condition>, Duration),
+    /// Once: the main process is to outlive this one.
+    Launch(Launch),
 }
 
 /// The order, and whose it is.
@@ -91,6 +98,10 @@ pub(crate) fn run() -> Result<ExitCode> {
                 Order::Conditions(conditions, timeout) => {
                     look_at_conditions(conditions, *timeout, &sheet).await
                 }
+                Order::Launch(launch) => match launch::run(launch).await {
+                    Ok(pid) => write(&sheet, &pid.to_string()).map(|()| ExitCode::SUCCESS),
+                    Err(error) => write(&sheet, &format!("{error:#}")).map(|()| ExitCode::FAILURE),
+                },
             }
         };
         // What a command has started goes with the look.

@@ -41,7 +41,11 @@ pub(super) fn advice(program: &Path) -> String {
     let known = FOREGROUND.iter().find(|(known, _)| Some(*known) == name);
     let how = match known {
         Some((_, how)) => format!("run it as {how}"),
-        None => "run it in the foreground, for which most daemons have an option".to_owned(),
+        None => {
+            "run it in the foreground, for which most daemons have an option, or describe it with \
+                 type = \"forking\""
+                .to_owned()
+        }
     };
     format!(
         "its main process went into the background: it ended with 0 and left others behind; {how}, so \

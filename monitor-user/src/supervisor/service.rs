@@ -41,7 +41,8 @@
 //!   service, done at its end; one that is done is up, and only a restart runs it again.
 //! - (6) StopDue becomes Stopping, and the stop signal is sent, as soon as no service that comes after
 //!   this one is on its way down and still there: at once, where none is.
-//! - What precedes a start (conditions, `before_start`) is part of Starting. A stop, and a reload with other
+//! - What precedes a start (conditions, `before_start`, the command of a forking service until its main
+//!   process is known) is part of Starting. A stop, and a reload with other
 //!   commands, asks for its end; then the answer is that it was abandoned: Due or Ending. Where a condition
 //!   does not hold, Starting becomes Ending, and then Down as skipped.
 //! - `after_start` is part of becoming ready, `before_stop` of StopDue, `stop_command` of Stopping. An
@@ -428,6 +429,11 @@ impl Service {
 
     fn is_oneshot(&self) -> bool {
         self.spec.policy.kind == Kind::Oneshot
+    }
+
+    /// Whether its instance has gone into the background, and was known to run then.
+    fn is_forking(&self) -> bool {
+        self.spec.policy.kind == Kind::Forking
     }
 
     /// Whether it is up, if an instance runs.
@@ -949,7 +955,7 @@ impl Service {
                 | ServiceState::Backoff { .. }
                 | ServiceState::Starting { .. }
         );
-        is_tried && self.spec.steps != spec.steps
+        is_tried && self.spec.begins_otherwise(spec)
     }
 
     /// Gone from the config.
@@ -1307,7 +1313,7 @@ impl Service {
     /// Ends what precedes a start that is not to come to anything.
     fn abandon_start(&self, step: &mut Step<'_>) {
         if let ServiceState::Starting { attempt, spec, .. } = &self.state
-            && spec.steps.precede_a_start()
+            && spec.has_prelude()
         {
             step.actions.push_back(Action::AbandonStart {
                 service: self.name.clone(),
@@ -1395,7 +1401,7 @@ impl Service {
         let passes_at = after(self.since, self.spec.policy.start_check);
         if !self.is_up() {
             // Its end is what they wait for.
-        } else if passes_at <= step.now || self.becomes_ready() {
+        } else if passes_at <= step.now || self.becomes_ready() || self.is_forking() {
             self.pass(step);
         } else if !self.waiting_up.is_empty() {
             self.passes_at = Some(passes_at);
@@ -1700,7 +1706,8 @@ impl Service {
     fn is_to_background(&self, death: &Death, step: &Step<'_>) -> bool {
         let uptime = death.uptime;
         let uptime = uptime.unwrap_or_else(|| step.now.saturating_duration_since(self.since));
-        let is_early = uptime < background::WITHIN && !self.is_oneshot();
+        let is_simple = self.spec.policy.kind == Kind::Simple;
+        let is_early = uptime < background::WITHIN && is_simple;
         death.cause == Cause::Exited { code: 0 } && is_early
     }
 

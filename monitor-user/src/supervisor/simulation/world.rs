@@ -856,6 +856,8 @@ impl Simulation {
         }
         if spec.policy.kind == Kind::Simple && random.chance(30) {
             spec.exec.watchdog = Some(WATCHDOG);
+        } else if spec.policy.kind == Kind::Simple && random.chance(20) {
+            spec.policy.kind = Kind::Forking;
         }
         spec
     }
@@ -1069,7 +1071,7 @@ impl Simulation {
         };
         if shadow.spec.unusable.is_none() {
             return spec.unusable.is_none() && shadow.spec.exec != spec.exec
-                || shadow.spec.steps != spec.steps && self.is_tried(name);
+                || shadow.spec.begins_otherwise(spec) && self.is_tried(name);
         }
         // What an instance ran of which nothing else is known is known by its fingerprint.
         let memory = self.supervisor.memory(name, self.now);
