@@ -543,11 +543,11 @@ fn who_has_no_right_is_told_what_to_join() {
     let commands = [&["status"][..], &["stop", "a"], &["events"], &["why", "a"]];
     for arguments in commands {
         let said = refused(&agent, arguments);
-        let advice = "for root alone; you are uid 65534: run this as root, or have control_group \
+        let advice = "for root alone; you are uid 65534: run this as root, or have access_group \
                       in agent.toml name a group that you are in\n";
         assert!(said.ends_with(advice), "{arguments:?}: {said}");
     }
-    fs::write(settings, "control_group = \"daemon\"").unwrap();
+    fs::write(settings, "access_group = \"daemon\"").unwrap();
     assert!(agent.run(&["reload"]).status.success());
     for arguments in commands {
         let said = refused(&agent, arguments);
@@ -574,7 +574,7 @@ fn who_has_no_right_is_told_what_to_join() {
     fs::set_permissions(agent.dir(), closed).unwrap();
     let said = refused(&agent, &["status"]);
     assert!(
-        said.contains("members of its control_group; you are uid 65534"),
+        said.contains("members of its access_group; you are uid 65534"),
         "{said}"
     );
     agent.kill();

@@ -421,7 +421,7 @@ fn the_journal_takes_another_size_and_group() {
         assert_eq!(answer["ok"], true, "{answer}");
     };
     assert_eq!(rights(&journal).0, 0o600);
-    set("control_group = 54321\njournal_max_size = \"64KiB\"");
+    set("access_group = 54321\njournal_max_size = \"64KiB\"");
     assert_eq!(rights(&journal), (0o640, 54321));
     assert_eq!(rights(&in_runtime_dir("control.sock")).1, 54321);
     // Each reload is an event.
@@ -434,7 +434,7 @@ fn the_journal_takes_another_size_and_group() {
     let length = fs::metadata(&older).unwrap().len();
     assert!((15 << 10..=16 << 10).contains(&length), "{length} bytes");
     assert_eq!(rights(&older), (0o640, 54321));
-    set("control_group = 54322\njournal_max_size = \"1GiB\"");
+    set("access_group = 54322\njournal_max_size = \"1GiB\"");
     for file in [&journal, &older] {
         assert_eq!(rights(file), (0o640, 54322));
     }

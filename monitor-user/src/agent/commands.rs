@@ -372,7 +372,7 @@ impl Agent {
 
     fn take_up(&mut self, config: Config, request: Option<RequestId>) {
         log_warnings(&config);
-        let group = config.agent.control_group;
+        let group = config.agent.access_group;
         if let Err(error) = self.server.set_group(group) {
             tracing::error!("{error:#}");
         }

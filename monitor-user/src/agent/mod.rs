@@ -425,7 +425,7 @@ impl Agent {
         log_warnings(&config);
         let fd_limit = ground.fd_limit();
         pidfd::become_subreaper().context("cannot become the reaper of orphans")?;
-        let group = config.agent.control_group;
+        let group = config.agent.access_group;
         let runtime_dir = &options.runtime_dir;
         let (probe, pins) = load_probe(options, config.services.len());
         // To read the kernel's types takes much for a moment.

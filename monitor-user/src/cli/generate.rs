@@ -1,7 +1,7 @@
 //! `respawn completions`, `man`, `help` and `version`: made from the same definitions as `--help`.
 //! Installs nothing.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,13 +13,18 @@ use clap_complete::Shell;
 use clap_complete::engine::ArgValueCompleter;
 use clap_complete::env::Shells;
 use clap_mangen::Man;
+use roff::{Inline, Roff, bold, roman};
 use serde_json::json;
 
 use super::ask::{end, write_json};
 use super::{Cli, complete};
+use crate::config::reference::{AGENT, File as ConfigFile, SERVICE, plain};
 
 /// Commands for system administration: `man 8 respawn`.
 const SECTION: &str = "8";
+
+/// Files: `man 5 respawn-service`.
+const FILES: &str = "5";
 
 /// Print a shell's completion script
 ///
@@ -35,17 +40,19 @@ pub(crate) struct Completions {
 
 /// Print a manual page
 ///
-/// Prints the page of a command, or of respawn itself, in roff; to read it: respawn man | man -l -
+/// Prints the page of a command, of respawn itself, or of a file of its config, in roff; to read it:
+/// respawn man service | man -l -
 #[derive(Debug, clap::Args)]
 pub(crate) struct ManPages {
-    /// The command, such as "watch"; respawn itself by default
+    /// The command, such as "watch"; respawn itself by default. Or a file: "service", "agent.toml"
     #[arg(
         value_name = "COMMAND",
         conflicts_with = "dir",
         add = ArgValueCompleter::new(complete::commands)
     )]
     command: Option<String>,
-    /// Write all pages into this directory, which is made if it is missing
+    /// Write all pages into this directory, which is made if it is missing. If it is called man8, those
+    /// of files go into man5 beside it
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -145,41 +152,124 @@ pub(crate) fn man(arguments: &ManPages) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let wanted = arguments.command.as_deref();
-    let Some((_, page)) = pages()
+    let Some(page) = pages()?
         .into_iter()
-        .find(|(name, _)| name.as_deref() == wanted)
+        .find(|page| page.of.as_deref() == wanted)
     else {
         no_command(wanted.unwrap_or_default())
     };
-    let mut roff = Vec::new();
-    page.render(&mut roff)?;
-    print(&roff)
+    print(&page.roff)
 }
 
-/// Every page, each with its command's name; respawn's own has none.
-fn pages() -> Vec<(Option<String>, Man)> {
+/// A manual page.
+struct Page {
+    /// The command, or the file; respawn's own has none.
+    of: Option<String>,
+    /// "respawn-watch.8"
+    file: String,
+    roff: Vec<u8>,
+}
+
+/// Every page.
+fn pages() -> io::Result<Vec<Page>> {
     let mut respawn = Cli::command();
     respawn.build();
-    let source = format!("respawn {}", env!("CARGO_PKG_VERSION"));
-    let page = |command: &clap::Command| {
+    let source = source();
+    let page = |of: Option<String>, command: &clap::Command| {
         let page = Man::new(command.clone());
-        page.section(SECTION).source(&source).manual("respawn")
+        let page = page.section(SECTION).source(&source).manual("respawn");
+        let mut roff = Vec::new();
+        page.render(&mut roff)?;
+        let file = page.get_filename();
+        Ok(Page { of, file, roff })
     };
     let commands = respawn.get_subcommands();
     let commands = commands
         .filter(|command| !command.is_hide_set())
-        .map(|command| (Some(command.get_name().to_owned()), page(command)));
-    [(None, page(&respawn))]
+        .map(|command| page(Some(command.get_name().to_owned()), command));
+    let files = [SERVICE, AGENT].into_iter().map(|file| Ok(page_of(&file)));
+    [page(None, &respawn)]
         .into_iter()
         .chain(commands)
+        .chain(files)
+        .collect()
+}
+
+fn source() -> String {
+    format!("respawn {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The page of a file of the config.
+fn page_of(file: &ConfigFile) -> Page {
+    let ConfigFile {
+        page,
+        title,
+        synopsis,
+        keys,
+        ..
+    } = file;
+    let mut roff = Roff::new();
+    roff.control("TH", [*page, FILES, "", &source(), "respawn"])
+        .control("SH", ["NAME"])
+        .text([roman(format!("{page} - {title}"))])
+        .control("SH", ["SYNOPSIS"]);
+    for path in *synopsis {
+        roff.text([roman(*path)]).control("br", []);
+    }
+    roff.control("SH", ["DESCRIPTION"])
+        .text([roman("A file in TOML. A duration is a string with units, such as ")])
+        .text(words("`\"500ms\"`, `\"1m 30s\"`; a size is one such as `\"64MiB\"`, or a number of bytes."))
+        .text(words(
+            "`respawn check` reports all that is wrong with it. `respawn reload` has the agent read it again.",
+        ))
+        .control("SH", ["KEYS"]);
+    for key in *keys {
+        roff.control("TP", [])
+            .text([bold(key.name), roman(format!(" ({})", key.form()))])
+            .text(words(&plain(key.text)));
+        if !key.default.is_empty() {
+            let default = format!("Default: {}", plain(key.default));
+            roff.control("br", []).text(words(&default));
+        }
+    }
+    let others = [SERVICE.page, AGENT.page].into_iter();
+    let other = others.filter(|other| other != page);
+    let other = other.map(|it| format!("{it}({FILES})")).collect::<String>();
+    roff.control("SH", ["SEE ALSO"]).text([roman(format!(
+        "respawn({SECTION}), respawn-check({SECTION}), {other}"
+    ))]);
+    Page {
+        of: page.strip_prefix("respawn-").map(str::to_owned),
+        file: format!("{page}.{FILES}"),
+        roff: roff.render().into_bytes(),
+    }
+}
+
+/// What stands in backticks is bold.
+fn words(text: &str) -> Vec<Inline> {
+    let parts = text.split('`').enumerate();
+    let parts = parts.filter(|(_, part)| !part.is_empty());
+    parts
+        .map(|(number, part)| match number % 2 {
+            0 => roman(part),
+            _ => bold(part),
+        })
         .collect()
 }
 
 fn write_all(dir: &Path) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    for (_, page) in pages() {
-        let mut file = File::create(dir.join(page.get_filename()))?;
-        page.render(&mut file)?;
+    let is_man8 = dir.file_name().is_some_and(|name| name == "man8");
+    let of_files = match dir.parent().filter(|_| is_man8) {
+        Some(parent) => parent.join("man5"),
+        None => dir.to_owned(),
+    };
+    for page in pages()? {
+        let dir = match page.file.ends_with(FILES) {
+            true => &of_files,
+            false => dir,
+        };
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join(&page.file), &page.roff)?;
     }
     Ok(())
 }
@@ -231,7 +321,28 @@ mod tests {
             assert!(own.contains(&format!("respawn\\-{name}(8)")), "{name}");
         }
         let written = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(written, names.len() + 1);
+        assert_eq!(written, names.len() + 3);
+    }
+
+    #[test]
+    fn each_file_of_the_config_has_a_page() {
+        let dir = TempDir::new().unwrap();
+        write_all(&dir.path().join("man8")).unwrap();
+        for file in [SERVICE, AGENT] {
+            let path = format!("man5/{}.5", file.page);
+            let page = fs::read_to_string(dir.path().join(path)).unwrap();
+            let of_name = file.page.replace('-', "\\-");
+            assert!(
+                page.contains(&format!("{of_name} \\- {}", file.title)),
+                "{page}"
+            );
+            for key in file.keys {
+                assert!(page.contains(&format!("\\fB{}\\fR", key.name)), "{page}");
+            }
+            for mark in ["](", "`"] {
+                assert!(!page.contains(mark), "{mark} in {page}");
+            }
+        }
     }
 
     #[test]

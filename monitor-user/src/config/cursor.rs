@@ -19,15 +19,6 @@ use super::source::Sources;
 /// The keys of a table, each with what reads it into a draft.
 pub(super) type Keys<D> = [(&'static str, fn(&mut D, &Item<'_>))];
 
-/// Fails unless each key has a row in the README's tables.
-#[cfg(test)]
-pub(super) fn assert_in_readme<D>(keys: &Keys<D>) {
-    let readme = include_str!("../../../README.md");
-    for (key, _) in keys {
-        assert!(readme.contains(&format!("\n| `{key}` |")), "{key}");
-    }
-}
-
 /// Puts a value in its place, if it was valid.
 pub(super) fn keep<T, S: From<T>>(slot: &mut S, value: Option<T>) {
     if let Some(value) = value {

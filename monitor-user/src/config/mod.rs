@@ -9,7 +9,8 @@
 //!                                └─▶ agent ─▶ AgentConfig
 //! ```
 //!
-//! A new key of a service is a line in `service::KEYS`, one of the agent a line in `agent::KEYS`.
+//! A new key of a service is a line in `service::KEYS`, one of the agent a line in `agent::KEYS`; what it means
+//! is in `reference`.
 
 mod access;
 mod accounts;
@@ -31,6 +32,7 @@ mod merge;
 mod ownership;
 pub(crate) mod probes;
 mod problem;
+pub(crate) mod reference;
 mod relations;
 mod service;
 mod source;

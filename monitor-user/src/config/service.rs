@@ -781,11 +781,3 @@ fn output(item: &Item<'_>) -> Option<Output> {
 fn last_output(item: &Item<'_>) -> Option<u64> {
     value::size_within(item, 0..=LAST_OUTPUT_MAX, "a size of at most \"64KiB\"")
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_readme_tells_of_every_key() {
-        crate::config::cursor::assert_in_readme(super::KEYS);
-    }
-}

@@ -650,7 +650,7 @@ fn all_problems_of_all_files_come_in_one_go() {
     let dir = Dir::new(&[
         (
             "agent.toml",
-            "journal_max_size = \"1B\"\ncontrol_grup = \"x\"",
+            "journal_max_size = \"1B\"\nacces_group = \"x\"",
         ),
         (
             "services/b.toml",
@@ -662,7 +662,7 @@ fn all_problems_of_all_files_come_in_one_go() {
     let problems = dir.problems();
     let expected = [
         (1, "journal_max_size", "from \"64KiB\" to \"1TiB\""),
-        (2, "control_grup", "did you mean control_group?"),
+        (2, "acces_group", "did you mean access_group?"),
         (1, "x", "not valid TOML"),
         (1, "command", "empty array"),
         (2, "user", "no user is named"),
@@ -841,12 +841,33 @@ fn an_unreadable_file_is_refused() {
 }
 
 #[test]
+fn the_access_group_has_its_old_name_too() {
+    for (text, expected) in [
+        ("control_group = 7", 7),
+        ("control_group = 7\naccess_group = 8", 8),
+        ("access_group = 8\ncontrol_group = 7", 8),
+    ] {
+        let dir = Dir::new(&[("agent.toml", text)]);
+        let config = load_file(&dir.path("agent.toml"), &surroundings()).unwrap();
+        assert_eq!(config.agent.access_group, Some(expected), "{text}");
+        let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+        let [warning] = warnings.as_slice() else {
+            panic!("{warnings:?}");
+        };
+        assert!(
+            warning.contains("control_group: is called access_group now"),
+            "{warning}"
+        );
+    }
+}
+
+#[test]
 fn one_file_alone_can_be_read() {
     let dir = Dir::new(&[
         ("api.toml", "command = [\"/bin/true\"]"),
         (
             "agent.toml",
-            "control_group = \"root\"\njournal_max_size = \"1MiB\"",
+            "access_group = \"root\"\njournal_max_size = \"1MiB\"",
         ),
         ("services/agent.toml", "command = [\"/bin/true\"]"),
     ]);
@@ -855,7 +876,7 @@ fn one_file_alone_can_be_read() {
     assert!(load("services/agent.toml").services.contains_key("agent"));
     let agent = load("agent.toml").agent;
     assert_eq!(
-        (agent.control_group, agent.journal_max_size),
+        (agent.access_group, agent.journal_max_size),
         (Some(0), 1 << 20)
     );
     let invalid = load_file(&dir.path("none.toml"), &surroundings()).unwrap_err();

@@ -25,9 +25,9 @@ pub(crate) struct Access {
 /// To read what an agent has written.
 pub(crate) const READ: Access = Access {
     right: 0o040,
-    members: "the agent's own user and the members of its control_group",
+    members: "the agent's own user and the members of its access_group",
     join: "join that group, which agent.toml names",
-    grant: "have control_group in agent.toml name a group that you are in",
+    grant: "have access_group in agent.toml name a group that you are in",
 };
 
 /// To write to the agent's socket: the right to connect.
