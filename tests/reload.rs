@@ -492,6 +492,53 @@ fn a_service_reads_its_own_configuration_by_its_signal() {
 }
 
 #[test]
+fn a_part_of_a_service_is_reloaded_restarted_and_stopped_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("read");
+    let appends = |name: &str| {
+        let script = format!("echo {name} >> {}", file.display());
+        format!("reload = {}", json!(["/bin/sh", "-c", script]))
+    };
+    let part = |of: &str, name: &str| sleeping(&format!("part_of = [\"{of}\"]\n{}", appends(name)));
+    let agent = Agent::start(&[
+        ("db", &sleeping(&appends("db"))),
+        ("a", &part("db", "a")),
+        ("b", &part("a", "b")),
+        // It has nothing to reload, it does not run, it is part of something else.
+        ("plain", &sleeping("part_of = [\"db\"]")),
+        ("off", &format!("{}\nautostart = false", part("db", "off"))),
+        ("other", &part("gone", "other")),
+    ]);
+    let all = ["db", "a", "b", "plain", "other"];
+    let pids = all.map(|name| agent.running(name));
+    let output = agent.run(&["reload", "db"]);
+    assert!(output.status.success(), "{output:?}");
+    let mut read: Vec<_> = fs::read_to_string(&file)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    read.sort();
+    assert_eq!(read, ["a", "b", "db"]);
+    assert_eq!(all.map(|name| agent.running(name)), pids);
+    agent.must("restart", "db");
+    for (name, pid) in all.into_iter().zip(pids) {
+        let now = match name {
+            "other" => pid,
+            _ => agent.replaced(name, pid),
+        };
+        assert_eq!(agent.running(name), now);
+    }
+    assert_eq!(agent.status("off")["state"], "stopped");
+    agent.must("stop", "db");
+    for name in ["db", "a", "b", "plain"] {
+        assert_eq!(agent.status(name)["state"], "stopped", "{name}");
+    }
+    agent.must("start", "db");
+    assert_eq!(agent.status("a")["state"], "stopped");
+}
+
+#[test]
 fn a_service_reads_its_own_configuration_by_its_command() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display();

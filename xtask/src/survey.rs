@@ -67,12 +67,12 @@ const FATES: &[(&str, Fate)] = &[
     ("ConditionDirectoryNotEmpty", Key(&["conditions"])), ("AssertPathExists", Key(&["conditions"])),
     ("AssertFileIsExecutable", Key(&["conditions"])), ("AssertFileNotEmpty", Key(&["conditions"])),
     ("AssertPathIsDirectory", Key(&["conditions"])),
-    ("ConditionCapability", Different), ("ConditionKernelCommandLine", Key(&["conditions"])),
-    ("ConditionPathIsReadWrite", Different), ("ConditionACPower", Different), ("ConditionFirstBoot", Different),
+    ("ConditionCapability", Key(&["conditions"])), ("ConditionKernelCommandLine", Key(&["conditions"])),
+    ("ConditionPathIsReadWrite", Different), ("ConditionACPower", Key(&["conditions"])), ("ConditionFirstBoot", Different),
     ("ConditionNeedsUpdate", Different), ("ConditionUser", Different), ("ConditionHost", Different),
     ("ConditionSecurity", Different), ("ConditionKernelModuleLoaded", Different), ("ConditionControlGroupController", Different),
-    ("PartOf", Different), ("PropagatesReloadTo", Different), ("ReloadPropagatedFrom", Different), ("JoinsNamespaceOf", Different),
-    ("RequiresMountsFor", Nothing), ("WantsMountsFor", Nothing), ("OnFailure", Different), ("Upholds", Different),
+    ("PartOf", Key(&["part_of"])), ("PropagatesReloadTo", Different), ("ReloadPropagatedFrom", Key(&["part_of"])), ("JoinsNamespaceOf", Different),
+    ("RequiresMountsFor", Nothing), ("WantsMountsFor", Nothing), ("OnFailure", Key(&["on_failed"])), ("Upholds", Different),
     ("JobTimeoutSec", Different), ("FailureAction", Different), ("SuccessAction", Different),
     ("ExecStart", Key(&["command"])), ("ExecStartPre", Key(&["before_start"])), ("ExecStartPost", Key(&["after_start", "before_start"])),
     ("ExecStop", Key(&["before_stop", "stop_command", "stop_signal"])), ("ExecStopPost", Key(&["after_stop"])),
@@ -204,6 +204,7 @@ fn survey(respawn: &Path, package: &str, root: &Path) -> Result<Vec<Found>> {
         return Ok(Vec::new());
     }
     let config = tempfile::tempdir()?;
+    lay_out_others(&units, config.path())?;
     let output = Command::new(respawn)
         .args(["import", "--from", "systemd", "--dry-run", "--json"])
         .args(&units)
@@ -223,6 +224,33 @@ fn survey(respawn: &Path, package: &str, root: &Path) -> Result<Vec<Found>> {
     judged
         .map(|(path, service)| judge(package, path, service))
         .collect()
+}
+
+/// What a unit requires of other packages is there where it is installed, and is imported with it: here a
+/// service of that name stands in for it.
+fn lay_out_others(units: &[PathBuf], config: &Path) -> Result<()> {
+    let services = config.join("services");
+    fs::create_dir(&services)?;
+    let is_own = |name: &str| {
+        let mut names = units.iter().filter_map(|path| path.file_name());
+        names.any(|own| own.to_string_lossy() == name)
+    };
+    for unit in units {
+        for (key, value) in assignments(&fs::read_to_string(unit)?) {
+            if !["Requires", "Requisite", "BindsTo", "OnFailure"].contains(&key.as_str()) {
+                continue;
+            }
+            for other in value.split_whitespace().filter(|other| !is_own(other)) {
+                let name = other.strip_suffix(".service").unwrap_or_default();
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.@-".contains(c);
+                if !name.is_empty() && name.chars().all(is_plain) && !name.ends_with('@') {
+                    let file = services.join(format!("{name}.toml"));
+                    fs::write(file, "command = [\"/bin/true\"]\n")?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What the host lacks as long as the package is not installed.
@@ -305,11 +333,7 @@ fn fate_of(
             _ => Class::Lossy,
         },
         ("WatchdogSec", _) if is_off => Class::Whole,
-        ("Restart", _)
-            if value == "on-success" || value == "on-abort" || value == "on-watchdog" =>
-        {
-            Class::Different
-        }
+        ("Restart", _) if value == "on-success" || value == "on-watchdog" => Class::Different,
         ("RestartSec", _) if !all.iter().any(|(name, _)| name == "Restart") => Class::Whole,
         ("SendSIGKILL" | "NoNewPrivileges", _) if (key == "SendSIGKILL") != is_off => Class::Whole,
         ("KillMode", _) if value == "none" => Class::Different,

@@ -80,6 +80,7 @@ impl Agent {
             }
             Command::Reload { allow_empty } => self.reload(allow_empty, Some(reply)),
             Command::ReloadServices { services } => {
+                let services = self.with_parts(services);
                 self.request(&services, false, reply, Self::begin_reload);
             }
             Command::Shutdown => {
@@ -178,6 +179,27 @@ impl Agent {
         let is_oneshot = self.supervisor.spec(service)?.policy.kind == Kind::Oneshot;
         let status = self.supervisor.status(service).filter(|_| is_oneshot)?;
         status.failed.map(str::to_owned)
+    }
+
+    /// These, and those that run, are part of one of them, and can read their configuration again.
+    fn with_parts(&self, mut services: Vec<String>) -> Vec<String> {
+        let mut next = 0;
+        while let Some(name) = services.get(next).cloned() {
+            next += 1;
+            let statuses = self.supervisor.statuses();
+            let runs = statuses.filter(|status| status.instance.is_some());
+            let parts = runs.filter(|status| {
+                let spec = self.supervisor.spec(status.service);
+                spec.is_some_and(|spec| {
+                    spec.reload.is_some() && spec.relations.part_of.contains(name.as_str())
+                })
+            });
+            let parts: Vec<String> = parts.map(|status| status.service.to_string()).collect();
+            let is_new = |part: &String| !services.contains(part);
+            let new: Vec<String> = parts.into_iter().filter(is_new).collect();
+            services.extend(new);
+        }
+        services
     }
 
     /// Has a service read its own configuration again: by a signal, or by a command, whose end answers the

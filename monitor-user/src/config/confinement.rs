@@ -17,22 +17,24 @@ const MAX_PERCENT: u32 = 100_000;
 
 /// Sorted, each once.
 pub(super) fn capabilities(item: &Item<'_>) -> Option<Vec<u8>> {
-    const WHAT: &str = "a capability such as \"CAP_NET_BIND_SERVICE\"";
     let items = item.array("an array of capabilities such as [\"CAP_NET_BIND_SERVICE\"]")?;
-    let number = |item: &Item<'_>| {
-        let text = item.string(WHAT)?;
-        let known = CAPABILITIES.iter().position(|name| *name == text);
-        if known.is_none() {
-            let known = CAPABILITIES.map(str::to_ascii_lowercase);
-            let near = nearest(text, known.iter().map(String::as_str));
-            let hint = near.map(|near| format!("did you mean {}?", near.to_ascii_uppercase()));
-            item.expected(WHAT, hint.as_deref());
-        }
-        u8::try_from(known?).ok()
-    };
-    let numbers: Vec<_> = items.iter().map(number).collect();
+    let numbers: Vec<_> = items.iter().map(capability).collect();
     let numbers: Option<BTreeSet<u8>> = numbers.into_iter().collect();
     Some(numbers?.into_iter().collect())
+}
+
+/// Its number.
+pub(super) fn capability(item: &Item<'_>) -> Option<u8> {
+    const WHAT: &str = "a capability such as \"CAP_NET_BIND_SERVICE\"";
+    let text = item.string(WHAT)?;
+    let known = CAPABILITIES.iter().position(|name| *name == text);
+    if known.is_none() {
+        let known = CAPABILITIES.map(str::to_ascii_lowercase);
+        let near = nearest(text, known.iter().map(String::as_str));
+        let hint = near.map(|near| format!("did you mean {}?", near.to_ascii_uppercase()));
+        item.expected(WHAT, hint.as_deref());
+    }
+    u8::try_from(known?).ok()
 }
 
 pub(super) fn oom_score_adj(item: &Item<'_>) -> Option<i32> {

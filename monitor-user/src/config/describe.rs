@@ -90,6 +90,7 @@ const READINGS: &[(&str, Reading)] = &[
     ("pid_file", |s| s.policy.pid_file.as_deref().map_or(Value::Null, path)),
     ("autostart", |s| json!(s.relations.autostart)),
     ("after", |s| json!(s.relations.after)),
+    ("part_of", |s| json!(s.relations.part_of)),
     ("requires", |s| json!(s.relations.requires)),
     ("binds", |s| json!(s.relations.binds)),
     ("wants", |s| json!(s.relations.wants)),

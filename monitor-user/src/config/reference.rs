@@ -350,6 +350,12 @@ const SERVICE_KEYS: &[Key] = &[
         text: "Services that come before this one. It starts when their start has succeeded or failed, and stops before they do. A name that does not exist does no harm. See [Services that depend on each other](services.md)",
     },
     Key {
+        name: "part_of",
+        form: Form::Texts,
+        default: "`[]`",
+        text: "Like `after`. Also, when somebody stops, restarts or reloads one of these services, this one is stopped, restarted or reloaded with it. It does not start them, and does not wait until they are ready",
+    },
+    Key {
         name: "requires",
         form: Form::Texts,
         default: "`[]`",
@@ -369,9 +375,9 @@ const SERVICE_KEYS: &[Key] = &[
     },
     Key {
         name: "restart",
-        form: Form::Choice(&["always", "on-failure", "on-abnormal", "no"]),
+        form: Form::Choice(&["always", "on-failure", "on-abnormal", "on-abort", "no"]),
         default: r#"`"always"`; of a oneshot `"no"`"#,
-        text: r#"`"always"` (not for a oneshot): it is always restarted. `"on-failure"`: after success it stays `stopped`. `"on-abnormal"`: it is restarted after an end by a signal, a failed watchdog or check, or `start_timeout`; after an exit of its own it is `stopped` or `failed`. `"no"`: it is `stopped` after success, else `failed`"#,
+        text: r#"`"always"` (not for a oneshot): it is always restarted. `"on-failure"`: after success it stays `stopped`. `"on-abnormal"`: it is restarted after an end by a signal, a failed watchdog or check, or `start_timeout`; after an exit of its own it is `stopped` or `failed`. `"on-abort"`: after an end by a signal alone. `"no"`: it is `stopped` after success, else `failed`"#,
     },
     Key {
         name: "restart_delay",

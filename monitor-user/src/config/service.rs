@@ -68,6 +68,7 @@ const KEYS: &Keys<Draft> = &[
     ("pid_file", |d, i| keep(&mut d.policy.pid_file, absolute_path(i).map(Some))),
     ("autostart", |d, i| keep(&mut d.relations.autostart, i.boolean())),
     ("after", |d, i| keep(&mut d.relations.after, names(i))),
+    ("part_of", |d, i| keep(&mut d.relations.part_of, names(i))),
     ("requires", |d, i| keep(&mut d.relations.requires, names(i))),
     ("binds", |d, i| keep(&mut d.relations.binds, names(i))),
     ("wants", |d, i| keep(&mut d.relations.wants, names(i))),
@@ -124,6 +125,7 @@ pub(super) const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("always", RestartPolicy::Always),
     ("on-failure", RestartPolicy::OnFailure),
     ("on-abnormal", RestartPolicy::OnAbnormal),
+    ("on-abort", RestartPolicy::OnAbort),
     ("no", RestartPolicy::No),
 ];
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::accounts;
+use super::confinement;
 use super::cursor::{Item, Keys, Table, keep};
 use super::describe::duration;
 use super::expand;
@@ -45,6 +46,8 @@ const CONDITIONS: &Keys<Vec<Condition>> = &[
     ("file_not_empty", |d, i| d.extend(paths(i, |it| it.to_path().map(Test::FileNotEmpty)))),
     ("directory_not_empty", |d, i| d.extend(paths(i, |it| it.to_path().map(Test::DirectoryNotEmpty)))),
     ("kernel_command_line", |d, i| d.extend(words(i))),
+    ("capability", |d, i| d.extend(confinement::capability(i).map(|it| Condition { test: Test::Capability(it), negated: false }))),
+    ("ac_power", |d, i| d.extend(whether(i, Test::AcPower))),
     ("container", |d, i| d.extend(whether(i, Test::Container))),
     ("virtual_machine", |d, i| d.extend(whether(i, Test::VirtualMachine))),
     ("command", |d, i| d.extend(step(i).map(|it| Condition { test: Test::Command(it), negated: false }))),
@@ -272,8 +275,12 @@ pub(super) fn describe_conditions(conditions: &[Condition]) -> Value {
                 table.insert(test.key().to_owned(), describe_one(step));
                 continue;
             }
-            Test::Container | Test::VirtualMachine => {
+            Test::Container | Test::VirtualMachine | Test::AcPower => {
                 table.insert(test.key().to_owned(), json!(!negated));
+                continue;
+            }
+            Test::Capability(_) => {
+                table.insert(test.key().to_owned(), json!(test.subject()));
                 continue;
             }
             other => other.subject(),

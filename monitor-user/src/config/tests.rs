@@ -316,7 +316,7 @@ const BROKEN: &[Broken] = &[
     ("restart_delay = \"99999999999999999999s\"", &[(2, "restart_delay", "expected a duration")]),
     ("restart_delay = 1.5", &[(2, "restart_delay", "found the number 1.5")]),
     ("restart_delay = \"40s\"\nrestart_max_delay = \"30s\"", &[(3, "restart_max_delay", "at least restart_delay, which is 40s")]),
-    ("restart = \"allways\"", &[(2, "restart", "expected \"always\" or \"on-failure\" or \"on-abnormal\" or \"no\", found \"allways\"")]),
+    ("restart = \"allways\"", &[(2, "restart", "expected \"always\" or \"on-failure\" or \"on-abnormal\" or \"on-abort\" or \"no\", found \"allways\"")]),
     ("restart = false", &[(2, "restart", "found false")]),
     ("restart_dealy = \"1s\"", &[(2, "restart_dealy", "did you mean restart_delay?")]),
     ("sockets = [\"db\"]", &[(2, "sockets", "unknown key; expected one of command, user")]),

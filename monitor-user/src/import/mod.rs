@@ -364,7 +364,7 @@ fn break_cycles(imported: &mut Imported) {
     let mut comes_after: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut services = std::mem::take(&mut imported.services);
     // What is only ordered gives way to what is required.
-    for key in ["binds", "requires", "after"] {
+    for key in ["binds", "requires", "part_of", "after"] {
         for service in &mut services {
             let Some(Value::Array(names)) = service.get(key).cloned() else {
                 continue;

@@ -153,6 +153,7 @@ impl<'a> Unit<'a> {
         self.steps(&kind, &earlier);
         self.listen(&kind);
         self.relations(names, before);
+        self.consequences(names);
         self.restart(&kind);
         self.stop(&kind);
         self.timeouts(&kind);
@@ -445,6 +446,7 @@ impl<'a> Unit<'a> {
             ("Requires", "requires", Lost),
             ("Requisite", "requires", Lost),
             ("BindsTo", "binds", Lost),
+            ("PartOf", "part_of", Approximated),
             ("Before", "", Harmless),
         ] {
             for from in self.all("Unit", key) {
@@ -452,7 +454,8 @@ impl<'a> Unit<'a> {
                     let stem = other.strip_suffix(".service");
                     let name = stem
                         .map(|stem| values::service_name(&stem.replace(INSTANCE, "")))
-                        .filter(|it| names.contains(it));
+                        // It need not be there.
+                        .filter(|it| names.contains(it) || key == "PartOf");
                     let instance = if other.contains(INSTANCE) { "%i" } else { "" };
                     let own = self.service.name.clone();
                     match (name, stem) {
@@ -495,6 +498,41 @@ impl<'a> Unit<'a> {
         }
     }
 
+    /// What is started when it has failed, by a hook; and what else it is reloaded with.
+    fn consequences(&mut self, names: &BTreeSet<String>) {
+        let failed = self.all("Unit", "OnFailure");
+        let mut started = Vec::new();
+        for from in &failed {
+            for other in from.value.split_ascii_whitespace() {
+                let name = other.strip_suffix(".service").map(values::service_name);
+                match name.filter(|name| names.contains(name)) {
+                    Some(name) => started.push(name),
+                    None => {
+                        let message = format!("{other} is not imported, and is left out");
+                        self.find(Approximated, from, message);
+                    }
+                }
+            }
+        }
+        if !started.is_empty() {
+            let command = ["respawn", "start", "--no-wait"].map(str::to_owned);
+            let words: Vec<String> = command.into_iter().chain(started).collect();
+            self.set("on_failed", json!(words), &failed);
+        }
+        for from in self.all("Unit", "ReloadPropagatedFrom") {
+            let part_of = self.service.get("part_of").and_then(Value::as_array);
+            let is_part = |other: &str| {
+                let name = other.strip_suffix(".service").map(values::service_name);
+                part_of.is_some_and(|of| name.is_some_and(|name| of.contains(&json!(name))))
+            };
+            let is_all = from.value.split_ascii_whitespace().all(is_part);
+            match is_all {
+                true => self.find(Harmless, &from, "a part of a service is reloaded with it"),
+                false => self.find(Approximated, &from, "it is not reloaded with another one"),
+            }
+        }
+    }
+
     fn restart(&mut self, kind: &str) {
         let is_oneshot = kind == "oneshot";
         let given = self.last("Service", "Restart");
@@ -516,6 +554,7 @@ impl<'a> Unit<'a> {
                     "always" => ("always", None),
                     "on-failure" => ("on-failure", None),
                     "on-abnormal" => ("on-abnormal", None),
+                    "on-abort" => ("on-abort", None),
                     "on-success" => ("no", Some(Lost)),
                     _ => ("on-failure", Some(Approximated)),
                 };

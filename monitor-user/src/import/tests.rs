@@ -326,6 +326,10 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("[Unit]\nAssertPathExistsGlob=/etc/*\n[Service]", "conditions", r#"{"path_matches": "/etc/*"}"#),
     ("[Unit]\nConditionVirtualization=!container\nConditionKernelCommandLine=!a=b\n[Service]", "conditions",
      r#"{"container": false, "kernel_command_line": ["!a=b"]}"#),
+    ("[Unit]\nConditionACPower=true\nConditionCapability=CAP_SYS_TIME\n[Service]", "conditions",
+     r#"{"ac_power": true, "capability": "CAP_SYS_TIME"}"#),
+    ("[Unit]\nPartOf=elsewhere.service some.target\n[Service]", "part_of", r#"["elsewhere"]"#),
+    ("Restart=on-abort", "restart", r#""on-abort""#),
     ("Type=oneshot\nRemainAfterExit=yes\nExecStop=/bin/a", "before_stop", r#"[["/bin/a"]]"#),
     ("TimeoutStartSec=5\nExecStartPre=/bin/true", "start_timeout", r#""5s""#),
 ];
@@ -467,6 +471,43 @@ fn every_directive_has_its_cost() {
     let (_, imported) = unit("Frobnicate=1\nX-Mine=2");
     assert_eq!(found(&imported, "Frobnicate")[0].0, Severity::Lost);
     assert_eq!(found(&imported, "X-Mine")[0].0, Severity::Harmless);
+}
+
+#[test]
+fn what_follows_a_failure_or_a_reload_of_another_is_carried_over() {
+    let start = "[Service]\nExecStart=/bin/true\n";
+    let imported = import(&[
+        (
+            "a.service",
+            &format!(
+                "[Unit]\nOnFailure=b.service gone.service\nPartOf=c.service\nReloadPropagatedFrom=c.service\n{start}"
+            ),
+        ),
+        (
+            "b.service",
+            &format!("[Unit]\nReloadPropagatedFrom=c.service\n{start}"),
+        ),
+        ("c.service", start),
+    ]);
+    assert_checked(&imported);
+    let of = |name: &str, key: &str| {
+        let service = imported.services.iter().find(|it| it.name == name).unwrap();
+        value(service, key)
+    };
+    let words = serde_json::json!(["respawn", "start", "--no-wait", "b"]);
+    assert_eq!(of("a", "on_failed"), words);
+    assert_eq!(of("a", "part_of"), serde_json::json!(["c"]));
+    let told = |setting: &str| {
+        found(&imported, setting)
+            .into_iter()
+            .map(|it| it.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told("OnFailure="), [Severity::Approximated]);
+    assert_eq!(
+        told("ReloadPropagatedFrom="),
+        [Severity::Approximated, Severity::Harmless]
+    );
 }
 
 #[test]

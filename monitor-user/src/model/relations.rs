@@ -18,6 +18,9 @@ pub(crate) struct Relations {
     pub(crate) autostart: bool,
     /// It starts after these, and stops before them.
     pub(crate) after: BTreeSet<ServiceName>,
+    /// The same; it stops and restarts when somebody stops or restarts one of them.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) part_of: BTreeSet<ServiceName>,
     /// The same; they are started for it, it waits until they are ready, and stops and restarts when
     /// somebody stops or restarts one of them.
     pub(crate) requires: BTreeSet<ServiceName>,
@@ -33,6 +36,7 @@ impl Default for Relations {
         Self {
             autostart: true,
             after: BTreeSet::new(),
+            part_of: BTreeSet::new(),
             requires: BTreeSet::new(),
             binds: BTreeSet::new(),
             wants: BTreeSet::new(),
@@ -44,6 +48,7 @@ impl Default for Relations {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tie {
     After,
+    PartOf,
     Requires,
     Binds,
 }
@@ -52,6 +57,7 @@ impl fmt::Display for Tie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::After => "after",
+            Self::PartOf => "part_of",
             Self::Requires => "requires",
             Self::Binds => "binds",
         })
@@ -74,6 +80,7 @@ impl Relations {
             names.map(move |name| (name, tie)).collect::<Vec<_>>()
         };
         let mut ties: Ties = of(&self.after, Tie::After).into_iter().collect();
+        ties.extend(of(&self.part_of, Tie::PartOf));
         ties.extend(of(&self.requires, Tie::Requires));
         ties.extend(of(&self.binds, Tie::Binds));
         ties

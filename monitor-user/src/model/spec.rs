@@ -144,6 +144,8 @@ pub(crate) enum RestartPolicy {
     /// After an end by a signal, or because it was not ready in time or did not work; after an exit
     /// only if somebody else asked it to end.
     OnAbnormal,
+    /// The same, but not because it was not ready in time or did not work.
+    OnAbort,
     /// Never.
     No,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::confinement::CAPABILITIES;
 use super::spec::Identity;
 
 /// When a command is run, by the key that names it.
@@ -145,6 +146,10 @@ pub(crate) enum Test {
     DirectoryNotEmpty(PathBuf),
     /// The kernel was started with this word, or with a value for this name.
     KernelCommandLine(String),
+    /// The agent may have this capability, by its number, and so may its services.
+    Capability(u8),
+    /// This host has mains power, or no battery.
+    AcPower,
     /// This host is a container.
     Container,
     /// This host is a virtual machine.
@@ -165,6 +170,8 @@ impl Test {
             Self::FileNotEmpty(_) => "file_not_empty",
             Self::DirectoryNotEmpty(_) => "directory_not_empty",
             Self::KernelCommandLine(_) => "kernel_command_line",
+            Self::Capability(_) => "capability",
+            Self::AcPower => "ac_power",
             Self::Container => "container",
             Self::VirtualMachine => "virtual_machine",
             Self::Command(_) => "command",
@@ -187,7 +194,11 @@ impl Test {
     pub(crate) fn subject(&self) -> String {
         match self {
             Self::PathMatches(text) | Self::KernelCommandLine(text) => text.clone(),
-            Self::Container | Self::VirtualMachine => String::new(),
+            Self::Capability(number) => {
+                let name = CAPABILITIES.get(usize::from(*number));
+                name.copied().unwrap_or_default().to_owned()
+            }
+            Self::Container | Self::VirtualMachine | Self::AcPower => String::new(),
             Self::PathExists(path)
             | Self::PathIsDirectory(path)
             | Self::PathIsMountPoint(path)
@@ -202,7 +213,7 @@ impl Test {
 impl fmt::Display for Condition {
     /// `path_exists = "!/etc/example"`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Test::Container | Test::VirtualMachine = self.test {
+        if let Test::Container | Test::VirtualMachine | Test::AcPower = self.test {
             return write!(f, "{} = {}", self.test.key(), !self.negated);
         }
         let sign = if self.negated { "!" } else { "" };

@@ -153,6 +153,10 @@ pub(super) async fn holds(condition: &Condition, timeout: Duration) -> Result<bo
         Test::KernelCommandLine(word) => {
             is_in_command_line(&fs::read_to_string("/proc/cmdline")?, word)
         }
+        Test::Capability(number) => {
+            has_capability(&fs::read_to_string("/proc/self/status")?, *number)
+        }
+        Test::AcPower => has_ac_power(Path::new("/sys/class/power_supply")),
         Test::Container => is_container(),
         Test::VirtualMachine => is_virtual_machine(),
         Test::Command(step) => match run(step, timeout).await {
@@ -174,6 +178,26 @@ fn is_in_command_line(line: &str, word: &str) -> bool {
         let name = it.split_once('=').map_or(it, |(name, _)| name);
         it == word || name == word
     })
+}
+
+/// Whether it is in the bounding set, as systemd's `ConditionCapability=` has it.
+fn has_capability(status: &str, number: u8) -> bool {
+    let mut lines = status.lines();
+    let bounding = lines.find_map(|line| line.strip_prefix("CapBnd:"));
+    let bounding = bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bounding.is_some_and(|set| set & (1 << number) != 0)
+}
+
+/// Whether one of the power supplies other than batteries is online, or there is none of those.
+fn has_ac_power(supplies: &Path) -> bool {
+    let supplies = fs::read_dir(supplies).into_iter().flatten().flatten();
+    let read = |path: &Path, name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
+    let mains: Vec<bool> = supplies
+        .map(|supply| supply.path())
+        .filter(|path| !matches!(read(path, "type").trim(), "Battery" | ""))
+        .map(|path| read(&path, "online").trim() != "0")
+        .collect();
+    mains.is_empty() || mains.contains(&true)
 }
 
 /// By the marks that containers' runtimes leave, as systemd knows them (`detect_container`).
@@ -297,6 +321,33 @@ mod tests {
         ] {
             assert_eq!(is_in_command_line(line, word), expected, "{word}");
         }
+    }
+
+    #[test]
+    fn capabilities_are_those_of_the_bounding_set() {
+        let status = "Name:\tx\nCapEff:\t0000000000000000\nCapBnd:\t0000000002000001\n";
+        for (number, expected) in [(0, true), (1, false), (25, true), (40, false)] {
+            assert_eq!(has_capability(status, number), expected, "{number}");
+        }
+        assert!(!has_capability("", 0));
+    }
+
+    #[test]
+    fn mains_power_is_there_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(has_ac_power(&dir.path().join("none")));
+        let supply = |name: &str, kind: &str, online: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("type"), kind).unwrap();
+            fs::write(path.join("online"), online).unwrap();
+        };
+        supply("BAT0", "Battery\n", "0\n");
+        assert!(has_ac_power(dir.path()));
+        supply("AC", "Mains\n", "0\n");
+        assert!(!has_ac_power(dir.path()));
+        supply("usb", "USB\n", "1\n");
+        assert!(has_ac_power(dir.path()));
     }
 
     #[tokio::test]

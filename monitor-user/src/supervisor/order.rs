@@ -74,7 +74,7 @@ impl Order {
     /// The services that follow this one's stops, one after the other.
     pub(super) fn followers(&self, name: &str) -> Vec<ServiceName> {
         let followers = self.behind(name);
-        let followers = followers.filter(|(_, tie)| *tie >= Tie::Requires);
+        let followers = followers.filter(|(_, tie)| *tie >= Tie::PartOf);
         followers.map(|(name, _)| name.clone()).collect()
     }
 

@@ -1638,10 +1638,13 @@ impl Service {
             _ if death.cause == Cause::Unknown && self.is_oneshot() => Verdict::Fail,
             _ if death.cause == Cause::Unknown => Verdict::Retry,
             (_, Blame::SomeoneElse) => Verdict::Mend,
-            (RestartPolicy::OnFailure | RestartPolicy::OnAbnormal, Blame::Itself) if success => {
-                Verdict::Finish
+            (RestartPolicy::Always, Blame::Itself) => Verdict::Restart,
+            (_, Blame::Itself) if success => Verdict::Finish,
+            (RestartPolicy::OnAbnormal | RestartPolicy::OnAbort, Blame::Itself)
+                if code.is_some() =>
+            {
+                Verdict::Fail
             }
-            (RestartPolicy::OnAbnormal, Blame::Itself) if code.is_some() => Verdict::Fail,
             (_, Blame::Itself) => Verdict::Restart,
         }
     }
@@ -1833,7 +1836,9 @@ impl Service {
         let uptime = uptime.unwrap_or_else(|| step.now.saturating_duration_since(self.since));
         self.backoff.ran_for(uptime, &self.spec.policy);
         match self.spec.policy.restart {
-            RestartPolicy::No => self.enter(ServiceState::Ending(Rest::Failed { reason }), step),
+            RestartPolicy::No | RestartPolicy::OnAbort => {
+                self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+            }
             RestartPolicy::Always | RestartPolicy::OnFailure | RestartPolicy::OnAbnormal => {
                 self.back_off(BackoffReason::Exited, step);
             }

@@ -253,6 +253,24 @@ impl Unit<'_> {
             table.insert(key.to_owned(), json!(holds));
             origins.push(from);
         }
+        for (key, into) in [
+            ("ConditionACPower", "ac_power"),
+            ("ConditionCapability", "capability"),
+        ] {
+            let Some(from) = self.last("Unit", key) else {
+                continue;
+            };
+            let value = match into {
+                "ac_power" => json!(values::boolean(&from.value)),
+                _ if from.value.starts_with('!') => {
+                    self.find(Approximated, &from, "it starts even if that does not hold");
+                    continue;
+                }
+                _ => json!(from.value),
+            };
+            table.insert(into.to_owned(), value);
+            origins.push(from);
+        }
         let given = self.all("Unit", "ConditionKernelCommandLine");
         let words: Vec<_> = given.iter().map(|from| json!(from.value)).collect();
         if !words.is_empty() {

@@ -89,7 +89,11 @@ impl Shadow {
     fn allow(&mut self, policy: &Policy) {
         self.may_fail |= policy.restart == RestartPolicy::No || policy.start_limit.is_some();
         let prevents = &policy.restart_prevent_exit_status;
-        self.may_fail |= policy.restart == RestartPolicy::OnAbnormal || !prevents.is_empty();
+        let is_on_signals = matches!(
+            policy.restart,
+            RestartPolicy::OnAbnormal | RestartPolicy::OnAbort
+        );
+        self.may_fail |= is_on_signals || !prevents.is_empty();
         // Its end may be unseen.
         self.may_fail |= policy.kind == Kind::Oneshot;
         self.may_finish |= policy.restart != RestartPolicy::Always || !prevents.is_empty();

@@ -826,6 +826,7 @@ impl Simulation {
                 RestartPolicy::Always,
                 RestartPolicy::OnFailure,
                 RestartPolicy::OnAbnormal,
+                RestartPolicy::OnAbort,
                 RestartPolicy::No,
             ]),
             restart_delay: Duration::from_millis(random.pick(&[0, 0, 50, 1_000])),
@@ -1019,14 +1020,14 @@ impl Simulation {
         }
     }
 
-    /// Those that require a service, directly or not.
+    /// Those that require a service or are part of it, directly or not.
     fn followers(&self, service: &ServiceName) -> BTreeSet<ServiceName> {
         let mut found = BTreeSet::new();
         let mut rest = vec![service.clone()];
         while let Some(next) = rest.pop() {
             for name in NAMES {
                 let tie = self.supervisor.ties(name).get(&next).copied();
-                if tie >= Some(Tie::Requires) && found.insert(name.into()) {
+                if tie >= Some(Tie::PartOf) && found.insert(name.into()) {
                     rest.push(name.into());
                 }
             }
@@ -1057,6 +1058,7 @@ fn random_relations(random: &mut Random) -> Relations {
             1 | 2 => relations.requires.insert(name),
             3 => relations.binds.insert(name),
             4 => relations.wants.insert(name),
+            5 => relations.part_of.insert(name),
             _ => true,
         };
     }
@@ -1199,6 +1201,9 @@ impl Simulation {
                 };
                 match fact {
                     Fact::DoesNotWork { .. } => process.is_broken = true,
+                    // To say it unasked, or again, is no sign of life.
+                    Fact::BecameReady { .. }
+                        if process.exec.ready.is_none() || process.is_ready_told => {}
                     Fact::BecameReady { .. } => {
                         process.is_ready_told = true;
                         process.heard = process.heard.max(now);

@@ -154,6 +154,33 @@ fn a_stop_and_a_restart_carry_to_those_that_require_it_and_a_crash_does_not() {
 }
 
 #[test]
+fn a_part_of_a_service_follows_its_stop_and_restart_and_is_not_started_by_it() {
+    check(
+        "
+        set part_of=db autostart=false ->
+        add @db    ->
+        config     -> spawn 1 @db
+        spawned 1 @db -> started 1 @db
+        start a    -> spawn 2
+        spawned 2  -> started 2; done a
+        ends 1 SIGKILL else @db -> exited 1 @db; clear 1 @db; spawn 3 @db
+        spawned 3 @db -> started 3 @db
+        restart b @db -> stopping 2; SIGTERM 2
+        ends 2     -> exited 2; await 2; stopping 3 @db; SIGTERM 3 @db
+        ends 3 @db -> exited 3 @db; await 3 @db; spawn 4 @db
+        spawned 4 @db -> started 4 @db; done b; spawn 5
+        spawned 5  -> started 5
+        stop c @db -> stopping 5; SIGTERM 5
+        ends 5     -> exited 5; await 5; stopped; stopping 4 @db; SIGTERM 4 @db
+        ends 4 @db -> exited 4 @db; await 4 @db; stopped @db; done c
+        start d @db -> spawn 6 @db
+        spawned 6 @db -> started 6 @db; done d
+        start e    -> spawn 7
+        ",
+    );
+}
+
+#[test]
 fn a_service_that_is_bound_follows_a_crash() {
     check(
         "

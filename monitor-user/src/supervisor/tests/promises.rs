@@ -657,6 +657,9 @@ fn every_policy_with_every_death() {
         ("on-abnormal", "SIGKILL else", again),
         ("on-abnormal", "oom", again),
         ("on-abnormal", "unknown", again),
+        ("on-abort", "code=7", done),
+        ("on-abort", "code=1 else", again),
+        ("on-abort", "SIGSEGV", again),
         ("no", "code=0", "exited 1; clear 1; failed (exited with 0)"),
         ("no", "code=1", "exited 1; clear 1; failed (exited with 1)"),
         ("no", "code=7", done),
@@ -725,6 +728,7 @@ fn a_failed_start_is_a_failure_under_every_policy() {
         ("always", "backoff 1s"),
         ("on-failure", "backoff 1s"),
         ("on-abnormal", "backoff 1s"),
+        ("on-abort", "backoff 1s"),
         ("no", "failed (no such file)"),
     ] {
         let mut bench = Bench::new();

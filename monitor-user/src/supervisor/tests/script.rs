@@ -290,6 +290,7 @@ impl Bench {
                     "always" => RestartPolicy::Always,
                     "on-failure" => RestartPolicy::OnFailure,
                     "on-abnormal" => RestartPolicy::OnAbnormal,
+                    "on-abort" => RestartPolicy::OnAbort,
                     _ => RestartPolicy::No,
                 }
             }
@@ -328,6 +329,7 @@ impl Bench {
             "autostart" => spec.relations.autostart = value == "true",
             "after" => spec.relations.after = names(value),
             "requires" => spec.relations.requires = names(value),
+            "part_of" => spec.relations.part_of = names(value),
             "binds" => spec.relations.binds = names(value),
             "wants" => spec.relations.wants = names(value),
             other => panic!("unknown key {other:?}"),
