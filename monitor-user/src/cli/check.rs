@@ -1,5 +1,6 @@
 //! `respawn check`: validates a config and says all that is wrong with it. Needs no agent.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -109,8 +110,17 @@ fn write_services(config: &Config, path: &Path, out: &mut impl Write) -> io::Res
                 true => path.to_owned(),
                 false => path.join(SERVICES),
             };
+            let mut files = fs::read_dir(&services).into_iter().flatten().flatten();
+            let has_files = files.any(|it| it.path().extension().is_some_and(|it| it == "toml"));
             let services = printable(&services.to_string_lossy());
-            writeln!(out, "0 services ok: no *.toml file is in {services}")
+            match has_files {
+                true => writeln!(
+                    out,
+                    "0 services ok: the files in {services} describe none; a template needs `instances`, or \
+                     links that name them"
+                ),
+                false => writeln!(out, "0 services ok: no *.toml file is in {services}"),
+            }
         }
         [] => writeln!(out, "ok"),
         [name] => writeln!(out, "1 service ok: {name}"),
@@ -120,8 +130,6 @@ fn write_services(config: &Config, path: &Path, out: &mut impl Write) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -159,6 +167,11 @@ mod tests {
         assert_eq!(
             check(&[]).0,
             "0 services ok: no *.toml file is in DIR/services\n"
+        );
+        assert_eq!(
+            check(&[("web@.toml", good)]).0,
+            "0 services ok: the files in DIR/services describe none; a template needs `instances`, or links \
+             that name them\n"
         );
     }
 

@@ -639,6 +639,32 @@ mod tests {
     }
 
     #[test]
+    fn drop_ins_that_are_not_read_are_warned_of() {
+        let several = "[service.a]\ncommand = [\"/bin/true\"]\n";
+        let place = Place::with(&[
+            ("all.toml", several),
+            ("all.toml.d/x.toml", "[service.a]\nnice = 1"),
+            ("a.toml.d/x.toml", "nice = 2"),
+            ("web.toml", TRUE),
+            ("web.toml.d/x.conf", "nice = 3"),
+            ("x.toml", &format!("{TRUE}instances = 1")),
+            ("x@1.toml.d/x.toml", "nice = 4"),
+        ]);
+        let config = place.good();
+        let nice = |name: &str| config.services[name].exec.nice;
+        assert_eq!(
+            (nice("a"), nice("web"), nice("x@1")),
+            (Some(1), None, Some(4))
+        );
+        let expected = [
+            "config/services/a.toml.d: is not read: a is in all.toml, whose drop-ins are in all.toml.d, \
+             in a table [service.a]",
+            "config/services/web.toml.d/x.conf: is not read: the names of drop-ins end with .toml",
+        ];
+        assert_eq!(place.said(), expected.join("\n"));
+    }
+
+    #[test]
     fn an_instance_has_drop_ins_beside_those_of_its_template() {
         let place = Place::with(&[
             ("x@.toml", &format!("{TRUE}instances = 2")),

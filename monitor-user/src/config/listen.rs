@@ -1,7 +1,9 @@
 //! The key `listen`: the sockets that are held for a service.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
@@ -156,6 +158,10 @@ fn socket_path(item: &Item<'_>) -> Option<PathBuf> {
         let what = format!("the absolute path of a socket, of at most {LONGEST_PATH} bytes");
         item.expected(&what, Some(&format!("it has {length}")));
         return None;
+    }
+    let found = fs::symlink_metadata(&path);
+    if found.is_ok_and(|found| !found.file_type().is_socket()) {
+        item.warn("what is there is no socket and is not replaced, so that the start fails");
     }
     Some(path)
 }

@@ -507,10 +507,35 @@ impl<'s> Loader<'s> {
             self.report.problem(Problem::of_file(link, message));
         }
         for (folder, stem) in layout.folders() {
-            let is_read = layout.has(&stem) || self.places.contains_key(stem.as_str());
-            if !is_read && !layout.is_masked(&stem) {
-                let message = format!("is not read: there is no {stem}.toml for these drop-ins");
-                self.report.warn(Problem::of_file(&folder, message));
+            self.check_folder(&folder, &stem, &layout);
+        }
+    }
+
+    /// Warns of drop-ins that are not read.
+    fn check_folder(&self, folder: &Path, stem: &str, layout: &Layout) {
+        let is_of_template = stem
+            .split_once('@')
+            .is_some_and(|(prefix, _)| layout.has(prefix) || layout.has(&format!("{prefix}@")));
+        let file = self.files.get(stem);
+        let is_read = layout.has(stem) || file.is_some() && is_of_template;
+        if !is_read && !layout.is_masked(stem) {
+            let message = match file.and_then(|file| file.file_name()) {
+                Some(file) => {
+                    let file = printable(Path::new(file));
+                    format!(
+                        "is not read: {stem} is in {file}, whose drop-ins are in {file}.d, in a table \
+                         [service.{stem}]"
+                    )
+                }
+                None => format!("is not read: there is no {stem}.toml for these drop-ins"),
+            };
+            return self.report.warn(Problem::of_file(folder, message));
+        }
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|it| it == "conf") {
+                let message = "is not read: the names of drop-ins end with .toml".to_owned();
+                self.report.warn(Problem::of_file(&path, message));
             }
         }
     }

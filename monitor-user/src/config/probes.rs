@@ -54,8 +54,8 @@ pub(super) fn ready(item: &Item<'_>) -> Option<Ready> {
     let table = item.table(WHAT)?;
     let mut ready = Vec::new();
     table.read(READY, &mut ready);
-    if table.items().count() != 1 {
-        item.expected(WHAT, None);
+    if let Some(why) = not_one(table.items().count(), "one way to tell") {
+        item.problem(format!("expected {WHAT}, found {why}"));
         return None;
     }
     ready.pop()
@@ -72,13 +72,9 @@ pub(super) fn check(item: &Item<'_>) -> Option<Check> {
         failures: 3,
     };
     table.read(CHECK, &mut draft);
-    if table
-        .items()
-        .filter(|(key, _)| PROBES.contains(key))
-        .count()
-        != 1
-    {
-        item.expected(WHAT, None);
+    let probes = table.items().filter(|(key, _)| PROBES.contains(key));
+    if let Some(why) = not_one(probes.count(), "one of these") {
+        item.problem(format!("expected {WHAT}, found {why}"));
         return None;
     }
     Some(Check {
@@ -87,6 +83,15 @@ pub(super) fn check(item: &Item<'_>) -> Option<Check> {
         timeout: draft.timeout,
         failures: draft.failures,
     })
+}
+
+/// What is wrong with so many.
+fn not_one(count: usize, of: &str) -> Option<String> {
+    match count {
+        0 => Some("a table with none".to_owned()),
+        1 => None,
+        count => Some(format!("a table with {count}, and not {of}")),
+    }
 }
 
 /// Looks a command's program up in `search`. `item`: the table that the probe is in.

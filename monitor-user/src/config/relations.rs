@@ -15,12 +15,12 @@ use super::problem::{Ends, Problem, printable};
 /// Reports it, and has no service of that used.
 pub(super) fn check(loader: &mut Loader<'_>) {
     for (name, key, missing) in missing(loader, needed) {
-        let message = no_service(loader, &missing);
+        let message = no_service(loader, &name, &missing);
         let problem = problem(loader, &name, key, message);
         refuse(loader, &name, problem);
     }
-    for (name, key, missing) in missing(loader, |of| [("after", &of.after), ("wants", &of.wants)]) {
-        let message = no_service(loader, &missing);
+    for (name, key, missing) in missing(loader, harmless) {
+        let message = no_service(loader, &name, &missing);
         let problem = problem(loader, &name, key, message);
         loader.report.warn(problem);
     }
@@ -64,12 +64,22 @@ fn refuse_cycle(loader: &mut Loader<'_>, mut cycle: Vec<Link>) {
 /// Names under a key.
 type Named<'a> = (&'static str, &'a BTreeSet<ServiceName>);
 
-fn needed(of: &Relations) -> [Named<'_>; 2] {
-    [("requires", &of.requires), ("binds", &of.binds)]
+fn harmless(of: &Relations) -> Vec<Named<'_>> {
+    vec![
+        ("after", &of.after),
+        ("part_of", &of.part_of),
+        ("wants", &of.wants),
+    ]
 }
 
-fn no_service(loader: &Loader<'_>, name: &str) -> String {
-    let known = loader.places.keys().map(AsRef::as_ref);
+fn needed(of: &Relations) -> Vec<Named<'_>> {
+    vec![("requires", &of.requires), ("binds", &of.binds)]
+}
+
+/// `of`: who names it.
+fn no_service(loader: &Loader<'_>, of: &ServiceName, name: &str) -> String {
+    let others = loader.places.keys().filter(|other| *other != of);
+    let known = others.map(AsRef::as_ref);
     let prefix = format!("{name}@");
     let mut instances = loader.places.keys().filter(|it| it.starts_with(&prefix));
     if let Some(first) = instances.next() {
@@ -89,7 +99,7 @@ fn no_service(loader: &Loader<'_>, name: &str) -> String {
 /// Services that do not exist, and the key that names them.
 fn missing(
     loader: &Loader<'_>,
-    keys: impl for<'a> Fn(&'a Relations) -> [Named<'a>; 2],
+    keys: impl for<'a> Fn(&'a Relations) -> Vec<Named<'a>>,
 ) -> Vec<(ServiceName, &'static str, ServiceName)> {
     let mut missing = Vec::new();
     for (name, spec) in &loader.services {

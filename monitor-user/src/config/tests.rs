@@ -1680,6 +1680,30 @@ fn a_probe_that_would_always_succeed_is_warned_of() {
 }
 
 #[test]
+fn a_service_is_not_proposed_to_itself() {
+    let text = "command = [\"/bin/true\"]\nrequires = [\"x\"]";
+    assert_eq!(
+        problem_lines(&[("services/a.toml", text)]),
+        ["services/a.toml:2: requires: no service is named \"x\""]
+    );
+}
+
+#[test]
+fn a_socket_in_the_place_of_a_file_is_warned_of() {
+    for (path, is_warned) in [
+        ("/etc/passwd", true),
+        ("/etc", true),
+        ("/run/none.sock", false),
+    ] {
+        let text = format!("command = [\"/bin/true\"]\nlisten = [{{ unix = {path:?} }}]");
+        let config = Dir::new(&[("services/web.toml", &text)]).load().unwrap();
+        let mut warnings = config.warnings.iter();
+        let found = warnings.any(|it| it.message.starts_with("what is there is no socket"));
+        assert_eq!(found, is_warned, "{path}");
+    }
+}
+
+#[test]
 fn two_services_cannot_listen_at_one_address() {
     let service = |listen: &str| format!("command = [\"/bin/true\"]\n\nlisten = [{{ {listen} }}]");
     let [a, b, c, d] = [
