@@ -89,7 +89,7 @@ fn units_are_imported_and_run() {
         options.display()
     );
     write(&units.join("db.service"), &db);
-    let web = "[Unit]\nDescription=The web\nRequires=db.service\n               [Service]\nExecStart=/bin/sleep \\\n  1002\nEnvironment=\"A=one two\"\nUMask=0027\n               LimitNOFILE=100\nNoNewPrivileges=yes\nPrivateTmp=yes\n[Install]\nWantedBy=multi-user.target\n";
+    let web = "[Unit]\nDescription=The web\nRequires=db.service\n               [Service]\nExecStart=/bin/sleep \\\n  1002\nEnvironment=\"A=one two\"\nUMask=0027\n               LimitNOFILE=100\nNoNewPrivileges=yes\nPrivateTmp=yes\nProtectClock=yes\n[Install]\nWantedBy=multi-user.target\n";
     write(&units.join("web.service"), web);
     write(
         &units.join("web.service.d/more.conf"),
@@ -113,7 +113,7 @@ fn units_are_imported_and_run() {
     let told = stderr(&imported);
     assert!(imported.status.success(), "{told}");
     assert!(
-        told.contains("hardening: ") && told.contains("PrivateTmp=yes"),
+        told.contains("hardening: ") && told.contains("ProtectClock=yes"),
         "{told}"
     );
     assert!(
@@ -127,6 +127,10 @@ fn units_are_imported_and_run() {
     let written = fs::read_to_string(dir.path().join("config/services/web.toml")).unwrap();
     assert!(
         written.contains("# web.service:5: ExecStart=/bin/sleep"),
+        "{written}"
+    );
+    assert!(
+        written.contains("sandbox = { optional = true, private_tmp = true }"),
         "{written}"
     );
     let agent = run(dir, &Setup::default());

@@ -367,6 +367,18 @@ fn fate_of(
         (_, _) if value.is_empty() => Class::Whole,
         (_, Nothing) => Class::Whole,
         (_, Protection) if is_off => Class::Whole,
+        (
+            "ProtectSystem"
+            | "ProtectHome"
+            | "PrivateTmp"
+            | "PrivateDevices"
+            | "PrivateNetwork"
+            | "ReadOnlyPaths"
+            | "ReadWritePaths"
+            | "ReadOnlyDirectories"
+            | "ReadWriteDirectories",
+            Protection,
+        ) if is_there(&["sandbox"]) => Class::Whole,
         (_, Protection) => Class::Unprotected,
         (_, Different) => Class::Different,
         (_, Loss) => Class::Lossy,

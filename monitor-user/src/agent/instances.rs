@@ -565,6 +565,8 @@ impl Instances {
         let variables = variables(&spec.exec)?;
         if self.services.get(service).is_some_and(|prelude| {
             Arc::ptr_eq(&prelude.spec, spec)
+                // What is mounted may be something else by now.
+                && spec.exec.confinement.sandbox.is_nothing()
                 && prelude.variables == variables
                 && prelude.command.as_ref().is_some_and(|command| {
                     command.notifies(places.notify.as_ref()) && command.has_sockets(&places.sockets)

@@ -1,11 +1,11 @@
 //! The keys for what a service may do and use: capabilities, processors, cgroup limits, directories.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::model::{CAPABILITIES, Confinement, Directories, Place, capability_name};
+use crate::model::{CAPABILITIES, Confinement, Directories, Place, Sandbox, capability_name};
 
 use super::cursor::{Item, Keys, keep, nearest};
 use super::{describe, service, value};
@@ -133,6 +133,77 @@ pub(super) fn directories(item: &Item<'_>) -> Option<Directories> {
         names: names.collect(),
         mode: draft.mode.unwrap_or(Directories::default().mode),
     })
+}
+
+#[rustfmt::skip]
+const SANDBOX: &Keys<Sandbox> = &[
+    ("read_only", |d, i| keep(&mut d.read_only, paths(i))),
+    ("writable", |d, i| keep(&mut d.writable, paths(i))),
+    ("private_tmp", |d, i| keep(&mut d.private_tmp, i.boolean())),
+    ("private_devices", |d, i| keep(&mut d.private_devices, i.boolean())),
+    ("protect_home", |d, i| keep(&mut d.protect_home, i.boolean())),
+    ("network", |d, i| keep(&mut d.network, i.boolean())),
+    ("optional", |d, i| keep(&mut d.optional, i.boolean())),
+];
+
+/// A view of the host of its own.
+pub(super) fn sandbox(item: &Item<'_>) -> Option<Sandbox> {
+    let table = item.table(r#"a table such as { read_only = ["/"], private_tmp = true }"#)?;
+    let mut sandbox = Sandbox::default();
+    table.read(SANDBOX, &mut sandbox);
+    if let Some(both) = sandbox
+        .writable
+        .iter()
+        .find(|it| sandbox.read_only.contains(it))
+    {
+        item.problem(format!("{} is both read_only and writable", both.display()));
+    }
+    if sandbox.read_only.is_empty()
+        && let Some(item) = table.get("writable")
+    {
+        item.warn("this makes parts of `read_only` writable, and there is none");
+    }
+    if sandbox.is_nothing() {
+        item.warn("this says nothing that is not so without it");
+    }
+    Some(sandbox)
+}
+
+/// With a `-` before those that may be missing.
+fn paths(item: &Item<'_>) -> Option<Vec<PathBuf>> {
+    const WHAT: &str = "an absolute path such as \"/etc\", with a - before it if it may be missing";
+    let items = item.array("an array of absolute paths such as [\"/etc\"]")?;
+    let path = |item: &Item<'_>| {
+        let text = item.string(WHAT)?;
+        if !text.strip_prefix('-').unwrap_or(text).starts_with('/') {
+            item.expected(WHAT, None);
+            return None;
+        }
+        Some(PathBuf::from(text))
+    };
+    let paths: Vec<_> = items.iter().map(path).collect();
+    paths.into_iter().collect()
+}
+
+pub(super) fn describe_sandbox(confinement: &Confinement) -> Value {
+    let sandbox = &confinement.sandbox;
+    if *sandbox == Sandbox::default() {
+        return Value::Null;
+    }
+    let paths = |paths: &[PathBuf]| {
+        let paths: Vec<_> = paths.iter().map(|it| it.to_string_lossy()).collect();
+        json!(paths)
+    };
+    let entries = [
+        ("read_only", paths(&sandbox.read_only)),
+        ("writable", paths(&sandbox.writable)),
+        ("private_tmp", json!(sandbox.private_tmp)),
+        ("private_devices", json!(sandbox.private_devices)),
+        ("protect_home", json!(sandbox.protect_home)),
+        ("network", json!(sandbox.network)),
+        ("optional", json!(sandbox.optional)),
+    ];
+    describe::table(entries.into_iter())
 }
 
 fn names(item: &Item<'_>) -> Option<Vec<String>> {

@@ -81,6 +81,7 @@ const READINGS: &[(&str, Reading)] = &[
     ("capabilities", |s| confinement::describe_capabilities(&s.exec.confinement)),
     ("cpu_affinity", |s| confinement::describe_cpus(&s.exec.confinement)),
     ("directories", |s| confinement::describe_directories(&s.exec.confinement)),
+    ("sandbox", |s| confinement::describe_sandbox(&s.exec.confinement)),
     ("memory_max", |s| json!(s.exec.confinement.cgroup.memory_max)),
     ("memory_high", |s| json!(s.exec.confinement.cgroup.memory_high)),
     ("cpu_max", |s| confinement::describe_percent(s.exec.confinement.cgroup.cpu_max)),

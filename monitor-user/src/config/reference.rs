@@ -296,6 +296,12 @@ const SERVICE_KEYS: &[Key] = &[
         text: r#"`{ runtime = ["x"], state = ["x"], logs = ["x"], cache = ["x"], mode = "0755" }`: directories below `/run`, `/var/lib`, `/var/log` and `/var/cache` that are made for the service's user before each start. See [Directories](environment.md#directories)"#,
     },
     Key {
+        name: "sandbox",
+        form: Form::Table,
+        default: "none",
+        text: r#"A view of the host of its own: `{ read_only = ["/"], writable = ["/var/lib/x"], private_tmp = true, private_devices = true, protect_home = true, network = false, optional = false }`. See [Sandbox](environment.md#sandbox)"#,
+    },
+    Key {
         name: "memory_max",
         form: Form::Size,
         default: "none",

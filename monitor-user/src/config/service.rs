@@ -59,6 +59,7 @@ const KEYS: &Keys<Draft> = &[
     ("capabilities", |d, i| keep(&mut d.confinement.capabilities, confinement::capabilities(i))),
     ("cpu_affinity", |d, i| keep(&mut d.confinement.cpu_affinity, confinement::cpu_affinity(i))),
     ("directories", |d, i| keep(&mut d.confinement.directories, confinement::directories(i))),
+    ("sandbox", |d, i| keep(&mut d.confinement.sandbox, confinement::sandbox(i))),
     ("memory_max", |d, i| keep(&mut d.confinement.cgroup.memory_max, confinement::memory(i))),
     ("memory_high", |d, i| keep(&mut d.confinement.cgroup.memory_high, confinement::memory(i))),
     ("cpu_max", |d, i| keep(&mut d.confinement.cgroup.cpu_max, confinement::cpu_max(i))),

@@ -162,6 +162,7 @@ impl<'a> Unit<'a> {
         self.limits();
         self.rights();
         self.directories();
+        self.sandbox();
         self.cgroup();
         self.output();
         self.instances();
@@ -961,6 +962,87 @@ impl<'a> Unit<'a> {
             .collect();
         if !words.is_empty() {
             self.set("cpu_affinity", json!(words), &cpus);
+        }
+    }
+
+    /// Unless it is switched off.
+    fn find_unprotected(&mut self, from: &Assignment, is_unprotected: bool) {
+        let is_off = ["no", "false", "off", "0", ""].contains(&from.value.as_str());
+        if is_unprotected && !is_off {
+            self.find(Hardening, from, "it runs without this protection");
+        }
+    }
+
+    /// Protections that have a counterpart. What systemd leaves out where a path is not there has a `-`.
+    fn sandbox(&mut self) {
+        let mut table = Map::new();
+        let mut origins = Vec::new();
+        let (mut read_only, mut writable) = (Vec::new(), Vec::new());
+        if let Some(from) = self.last("Service", "ProtectSystem") {
+            let paths: &[&str] = match from.value.as_str() {
+                "strict" => &["/"],
+                "full" => &["-/usr", "-/boot", "-/efi", "-/etc"],
+                value if values::boolean(value) => &["-/usr", "-/boot", "-/efi"],
+                _ => &[],
+            };
+            self.find_unprotected(&from, paths.is_empty());
+            read_only.extend(paths.iter().map(|path| json!(path)));
+            origins.push(from);
+        }
+        if let Some(from) = self.last("Service", "ProtectHome") {
+            match from.value.as_str() {
+                "read-only" => {
+                    let homes = ["-/home", "-/root", "-/run/user"];
+                    read_only.extend(homes.map(|path| json!(path)));
+                }
+                value if value == "tmpfs" || values::boolean(value) => {
+                    table.insert("protect_home".to_owned(), json!(true));
+                }
+                _ => self.find_unprotected(&from, true),
+            }
+            origins.push(from);
+        }
+        for (keys, into) in [
+            (["ReadOnlyPaths", "ReadOnlyDirectories"], &mut read_only),
+            (["ReadWritePaths", "ReadWriteDirectories"], &mut writable),
+        ] {
+            let given = keys.map(|key| self.all("Service", key));
+            for from in given.into_iter().flatten() {
+                let paths = from.value.split_ascii_whitespace();
+                // `+`: below a root of its own, which no service has here.
+                let paths = paths.map(|path| path.replacen('+', "", 1));
+                let is_path = |path: &String| path.trim_start_matches('-').starts_with('/');
+                let (paths, others): (Vec<_>, Vec<_>) = paths.partition(is_path);
+                self.find_unprotected(&from, !others.is_empty());
+                into.extend(paths.into_iter().map(Value::from));
+                origins.push(from);
+            }
+        }
+        for (key, into, value) in [
+            ("PrivateTmp", "private_tmp", true),
+            ("PrivateDevices", "private_devices", true),
+            ("PrivateNetwork", "network", false),
+        ] {
+            if let Some(from) = self.last("Service", key) {
+                if values::boolean(&from.value) || from.value == "disconnected" {
+                    table.insert(into.to_owned(), json!(value));
+                } else {
+                    self.find_unprotected(&from, true);
+                }
+                origins.push(from);
+            }
+        }
+        // Without a read-only part all is writable.
+        if !read_only.is_empty() {
+            table.insert("read_only".to_owned(), Value::Array(read_only));
+            if !writable.is_empty() {
+                table.insert("writable".to_owned(), Value::Array(writable));
+            }
+        }
+        if !table.is_empty() {
+            // In a container that does not allow it, systemd goes on without it, too.
+            table.insert("optional".to_owned(), json!(true));
+            self.set("sandbox", Value::Object(table), &origins);
         }
     }
 

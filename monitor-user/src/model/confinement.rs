@@ -75,6 +75,72 @@ pub(crate) struct Confinement {
     pub(crate) cpu_affinity: Vec<u16>,
     pub(crate) directories: Directories,
     pub(crate) cgroup: CgroupLimits,
+    #[serde(skip_serializing_if = "Sandbox::is_nothing")]
+    pub(crate) sandbox: Sandbox,
+}
+
+/// A view of the host of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sandbox {
+    /// Absolute paths; what is below them too. With a `-` before those that may be missing.
+    pub(crate) read_only: Vec<PathBuf>,
+    /// Parts of those that are not.
+    pub(crate) writable: Vec<PathBuf>,
+    /// `/tmp` and `/var/tmp` are its own, and empty at each start.
+    pub(crate) private_tmp: bool,
+    /// `/dev` has what every program needs, and no disk.
+    pub(crate) private_devices: bool,
+    /// `/home`, `/root` and `/run/user` are empty.
+    pub(crate) protect_home: bool,
+    /// It has the host's network, and not one of its own with a loopback interface alone.
+    pub(crate) network: bool,
+    /// What this host does not allow is left out.
+    pub(crate) optional: bool,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            read_only: Vec::new(),
+            writable: Vec::new(),
+            private_tmp: false,
+            private_devices: false,
+            protect_home: false,
+            network: true,
+            optional: false,
+        }
+    }
+}
+
+impl Sandbox {
+    fn add_to(&self, hash: &mut Fingerprint) {
+        if self.is_nothing() {
+            return;
+        }
+        for (name, paths) in [("read_only", &self.read_only), ("writable", &self.writable)] {
+            for path in paths {
+                hash.add(name, path.as_os_str().as_encoded_bytes());
+            }
+        }
+        for (name, is_set) in [
+            ("private_tmp", self.private_tmp),
+            ("private_devices", self.private_devices),
+            ("protect_home", self.protect_home),
+            ("no network", !self.network),
+        ] {
+            if is_set {
+                hash.add(name, &[]);
+            }
+        }
+    }
+
+    /// Whether the service has the host's view.
+    pub(crate) fn is_nothing(&self) -> bool {
+        let has_paths = !self.read_only.is_empty();
+        let covers = self.private_tmp || self.private_devices || self.protect_home;
+        !has_paths && !covers && self.network
+    }
 }
 
 /// Directories that are made before each start, and are its user's.
@@ -196,6 +262,7 @@ impl Confinement {
         if !self.directories.names.is_empty() {
             hash.add("directories' mode", &self.directories.mode.to_le_bytes());
         }
+        self.sandbox.add_to(hash);
         let cgroup = &self.cgroup;
         for (name, value) in [
             ("memory_max", cgroup.memory_max),

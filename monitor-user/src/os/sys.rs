@@ -6,7 +6,7 @@
 //! are the agent's.
 
 use std::arch::asm;
-use std::ffi::{CStr, c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
@@ -582,6 +582,99 @@ pub(super) fn make_directory_at(directory: c_int, name: &CStr, mode: u32) -> Res
     let args = [word(directory), name, mode as usize, 0, 0, 0];
     // SAFETY: the name ends in a NUL and outlives the call.
     unsafe { call(libc::SYS_mkdirat, args) }.map(drop)
+}
+
+/// `unshare`
+pub(super) fn unshare(namespaces: c_int) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_unshare, [word(namespaces), 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// `mount`
+pub(super) fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: c_ulong,
+    data: Option<&CStr>,
+) -> Result<(), Errno> {
+    let address = |text: Option<&CStr>| text.map_or(0, |text| text.as_ptr() as usize);
+    let flags = usize::try_from(flags).unwrap_or(0);
+    let target = target.as_ptr() as usize;
+    let args = [
+        address(source),
+        target,
+        address(kind),
+        flags,
+        address(data),
+        0,
+    ];
+    // SAFETY: null, or strings that end in a NUL and outlive the call.
+    unsafe { call(libc::SYS_mount, args) }.map(drop)
+}
+
+/// `open_tree` of a copy of what is mounted there (Linux 5.2).
+pub(super) fn clone_tree(path: &CStr) -> Result<c_int, Errno> {
+    const FLAGS: c_uint =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
+    let path = path.as_ptr() as usize;
+    let args = [word(libc::AT_FDCWD), path, FLAGS as usize, 0, 0, 0];
+    // SAFETY: the path ends in a NUL and outlives the call.
+    let fd = unsafe { call(libc::SYS_open_tree, args) }?;
+    c_int::try_from(fd).map_err(|_| libc::EMFILE)
+}
+
+/// `move_mount` of such a copy.
+pub(super) fn move_tree(fd: c_int, path: &CStr) -> Result<(), Errno> {
+    const FLAGS: usize = libc::MOVE_MOUNT_F_EMPTY_PATH as usize;
+    let (from, to) = (c"".as_ptr() as usize, path.as_ptr() as usize);
+    let args = [word(fd), from, word(libc::AT_FDCWD), to, FLAGS, 0];
+    // SAFETY: both paths end in a NUL and outlive the call.
+    unsafe { call(libc::SYS_move_mount, args) }.map(drop)
+}
+
+/// `symlinkat`
+pub(super) fn make_link(target: &CStr, link: &CStr) -> Result<(), Errno> {
+    let (target, link) = (target.as_ptr() as usize, link.as_ptr() as usize);
+    let args = [target, word(libc::AT_FDCWD), link, 0, 0, 0];
+    // SAFETY: both paths end in a NUL and outlive the call.
+    unsafe { call(libc::SYS_symlinkat, args) }.map(drop)
+}
+
+/// Sets the interface `lo` of the caller's network namespace up.
+pub(super) fn bring_up_loopback() -> Result<(), Errno> {
+    /// `struct ifreq` with flags, in include/uapi/linux/if.h
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: u16,
+        rest: [u8; 22],
+    }
+    const KIND: c_int = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    let args = [word(libc::AF_INET), word(KIND), 0, 0, 0, 0];
+    // SAFETY: touches no memory.
+    let socket = unsafe { call(libc::SYS_socket, args) }?;
+    let socket = c_int::try_from(socket).map_err(|_| libc::EMFILE)?;
+    let mut request = Request {
+        name: [0; libc::IFNAMSIZ],
+        flags: 1, // IFF_UP
+        rest: [0; 22],
+    };
+    request.name[0] = b'l';
+    request.name[1] = b'o';
+    let set_flags = usize::try_from(libc::SIOCSIFFLAGS).unwrap_or(0);
+    let args = [
+        word(socket),
+        set_flags,
+        ptr::from_ref(&request) as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: as large as the kernel's own structure, and outlives the call.
+    let done = unsafe { call(libc::SYS_ioctl, args) }.map(drop);
+    close(socket);
+    done
 }
 
 /// `sched_setaffinity` of the caller itself: one bit for each processor.

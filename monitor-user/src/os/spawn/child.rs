@@ -192,6 +192,9 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
         shared.reach(Stage::Nice, 0);
         sys::set_nice(nice)?;
     }
+    if let Some(sandbox) = &command.sandbox {
+        sandbox.enter(reach)?;
+    }
     shared.reach(Stage::WorkingDirectory, 0);
     sys::change_directory(&command.working_directory)?;
     command.confined.with_agents_rights(reach)?;

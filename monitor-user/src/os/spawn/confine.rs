@@ -57,6 +57,7 @@ impl Confined {
             cpu_affinity,
             directories,
             cgroup: _,
+            sandbox: _,
         } = &exec.confinement;
         let (oom_score_adj, no_new_privileges) = (*oom_score_adj, *no_new_privileges);
         let lay_out = |(place, name): &(Place, String)| {

@@ -70,6 +70,7 @@ mod child;
 mod confine;
 mod descriptors;
 mod prepared;
+mod sandbox;
 mod stack;
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,8 @@ pub(crate) enum Stage {
     Directories,
     Limits,
     Nice,
+    /// Its own view of the host.
+    Sandbox,
     WorkingDirectory,
     CpuAffinity,
     Capabilities,
@@ -146,7 +149,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Fork,
         Self::Cgroup,
         Self::Files,
@@ -160,6 +163,7 @@ impl Stage {
         Self::Directories,
         Self::Limits,
         Self::Nice,
+        Self::Sandbox,
         Self::WorkingDirectory,
         Self::CpuAffinity,
         Self::Capabilities,
@@ -192,6 +196,7 @@ impl fmt::Display for Stage {
             Self::Directories => "directories",
             Self::Limits => "limits",
             Self::Nice => "nice",
+            Self::Sandbox => "sandbox",
             Self::WorkingDirectory => "working directory",
             Self::CpuAffinity => "cpu_affinity",
             Self::Capabilities => "capabilities",

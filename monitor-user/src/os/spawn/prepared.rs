@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::confine::Confined;
 use super::descriptors::ListenPid;
+use super::sandbox::Sandboxed;
 use super::{FdLimit, SpawnError, Stage};
 use crate::model::{Attempt, Exec, Identity, Instance, Limit, Output};
 use crate::os::cgroup::Slot;
@@ -57,6 +58,8 @@ pub(super) enum Stream {
     Fifo(CString),
 }
 
+const CAP_SYS_ADMIN: u32 = 21;
+
 /// All that a start needs, in the form in which the child needs it: built once, used for each
 /// start, so that nothing is allocated between an exit and the next exec.
 #[derive(Debug)]
@@ -77,6 +80,7 @@ pub(crate) struct Prepared {
     pub(super) umask: u32,
     pub(super) nice: Option<i32>,
     pub(super) confined: Confined,
+    pub(super) sandbox: Option<Sandboxed>,
     pub(super) limits: Vec<(u32, Limit64)>,
     /// Which of them are not as the config has them, in words.
     lowered: Vec<String>,
@@ -134,7 +138,12 @@ impl Prepared {
         };
         let trusted = open::trusted_uids();
         let mut limits = limits(&exec.limits, fd_limit);
-        let lowered = lower(&mut limits);
+        let mut lowered = lower(&mut limits);
+        let mut sandbox = Sandboxed::new(exec);
+        if exec.confinement.sandbox.optional && !sys::has_capability(CAP_SYS_ADMIN) {
+            lowered.push("sandbox has no effect: it takes CAP_SYS_ADMIN".to_owned());
+            sandbox = Ok(None);
+        }
         Ok(Self {
             program,
             argv,
@@ -145,6 +154,7 @@ impl Prepared {
             identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
             trusted,
             confined: Confined::new(exec, trusted)?,
+            sandbox: sandbox?,
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
             nice: exec.nice,
@@ -271,6 +281,10 @@ impl Prepared {
             },
             Stage::Limits => self.limit_action(detail),
             Stage::Nice => format!("set nice to {}", self.nice.unwrap_or(0)),
+            Stage::Sandbox => match &self.sandbox {
+                Some(sandbox) => sandbox.action(detail),
+                None => "set up its sandbox".to_owned(),
+            },
             Stage::WorkingDirectory => format!("enter {}", shown(&self.working_directory)),
             Stage::Directories
             | Stage::CpuAffinity

@@ -1,0 +1,394 @@
+//! A service's own view of the host, laid out for the child: a mount namespace in which parts of the file
+//! system are read-only, empty or its own, and perhaps a network of its own. [`Sandboxed::enter`] and what
+//! it calls run between clone and exec: as in `child`.
+//!
+//! Mounts are made read-only one by one, as the mount table has them at the start, and not by
+//! `mount_setattr` for a whole tree: that came with Linux 5.12, and it cannot leave parts out without
+//! making writable again what was read-only before, as in a container.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString, c_int, c_ulong};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use super::prepared::c_path;
+use super::{SpawnError, Stage};
+use crate::model::{Exec, Place, Sandbox};
+use crate::os::sys::{self, Errno};
+
+/// What stays writable under a read-only root.
+const KERNEL_PLACES: [&str; 3] = ["/dev", "/proc", "/sys"];
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+
+/// What a `/dev` of its own has; those that are not there are left out.
+const DEVICES: [(&CStr, &CStr); 8] = [
+    (c"/dev/null", c"null"),
+    (c"/dev/zero", c"zero"),
+    (c"/dev/full", c"full"),
+    (c"/dev/random", c"random"),
+    (c"/dev/urandom", c"urandom"),
+    (c"/dev/tty", c"tty"),
+    (c"/dev/log", c"log"),
+    (c"/dev/pts", c"pts"),
+];
+const LINKS: [(&CStr, &CStr); 5] = [
+    (c"pts/ptmx", c"/dev/ptmx"),
+    (c"/proc/self/fd", c"/dev/fd"),
+    (c"/proc/self/fd/0", c"/dev/stdin"),
+    (c"/proc/self/fd/1", c"/dev/stdout"),
+    (c"/proc/self/fd/2", c"/dev/stderr"),
+];
+
+const NO_GAIN: c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Sandboxed {
+    namespaces: c_int,
+    operations: Vec<Operation>,
+    /// What cannot be done is left out, and all that follows.
+    is_optional: bool,
+}
+
+#[derive(Debug)]
+enum Operation {
+    /// Mounts that are made in here stay in here.
+    Part,
+    /// Has a network with a loopback interface alone.
+    Loopback,
+    /// Mounts an empty file system there.
+    Cover(CString, &'static CStr, c_ulong),
+    /// Mounts a `/dev` with what every program needs.
+    Devices,
+    /// Makes a mount of what is there.
+    Keep(CString),
+    /// With the flags that the mount has.
+    ReadOnly(CString, c_ulong),
+}
+
+impl Sandboxed {
+    /// `None`: there is nothing to do.
+    ///
+    /// # Errors
+    /// A path that is not there.
+    pub(super) fn new(exec: &Exec) -> Result<Option<Self>, SpawnError> {
+        let sandbox = &exec.confinement.sandbox;
+        if sandbox.is_nothing() {
+            return Ok(None);
+        }
+        let mut operations = vec![Operation::Part];
+        let mut namespaces = libc::CLONE_NEWNS;
+        if !sandbox.network {
+            namespaces |= libc::CLONE_NEWNET;
+            operations.push(Operation::Loopback);
+        }
+        let mut own = Vec::new();
+        if sandbox.private_tmp {
+            cover(&TEMPORARY, c"mode=1777", NO_GAIN, &mut operations, &mut own)?;
+        }
+        if sandbox.protect_home {
+            let flags = NO_GAIN | libc::MS_NOEXEC | libc::MS_RDONLY;
+            cover(&HOMES, c"mode=0", flags, &mut operations, &mut own)?;
+        }
+        if sandbox.private_devices {
+            operations.push(Operation::Devices);
+            own.push(PathBuf::from("/dev"));
+        }
+        let directories = exec.confinement.directories.names.iter();
+        let directories = directories.map(|(place, name): &(Place, String)| {
+            // They are made before.
+            Path::new(place.parent()).join(name)
+        });
+        own.extend(directories);
+        read_only(sandbox, &own, &mut operations)?;
+        Ok(Some(Self {
+            namespaces,
+            operations,
+            is_optional: sandbox.optional,
+        }))
+    }
+
+    /// Does all of it, with the agent's rights.
+    pub(super) fn enter(&self, reach: impl Fn(Stage, u32)) -> Result<(), Errno> {
+        match self.try_to_enter(reach) {
+            Err(_) if self.is_optional => Ok(()),
+            entered => entered,
+        }
+    }
+
+    fn try_to_enter(&self, reach: impl Fn(Stage, u32)) -> Result<(), Errno> {
+        // 0 is for the namespaces.
+        reach(Stage::Sandbox, 0);
+        sys::unshare(self.namespaces)?;
+        for (index, operation) in self.operations.iter().enumerate() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            reach(Stage::Sandbox, index.saturating_add(1));
+            operation.perform()?;
+        }
+        Ok(())
+    }
+
+    /// What was being done, in words.
+    pub(super) fn action(&self, detail: u32) -> String {
+        let index = usize::try_from(detail).unwrap_or(0).checked_sub(1);
+        let shown = |path: &CString| path.to_string_lossy().into_owned();
+        match index.and_then(|index| self.operations.get(index)) {
+            None => "make namespaces for it".to_owned(),
+            Some(Operation::Part) => "keep its mounts apart".to_owned(),
+            Some(Operation::Loopback) => "set up its loopback interface".to_owned(),
+            Some(Operation::Cover(path, ..)) => {
+                format!("mount an empty file system at {}", shown(path))
+            }
+            Some(Operation::Devices) => "make a /dev for it".to_owned(),
+            Some(Operation::Keep(path)) => format!("keep {} apart", shown(path)),
+            Some(Operation::ReadOnly(path, _)) => format!("make {} read-only", shown(path)),
+        }
+    }
+}
+
+impl Operation {
+    fn perform(&self) -> Result<(), Errno> {
+        match self {
+            Self::Part => sys::mount(None, c"/", None, libc::MS_REC | libc::MS_SLAVE, None),
+            Self::Loopback => sys::bring_up_loopback(),
+            Self::Cover(path, data, flags) => {
+                sys::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), *flags, Some(data))
+            }
+            Self::Devices => make_devices(),
+            Self::Keep(path) => {
+                sys::mount(Some(path), path, None, libc::MS_BIND | libc::MS_REC, None)
+            }
+            Self::ReadOnly(path, flags) => {
+                let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | flags;
+                match sys::mount(None, path, None, flags, None) {
+                    // Another mount is over it, so that it cannot be reached.
+                    Err(libc::ENOENT | libc::EINVAL | libc::ENOTDIR) => Ok(()),
+                    done => done,
+                }
+            }
+        }
+    }
+}
+
+fn make_devices() -> Result<(), Errno> {
+    const FILE_FLAGS: c_int = libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC;
+    let mut devices = [-1; DEVICES.len()];
+    for (fd, (path, _)) in devices.iter_mut().zip(DEVICES) {
+        *fd = match sys::clone_tree(path) {
+            Ok(fd) => fd,
+            Err(libc::ENOENT) => continue,
+            Err(errno) => return Err(errno),
+        };
+    }
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    sys::mount(
+        Some(c"tmpfs"),
+        c"/dev",
+        Some(c"tmpfs"),
+        flags,
+        Some(c"mode=755"),
+    )?;
+    let dev = sys::open(
+        c"/dev",
+        libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        0,
+    )?;
+    for (fd, (path, name)) in devices.into_iter().zip(DEVICES) {
+        if fd < 0 {
+            continue;
+        }
+        if name == c"pts" {
+            sys::make_directory_at(dev, name, 0o755)?;
+        } else {
+            sys::close(sys::open_at(dev, name, FILE_FLAGS, 0o644)?);
+        }
+        sys::move_tree(fd, path)?;
+        sys::close(fd);
+    }
+    for (target, link) in LINKS {
+        sys::make_link(target, link)?;
+    }
+    sys::make_directory_at(dev, c"shm", 0o755)?;
+    sys::close(dev);
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    sys::mount(
+        Some(c"tmpfs"),
+        c"/dev/shm",
+        Some(c"tmpfs"),
+        flags,
+        Some(c"mode=1777"),
+    )
+}
+
+/// Those of these directories that are there.
+fn cover(
+    paths: &[&str],
+    data: &'static CStr,
+    flags: c_ulong,
+    operations: &mut Vec<Operation>,
+    own: &mut Vec<PathBuf>,
+) -> Result<(), SpawnError> {
+    for path in paths {
+        if let Ok(path) = fs::canonicalize(path)
+            && !own.contains(&path)
+        {
+            let target = c_path(&path, Stage::Sandbox, "cover")?;
+            operations.push(Operation::Cover(target, data, flags));
+            own.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// `own`: what is the service's own already.
+fn read_only(
+    sandbox: &Sandbox,
+    own: &[PathBuf],
+    operations: &mut Vec<Operation>,
+) -> Result<(), SpawnError> {
+    let reals = |paths: &[PathBuf]| -> Result<Vec<PathBuf>, SpawnError> {
+        let paths = paths.iter().map(|path| real(path, own));
+        paths.filter_map(Result::transpose).collect()
+    };
+    let (read_only, mut writable) = (reals(&sandbox.read_only)?, reals(&sandbox.writable)?);
+    if read_only.is_empty() {
+        return Ok(());
+    }
+    writable.extend(own.iter().cloned());
+    let mounts = mounts();
+    let c_path = |path: &Path| c_path(path, Stage::Sandbox, "mount");
+    let mut kept = Vec::new();
+    let mut closed = BTreeMap::new();
+    for path in &read_only {
+        let mut open: Vec<&Path> = writable.iter().map(PathBuf::as_path).collect();
+        if path == Path::new("/") {
+            open.extend(KERNEL_PLACES.map(Path::new));
+        }
+        open.retain(|open| open.starts_with(path) && open != path);
+        for apart in [path.as_path()].into_iter().chain(open.iter().copied()) {
+            // What was covered is a mount by then.
+            if !mounts.contains_key(apart) && !own.iter().any(|it| it == apart && covers(it)) {
+                kept.push(apart.to_owned());
+            }
+        }
+        let is_open = |mount: &Path| open.iter().any(|open| mount.starts_with(open));
+        let own_flags = flags_at(&mounts, path);
+        closed.insert(path.clone(), own_flags);
+        let below = mounts
+            .iter()
+            .filter(|(mount, _)| mount.starts_with(path) && !is_open(mount));
+        closed.extend(below.map(|(mount, flags)| (mount.clone(), *flags)));
+    }
+    kept.sort();
+    kept.dedup();
+    for path in kept {
+        operations.push(Operation::Keep(c_path(&path)?));
+    }
+    for (path, flags) in closed {
+        operations.push(Operation::ReadOnly(c_path(&path)?, flags));
+    }
+    Ok(())
+}
+
+/// Whether it is one of those that are covered.
+fn covers(path: &Path) -> bool {
+    let mut covered = TEMPORARY.iter().chain(&HOMES).chain(&["/dev"]);
+    covered.any(|covered| fs::canonicalize(covered).is_ok_and(|it| it == path))
+}
+
+/// Where a path leads. `None`: it is not there, and need not be.
+fn real(path: &Path, own: &[PathBuf]) -> Result<Option<PathBuf>, SpawnError> {
+    let text = path.as_os_str().as_bytes();
+    let (path, is_optional) = match text.strip_prefix(b"-") {
+        Some(rest) => (Path::new(OsStr::from_bytes(rest)), true),
+        None => (path, false),
+    };
+    match fs::canonicalize(path) {
+        Ok(path) => Ok(Some(path)),
+        // It is made before.
+        Err(_) if own.iter().any(|own| own == path) => Ok(Some(path.to_owned())),
+        Err(_) if is_optional => Ok(None),
+        Err(error) => Err(SpawnError {
+            stage: Stage::Sandbox,
+            errno: error.raw_os_error().unwrap_or(libc::ENOENT),
+            message: format!(
+                "cannot find {}: {error} ({})",
+                path.display(),
+                Stage::Sandbox
+            ),
+        }),
+    }
+}
+
+/// The flags of the mount that a path is on.
+fn flags_at(mounts: &BTreeMap<PathBuf, c_ulong>, path: &Path) -> c_ulong {
+    let found = path.ancestors().find_map(|path| mounts.get(path));
+    found.copied().unwrap_or_default()
+}
+
+/// The mounts that this process sees, and their flags; of several at one place the last one.
+fn mounts() -> BTreeMap<PathBuf, c_ulong> {
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(mount_of).collect()
+}
+
+/// One line: the fifth field is the place, with blanks and the like as octal numbers, the sixth the
+/// options of the mount (proc_pid_mountinfo(5)).
+fn mount_of(line: &[u8]) -> Option<(PathBuf, c_ulong)> {
+    let mut fields = line.split(|byte| *byte == b' ').skip(4);
+    let place = unescaped(fields.next()?);
+    let options = std::str::from_utf8(fields.next()?).ok()?;
+    let flags = options.split(',').map(|option| match option {
+        "nosuid" => libc::MS_NOSUID,
+        "nodev" => libc::MS_NODEV,
+        "noexec" => libc::MS_NOEXEC,
+        "noatime" => libc::MS_NOATIME,
+        "nodiratime" => libc::MS_NODIRATIME,
+        "relatime" => libc::MS_RELATIME,
+        _ => 0,
+    });
+    Some((place, flags.fold(0, |all, flag| all | flag)))
+}
+
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((byte, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *byte == b'\\');
+        let octal = octal.and_then(|octal| std::str::from_utf8(octal).ok());
+        match octal.and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_mount_table_is_read() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue";
+        let flags = libc::MS_NOATIME | libc::MS_NOSUID;
+        assert_eq!(mount_of(line), Some((PathBuf::from("/mnt 2"), flags)));
+        assert_eq!(mount_of(b""), None);
+        assert_eq!(unescaped(b"a\\"), Path::new("a\\"));
+        assert_eq!(unescaped(b"\\134x\\011"), Path::new("\\x\t"));
+    }
+
+    #[test]
+    fn the_root_is_on_a_mount() {
+        assert!(mounts().contains_key(Path::new("/")));
+    }
+}

@@ -1,0 +1,255 @@
+//! Services with a view of the host of their own: `sandbox`.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::json;
+use support::{Agent, eventually, needs_root, respawn, shell, sleeping, unprivileged};
+
+/// What a script says in a sandbox: its output, without the last line that says that it has ended.
+fn said(agent: &Agent, out: &Path, service: &str) -> String {
+    agent.must("start", service);
+    let text = eventually("it has said all", || {
+        let text = fs::read_to_string(out).ok()?;
+        text.strip_suffix("end\n").map(str::to_owned)
+    });
+    agent.must("stop", service);
+    text
+}
+
+/// A service that runs a script, writes what it says to a file, and stays.
+fn saying(script: &str, out: &Path, sandbox: &str) -> String {
+    shell(
+        &format!("{{ {script}\n}} 2>&1; echo end; exec sleep 1000"),
+        &format!(
+            "autostart = false\nstdout = {}\nsandbox = {sandbox}",
+            json!(out)
+        ),
+    )
+}
+
+#[test]
+fn what_is_read_only_cannot_be_written_and_the_rest_can() {
+    needs_root!("what_is_read_only_cannot_be_written_and_the_rest_can");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["open", "closed", "closed/open"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    let out = at("out");
+    let tries: String = ["/etc", "/usr", "/var/tmp", "/run", "/dev/shm"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["open", "closed", "closed/open"].map(|name| at(name).display().to_string()))
+        .map(|path| {
+            format!(
+                "touch {path}/respawn-test 2> /dev/null && rm {path}/respawn-test && echo {path}; "
+            )
+        })
+        .collect();
+    let (open, closed) = (at("open"), at("closed"));
+    let inner = at("closed/open");
+    let all = saying(
+        &tries,
+        &out,
+        &format!(
+            "{{ read_only = [\"/\"], writable = [{}, {}] }}",
+            json!(open),
+            json!(inner)
+        ),
+    );
+    let one = saying(
+        &tries,
+        &out,
+        &format!("{{ read_only = [{}] }}", json!(closed)),
+    );
+    let agent = Agent::start(&[("all", &all), ("one", &one)]);
+    let lines = |paths: &[&str]| {
+        paths
+            .iter()
+            .map(|path| format!("{path}\n"))
+            .collect::<String>()
+    };
+    let [open, inner] = [&open, &inner].map(|path| path.to_str().unwrap());
+    assert_eq!(said(&agent, &out, "all"), lines(&["/dev/shm", open, inner]));
+    fs::remove_file(&out).unwrap();
+    let expected = lines(&["/etc", "/usr", "/var/tmp", "/run", "/dev/shm", open]);
+    assert_eq!(said(&agent, &out, "one"), expected);
+    // The host is as it was.
+    fs::write(at("closed/x"), "").unwrap();
+}
+
+#[test]
+fn temporary_files_devices_and_homes_are_its_own() {
+    needs_root!("temporary_files_devices_and_homes_are_its_own");
+    let dir = tempfile::Builder::new().tempdir_in("/var").unwrap();
+    let out = dir.path().join("out");
+    let of_host = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let script = format!(
+        "ls -A /tmp /var/tmp | grep -v '^$'; touch /tmp/of-service; ls /tmp/of-service; [ -e {} ] && echo seen; \
+         ls -A /root /home; ls /dev; echo x > /dev/null; head -c 1 /dev/zero | wc -c; \
+         touch /dev/shm/x && echo shm; mknod /tmp/disk b 7 0 && cat /tmp/disk",
+        of_host.path().display()
+    );
+    let text = saying(
+        &script,
+        &out,
+        "{ private_tmp = true, private_devices = true, protect_home = true }",
+    );
+    let agent = Agent::start(&[("web", &text)]);
+    let told = said(&agent, &out, "web");
+    let lines: Vec<&str> = told.lines().collect();
+    let is_there = |line: &str| lines.contains(&line);
+    for line in [
+        "/tmp:",
+        "/var/tmp:",
+        "/tmp/of-service",
+        "/root:",
+        "/home:",
+        "null",
+        "pts",
+        "shm",
+        "1",
+    ] {
+        assert!(is_there(line), "{line}: {told}");
+    }
+    for line in ["seen", "kmsg", "mem", "of-service"] {
+        assert!(!is_there(line), "{line}: {told}");
+    }
+    assert!(told.contains("/tmp/disk: Permission denied"), "{told}");
+    assert!(!Path::new("/tmp/of-service").exists());
+    // Nothing of it outlives the service: the next one begins with an empty directory.
+    fs::remove_file(&out).unwrap();
+    assert_eq!(said(&agent, &out, "web"), told);
+}
+
+#[test]
+fn without_a_network_it_reaches_itself_alone() {
+    needs_root!("without_a_network_it_reaches_itself_alone");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!(
+        "cat /proc/net/dev | tail -n +3 | cut -d: -f1; \
+         (exec 3<>/dev/tcp/127.0.0.1/{port}) 2> /dev/null && echo reached; \
+         cat /sys/class/net/lo/flags"
+    );
+    let text = saying(
+        &format!("bash -c {}", json!(script)),
+        &out,
+        "{ network = false }",
+    );
+    let agent = Agent::start(&[("web", &text)]);
+    let told = said(&agent, &out, "web");
+    assert!(!told.contains("reached"), "{told}");
+    assert_eq!(told.lines().next().map(str::trim), Some("lo"), "{told}");
+    assert!(!told.contains("eth"), "{told}");
+}
+
+#[test]
+fn its_own_directories_and_log_stay_writable() {
+    needs_root!("its_own_directories_and_log_stay_writable");
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("respawn-test-{}", std::process::id());
+    let log = dir.path().join("log");
+    let script = format!(
+        "touch /run/{name}/x /var/lib/{name}/x; ls /run/{name} /var/lib/{name}; exec sleep 1000"
+    );
+    let text = shell(
+        &script,
+        &format!(
+            "directories = {{ runtime = [\"{name}\"], state = [\"{name}\"] }}\n\
+             log = {{ path = {} }}\nuser = \"nobody\"\nsandbox = {{ read_only = [\"/\"], private_tmp = true }}",
+            json!(log)
+        ),
+    );
+    let agent = Agent::start(&[("web", &text)]);
+    agent.running("web");
+    let text = eventually("it has said all", || {
+        let text = fs::read_to_string(&log).ok()?;
+        (text.matches("x\n").count() == 2).then_some(text)
+    });
+    assert!(!text.contains("Read-only"), "{text}");
+    agent.must("stop", "web");
+    for parent in ["/run", "/var/lib"] {
+        fs::remove_dir_all(Path::new(parent).join(&name)).unwrap();
+    }
+}
+
+#[test]
+fn what_is_not_allowed_is_a_start_that_fails_and_names_it() {
+    needs_root!("what_is_not_allowed_is_a_start_that_fails_and_names_it");
+    let of = |sandbox: &str| {
+        sleeping(&format!(
+            "autostart = false\nrestart = \"no\"\nsandbox = {sandbox}"
+        ))
+    };
+    let agent = Agent::start(&[
+        (
+            "gone",
+            &of("{ read_only = [\"/\"], writable = [\"/nonexistent\"] }"),
+        ),
+        ("tmp", &of("{ private_tmp = true }")),
+    ]);
+    let output = agent.run(&["start", "gone"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = "cannot find /nonexistent: No such file or directory (os error 2) (sandbox)";
+    assert!(said.contains(expected), "{said}");
+    agent.must("start", "tmp");
+    // The sandbox changed on disk is another way to run: a reload restarts it.
+    let pid = agent.running("tmp");
+    agent.write_service("tmp", &of("{ private_tmp = true, protect_home = true }"));
+    assert!(agent.run(&["reload"]).status.success());
+    agent.replaced("tmp", pid);
+}
+
+#[test]
+fn without_the_right_it_fails_unless_it_is_optional() {
+    needs_root!("without_the_right_it_fails_unless_it_is_optional");
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config/services");
+    fs::create_dir_all(&config).unwrap();
+    let must = sleeping("restart = \"no\"\nsandbox = { private_tmp = true }");
+    let may = sleeping("sandbox = { private_tmp = true, optional = true }");
+    fs::write(config.join("must.toml"), must).unwrap();
+    fs::write(config.join("may.toml"), may).unwrap();
+    let mut command = respawn();
+    let Some((_copy, program)) = support::readable_by_all(&command) else {
+        return;
+    };
+    command = std::process::Command::new(program);
+    nix::unistd::chown(dir.path(), Some(nix::unistd::Uid::from_raw(65534)), None).unwrap();
+    let run = dir.path().join("run");
+    command
+        .arg("agent")
+        .env("RESPAWN_CONFIG", dir.path().join("config"))
+        .env("RESPAWN_RUNTIME_DIR", &run)
+        .env("RESPAWN_PIN_DIR", dir.path().join("pins"))
+        .stderr(fs::File::create(dir.path().join("log")).unwrap());
+    let mut agent = support::Victim::from_command(unprivileged(&mut command));
+    let status = |service: &str| {
+        let mut command = respawn();
+        command.args(["status", "--json", service]);
+        let output = command.env("RESPAWN_RUNTIME_DIR", &run).output().unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(value[0].clone())
+    };
+    eventually("one runs, and one has failed", || {
+        let (may, must) = (status("may")?, status("must")?);
+        (may["state"] == "running" && must["state"] == "failed").then(|| {
+            let error = must["error"].as_str().unwrap();
+            assert!(
+                error.contains("cannot make namespaces for it: Operation not permitted"),
+                "{error}"
+            );
+        })
+    });
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("sandbox has no effect"), "{log}");
+    let mut command = respawn();
+    command.arg("shutdown").env("RESPAWN_RUNTIME_DIR", &run);
+    assert!(command.status().unwrap().success());
+    agent.wait();
+}
