@@ -1680,6 +1680,38 @@ fn a_probe_that_would_always_succeed_is_warned_of() {
 }
 
 #[test]
+fn the_examples_are_valid_but_for_what_this_host_lacks() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/services");
+    let files = service_files(&examples).unwrap();
+    assert!(files.len() >= 9, "{files:?}");
+    let listed = fs::read_to_string(examples.join("README.md")).unwrap();
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(listed.contains(&format!("[{name}]({name})")), "{name}");
+        let surroundings = Surroundings {
+            essential: Essential::Heeded,
+            ..surroundings()
+        };
+        let problems = match load_file(&file, &surroundings) {
+            Ok(config) => config.warnings,
+            Err(Invalid {
+                problems, warnings, ..
+            }) => problems.into_iter().chain(warnings).collect(),
+        };
+        for problem in problems {
+            let is_of_host = [
+                "no program",
+                "no user is named",
+                "cannot find",
+                "does not exist",
+            ];
+            let is_of_host = is_of_host.iter().any(|it| problem.message.contains(it));
+            assert!(is_of_host, "{name}: {problem}");
+        }
+    }
+}
+
+#[test]
 fn a_service_is_not_proposed_to_itself() {
     let text = "command = [\"/bin/true\"]\nrequires = [\"x\"]";
     assert_eq!(
