@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::service_files::ServiceFiles;
-use super::{Agent, log_warnings, requests, usable_part};
+use super::{Agent, groups, log_warnings, requests, usable_part};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Problem};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
@@ -395,7 +395,7 @@ impl Agent {
     fn take_up(&mut self, config: Config, request: Option<RequestId>) {
         log_warnings(&config);
         let group = config.agent.access_group;
-        if let Err(error) = self.server.set_group(group) {
+        if let Err(error) = self.server.set_groups(groups(&config.agent)) {
             tracing::error!("{error:#}");
         }
         let journal_max_size = config.agent.journal_max_size;

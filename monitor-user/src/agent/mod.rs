@@ -70,8 +70,8 @@ use self::steps::{Purpose, Steps};
 use self::unwatched::Unwatched;
 use crate::aftermath::{self, OutputStart};
 use crate::clock::{self, WallClock};
-use crate::config::{self, Config, Essential, Invalid, Surroundings};
-use crate::control::{self, Server};
+use crate::config::{self, AgentConfig, Config, Essential, Invalid, Surroundings};
+use crate::control::{self, Groups, Server};
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
 use crate::journal::{Journal, Line};
@@ -389,6 +389,14 @@ impl Told {
     }
 }
 
+/// Who may use the control socket, beside root and the agent's own user.
+fn groups(config: &AgentConfig) -> Groups {
+    Groups {
+        access: config.access_group,
+        status: config.status_group,
+    }
+}
+
 struct Signals {
     child: SignalStream,
     hangup: SignalStream,
@@ -425,7 +433,7 @@ impl Agent {
         log_warnings(&config);
         let fd_limit = ground.fd_limit();
         pidfd::become_subreaper().context("cannot become the reaper of orphans")?;
-        let group = config.agent.access_group;
+        let (group, groups) = (config.agent.access_group, groups(&config.agent));
         let runtime_dir = &options.runtime_dir;
         let (probe, pins) = load_probe(options, config.services.len());
         // To read the kernel's types takes much for a moment.
@@ -472,7 +480,7 @@ impl Agent {
             says: BTreeMap::new(),
             notices,
             told: Told::default(),
-            server: Server::bind(&control::socket(runtime_dir), group)?,
+            server: Server::bind(&control::socket(runtime_dir), groups)?,
             requests: Requests::default(),
             signals,
             spares: SpareKeeper::new(runtime_dir, Self::now()),

@@ -18,6 +18,9 @@ pub(crate) struct AgentConfig {
     // Files of last good configs have it under this name.
     #[serde(rename = "control_group")]
     pub(crate) access_group: Option<u32>,
+    /// The same of the group whose members may only ask how services are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) status_group: Option<u32>,
     /// In bytes.
     pub(crate) journal_max_size: u64,
     /// For services that do not say otherwise; they have them in their specs.
@@ -60,6 +63,7 @@ impl Default for AgentConfig {
     fn default() -> Self {
         Self {
             access_group: None,
+            status_group: None,
             journal_max_size: 8 << 20,
             hooks: Said::default(),
             max_hooks: 16,
@@ -96,6 +100,7 @@ const TARGETS: &[(&str, Target)] = &[
 #[rustfmt::skip]
 const KEYS: &Keys<Draft> = &[
     ("access_group", |d, i| keep(&mut d.config.access_group, accounts::group(i))),
+    ("status_group", |d, i| keep(&mut d.config.status_group, accounts::group(i))),
     ("control_group", old_access_group),
     ("journal_max_size", |d, i| keep(&mut d.config.journal_max_size, journal_max_size(i))),
     ("on_exit", |d, i| keep(&mut d.hooks.on_exit, hooks::words(i))),

@@ -595,6 +595,12 @@ const AGENT_KEYS: &[Key] = &[
         text: "A group whose members may control the agent and read its journal, as root and the agent's own user may",
     },
     Key {
+        name: "status_group",
+        form: Form::NameOrNumber,
+        default: "none",
+        text: "A group whose members may use `respawn status`, `is-up` and `show`, and nothing that changes anything. The journal and what services write stay closed to them",
+    },
+    Key {
         name: "journal_max_size",
         form: Form::Size,
         default: r#"`"8MiB"`"#,

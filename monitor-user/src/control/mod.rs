@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use protocol::{
     Command, Process, Response, ServiceResult, ServiceStatus, Shown, Socket,
 };
-pub(crate) use server::{Incoming, Peer, Server, listen_private};
+pub(crate) use server::{Groups, Incoming, Peer, Server, listen_private};
 
 /// The control socket of the agent with this runtime directory.
 pub(crate) fn socket(runtime_dir: &Path) -> PathBuf {

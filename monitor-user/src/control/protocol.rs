@@ -291,6 +291,11 @@ struct Line<'a, T> {
 }
 
 impl Command {
+    /// Whether it changes nothing.
+    pub(crate) fn only_asks(&self) -> bool {
+        matches!(self, Self::Status { .. } | Self::Show { .. })
+    }
+
     /// The line that asks for it, newline included.
     pub(crate) fn to_line(&self) -> Vec<u8> {
         to_line(None, self)

@@ -7,11 +7,28 @@ use tokio::net::UnixStream;
 use super::Peer;
 use crate::os;
 
+/// Groups whose members may do what root and the agent's own user may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// All of it.
+    pub(crate) access: Option<u32>,
+    /// Ask how services are, and no more.
+    pub(crate) status: Option<u32>,
+}
+
+/// What somebody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// Ask how services are.
+    Ask,
+    /// Command the agent, too.
+    Command,
+}
+
 /// Who may command the agent.
 pub(super) struct Access {
     pub(super) own_uid: u32,
-    /// A group whose members may, too.
-    pub(super) group: Option<u32>,
+    pub(super) groups: Groups,
 }
 
 /// A peer with all that access depends on.
@@ -39,10 +56,17 @@ impl Caller {
 }
 
 impl Access {
-    /// Root, the agent's own user, and members of the group.
-    pub(super) fn permits(&self, caller: &Caller) -> bool {
+    /// Root, the agent's own user, and members of the access group may do all; `None`: nothing.
+    pub(super) fn right(&self, caller: &Caller) -> Option<Right> {
         let is_member = |group| caller.gid == group || caller.groups.contains(&group);
-        [0, self.own_uid].contains(&caller.peer.uid) || self.group.is_some_and(is_member)
+        let is_own = [0, self.own_uid].contains(&caller.peer.uid);
+        if is_own || self.groups.access.is_some_and(is_member) {
+            return Some(Right::Command);
+        }
+        self.groups
+            .status
+            .is_some_and(is_member)
+            .then_some(Right::Ask)
     }
 
     /// In one line, for a caller who may not.
@@ -51,7 +75,7 @@ impl Access {
             0 => "root".to_owned(),
             uid => format!("root and uid {uid}"),
         };
-        let may = match self.group {
+        let may = match self.groups.access {
             None => own,
             Some(group) => format!("{own}, and members of group {group},"),
         };

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::access::Right;
 use super::{Activity, Incoming, Peer};
 use crate::control::protocol::{BadRequest, Command, MAX_REQUEST, Response};
 use crate::os;
@@ -23,6 +24,9 @@ const CHUNK: usize = 4096;
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) peer: Peer,
+    pub(super) right: Right,
+    /// What is said to who may not command the agent.
+    pub(super) refusal: String,
     /// How long a started line may take to end, and an answer to be read.
     pub(super) patience: Duration,
     pub(super) activity: Arc<Activity>,
@@ -70,6 +74,11 @@ impl Connection {
         while let Some(line) = self.next_line().await? {
             self.activity.answering.store(true, Relaxed);
             let response = match Command::from_line(&line) {
+                Ok(command) if self.right == Right::Ask && !command.only_asks() => {
+                    Response::Error {
+                        message: self.refusal.clone(),
+                    }
+                }
                 Ok(command) => self.ask(command).await?,
                 Err(BadRequest::Refused(message)) => Response::Error { message },
                 Err(BadRequest::NotAnObject(message)) => return Err(End::Told(message)),

@@ -12,6 +12,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown, getegid};
 
+use super::access::Groups;
 use crate::os;
 
 /// How many connections the kernel keeps for the agent while it does something else.
@@ -19,13 +20,13 @@ const BACKLOG: i32 = 1024;
 
 /// A listening socket at `path` that nobody could ever reach with more rights than it shall have:
 /// it gets them under another name, and its own at last, in place of a stale socket.
-pub(super) fn listen(path: &Path, group: Option<u32>) -> Result<UnixListener> {
+pub(super) fn listen(path: &Path, groups: Groups) -> Result<UnixListener> {
     check_replaceable(path)?;
     let unready = path.with_extension("new");
     check_replaceable(&unready)?;
     os::remove_file(&unready).with_context(|| unready.display().to_string())?;
     let listener = bind_private(&unready)?;
-    let ready = set_rights(&unready, group)
+    let ready = set_rights(&unready, groups)
         .and_then(|()| fs::rename(&unready, path).context("cannot rename it"));
     if ready.is_err() {
         // What failed is told; what is left of it is replaced by the next agent at the latest.
@@ -39,7 +40,7 @@ pub(super) fn listen(path: &Path, group: Option<u32>) -> Result<UnixListener> {
 /// # Errors
 /// Something else than a socket is in its place; no right to that directory.
 pub(crate) fn listen_private(path: &Path) -> Result<UnixListener> {
-    listen(path, None)
+    listen(path, Groups::default())
 }
 
 /// Nothing but a socket is ever deleted.
@@ -70,13 +71,20 @@ fn bind_private(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// 0600, or 0660 with a group; never more than one of the two in between.
-pub(super) fn set_rights(path: &Path, group: Option<u32>) -> Result<()> {
+/// 0600, 0660 with a group, or 0666 with one that may only ask: then the server looks who connects. Never
+/// more than one of these in between.
+pub(super) fn set_rights(path: &Path, groups: Groups) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o600)).context("cannot set its mode")?;
-    let gid = group.map_or_else(getegid, Gid::from_raw);
+    let gid = groups.access.map_or_else(getegid, Gid::from_raw);
     chown(path, None, Some(gid)).with_context(|| format!("cannot give it to group {gid}"))?;
-    if group.is_some() {
-        fs::set_permissions(path, Permissions::from_mode(0o660)).context("cannot set its mode")?;
-    }
-    Ok(())
+    let mode = match groups {
+        Groups {
+            status: Some(_), ..
+        } => 0o666,
+        Groups {
+            access: Some(_), ..
+        } => 0o660,
+        _ => return Ok(()),
+    };
+    fs::set_permissions(path, Permissions::from_mode(mode)).context("cannot set its mode")
 }

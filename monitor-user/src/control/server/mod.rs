@@ -37,7 +37,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::access::{Access, Caller};
+pub(crate) use self::access::Groups;
+use self::access::{Access, Caller, Right};
 use self::connection::Connection;
 pub(crate) use self::listen::listen_private;
 use super::protocol::{Command, Response};
@@ -115,6 +116,7 @@ pub(crate) struct Server {
 /// A connection, seen from the server.
 struct Held {
     caller: Caller,
+    right: Right,
     activity: Arc<Activity>,
     task: JoinHandle<()>,
 }
@@ -147,7 +149,7 @@ impl Activity {
 }
 
 impl Server {
-    /// Listens at `path`, for root, the agent's own user and the members of `group`.
+    /// Listens at `path`, for root, the agent's own user and the members of `groups`.
     ///
     /// A socket that an earlier agent left there is replaced: the caller holds the agent's lock.
     /// To be called in the runtime.
@@ -155,8 +157,8 @@ impl Server {
     /// # Errors
     /// Something else is at `path`, which is left as it is, or the directory or group does not
     /// permit it.
-    pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<Self> {
-        let listener = listen::listen(path, group)
+    pub(crate) fn bind(path: &Path, groups: Groups) -> Result<Self> {
+        let listener = listen::listen(path, groups)
             .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
         listener.set_nonblocking(true)?;
         let (commands, incoming) = mpsc::channel(MOST_WAITING);
@@ -165,7 +167,7 @@ impl Server {
             listener: UnixListener::from_std(listener)?,
             access: Access {
                 own_uid: nix::unistd::geteuid().as_raw(),
-                group,
+                groups,
             },
             limits: LIMITS,
             connections: Vec::new(),
@@ -184,7 +186,7 @@ impl Server {
     /// # Errors
     /// As of [`Server::bind`].
     pub(crate) fn bind_again(&mut self) -> Result<()> {
-        let listener = listen::listen(&self.path, self.access.group).with_context(|| {
+        let listener = listen::listen(&self.path, self.access.groups).with_context(|| {
             format!(
                 "cannot listen on the control socket {}",
                 self.path.display()
@@ -206,24 +208,24 @@ impl Server {
         }
     }
 
-    /// Lets the members of another group in; who may not ask any more is cut off.
+    /// Lets the members of other groups in; whose right is another one now is cut off.
     ///
     /// # Errors
     /// The socket's group cannot be changed. The old one's members are out nevertheless.
-    pub(crate) fn set_group(&mut self, group: Option<u32>) -> Result<()> {
-        if group == self.access.group {
+    pub(crate) fn set_groups(&mut self, groups: Groups) -> Result<()> {
+        if groups == self.access.groups {
             return Ok(());
         }
-        self.access.group = group;
+        self.access.groups = groups;
         let access = &self.access;
         self.connections.retain(|held| {
-            let stays = access.permits(&held.caller);
+            let stays = access.right(&held.caller) == Some(held.right);
             if !stays {
                 held.task.abort();
             }
             stays
         });
-        listen::set_rights(&self.path, group)
+        listen::set_rights(&self.path, groups)
             .with_context(|| format!("cannot set the group of {}", self.path.display()))
     }
 
@@ -285,10 +287,10 @@ impl Server {
                 return;
             }
         };
-        if !self.access.permits(&caller) {
+        let Some(right) = self.access.right(&caller) else {
             tracing::info!(?caller.peer, "refused a connection to the control socket");
             return refuse(&stream, self.access.refusal(&caller));
-        }
+        };
         self.connections.retain(|held| !held.task.is_finished());
         let most = self.limits.connections;
         if self.connections.len() >= most && !self.make_room() {
@@ -306,6 +308,8 @@ impl Server {
         let connection = Connection {
             stream,
             peer: caller.peer,
+            right,
+            refusal: self.access.refusal(&caller),
             patience: self.limits.patience,
             activity: activity.clone(),
             commands: self.commands.clone(),
@@ -314,6 +318,7 @@ impl Server {
         };
         self.connections.push(Held {
             caller,
+            right,
             activity,
             task: tokio::spawn(connection.serve()),
         });

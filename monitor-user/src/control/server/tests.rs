@@ -40,13 +40,16 @@ struct Agent {
 
 #[derive(Clone, Copy)]
 struct Setup {
-    group: Option<u32>,
+    groups: Groups,
     limits: Limits,
     services: usize,
 }
 
 const SETUP: Setup = Setup {
-    group: None,
+    groups: Groups {
+        access: None,
+        status: None,
+    },
     limits: LIMITS,
     services: 1,
 };
@@ -67,7 +70,7 @@ impl Agent {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let mut server = Server::bind(&path, setup.group).unwrap();
+                let mut server = Server::bind(&path, setup.groups).unwrap();
                 server.limits = setup.limits;
                 ready.send(()).unwrap();
                 run(server, setup.services, &tell, released).await;
@@ -145,8 +148,13 @@ async fn run(
                 continue;
             }
             Command::Reload { .. } => {
-                let group = (server.access.group.is_none()).then(|| getegid().as_raw());
-                server.set_group(group).unwrap();
+                let before = server.access.groups.access;
+                server
+                    .set_groups(Groups {
+                        access: before.is_none().then(|| getegid().as_raw()),
+                        status: None,
+                    })
+                    .unwrap();
                 done("reload")
             }
             Command::Shutdown => {
@@ -494,7 +502,7 @@ async fn nothing_but_a_socket_is_replaced() {
     let dir = TempDir::new().unwrap();
     let path = socket(dir.path());
     let refused = || {
-        let error = Server::bind(&path, None).err().unwrap();
+        let error = Server::bind(&path, SETUP.groups).err().unwrap();
         format!("{error:#}")
     };
     fs::write(&path, "precious").unwrap();
@@ -511,13 +519,13 @@ async fn nothing_but_a_socket_is_replaced() {
     fs::write(&unready, "precious").unwrap();
     assert!(refused().contains("control.new is there"), "{}", refused());
     fs::remove_file(&unready).unwrap();
-    assert!(Server::bind(&path, None).is_ok() && !unready.exists());
+    assert!(Server::bind(&path, SETUP.groups).is_ok() && !unready.exists());
 
     let long = dir.path().join("d".repeat(100));
     fs::create_dir(&long).unwrap();
-    let error = Server::bind(&socket(&long), None).err().unwrap();
+    let error = Server::bind(&socket(&long), SETUP.groups).err().unwrap();
     assert!(format!("{error:#}").contains("at most 107"), "{error:#}");
-    let error = Server::bind(&socket(Path::new("/nonexistent")), None)
+    let error = Server::bind(&socket(Path::new("/nonexistent")), SETUP.groups)
         .err()
         .unwrap();
     assert!(format!("{error:#}").contains("No such file"), "{error:#}");
@@ -548,7 +556,10 @@ fn the_socket_is_private_unless_a_group_is_given() {
 
     let group = if geteuid().is_root() { GROUP } else { own };
     let agent = Agent::start(Setup {
-        group: Some(group),
+        groups: Groups {
+            access: Some(group),
+            status: None,
+        },
         ..SETUP
     });
     assert_eq!(rights(agent.dir.path()), (0o660, group));
@@ -632,9 +643,16 @@ fn another_user_asks() {
     setgroups(&groups).unwrap();
     setresgid(gid, gid, gid).unwrap();
     setresuid(uid, uid, uid).unwrap();
-    match ask(Path::new(dir), &status()) {
-        Ok(response) => println!("{}", String::from_utf8(response.to_line()).unwrap()),
-        Err(error) => println!("{error}"),
+    let mut commands = vec![status()];
+    // Of a member of the group that may only ask, a stop is refused.
+    if groups.contains(&Gid::from_raw(GROUP + 2)) {
+        commands.push(stop(true));
+    }
+    for command in commands {
+        match ask(Path::new(dir), &command) {
+            Ok(response) => println!("{}", String::from_utf8(response.to_line()).unwrap()),
+            Err(error) => println!("{error}"),
+        }
     }
 }
 
@@ -660,7 +678,10 @@ fn another_user_is_refused_unless_of_the_group() {
     agent.answers();
 
     let agent = Agent::start(Setup {
-        group: Some(GROUP),
+        groups: Groups {
+            access: Some(GROUP),
+            status: Some(GROUP + 2),
+        },
         ..SETUP
     });
     let dir = agent.dir.path();
@@ -671,11 +692,17 @@ fn another_user_is_refused_unless_of_the_group() {
         assert!(told.contains("\"service\":\"web\""), "{told}");
         assert_eq!(agent.sees(), Seen::Command(status()));
     }
+    // Everybody may connect then, and is looked at.
+    assert_eq!(rights(dir), (0o666, GROUP));
     let told = ask_as(dir, &[GROUP + 1]);
-    assert!(
-        told.contains("for root and the members of group 47115; you"),
-        "{told}"
-    );
+    let expected =
+        "uid 65534 may not command this agent: only root, and members of group 47115, may";
+    assert!(told.contains(expected), "{told}");
+    // Of the group that may ask and no more.
+    let told = ask_as(dir, &[GROUP + 2]);
+    assert!(told.contains("\"service\":\"web\""), "{told}");
+    assert_eq!(agent.sees(), Seen::Command(status()));
+    assert!(told.contains(expected), "{told}");
     agent.answers();
 }
 
