@@ -278,11 +278,12 @@ fn a_watchdog_is_not_held_against_a_service_while_its_agent_is_stopped_or_dead()
 #[test]
 fn a_start_that_takes_longer_may_ask_for_more_time() {
     let dir = tempfile::tempdir().unwrap();
-    let keys = "ready = { notify = true }\nstart_timeout = \"700ms\"\nrestart_delay = \"50ms\"";
+    // Long enough for a busy host to hear what it says.
+    let keys = "ready = { notify = true }\nstart_timeout = \"8s\"\nrestart_delay = \"50ms\"";
     let agent = Agent::start(&[("db", &speaking(dir.path(), keys))]);
     let pid = pid_of(&agent.wait_state("db", "starting"));
     say(dir.path(), "EXTEND_TIMEOUT_USEC=600000000");
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    std::thread::sleep(std::time::Duration::from_millis(8200));
     say(dir.path(), "READY=1");
     assert_eq!(agent.running("db"), pid);
 }
