@@ -125,6 +125,60 @@ fn temporary_files_devices_and_homes_are_its_own() {
 }
 
 #[test]
+fn what_is_covered_leaves_the_rest_read_only() {
+    needs_root!("what_is_covered_leaves_the_rest_read_only");
+    let dir = tempfile::Builder::new().tempdir_in("/var").unwrap();
+    let below_tmp = tempfile::tempdir_in("/tmp").unwrap();
+    let out = dir.path().join("out");
+    let script = "touch /etc/respawn-test && rm /etc/respawn-test; touch /tmp/x && echo tmp";
+    let of = |optional: bool| {
+        let sandbox = format!(
+            "{{ read_only = [\"/\", \"/tmp\", \"/root\"], writable = [{}, \"-/root\"], private_tmp = true, \
+             protect_home = true, optional = {optional} }}",
+            json!(below_tmp.path())
+        );
+        saying(script, &out, &sandbox.replace(", \"/root\"]", "]"))
+    };
+    let agent = Agent::start(&[("may", &of(true)), ("must", &of(false))]);
+    for service in ["may", "must"] {
+        let told = said(&agent, &out, service);
+        assert!(told.contains("Read-only file system"), "{service}: {told}");
+        assert!(told.ends_with("tmp\n"), "{service}: {told}");
+        fs::remove_file(&out).unwrap();
+    }
+}
+
+#[test]
+fn a_user_can_have_terminals_and_a_program_that_is_hidden_is_named() {
+    needs_root!("a_user_can_have_terminals_and_a_program_that_is_hidden_is_named");
+    let dir = tempfile::Builder::new().tempdir_in("/var").unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let out = dir.path().join("out");
+    let script = "exec 3<> /dev/ptmx && echo terminal";
+    let pty = saying(script, &out, "{ private_devices = true }") + "\nuser = \"nobody\"";
+    let program = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    fs::write(program.path(), "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(
+        program.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let hidden = format!(
+        "command = [{}]\nautostart = false\nrestart = \"no\"\nsandbox = {{ private_tmp = true }}",
+        json!(program.path())
+    );
+    let agent = Agent::start(&[("pty", &pty), ("hidden", &hidden)]);
+    assert_eq!(said(&agent, &out, "pty"), "terminal\n");
+    let output = agent.run(&["start", "hidden"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("its sandbox hides what is there"), "{told}");
+}
+
+#[test]
 fn without_a_network_it_reaches_itself_alone() {
     needs_root!("without_a_network_it_reaches_itself_alone");
     let dir = tempfile::tempdir().unwrap();

@@ -479,7 +479,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "conditions",
         form: Form::Table,
         default: "none",
-        text: r#"Conditions for a start. If one does not hold, the service is `skipped`, which is no failure: `{ path_exists = "/etc/web.conf" }`, with `!` before a path for the opposite; `path_matches`, `path_is_directory`, `path_is_mount_point`, `file_is_executable`, `file_not_empty`, `directory_not_empty`, `command`. See [Commands around a run](services.md#commands-around-a-run)"#,
+        text: r#"Conditions for a start. If one does not hold, the service is `skipped`, which is no failure: `{ path_exists = "/etc/web.conf" }`, with `!` before a path for the opposite; `path_matches`, `path_is_directory`, `path_is_mount_point`, `file_is_executable`, `file_not_empty`, `directory_not_empty`, `kernel_command_line`, `capability`, `ac_power`, `container`, `virtual_machine`, `command`. See [Commands around a run](services.md#commands-around-a-run)"#,
     },
     Key {
         name: "before_start",
@@ -515,7 +515,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "start_check",
         form: Form::Text,
         default: r#"`"1s"`"#,
-        text: r#"How long a service must have run before `start` and `restart` report success. If it ends sooner, they fail and report how it ended. `"0s"`: they do not wait"#,
+        text: r#"How long a service must have run before `start` and `restart` report success. If it ends sooner, they fail and report how it ended. `"0s"`: they do not wait. With `ready` or `type = "forking"` they wait for that instead"#,
     },
     Key {
         name: "overlap",

@@ -428,6 +428,10 @@ impl<'a> Unit<'a> {
             Some(from) if kind == "oneshot" => {
                 self.find(Lost, from, "a oneshot service has no sockets");
             }
+            Some(from) if self.service.get("type").is_some_and(|it| it == "forking") => {
+                let message = "a service that goes into the background is passed no sockets";
+                self.find(Lost, from, message);
+            }
             Some(_) => self.set("listen", listen, &origins),
             None => {}
         }
@@ -516,7 +520,11 @@ impl<'a> Unit<'a> {
             }
         }
         if !started.is_empty() {
-            let command = ["respawn", "start", "--no-wait"].map(str::to_owned);
+            // The agent's PATH may not lead to it.
+            let respawn = std::env::current_exe().ok();
+            let respawn = respawn.and_then(|path| path.into_os_string().into_string().ok());
+            let respawn = respawn.unwrap_or_else(|| "respawn".to_owned());
+            let command = [respawn.as_str(), "start", "--no-wait"].map(str::to_owned);
             let words: Vec<String> = command.into_iter().chain(started).collect();
             self.set("on_failed", json!(words), &failed);
         }
@@ -1008,12 +1016,12 @@ impl<'a> Unit<'a> {
         ] {
             let given = keys.map(|key| self.all("Service", key));
             for from in given.into_iter().flatten() {
-                let paths = from.value.split_ascii_whitespace();
+                let paths = words::split(&from.value).unwrap_or_default().into_iter();
                 // `+`: below a root of its own, which no service has here.
                 let paths = paths.map(|path| path.replacen('+', "", 1));
                 let is_path = |path: &String| path.trim_start_matches('-').starts_with('/');
                 let (paths, others): (Vec<_>, Vec<_>) = paths.partition(is_path);
-                self.find_unprotected(&from, !others.is_empty());
+                self.find_unprotected(&from, paths.is_empty() || !others.is_empty());
                 into.extend(paths.into_iter().map(Value::from));
                 origins.push(from);
             }
@@ -1032,6 +1040,13 @@ impl<'a> Unit<'a> {
                 origins.push(from);
             }
         }
+        // What is both is writable for systemd.
+        let bare = |path: &Value| {
+            let path = path.as_str().unwrap_or_default();
+            path.trim_start_matches('-').to_owned()
+        };
+        let opened: BTreeSet<String> = writable.iter().map(bare).collect();
+        read_only.retain(|path| !opened.contains(&bare(path)));
         // Without a read-only part all is writable.
         if !read_only.is_empty() {
             table.insert("read_only".to_owned(), Value::Array(read_only));

@@ -12,6 +12,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
@@ -172,11 +174,22 @@ fn is_descendant(parent: u32) -> bool {
     false
 }
 
-/// The children of this process that run: orphans of the command's, by now.
+/// The children of this process that run: orphans of the command's, by now. Empty only if it has none: who
+/// ends between two looks has left its own children to this process before it could be reaped.
 fn left() -> Vec<u32> {
-    let pids = children().into_iter().map(|it| it.as_raw().cast_unsigned());
-    pids.filter(|pid| proc::stat(*pid).is_ok_and(|stat| !stat.is_zombie()))
-        .collect()
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return Vec::new(),
+            Ok(WaitStatus::StillAlive) => {}
+            _ => continue,
+        }
+        let pids = children().into_iter().map(|it| it.as_raw().cast_unsigned());
+        let runs = |pid: &u32| proc::stat(*pid).is_ok_and(|stat| !stat.is_zombie());
+        let running: Vec<u32> = pids.filter(runs).collect();
+        if !running.is_empty() {
+            return running;
+        }
+    }
 }
 
 /// Removes what an earlier instance has left: some daemons do not start beside it. Whatever does not look
@@ -249,6 +262,26 @@ mod tests {
             error.to_string(),
             "exited with 0 and left no process behind"
         );
+    }
+
+    #[tokio::test]
+    async fn who_forks_twice_is_never_missed() {
+        if !alone(&format!("{MODULE}::who_forks_twice_is_never_missed")) {
+            return;
+        }
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.pid");
+        let inner = format!(
+            "setsid sh -c 'echo $$ > {}; exec sleep 20' &",
+            file.display()
+        );
+        for _ in 0..100 {
+            let launch = shell(&format!("( {inner} ) &"), &file);
+            let pid = run(&launch).await.unwrap();
+            assert!(proc::stat(pid).is_ok());
+            drop(Started);
+        }
     }
 
     #[tokio::test]

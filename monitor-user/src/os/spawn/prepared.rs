@@ -254,6 +254,13 @@ impl Prepared {
         self
     }
 
+    fn is_hidden(&self) -> bool {
+        let program = Path::new(OsStr::from_bytes(self.program.to_bytes()));
+        self.sandbox
+            .as_ref()
+            .is_some_and(|sandbox| sandbox.hides(program))
+    }
+
     /// What went wrong, in words.
     pub(super) fn error_in(
         &self,
@@ -296,6 +303,9 @@ impl Prepared {
         };
         let reason = describe(errno);
         let hint = match stage {
+            Stage::Exec if self.is_hidden() => {
+                Some("its sandbox hides what is there on the host".to_owned())
+            }
             Stage::Exec => exec_hint(Path::new(OsStr::from_bytes(self.program.to_bytes())), errno),
             Stage::Stdout | Stage::Stderr if errno == libc::ENXIO => {
                 Some("nobody reads this FIFO".to_owned())

@@ -23,7 +23,7 @@ const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
 /// What a `/dev` of its own has; those that are not there are left out.
-const DEVICES: [(&CStr, &CStr); 8] = [
+const DEVICES: [(&CStr, &CStr); 7] = [
     (c"/dev/null", c"null"),
     (c"/dev/zero", c"zero"),
     (c"/dev/full", c"full"),
@@ -31,7 +31,6 @@ const DEVICES: [(&CStr, &CStr); 8] = [
     (c"/dev/urandom", c"urandom"),
     (c"/dev/tty", c"tty"),
     (c"/dev/log", c"log"),
-    (c"/dev/pts", c"pts"),
 ];
 const LINKS: [(&CStr, &CStr); 5] = [
     (c"pts/ptmx", c"/dev/ptmx"),
@@ -48,7 +47,9 @@ const NO_GAIN: c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
 pub(super) struct Sandboxed {
     namespaces: c_int,
     operations: Vec<Operation>,
-    /// What cannot be done is left out, and all that follows.
+    /// What is not the host's.
+    covered: Vec<PathBuf>,
+    /// What cannot be done is left out.
     is_optional: bool,
 }
 
@@ -96,38 +97,47 @@ impl Sandboxed {
             operations.push(Operation::Devices);
             own.push(PathBuf::from("/dev"));
         }
+        let covered = own.clone();
         let directories = exec.confinement.directories.names.iter();
         let directories = directories.map(|(place, name): &(Place, String)| {
             // They are made before.
             Path::new(place.parent()).join(name)
         });
         own.extend(directories);
-        read_only(sandbox, &own, &mut operations)?;
+        read_only(sandbox, &covered, &own, &mut operations)?;
         Ok(Some(Self {
             namespaces,
             operations,
+            covered,
             is_optional: sandbox.optional,
         }))
     }
 
     /// Does all of it, with the agent's rights.
     pub(super) fn enter(&self, reach: impl Fn(Stage, u32)) -> Result<(), Errno> {
-        match self.try_to_enter(reach) {
-            Err(_) if self.is_optional => Ok(()),
-            entered => entered,
-        }
-    }
-
-    fn try_to_enter(&self, reach: impl Fn(Stage, u32)) -> Result<(), Errno> {
         // 0 is for the namespaces.
         reach(Stage::Sandbox, 0);
-        sys::unshare(self.namespaces)?;
+        match sys::unshare(self.namespaces) {
+            // What follows would be done to the host.
+            Err(_) if self.is_optional => return Ok(()),
+            unshared => unshared?,
+        }
         for (index, operation) in self.operations.iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             reach(Stage::Sandbox, index.saturating_add(1));
-            operation.perform()?;
+            match (operation.perform(), operation) {
+                // Mounts would reach the host.
+                (Err(_), Operation::Part) if self.is_optional => return Ok(()),
+                (Err(_), _) if self.is_optional => {}
+                (done, _) => done?,
+            }
         }
         Ok(())
+    }
+
+    /// Whether the service does not see what is there.
+    pub(super) fn hides(&self, path: &Path) -> bool {
+        self.covered.iter().any(|covered| path.starts_with(covered))
     }
 
     /// What was being done, in words.
@@ -199,11 +209,7 @@ fn make_devices() -> Result<(), Errno> {
         if fd < 0 {
             continue;
         }
-        if name == c"pts" {
-            sys::make_directory_at(dev, name, 0o755)?;
-        } else {
-            sys::close(sys::open_at(dev, name, FILE_FLAGS, 0o644)?);
-        }
+        sys::close(sys::open_at(dev, name, FILE_FLAGS, 0o644)?);
         sys::move_tree(fd, path)?;
         sys::close(fd);
     }
@@ -211,15 +217,20 @@ fn make_devices() -> Result<(), Errno> {
         sys::make_link(target, link)?;
     }
     sys::make_directory_at(dev, c"shm", 0o755)?;
+    sys::make_directory_at(dev, c"pts", 0o755)?;
     sys::close(dev);
-    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    let (shm, pts) = (c"/dev/shm", c"/dev/pts");
     sys::mount(
         Some(c"tmpfs"),
-        c"/dev/shm",
+        shm,
         Some(c"tmpfs"),
-        flags,
+        NO_GAIN,
         Some(c"mode=1777"),
-    )
+    )?;
+    // Terminals of its own, which every user may make.
+    let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
+    let data = c"newinstance,ptmxmode=0666,mode=620";
+    sys::mount(Some(c"devpts"), pts, Some(c"devpts"), flags, Some(data))
 }
 
 /// Those of these directories that are there.
@@ -242,15 +253,21 @@ fn cover(
     Ok(())
 }
 
-/// `own`: what is the service's own already.
+/// `covered`: what is not the host's; `own`: that, and what is the service's own already.
 fn read_only(
     sandbox: &Sandbox,
+    covered: &[PathBuf],
     own: &[PathBuf],
     operations: &mut Vec<Operation>,
 ) -> Result<(), SpawnError> {
     let reals = |paths: &[PathBuf]| -> Result<Vec<PathBuf>, SpawnError> {
         let paths = paths.iter().map(|path| real(path, own));
-        paths.filter_map(Result::transpose).collect()
+        let mut found: Vec<PathBuf> = paths
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()?;
+        // What is covered is not there any more, and what covers it needs neither.
+        found.retain(|path| !covered.iter().any(|covered| path.starts_with(covered)));
+        Ok(found)
     };
     let (read_only, mut writable) = (reals(&sandbox.read_only)?, reals(&sandbox.writable)?);
     if read_only.is_empty() {
@@ -269,7 +286,7 @@ fn read_only(
         open.retain(|open| open.starts_with(path) && open != path);
         for apart in [path.as_path()].into_iter().chain(open.iter().copied()) {
             // What was covered is a mount by then.
-            if !mounts.contains_key(apart) && !own.iter().any(|it| it == apart && covers(it)) {
+            if !mounts.contains_key(apart) && !covered.iter().any(|it| it == apart) {
                 kept.push(apart.to_owned());
             }
         }
@@ -290,12 +307,6 @@ fn read_only(
         operations.push(Operation::ReadOnly(c_path(&path)?, flags));
     }
     Ok(())
-}
-
-/// Whether it is one of those that are covered.
-fn covers(path: &Path) -> bool {
-    let mut covered = TEMPORARY.iter().chain(&HOMES).chain(&["/dev"]);
-    covered.any(|covered| fs::canonicalize(covered).is_ok_and(|it| it == path))
 }
 
 /// Where a path leads. `None`: it is not there, and need not be.
