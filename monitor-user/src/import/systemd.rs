@@ -981,11 +981,28 @@ impl<'a> Unit<'a> {
         }
     }
 
+    /// What these directives name.
+    fn paths(&mut self, keys: [&str; 2], origins: &mut Vec<Assignment>) -> Vec<Value> {
+        let mut found = Vec::new();
+        let given = keys.map(|key| self.all("Service", key));
+        for from in given.into_iter().flatten() {
+            let paths = words::split(&from.value).unwrap_or_default().into_iter();
+            // `+`: below a root of its own, which no service has here.
+            let paths = paths.map(|path| path.replacen('+', "", 1));
+            let is_path = |path: &String| path.trim_start_matches('-').starts_with('/');
+            let (paths, others): (Vec<_>, Vec<_>) = paths.partition(is_path);
+            self.find_unprotected(&from, paths.is_empty() || !others.is_empty());
+            found.extend(paths.into_iter().map(Value::from));
+            origins.push(from);
+        }
+        found
+    }
+
     /// Protections that have a counterpart. What systemd leaves out where a path is not there has a `-`.
     fn sandbox(&mut self) {
         let mut table = Map::new();
         let mut origins = Vec::new();
-        let (mut read_only, mut writable) = (Vec::new(), Vec::new());
+        let mut read_only = Vec::new();
         if let Some(from) = self.last("Service", "ProtectSystem") {
             let paths: &[&str] = match from.value.as_str() {
                 "strict" => &["/"],
@@ -1010,22 +1027,8 @@ impl<'a> Unit<'a> {
             }
             origins.push(from);
         }
-        for (keys, into) in [
-            (["ReadOnlyPaths", "ReadOnlyDirectories"], &mut read_only),
-            (["ReadWritePaths", "ReadWriteDirectories"], &mut writable),
-        ] {
-            let given = keys.map(|key| self.all("Service", key));
-            for from in given.into_iter().flatten() {
-                let paths = words::split(&from.value).unwrap_or_default().into_iter();
-                // `+`: below a root of its own, which no service has here.
-                let paths = paths.map(|path| path.replacen('+', "", 1));
-                let is_path = |path: &String| path.trim_start_matches('-').starts_with('/');
-                let (paths, others): (Vec<_>, Vec<_>) = paths.partition(is_path);
-                self.find_unprotected(&from, paths.is_empty() || !others.is_empty());
-                into.extend(paths.into_iter().map(Value::from));
-                origins.push(from);
-            }
-        }
+        read_only.extend(self.paths(["ReadOnlyPaths", "ReadOnlyDirectories"], &mut origins));
+        let writable = self.paths(["ReadWritePaths", "ReadWriteDirectories"], &mut origins);
         for (key, into, value) in [
             ("PrivateTmp", "private_tmp", true),
             ("PrivateDevices", "private_devices", true),
