@@ -182,6 +182,41 @@ fn a_launch_that_fails_says_why_and_leaves_nothing() {
 }
 
 #[test]
+fn a_launch_that_fails_tells_its_last_output() {
+    needs_root!("a_launch_that_fails_tells_its_last_output");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::write(&out, "of an earlier run\n").unwrap();
+    let text = format!(
+        "type = \"forking\"\ncommand = {}\nautostart = false\nrestart = \"no\"\nstdout = {}\n\
+         last_output = \"1KiB\"",
+        json!(["/bin/sh", "-c", "echo cannot bind >&2; exit 3"]),
+        json!(out)
+    );
+    let web = Service::new();
+    let slow = web.text(
+        "sleep 1000",
+        "exec sleep 1000",
+        "before_start = [[\"/bin/true\"]]",
+    );
+    let agent = Agent::start(&[("web", &text), ("slow", &slow)]);
+    if !has_cgroups(&agent, "a_launch_that_fails_tells_its_last_output") {
+        return;
+    }
+    let said = stderr(&agent.run(&["start", "web"]));
+    assert!(
+        said.contains("/bin/sh exited with 3; its last output: cannot bind"),
+        "{said}"
+    );
+    assert!(!said.contains("earlier"), "{said}");
+    eventually("its command runs", || {
+        let status = agent.status("slow");
+        (!agent.live("slow").is_empty() && status["step"] == json!(null)).then_some(())
+    });
+    agent.must("stop", "slow");
+}
+
+#[test]
 fn a_launch_is_given_up_when_it_is_stopped() {
     needs_root!("a_launch_is_given_up_when_it_is_stopped");
     let web = Service::new();

@@ -293,6 +293,9 @@ impl Agent {
         let says = self.says.get(status.service);
         let says = says.filter(|(instance, _)| Some(*instance) == status.instance);
         line.says = says.map(|(_, text)| text.clone());
+        // What came before the command of a forking service has ended.
+        let launches = self.steps.launches(status.service);
+        line.step = line.step.filter(|_| !launches);
         line.sockets = spec.map_or_else(Vec::new, |spec| {
             self.sockets.shown(status.service, &spec.exec.listen)
         });

@@ -25,6 +25,7 @@ use super::children::Child;
 use super::instances::Places;
 use super::probes::{read_sheet, start_prober};
 use super::{Agent, hooks, instances};
+use crate::aftermath::OutputStart;
 use crate::clock;
 use crate::decode::{self, Birth};
 use crate::model::{
@@ -86,6 +87,8 @@ pub(super) struct Steps {
     spawner: Spawner,
     /// By the pid of the process that runs the present one.
     jobs: HashMap<u32, Job>,
+    /// Forking services whose command runs, and how long their output was before.
+    launching: HashMap<ServiceName, Option<OutputStart>>,
 }
 
 struct Job {
@@ -123,6 +126,7 @@ impl Steps {
         Ok(Self {
             spawner: Spawner::new(fd_limit)?.impatient(),
             jobs: HashMap::new(),
+            launching: HashMap::new(),
         })
     }
 
@@ -199,6 +203,11 @@ impl Steps {
             purpose,
             result,
         })
+    }
+
+    /// Whether the command of a forking service runs.
+    pub(super) fn launches(&self, service: &str) -> bool {
+        self.launching.contains_key(service)
     }
 
     /// Ends those of that purpose; their outcome is still to come.
@@ -451,8 +460,17 @@ impl Agent {
             purpose,
             result,
         } = outcome;
-        if let (Purpose::Launch(_), Err(_)) = (purpose, &result) {
+        let mut result = result;
+        let output = match purpose {
+            Purpose::Launch(_) => self.steps.launching.remove(&service).flatten(),
+            Purpose::Start(_) | Purpose::Of(..) => None,
+        };
+        if let (Purpose::Launch(_), Err(ended)) = (purpose, &mut result) {
             self.instances.kill_unknown(&service);
+            let said = output.and_then(|since| self.last_output(&service, since));
+            if let (Ended::Failed(why), Some(said)) = (ended, said.filter(|it| !it.is_empty())) {
+                *why = format!("{why}; its last output: {}", said.trim_end());
+            }
         }
         Some(match (purpose, result) {
             (Purpose::Of(instance, phase), result) => Fact::StepsDone {
@@ -468,7 +486,7 @@ impl Agent {
                 Ok(start) => self.finish_start(start),
                 Err(fact) => return fact.map(|fact| *fact),
             },
-            (Purpose::Launch(attempt), Ok(pid)) => self.launched(service, attempt, pid),
+            (Purpose::Launch(attempt), Ok(pid)) => self.launched(service, attempt, pid, output),
             (Purpose::Start(attempt) | Purpose::Launch(attempt), Err(Ended::Skipped(reason))) => {
                 Fact::Skipped {
                     service,
@@ -497,6 +515,8 @@ impl Agent {
         spec: &Arc<Spec>,
         places: &Places,
     ) -> Option<Fact> {
+        let output = self.output_length(service);
+        self.steps.launching.insert(service.clone(), output);
         let laid = self.instances.lay_out(service, spec, places);
         let environment = instances::environment_now(&spec.exec, Instance::NONE);
         let outcome = match laid.and_then(|laid| Ok((laid, environment?))) {
@@ -520,7 +540,13 @@ impl Agent {
 
     /// From now on the main process of a forking service is its instance: until then the next agent
     /// kills whatever the command has left.
-    fn launched(&mut self, service: ServiceName, attempt: Attempt, pid: Option<u32>) -> Fact {
+    fn launched(
+        &mut self,
+        service: ServiceName,
+        attempt: Attempt,
+        pid: Option<u32>,
+        output: Option<OutputStart>,
+    ) -> Fact {
         let held = self.instances.hold_launched(&service, pid);
         let instance = match held {
             Ok(instance) => instance,
@@ -543,7 +569,7 @@ impl Agent {
         }
         self.memory.knows_birth(&service, instance);
         self.watch(instance, birth);
-        if let Some(start) = self.output_length(&service) {
+        if let Some(start) = output {
             self.output_starts.insert(instance, start);
         }
         self.watch_tree(instance, birth);
