@@ -239,7 +239,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "environment_file",
         form: Form::TextOrTexts,
         default: "none",
-        text: "The absolute path of a file with `KEY=VALUE` lines and systemd's rules for comments and quotes, or an array of several files. A later file overrides an earlier one. With `-` before its path, a file may be missing. The files are read at every start, so a change needs no reload. In a directory where others may write, a symbolic link is followed only to a file that `user` may read",
+        text: "The absolute path of a file with `KEY=VALUE` lines, with comments and quotes as in systemd but without continuation lines, or an array of several files. A later file overrides an earlier one. With `-` before its path, a file may be missing. The files are read at every start, so a change needs no reload. In a directory where others may write, a symbolic link is followed only to a file that `user` may read",
     },
     Key {
         name: "pass_environment",
@@ -359,13 +359,13 @@ const SERVICE_KEYS: &[Key] = &[
         name: "part_of",
         form: Form::Texts,
         default: "`[]`",
-        text: "Like `after`. Also, when somebody stops, restarts or reloads one of these services, this one is stopped, restarted or reloaded with it. It does not start them, and does not wait until they are ready",
+        text: "Like `after`. Also, when somebody stops, restarts or reloads one of these services, this one is stopped, restarted or reloaded with it. It does not start them. See [Requirements](services.md#requirements-requires)",
     },
     Key {
         name: "requires",
         form: Form::Texts,
         default: "`[]`",
-        text: "As `after`, and more: starting this service starts them, and it waits until they are ready. When somebody stops or restarts one of them, this service stops or restarts with it. If one of them crashes and is restarted, this service keeps running",
+        text: "As `after`, and more: starting this service starts them, and it waits until they are ready (or have failed for good: then it starts without them). When somebody stops or restarts one of them, this service stops or restarts with it. If one of them crashes and is restarted, this service keeps running",
     },
     Key {
         name: "binds",
@@ -383,7 +383,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "restart",
         form: Form::Choice(&["always", "on-failure", "on-abnormal", "on-abort", "no"]),
         default: r#"`"always"`; of a oneshot `"no"`"#,
-        text: r#"`"always"` (not for a oneshot): it is always restarted. `"on-failure"`: after success it stays `stopped`. `"on-abnormal"`: it is restarted after an end by a signal, a failed watchdog or check, or `start_timeout`; after an exit of its own it is `stopped` or `failed`. `"on-abort"`: after an end by a signal alone. `"no"`: it is `stopped` after success, else `failed`"#,
+        text: r#"`"always"` (not for a oneshot): it is always restarted. `"on-failure"`: after success it stays `stopped`. `"on-abnormal"`: it is restarted after an end by a signal, a failed watchdog or check, or `start_timeout`; after an exit of its own it is `stopped` or `failed`. `"on-abort"`: after an end by a signal alone. `"no"`: after success it is `stopped` (a oneshot: `done`), else `failed`"#,
     },
     Key {
         name: "restart_delay",
@@ -449,7 +449,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "start_timeout",
         form: Form::Text,
         default: r#"`"90s"`"#,
-        text: r#"With `ready` or `after_start`: a service that is not ready in this time is stopped, and has failed. Each command of `before_start` has this time, too. `"infinity"` for no limit"#,
+        text: r#"With `ready`, `after_start` or `type = "forking"`: a service that is not ready in this time is stopped, and that counts as a failure of its own. Each command of `before_start` has this time, too. `"infinity"` for no limit"#,
     },
     Key {
         name: "listen",
