@@ -4,7 +4,7 @@
 
 /// What matters most, on each kernel: what the verifier says, what `doctor` says, a burst, the cause
 /// of each way of a signal, restarts, agent and service killed together, and one real init.
-pub(super) const CI: [&str; 19] = [
+pub(super) const CI: [&str; 20] = [
     "verifier::*",
     "doctor_truth::*",
     "burst::each_exit_of_a_burst_is_shown_or_counted_as_lost",
@@ -19,6 +19,7 @@ pub(super) const CI: [&str; 19] = [
     "agent_death::a_service_that_dies_while_no_agent_lives_is_started_again_once",
     "agent_death::a_spare_waits_and_takes_over",
     "unseen::a_service_killed_at_the_same_moment_as_its_agent_is_back_at_once",
+    "sandbox::*",
     "recorder::who_killed_it_is_known_though_the_killer_is_gone",
     "recorder::what_happens_while_no_recorder_runs_is_recorded_by_the_next",
     "machine::bpffs::an_agent_mounts_bpffs_and_loses_no_cause",
@@ -28,7 +29,7 @@ pub(super) const CI: [&str; 19] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-pub(super) const MATRIX: [&str; 28] = [
+pub(super) const MATRIX: [&str; 30] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
@@ -49,6 +50,8 @@ pub(super) const MATRIX: [&str; 28] = [
     "reload::*",
     "hooks::*",
     "sockets::*",
+    "forking::*",
+    "sandbox::*",
     "ownership::*",
     "pid1::*",
     "kernel_memory::*",
