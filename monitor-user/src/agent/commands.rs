@@ -1,6 +1,7 @@
 //! What clients ask of the agent, turned into facts for the supervisor, and the answers that need
 //! nobody else.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::service_files::ServiceFiles;
@@ -183,20 +184,28 @@ impl Agent {
 
     /// These, and those that run, are part of one of them, and can read their configuration again.
     fn with_parts(&self, mut services: Vec<String>) -> Vec<String> {
+        let running = self.supervisor.statuses();
+        let running = running.filter(|status| status.instance.is_some());
+        let mut parts: HashMap<&str, Vec<&ServiceName>> = HashMap::new();
+        for service in running.map(|status| status.service) {
+            let spec = self.supervisor.spec(service);
+            if let Some(spec) = spec.filter(|spec| spec.reload.is_some()) {
+                for whole in &spec.relations.part_of {
+                    parts.entry(whole).or_default().push(service);
+                }
+            }
+        }
+        let mut seen: HashSet<String> = services.iter().cloned().collect();
         let mut next = 0;
-        while let Some(name) = services.get(next).cloned() {
+        while let Some(name) = services.get(next) {
             next += 1;
-            let statuses = self.supervisor.statuses();
-            let runs = statuses.filter(|status| status.instance.is_some());
-            let parts = runs.filter(|status| {
-                let spec = self.supervisor.spec(status.service);
-                spec.is_some_and(|spec| {
-                    spec.reload.is_some() && spec.relations.part_of.contains(name.as_str())
-                })
-            });
-            let parts: Vec<String> = parts.map(|status| status.service.to_string()).collect();
-            let is_new = |part: &String| !services.contains(part);
-            let new: Vec<String> = parts.into_iter().filter(is_new).collect();
+            let new: Vec<String> = parts
+                .get(name.as_str())
+                .into_iter()
+                .flatten()
+                .map(|part| part.to_string())
+                .filter(|part| seen.insert(part.clone()))
+                .collect();
             services.extend(new);
         }
         services
