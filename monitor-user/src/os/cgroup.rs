@@ -23,7 +23,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,8 +33,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::cgroup_limits;
+use super::mounts::{self, Mount};
 use super::pidfd::is_gone;
-use super::place::{Place, unescape};
+use super::place::Place;
 use super::spawn::{Spawner, UNBORN};
 use super::tree::stop_signals;
 use super::{marker, pidfd, proc, progress, signal};
@@ -162,21 +162,22 @@ impl Cgroups {
     }
 
     fn find(name: &Name, spawner: &mut Spawner) -> Result<Self, Refused> {
-        let mountinfo = fs::read("/proc/self/mountinfo").map_err(|error| {
-            Refused::Unavailable(format!("cannot read /proc/self/mountinfo: {error}"))
+        let mounts = mounts::mounts().map_err(|error| {
+            Refused::Unavailable(format!("cannot read {}: {error}", mounts::TABLE))
         })?;
-        let mounts = parse_mounts(&mountinfo);
         let Some(mount) = best_mount(&mounts) else {
             let why = "no cgroup2 file system is mounted".to_owned();
             return Err(Refused::Unavailable(why));
         };
-        let error = match Self::below(&mount.point, &mount.root, name, spawner) {
+        // The cgroup that is seen there.
+        let root = mount.root.to_string_lossy();
+        let error = match Self::below(&mount.point, &root, name, spawner) {
             Ok(cgroups) => return Ok(cgroups),
             Err(error) => error,
         };
         let own = proc::own_cgroup_path();
         if let Some(own) = &own
-            && let Some(inside) = inside_mount(own, &mount.root)
+            && let Some(inside) = inside_mount(own, &root)
             && let Ok(cgroups) = Self::below(&mount.point.join(inside), own, name, spawner)
         {
             return Ok(cgroups);
@@ -770,42 +771,14 @@ fn escape(name: &str) -> String {
     escaped
 }
 
-/// A mounted cgroup2 file system.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    point: PathBuf,
-    /// Which cgroup is seen at `point`.
-    root: String,
-    read_only: bool,
-}
-
-/// The usual places first; one that is read-only last.
+/// The cgroup2 file system to use: at a usual place first; one that is read-only last.
 fn best_mount(mounts: &[Mount]) -> Option<&Mount> {
-    mounts.iter().min_by_key(|mount| {
+    let hierarchies = mounts.iter().filter(|mount| mount.kind == "cgroup2");
+    hierarchies.min_by_key(|mount| {
         let usual = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
         let rank = usual.iter().position(|path| mount.point == Path::new(path));
-        (mount.read_only, rank.unwrap_or(usual.len()))
+        (mount.is_read_only(), rank.unwrap_or(usual.len()))
     })
-}
-
-/// Reads mountinfo: `31 23 0:28 ROOT POINT OPTIONS … - TYPE SOURCE SUPER`.
-fn parse_mounts(mountinfo: &[u8]) -> Vec<Mount> {
-    let parse = |line: &[u8]| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let root = unescape(fields.nth(3)?);
-        let point = unescape(fields.next()?);
-        let options = fields.next()?;
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (kind == b"cgroup2").then(|| Mount {
-            point: PathBuf::from(std::ffi::OsString::from_vec(point)),
-            root: String::from_utf8_lossy(&root).into_owned(),
-            read_only: options.split(|byte| *byte == b',').any(|o| o == b"ro"),
-        })
-    };
-    mountinfo
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse)
-        .collect()
 }
 
 /// A cgroup's path below the mount that shows the cgroup `root`.
@@ -826,20 +799,27 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_read() {
+    fn the_best_mount_is_found() {
         let text = b"24 30 0:22 / /proc rw - proc proc rw\n\
             41 31 0:38 / /a\\040b\\134c rw,nosuid shared:5 master:2 - cgroup2 none rw\n\
             42 31 0:38 /x /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
             43 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\n1 2 torn";
-        let mounts = parse_mounts(text);
+        let mounts = mounts::parse(text);
         let points: Vec<_> = mounts.iter().map(|m| m.point.to_str().unwrap()).collect();
-        let expected = ["/a b\\c", "/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let expected = [
+            "/proc",
+            "/a b\\c",
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/systemd",
+            "/sys/fs/cgroup/unified",
+        ];
         assert_eq!(points, expected);
-        assert_eq!(mounts[1].root, "/x");
-        assert!(mounts[1].read_only && !mounts[0].read_only);
-        assert_eq!(best_mount(&mounts), Some(&mounts[2]));
-        assert_eq!(best_mount(&mounts[..2]), Some(&mounts[0]));
+        assert_eq!(mounts[2].root, Path::new("/x"));
+        assert!(mounts[2].is_read_only() && !mounts[1].is_read_only());
+        assert_eq!(best_mount(&mounts), Some(&mounts[4]));
+        assert_eq!(best_mount(&mounts[..4]), Some(&mounts[1]));
+        assert_eq!(best_mount(&mounts[..1]), None);
         assert_eq!(best_mount(&[]), None);
     }
 

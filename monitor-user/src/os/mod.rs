@@ -11,6 +11,7 @@ pub(crate) mod effort;
 pub(crate) mod inotify;
 pub(crate) mod listen;
 pub(crate) mod marker;
+pub(crate) mod mounts;
 #[cfg(target_feature = "crt-static")]
 mod no_accounts;
 pub(crate) mod notify;

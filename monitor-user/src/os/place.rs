@@ -2,13 +2,14 @@
 //! namespaces may be one word for word and lead to two directories, and a directory that was removed
 //! and made again is in the same place. Changes nothing.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use super::mounts::{self, Mount};
 
 /// A directory's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,52 +59,25 @@ fn mounted(directory: &File, path: &Path) -> Option<Place> {
         .lines()
         .find_map(|line| line.strip_prefix("mnt_id:"))?
         .trim();
-    let mounts = fs::read("/proc/self/mountinfo").ok()?;
-    place_of(path, mount, &mounts)
+    place_of(path, mount.parse().ok()?, &mounts::mounts().ok()?)
 }
 
-/// Reads mountinfo: `31 23 0:28 ROOT POINT …`.
-fn place_of(path: &Path, mount: &str, mountinfo: &[u8]) -> Option<Place> {
-    let line = mountinfo.split(|byte| *byte == b'\n').find(|line| {
-        let id = line.split(|byte| *byte == b' ').next();
-        id == Some(mount.as_bytes())
-    })?;
-    let mut fields = line.split(|byte| *byte == b' ').skip(2);
-    let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    let mut next = || Some(PathBuf::from(OsString::from_vec(unescape(fields.next()?))));
-    let (root, point) = (next()?, next()?);
+fn place_of(path: &Path, mount: u64, mounts: &[Mount]) -> Option<Place> {
+    let Mount {
+        device,
+        root,
+        point,
+        ..
+    } = mounts.iter().find(|it| it.id == mount)?;
     // Of a mount namespace's own directory in the kernel, "net:[…]", nothing follows.
     let inside = path
-        .strip_prefix(&point)
+        .strip_prefix(point)
         .ok()
         .filter(|_| root.is_absolute())?;
     Some(Place {
-        device,
+        device: device.clone(),
         path: root.join(inside),
     })
-}
-
-/// A field of mountinfo: `\040` is a space.
-pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            u8::from_str_radix(digits, 8).ok()
-        });
-        match (first, octal) {
-            (b'\\', Some(byte)) => {
-                bytes.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -136,15 +110,17 @@ mod tests {
 
     #[test]
     fn one_path_in_two_mount_namespaces_is_two_places() {
-        let mounts = b"25 1 0:23 / /run rw - tmpfs tmpfs rw\n\
+        let mounts = mounts::parse(
+            b"25 1 0:23 / /run rw - tmpfs tmpfs rw\n\
                        26 1 0:24 / /run rw - tmpfs tmpfs rw\n\
                        27 1 0:23 /x\\040y /run rw - tmpfs tmpfs rw\n\
-                       28 1 0:4 net:[4026531840] /run rw - nsfs nsfs rw\n";
-        let word = |mount| Some(place_of(Path::new("/run/respawn"), mount, mounts)?.word());
-        assert_eq!(word("25").unwrap(), "respawn@0:23");
-        assert_eq!(word("26").unwrap(), "respawn@0:24");
-        assert_eq!(word("27").unwrap(), "x y/respawn@0:23");
-        assert_eq!(word("28"), None);
-        assert_eq!(word("29"), None);
+                       28 1 0:4 net:[4026531840] /run rw - nsfs nsfs rw\n",
+        );
+        let word = |mount| Some(place_of(Path::new("/run/respawn"), mount, &mounts)?.word());
+        assert_eq!(word(25).unwrap(), "respawn@0:23");
+        assert_eq!(word(26).unwrap(), "respawn@0:24");
+        assert_eq!(word(27).unwrap(), "x y/respawn@0:23");
+        assert_eq!(word(28), None);
+        assert_eq!(word(29), None);
     }
 }

@@ -4,11 +4,10 @@
 //! A set is a directory `v<ABI version>` in a pin directory. Takes up none of them: an agent does.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::holder::{self, Held};
 use super::{namespace, pins};
-use crate::os::{self, bpf, place, proc};
+use crate::os::{self, bpf, mounts, proc};
 
 /// The directory of a recorder's pins, below the pin directory of an agent.
 pub(crate) const RECORDER: &str = "recorder";
@@ -182,15 +181,9 @@ pub(crate) fn at(path: &Path) -> Result<Vec<PinSet>> {
 }
 
 fn bpf_mounts() -> Result<Vec<PathBuf>> {
-    let path = "/proc/self/mounts";
-    let mounts = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-    let lines = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ').skip(1);
-        let (point, kind) = (fields.next()?, fields.next()?);
-        let point = PathBuf::from(OsString::from_vec(place::unescape(point)));
-        (kind == b"bpf").then_some(point)
-    });
-    Ok(lines.collect())
+    let mounts = mounts::mounts().with_context(|| format!("cannot read {}", mounts::TABLE))?;
+    let of_bpf = mounts.into_iter().filter(|mount| mount.kind == "bpf");
+    Ok(of_bpf.map(|mount| mount.point).collect())
 }
 
 /// A directory is looked at once, by however many mounts it is seen.

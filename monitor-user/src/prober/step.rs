@@ -17,6 +17,7 @@ use tokio::process::Command;
 use super::look::Started;
 use crate::config::{self, Surroundings};
 use crate::model::{Cause, Condition, Step, Test};
+use crate::os::mounts;
 
 /// How much of the end of its output is told of a command that fails.
 const LONGEST_OUTPUT: usize = 600;
@@ -230,14 +231,8 @@ fn is_mount_point(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else {
         return false;
     };
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    // The fifth field, with blanks and the like as octal numbers (proc_pid_mountinfo(5)).
-    let place = path.to_string_lossy();
-    let place = place.replace('\\', "\\134").replace(' ', "\\040");
-    let place = place.replace('\t', "\\011").replace('\n', "\\012");
-    mounts
-        .lines()
-        .any(|line| line.split(' ').nth(4) == Some(&*place))
+    let mounts = mounts::mounts().unwrap_or_default();
+    mounts.iter().any(|mount| mount.point == path)
 }
 
 #[cfg(test)]

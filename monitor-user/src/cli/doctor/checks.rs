@@ -24,7 +24,7 @@ use crate::os::cgroup::{Cgroups, Name};
 use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
-use crate::os::{pipe, proc};
+use crate::os::{mounts, pipe, proc};
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use crate::probe::{
     MOST_WATCHED, MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace, sets,
@@ -462,12 +462,9 @@ fn would_mount(host: &Host<'_>, place: &Path) -> Finding {
 
 /// Where a file system of this type is mounted.
 fn mounted(kind: &str) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    let mut mounts = mounts.lines().map(|line| line.split(' '));
-    mounts.find_map(|mut fields| {
-        let place = fields.nth(1)?;
-        (fields.next()? == kind).then(|| PathBuf::from(place))
-    })
+    let mounts = mounts::mounts().ok()?;
+    let mount = mounts.into_iter().find(|mount| mount.kind == kind);
+    mount.map(|mount| mount.point)
 }
 
 /// How to see what securityfs shows; nothing is mounted by looking.

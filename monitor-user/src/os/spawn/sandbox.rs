@@ -7,14 +7,15 @@
 //! making writable again what was read-only before, as in a container.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, OsStr, OsString, c_int, c_ulong};
+use std::ffi::{CStr, CString, OsStr, c_int, c_ulong};
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::prepared::c_path;
 use super::{SpawnError, Stage};
 use crate::model::{Exec, Place, Sandbox};
+use crate::os::mounts;
 use crate::os::sys::{self, Errno};
 
 /// What stays writable under a read-only root.
@@ -341,17 +342,14 @@ fn flags_at(mounts: &BTreeMap<PathBuf, c_ulong>, path: &Path) -> c_ulong {
 
 /// The mounts that this process sees, and their flags; of several at one place the last one.
 fn mounts() -> BTreeMap<PathBuf, c_ulong> {
-    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let lines = table.split(|byte| *byte == b'\n');
-    lines.filter_map(mount_of).collect()
+    let mounts = mounts::mounts().unwrap_or_default().into_iter();
+    mounts
+        .map(|mount| (mount.point, flags_of(&mount.options)))
+        .collect()
 }
 
-/// One line: the fifth field is the place, with blanks and the like as octal numbers, the sixth the
-/// options of the mount (proc_pid_mountinfo(5)).
-fn mount_of(line: &[u8]) -> Option<(PathBuf, c_ulong)> {
-    let mut fields = line.split(|byte| *byte == b' ').skip(4);
-    let place = unescaped(fields.next()?);
-    let options = std::str::from_utf8(fields.next()?).ok()?;
+/// The flags that stand for a mount's options.
+fn flags_of(options: &str) -> c_ulong {
     let flags = options.split(',').map(|option| match option {
         "nosuid" => libc::MS_NOSUID,
         "nodev" => libc::MS_NODEV,
@@ -361,27 +359,7 @@ fn mount_of(line: &[u8]) -> Option<(PathBuf, c_ulong)> {
         "relatime" => libc::MS_RELATIME,
         _ => 0,
     });
-    Some((place, flags.fold(0, |all, flag| all | flag)))
-}
-
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((byte, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *byte == b'\\');
-        let octal = octal.and_then(|octal| std::str::from_utf8(octal).ok());
-        match octal.and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(escaped) => {
-                bytes.push(escaped);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*byte);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
+    flags.fold(0, |all, flag| all | flag)
 }
 
 #[cfg(test)]
@@ -389,13 +367,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_the_mount_table_is_read() {
-        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime,nosuid master:1 - ext3 /dev/root rw,errors=continue";
+    fn options_become_flags() {
         let flags = libc::MS_NOATIME | libc::MS_NOSUID;
-        assert_eq!(mount_of(line), Some((PathBuf::from("/mnt 2"), flags)));
-        assert_eq!(mount_of(b""), None);
-        assert_eq!(unescaped(b"a\\"), Path::new("a\\"));
-        assert_eq!(unescaped(b"\\134x\\011"), Path::new("\\x\t"));
+        assert_eq!(flags_of("rw,noatime,nosuid"), flags);
+        assert_eq!(flags_of(""), 0);
     }
 
     #[test]

@@ -1,0 +1,123 @@
+//! Which file systems are mounted where, as this process sees it.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::{fs, io};
+
+/// The kernel's table: proc_pid_mountinfo(5).
+pub(crate) const TABLE: &str = "/proc/self/mountinfo";
+
+/// One line of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Tells it from all others.
+    pub(crate) id: u64,
+    /// The file system's number: "0:25".
+    pub(crate) device: String,
+    /// What of the file system is seen. Of a namespace, which has no directories: "net:[…]".
+    pub(crate) root: PathBuf,
+    /// Where.
+    pub(crate) point: PathBuf,
+    /// Of the mount, not of the file system: "rw,nosuid".
+    pub(crate) options: String,
+    /// "ext4"
+    pub(crate) kind: String,
+}
+
+impl Mount {
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.options.split(',').any(|option| option == "ro")
+    }
+}
+
+/// All of them.
+///
+/// # Errors
+/// The kernel's: /proc is not mounted.
+pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
+    Ok(parse(&fs::read(TABLE)?))
+}
+
+/// Reads the table: `31 23 0:28 ROOT POINT OPTIONS … - TYPE SOURCE SUPER`. Torn lines are left out.
+pub(super) fn parse(table: &[u8]) -> Vec<Mount> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+    let path = |field| PathBuf::from(OsString::from_vec(unescape(field)));
+    let mut fields = line.split(|byte| *byte == b' ');
+    Some(Mount {
+        id: text(fields.next()?).parse().ok()?,
+        device: text(fields.nth(1)?),
+        root: path(fields.next()?),
+        point: path(fields.next()?),
+        options: text(fields.next()?),
+        kind: text(fields.skip_while(|field| *field != b"-").nth(1)?),
+    })
+}
+
+/// Blanks, tabs, newlines and backslashes are written as octal numbers: `\040`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        match (first, octal) {
+            (b'\\', Some(byte)) => {
+                bytes.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_mount_table_is_read() {
+        let line = b"36 35 98:0 /mnt\\0111 /mnt\\0402 rw,noatime,nosuid master:1 shared:3 - ext3 /dev/root \
+                     rw,errors=continue";
+        let mount = Mount {
+            id: 36,
+            device: "98:0".to_owned(),
+            root: PathBuf::from("/mnt\t1"),
+            point: PathBuf::from("/mnt 2"),
+            options: "rw,noatime,nosuid".to_owned(),
+            kind: "ext3".to_owned(),
+        };
+        assert_eq!(parse_line(line), Some(mount));
+        assert_eq!(parse_line(b""), None);
+        assert_eq!(parse_line(b"1 2 torn"), None);
+        assert_eq!(unescape(b"a\\"), b"a\\");
+        assert_eq!(unescape(b"\\134x\\011"), b"\\x\t");
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf_8_loses_nothing() {
+        let table = b"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /\xff ro - tmpfs x rw\n";
+        let mounts = parse(table);
+        assert_eq!(mounts[1].point.as_os_str().as_encoded_bytes(), b"/\xff");
+        assert!(mounts[1].is_read_only() && !mounts[0].is_read_only());
+    }
+
+    #[test]
+    fn the_root_is_mounted() {
+        let mounts = mounts().unwrap();
+        assert!(mounts.iter().any(|mount| mount.point == Path::new("/")));
+    }
+}
