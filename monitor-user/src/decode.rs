@@ -15,7 +15,8 @@ use monitor_ebpf::{
 
 use self::origin::Sent;
 use crate::model::{
-    Blame, Cause, How, Instance, LastSignal, OomKill, Origin, Parent, Sender, Signal, Usage, fnv1a,
+    Attempt, Blame, Cause, How, Instance, LastSignal, OomKill, Origin, Parent, Sender, Signal,
+    Usage, fnv1a,
 };
 use crate::os::{cgroup_id, page_size};
 
@@ -93,6 +94,14 @@ impl Birth {
         service: 0,
         attempt: 0,
     };
+
+    /// That start of a service.
+    pub(crate) fn of(service: &str, attempt: Attempt) -> Self {
+        Self {
+            service: service_number(service),
+            attempt: attempt.0,
+        }
+    }
 }
 
 /// The number by which the kernel's records name a service: the same in every agent, never 0.

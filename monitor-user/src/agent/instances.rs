@@ -594,21 +594,26 @@ impl Instances {
             .with_notify(places.notify.clone())
             .with_sockets(places.sockets.clone());
         let command = Arc::new(command.with_marker(marker));
-        let cgroup = match &self.cgroups {
-            Some(cgroups) => Some(cgroups.for_service(service).map_err(|error| SpawnFailure {
-                message: format!("cannot make its cgroup: {error} (cgroup)"),
-            })?),
-            None => None,
-        };
         let prelude = Prelude {
             spec: spec.clone(),
             variables,
             command: Some(command),
-            cgroup,
+            cgroup: self.cgroup_of(service)?,
             without_effect: Vec::new(),
         };
         self.services.insert(service.clone(), prelude);
         Ok(())
+    }
+
+    /// The cgroup of a service; `None`: there are none to use.
+    fn cgroup_of(&self, service: &ServiceName) -> Result<Option<ServiceCgroup>, SpawnFailure> {
+        let Some(cgroups) = &self.cgroups else {
+            return Ok(None);
+        };
+        let cgroup = cgroups.for_service(service);
+        cgroup.map(Some).map_err(|error| SpawnFailure {
+            message: format!("cannot make its cgroup: {error} (cgroup)"),
+        })
     }
 
     /// Lays out the start of a forking service, whose command does not become its instance.
@@ -622,16 +627,11 @@ impl Instances {
         spec: &Arc<Spec>,
         places: &Places,
     ) -> Result<Laid, SpawnFailure> {
-        let failed = |message: String| SpawnFailure { message };
-        let Some(cgroups) = &self.cgroups else {
-            return Err(failed(
+        let cgroup = self.cgroup_of(service)?.ok_or_else(|| SpawnFailure {
+            message:
                 "type = \"forking\" needs cgroup v2, which cannot be used here (see `respawn doctor`)"
                     .to_owned(),
-            ));
-        };
-        let cgroup = cgroups
-            .for_service(service)
-            .map_err(|error| failed(format!("cannot make its cgroup: {error} (cgroup)")))?;
+        })?;
         let variables = variables(&spec.exec)?;
         let own = places.variables(service, &spec.exec);
         let exec = complete(&spec.exec, &variables, own)?;

@@ -1381,10 +1381,7 @@ impl Agent {
         service: ServiceName,
         attempt: Attempt,
     ) -> Result<Start, Option<Box<Fact>>> {
-        let birth = Birth {
-            service: decode::service_number(&service),
-            attempt: attempt.0,
-        };
+        let birth = Birth::of(&service, attempt);
         let failure = self.prepare_output(&service);
         let places = match failure.map_or_else(|| self.prepare_places(&service), Err) {
             Ok(places) => places,
@@ -1527,11 +1524,22 @@ impl Agent {
             self.memory.knows_birth(&service, instance);
             self.watch(instance, birth);
         }
+        self.notify.listen(&service, instance);
+        self.spawned(service, birth, instance, output_start)
+    }
+
+    /// The rest of what every new instance needs; `output_start`: where its output begins.
+    fn spawned(
+        &mut self,
+        service: ServiceName,
+        birth: Birth,
+        instance: Instance,
+        output_start: Option<OutputStart>,
+    ) -> Fact {
         if let Some(start) = output_start {
             self.output_starts.insert(instance, start);
         }
         self.watch_tree(instance, birth);
-        self.notify.listen(&service, instance);
         Fact::Spawned {
             service,
             attempt: Attempt(birth.attempt),

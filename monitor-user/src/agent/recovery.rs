@@ -441,10 +441,7 @@ impl Agent {
             });
             told.instances.push(instance);
         } else if exit.is_none() && !self.instances.has_ended(instance) {
-            let birth = Birth {
-                service: decode::service_number(service),
-                attempt: attempt.0,
-            };
+            let birth = Birth::of(service, attempt);
             self.watch(instance, birth);
             self.watch_adopted_tree(instance, birth);
         }

@@ -27,7 +27,7 @@ use super::probes::{read_sheet, start_prober};
 use super::{Agent, hooks, instances};
 use crate::aftermath::OutputStart;
 use crate::clock;
-use crate::decode::{self, Birth};
+use crate::decode::Birth;
 use crate::model::{
     Attempt, Condition, Confinement, Event, Exec, ExtraFacts, Identity, Instance, Notice, Phase,
     Policy, ServiceName, SpawnFailure, Spec, Step,
@@ -559,25 +559,14 @@ impl Agent {
                 };
             }
         };
-        let birth = Birth {
-            service: decode::service_number(&service),
-            attempt: attempt.0,
-        };
+        let birth = Birth::of(&service, attempt);
         if let Err(error) = self.memory.record_birth(&service, attempt, instance) {
             tracing::error!(%service, "its birth cannot be recorded: {error}");
             self.memory.drop_birth(&service);
         }
         self.memory.knows_birth(&service, instance);
         self.watch(instance, birth);
-        if let Some(start) = output {
-            self.output_starts.insert(instance, start);
-        }
-        self.watch_tree(instance, birth);
-        Fact::Spawned {
-            service,
-            attempt,
-            instance,
-        }
+        self.spawned(service, birth, instance, output)
     }
 
     /// Has the commands run that precede a start, or belong to an instance. What has become of them, if that
