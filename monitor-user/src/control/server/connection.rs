@@ -12,7 +12,6 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::access::Right;
 use super::{Activity, Incoming, Peer};
 use crate::control::protocol::{BadRequest, Command, MAX_REQUEST, Response};
 use crate::os;
@@ -20,13 +19,12 @@ use crate::os;
 /// How much is read at once.
 const CHUNK: usize = 4096;
 
-/// The task of one peer that may command the agent.
+/// The task of one peer that may ask the agent, or command it.
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) peer: Peer,
-    pub(super) right: Right,
-    /// What is said to who may not command the agent.
-    pub(super) refusal: String,
+    /// Of who may only ask: what is said to a command.
+    pub(super) refusal: Option<String>,
     /// How long a started line may take to end, and an answer to be read.
     pub(super) patience: Duration,
     pub(super) activity: Arc<Activity>,
@@ -74,12 +72,12 @@ impl Connection {
         while let Some(line) = self.next_line().await? {
             self.activity.answering.store(true, Relaxed);
             let response = match Command::from_line(&line) {
-                Ok(command) if self.right == Right::Ask && !command.only_asks() => {
-                    Response::Error {
-                        message: self.refusal.clone(),
-                    }
-                }
-                Ok(command) => self.ask(command).await?,
+                Ok(command) => match &self.refusal {
+                    Some(message) if !command.only_asks() => Response::Error {
+                        message: message.clone(),
+                    },
+                    _ => self.ask(command).await?,
+                },
                 Err(BadRequest::Refused(message)) => Response::Error { message },
                 Err(BadRequest::NotAnObject(message)) => return Err(End::Told(message)),
             };

@@ -308,8 +308,7 @@ impl Server {
         let connection = Connection {
             stream,
             peer: caller.peer,
-            right,
-            refusal: self.access.refusal(&caller),
+            refusal: (right == Right::Ask).then(|| self.access.refusal(&caller)),
             patience: self.limits.patience,
             activity: activity.clone(),
             commands: self.commands.clone(),
