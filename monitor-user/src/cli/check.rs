@@ -1,6 +1,5 @@
 //! `respawn check`: validates a config and says all that is wrong with it. Needs no agent.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -110,8 +109,7 @@ fn write_services(config: &Config, path: &Path, out: &mut impl Write) -> io::Res
                 true => path.to_owned(),
                 false => path.join(SERVICES),
             };
-            let mut files = fs::read_dir(&services).into_iter().flatten().flatten();
-            let has_files = files.any(|it| it.path().extension().is_some_and(|it| it == "toml"));
+            let has_files = config::service_files(&services).is_ok_and(|files| !files.is_empty());
             let services = printable(&services.to_string_lossy());
             match has_files {
                 true => writeln!(
@@ -130,6 +128,8 @@ fn write_services(config: &Config, path: &Path, out: &mut impl Write) -> io::Res
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;

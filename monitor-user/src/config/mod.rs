@@ -860,8 +860,11 @@ fn is_there(path: &Path) -> bool {
     !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// The `*.toml` entries that are not hidden, sorted by name.
-fn service_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// The `*.toml` entries of a directory that are not hidden, sorted by name.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn service_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -509,7 +509,7 @@ impl<'a> Unit<'a> {
         let mut started = Vec::new();
         for from in &failed {
             for other in from.value.split_ascii_whitespace() {
-                let name = other.strip_suffix(".service").map(values::service_name);
+                let name = imported_name(other);
                 match name.filter(|name| names.contains(name)) {
                     Some(name) => started.push(name),
                     None => {
@@ -531,7 +531,7 @@ impl<'a> Unit<'a> {
         for from in self.all("Unit", "ReloadPropagatedFrom") {
             let part_of = self.service.get("part_of").and_then(Value::as_array);
             let is_part = |other: &str| {
-                let name = other.strip_suffix(".service").map(values::service_name);
+                let name = imported_name(other);
                 part_of.is_some_and(|of| name.is_some_and(|name| of.contains(&json!(name))))
             };
             let is_all = from.value.split_ascii_whitespace().all(is_part);
@@ -1219,6 +1219,11 @@ impl<'a> Unit<'a> {
             self.find(severity, &from, message);
         }
     }
+}
+
+/// What the service of a unit is called; `None`: it is a unit of another kind.
+fn imported_name(unit: &str) -> Option<String> {
+    unit.strip_suffix(".service").map(values::service_name)
 }
 
 /// Targets neither stop nor restart here.
