@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::{
-    Agent, eventually, is_alive, needs_root, pid_of, respawn, signal_to, skip, sleeping, timed,
+    Agent, eventually, is_alive, needs_root, pid_of, respawn, signal_to, skip, sleeping,
 };
 use tempfile::TempDir;
 
@@ -276,9 +276,7 @@ fn agents_may_die_at_any_moment_of_a_launch() {
         let pid = agent.running("web");
         signal_to(pid, Signal::SIGKILL);
         // From at once to after the whole of it.
-        let ((), _) = timed(|| {
-            std::thread::sleep(std::time::Duration::from_millis(round * 2));
-        });
+        std::thread::sleep(std::time::Duration::from_millis(round * 2));
         agent.kill();
         agent.start_again();
         let next = agent.replaced("web", pid);
