@@ -287,3 +287,126 @@ fn a_start_that_takes_longer_may_ask_for_more_time() {
     say(dir.path(), "READY=1");
     assert_eq!(agent.running("db"), pid);
 }
+
+/// The children of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+/// Starts another process, has it be the main one, and does what `then` says.
+fn handing_over(then: &str, keys: &str) -> String {
+    shell(
+        &format!("sleep 1000 & {CULPRIT} say \"READY=1\nMAINPID=$!\"; {then}"),
+        &format!("ready = {{ notify = true }}\n{keys}"),
+    )
+}
+
+#[test]
+fn another_process_may_become_the_main_one() {
+    if !is_root("another_process_may_become_the_main_one") {
+        return;
+    }
+    let agent = Agent::start(&[("web", &handing_over("exec sleep 2000", ""))]);
+    let main = agent.running("web");
+    let events = agent.events_of("web");
+    let changed = events.iter().find(|it| it["event"] == "main_changed");
+    let changed = changed.unwrap();
+    assert_eq!(pid_of(changed), main);
+    let former = u32::try_from(changed["former_pid"].as_u64().unwrap()).unwrap();
+    // The one before is a process of the service as any other.
+    signal_to(former, Signal::SIGKILL);
+    eventually("its end is in the journal", || {
+        (agent.count("web", "child_exited") == 1).then_some(())
+    });
+    assert_eq!(agent.running("web"), main);
+    signal_to(main, Signal::SIGKILL);
+    let next = agent.replaced("web", main);
+    let exits = agent.events_of("web").into_iter();
+    let exits: Vec<_> = exits.filter(|it| it["event"] == "exited").collect();
+    let [exit] = &exits[..] else {
+        panic!("one exit is expected: {exits:?}");
+    };
+    assert_eq!(pid_of(exit), main);
+    assert_eq!(exit["cause"]["signal"], "SIGKILL", "{exit}");
+    assert_eq!(exit["cause"]["sender"]["pid"], std::process::id(), "{exit}");
+    // A stop reaches all of it.
+    agent.must("stop", "web");
+    assert!(!support::is_alive(next));
+    assert_eq!(agent.live("web"), Vec::<u32>::new());
+}
+
+/// As a program does that goes into the background and says so.
+#[test]
+fn the_one_before_may_end_as_soon_as_it_has_said_so() {
+    if !is_root("the_one_before_may_end_as_soon_as_it_has_said_so") {
+        return;
+    }
+    let agent = Agent::start(&[("web", &handing_over("exit 1", "restart = \"no\""))]);
+    for round in 1..=30 {
+        let main = agent.running("web");
+        assert_eq!(agent.count("web", "main_changed"), round);
+        assert_eq!(agent.count("web", "exited"), round - 1);
+        signal_to(main, Signal::SIGTERM);
+        agent.wait_state("web", "failed");
+        agent.must("start", "web");
+    }
+}
+
+#[test]
+fn the_next_agent_knows_which_process_is_the_main_one() {
+    if !is_root("the_next_agent_knows_which_process_is_the_main_one") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let script = format!(
+        "sleep 1000 & {CULPRIT} say READY=1; while ! [ -e {go} ]; do sleep 0.05; done; \
+         {CULPRIT} say \"MAINPID=$!\nSTATUS=handed over\"; touch {go}.done; while :; do sleep 1; done",
+        go = go.display()
+    );
+    let mut agent = Agent::start(&[("web", &shell(&script, "ready = { notify = true }"))]);
+    let former = agent.running("web");
+    let main = *children(former).first().unwrap();
+    agent.kill();
+    fs::write(&go, "").unwrap();
+    let done = dir.path().join("go.done");
+    eventually("it has said so", || done.exists().then_some(()));
+    agent.start_again();
+    says(&agent, "web", "handed over");
+    assert_eq!(agent.running("web"), main);
+    agent.kill();
+    agent.start_again();
+    assert_eq!(agent.running("web"), main);
+    assert!(support::is_alive(former));
+    agent.kill();
+    signal_to(former, Signal::SIGKILL);
+    agent.start_again();
+    assert_eq!(agent.running("web"), main);
+    assert_eq!(agent.count("web", "exited"), 0);
+    assert_eq!(agent.count("web", "started"), 1);
+}
+
+#[test]
+fn only_a_process_of_the_service_may_become_the_main_one() {
+    if !is_root("only_a_process_of_the_service_may_become_the_main_one") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stranger = Victim::start("sleep", &["1000"]);
+    let agent = Agent::start(&[("db", &speaking(dir.path(), "ready = { notify = true }"))]);
+    let pid = pid_of(&agent.wait_state("db", "starting"));
+    for other in [0, 1, stranger.pid(), agent.pid(), 4_000_000] {
+        say(dir.path(), &format!("MAINPID={other}\nSTATUS=after {other}"));
+        says(&agent, "db", &format!("after {other}"));
+        assert_eq!(pid_of(&agent.status("db")), pid);
+    }
+    assert_eq!(agent.count("db", "main_changed"), 0);
+    let log = agent.log();
+    assert!(log.contains("that process is not of the service"), "{log}");
+    say(dir.path(), &format!("MAINPID={pid}\nREADY=1"));
+    agent.running("db");
+}

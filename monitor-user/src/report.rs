@@ -124,6 +124,12 @@ pub(crate) fn happening(event: &Event) -> String {
         What::Started { pid, restarts, .. } => (green, started(*pid, *restarts)),
         What::Adopted { pid, .. } => (green, format!("adopted, pid {pid}")),
         What::Ready { pid, .. } => (green, format!("ready, pid {pid}")),
+        What::MainChanged {
+            pid, former_pid, ..
+        } => (
+            plain,
+            format!("main process is now pid {pid}, was pid {former_pid}"),
+        ),
         What::Stopping {
             pid,
             signal,

@@ -685,6 +685,51 @@ impl Instances {
         Ok(instance)
     }
 
+    /// Holds another process of its tree as the main process of an instance. The one before it is a
+    /// process of the tree as any other, from then on.
+    ///
+    /// # Errors
+    /// In words: it is not one of the tree, or has ended, or nothing may be known of it.
+    pub(super) fn change_main(
+        &mut self,
+        service: &ServiceName,
+        from: Instance,
+        pid: u32,
+    ) -> Result<Instance, String> {
+        let held = self.held.get(&from);
+        let held = held.filter(|held| matches!(held.state, HeldState::Main(_)));
+        let held = held.ok_or("its main process has ended")?;
+        let slot = held.tree.cgroup().cloned();
+        let slot = slot.ok_or("that needs cgroup v2, which cannot be used here")?;
+        let ended = || "that process has ended".to_owned();
+        let start_time_ns = proc::start_time_ns(pid).map_err(|_| ended())?;
+        let to = Instance { pid, start_time_ns };
+        let pidfd = pidfd::identify(pid, start_time_ns).map_err(|error| error.to_string())?;
+        let pidfd = pidfd.filter(is_alive).ok_or_else(ended)?;
+        if self.has_in_tree(&from, pid) != Some(true) {
+            return Err("that process is not of the service".to_owned());
+        }
+        if !spawn::leaves_reserve(&pidfd) {
+            return Err(spawn::out_of_descriptors());
+        }
+        let tree = Tree::new(pid, start_time_ns, Some(slot));
+        self.hold(service, to, tree, pidfd)
+            .map_err(|(error, _)| format!("cannot wait for it: {error}"))?;
+        self.main.remove(&from.pid);
+        if let Some(old) = self.held.remove(&from) {
+            for token in &old.tokens {
+                self.tokens.remove(token);
+            }
+            if let Some(new) = self.held.get_mut(&to) {
+                (new.owed_signal, new.owed_kill) = (old.owed_signal, old.owed_kill);
+            }
+        }
+        if let Some(of_service) = self.by_service.get_mut(service) {
+            of_service.retain(|other| *other != from);
+        }
+        Ok(to)
+    }
+
     /// Which limits of a service's last start have no effect.
     pub(super) fn without_effect(&self, service: &str) -> Option<String> {
         let without = &self.services.get(service)?.without_effect;
@@ -776,21 +821,26 @@ impl Instances {
         self.last_token
     }
 
-    /// Waits until `take_ready` has something to tell. Cancellation loses nothing.
+    /// Waits until `take_ready` has something to say. Cancellation loses nothing.
     pub(super) async fn ready(&mut self) -> io::Result<()> {
         self.waiter.readable_mut().await?.clear_ready();
         Ok(())
     }
 
-    /// What has become of the instances: releases, and trees that are gone.
-    pub(super) fn take_ready(&mut self) -> Vec<Fact> {
+    /// Of which instances something is known by now, by their tokens, for `look_at`.
+    pub(super) fn take_ready(&mut self) -> Vec<u64> {
         let mut ready = Vec::new();
         if let Err(error) = self.waiter.get_mut().drain(&mut ready) {
             tracing::error!("cannot read the epoll instance: {error}");
         }
+        ready.into_iter().map(|(token, _)| token).collect()
+    }
+
+    /// What has become of the instances: releases, and trees that are gone.
+    pub(super) fn look_at(&mut self, ready: Vec<u64>) -> Vec<Fact> {
         ready
             .into_iter()
-            .filter_map(|(token, _)| self.look(*self.tokens.get(&token)?))
+            .filter_map(|token| self.look(*self.tokens.get(&token)?))
             .collect()
     }
 

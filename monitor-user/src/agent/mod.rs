@@ -698,6 +698,8 @@ impl Agent {
                 Ok(records) => records,
                 Err(error) => return self.lose_sight(&error),
             };
+            // Who has ended has said before that another process is the main one.
+            self.hear_first();
             let records = records.into_iter().map(|record| (record, Told::RECORD));
             self.take_records(records.collect());
         }
@@ -890,14 +892,20 @@ impl Agent {
         if let Err(error) = ready {
             tracing::error!("cannot wait for pidfds: {error}");
         }
+        let ready = self.instances.take_ready();
         // The ring's record comes before the pidfd's end, and tells more.
         self.drain_ring();
-        let ends = self.instances.take_ready();
+        self.hear_first();
+        let ends = self.instances.look_at(ready);
         self.tell_ends(ends);
     }
 
     fn reap(&mut self) {
-        self.drain_ring();
+        match self.notify.is_used() {
+            // A main process that has ended may have named another one.
+            true => self.read_pidfds(Ok(())),
+            false => self.drain_ring(),
+        }
         let mut children = Children {
             hooks: &mut self.hooks,
             probes: &mut self.probes,
@@ -934,11 +942,18 @@ impl Agent {
         }
     }
 
+    /// Before the ends of processes are told: what they have said before.
+    fn hear_first(&mut self) {
+        if self.notify.is_used() {
+            self.read_notifications(Ok(()));
+        }
+    }
+
     /// Tells the supervisor what an instance has said of itself.
     fn hear(&mut self, message: Message) {
         let Message {
             service,
-            instance,
+            mut instance,
             sender,
             said,
         } = message;
@@ -966,8 +981,60 @@ impl Agent {
                     self.says.insert(service, (instance, text));
                     continue;
                 }
+                Said::MainPid(pid) => {
+                    match self.change_main(&service, instance, pid) {
+                        Ok(main) => instance = main,
+                        Err(why) => tracing::warn!(%service, pid, "MAINPID is ignored: {why}"),
+                    }
+                    continue;
+                }
             });
         }
+    }
+
+    /// Goes on with another process of its tree as the main process of an instance that runs.
+    ///
+    /// # Errors
+    /// Why it cannot be that one.
+    fn change_main(
+        &mut self,
+        service: &ServiceName,
+        from: Instance,
+        pid: u32,
+    ) -> Result<Instance, String> {
+        if pid == from.pid {
+            return Ok(from);
+        }
+        let status = self.supervisor.status(service);
+        let runs = status.is_some_and(|status| {
+            status.instance == Some(from)
+                && matches!(status.state, State::Starting | State::Running)
+        });
+        if !runs {
+            return Err("the service does not run, or is being stopped".to_owned());
+        }
+        let to = self.instances.change_main(service, from, pid)?;
+        let memory = self.supervisor.memory(service, Self::now());
+        let attempt = memory.unwrap_or_default().last_attempt;
+        self.watch(to, Birth::of(service, attempt));
+        if let Some(tree) = self.trees.remove(&from) {
+            self.trees.insert(to, tree);
+        }
+        if let Some(start) = self.output_starts.remove(&from) {
+            self.output_starts.insert(to, start);
+        }
+        if let Some((of, _)) = self.says.get_mut(service) {
+            *of = to;
+        }
+        self.steps.change_main(from, to);
+        self.notify.listen(service, to);
+        self.told.instances.push(from);
+        self.tell(Fact::MainChanged {
+            service: service.clone(),
+            instance: from,
+            main: to,
+        });
+        Ok(to)
     }
 
     /// Whether a notification is from the tree of the instance; of a sender that has ended, whether it

@@ -44,6 +44,8 @@ pub(super) enum Said {
     WatchdogTrigger,
     /// It needs so much time from now on.
     Extend(Duration),
+    /// This process is its main process from now on.
+    MainPid(u32),
 }
 
 /// A message that may count.
@@ -92,6 +94,11 @@ impl Notify {
             tokens: HashMap::new(),
             last_token: 0,
         })
+    }
+
+    /// Whether any service has a socket.
+    pub(super) fn is_used(&self) -> bool {
+        !self.services.is_empty()
     }
 
     /// Where a service sends its notifications to.
@@ -151,6 +158,10 @@ impl Notify {
         instance: Instance,
         process: Option<BorrowedFd<'_>>,
     ) {
+        if self.services.contains_key(service) {
+            // This agent has started it.
+            return;
+        }
         let owner = owner(identity);
         let taken = self.take_over(service, process);
         let taken = taken.or_else(|error| {
@@ -293,7 +304,9 @@ fn message(service: &ServiceName, instance: Instance, datagram: Datagram) -> Opt
         tracing::warn!(%service, "a notification that is too long, not UTF-8 or of nobody was dropped");
         return None;
     };
-    let said: Vec<_> = text.lines().filter_map(said).collect();
+    let mut said: Vec<_> = text.lines().filter_map(said).collect();
+    // The rest is said of that process, in whichever order it stands.
+    said.sort_by_key(|it| !matches!(it, Said::MainPid(_)));
     Some(Message {
         service: service.clone(),
         instance,
@@ -310,6 +323,7 @@ fn said(line: &str) -> Option<Said> {
         ("WATCHDOG", "1") => Said::Watchdog,
         ("WATCHDOG", "trigger") => Said::WatchdogTrigger,
         ("EXTEND_TIMEOUT_USEC", time) => Said::Extend(Duration::from_micros(time.parse().ok()?)),
+        ("MAINPID", pid) => Said::MainPid(pid.parse().ok()?),
         _ => return None,
     })
 }
@@ -402,7 +416,8 @@ mod tests {
             ("EXTEND_TIMEOUT_USEC=", None),
             ("EXTEND_TIMEOUT_USEC=-1", None),
             ("STATUS=", Some(Said::Status(String::new()))),
-            ("MAINPID=1", None),
+            ("MAINPID=17", Some(Said::MainPid(17))),
+            ("MAINPID=-1", None),
             ("", None),
         ];
         for (line, expected) in known {

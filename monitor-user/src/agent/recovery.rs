@@ -102,6 +102,7 @@ impl Agent {
         self.add_recorded_births(recalled.births, &mut known);
         self.add_births(&names, &mut known);
         self.add_marked(config, &mut known);
+        self.settle_main_processes(&mut known);
         for (service, known) in &known {
             let instances = known.instances.keys().copied();
             self.instances.adopt(service, instances);
@@ -189,6 +190,29 @@ impl Agent {
                 };
                 Arc::new(Spec::unusable(unusable, Hooks::default()))
             });
+        }
+    }
+
+    /// Of a service whose main process has changed, an agent that died meanwhile may have left both.
+    fn settle_main_processes(&mut self, known: &mut AllKnown) {
+        for of in known.values_mut() {
+            let Known { memory, instances } = of;
+            let is_later = |(other, attempt): &(&Instance, &Attempt)| {
+                **attempt == memory.last_attempt
+                    && memory.instance.is_some_and(|main| main != **other)
+                    && memory.former_main != Some(**other)
+                    && !memory.leaving.contains(other)
+            };
+            let later = instances.iter().find(is_later);
+            if let Some(main) = later.map(|(main, _)| *main) {
+                memory.change_main(main);
+            }
+            if let Some(former) = memory.former_main
+                && instances.remove(&former).is_some()
+                && let Some(probe) = &mut self.probe
+            {
+                probe.unwatch(former);
+            }
         }
     }
 
@@ -484,7 +508,11 @@ fn add_birth(
     let Some(service) = names.get(&birth.service) else {
         return false;
     };
-    let of = &mut known.entry(service.clone()).or_default().instances;
-    of.entry(instance).or_insert(Attempt(birth.attempt));
+    let of = known.entry(service.clone()).or_default();
+    if of.memory.former_main == Some(instance) {
+        return false;
+    }
+    let attempt = Attempt(birth.attempt);
+    of.instances.entry(instance).or_insert(attempt);
     true
 }

@@ -233,6 +233,17 @@ impl Steps {
         }
     }
 
+    /// What runs for the instance `from` runs for `to` from now on.
+    pub(super) fn change_main(&mut self, from: Instance, to: Instance) {
+        for job in self.jobs.values_mut() {
+            if let Purpose::Of(of, _) = &mut job.purpose
+                && *of == from
+            {
+                *of = to;
+            }
+        }
+    }
+
     /// Whether this process is one of them, and has not been reaped.
     pub(super) fn is_step(&self, pid: u32) -> bool {
         self.jobs.contains_key(&pid)

@@ -80,6 +80,16 @@ pub(crate) enum What {
         #[serde(default)]
         start_time_ns: u64,
     },
+    /// Another process of an instance is its main process from now on.
+    MainChanged {
+        #[serde(default)]
+        pid: u32,
+        #[serde(default)]
+        start_time_ns: u64,
+        /// The main process before.
+        #[serde(default)]
+        former_pid: u32,
+    },
     Stopping {
         #[serde(default)]
         pid: u32,
@@ -277,6 +287,7 @@ impl What {
             Self::Started { .. } => "started",
             Self::Adopted { .. } => "adopted",
             Self::Ready { .. } => "ready",
+            Self::MainChanged { .. } => "main_changed",
             Self::Stopping { .. } => "stopping",
             Self::Stopped => "stopped",
             Self::Done => "done",
@@ -307,6 +318,9 @@ impl What {
             }
             | Self::Adopted { pid, start_time_ns }
             | Self::Ready { pid, start_time_ns }
+            | Self::MainChanged {
+                pid, start_time_ns, ..
+            }
             | Self::Stopping {
                 pid, start_time_ns, ..
             }

@@ -56,6 +56,9 @@ pub(crate) struct Memory {
     pub(crate) exec: Option<u64>,
     /// The instance that had not exited, as far as was known.
     pub(crate) instance: Option<Instance>,
+    /// Its main process before that one, which had made it the main process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) former_main: Option<Instance>,
     /// The instance that runs and has not said that it is ready, where it is to say so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unready: Option<Instance>,
@@ -130,6 +133,14 @@ impl Memory {
             *ago = ago.saturating_add(by);
         }
         self
+    }
+
+    /// The next agent finds that `to` has become the main process, which nobody had time to remember.
+    pub(crate) fn change_main(&mut self, to: Instance) {
+        self.former_main = self.instance.replace(to);
+        for of in [&mut self.unready, &mut self.finishing].into_iter().flatten() {
+            *of = to;
+        }
     }
 
     /// That of an essential service which has ended for good, for an agent that begins afresh.

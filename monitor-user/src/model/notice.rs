@@ -36,6 +36,13 @@ pub(crate) enum Notice {
         service: ServiceName,
         instance: Instance,
     },
+    /// Another process of an instance's tree is its main process from now on.
+    MainChanged {
+        service: ServiceName,
+        instance: Instance,
+        /// The one before.
+        former: Instance,
+    },
     /// An instance ended.
     Exited {
         service: ServiceName,
@@ -100,6 +107,7 @@ impl Notice {
             Self::Started { service, .. }
             | Self::Adopted { service, .. }
             | Self::Ready { service, .. }
+            | Self::MainChanged { service, .. }
             | Self::Done { service }
             | Self::Exited { service, .. }
             | Self::ChildExited { service, .. }
@@ -182,6 +190,13 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
         Notice::Ready { instance, .. } => What::Ready {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
+        },
+        Notice::MainChanged {
+            instance, former, ..
+        } => What::MainChanged {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+            former_pid: former.pid,
         },
         Notice::Stopping {
             instance,

@@ -87,6 +87,13 @@ pub(crate) enum Fact {
         service: ServiceName,
         instance: Instance,
     },
+    /// Another process of an instance's tree is its main process from now on, and all that is known of
+    /// the instance holds for that one. Of the process before it nothing more is told.
+    MainChanged {
+        service: ServiceName,
+        instance: Instance,
+        main: Instance,
+    },
     /// An instance has asked for this much time from now on, for its start or its stop.
     NeedsTime {
         service: ServiceName,
@@ -175,6 +182,7 @@ impl Fact {
             | Self::BecameReady { service, .. }
             | Self::NotReadyYet { service, .. }
             | Self::Lives { service, .. }
+            | Self::MainChanged { service, .. }
             | Self::NeedsTime { service, .. }
             | Self::DoesNotWork { service, .. }
             | Self::ProcessExited { service, .. }

@@ -228,6 +228,13 @@ impl Supervisor {
             Fact::Lives { service, instance } => {
                 self.visit_in_passing(&service, now, |it, step| it.lives(instance, step.now));
             }
+            Fact::MainChanged {
+                service,
+                instance,
+                main,
+            } => self.visit(&service, now, |it, step| {
+                it.main_changed(instance, main, step);
+            }),
             Fact::NeedsTime {
                 service,
                 instance,
@@ -299,6 +306,7 @@ impl Supervisor {
             Fact::BecameReady { .. }
             | Fact::NotReadyYet { .. }
             | Fact::Lives { .. }
+            | Fact::MainChanged { .. }
             | Fact::NeedsTime { .. }
             | Fact::DoesNotWork { .. } => self.hear(fact, now),
             Fact::ProcessExited {

@@ -61,7 +61,8 @@
 //!   Ending becomes Down when none is leaving.
 //! - A stop, restart or removal carries to the services that require this one: a stop as a stop, the
 //!   others as a restart, which replaces what runs or is being started and starts nothing else.
-//! - The end of another process of its tree is told while it is Running, and changes nothing.
+//! - The end of another process of its tree is told while it is Running, and changes nothing. Another
+//!   process of its tree may become the main one while it is Running: the run goes on as that one's.
 //! - An essential service that comes to rest by itself is followed by a shutdown: `essential.rs`.
 //! - Removal and shutdown act like stop, but leave `Desired` as it is; back in the config is
 //!   like start.
@@ -268,6 +269,8 @@ pub(super) struct Service {
     last_attempt: Attempt,
     /// The fingerprint of what the last attempt ran; `None`: not known.
     exec: Option<u64>,
+    /// The main process of the last attempt before the present one, if it has changed.
+    former_main: Option<Instance>,
     /// Whom a stop is for, where the spec does not say it.
     stop_mode: StopMode,
     starts: u64,
@@ -325,6 +328,7 @@ impl Service {
             backoff: Backoff::default(),
             last_attempt: Attempt::default(),
             exec: None,
+            former_main: None,
             stop_mode: StopMode::default(),
             starts: 0,
             last_exit: None,
@@ -597,6 +601,7 @@ impl Service {
             last_attempt: self.last_attempt,
             exec: self.exec,
             instance: self.live_instance(),
+            former_main: self.former_main,
             unready: self
                 .live_instance()
                 .filter(|_| !self.is_ready && !self.is_finishing),
@@ -991,6 +996,7 @@ impl Service {
         self.desired = memory.desired;
         self.last_attempt = memory.last_attempt;
         self.exec = memory.exec;
+        self.former_main = memory.former_main;
         self.stop_mode = memory.stop_mode;
         self.starts = memory.starts;
         self.backoff = Backoff::restore(&memory, step.now);
@@ -1339,6 +1345,26 @@ impl Service {
         if self.runs(instance) && self.is_ready {
             self.await_sign_of_life(now);
         }
+    }
+
+    /// Another process of its tree is its main process from now on: the same run goes on.
+    pub(super) fn main_changed(&mut self, from: Instance, to: Instance, step: &mut Step<'_>) {
+        match &mut self.state {
+            ServiceState::Running { instance } if *instance == from && from != to => {
+                *instance = to;
+            }
+            _ => return,
+        }
+        self.former_main = Some(from);
+        let steps = mem::take(&mut self.steps).into_iter();
+        self.steps = steps
+            .map(|(of, phase)| (if of == from { to } else { of }, phase))
+            .collect();
+        step.publish(Notice::MainChanged {
+            service: self.name.clone(),
+            instance: to,
+            former: from,
+        });
     }
 
     /// It has asked for so much time from now on, for what it is doing: its start or its stop.
@@ -2068,6 +2094,7 @@ impl Service {
         let attempt = Attempt(step.last_attempt.0.saturating_add(1));
         *step.last_attempt = attempt;
         self.last_attempt = attempt;
+        self.former_main = None;
         if self.is_described() {
             self.exec = Some(self.spec.exec.fingerprint());
             self.stop_mode = self.spec.policy.stop_mode;

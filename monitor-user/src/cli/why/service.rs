@@ -307,7 +307,9 @@ impl Death {
             return Some(format!("that one is dead too: {}", in_words(next)));
         }
         let started = |line: &Line| match &line.event.what {
-            what @ (What::Started { .. } | What::Adopted { .. }) => what.instance(),
+            what @ (What::Started { .. } | What::Adopted { .. } | What::MainChanged { .. }) => {
+                what.instance()
+            }
             _ => None,
         };
         let instance = self.then.iter().rev().find_map(started)?;

@@ -243,6 +243,14 @@ impl Shadow {
                 let runs = self.live == Some(*instance) && self.told != Some(Told::Stopping);
                 return runs.then_some(()).ok_or_else(wrong);
             }
+            Notice::MainChanged {
+                instance, former, ..
+            } => {
+                let wrong = || format!("journal_agrees: {former:?} does not run");
+                let runs = self.live == Some(*former) && self.told == Some(Told::Started);
+                self.live = Some(*instance);
+                return runs.then_some(()).ok_or_else(wrong);
+            }
             // It changes nothing, and is told of one that runs.
             Notice::ChildExited { .. } => {
                 let wrong = || "journal_agrees: a child of no living instance is told".to_owned();

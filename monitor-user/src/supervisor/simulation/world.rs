@@ -317,6 +317,7 @@ impl Simulation {
                 Ok(())
             }
             95..96 => self.time_out(),
+            96..97 if self.random.chance(40) => self.change_main(),
             96..97 => self.say_something(),
             97..99 => self.replace_agent(),
             _ if self.random.chance(10) => self.request(Asked::Shutdown),
@@ -337,6 +338,74 @@ impl Simulation {
             service,
             instance,
             reason,
+        })
+    }
+
+    /// A process of a service that runs becomes its main process, and takes all of it over.
+    fn change_main(&mut self) -> Check {
+        let running = self.processes.iter().filter(|it| {
+            let status = self.supervisor.status(&it.service);
+            status.is_some_and(|status| {
+                let runs = matches!(status.state, State::Running | State::Starting);
+                runs && status.instance == Some(it.instance)
+            })
+        });
+        let running: Vec<_> = running
+            .map(|it| (it.service.clone(), it.instance))
+            .collect();
+        if running.is_empty() {
+            return Ok(());
+        }
+        let (service, instance) = self.random.pick(&running);
+        self.sequence += 1;
+        let main = Instance {
+            pid: u32::try_from(self.random.below(20)).unwrap() + 2,
+            start_time_ns: self.sequence * 10_000_000,
+        };
+        let Some(process) = self.find(instance) else {
+            return Ok(());
+        };
+        process.instance = main;
+        if process.exited {
+            // It has not been told, and never will be.
+            (process.exited, process.told) = (false, None);
+        }
+        let rename = |it: &mut Instance| {
+            if *it == instance {
+                *it = main;
+            }
+        };
+        for request in self.requests.values_mut() {
+            request.instance.iter_mut().for_each(rename);
+        }
+        let commands = std::mem::take(&mut self.commands).into_iter();
+        self.commands = commands
+            .map(|(service, mut of, phase)| {
+                rename(&mut of);
+                (service, of, phase)
+            })
+            .collect();
+        self.queue.retain(|_, happening| match happening {
+            Happening::Die(of, ..) | Happening::Finish(of) => {
+                rename(of);
+                true
+            }
+            Happening::Tell(
+                Fact::BecameReady { instance: of, .. } | Fact::StepsDone { instance: of, .. },
+            ) => {
+                rename(of);
+                true
+            }
+            Happening::Tell(
+                Fact::ProcessExited { instance: of, .. }
+                | Fact::ProcessReleased { instance: of, .. },
+            ) => *of != instance,
+            _ => true,
+        });
+        self.tell(Fact::MainChanged {
+            service,
+            instance,
+            main,
         })
     }
 
@@ -1969,6 +2038,7 @@ impl Simulation {
             | Notice::ChildExited { service, .. }
             | Notice::Stopping { service, .. }
             | Notice::Ready { service, .. }
+            | Notice::MainChanged { service, .. }
             | Notice::Stopped { service }
             | Notice::Done { service }
             | Notice::Backoff { service, .. }

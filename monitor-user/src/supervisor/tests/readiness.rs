@@ -137,6 +137,41 @@ fn readiness_is_the_instances_for_all_agents() {
 }
 
 #[test]
+fn another_main_process_goes_on_with_the_run() {
+    let bench = check(&format!(
+        "{RUNNING}
+        main 1 7   -> main 1 -> 7
+        ready 1    ->
+        ends 1     ->
+        ready 7    -> is-ready 7; spawn 2 @app
+        main 1 8   ->
+        main 7 7   ->
+        agent-dies ->
+        remember 7 ->
+        remember @app ->
+        config     -> adopted 7; spawn 8 @app
+        ends 7     -> exited 7; backoff 1s; clear 7
+        main 7 8   ->
+        "
+    ));
+    assert_eq!(status(&bench).0, State::Backoff);
+    // The commands that run for it go on.
+    check(
+        "
+        set ready=fd after_start=x before_stop=x stop_timeout=5s ->
+        config     -> spawn 1
+        spawned 1  -> started 1; await-ready 1
+        ready 1    -> after_start 1
+        main 1 7   -> main 1 -> 7
+        did after_start 7 -> is-ready 7
+        stop a     -> before_stop 7
+        main 7 8   ->
+        did before_stop 7 -> stopping 7; SIGTERM 7
+        ",
+    );
+}
+
+#[test]
 fn the_next_agent_goes_on_with_a_stop_for_lateness() {
     check(&format!(
         "{RUNNING}

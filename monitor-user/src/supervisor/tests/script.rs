@@ -164,6 +164,11 @@ impl Bench {
                 service,
                 instance: instance(number()),
             }),
+            "main" => self.fact(Fact::MainChanged {
+                service,
+                instance: instance(number()),
+                main: instance(words[2].parse().unwrap()),
+            }),
             "met" => self.fact(Fact::NotReadyYet {
                 service,
                 instance: instance(number()),
@@ -581,6 +586,14 @@ fn render_notice(notice: &Notice) -> (String, &ServiceName) {
         } => (format!("started {}", number(instance)), service),
         Notice::Adopted { service, instance } => (format!("adopted {}", number(instance)), service),
         Notice::Ready { service, instance } => (format!("is-ready {}", number(instance)), service),
+        Notice::MainChanged {
+            service,
+            instance,
+            former,
+        } => (
+            format!("main {} -> {}", number(former), number(instance)),
+            service,
+        ),
         Notice::Done { service } => ("oneshot-done".into(), service),
         Notice::Exited {
             service, instance, ..
