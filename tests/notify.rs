@@ -400,7 +400,10 @@ fn only_a_process_of_the_service_may_become_the_main_one() {
     let agent = Agent::start(&[("db", &speaking(dir.path(), "ready = { notify = true }"))]);
     let pid = pid_of(&agent.wait_state("db", "starting"));
     for other in [0, 1, stranger.pid(), agent.pid(), 4_000_000] {
-        say(dir.path(), &format!("MAINPID={other}\nSTATUS=after {other}"));
+        say(
+            dir.path(),
+            &format!("MAINPID={other}\nSTATUS=after {other}"),
+        );
         says(&agent, "db", &format!("after {other}"));
         assert_eq!(pid_of(&agent.status("db")), pid);
     }
@@ -409,4 +412,71 @@ fn only_a_process_of_the_service_may_become_the_main_one() {
     assert!(log.contains("that process is not of the service"), "{log}");
     say(dir.path(), &format!("MAINPID={pid}\nREADY=1"));
     agent.running("db");
+}
+
+#[test]
+fn a_reload_returns_when_the_service_has_said_that_it_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let script = format!(
+        "trap '{CULPRIT} say \"RELOADING=1\nMONOTONIC_USEC=@now\"; while ! [ -e {go} ]; do sleep 0.02; done; \
+         {CULPRIT} say READY=1' HUP; {CULPRIT} say READY=1; while :; do sleep 0.05; done",
+        go = go.display()
+    );
+    let keys = "ready = { notify = true }\nreload = { signal = \"SIGHUP\", notify = true }";
+    let agent = Agent::start(&[
+        ("web", &shell(&script, keys)),
+        (
+            "mute",
+            &shell(
+                &format!("trap : HUP; {CULPRIT} say READY=1; while :; do sleep 0.05; done"),
+                &format!("{keys}\nstart_timeout = \"1s\""),
+            ),
+        ),
+        (
+            "brittle",
+            &shell(
+                &format!("{CULPRIT} say READY=1; while :; do sleep 0.05; done"),
+                keys,
+            ),
+        ),
+    ]);
+    let pid = agent.running("web");
+    let mut reload = agent.command(&["reload", "web"]).spawn().unwrap();
+    eventually("it reads its configuration again", || {
+        (agent.status("web")["step"] == "reload").then_some(())
+    });
+    assert_eq!(agent.status("web")["state"], "running");
+    assert!(reload.try_wait().unwrap().is_none());
+    fs::write(&go, "").unwrap();
+    assert!(reload.wait().unwrap().success());
+    assert_eq!(agent.status("web")["step"], Value::Null);
+    assert_eq!(agent.running("web"), pid);
+    for (service, why) in [
+        (
+            "mute",
+            "it has not sent RELOADING=1 and then READY=1 within start_timeout (1s)",
+        ),
+        ("brittle", "it has ended, or is being stopped"),
+    ] {
+        agent.running(service);
+        let output = agent.run(&["reload", service]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(why), "{text}");
+    }
+    agent.running("mute");
+}
+
+#[test]
+fn one_that_says_that_it_stops_has_the_time_of_a_stop() {
+    let script = format!("{CULPRIT} say \"READY=1\nSTOPPING=1\"; exec sleep 1000");
+    let keys = "ready = { notify = true }\nstop_timeout = \"2s\"\nrestart = \"no\"";
+    let agent = Agent::start(&[("web", &shell(&script, keys))]);
+    eventually("its status says so", || {
+        (agent.status("web")["step"] == "stop").then_some(())
+    });
+    agent.wait_state("web", "failed");
+    let why = "it has sent STOPPING=1 and not ended within stop_timeout (2s)";
+    assert_eq!(reasons(&agent, "web"), [why]);
 }

@@ -110,6 +110,12 @@ impl Exit {
     }
 }
 
+fn stopping(pid: u32, signal: Option<Signal>, reason: Option<&str>) -> String {
+    let signal = signal.map_or_else(|| "stop_command".to_owned(), |signal| signal.to_string());
+    let why = reason.map_or_else(String::new, |reason| format!(": {}", printable(reason)));
+    format!("stopping with {signal}, pid {pid}{why}")
+}
+
 /// What an event of the journal says, for a person, with colours: "started pid 123", "killed by
 /// SIGKILL after 3m12s, pid 123", "next start in 200ms". An event of a newer agent is told as it
 /// stands there.
@@ -126,22 +132,13 @@ pub(crate) fn happening(event: &Event) -> String {
         What::Ready { pid, .. } => (green, format!("ready, pid {pid}")),
         What::MainChanged {
             pid, former_pid, ..
-        } => (
-            plain,
-            format!("main process is now pid {pid}, was pid {former_pid}"),
-        ),
+        } => (plain, format!("goes on as pid {pid}, so far {former_pid}")),
         What::Stopping {
             pid,
             signal,
             reason,
             ..
-        } => {
-            let signal =
-                signal.map_or_else(|| "stop_command".to_owned(), |signal| signal.to_string());
-            let reason = reason.as_deref().map(printable);
-            let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-            (plain, format!("stopping with {signal}, pid {pid}{why}"))
-        }
+        } => (plain, stopping(*pid, *signal, reason.as_deref())),
         What::Stopped => (plain, "stopped".to_owned()),
         What::Done => (green, "done".to_owned()),
         What::Requested {

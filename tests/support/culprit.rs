@@ -411,7 +411,12 @@ fn tell(text: &str) -> Outcome {
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let to = std::env::var_os("NOTIFY_SOCKET").ok_or("no NOTIFY_SOCKET")?;
     socket.set_nonblocking(true)?;
-    socket.send_to(text.replace("\\n", "\n").as_bytes(), to)?;
+    let now = std::time::Duration::from(nix::time::clock_gettime(
+        nix::time::ClockId::CLOCK_MONOTONIC,
+    )?);
+    let text = text.replace("\\n", "\n");
+    let text = text.replace("@now", &now.as_micros().to_string());
+    socket.send_to(text.as_bytes(), to)?;
     Ok(())
 }
 

@@ -236,6 +236,12 @@ impl Agent {
                 signal: *signal,
                 request,
             })),
+            Some((_, Reload::Notify(signal))) => Ok(Some(Fact::ReloadRequested {
+                service,
+                signal: *signal,
+                at: clock::awake(),
+                request,
+            })),
             Some((spec, Reload::Command { program, arguments })) => {
                 let of = (&service, &**spec, instance);
                 let command = (program.as_path(), arguments.as_slice());
@@ -453,7 +459,10 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         says: None,
         sockets: Vec::new(),
         autostart: None,
-        step: status.phase.map(|phase| phase.to_string()),
+        step: status
+            .phase
+            .map(|phase| phase.to_string())
+            .or_else(|| Some(status.doing?.as_str().to_owned())),
         error: status
             .failed
             .or(status.skipped)

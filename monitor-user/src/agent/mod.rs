@@ -78,8 +78,8 @@ use crate::journal::{Journal, Line};
 use crate::manager::{self, Manager};
 use crate::model::{
     Attempt, Cause, Child, Circumstances, Death, DeniedReason, Desired, Event, Exec, ExtraFacts,
-    Instance, Kind, Log, Memory, Notice, Output, Ready, Reply, Request, ServiceName, SpawnFailure,
-    Spec, State, Status, Unusable, What,
+    Instance, Kind, Log, Memory, Notice, Output, Ready, Reply, Request, ServiceName, Signal,
+    SpawnFailure, Spec, State, Status, Unusable, What,
 };
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::{Flight, raise_fd_limit};
@@ -972,6 +972,12 @@ impl Agent {
                     instance,
                     time,
                 },
+                Said::Reloading(at) => Fact::Reloading {
+                    service,
+                    instance,
+                    at,
+                },
+                Said::Stopping => Fact::Ending { service, instance },
                 Said::WatchdogTrigger => Fact::DoesNotWork {
                     service,
                     instance,
@@ -1344,15 +1350,8 @@ impl Agent {
                 signal,
                 request,
             } => {
-                let reply = match self.instances.signal(instance, signal) {
-                    Ok(true) => Reply::Done,
-                    Ok(false) => Reply::Denied(DeniedReason::NotRunning(service)),
-                    Err(error) => Reply::Denied(DeniedReason::NotSent {
-                        service,
-                        why: error.to_string(),
-                    }),
-                };
-                self.requests.answer(request, reply);
+                let sent = self.instances.signal(instance, signal);
+                self.signal_sent(service, signal, request, sent);
                 None
             }
             Action::AwaitReady { service, instance } => self.await_ready(service, instance),
@@ -1398,6 +1397,30 @@ impl Agent {
         };
         if let Some(fact) = fact {
             self.supervisor.handle_fact(fact, Self::now());
+        }
+    }
+
+    /// Answers who waits for that; what goes wrong for nobody is logged.
+    fn signal_sent(
+        &mut self,
+        service: ServiceName,
+        signal: Signal,
+        request: Option<RequestId>,
+        sent: io::Result<bool>,
+    ) {
+        let reply = match sent {
+            Ok(true) => Reply::Done,
+            Ok(false) => Reply::Denied(DeniedReason::NotRunning(service)),
+            Err(error) => {
+                if request.is_none() {
+                    tracing::error!(%service, %signal, "cannot send a signal: {error}");
+                }
+                let why = error.to_string();
+                Reply::Denied(DeniedReason::NotSent { service, why })
+            }
+        };
+        if let Some(request) = request {
+            self.requests.answer(request, reply);
         }
     }
 

@@ -36,6 +36,10 @@ const AT_ONCE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
     Ready,
+    /// It reads its configuration again, since that time on the clock that stands still in suspend.
+    Reloading(Option<Duration>),
+    /// It ends.
+    Stopping,
     /// In words, for people.
     Status(String),
     /// It is alive.
@@ -305,6 +309,16 @@ fn message(service: &ServiceName, instance: Instance, datagram: Datagram) -> Opt
         return None;
     };
     let mut said: Vec<_> = text.lines().filter_map(said).collect();
+    if let Some(time) = text
+        .lines()
+        .find_map(|it| it.strip_prefix("MONOTONIC_USEC="))
+    {
+        let at = time.parse().ok().map(Duration::from_micros);
+        let reloading = said.iter_mut().find(|it| **it == Said::Reloading(None));
+        reloading
+            .into_iter()
+            .for_each(|it| *it = Said::Reloading(at));
+    }
     // The rest is said of that process, in whichever order it stands.
     said.sort_by_key(|it| !matches!(it, Said::MainPid(_)));
     Some(Message {
@@ -319,6 +333,8 @@ fn message(service: &ServiceName, instance: Instance, datagram: Datagram) -> Opt
 fn said(line: &str) -> Option<Said> {
     Some(match line.split_once('=')? {
         ("READY", "1") => Said::Ready,
+        ("RELOADING", "1") => Said::Reloading(None),
+        ("STOPPING", "1") => Said::Stopping,
         ("STATUS", text) => Said::Status(text.to_owned()),
         ("WATCHDOG", "1") => Said::Watchdog,
         ("WATCHDOG", "trigger") => Said::WatchdogTrigger,
@@ -410,6 +426,9 @@ mod tests {
         let known = [
             ("READY=1", Some(Said::Ready)),
             ("READY=0", None),
+            ("RELOADING=1", Some(Said::Reloading(None))),
+            ("STOPPING=1", Some(Said::Stopping)),
+            ("STOPPING=0", None),
             ("READY", None),
             ("WATCHDOG=trigger", Some(Said::WatchdogTrigger)),
             ("WATCHDOG=2", None),

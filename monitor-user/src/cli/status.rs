@@ -161,8 +161,11 @@ pub(super) fn note(status: &ServiceStatus) -> Option<String> {
     let next = status
         .next_start_in_ns
         .map(|ns| format!("next start in {}", Age(Duration::from_nanos(ns))));
-    if let Some(step) = &status.step {
-        return Some(format!("runs its {step}"));
+    match status.step.as_deref() {
+        Some("reload") => return Some("reads its configuration again".to_owned()),
+        Some("stop") => return Some("is ending by itself".to_owned()),
+        Some(step) => return Some(format!("runs its {step}")),
+        None => {}
     }
     match (status.state, error, next) {
         (State::Failed, Some(reason), _) => Some(format!("given up: {reason}")),

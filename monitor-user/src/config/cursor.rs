@@ -219,7 +219,7 @@ impl<'a> Item<'a> {
     }
 
     /// The table, if it is one; reports nothing.
-    fn as_table(&self) -> Option<Table<'a>> {
+    pub(super) fn as_table(&self) -> Option<Table<'a>> {
         let DeValue::Table(entries) = self.value else {
             return None;
         };

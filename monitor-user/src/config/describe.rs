@@ -320,6 +320,7 @@ fn probe(probe: &Probe) -> (&'static str, Value) {
 fn reload(reload: &Reload) -> Value {
     match reload {
         Reload::Signal(signal) => json!(signal),
+        Reload::Notify(signal) => json!({"signal": signal, "notify": true}),
         Reload::Command { arguments, .. } => json!(arguments),
     }
 }

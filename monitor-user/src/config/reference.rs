@@ -53,7 +53,7 @@ enum Form {
     /// A command, or a table with one.
     Step,
     Steps,
-    SignalOrCommand,
+    SignalOrCommandOrTable,
     NumberOrTexts,
 }
 
@@ -75,7 +75,7 @@ impl Key {
             Form::Mixed => "an array of integers and strings",
             Form::Step => "a command",
             Form::Steps => "an array of commands",
-            Form::SignalOrCommand => "a signal, or a command",
+            Form::SignalOrCommandOrTable => "a signal, a command, or a table",
             Form::NumberOrTexts => "an integer, or an array of strings",
         };
         words.to_owned()
@@ -102,7 +102,9 @@ impl Form {
             Self::Mixed => json!({"type": "array", "items": {"type": ["string", "integer"]}}),
             Self::Step => json!({"anyOf": [texts, table]}),
             Self::Steps => json!({"type": "array", "items": {"anyOf": [texts, table]}}),
-            Self::SignalOrCommand => json!({"anyOf": [{"type": ["string", "integer"]}, texts]}),
+            Self::SignalOrCommandOrTable => {
+                json!({"anyOf": [{"type": ["string", "integer"]}, texts, table]})
+            }
             Self::NumberOrTexts => json!({"anyOf": [{"type": "integer"}, texts]}),
         }
     }
@@ -471,9 +473,9 @@ const SERVICE_KEYS: &[Key] = &[
     },
     Key {
         name: "reload",
-        form: Form::SignalOrCommand,
+        form: Form::SignalOrCommandOrTable,
         default: "none",
-        text: r#"What `respawn reload SERVICE` does. It sends a signal, `"SIGHUP"`, or runs a command, `["/usr/sbin/nginx", "-s", "reload"]`, as the service's user, with the service's environment and the pid of its main process in `$MAINPID`. The command may take `start_timeout`"#,
+        text: r#"What `respawn reload SERVICE` does. It sends a signal, `"SIGHUP"`, or runs a command, `["/usr/sbin/nginx", "-s", "reload"]`, as the service's user, with the service's environment and the pid of its main process in `$MAINPID`. The command may take `start_timeout`. With `{ signal = "SIGHUP", notify = true }` it also waits until the service has sent `RELOADING=1` and then `READY=1`, which may take `start_timeout`"#,
     },
     Key {
         name: "conditions",

@@ -320,12 +320,18 @@ fn check_readiness(draft: &Draft, table: &Table<'_>) {
         }
     }
     if is_oneshot
-        && let (Some(Reload::Signal(_)), Some(item)) = (&draft.reload, table.get("reload"))
+        && let (Some(Reload::Signal(_) | Reload::Notify(_)), Some(item)) =
+            (&draft.reload, table.get("reload"))
     {
         item.expected(
             "a command",
             Some("a oneshot service that is done has no process to send a signal to"),
         );
+    }
+    let notifies = draft.ready == Some(Ready::Notify) || draft.watchdog.is_some();
+    if !notifies && let (Some(Reload::Notify(_)), Some(item)) = (&draft.reload, table.get("reload"))
+    {
+        item.problem("notify = true needs a service that notifies: set ready = { notify = true }");
     }
     let Steps {
         conditions,
@@ -338,7 +344,10 @@ fn check_readiness(draft: &Draft, table: &Table<'_>) {
         || !after_start.is_empty()
         || !conditions.is_empty()
         || draft.policy.kind == Kind::Forking
-        || matches!(draft.reload, Some(Reload::Command { .. }));
+        || matches!(
+            draft.reload,
+            Some(Reload::Command { .. } | Reload::Notify(_))
+        );
     if !may_take_long && let Some(item) = table.get("start_timeout") {
         item.warn(
             "it limits how long `ready`, `before_start`, `after_start` and a command in `reload` may \
@@ -431,8 +440,31 @@ fn warn_of_held(draft: &Draft, table: &Table<'_>) {
     }
 }
 
-/// A signal, or a command.
+/// The keys of `reload` as a table, a line each.
+#[rustfmt::skip]
+const RELOAD: &Keys<NotifyingReload> = &[
+    ("signal", |d, i| keep(&mut d.signal, signal(i))),
+    ("notify", |d, i| keep(&mut d.notify, i.boolean())),
+];
+
+struct NotifyingReload {
+    signal: Signal,
+    notify: bool,
+}
+
+/// A signal, the same with a notification that it is done, or a command.
 fn reload(item: &Item<'_>) -> Option<Reload> {
+    if let Some(table) = item.as_table() {
+        let mut draft = NotifyingReload {
+            signal: Signal::HUP,
+            notify: false,
+        };
+        table.read(RELOAD, &mut draft);
+        return Some(match draft.notify {
+            true => Reload::Notify(draft.signal),
+            false => Reload::Signal(draft.signal),
+        });
+    }
     if item.as_array().is_some() {
         return Some(Reload::Command {
             program: PathBuf::new(),
@@ -441,7 +473,8 @@ fn reload(item: &Item<'_>) -> Option<Reload> {
     }
     if item.as_str().is_none() && item.as_integer().is_none() {
         item.expected(
-            "a signal such as \"SIGHUP\", or a command such as [\"/usr/sbin/example\", \"reload\"]",
+            "a signal such as \"SIGHUP\", a command such as [\"/usr/sbin/example\", \"reload\"], or \
+             { signal = \"SIGHUP\", notify = true }",
             None,
         );
         return None;

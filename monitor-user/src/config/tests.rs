@@ -1398,8 +1398,25 @@ fn each_form_of_readiness_is_read() {
         "{command}watchdog = \"30s\"\ncheck = {{ command = [\"/bin/true\"], failures = 1, timeout = \"infinity\" }}"
     ));
     assert_eq!(spec.exec.watchdog, Some(Duration::from_secs(30)));
+    let check = Check {
+        probe: test(&["/bin/true"]),
+        interval: Duration::from_secs(10),
+        timeout: value::INFINITY,
+        failures: 1,
+    };
+    assert_eq!(spec.check, Some(check));
+}
+
+#[test]
+fn each_form_of_reload_is_read() {
+    let command = "command = [\"/bin/true\"]\n";
     for (text, expected) in [
         ("\"hup\"", Reload::Signal(Signal::HUP)),
+        (
+            "{ signal = \"usr1\" }",
+            Reload::Signal("SIGUSR1".parse().unwrap()),
+        ),
+        ("{ notify = true }", Reload::Notify(Signal::HUP)),
         (
             "[\"true\", \"${MAINPID}\"]",
             Reload::Command {
@@ -1409,17 +1426,10 @@ fn each_form_of_readiness_is_read() {
         ),
     ] {
         let spec = service(&format!(
-            "{command}environment = {{ PATH = \"/bin\" }}\nreload = {text}"
+            "{command}environment = {{ PATH = \"/bin\" }}\nready = {{ notify = true }}\nreload = {text}"
         ));
         assert_eq!(spec.reload, Some(expected));
     }
-    let check = Check {
-        probe: test(&["/bin/true"]),
-        interval: Duration::from_secs(10),
-        timeout: value::INFINITY,
-        failures: 1,
-    };
-    assert_eq!(spec.check, Some(check));
 }
 
 #[test]
@@ -1506,7 +1516,19 @@ fn what_is_wrong_with_readiness_and_checks_is_told() {
         ),
         (
             "reload = true",
-            ":2:10: reload: expected a signal such as \"SIGHUP\", or a command",
+            ":2:10: reload: expected a signal such as \"SIGHUP\", a command such as",
+        ),
+        (
+            "reload = { notify = true }",
+            ":2:10: reload: notify = true needs a service that notifies: set ready",
+        ),
+        (
+            "type = \"oneshot\"\nreload = { signal = \"SIGHUP\" }",
+            ":3:10: reload: expected a command",
+        ),
+        (
+            "reload = { command = \"x\" }",
+            ":2:12: reload.command: unknown key",
         ),
         ("reload = \"restart\"", ":2:10: reload: unknown signal"),
         ("reload = []", ":2:10: reload: expected an array of words"),

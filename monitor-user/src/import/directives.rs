@@ -33,7 +33,7 @@ const SERVICE: &[Rule] = &[
        "LogRateLimitIntervalSec", "LogRateLimitBurst", "LogNamespace"], Harmless, "output goes where stdout and stderr say"),
     (&["NotifyAccess", "BusName", "GuessMainPID", "RemainAfterExit", "RootDirectoryStartOnly", "NonBlocking", "TimeoutStartFailureMode",
        "TimeoutStopFailureMode", "TimeoutAbortSec", "RuntimeDirectoryPreserve", "ExitType", "WatchdogSignal",
-       "KeyringMode", "TTYVHangup", "TTYReset", "UtmpIdentifier", "UtmpMode", "SetLoginEnvironment", "ReloadSignal", "IPAccounting",
+       "KeyringMode", "TTYVHangup", "TTYReset", "UtmpIdentifier", "UtmpMode", "SetLoginEnvironment", "IPAccounting",
        "CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting", "BlockIOAccounting"], Harmless, "has no meaning here"),
     (&["ExecReloadPost"], Lost, "nothing is run after a reload"),
     (&["FileDescriptorStoreMax", "FileDescriptorStorePreserve", "OpenFile", "ImportCredential", "LoadCredential",

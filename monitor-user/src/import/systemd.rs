@@ -715,6 +715,9 @@ impl<'a> Unit<'a> {
     /// A check of the config before it is left out: the program says itself what is wrong with it.
     fn reload(&mut self, kind: &str) {
         let mut all = self.all("Service", "ExecReload");
+        if kind == "notify-reload" && all.is_empty() {
+            return self.notifying_reload();
+        }
         let Some(last) = all.pop() else {
             return;
         };
@@ -740,6 +743,20 @@ impl<'a> Unit<'a> {
             let message = "it has no reload of its own; run the command, or restart it";
             self.find(Approximated, &last, message);
         }
+    }
+
+    /// `Type=notify-reload`: a signal, after which it says when it is done.
+    fn notifying_reload(&mut self) {
+        let mut from: Vec<_> = self.last("Service", "Type").into_iter().collect();
+        let mut signal = "SIGHUP".to_owned();
+        if let Some(given) = self.last("Service", "ReloadSignal") {
+            match values::signal(&given.value) {
+                Some(known) => signal = known,
+                None => self.find(Lost, &given, "this signal is not known"),
+            }
+            from.push(given);
+        }
+        self.set("reload", json!({"signal": signal, "notify": true}), &from);
     }
 
     fn timeouts(&mut self, kind: &str) {

@@ -260,6 +260,8 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("ExecReload=/bin/kill -HUP $MAINPID", "reload", r#""SIGHUP""#),
     ("ExecReload=/usr/sbin/x -t\nExecReload=-/usr/sbin/x -s $MAINPID", "reload", r#"["/usr/sbin/x", "-s", "${MAINPID-}"]"#),
     ("ExecReload=/usr/sbin/x $OPTS", "reload", r#"["/bin/sh", "-c", "set -f; exec /usr/sbin/x $OPTS"]"#),
+    ("Type=notify-reload", "reload", r#"{"signal":"SIGHUP","notify":true}"#),
+    ("Type=notify-reload\nReloadSignal=SIGUSR1", "reload", r#"{"signal":"SIGUSR1","notify":true}"#),
     ("Type=oneshot\nExecReload=/bin/kill -HUP $MAINPID", "reload", r#"null"#),
     ("Type=oneshot\nExecReload=/bin/a -f /x", "reload", r#"["/bin/a", "-f", "/x"]"#),
     ("User=1\nConfigurationDirectory=x\nExecStartPre=/bin/b", "before_start",

@@ -138,7 +138,10 @@ impl Memory {
     /// The next agent finds that `to` has become the main process, which nobody had time to remember.
     pub(crate) fn change_main(&mut self, to: Instance) {
         self.former_main = self.instance.replace(to);
-        for of in [&mut self.unready, &mut self.finishing].into_iter().flatten() {
+        for of in [&mut self.unready, &mut self.finishing]
+            .into_iter()
+            .flatten()
+        {
             *of = to;
         }
     }

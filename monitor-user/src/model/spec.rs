@@ -370,6 +370,8 @@ pub(crate) enum Probe {
 pub(crate) enum Reload {
     /// Its main process gets this signal.
     Signal(Signal),
+    /// The same, and it notifies when it begins and when it is done.
+    Notify(Signal),
     /// This is run, with the pid of its main process in `MAINPID`.
     Command {
         program: PathBuf,

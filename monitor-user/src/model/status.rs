@@ -72,6 +72,25 @@ impl fmt::Display for State {
     }
 }
 
+/// What a service has said that it does, while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// It reads its configuration again.
+    Reloading,
+    /// It ends.
+    Stopping,
+}
+
+impl Doing {
+    /// "reload" or "stop".
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Reloading => "reload",
+            Self::Stopping => "stop",
+        }
+    }
+}
+
 /// One service as it is now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Status<'a> {
@@ -99,6 +118,8 @@ pub(crate) struct Status<'a> {
     pub(crate) skipped: Option<&'a str>,
     /// The commands around its run that are under way.
     pub(crate) phase: Option<Phase>,
+    /// What it has said that it does, while it runs.
+    pub(crate) doing: Option<Doing>,
     /// What to do about a program that keeps going into the background.
     pub(crate) background: Option<&'a str>,
     /// In backoff: when the next start is due.

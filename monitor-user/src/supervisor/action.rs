@@ -35,13 +35,13 @@ pub(crate) enum Action {
         service: ServiceName,
         instance: Instance,
     },
-    /// Send a signal to the instance's main process, if it still is that process. Who asked for it
-    /// is answered by whether it was sent.
+    /// Send a signal to the instance's main process, if it still is that process. Who asked for it,
+    /// if that is to be answered now, is answered by whether it was sent.
     Signal {
         service: ServiceName,
         instance: Instance,
         signal: Signal,
-        request: RequestId,
+        request: Option<RequestId>,
     },
     /// Send the stop signal, and have who is stopped go on to see it. Answered by `StopSent` once
     /// that is done.

@@ -87,6 +87,18 @@ pub(crate) enum Fact {
         service: ServiceName,
         instance: Instance,
     },
+    /// An instance has said that it reads its configuration again, since `at` on the clock that stands
+    /// still in suspend, if it has said when. `BecameReady` follows once it is done.
+    Reloading {
+        service: ServiceName,
+        instance: Instance,
+        at: Option<Duration>,
+    },
+    /// An instance has said that it ends.
+    Ending {
+        service: ServiceName,
+        instance: Instance,
+    },
     /// Another process of an instance's tree is its main process from now on, and all that is known of
     /// the instance holds for that one. Of the process before it nothing more is told.
     MainChanged {
@@ -159,6 +171,14 @@ pub(crate) enum Fact {
         signal: Signal,
         request: RequestId,
     },
+    /// A service is to read its configuration again at that signal, and to say when it is done;
+    /// `at`: now, on the clock that `Reloading` has.
+    ReloadRequested {
+        service: ServiceName,
+        signal: Signal,
+        at: Duration,
+        request: RequestId,
+    },
     /// The agent wants to go and leave nothing running. Every service goes down, but what is
     /// desired stays as it is: a later agent starts them again. Nothing starts any more.
     /// Answered when all is gone.
@@ -182,6 +202,8 @@ impl Fact {
             | Self::BecameReady { service, .. }
             | Self::NotReadyYet { service, .. }
             | Self::Lives { service, .. }
+            | Self::Reloading { service, .. }
+            | Self::Ending { service, .. }
             | Self::MainChanged { service, .. }
             | Self::NeedsTime { service, .. }
             | Self::DoesNotWork { service, .. }
@@ -194,7 +216,8 @@ impl Fact {
             | Self::StartRequested { service, .. }
             | Self::StopRequested { service, .. }
             | Self::RestartRequested { service, .. }
-            | Self::SignalRequested { service, .. } => Some(service),
+            | Self::SignalRequested { service, .. }
+            | Self::ReloadRequested { service, .. } => Some(service),
             Self::Configured { .. } | Self::ShutdownRequested { .. } | Self::EventsLost { .. } => {
                 None
             }

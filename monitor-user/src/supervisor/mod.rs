@@ -24,6 +24,7 @@ mod backoff;
 mod essential;
 mod fact;
 mod order;
+mod own_reload;
 mod reload;
 mod service;
 mod ties;
@@ -228,6 +229,16 @@ impl Supervisor {
             Fact::Lives { service, instance } => {
                 self.visit_in_passing(&service, now, |it, step| it.lives(instance, step.now));
             }
+            Fact::Reloading {
+                service,
+                instance,
+                at,
+            } => {
+                self.visit_in_passing(&service, now, |it, _| it.reloading(instance, at));
+            }
+            Fact::Ending { service, instance } => {
+                self.visit(&service, now, |it, step| it.ending(instance, step.now));
+            }
             Fact::MainChanged {
                 service,
                 instance,
@@ -274,6 +285,30 @@ impl Supervisor {
         }
     }
 
+    /// What has ended.
+    fn hear_of_ends(&mut self, fact: Fact, now: Instant) {
+        match fact {
+            Fact::ProcessExited {
+                service,
+                instance,
+                death,
+            } => self.visit(&service, now, |it, step| it.exited(instance, death, step)),
+            Fact::ChildExited {
+                service,
+                attempt,
+                child,
+            } => self.visit(&service, now, |it, step| {
+                it.child_exited(attempt, child, step);
+            }),
+            Fact::ProcessReleased {
+                service,
+                instance,
+                death,
+            } => self.visit(&service, now, |it, step| it.released(instance, death, step)),
+            _ => {}
+        }
+    }
+
     fn dispatch(&mut self, fact: Fact, now: Instant) {
         match fact {
             Fact::Configured { services, request } => {
@@ -306,26 +341,16 @@ impl Supervisor {
             Fact::BecameReady { .. }
             | Fact::NotReadyYet { .. }
             | Fact::Lives { .. }
+            | Fact::Reloading { .. }
+            | Fact::Ending { .. }
             | Fact::MainChanged { .. }
             | Fact::NeedsTime { .. }
             | Fact::DoesNotWork { .. } => self.hear(fact, now),
-            Fact::ProcessExited {
-                service,
-                instance,
-                death,
-            } => self.visit(&service, now, |it, step| it.exited(instance, death, step)),
-            Fact::ChildExited {
-                service,
-                attempt,
-                child,
-            } => self.visit(&service, now, |it, step| {
-                it.child_exited(attempt, child, step);
-            }),
-            Fact::ProcessReleased {
-                service,
-                instance,
-                death,
-            } => self.visit(&service, now, |it, step| it.released(instance, death, step)),
+            Fact::ProcessExited { .. }
+            | Fact::ChildExited { .. }
+            | Fact::ProcessReleased { .. } => {
+                self.hear_of_ends(fact, now);
+            }
             Fact::StopSent { service, instance } => {
                 self.visit(&service, now, |it, _| it.stop_sent(instance));
             }
@@ -342,7 +367,8 @@ impl Supervisor {
             Fact::StartRequested { .. }
             | Fact::StopRequested { .. }
             | Fact::RestartRequested { .. }
-            | Fact::SignalRequested { .. } => self.together(|it| it.request(fact, now)),
+            | Fact::SignalRequested { .. }
+            | Fact::ReloadRequested { .. } => self.together(|it| it.request(fact, now)),
         }
     }
 
@@ -353,6 +379,9 @@ impl Supervisor {
             | Fact::RestartRequested { service, request } => (service.clone(), *request, true),
             Fact::StopRequested { service, request }
             | Fact::SignalRequested {
+                service, request, ..
+            }
+            | Fact::ReloadRequested {
                 service, request, ..
             } => (service.clone(), *request, false),
             _ => return,
@@ -375,6 +404,7 @@ impl Supervisor {
             Fact::StartRequested { .. } => it.start(request, step),
             Fact::RestartRequested { .. } => it.restart(request, step),
             Fact::SignalRequested { signal, .. } => it.signal(*signal, request, step),
+            Fact::ReloadRequested { signal, at, .. } => it.reload(*signal, *at, request, step),
             _ => it.stop(request, step),
         });
         self.carry(&service, &fact, now);

@@ -51,6 +51,8 @@
 //! - A service that says when it is ready is up from then on, and (5) is done then, whatever
 //!   `start_check` says. One that is not ready within `start_timeout` is stopped at once, whoever comes
 //!   after it; its end then is like one of its own (3). Readiness is the instance's, for all agents.
+//! - One that is ready may say that it reads its configuration again, and is done when it says once more
+//!   that it is ready. It stays up meanwhile. One that says that it ends has `stop_timeout` for that.
 //! - The same holds for one that runs and has not said for `watchdog` that it is alive, or that is found
 //!   not to work. Time without an agent counts for neither.
 //! - What outlives its main process is stopped by `stop_mode`, beside the state: "group" gives it
@@ -94,10 +96,12 @@ use super::backoff::{Backoff, after};
 use super::essential::{self, End};
 use super::fact::RequestId;
 use super::order::Standing;
+use super::own_reload::Reload;
 use crate::model::{
-    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DeniedReason, Desired, Exec, Hooks,
-    Instance, Kind, Memory, Notice, Phase, Policy, Reach, Relations, Reply, Rest, RestartPolicy,
-    ServiceName, Signal, SpawnFailure, Spec, State, Status, Steps, StopMemory, StopMode,
+    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DeniedReason, Desired, Doing, Exec,
+    Hooks, Instance, Kind, Memory, Notice, Phase, Policy, Reach, Relations, Reply, Rest,
+    RestartPolicy, ServiceName, Signal, SpawnFailure, Spec, State, Status, Steps, StopMemory,
+    StopMode,
 };
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -297,6 +301,10 @@ pub(super) struct Service {
     met: Option<String>,
     /// When it has to have said again that it is alive, if it has to.
     alive_by: Option<Instant>,
+    /// What it has been asked to read again, and says of that.
+    reload: Reload,
+    /// When it has to have ended, as it has said that it does.
+    ends_by: Option<Instant>,
     /// Why the instance on its way down counts as failed: it was not ready in time, or does not work.
     overdue: Option<String>,
     /// When the running instance has passed it, if somebody waits for that.
@@ -343,6 +351,8 @@ impl Service {
             ready_by: None,
             met: None,
             alive_by: None,
+            reload: Reload::default(),
+            ends_by: None,
             overdue: None,
             passes_at: None,
             waiting_down: Vec::new(),
@@ -385,7 +395,8 @@ impl Service {
         };
         let rests = self.leaving.iter().filter_map(|old| old.stop?.kill_at);
         let of_start = self.passes_at.into_iter().chain(self.ready_by);
-        let of_run = of_start.chain(self.alive_by);
+        let of_run = of_start.chain(self.alive_by).chain(self.ends_by);
+        let of_run = of_run.chain(self.reload.by);
         own.into_iter().chain(of_run).chain(rests).min()
     }
 
@@ -556,6 +567,11 @@ impl Service {
                 _ => None,
             },
             phase: self.phase(),
+            doing: match (self.ends_by, self.reload.is_under_way) {
+                (Some(_), _) => Some(Doing::Stopping),
+                (None, true) => Some(Doing::Reloading),
+                (None, false) => None,
+            },
             background: self.background.as_deref(),
             next_start: match self.state {
                 ServiceState::Backoff { until, .. } => Some(until),
@@ -866,7 +882,34 @@ impl Service {
             service,
             instance,
             signal,
-            request,
+            request: Some(request),
+        });
+    }
+
+    /// Has it read its configuration again; answered when it has said that it is done.
+    pub(super) fn reload(
+        &mut self,
+        signal: Signal,
+        at: Duration,
+        request: RequestId,
+        step: &mut Step<'_>,
+    ) {
+        let service = self.name.clone();
+        let ServiceState::Running { instance } = self.state else {
+            return step.reply(request, Reply::Denied(DeniedReason::NotRunning(service)));
+        };
+        if !self.is_ready {
+            let why = "it is not ready yet".to_owned();
+            let reason = DeniedReason::NotReloaded { service, why };
+            return step.reply(request, Reply::Denied(reason));
+        }
+        self.reload.begin(request, at);
+        self.reload.by = Some(after(step.now, self.spec.policy.start_timeout));
+        step.actions.push_back(Action::Signal {
+            service,
+            instance,
+            signal,
+            request: None,
         });
     }
 
@@ -1200,7 +1243,10 @@ impl Service {
     }
 
     pub(super) fn became_ready(&mut self, instance: Instance, step: &mut Step<'_>) {
-        if !self.runs(instance) || self.is_ready || self.is_finishing {
+        if self.runs(instance) && self.is_ready {
+            return self.reloaded(step);
+        }
+        if !self.runs(instance) || self.is_finishing {
             return;
         }
         if self.has_steps(Phase::AfterStart) {
@@ -1342,8 +1388,39 @@ impl Service {
 
     /// It has said that it is alive.
     pub(super) fn lives(&mut self, instance: Instance, now: Instant) {
-        if self.runs(instance) && self.is_ready {
+        if self.runs(instance) && self.is_ready && self.ends_by.is_none() {
             self.await_sign_of_life(now);
+        }
+    }
+
+    /// It has said that it reads its configuration again.
+    pub(super) fn reloading(&mut self, instance: Instance, at: Option<Duration>) {
+        if self.runs(instance) && self.is_ready {
+            self.reload.heard(at);
+        }
+    }
+
+    /// It has said that it is ready again.
+    fn reloaded(&mut self, step: &mut Step<'_>) {
+        for request in self.reload.end() {
+            step.reply(request, Reply::Done);
+        }
+    }
+
+    fn deny_reload(&mut self, why: &str, step: &mut Step<'_>) {
+        self.reload.by = None;
+        for request in mem::take(&mut self.reload.waiting) {
+            let (service, why) = (self.name.clone(), why.to_owned());
+            let reason = DeniedReason::NotReloaded { service, why };
+            step.reply(request, Reply::Denied(reason));
+        }
+    }
+
+    /// It has said that it ends: it need not say that it is alive any more, and has the time of a stop.
+    pub(super) fn ending(&mut self, instance: Instance, now: Instant) {
+        if self.runs(instance) && self.ends_by.is_none() {
+            self.alive_by = None;
+            self.ends_by = Some(after(now, self.spec.policy.stop_timeout));
         }
     }
 
@@ -1371,7 +1448,13 @@ impl Service {
     pub(super) fn extend(&mut self, instance: Instance, by: Duration, now: Instant) {
         let until = after(now, by);
         let deadline = match &mut self.state {
-            ServiceState::Running { instance: of } if *of == instance => &mut self.ready_by,
+            ServiceState::Running { instance: of } if *of == instance => {
+                match self.ends_by.is_some() {
+                    true => &mut self.ends_by,
+                    false if self.is_ready => &mut self.reload.by,
+                    false => &mut self.ready_by,
+                }
+            }
             ServiceState::Stopping { instance: of, stop } if *of == instance => &mut stop.kill_at,
             _ => return,
         };
@@ -1380,7 +1463,7 @@ impl Service {
 
     /// It is found not to work, for that reason: it is stopped, and that is its own failure.
     pub(super) fn fail(&mut self, instance: Instance, reason: String, step: &mut Step<'_>) {
-        if self.runs(instance) {
+        if self.runs(instance) && self.ends_by.is_none() {
             self.stop_for(reason, instance, step);
         }
     }
@@ -1417,6 +1500,11 @@ impl Service {
         } else if is_over(self.alive_by) {
             let watchdog = self.spec.exec.watchdog.unwrap_or_default();
             Some(format!("no sign of life within watchdog ({watchdog:?})"))
+        } else if is_over(self.ends_by) {
+            let timeout = self.spec.policy.stop_timeout;
+            Some(format!(
+                "it has sent STOPPING=1 and not ended within stop_timeout ({timeout:?})"
+            ))
         } else {
             None
         }
@@ -1592,6 +1680,13 @@ impl Service {
         if self.passes_at.is_some_and(|at| at <= step.now) {
             self.pass(step);
         }
+        if self.reload.by.is_some_and(|at| at <= step.now) {
+            let timeout = self.spec.policy.start_timeout;
+            let why = format!(
+                "it has not sent RELOADING=1 and then READY=1 within start_timeout ({timeout:?})"
+            );
+            self.deny_reload(&why, step);
+        }
         match &mut self.state {
             ServiceState::Backoff { until, start } if *until <= step.now => {
                 let start = *start;
@@ -1694,7 +1789,10 @@ impl Service {
 
     // ---- doing ----
 
-    fn enter(&mut self, state: ServiceState, step: &Step<'_>) {
+    fn enter(&mut self, state: ServiceState, step: &mut Step<'_>) {
+        self.deny_reload("it has ended, or is being stopped", step);
+        self.reload.is_under_way = false;
+        self.ends_by = None;
         self.state = state;
         self.since = step.now;
         self.passes_at = None;

@@ -83,6 +83,8 @@ enum Asked {
     Stop,
     Restart,
     Signal,
+    /// Of one service.
+    Reread,
     Reload,
     Shutdown,
 }
@@ -102,6 +104,7 @@ pub(super) struct Simulation {
     is_container: bool,
     supervisor: Supervisor,
     now: Instant,
+    begun: Instant,
     /// How far the clock has jumped so far.
     jumped: Duration,
     queue: BTreeMap<(Instant, u64), Happening>,
@@ -159,6 +162,7 @@ impl Simulation {
             is_container,
             supervisor: supervisor(is_container),
             now,
+            begun: now,
             jumped: Duration::ZERO,
             queue: BTreeMap::new(),
             sequence: 0,
@@ -301,7 +305,8 @@ impl Simulation {
             0..12 => self.request(Asked::Start),
             12..26 => self.request(Asked::Stop),
             26..36 => self.request(Asked::Restart),
-            36..42 => self.request(Asked::Signal),
+            36..39 => self.request(Asked::Signal),
+            39..42 => self.request(Asked::Reread),
             42..54 => self.request(Asked::Reload),
             54..72 => {
                 self.kill_someone();
@@ -334,11 +339,26 @@ impl Simulation {
         let who: Vec<_> = who.map(|it| (it.service.clone(), it.instance)).collect();
         let (service, instance) = self.random.pick(&who);
         let reason = "check: no answer".to_owned();
-        self.tell(Fact::DoesNotWork {
-            service,
-            instance,
-            reason,
-        })
+        let ago = self.random.duration(Duration::from_secs(2));
+        let at = (self.now - self.begun).saturating_sub(ago);
+        match self.random.below(4) {
+            0 => self.tell(Fact::DoesNotWork {
+                service,
+                instance,
+                reason,
+            }),
+            1 => self.tell(Fact::Ending { service, instance }),
+            _ => {
+                self.tell(Fact::Reloading {
+                    service: service.clone(),
+                    instance,
+                    at: Some(at),
+                })?;
+                let ready = Fact::BecameReady { service, instance };
+                self.later(LONGEST_LATENCY, Happening::Tell(ready));
+                Ok(())
+            }
+        }
     }
 
     /// A process of a service that runs becomes its main process, and takes all of it over.
@@ -715,6 +735,13 @@ fn is_at_rest(state: State) -> bool {
     )
 }
 
+/// Its last instance has ended with success, and it rests for that, or is about to.
+fn has_finished(status: &Status<'_>) -> bool {
+    let ends = [State::Stopping, State::Stopped, State::Done];
+    let cause = status.last_exit.map(|death| &death.cause);
+    ends.contains(&status.state) && cause == Some(&Cause::Exited { code: 0 })
+}
+
 fn killed_by(signal: Signal) -> Cause {
     Cause::Signaled {
         signal,
@@ -774,6 +801,12 @@ impl Simulation {
             Asked::Signal => Fact::SignalRequested {
                 service,
                 signal,
+                request,
+            },
+            Asked::Reread => Fact::ReloadRequested {
+                service,
+                signal: Signal::HUP,
+                at: self.now - self.begun,
                 request,
             },
             Asked::Reload | Asked::Shutdown => Fact::ShutdownRequested { request },
@@ -1263,13 +1296,14 @@ impl Simulation {
             }
             Fact::BecameReady { instance, .. }
             | Fact::Lives { instance, .. }
+            | Fact::Ending { instance, .. }
             | Fact::DoesNotWork { instance, .. } => {
                 let now = self.now;
                 let Some(process) = self.find(*instance) else {
                     return;
                 };
                 match fact {
-                    Fact::DoesNotWork { .. } => process.is_broken = true,
+                    Fact::DoesNotWork { .. } | Fact::Ending { .. } => process.is_broken = true,
                     // To say it unasked, or again, is no sign of life.
                     Fact::BecameReady { .. }
                         if process.exec.ready.is_none() || process.is_ready_told => {}
@@ -1641,7 +1675,9 @@ impl Simulation {
                 request,
                 ..
             } => {
-                self.replied(request, &Reply::Done)?;
+                if let Some(request) = request {
+                    self.replied(request, &Reply::Done)?;
+                }
                 self.signal(instance, signal);
                 Ok(())
             }
@@ -2117,17 +2153,15 @@ impl Simulation {
             .shadows
             .get(service)
             .is_some_and(|shadow| shadow.is_wanted(self.is_going));
-        let is_finished = status.as_ref().is_some_and(|status| {
-            let ends = [State::Stopping, State::Stopped, State::Done];
-            let is_ending = ends.contains(&status.state);
-            let cause = status.last_exit.map(|death| &death.cause);
-            is_ending && cause == Some(&Cause::Exited { code: 0 })
-        });
+        let is_finished = status.as_ref().is_some_and(has_finished);
         let shadow = self.shadows.get(service);
         let is_oneshot = shadow.is_some_and(|it| it.spec.policy.kind == Kind::Oneshot);
         let of_it = self.of(service).find(|it| Some(it.instance) == live);
         let is_unready = of_it.is_some_and(|it| self.is_unready(it));
         let is_failing = of_it.is_some_and(|it| it.is_broken || self.is_silent(it));
+        let is_stopping = status
+            .as_ref()
+            .is_some_and(|it| it.state == State::Stopping);
         let is_true = match (reply, asked.kind) {
             (Reply::Done, Asked::Start | Asked::Restart) if is_unready => is_finished,
             // Whoever starts it waits for its end.
@@ -2138,7 +2172,7 @@ impl Simulation {
             }
             (Reply::Skipped { .. }, Asked::Start | Asked::Restart) => live.is_none(),
             (Reply::Done, Asked::Stop) => is_empty && !is_wanted,
-            (Reply::Done, Asked::Signal) => live.is_some(),
+            (Reply::Done, Asked::Signal | Asked::Reread) => live.is_some(),
             (Reply::Done, Asked::Shutdown) => self.processes.is_empty() && self.spawning.is_empty(),
             (Reply::Reloaded(summary), Asked::Reload) => {
                 let failed = summary.failed.clone();
@@ -2150,7 +2184,11 @@ impl Simulation {
                     let shadow = self.shadows.get(service);
                     shadow.is_none_or(|shadow| !shadow.is_listed)
                 }
-                DeniedReason::NotRunning(_) => kind == Asked::Signal && live.is_none(),
+                DeniedReason::NotRunning(_) => match kind {
+                    Asked::Reread => live.is_none() || is_stopping,
+                    _ => kind == Asked::Signal && live.is_none(),
+                },
+                DeniedReason::NotReloaded { .. } => kind == Asked::Reread,
                 DeniedReason::StartFailed { .. } => {
                     let is_start = matches!(kind, Asked::Start | Asked::Restart);
                     // One that is not ready in time, or does not work, still runs.
@@ -2161,7 +2199,6 @@ impl Simulation {
                 DeniedReason::NotLoaded { .. }
                 | DeniedReason::NoInstance { .. }
                 | DeniedReason::NotSent { .. }
-                | DeniedReason::NotReloaded { .. }
                 | DeniedReason::NotRemembered(_) => false,
             },
             _ => false,

@@ -137,6 +137,84 @@ fn readiness_is_the_instances_for_all_agents() {
 }
 
 #[test]
+fn a_reload_is_done_when_it_says_so() {
+    const READY: &str = "
+        set ready=fd start_timeout=5s watchdog=30s stop_timeout=3s ->
+        config     -> spawn 1
+        reread 1s z -> not running z
+        spawned 1  -> started 1; await-ready 1
+        reread 1s z -> not reloaded z
+        ready 1    -> is-ready 1
+    ";
+    // Unasked, it stays up.
+    let bench = check(&format!("{READY} reloading 1 1s ->"));
+    let status = |bench: &Bench| {
+        let status = bench.supervisor.status("s").unwrap();
+        (status.state, status.doing)
+    };
+    assert_eq!(status(&bench), (State::Running, Some(Doing::Reloading)));
+    // What it had begun before is no answer.
+    let bench = check(&format!(
+        "{READY}
+        reloading 1 9s ->
+        reread 10s a -> SIGHUP 1
+        ready 1    ->
+        ready 1    ->
+        reloading 1 10s ->
+        reread 11s b -> SIGHUP 1
+        ready 1    ->
+        reloading 1 12s ->
+        ready 1    -> done a; done b
+        +5s        ->
+        reread 20s c -> SIGHUP 1
+        needs 1 20s ->
+        +19s       ->
+        lives 1    ->
+        +1s        -> not reloaded c
+        reread 50s d -> SIGHUP 1
+        stop e     -> not reloaded d; stopping 1; SIGTERM 1
+        "
+    ));
+    assert_eq!(status(&bench), (State::Stopping, None));
+    check(&format!(
+        "{READY}
+        reread 10s a -> SIGHUP 1
+        ends 1     -> exited 1; not reloaded a; clear 1; spawn 2
+        "
+    ));
+}
+
+#[test]
+fn one_that_says_that_it_ends_has_the_time_of_a_stop() {
+    check(
+        "
+        set ready=fd watchdog=1s stop_timeout=3s restart=on-failure ->
+        config     -> spawn 1
+        spawned 1  -> started 1; await-ready 1
+        ready 1    -> is-ready 1
+        ending 1   ->
+        +2s        ->
+        broken 1 no answer ->
+        lives 1    ->
+        ends 1 code=0 -> exited 1; clear 1; stopped
+        ",
+    );
+    check(
+        "
+        set ready=fd stop_timeout=3s restart_delay=1s ->
+        config     -> spawn 1
+        spawned 1  -> started 1; await-ready 1
+        ending 1   ->
+        needs 1 4s ->
+        +3s        ->
+        ending 1   ->
+        +1s        -> stopping 1 (it has sent STOPPING=1 and not ended within stop_timeout (3s)); SIGTERM 1
+        ends 1     -> exited 1; backoff 1s; await 1
+        ",
+    );
+}
+
+#[test]
 fn another_main_process_goes_on_with_the_run() {
     let bench = check(&format!(
         "{RUNNING}

@@ -164,6 +164,16 @@ impl Bench {
                 service,
                 instance: instance(number()),
             }),
+            // `reloading 1 5s`: since that time.
+            "reloading" => self.fact(Fact::Reloading {
+                service,
+                instance: instance(number()),
+                at: words.get(2).map(|time| duration(time)),
+            }),
+            "ending" => self.fact(Fact::Ending {
+                service,
+                instance: instance(number()),
+            }),
             "main" => self.fact(Fact::MainChanged {
                 service,
                 instance: instance(number()),
@@ -376,6 +386,13 @@ fn requested(verb: &str, service: ServiceName, request: RequestId, words: &[&str
             signal: words[0].parse().unwrap(),
             request,
         },
+        // `reread 5s a`: at that time.
+        "reread" => Fact::ReloadRequested {
+            service,
+            signal: Signal::HUP,
+            at: duration(words[0]),
+            request,
+        },
         other => panic!("unknown fact {other:?}"),
     }
 }
@@ -466,11 +483,9 @@ fn render(action: &Action) -> String {
             signal,
             request,
         } => {
-            let asked = letter(*request);
-            (
-                format!("{signal} {} for {asked}", number(instance)),
-                service,
-            )
+            let asked = request.map(|request| format!(" for {}", letter(request)));
+            let asked = asked.unwrap_or_default();
+            (format!("{signal} {}{asked}", number(instance)), service)
         }
         Action::Stop {
             service,
@@ -565,11 +580,11 @@ fn render_reply(request: char, reply: &Reply) -> String {
             DeniedReason::NotLoaded { .. }
             | DeniedReason::NoInstance { .. }
             | DeniedReason::NotSent { .. }
-            | DeniedReason::NotReloaded { .. }
             | DeniedReason::NotRemembered(_),
         ) => {
             panic!("{reply:?} is the agent's")
         }
+        Reply::Denied(DeniedReason::NotReloaded { .. }) => format!("not reloaded {request}"),
         Reply::Denied(DeniedReason::NotRunning(_)) => format!("not running {request}"),
         Reply::Denied(DeniedReason::StartFailed { .. }) => format!("start failed {request}"),
         Reply::Denied(DeniedReason::Overtaken { by, .. }) => {
