@@ -391,6 +391,49 @@ fn the_next_agent_knows_which_process_is_the_main_one() {
 }
 
 #[test]
+fn the_one_before_may_end_while_no_agent_runs() {
+    if !is_root("the_one_before_may_end_while_no_agent_runs") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let script = |says: &str| {
+        format!(
+            "sleep 1000 & while ! [ -e {} ]; do sleep 0.05; done; {CULPRIT} say \"{says}\"; exit 1",
+            go.display()
+        )
+    };
+    let keys = "ready = { notify = true }\nrestart_delay = \"10m\"";
+    let mut agent = Agent::start(&[
+        (
+            "web",
+            &shell(&script("MAINPID=$!\nREADY=1\nSTATUS=handed over"), keys),
+        ),
+        ("mute", &shell(&script("READY=1"), keys)),
+    ]);
+    let former = pid_of(&agent.wait_state("web", "starting"));
+    let mute = pid_of(&agent.wait_state("mute", "starting"));
+    let main = eventually("it has a child", || children(former).first().copied());
+    agent.kill();
+    fs::write(&go, "").unwrap();
+    eventually("both have ended", || {
+        (!support::is_alive(former) && !support::is_alive(mute)).then_some(())
+    });
+    agent.start_again();
+    assert_eq!(agent.running("web"), main);
+    says(&agent, "web", "handed over");
+    assert_eq!(agent.count("web", "exited"), 0);
+    assert_eq!(agent.count("web", "started"), 1);
+    // One that has named nobody has ended.
+    agent.wait_state("mute", "backoff");
+    assert_eq!(agent.count("mute", "exited"), 1);
+    signal_to(main, Signal::SIGKILL);
+    eventually("its end is in the journal", || {
+        (agent.count("web", "exited") == 1).then_some(())
+    });
+}
+
+#[test]
 fn only_a_process_of_the_service_may_become_the_main_one() {
     if !is_root("only_a_process_of_the_service_may_become_the_main_one") {
         return;

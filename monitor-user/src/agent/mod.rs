@@ -517,6 +517,7 @@ impl Agent {
         agent.outputs.forget_others(is_there);
         agent.circumstances.clear();
         agent.adopt_notify_sockets();
+        agent.hear_first();
         agent.release_unwanted_sockets();
         // The kernel wakes nobody for a record that came after one that was not taken out.
         agent.drain_ring();

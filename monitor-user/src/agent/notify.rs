@@ -81,6 +81,8 @@ struct Ears {
     token: u64,
     /// Whose messages it has; `None` while none runs: they stay in the queue.
     instance: Option<Instance>,
+    /// What was in the queue when the socket was taken over early.
+    backlog: Vec<Datagram>,
 }
 
 impl Notify {
@@ -130,6 +132,7 @@ impl Notify {
         match self.services.get_mut(service) {
             Some(ears) if ears.owner == owner && is_there => {
                 ears.instance = None;
+                ears.backlog.clear();
                 while ears.socket.receive()?.is_some() {}
                 Ok(Arc::clone(&ears.socket))
             }
@@ -163,8 +166,8 @@ impl Notify {
         process: Option<BorrowedFd<'_>>,
     ) {
         if self.services.contains_key(service) {
-            // This agent has started it.
-            return;
+            // This agent has started it, or has its socket already.
+            return self.listen(service, instance);
         }
         let owner = owner(identity);
         let taken = self.take_over(service, process);
@@ -182,6 +185,38 @@ impl Notify {
             }
             Err(error) => tracing::error!(%service, "cannot hear what it notifies: {error}"),
         }
+    }
+
+    /// Takes a socket over from a process of a service whose main process has ended while no agent ran.
+    /// Returns which processes were named as the main one meanwhile, and by whom, the last one first.
+    ///
+    /// # Errors
+    /// That process does not have it, or may not be asked.
+    pub(super) fn take_over_early(
+        &mut self,
+        service: &ServiceName,
+        identity: Option<&Identity>,
+        process: BorrowedFd<'_>,
+    ) -> io::Result<Vec<(u32, (u32, u32))>> {
+        let socket = self.take_over(service, Some(process))?;
+        let socket = self.insert(service, owner(identity), socket);
+        let mut named = Vec::new();
+        let mut backlog = Vec::new();
+        while let Some(datagram) = socket.receive()? {
+            if let (Some(text), Some(sender)) = (&datagram.text, datagram.sender) {
+                let said = text.lines().filter_map(said);
+                named.extend(said.filter_map(|said| match said {
+                    Said::MainPid(pid) => Some((pid, sender)),
+                    _ => None,
+                }));
+            }
+            backlog.push(datagram);
+        }
+        if let Some(ears) = self.services.get_mut(service) {
+            ears.backlog = backlog;
+        }
+        named.reverse();
+        Ok(named)
     }
 
     fn take_over(
@@ -220,6 +255,7 @@ impl Notify {
             owner,
             token: self.last_token,
             instance: None,
+            backlog: Vec::new(),
         };
         self.tokens.insert(ears.token, service.clone());
         if let Some(old) = self.services.insert(service.clone(), ears) {
@@ -271,7 +307,7 @@ impl Notify {
         if let Err(error) = self.waiter.get_mut().drain(&mut ready) {
             tracing::error!("cannot wait for notifications: {error}");
         }
-        let mut messages = Vec::new();
+        let mut messages = self.take_backlogs();
         let mut unfinished = Vec::new();
         for (token, _) in ready {
             let Some(service) = self.tokens.get(&token) else {
@@ -300,6 +336,21 @@ impl Notify {
             self.listen(&service, instance);
         }
         messages
+    }
+}
+
+impl Notify {
+    /// What was in the queues of those that were taken over early.
+    fn take_backlogs(&mut self) -> Vec<Message> {
+        let services = self.services.iter_mut();
+        let heard =
+            services.filter(|(_, ears)| ears.instance.is_some() && !ears.backlog.is_empty());
+        let messages = heard.flat_map(|(service, ears)| {
+            let (instance, backlog) = (ears.instance, std::mem::take(&mut ears.backlog));
+            let datagrams = backlog.into_iter();
+            datagrams.filter_map(move |datagram| message(service, instance?, datagram))
+        });
+        messages.collect()
     }
 }
 

@@ -12,13 +12,14 @@
 //! map keep what they have until memory and journal have it; so does the map of what found the ring
 //! full, which is read after the ring.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::memory::Remembered;
-use super::{Agent, Told, child_of, death_of};
+use super::{Agent, Told, child_of, death_of, runtime_dir};
 use crate::aftermath;
 use crate::clock;
 use crate::config::Config;
@@ -29,7 +30,7 @@ use crate::model::{
     ServiceName, Signal, Spec, Unusable, What,
 };
 use crate::os::process::{self, Orphan};
-use crate::os::{proc, spawn};
+use crate::os::{pidfd, proc, spawn};
 use crate::probe::KernelProbe;
 use crate::supervisor::Fact;
 
@@ -103,6 +104,7 @@ impl Agent {
         self.add_births(&names, &mut known);
         self.add_marked(config, &mut known);
         self.settle_main_processes(&mut known);
+        self.hear_of_main_processes(&mut known, config);
         for (service, known) in &known {
             let instances = known.instances.keys().copied();
             self.instances.adopt(service, instances);
@@ -214,6 +216,60 @@ impl Agent {
                 probe.unwatch(former);
             }
         }
+    }
+
+    /// A main process that has ended while no agent ran may have named another one before.
+    fn hear_of_main_processes(&mut self, known: &mut AllKnown, config: &Config) {
+        for (service, of) in known {
+            let spec = config.services.get(service);
+            let Some(spec) = spec.filter(|spec| spec.exec.notifies()) else {
+                continue;
+            };
+            let Some(main) = of.memory.instance else {
+                continue;
+            };
+            let is_there = pidfd::identify(main.pid, main.start_time_ns);
+            let has_ended = |fd: &OwnedFd| pidfd::has_exited(fd.as_fd()).unwrap_or(false);
+            if !is_there.is_ok_and(|found| found.is_none_or(|fd| has_ended(&fd))) {
+                continue;
+            }
+            let [processes, _] = self.instances.processes(service).unwrap_or_default();
+            let Some(to) = self.main_process_named(service, spec, &processes) else {
+                continue;
+            };
+            if let Some(attempt) = of.instances.remove(&main) {
+                of.instances.insert(to, attempt);
+                of.memory.change_main(to);
+                tracing::info!(%service, pid = to.pid, "goes on with the main process that the previous one, {}, has named", main.pid);
+            }
+            if let Some(probe) = &mut self.probe {
+                probe.unwatch(main);
+            }
+        }
+    }
+
+    /// Which of its processes a service has named last as its main one, while no agent heard it.
+    fn main_process_named(
+        &mut self,
+        service: &ServiceName,
+        spec: &Spec,
+        processes: &BTreeSet<u32>,
+    ) -> Option<Instance> {
+        let identity = spec.exec.identity.as_ref();
+        let own = identity.map_or_else(runtime_dir::own_uid, |identity| identity.uid);
+        let named = processes.iter().find_map(|pid| {
+            let process = pidfd::open(*pid).ok()?;
+            let named = self
+                .notify
+                .take_over_early(service, identity, process.as_fd());
+            named.ok()
+        });
+        let mut named = named?.into_iter();
+        let is_of_service = |(pid, uid): (u32, u32)| processes.contains(&pid) || uid == own;
+        let (pid, _) =
+            named.find(|(pid, sender)| processes.contains(pid) && is_of_service(*sender))?;
+        let start_time_ns = proc::start_time_ns(pid).ok()?;
+        Some(Instance { pid, start_time_ns })
     }
 
     /// Adds what an agent without births in the kernel has written down, and had no time to
