@@ -249,7 +249,10 @@ pub(crate) fn asked(last: &LastSignal, words: Option<&dyn fmt::Display>) -> Stri
 }
 
 fn backoff(delay_ns: u64, message: Option<&str>) -> String {
-    let when = format!("next start in {}", Age(Duration::from_nanos(delay_ns)));
+    let when = match delay_ns {
+        0 => "next start at once".to_owned(),
+        _ => format!("next start in {}", Age(Duration::from_nanos(delay_ns))),
+    };
     match message {
         Some(message) => format!("{when}: {}", printable(message)),
         None => when,

@@ -2005,14 +2005,17 @@ impl Service {
 
     /// Waits for the next start, or not at all where the delay is zero.
     fn wait(&mut self, delay: Duration, reason: BackoffReason, start: Start, step: &mut Step<'_>) {
+        // A start that has failed is told of nowhere else.
+        if !delay.is_zero() || matches!(reason, BackoffReason::SpawnFailed(_)) {
+            step.publish(Notice::Backoff {
+                service: self.name.clone(),
+                delay,
+                reason,
+            });
+        }
         if delay.is_zero() {
             return self.enter(ServiceState::Due(start), step);
         }
-        step.publish(Notice::Backoff {
-            service: self.name.clone(),
-            delay,
-            reason,
-        });
         let until = after(step.now, delay);
         self.enter(ServiceState::Backoff { until, start }, step);
     }

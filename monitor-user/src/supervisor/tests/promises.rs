@@ -465,7 +465,7 @@ fn a_stable_run_has_the_delay_afresh() {
         "
         set stable_after=10s ->
         config    -> spawn 1
-        nospawn 1 -> spawn 2
+        nospawn 1 -> backoff 0ns; spawn 2
         nospawn 2 -> backoff 100ms
         +100ms    -> spawn 3
         spawned 3 -> started 3
@@ -782,7 +782,7 @@ fn someone_who_starts_it_again_resets_the_count_and_the_delay() {
             "
             set start_limit=2/60s ->
             config    -> spawn 1
-            nospawn 1 -> spawn 2
+            nospawn 1 -> backoff 0ns; spawn 2
             nospawn 2 -> backoff 100ms
             +100ms    -> failed (start limit reached: 2 starts within 60s; last: no such file)
             {verb} a  -> spawn 3
@@ -1255,7 +1255,7 @@ fn a_new_exec_frees_a_failed_service() {
         "
         set start_limit=1/60s ->
         config    -> spawn 1
-        nospawn 1 -> failed (start limit reached: 1 start within 60s; last: no such file)
+        nospawn 1 -> backoff 0ns; failed (start limit reached: 1 start within 60s; last: no such file)
         set exec=right ->
         config a  -> spawn 2
         spawned 2 -> started 2; reloaded a ~s!
@@ -1269,7 +1269,7 @@ fn a_policy_alone_frees_nothing() {
         "
         set start_limit=1/60s ->
         config    -> spawn 1
-        nospawn 1 -> failed (start limit reached: 1 start within 60s; last: no such file)
+        nospawn 1 -> backoff 0ns; failed (start limit reached: 1 start within 60s; last: no such file)
         set start_limit=no ->
         config a  -> reloaded a ~s
         ",
@@ -1430,7 +1430,7 @@ fn the_start_limit_holds_across_agents() {
         "
         set start_limit=2/10s ->
         config     -> spawn 1
-        nospawn 1  -> spawn 2
+        nospawn 1  -> backoff 0ns; spawn 2
         spawned 2  -> started 2
         agent-dies ->
         +1s        ->
@@ -1820,7 +1820,7 @@ fn a_policy_without_any_delay_does_not_make_it_spin() {
     assert_eq!(last, "exited 21; backoff 100ms; clear 21");
     let mut bench = check(&format!("{policy}\nconfig -> spawn 1"));
     for attempt in 1..=20 {
-        let next = format!("spawn {}", attempt + 1);
+        let next = format!("backoff 0ns; spawn {}", attempt + 1);
         assert_eq!(bench.tell(&format!("nospawn {attempt}")), next);
     }
     assert_eq!(bench.tell("nospawn 21"), "backoff 100ms");
