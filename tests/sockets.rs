@@ -681,3 +681,197 @@ fn load() {
     eprintln!("{kills} kills, {served} served, {refused} refused, longest gap {longest:?}");
     assert_eq!(refused, 0);
 }
+
+const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
+
+/// A service that is replaced while it runs. An instance is ready as soon as there is the file "go"; it ends
+/// at once if there is the file "bad".
+fn rolling(dir: &Path, address: SocketAddr, keys: &str) -> String {
+    let dir = dir.display();
+    let script = format!(
+        "[ -e {dir}/bad ] && exit 3; \
+         (while ! [ -e {dir}/go ]; do sleep 0.02; done; {CULPRIT} say READY=1) & exec {SERVER} nonblock"
+    );
+    format!(
+        "command = {}\nlisten = [{}]\nready = {{ notify = true }}\nrestart_mode = \"rolling\"\n{keys}\n",
+        json!(["/bin/sh", "-c", script]),
+        tcp(address)
+    )
+}
+
+/// What came of a restart, and what it said.
+fn restart(agent: &Agent) -> (bool, String) {
+    let output = agent.run(&["restart", "web"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), text)
+}
+
+#[test]
+fn a_rolling_restart_has_one_serve_all_the_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = free();
+    fs::write(dir.path().join("go"), "").unwrap();
+    let mut agent = Agent::start(&[
+        ("web", &rolling(dir.path(), address, "")),
+        ("app", &support::sleeping("requires = [\"web\"]")),
+    ]);
+    let first = agent.running("web");
+    let app = agent.running("app");
+    let clients = Clients::of(address, 3);
+    let mut pid = first;
+    for round in 1..=8 {
+        clients.go_on();
+        assert_eq!(restart(&agent), (true, String::new()));
+        let status = agent.status("web");
+        assert_eq!(
+            (&status["state"], &status["restarts"]),
+            (&json!("running"), &json!(round))
+        );
+        assert_ne!(pid_of(&status), pid);
+        pid = pid_of(&status);
+        eventually("nothing is left of the one before", || {
+            (agent.live("web").len() == 1).then_some(())
+        });
+    }
+    // A reload with another command, and one that changes nothing of it.
+    let keys = "nice = 1\n";
+    agent.write_service("web", &rolling(dir.path(), address, keys));
+    reload(&agent);
+    assert_ne!(agent.running("web"), pid);
+    let pid = agent.running("web");
+    let keys = format!("{keys}stop_timeout = \"5s\"");
+    agent.write_service("web", &rolling(dir.path(), address, &keys));
+    assert!(agent.run(&["reload"]).status.success());
+    assert_eq!(agent.running("web"), pid);
+    clients.go_on();
+    let (refused, served, _) = clients.end();
+    assert_eq!(refused, 0);
+    assert!(served > 50, "{served}");
+    // Whoever requires it has noticed nothing.
+    assert_eq!(agent.running("app"), app);
+    let count = |kind| agent.count("web", kind);
+    assert_eq!(count("started"), 1);
+    assert_eq!((count("next_started"), count("replaced")), (9, 9));
+    eventually("each end is in the journal", || {
+        (count("exited") == 9).then_some(())
+    });
+    agent.must("stop", "web");
+    assert_eq!(agent.live("web"), Vec::<u32>::new());
+    agent.signal(Signal::SIGTERM);
+    agent.wait();
+}
+
+#[test]
+fn the_old_one_goes_on_if_the_next_one_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let (go, bad) = (dir.path().join("go"), dir.path().join("bad"));
+    let address = free();
+    fs::write(&go, "").unwrap();
+    let agent = Agent::start(&[(
+        "web",
+        &rolling(dir.path(), address, "start_timeout = \"1s\""),
+    )]);
+    let pid = agent.running("web");
+    fs::write(&bad, "").unwrap();
+    let (done, text) = restart(&agent);
+    assert!(
+        !done && text.contains("exited with 3 before it was ready"),
+        "{text}"
+    );
+    fs::remove_file(&bad).unwrap();
+    fs::remove_file(&go).unwrap();
+    let (done, text) = restart(&agent);
+    assert!(
+        !done && text.contains("not ready within start_timeout (1s)"),
+        "{text}"
+    );
+    assert_eq!(agent.running("web"), pid);
+    assert_eq!(served_by(address), pid);
+    assert_eq!(agent.count("web", "not_replaced"), 2);
+    let status = agent.status("web");
+    assert!(
+        status["error"]
+            .as_str()
+            .unwrap()
+            .contains("not ready within"),
+        "{status}"
+    );
+    // The old one is killed while the next one is on its way: that is the service then.
+    let mut waiting = agent.command(&["restart", "web"]).spawn().unwrap();
+    let next = eventually("the next one has started", || {
+        let events = agent.events_of("web");
+        let started = events.iter().filter(|it| it["event"] == "next_started");
+        let pids: Vec<u32> = started.map(pid_of).collect();
+        (pids.len() == 3).then(|| pids[2])
+    });
+    assert_eq!(agent.status("web")["step"], "replacement");
+    signal_to(pid, Signal::SIGKILL);
+    let status = agent.wait_state("web", "starting");
+    assert_eq!(pid_of(&status), next);
+    fs::write(&go, "").unwrap();
+    assert!(waiting.wait().unwrap().success());
+    assert_eq!(agent.running("web"), next);
+}
+
+#[test]
+fn the_next_agent_goes_on_with_a_rolling_restart() {
+    if !is_root("the_next_agent_goes_on_with_a_rolling_restart") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let address = free();
+    fs::write(&go, "").unwrap();
+    let mut agent = Agent::start(&[("web", &rolling(dir.path(), address, ""))]);
+    let pid = agent.running("web");
+    fs::remove_file(&go).unwrap();
+    let mut waiting = agent.command(&["restart", "web"]).spawn().unwrap();
+    eventually("the next one has started", || {
+        (agent.count("web", "next_started") == 1).then_some(())
+    });
+    let clients = Clients::of(address, 2);
+    agent.kill();
+    assert!(!waiting.wait().unwrap().success());
+    fs::write(&go, "").unwrap();
+    agent.start_again();
+    eventually("it is replaced", || {
+        (agent.count("web", "replaced") == 1).then_some(())
+    });
+    assert_ne!(agent.running("web"), pid);
+    eventually("each end is in the journal", || {
+        (agent.count("web", "exited") == 1).then_some(())
+    });
+    // At any moment.
+    let mut random = Seeded(29);
+    for _ in 0..if is_soak() { 200 } else { 12 } {
+        let mut waiting = agent.command(&["restart", "web"]).spawn().unwrap();
+        thread::sleep(Duration::from_micros(random.below(120_000)));
+        agent.kill();
+        waiting.wait().unwrap();
+        agent.start_again();
+        eventually("one of it is left", || {
+            let status = agent.status("web");
+            let is_at_rest = status["state"] == "running" && status["step"].is_null();
+            let mut live = agent.live("web");
+            live.retain(|pid| support::proc_status(*pid, "Name").trim() == "server");
+            (is_at_rest && live == [pid_of(&status)]).then_some(())
+        });
+    }
+    clients.go_on();
+    let (refused, ..) = clients.end();
+    assert_eq!(refused, 0);
+    // Each instance was told of once, and its end as well.
+    let pids = |kinds: &[&str]| {
+        let events = agent.events_of("web").into_iter();
+        let events = events.filter(|it| kinds.iter().any(|kind| it["event"] == *kind));
+        let mut pids: Vec<_> = events
+            .map(|it| it["start_time_ns"].as_u64().zip(Some(pid_of(&it))))
+            .collect();
+        pids.sort();
+        pids
+    };
+    let ended = pids(&["exited"]);
+    let mut once = ended.clone();
+    once.dedup();
+    assert_eq!(ended, once);
+}

@@ -130,6 +130,14 @@ pub(crate) fn happening(event: &Event) -> String {
         What::Started { pid, restarts, .. } => (green, started(*pid, *restarts)),
         What::Adopted { pid, .. } => (green, format!("adopted, pid {pid}")),
         What::Ready { pid, .. } => (green, format!("ready, pid {pid}")),
+        What::NextStarted { pid, .. } => (plain, format!("the next instance starts, pid {pid}")),
+        What::Replaced {
+            pid, former_pid, ..
+        } => (green, format!("replaced by pid {pid}, so far {former_pid}")),
+        What::NotReplaced { message } => (
+            red,
+            format!("not replaced, goes on: {}", printable(message)),
+        ),
         What::MainChanged {
             pid, former_pid, ..
         } => (plain, format!("goes on as pid {pid}, so far {former_pid}")),

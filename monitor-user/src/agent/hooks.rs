@@ -79,7 +79,9 @@ struct Running {
 pub(super) fn called_by<'a>(notice: &Notice, hooks: &'a Hooks) -> Option<(&'static str, &'a Hook)> {
     let (name, hook) = match notice {
         Notice::Exited { .. } => ("on_exit", &hooks.on_exit),
-        Notice::Started { restarts: 1.., .. } => ("on_restart", &hooks.on_restart),
+        Notice::Started { restarts: 1.., .. } | Notice::Replaced { .. } => {
+            ("on_restart", &hooks.on_restart)
+        }
         Notice::Failed { .. } => ("on_failed", &hooks.on_failed),
         _ => return None,
     };

@@ -954,10 +954,11 @@ impl Agent {
     fn hear(&mut self, message: Message) {
         let Message {
             service,
-            mut instance,
+            instance,
             sender,
             said,
         } = message;
+        let mut instance = self.speaker(&service, instance, sender.0);
         if !self.is_of_service(&service, &instance, sender) {
             let (pid, uid) = sender;
             tracing::warn!(%service, pid, uid, "a notification of a process that is not of the service was dropped");
@@ -997,6 +998,23 @@ impl Agent {
                 }
             });
         }
+    }
+
+    /// Which instance a process speaks for: of two that run side by side, that whose tree it is in. One
+    /// that has ended is taken to be of the newest, `latest`, if that still runs.
+    fn speaker(&self, service: &ServiceName, latest: Instance, pid: u32) -> Instance {
+        let Some(status) = self.supervisor.status(service) else {
+            return latest;
+        };
+        if status.next.is_none() && status.instance == Some(latest) {
+            return latest;
+        }
+        let is_in = |it: &Instance| self.instances.has_in_tree(it, pid) == Some(true);
+        let mut running = status.next.into_iter().chain(status.instance);
+        let found = running.clone().find(is_in);
+        let latest_runs = running.any(|it| it == latest);
+        let fallback = status.instance.filter(|_| !latest_runs);
+        found.or(fallback).unwrap_or(latest)
     }
 
     /// Goes on with another process of its tree as the main process of an instance that runs.
@@ -1547,7 +1565,10 @@ impl Agent {
             begun.map_err(|error| cannot(&places.ready, error))?;
         }
         if spec.exec.notifies() {
-            let socket = self.notify.begin(service, spec.exec.identity.as_ref());
+            let status = self.supervisor.status(service);
+            let is_beside = status.is_some_and(|status| status.instance.is_some());
+            let identity = spec.exec.identity.as_ref();
+            let socket = self.notify.begin(service, identity, is_beside);
             let socket = socket.map_err(|error| cannot(&places.notify_path, error))?;
             places.notify = Some(socket);
         }

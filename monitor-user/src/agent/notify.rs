@@ -118,7 +118,7 @@ impl Notify {
     }
 
     /// The socket for the next instance of a service, which runs as `identity`: with nothing in it of the
-    /// one before.
+    /// one before, unless that is to run on beside it.
     ///
     /// # Errors
     /// It can be neither found nor made.
@@ -126,10 +126,14 @@ impl Notify {
         &mut self,
         service: &ServiceName,
         identity: Option<&Identity>,
+        is_beside: bool,
     ) -> io::Result<Arc<NotifySocket>> {
         let owner = owner(identity);
         let is_there = fs::symlink_metadata(self.path(service)).is_ok();
         match self.services.get_mut(service) {
+            Some(ears) if ears.owner == owner && is_there && is_beside => {
+                Ok(Arc::clone(&ears.socket))
+            }
             Some(ears) if ears.owner == owner && is_there => {
                 ears.instance = None;
                 ears.backlog.clear();
@@ -428,7 +432,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
         let mut notify = Notify::of(dir.path()).unwrap();
-        notify.begin(&web, None).unwrap();
+        notify.begin(&web, None, false).unwrap();
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect(notify.path("web")).unwrap();
         // Before it is known which instance that is.
@@ -442,7 +446,7 @@ mod tests {
         notify.needed().await.unwrap();
         assert_eq!(told(&mut notify), [(FIRST, vec![Said::Watchdog])]);
         sender.send(b"READY=1").unwrap();
-        notify.begin(&web, None).unwrap();
+        notify.begin(&web, None, false).unwrap();
         notify.listen(&web, SECOND);
         assert_eq!(told(&mut notify), []);
         sender.send(b"EXTEND_TIMEOUT_USEC=5").unwrap();
@@ -457,7 +461,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
         let mut notify = Notify::of(dir.path()).unwrap();
-        notify.begin(&web, None).unwrap();
+        notify.begin(&web, None, false).unwrap();
         notify.listen(&web, FIRST);
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect(notify.path("web")).unwrap();

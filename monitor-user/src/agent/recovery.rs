@@ -86,9 +86,9 @@ impl Agent {
                 death: last_exit.clone(),
             }));
             let instances = memory.instance.iter().chain(&memory.leaving);
-            let instances = instances
-                .map(|instance| (*instance, memory.last_attempt))
-                .collect();
+            let instances = instances.map(|instance| (*instance, memory.last_attempt));
+            let next = memory.next.and_then(|it| Some((it.instance?, it.attempt)));
+            let instances = instances.chain(next).collect();
             known.insert(service, Known { memory, instances });
         }
         self.keep_undescribed(known.keys());

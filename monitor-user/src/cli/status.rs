@@ -162,6 +162,7 @@ pub(super) fn note(status: &ServiceStatus) -> Option<String> {
         .next_start_in_ns
         .map(|ns| format!("next start in {}", Age(Duration::from_nanos(ns))));
     match status.step.as_deref() {
+        Some("replacement") => return Some("its next instance is starting".to_owned()),
         Some("reload") => return Some("reads its configuration again".to_owned()),
         Some("stop") => return Some("is ending by itself".to_owned()),
         Some(step) => return Some(format!("runs its {step}")),

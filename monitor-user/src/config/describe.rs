@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::listen;
 use super::log;
-use super::service::{KINDS, RESTARTS, STOP_MODES};
+use super::service::{KINDS, RESTART_MODES, RESTARTS, STOP_MODES};
 use super::value::INFINITY;
 use super::{AGENT_FILE, Config, DropIns};
 use super::{autostart, confinement, environment, limits, steps};
@@ -118,6 +118,7 @@ const READINGS: &[(&str, Reading)] = &[
     ("stop_command", |s| steps::describe_single(&s.steps.stop_command)),
     ("after_stop", |s| steps::describe(&s.steps.after_stop)),
     ("start_check", |s| duration(s.policy.start_check)),
+    ("restart_mode", |s| word(RESTART_MODES, s.policy.restart_mode)),
     ("overlap", |s| json!(s.policy.overlap)),
     ("essential", |s| json!(s.policy.essential)),
     ("stdout", |s| output(&s.exec.stdout)),

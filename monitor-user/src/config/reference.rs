@@ -520,6 +520,12 @@ const SERVICE_KEYS: &[Key] = &[
         text: r#"How long a service must have run before `start` and `restart` report success. If it ends sooner, they fail and report how it ended. `"0s"`: they do not wait. With `ready` or `type = "forking"` they wait for that instead"#,
     },
     Key {
+        name: "restart_mode",
+        form: Form::Choice(&["stop-first", "rolling"]),
+        default: r#"`"stop-first"`"#,
+        text: r#"`"rolling"`: `respawn restart`, and a reload with another command, start the next instance beside the one that runs, and stop that one once the next is ready. If the next one is not ready within `start_timeout`, the old one goes on. Needs `listen` and `ready = { notify = true }` or `{ fd = N }`. See [Replaced while it runs](sockets.md#replaced-while-it-runs)"#,
+    },
+    Key {
         name: "overlap",
         form: Form::Boolean,
         default: "`false`",

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::model::{
     Address, Check, Confinement, EnvironmentFile, Exec, FIRST_DESCRIPTOR, Hooks, Identity, Kind,
-    Limit, Listen, Log, Output, Policy, Probe, Ready, Relations, Reload, RestartPolicy,
-    ServiceName, Signal, Spec, StartLimit, Steps, StopMode, UnknownSignal,
+    Limit, Listen, Log, Output, Policy, Probe, Ready, Relations, Reload, RestartMode,
+    RestartPolicy, ServiceName, Signal, Spec, StartLimit, Steps, StopMode, UnknownSignal,
 };
 
 use super::access;
@@ -96,6 +96,7 @@ const KEYS: &Keys<Draft> = &[
     ("stop_command", |d, i| d.steps.stop_command = steps::step(i).into_iter().collect()),
     ("after_stop", |d, i| keep(&mut d.steps.after_stop, steps::steps(i))),
     ("start_check", |d, i| keep(&mut d.policy.start_check, duration(i))),
+    ("restart_mode", |d, i| keep(&mut d.policy.restart_mode, word(i, RESTART_MODES))),
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
     ("essential", |d, i| keep(&mut d.policy.essential, i.boolean())),
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
@@ -128,6 +129,12 @@ pub(super) const RESTARTS: &[(&str, RestartPolicy)] = &[
     ("on-abnormal", RestartPolicy::OnAbnormal),
     ("on-abort", RestartPolicy::OnAbort),
     ("no", RestartPolicy::No),
+];
+
+/// The words of `restart_mode`.
+pub(super) const RESTART_MODES: &[(&str, RestartMode)] = &[
+    ("stop-first", RestartMode::StopFirst),
+    ("rolling", RestartMode::Rolling),
 ];
 
 pub(super) const STOP_MODES: &[(&str, StopMode)] = &[
@@ -229,6 +236,7 @@ fn finish(
     draft.policy.restart = restart(&draft, table);
     check_readiness(&draft, table);
     check_forking(&draft, table);
+    check_rolling(&draft, table);
     check_essential(&draft, table, surroundings.essential);
     check_descriptors(&draft, table);
     warn_of_held(&draft, table);
@@ -370,6 +378,38 @@ fn check_forking(draft: &Draft, table: &Table<'_>) {
             item.problem_at_key(
                 "this needs a program that stays in the foreground, with type = \"simple\"",
             );
+        }
+    }
+}
+
+/// Two instances run side by side for a while, and it has to be known when the next one serves.
+fn check_rolling(draft: &Draft, table: &Table<'_>) {
+    let Some(item) = table
+        .get("restart_mode")
+        .filter(|_| draft.policy.restart_mode == RestartMode::Rolling)
+    else {
+        return;
+    };
+    let says = matches!(draft.ready, Some(Ready::Notify | Ready::Fd(_)));
+    let needs = match () {
+        () if draft.policy.kind != Kind::Simple => "type = \"simple\"",
+        () if draft.listen.is_empty() => {
+            "held sockets: set listen, so that both instances can serve at one address"
+        }
+        () if !says => {
+            "a service that says when it is ready: set ready = { notify = true } or { fd = N }, for a probe \
+             would find the instance that still runs"
+        }
+        () => return check_rolling_steps(table),
+    };
+    item.problem(format!("\"rolling\" needs {needs}"));
+}
+
+/// These are for a service that is started and stopped as a whole.
+fn check_rolling_steps(table: &Table<'_>) {
+    for key in ["after_start", "before_stop", "stop_command"] {
+        if let Some(item) = table.get(key) {
+            item.problem_at_key("this cannot be together with restart_mode = \"rolling\"");
         }
     }
 }

@@ -101,6 +101,7 @@ fn a_command_is_all_that_a_service_needs() {
             stop_timeout: Duration::from_secs(10),
             stop_mode: StopMode::Group,
             start_check: Duration::from_secs(1),
+            restart_mode: crate::model::RestartMode::StopFirst,
             overlap: false,
             essential: false,
             last_output: 0,
@@ -179,6 +180,7 @@ fn every_key_reaches_the_spec() {
             stop_timeout: Duration::ZERO,
             stop_mode: StopMode::Main,
             start_check: Duration::from_millis(300),
+            restart_mode: crate::model::RestartMode::StopFirst,
             overlap: true,
             essential: false,
             last_output: 8 << 10,
@@ -1521,6 +1523,22 @@ fn what_is_wrong_with_readiness_and_checks_is_told() {
         (
             "reload = { notify = true }",
             ":2:10: reload: notify = true needs a service that notifies: set ready",
+        ),
+        (
+            "restart_mode = \"rolling\"",
+            ":2:16: restart_mode: \"rolling\" needs held sockets: set listen",
+        ),
+        (
+            "restart_mode = \"rolling\"\nlisten = [{ tcp = \"127.0.0.1:80\" }]\nready = { http = \"http://127.0.0.1/\" }",
+            ":2:16: restart_mode: \"rolling\" needs a service that says when it is ready",
+        ),
+        (
+            "restart_mode = \"rolling\"\nlisten = [{ tcp = \"127.0.0.1:80\" }]\nready = { notify = true }\nafter_start = [[\"/bin/true\"]]",
+            ":5:1: after_start: this cannot be together with restart_mode",
+        ),
+        (
+            "type = \"oneshot\"\nrestart_mode = \"rolling\"",
+            ":3:16: restart_mode: \"rolling\" needs type = \"simple\"",
         ),
         (
             "type = \"oneshot\"\nreload = { signal = \"SIGHUP\" }",

@@ -80,6 +80,30 @@ pub(crate) enum What {
         #[serde(default)]
         start_time_ns: u64,
     },
+    /// The next instance runs, beside the present one.
+    NextStarted {
+        #[serde(default)]
+        pid: u32,
+        #[serde(default)]
+        start_time_ns: u64,
+    },
+    /// The next instance has replaced the one that ran.
+    Replaced {
+        #[serde(default)]
+        pid: u32,
+        #[serde(default)]
+        start_time_ns: u64,
+        /// The instance before.
+        #[serde(default)]
+        former_pid: u32,
+        #[serde(default)]
+        restarts: u64,
+    },
+    /// The next instance has failed, and the present one goes on.
+    NotReplaced {
+        #[serde(default)]
+        message: String,
+    },
     /// Another process of an instance is its main process from now on.
     MainChanged {
         #[serde(default)]
@@ -287,6 +311,9 @@ impl What {
             Self::Started { .. } => "started",
             Self::Adopted { .. } => "adopted",
             Self::Ready { .. } => "ready",
+            Self::NextStarted { .. } => "next_started",
+            Self::Replaced { .. } => "replaced",
+            Self::NotReplaced { .. } => "not_replaced",
             Self::MainChanged { .. } => "main_changed",
             Self::Stopping { .. } => "stopping",
             Self::Stopped => "stopped",
@@ -321,6 +348,10 @@ impl What {
             | Self::MainChanged {
                 pid, start_time_ns, ..
             }
+            | Self::Replaced {
+                pid, start_time_ns, ..
+            }
+            | Self::NextStarted { pid, start_time_ns }
             | Self::Stopping {
                 pid, start_time_ns, ..
             }

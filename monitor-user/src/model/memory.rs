@@ -59,6 +59,12 @@ pub(crate) struct Memory {
     /// Its main process before that one, which had made it the main process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) former_main: Option<Instance>,
+    /// The instance that is to replace the one that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<NextMemory>,
+    /// Those of `leaving` that were replaced while they ran, and whose end has not been told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) replaced: Vec<Instance>,
     /// The instance that runs and has not said that it is ready, where it is to say so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unready: Option<Instance>,
@@ -107,6 +113,16 @@ pub(crate) struct Memory {
     pub(crate) last_failure: Option<SpawnFailure>,
     /// How long it has been in its state.
     pub(crate) state_age: Duration,
+}
+
+/// An instance that is to replace the one that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NextMemory {
+    pub(crate) attempt: Attempt,
+    /// `None`: it was not there yet.
+    pub(crate) instance: Option<Instance>,
+    /// The fingerprint of what it runs.
+    pub(crate) exec: u64,
 }
 
 /// A stop that is under way.

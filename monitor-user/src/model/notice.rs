@@ -43,6 +43,25 @@ pub(crate) enum Notice {
         /// The one before.
         former: Instance,
     },
+    /// The next instance runs, beside the present one, which it is to replace.
+    NextStarted {
+        service: ServiceName,
+        instance: Instance,
+    },
+    /// The next instance has replaced the one that ran.
+    Replaced {
+        service: ServiceName,
+        instance: Instance,
+        /// The one before.
+        former: Instance,
+        /// As in `Started`.
+        restarts: u64,
+    },
+    /// The next instance has failed, and the present one goes on.
+    NotReplaced {
+        service: ServiceName,
+        failure: SpawnFailure,
+    },
     /// An instance ended.
     Exited {
         service: ServiceName,
@@ -108,6 +127,9 @@ impl Notice {
             | Self::Adopted { service, .. }
             | Self::Ready { service, .. }
             | Self::MainChanged { service, .. }
+            | Self::NextStarted { service, .. }
+            | Self::Replaced { service, .. }
+            | Self::NotReplaced { service, .. }
             | Self::Done { service }
             | Self::Exited { service, .. }
             | Self::ChildExited { service, .. }
@@ -167,6 +189,7 @@ impl Event {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "an arm a notice")]
 fn what(notice: &Notice, circumstances: Circumstances) -> What {
     match notice {
         Notice::Exited {
@@ -190,6 +213,24 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
         Notice::Ready { instance, .. } => What::Ready {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
+        },
+        Notice::NextStarted { instance, .. } => What::NextStarted {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+        },
+        Notice::Replaced {
+            instance,
+            former,
+            restarts,
+            ..
+        } => What::Replaced {
+            pid: instance.pid,
+            start_time_ns: instance.start_time_ns,
+            former_pid: former.pid,
+            restarts: *restarts,
+        },
+        Notice::NotReplaced { failure, .. } => What::NotReplaced {
+            message: failure.message.clone(),
         },
         Notice::MainChanged {
             instance, former, ..

@@ -172,6 +172,23 @@ pub(crate) enum StopMode {
     Main,
 }
 
+/// What a restart does with an instance that runs and is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RestartMode {
+    /// It is stopped, and then the next one starts.
+    #[default]
+    StopFirst,
+    /// The next one starts, and once that is ready it is stopped.
+    Rolling,
+}
+
+impl RestartMode {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What the supervisor decides by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
@@ -209,6 +226,9 @@ pub(crate) struct Policy {
         skip_serializing_if = "is_default_start_timeout"
     )]
     pub(crate) start_timeout: Duration,
+    /// What a restart does that somebody asks for.
+    #[serde(default, skip_serializing_if = "RestartMode::is_default")]
+    pub(crate) restart_mode: RestartMode,
     /// Start the next instance on the early event, beside the dying one's teardown.
     pub(crate) overlap: bool,
     /// When it has ended for good, the agent stops the others and ends with its exit status.
@@ -248,6 +268,7 @@ impl Default for Policy {
             stop_mode: StopMode::Group,
             start_check: default_start_check(),
             start_timeout: default_start_timeout(),
+            restart_mode: RestartMode::StopFirst,
             overlap: false,
             essential: false,
             last_output: 0,

@@ -75,6 +75,8 @@ impl fmt::Display for State {
 /// What a service has said that it does, while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
+    /// Its next instance starts, and replaces the one that runs.
+    Rolling,
     /// It reads its configuration again.
     Reloading,
     /// It ends.
@@ -82,9 +84,10 @@ pub(crate) enum Doing {
 }
 
 impl Doing {
-    /// "reload" or "stop".
+    /// "replacement", "reload" or "stop".
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Rolling => "replacement",
             Self::Reloading => "reload",
             Self::Stopping => "stop",
         }
@@ -120,6 +123,8 @@ pub(crate) struct Status<'a> {
     pub(crate) phase: Option<Phase>,
     /// What it has said that it does, while it runs.
     pub(crate) doing: Option<Doing>,
+    /// The instance that is to replace the one that runs.
+    pub(crate) next: Option<Instance>,
     /// What to do about a program that keeps going into the background.
     pub(crate) background: Option<&'a str>,
     /// In backoff: when the next start is due.

@@ -65,12 +65,15 @@
 //!   others as a restart, which replaces what runs or is being started and starts nothing else.
 //! - The end of another process of its tree is told while it is Running, and changes nothing. Another
 //!   process of its tree may become the main one while it is Running: the run goes on as that one's.
+//! - With `restart_mode = "rolling"` what would make StopDue of Running to replace it does not: another
+//!   instance starts beside it, in `next`, and takes its place once it is ready: `rolling.rs`.
 //! - An essential service that comes to rest by itself is followed by a shutdown: `essential.rs`.
 //! - Removal and shutdown act like stop, but leave `Desired` as it is; back in the config is
 //!   like start.
 //!
 //! Invariants, by the names under which `simulation.rs` checks them:
-//! - `one_live`: at most one instance has not exited.
+//! - `one_live`: at most one instance has not exited, but for the one that is to replace it, or that it
+//!   has replaced.
 //! - `one_predecessor`: nothing is spawned while more than one old instance is leaving; without
 //!   `overlap`, while any is.
 //! - `up_is_pursued`: a wanted service runs, is being started, is being stopped for a restart,
@@ -85,10 +88,14 @@
 //! - `no_storm`: whoever ends a service all the time, it is not started all the time.
 //! - `timers_ahead`: after a timeout was handled, the next one is ahead: no busy loop.
 
+mod rolling;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rolling::Next;
 
 use super::action::Action;
 use super::background;
@@ -100,8 +107,8 @@ use super::own_reload::Reload;
 use crate::model::{
     Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DeniedReason, Desired, Doing, Exec,
     Hooks, Instance, Kind, Memory, Notice, Phase, Policy, Reach, Relations, Reply, Rest,
-    RestartPolicy, ServiceName, Signal, SpawnFailure, Spec, State, Status, Steps, StopMemory,
-    StopMode,
+    RestartMode, RestartPolicy, ServiceName, Signal, SpawnFailure, Spec, State, Status, Steps,
+    StopMemory, StopMode,
 };
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -214,6 +221,8 @@ struct Leaving {
     stop: Option<Stop>,
     /// It ended by itself as one does that has put its work into the background.
     went: bool,
+    /// Its end has not been told: it was replaced while it ran, and is being stopped.
+    lives: bool,
     /// Nothing is left of its tree. It stays until all commands around its run have ended.
     is_cleared: bool,
 }
@@ -305,6 +314,12 @@ pub(super) struct Service {
     reload: Reload,
     /// When it has to have ended, as it has said that it does.
     ends_by: Option<Instant>,
+    /// The next instance, which is to replace the one that runs.
+    next: Option<Next>,
+    /// There is to be one.
+    roll_due: bool,
+    /// Who waits for it to have replaced the one that runs.
+    roll_waiting: Vec<RequestId>,
     /// Why the instance on its way down counts as failed: it was not ready in time, or does not work.
     overdue: Option<String>,
     /// When the running instance has passed it, if somebody waits for that.
@@ -353,6 +368,9 @@ impl Service {
             alive_by: None,
             reload: Reload::default(),
             ends_by: None,
+            next: None,
+            roll_due: false,
+            roll_waiting: Vec::new(),
             overdue: None,
             passes_at: None,
             waiting_down: Vec::new(),
@@ -396,7 +414,8 @@ impl Service {
         let rests = self.leaving.iter().filter_map(|old| old.stop?.kill_at);
         let of_start = self.passes_at.into_iter().chain(self.ready_by);
         let of_run = of_start.chain(self.alive_by).chain(self.ends_by);
-        let of_run = of_run.chain(self.reload.by);
+        let next = self.next.as_ref().and_then(|next| next.by);
+        let of_run = of_run.chain(self.reload.by).chain(next);
         own.into_iter().chain(of_run).chain(rests).min()
     }
 
@@ -438,7 +457,7 @@ impl Service {
             ServiceState::Down(_)
             | ServiceState::Ending(_)
             | ServiceState::Due(_)
-            | ServiceState::Backoff { .. } => !self.leaving.is_empty(),
+            | ServiceState::Backoff { .. } => !self.leaving.is_empty() || self.next.is_some(),
         }
     }
 
@@ -500,11 +519,17 @@ impl Service {
         self.is_to_restart() || is_stopping && self.is_wanted()
     }
 
+    /// Whether it is being replaced while it runs.
+    pub(super) fn is_rolling(&self) -> bool {
+        self.roll_due || self.next.as_ref().is_some_and(|next| !next.is_abandoned)
+    }
+
     /// Whether it has something to do that may depend on others.
     pub(super) fn is_pending(&self) -> bool {
         match self.state {
             ServiceState::Due(_) | ServiceState::StopDue { .. } => true,
             ServiceState::Ending(_) => self.is_undo_due || self.leaving.is_empty(),
+            ServiceState::Running { .. } => self.roll_due,
             _ => false,
         }
     }
@@ -567,11 +592,12 @@ impl Service {
                 _ => None,
             },
             phase: self.phase(),
-            doing: match (self.ends_by, self.reload.is_under_way) {
-                (Some(_), _) => Some(Doing::Stopping),
-                (None, true) => Some(Doing::Reloading),
-                (None, false) => None,
+            doing: match self.ends_by {
+                _ if self.is_rolling() => Some(Doing::Rolling),
+                Some(_) => Some(Doing::Stopping),
+                None => self.reload.is_under_way.then_some(Doing::Reloading),
             },
+            next: self.next_instance(),
             background: self.background.as_deref(),
             next_start: match self.state {
                 ServiceState::Backoff { until, .. } => Some(until),
@@ -618,6 +644,8 @@ impl Service {
             exec: self.exec,
             instance: self.live_instance(),
             former_main: self.former_main,
+            next: self.next_memory(),
+            replaced: self.replaced().collect(),
             unready: self
                 .live_instance()
                 .filter(|_| !self.is_ready && !self.is_finishing),
@@ -667,6 +695,12 @@ impl Service {
     fn left(&self) -> impl Iterator<Item = Instance> {
         let leaving = self.leaving.iter().map(|old| old.instance);
         leaving.filter(|instance| *instance != Instance::NONE)
+    }
+
+    /// Those of them whose end has not been told.
+    fn replaced(&self) -> impl Iterator<Item = Instance> {
+        let leaving = self.leaving.iter().filter(|old| old.lives);
+        leaving.map(|old| old.instance)
     }
 
     /// Whether its instance, or the one that a start under way makes, does not stay.
@@ -973,6 +1007,7 @@ impl Service {
     /// Whether something is left of what had to stop; with `overlap` that is the instance alone.
     pub(super) fn is_left(&self) -> bool {
         let lives = match &self.state {
+            _ if self.next.is_some() && self.removed => true,
             ServiceState::StopDue { .. } | ServiceState::Stopping { .. } => true,
             // It is stopped once it is there.
             ServiceState::Starting { spec, is_stale, .. } => {
@@ -1054,9 +1089,20 @@ impl Service {
             .partition(|(_, instance)| memory.leaving.contains(instance));
         for (_, instance) in leaving {
             let stop = remembered_stop(&memory, instance, step.now);
-            self.leave(instance, stop);
+            match memory.replaced.contains(&instance) {
+                true => self.resume_retired(instance, stop, step),
+                false => self.leave(instance, stop),
+            }
         }
         own.sort_unstable();
+        let next = memory.next.and_then(|next| {
+            let runs = |(_, instance): &(Attempt, Instance)| memory.instance == Some(*instance);
+            own.iter().find(|it| runs(it))?;
+            let index = own
+                .iter()
+                .position(|(attempt, _)| *attempt == next.attempt)?;
+            Some((next, own.remove(index).1))
+        });
         match own.pop() {
             Some((attempt, instance)) => {
                 self.last_attempt = self.last_attempt.max(attempt);
@@ -1073,6 +1119,9 @@ impl Service {
         }
         for (_, instance) in own {
             self.kill_surplus(instance, step);
+        }
+        if let Some((next, instance)) = next {
+            self.resume_next(next, instance, step);
         }
         self.settle(step);
     }
@@ -1105,7 +1154,12 @@ impl Service {
         self.overdue = memory.overdue.clone();
         let is_outdated = self.is_outdated();
         let is_stopping = memory.stopping || !self.is_wanted();
-        if !is_stopping && is_outdated && !is_dead {
+        let is_ready = memory.instance == Some(instance) && memory.unready != Some(instance);
+        self.roll_due = is_outdated
+            && is_ready
+            && !is_stopping
+            && self.spec.policy.restart_mode == RestartMode::Rolling;
+        if !is_stopping && is_outdated && !is_dead && !self.roll_due {
             self.backoff.reset();
             self.close(instance, step);
         } else if !is_stopping {
@@ -1122,6 +1176,7 @@ impl Service {
                 true => !self.becomes_ready(),
                 false => memory.unready != Some(instance) && !self.is_finishing,
             };
+            self.roll_due = is_outdated && self.can_roll();
             if !is_dead {
                 self.await_ready(instance, step);
             }
@@ -1202,6 +1257,9 @@ impl Service {
     // ---- what happened ----
 
     pub(super) fn spawned(&mut self, attempt: Attempt, instance: Instance, step: &mut Step<'_>) {
+        if self.is_next(attempt) {
+            return self.next_spawned(instance, step);
+        }
         let Some((spec, is_stale)) = self.answered(attempt) else {
             return;
         };
@@ -1243,6 +1301,9 @@ impl Service {
     }
 
     pub(super) fn became_ready(&mut self, instance: Instance, step: &mut Step<'_>) {
+        if self.next_instance() == Some(instance) {
+            return self.replace(step);
+        }
         if self.runs(instance) && self.is_ready {
             return self.reloaded(step);
         }
@@ -1447,6 +1508,12 @@ impl Service {
     /// It has asked for so much time from now on, for what it is doing: its start or its stop.
     pub(super) fn extend(&mut self, instance: Instance, by: Duration, now: Instant) {
         let until = after(now, by);
+        if let Some(next) = &mut self.next
+            && next.instance == Some(instance)
+        {
+            next.by = next.by.map(|at| at.max(until));
+            return;
+        }
         let deadline = match &mut self.state {
             ServiceState::Running { instance: of } if *of == instance => {
                 match self.ends_by.is_some() {
@@ -1477,6 +1544,7 @@ impl Service {
         let failure = SpawnFailure {
             message: message.clone(),
         };
+        self.abandon_next(step);
         self.deny_up(&failure, step);
         self.last_failure = Some(failure);
         self.overdue = Some(message);
@@ -1535,6 +1603,9 @@ impl Service {
         failure: SpawnFailure,
         step: &mut Step<'_>,
     ) {
+        if self.is_next(attempt) {
+            return self.next_not_spawned(Some(failure.message), step);
+        }
         let Some((spec, _)) = self.answered(attempt) else {
             return;
         };
@@ -1575,6 +1646,9 @@ impl Service {
 
     /// The start was not tried, as a condition does not hold.
     pub(super) fn skipped(&mut self, attempt: Attempt, reason: String, step: &mut Step<'_>) {
+        if self.is_next(attempt) {
+            return self.next_not_spawned(Some(reason), step);
+        }
         let Some((spec, is_stale)) = self.answered(attempt) else {
             return;
         };
@@ -1595,6 +1669,9 @@ impl Service {
 
     /// What precedes the start was ended before there was a process.
     pub(super) fn start_abandoned(&mut self, attempt: Attempt, step: &mut Step<'_>) {
+        if self.is_next(attempt) {
+            return self.next_not_spawned(None, step);
+        }
         if self.answered(attempt).is_none() {
             return;
         }
@@ -1680,6 +1757,7 @@ impl Service {
         if self.passes_at.is_some_and(|at| at <= step.now) {
             self.pass(step);
         }
+        self.end_late_next(step);
         if self.reload.by.is_some_and(|at| at <= step.now) {
             let timeout = self.spec.policy.start_timeout;
             let why = format!(
@@ -1776,8 +1854,10 @@ impl Service {
             .leaving
             .iter()
             .all(|old| old.instance != Instance::NONE);
-        let most = usize::from(self.spec.policy.overlap && !self.alone && is_undone);
-        let is_free = self.leaving.len() <= most && !self.is_held && !step.is_held;
+        let lives = self.leaving.iter().any(|old| old.lives) || self.next.is_some();
+        let is_beside = self.spec.policy.overlap && !self.alone && is_undone;
+        let is_free = self.leaving.len() <= usize::from(is_beside) && !lives;
+        let is_free = is_free && !self.is_held && !step.is_held;
         let is_in_order = self.start_waits.is_empty();
         is_free && is_in_order && (!self.starts_behind || self.stop_waits.is_empty())
     }
@@ -1793,6 +1873,7 @@ impl Service {
         self.deny_reload("it has ended, or is being stopped", step);
         self.reload.is_under_way = false;
         self.ends_by = None;
+        self.roll_due = false;
         self.state = state;
         self.since = step.now;
         self.passes_at = None;
@@ -1809,6 +1890,7 @@ impl Service {
             released: false,
             stop,
             went: false,
+            lives: false,
             is_cleared: false,
         });
     }
@@ -1890,6 +1972,7 @@ impl Service {
     /// Counts a death once, whichever fact tells it first.
     fn count_death(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
         if self.live_instance() != Some(instance) {
+            self.count_death_beside(instance, &death, step);
             return;
         }
         let (stop, is_stopping) = match self.state {
@@ -1915,6 +1998,8 @@ impl Service {
             .filter(|_| is_stopping && self.is_wanted());
         if let Some(reason) = overdue {
             self.follow_overdue(reason, &death, step);
+        } else if !is_stopping && self.promote_next(instance, step) {
+            // That one is on its way.
         } else if !is_stopping {
             self.follow_policy(&death, step);
         } else if self.is_wanted() {
@@ -2043,7 +2128,10 @@ impl Service {
     fn replace_or_start(&mut self, step: &mut Step<'_>) {
         if let ServiceState::Running { instance } = self.state {
             self.backoff.reset();
-            self.close(instance, step);
+            match self.can_roll() {
+                true => self.roll(step),
+                false => self.close(instance, step),
+            }
             return;
         }
         if self.is_done() && self.can_undo() {
@@ -2075,6 +2163,7 @@ impl Service {
 
     /// Stops the instance as soon as those that come after it permit it.
     fn close(&mut self, instance: Instance, step: &mut Step<'_>) {
+        self.abandon_next(step);
         self.end_steps(Phase::AfterStart, instance, step);
         self.enter(ServiceState::StopDue { instance }, step);
         if self.may_stop(step) {
@@ -2168,8 +2257,12 @@ impl Service {
         {
             self.spawn(start, step);
         }
+        if matches!(self.state, ServiceState::Running { .. }) {
+            self.settle_roll(step);
+        }
         if let ServiceState::Ending(rest) = &self.state
             && self.leaving.is_empty()
+            && self.next.is_none()
         {
             let rest = rest.clone();
             self.come_to_rest(rest, step);
@@ -2272,6 +2365,7 @@ impl Service {
     }
 
     fn overtake_up(&mut self, by: &'static str, step: &mut Step<'_>) {
+        self.waiting_up.append(&mut self.roll_waiting);
         overtake(&self.name, mem::take(&mut self.waiting_up), by, step);
     }
 

@@ -145,7 +145,10 @@ impl Supervisor {
             Fact::StartRequested { .. } => self.pull(name, now),
             Fact::RestartRequested { .. } => {
                 self.pull(name, now);
-                self.carry_restart(name, now);
+                // One that is replaced while it runs is never away.
+                if !self.services.get(name).is_some_and(Service::is_rolling) {
+                    self.carry_restart(name, now);
+                }
             }
             Fact::StopRequested { .. } => self.carry_stop(name, now),
             _ => {}
@@ -317,6 +320,7 @@ impl Supervisor {
         let stopping = summary.restarted.iter().chain(&summary.removed);
         let mut stopping: BTreeSet<ServiceName> =
             stopping.map(|name| name.as_str().into()).collect();
+        stopping.retain(|name| !self.services.get(name).is_some_and(Service::is_rolling));
         // An earlier agent's may have changed since, and others may require them now.
         let due = self.services.iter().filter(|(_, it)| it.is_stop_due());
         stopping.extend(due.map(|(name, _)| name.clone()));

@@ -307,9 +307,10 @@ impl Death {
             return Some(format!("that one is dead too: {}", in_words(next)));
         }
         let started = |line: &Line| match &line.event.what {
-            what @ (What::Started { .. } | What::Adopted { .. } | What::MainChanged { .. }) => {
-                what.instance()
-            }
+            what @ (What::Started { .. }
+            | What::Adopted { .. }
+            | What::Replaced { .. }
+            | What::MainChanged { .. }) => what.instance(),
             _ => None,
         };
         let instance = self.then.iter().rev().find_map(started)?;
@@ -399,7 +400,7 @@ mod tests {
                  pidfd_send_signal(2); it has ended",
                 "  used    at most 3.0 MiB of memory, 1.5ms of CPU in user mode, 0us in the kernel, \
                  2 threads, 0 B read, 4.0 KiB written",
-                "  then    next start in 0us, 1.0ms later",
+                "  then    next start at once, 1.0ms later",
                 "          started pid 8, restart 1, 2.0ms later",
                 "  now     that one is dead too: exited with 3, pid 8",
             ]

@@ -1,6 +1,6 @@
 //! What one service must look like, from what was told, asked and published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub(super) struct Shadow {
     /// The instance that lives by the journal.
     pub(super) live: Option<Instance>,
     pub(super) told: Option<Told>,
+    /// By the journal, those that are to replace that one or that it has replaced, and live.
+    pub(super) beside: BTreeSet<Instance>,
     starts: u64,
     /// Starts that must stay within the limit: those since the last reason to forget them.
     window: Vec<Instant>,
@@ -62,6 +64,7 @@ impl Shadow {
             unwanted_since: None,
             live: None,
             told: None,
+            beside: BTreeSet::new(),
             starts: 0,
             window: Vec::new(),
             second: Vec::new(),
@@ -207,6 +210,31 @@ impl Shadow {
                 self.live = Some(*instance);
                 (Told::Started, fits)
             }
+            Notice::Replaced {
+                instance,
+                former,
+                restarts,
+                ..
+            } => {
+                let was_beside = self.beside.remove(instance);
+                let fits = was_beside && *restarts == self.starts;
+                if self.live == Some(*former) {
+                    self.beside.insert(*former);
+                }
+                self.starts += 1;
+                let fits = fits && self.live.is_none_or(|live| live == *former);
+                self.live = Some(*instance);
+                (Told::Started, fits)
+            }
+            Notice::NextStarted { instance, .. } => {
+                self.beside.insert(*instance);
+                return Ok(());
+            }
+            Notice::Exited { instance, .. } if self.beside.remove(instance) => return Ok(()),
+            Notice::Stopping { instance, .. } if self.beside.contains(instance) => {
+                self.stopping(*instance, now);
+                return Ok(());
+            }
             Notice::Exited { instance, .. } => {
                 let fits = self.live == Some(*instance);
                 self.live = None;
@@ -257,6 +285,7 @@ impl Shadow {
                 return self.live.map(drop).ok_or_else(wrong);
             }
             Notice::StepFailed { .. }
+            | Notice::NotReplaced { .. }
             | Notice::WentToBackground { .. }
             | Notice::EventsLost { .. } => return Ok(()),
         };

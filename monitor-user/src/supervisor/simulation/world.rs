@@ -111,6 +111,8 @@ pub(super) struct Simulation {
     sequence: u64,
     processes: Vec<Process>,
     spawning: BTreeMap<ServiceName, Attempt>,
+    /// Starts of instances that are to replace the one that runs.
+    rolling: BTreeSet<Attempt>,
     /// The commands around runs that are under way.
     commands: BTreeSet<(ServiceName, Instance, Phase)>,
     shadows: BTreeMap<ServiceName, Shadow>,
@@ -168,6 +170,7 @@ impl Simulation {
             sequence: 0,
             processes: Vec::new(),
             spawning: BTreeMap::new(),
+            rolling: BTreeSet::new(),
             commands: BTreeSet::new(),
             shadows: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -542,9 +545,9 @@ impl Simulation {
         attempt: Attempt,
         exec: Exec,
     ) -> Result<Instance, String> {
-        let twin = self.of(service).find(|process| !process.exited);
+        let twins = self.of(service).filter(|process| !process.exited).count();
         ensure!(
-            twin.is_none(),
+            twins <= usize::from(self.rolling.contains(&attempt)),
             "one_live: {service} lives already at attempt {attempt:?}"
         );
         self.sequence += 1;
@@ -908,18 +911,7 @@ impl Simulation {
         };
         spec.policy.essential = self.is_container && random.chance(10);
         spec.exec.arguments = vec![random.pick(&["x", "y", "z"]).to_owned()];
-        let mut steps = || match random.chance(15) {
-            true => vec![some_step()],
-            false => Vec::new(),
-        };
-        spec.steps = Steps {
-            conditions: Vec::new(),
-            before_start: steps(),
-            after_start: steps(),
-            before_stop: steps(),
-            stop_command: steps(),
-            after_stop: steps(),
-        };
+        spec.steps = random_steps(random);
         spec.relations = random_relations(random);
         spec.policy = Policy {
             restart: random.pick(&[
@@ -956,6 +948,9 @@ impl Simulation {
         } else if random.chance(20) {
             spec.policy.kind = Kind::Oneshot;
             spec.policy.restart = random.pick(&[RestartPolicy::OnFailure, RestartPolicy::No]);
+        }
+        if may_roll(&spec) && random.chance(60) {
+            spec.policy.restart_mode = RestartMode::Rolling;
         }
         if spec.policy.kind == Kind::Simple && random.chance(30) {
             spec.exec.watchdog = Some(WATCHDOG);
@@ -1142,6 +1137,30 @@ fn ties_of(services: &BTreeMap<ServiceName, Arc<Spec>>) -> BTreeMap<ServiceName,
     let of = services.iter();
     of.map(|(name, spec)| (name.clone(), spec.relations.ties()))
         .collect()
+}
+
+fn random_steps(random: &mut Random) -> Steps {
+    let mut steps = || match random.chance(15) {
+        true => vec![some_step()],
+        false => Vec::new(),
+    };
+    Steps {
+        conditions: Vec::new(),
+        before_start: steps(),
+        after_start: steps(),
+        before_stop: steps(),
+        stop_command: steps(),
+        after_stop: steps(),
+    }
+}
+
+/// Whether `restart_mode = "rolling"` is allowed for it.
+fn may_roll(spec: &Spec) -> bool {
+    let steps = &spec.steps;
+    spec.exec.ready.is_some()
+        && steps.after_start.is_empty()
+        && steps.before_stop.is_empty()
+        && steps.stop_command.is_empty()
 }
 
 /// Of any service to any other, and now and then to itself or to one that does not exist.
@@ -1371,10 +1390,17 @@ impl Simulation {
         if let Some(process) = self.find(instance) {
             process.told = Some(death.clone());
         }
+        let shadow = self.shadows.get(service);
+        if shadow.is_some_and(|it| it.beside.contains(&instance)) {
+            return;
+        }
         let is_beside = self.left_of(service) > 1;
         let status = self.supervisor.status(service);
         // Its stop has been decided on, and waits for others.
-        let is_stop_due = status.is_some_and(|it| it.state == State::Stopping);
+        let is_stop_due = status
+            .as_ref()
+            .is_some_and(|it| it.state == State::Stopping);
+        let is_rolling = status.is_some_and(|it| it.doing == Some(Doing::Rolling));
         let Some(shadow) = self.shadows.get_mut(service) else {
             return;
         };
@@ -1391,6 +1417,11 @@ impl Simulation {
         let is_unknown = is_counted && shadow.spec.unusable.is_some();
         shadow.is_unseen &= !is_unknown;
         shadow.is_free = is_counted && !shadow.is_unseen && is_mended || is_unknown;
+        if is_rolling {
+            // What comes now was asked for.
+            shadow.forget_starts();
+            (shadow.is_free, shadow.is_unseen) = (false, false);
+        }
     }
 
     fn tell_again(&mut self) -> Check {
@@ -1521,6 +1552,7 @@ impl Simulation {
             let ran = memories.get(&service).and_then(|memory| memory.exec);
             if let Some(shadow) = self.shadows.get_mut(&service)
                 && !has_come
+                && !self.rolling.contains(&attempt)
             {
                 let wanted = shadow.spec.exec.fingerprint();
                 // It was counted, or was free; that of another exec is a start of its own.
@@ -1690,7 +1722,7 @@ impl Simulation {
                 let process = self.find(instance);
                 let is_due = process.is_some_and(|it| std::mem::take(&mut it.is_signal_due));
                 if !is_due {
-                    self.check_stop(&service)?;
+                    self.check_stop(&service, instance)?;
                 }
                 self.signal(instance, signal);
                 self.stop(service, instance, reach)
@@ -1814,7 +1846,7 @@ impl Simulation {
         };
         ensure!(fits, "steps_in_order: {phase} of {instance:?} at that time");
         match phase {
-            Phase::BeforeStop | Phase::Stop => self.check_stop(&service)?,
+            Phase::BeforeStop | Phase::Stop => self.check_stop(&service, instance)?,
             _ => {}
         }
         let failure = (!self.is_quiet || phase != Phase::AfterStart) && self.random.chance(20);
@@ -1960,15 +1992,21 @@ impl Simulation {
             shadow.is_wanted(is_going),
             "no_start_while_down: {service} is not wanted"
         );
-        shadow.spawning(self.now)?;
+        let status = self.supervisor.status(&service);
+        if status.is_some_and(|it| it.state == State::Running) {
+            self.rolling.insert(attempt);
+        } else {
+            shadow.spawning(self.now)?;
+        }
+        let is_rolling = self.rolling.contains(&attempt);
         let (exec, overlap) = (shadow.spec.exec.clone(), shadow.spec.policy.overlap);
         let old = self.left_of(&service);
         ensure!(
-            old <= usize::from(overlap),
+            old <= usize::from(overlap || is_rolling),
             "one_predecessor: {service} has {old} old instances, overlap {overlap}"
         );
         ensure!(
-            self.of(&service).all(|process| process.exited),
+            is_rolling || self.of(&service).all(|process| process.exited),
             "one_live: {service} is spawned while it lives"
         );
         ensure!(
@@ -2041,10 +2079,12 @@ impl Simulation {
     }
 
     /// `stop_in_order`: nothing stops before what comes after it has stopped, if that has to.
-    fn check_stop(&self, service: &ServiceName) -> Check {
+    fn check_stop(&self, service: &ServiceName, instance: Instance) -> Check {
         let is_failing = |it: &Process| self.is_timeout && self.is_late(it) || it.is_broken;
-        if self.of(service).any(is_failing) {
-            // Its own failure, as a crash would be.
+        let status = self.supervisor.status(service);
+        let is_replaced = status.is_some_and(|it| it.instance != Some(instance));
+        if self.of(service).any(is_failing) || is_replaced {
+            // Its own failure, as a crash would be; or another instance goes on.
             return Ok(());
         }
         for name in NAMES {
@@ -2066,27 +2106,14 @@ impl Simulation {
     }
 
     fn published(&mut self, notice: &Notice) -> Check {
-        let service = match notice {
-            Notice::EventsLost { .. } => return Ok(()),
-            Notice::Started { service, .. }
-            | Notice::Adopted { service, .. }
-            | Notice::Exited { service, .. }
-            | Notice::ChildExited { service, .. }
-            | Notice::Stopping { service, .. }
-            | Notice::Ready { service, .. }
-            | Notice::MainChanged { service, .. }
-            | Notice::Stopped { service }
-            | Notice::Done { service }
-            | Notice::Backoff { service, .. }
-            | Notice::Skipped { service, .. }
-            | Notice::StepFailed { service, .. }
-            | Notice::WentToBackground { service, .. }
-            | Notice::Failed { service, .. } => service.clone(),
+        let Some(service) = notice.service().cloned() else {
+            return Ok(());
         };
         let now = self.now;
         match notice {
             Notice::Started { instance, .. }
             | Notice::Adopted { instance, .. }
+            | Notice::Replaced { instance, .. }
             | Notice::Ready { instance, .. } => {
                 if let Some(process) = self.find(*instance) {
                     process.heard = process.heard.max(now);
@@ -2189,17 +2216,18 @@ impl Simulation {
                     _ => kind == Asked::Signal && live.is_none(),
                 },
                 DeniedReason::NotReloaded { .. } => kind == Asked::Reread,
-                DeniedReason::StartFailed { .. } => {
+                DeniedReason::StartFailed { failure, .. } => {
+                    // The one that was to replace it has failed.
+                    let is_rolling = status
+                        .as_ref()
+                        .is_some_and(|it| it.last_failure == Some(failure));
                     let is_start = matches!(kind, Asked::Start | Asked::Restart);
                     // One that is not ready in time, or does not work, still runs.
-                    is_start && (live.is_none() || is_unready || is_failing)
+                    is_start && (live.is_none() || is_unready || is_failing || is_rolling)
                 }
                 DeniedReason::Overtaken { .. } => (kind == Asked::Stop) == is_wanted,
                 // Of the agent alone.
-                DeniedReason::NotLoaded { .. }
-                | DeniedReason::NoInstance { .. }
-                | DeniedReason::NotSent { .. }
-                | DeniedReason::NotRemembered(_) => false,
+                _ => false,
             },
             _ => false,
         };
@@ -2276,6 +2304,8 @@ impl Simulation {
     fn check_pursuit(&self, shadow: &Shadow, status: &Status<'_>) -> Check {
         let name: &str = status.service;
         let is_spawning = self.spawning.contains_key(name);
+        let spawn = self.spawning.get(name);
+        let is_aside = spawn.is_none_or(|attempt| self.rolling.contains(attempt));
         let mut old = self
             .of(name)
             .filter(|it| Some(it.instance) != status.instance);
@@ -2285,15 +2315,15 @@ impl Simulation {
             .any(|it| Some(it.instance) == status.instance && !it.is_release_told);
         let timer = self.supervisor.poll_timeout();
         let holds = match status.state {
-            State::Running => lives && !is_spawning,
-            State::Starting if status.instance.is_some() => lives && !is_spawning,
-            State::Waiting => !is_spawning && self.is_worth_waiting(status),
+            State::Running => lives && is_aside,
+            State::Starting if status.instance.is_some() => lives && is_aside,
+            State::Waiting => is_aside && self.is_worth_waiting(status),
             State::Starting => is_spawning || is_leaving || self.is_anything_stopping(),
             State::Stopping => {
                 let waits = status.waits_for.is_some_and(|names| !names.is_empty());
                 lives || is_spawning || is_leaving || waits
             }
-            State::Backoff => !is_spawning && status.next_start.is_some_and(|it| timer <= Some(it)),
+            State::Backoff => is_aside && status.next_start.is_some_and(|it| timer <= Some(it)),
             State::Stopped | State::Done | State::Failed | State::Skipped => {
                 !is_spawning && !is_leaving && !lives
             }
@@ -2337,6 +2367,8 @@ impl Simulation {
             let fits = match process {
                 Some(process) => {
                     process.is_adopted
+                        // The one that was to replace it has failed.
+                        || status.last_failure.is_some()
                         || shadow.spec.unusable.is_some()
                         || process.exec == shadow.spec.exec
                 }

@@ -6,6 +6,7 @@ mod oneshot;
 mod order;
 mod promises;
 mod readiness;
+mod rolling;
 mod script;
 mod steps;
 mod table;

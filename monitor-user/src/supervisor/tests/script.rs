@@ -336,6 +336,7 @@ impl Bench {
                 }
             }
             "start_check" => policy.start_check = duration(value),
+            "restart_mode" => policy.restart_mode = RestartMode::Rolling,
             "overlap" => policy.overlap = value == "true",
             "essential" => policy.essential = value == "true",
             "ready" => spec.exec.ready = Some(Ready::Fd(3)),
@@ -601,6 +602,19 @@ fn render_notice(notice: &Notice) -> (String, &ServiceName) {
         } => (format!("started {}", number(instance)), service),
         Notice::Adopted { service, instance } => (format!("adopted {}", number(instance)), service),
         Notice::Ready { service, instance } => (format!("is-ready {}", number(instance)), service),
+        Notice::NextStarted { service, instance } => {
+            (format!("next-started {}", number(instance)), service)
+        }
+        Notice::Replaced {
+            service,
+            instance,
+            former,
+            ..
+        } => (
+            format!("replaced {} -> {}", number(former), number(instance)),
+            service,
+        ),
+        Notice::NotReplaced { service, failure } => (format!("not-replaced ({failure})"), service),
         Notice::MainChanged {
             service,
             instance,
