@@ -1,4 +1,7 @@
 //! How known daemons stay in the foreground, by their program's name.
+//!
+//! Deliberately not here: what goes into the background only when it serves, and is needed by others, such
+//! as `pg_ctlcluster`. In the foreground nobody would know when they may start.
 
 /// What is done to the arguments.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +62,6 @@ const DAEMONS: &[(&str, Way)] = &[
     ("opendkim", Add(&["-f"])),
     ("opendmarc", Add(&["-f"])),
     ("openvpn", Remove(&["--daemon"])),
-    ("pg_ctlcluster", Add(&["--foreground"])),
     ("php-fpm", Add(&["--nodaemonize"])),
     ("postfix", Replace("start", &["start-fg"])),
     ("privoxy", Add(&["--no-daemon"])),

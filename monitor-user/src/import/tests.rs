@@ -227,22 +227,14 @@ fn an_instance_of_a_template_is_a_service_of_its_own() {
     assert_checked(&imported);
     let service = &imported.services[0];
     assert_eq!(service.name, "postgresql@15-main");
+    // It returns when the server is ready, and only then others may start.
     let command = value(service, "command");
-    let words: Vec<_> = command
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|it| it.as_str().unwrap())
-        .collect();
     assert_eq!(
-        words[1..],
-        [
-            "--skip-systemctl-redirect",
-            "15-main",
-            "start",
-            "--foreground"
-        ]
+        command.as_array().unwrap()[1..],
+        ["--skip-systemctl-redirect", "15-main", "start"]
     );
+    assert_eq!(value(service, "type"), "forking");
+    assert_eq!(value(service, "pid_file"), "/run/postgresql/15-main.pid");
     assert!(service.to_toml().contains("# PostgreSQL Cluster 15-main\n"));
     assert_eq!(
         value(service, "limits")["nofile"],
