@@ -841,7 +841,21 @@ impl<'a> Unit<'a> {
         }
         self.number("Nice", "nice", -20..=19);
         self.number("OOMScoreAdjust", "oom_score_adj", -1000..=1000);
+        self.oom_score();
         self.number("IOWeight", "io_weight", 1..=10_000);
+    }
+
+    /// systemd goes on without it where a container does not allow it.
+    fn oom_score(&mut self) {
+        let is_lower = |score: &Value| score.as_i64().is_some_and(|score| score < 0);
+        if self.host.keeps_oom_score
+            && self.service.get("oom_score_adj").is_some_and(is_lower)
+            && let Some(from) = self.last("Service", "OOMScoreAdjust")
+        {
+            self.service.remove("oom_score_adj");
+            let message = "nothing may lower it here: that takes CAP_SYS_RESOURCE";
+            self.find(Approximated, &from, message);
+        }
     }
 
     fn number(&mut self, key: &str, into: &str, range: std::ops::RangeInclusive<i64>) {

@@ -45,6 +45,7 @@ fn host() -> Host {
         name: "host".to_owned(),
         existing: BTreeSet::from(["there".to_owned()]),
         surroundings: Surroundings::default(),
+        keeps_oom_score: false,
     }
 }
 
