@@ -14,6 +14,7 @@ use super::unit::{self, Assignment};
 use super::words::{self, INSTANCE, Specifiers};
 use super::{Host, Imported, Service, Text, daemons, directives, values};
 use crate::model::CAPABILITIES;
+pub(super) use steps::Prefixed;
 
 /// How long systemd waits before SIGKILL if a unit says nothing.
 const DEFAULT_STOP_TIMEOUT: &str = "90s";
@@ -712,37 +713,48 @@ impl<'a> Unit<'a> {
         self.reload(kind);
     }
 
-    /// A check of the config before it is left out: the program says itself what is wrong with it.
+    /// Several commands run one after the other, and the first one that fails is the last one: what comes
+    /// before a signal checks the config.
     fn reload(&mut self, kind: &str) {
-        let mut all = self.all("Service", "ExecReload");
+        let all = self.all("Service", "ExecReload");
         if kind == "notify-reload" && all.is_empty() {
             return self.notifying_reload();
         }
-        let Some(last) = all.pop() else {
+        let Some(last) = all.last().cloned() else {
             return;
         };
-        for from in all {
-            let message = "only the last command is run at a reload";
-            self.find(Approximated, &from, message);
-        }
-        let words = words::split(&last.value).ok().and_then(steps::prefixed);
-        let Some(prefixed) = words else {
-            return self.find(Lost, &last, "it cannot be read");
-        };
-        if let Some(signal) = kill_signal(&prefixed.words) {
-            if kind == "oneshot" {
-                let message = "a oneshot that is done has no process to send a signal to";
-                return self.find(Harmless, &last, message);
+        let mut commands = Vec::new();
+        for (from, words) in self.commands(&all) {
+            match steps::prefixed(words) {
+                Some(prefixed) => commands.push(prefixed),
+                None => self.find(Lost, &from, "it cannot be read"),
             }
-            return self.set("reload", signal, &[last]);
         }
-        let command = steps::with_pid(prefixed);
-        if command.words.first().is_some_and(|it| it.starts_with('/')) {
-            self.set("reload", json!(command.words), &[last]);
-        } else {
+        let Some(only) = commands.pop() else {
+            return;
+        };
+        let signal = kill_signal(&only.words);
+        if signal.is_some() && kind == "oneshot" {
+            let message = "a oneshot that is done has no process to send a signal to";
+            return self.find(Harmless, &last, message);
+        }
+        if let (Some(signal), []) = (&signal, commands.as_slice()) {
+            return self.set("reload", signal.clone(), &all);
+        }
+        commands.push(only);
+        let is_path = |it: &steps::Prefixed| it.words.first().is_some_and(|it| it.starts_with('/'));
+        if !commands.iter().all(is_path) {
             let message = "it has no reload of its own; run the command, or restart it";
-            self.find(Approximated, &last, message);
+            return self.find(Approximated, &last, message);
         }
+        let words = match commands.len() {
+            1 => commands
+                .pop()
+                .map(|only| steps::with_pid(only).words)
+                .unwrap_or_default(),
+            _ => words::script(&commands),
+        };
+        self.set("reload", json!(words), &all);
     }
 
     /// `Type=notify-reload`: a signal, after which it says when it is done.

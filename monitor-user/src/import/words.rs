@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::systemd::Prefixed;
 use crate::config;
 
 /// Splits a line into words as systemd does: quotes of both kinds, C's escapes.
@@ -208,10 +209,6 @@ pub(super) struct Command {
 /// Words of `ExecStart=`, with `$NAME` as a word of its own, `${NAME}` anywhere and `$$`.
 /// `literal`: without variables.
 pub(super) fn command(words: &[String], literal: bool) -> Command {
-    let variable = |word: &String| {
-        let name = word.strip_prefix('$')?;
-        is_variable_name(name).then(|| name.to_owned())
-    };
     if literal {
         let words = words.iter().map(|word| escape(word)).collect();
         return Command {
@@ -231,18 +228,44 @@ pub(super) fn command(words: &[String], literal: bool) -> Command {
         };
     }
     // Without file names for patterns.
-    let mut script = "set -f; exec".to_owned();
-    for word in words {
-        script.push(' ');
-        match variable(word) {
-            Some(name) => script.push_str(&format!("${name}")),
-            None => script.push_str(&quote_with_variables(word)),
-        }
-    }
+    let script = format!("set -f; exec {}", line(words));
     Command {
         words: vec!["/bin/sh".to_owned(), "-c".to_owned(), script],
         has_shell: true,
     }
+}
+
+/// The name of a word that is a variable and nothing else, which may be several words.
+fn variable(word: &str) -> Option<&str> {
+    word.strip_prefix('$').filter(|name| is_variable_name(name))
+}
+
+/// As a shell reads it.
+fn line(words: &[String]) -> String {
+    let words = words.iter().map(|word| match variable(word) {
+        Some(name) => format!("${name}"),
+        None => quote_with_variables(word),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Several commands for a shell, of which the first that fails ends it.
+pub(super) fn script(commands: &[Prefixed]) -> Vec<String> {
+    let mut script = "set -ef".to_owned();
+    for command in commands {
+        let line = match command.is_literal {
+            true => command
+                .words
+                .iter()
+                .map(|it| quote(it))
+                .collect::<Vec<_>>()
+                .join(" "),
+            false => line(&command.words),
+        };
+        let ignored = if command.is_ignored { " || :" } else { "" };
+        let _ = write!(script, "; {line}{ignored}");
+    }
+    ["/bin/sh", "-c", &script].map(str::to_owned).into()
 }
 
 fn is_variable_name(name: &str) -> bool {

@@ -27,16 +27,16 @@ const CONDITIONS: &[(&str, &str)] = &[
 ];
 
 /// A command line, and what the signs before it say.
-pub(super) struct Prefixed {
-    pub(super) words: Vec<String>,
+pub(crate) struct Prefixed {
+    pub(crate) words: Vec<String>,
     /// Its failure does not matter.
-    pub(super) is_ignored: bool,
+    pub(crate) is_ignored: bool,
     /// It runs with all rights.
-    pub(super) is_privileged: bool,
+    pub(crate) is_privileged: bool,
     /// `$` means itself.
-    pub(super) is_literal: bool,
+    pub(crate) is_literal: bool,
     /// It had another name for itself, which is left out.
-    pub(super) had_name: bool,
+    pub(crate) had_name: bool,
 }
 
 /// Takes the signs off; `None`: nothing is behind them.
