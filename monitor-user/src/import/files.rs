@@ -26,6 +26,9 @@ const UNIT_DIRS: &[&str] = &[
     "/lib/systemd/system",
 ];
 
+/// Where systemd-tmpfiles looks, the first first.
+const TMPFILES_DIRS: &[&str] = &["/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/lib/tmpfiles.d"];
+
 /// Files that are there already.
 #[derive(Debug)]
 pub(crate) struct Refused(Vec<PathBuf>);
@@ -114,9 +117,9 @@ fn read_one(path: &Path) -> Result<Text> {
         true => variables(&place, &text, &added),
         false => BTreeSet::new(),
     };
-    let sockets = match is_service {
-        true => sockets(&place, &text, &added)?,
-        false => Vec::new(),
+    let (sockets, tmpfiles) = match is_service {
+        true => (sockets(&place, &text, &added)?, tmpfiles(&place, &name)),
+        false => (Vec::new(), Vec::new()),
     };
     Ok(Text {
         path: place,
@@ -126,6 +129,7 @@ fn read_one(path: &Path) -> Result<Text> {
         added,
         variables,
         sockets,
+        tmpfiles,
     })
 }
 
@@ -215,6 +219,36 @@ fn sockets(path: &Path, text: &str, added: &[(PathBuf, String)]) -> Result<Vec<T
     }
     let paths = paths.iter().filter(|path| path.is_file());
     paths.map(|path| read_one(path)).collect()
+}
+
+/// What systemd-tmpfiles makes for the package of a unit: packages call those files as their unit, or its
+/// template, or themselves where several units share one (`postgresql-common.conf`).
+fn tmpfiles(unit: &Path, name: &str) -> Vec<(PathBuf, String)> {
+    let own = unit.parent().unwrap_or(Path::new("/"));
+    let beside = own
+        .ancestors()
+        .nth(2)
+        .map(|it| it.join("tmpfiles.d"))
+        .filter(|_| own.ends_with("systemd/system"));
+    let mut dirs: Vec<PathBuf> = beside.into_iter().collect();
+    if UNIT_DIRS.iter().any(|dir| Path::new(dir) == own) {
+        dirs = TMPFILES_DIRS.iter().map(PathBuf::from).collect();
+    }
+    let stem = name.strip_suffix(".service").unwrap_or(name);
+    let package = stem.split('@').next().unwrap_or(stem);
+    let mut names = vec![
+        stem.to_owned(),
+        package.to_owned(),
+        format!("{package}-common"),
+    ];
+    names.dedup();
+    let read = |name: &String| {
+        let paths = dirs.iter().map(|dir| dir.join(format!("{name}.conf")));
+        let path = paths.into_iter().find(|path| path.is_file())?;
+        let (text, _) = read_text(&path).ok()?;
+        Some((path, text))
+    };
+    names.iter().filter_map(read).collect()
 }
 
 /// What the environment files of a unit set now.

@@ -17,6 +17,7 @@ mod supervisord;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod tmpfiles;
 mod unit;
 mod values;
 mod words;
@@ -153,6 +154,20 @@ impl Service {
         }
     }
 
+    /// Puts these before what a list of commands has.
+    fn prepend(&mut self, key: &str, commands: Vec<Value>, origins: Vec<String>) {
+        if !self.entries.iter().any(|entry| entry.key == key) {
+            self.set(key, Value::Array(Vec::new()), &[]);
+        }
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) else {
+            return;
+        };
+        if let Value::Array(items) = &mut entry.value {
+            items.splice(0..0, commands);
+        }
+        entry.origins.splice(0..0, origins);
+    }
+
     /// Writes the values as a template has them: `%i` is the instance's name, and `%%` a percent sign.
     fn make_template(&mut self) {
         fn rewrite(value: &mut Value) {
@@ -279,6 +294,8 @@ pub(crate) struct Text {
     pub(crate) variables: BTreeSet<String>,
     /// Services: the socket units that it names, and that are beside it.
     pub(crate) sockets: Vec<Text>,
+    /// Services: what is made for their package at each boot.
+    pub(crate) tmpfiles: Vec<(PathBuf, String)>,
 }
 
 /// Converts them all; `format`: as what, else by name and content of each.

@@ -12,7 +12,7 @@ use super::directives::is_condition;
 use super::sockets::{self, Sockets};
 use super::unit::{self, Assignment};
 use super::words::{self, INSTANCE, Specifiers};
-use super::{Host, Imported, Service, Text, daemons, directives, values};
+use super::{Host, Imported, Service, Text, daemons, directives, tmpfiles, values};
 use crate::model::CAPABILITIES;
 pub(super) use steps::Prefixed;
 
@@ -104,6 +104,8 @@ struct Unit<'a> {
     sockets: Vec<&'a Text>,
     /// What has become something, or was told of.
     done: BTreeSet<(String, String)>,
+    /// Its command is root's, whatever `User=` says: it changes to that user itself.
+    starts_as_root: bool,
 }
 
 impl<'a> Unit<'a> {
@@ -143,6 +145,7 @@ impl<'a> Unit<'a> {
             service,
             sockets: Vec::new(),
             done: BTreeSet::new(),
+            starts_as_root: false,
         }
     }
 
@@ -152,6 +155,7 @@ impl<'a> Unit<'a> {
         let kind = self.kind();
         let earlier = self.command(&kind);
         self.steps(&kind, &earlier);
+        self.made_at_boot();
         self.listen(&kind);
         self.relations(names, before);
         self.consequences(names);
@@ -392,12 +396,12 @@ impl<'a> Unit<'a> {
             self.find(Approximated, from, message);
         }
         if prefixed.is_privileged {
-            let message = "it runs with the service's user and rights, and not with all";
-            let severity = match self.has_user() {
-                true => Lost,
-                false => Harmless,
+            self.starts_as_root = self.user().is_some();
+            let message = match self.starts_as_root {
+                true => "it runs as root, and changes to its user itself",
+                false => "it runs as root, as it does anyway",
             };
-            self.find(severity, from, message);
+            self.find(Harmless, from, message);
         }
         if prefixed.had_name {
             self.find(Harmless, from, "its argv[0] is its program");
@@ -438,10 +442,35 @@ impl<'a> Unit<'a> {
         }
     }
 
+    /// The user that it names, unless that is root.
+    fn user(&self) -> Option<String> {
+        let mut users = self.assignments.iter().rev();
+        let last = users.find(|it| it.section == "Service" && it.key == "User")?;
+        let is_root = ["", "root", "0"].contains(&last.value.as_str());
+        (!is_root).then(|| last.value.clone())
+    }
+
+    /// Whether the service runs as another user than root.
     fn has_user(&self) -> bool {
-        let root = ["", "root", "0"];
-        let user = |it: &Assignment| it.key == "User" && !root.contains(&it.value.as_str());
-        self.assignments.iter().any(user)
+        self.user().is_some() && !self.starts_as_root
+    }
+
+    /// Directories below /run that systemd-tmpfiles makes for its package.
+    fn made_at_boot(&mut self) {
+        let mut found = tmpfiles::directories(&self.text.tmpfiles);
+        let own: Vec<String> = self
+            .all("Service", "RuntimeDirectory")
+            .iter()
+            .flat_map(|from| from.value.split_ascii_whitespace())
+            .map(|name| format!("/run/{}", name.trim_end_matches('/')))
+            .collect();
+        found.retain(|it| !own.contains(&it.path));
+        if found.is_empty() {
+            return;
+        }
+        let steps = found.iter().map(|it| self.as_root(it.command())).collect();
+        let origins = found.into_iter().map(|it| it.origin).collect();
+        self.service.prepend("before_start", steps, origins);
     }
 
     /// Other units by their names.
@@ -825,7 +854,9 @@ impl<'a> Unit<'a> {
 
     fn identity(&mut self) {
         for (key, into) in [("User", "user"), ("Group", "group")] {
-            if let Some(from) = self.last("Service", key) {
+            if let Some(from) = self.last("Service", key)
+                && !self.starts_as_root
+            {
                 self.set(into, from.value.clone(), &[from]);
             }
         }
@@ -1160,7 +1191,39 @@ impl<'a> Unit<'a> {
         if mode != 0o755 {
             table.insert("mode".to_owned(), json!(format!("{mode:04o}")));
         }
-        self.set("directories", Value::Object(table), &origins);
+        match self.user().filter(|_| self.starts_as_root) {
+            Some(user) => self.directories_of(&user, &table, mode, &origins),
+            None => self.set("directories", Value::Object(table), &origins),
+        }
+    }
+
+    /// What `directories` has belongs to the user that the service starts as: these belong to another.
+    fn directories_of(
+        &mut self,
+        user: &str,
+        table: &Map<String, Value>,
+        mode: u32,
+        origins: &[Assignment],
+    ) {
+        let group = self.last("Service", "Group").map(|it| it.value);
+        let owner = format!("{user}:{}", group.unwrap_or_default());
+        let mode = format!("{mode:04o}");
+        let mut steps = Vec::new();
+        for (key, parent) in [
+            ("runtime", "/run"),
+            ("state", "/var/lib"),
+            ("logs", "/var/log"),
+            ("cache", "/var/cache"),
+        ] {
+            let names = table.get(key).and_then(Value::as_array);
+            for name in names.into_iter().flatten().filter_map(Value::as_str) {
+                let path = format!("{parent}/{name}");
+                steps.push(json!(["/usr/bin/install", "-d", "-m", mode, path]));
+                steps.push(json!(["/bin/chown", owner, path]));
+            }
+        }
+        let origins = origins.iter().map(Assignment::origin).collect();
+        self.service.prepend("before_start", steps, origins);
     }
 
     fn cgroup(&mut self) {

@@ -37,6 +37,7 @@ fn text(name: &str, text: &str) -> Text {
         added: Vec::new(),
         variables: BTreeSet::new(),
         sockets: Vec::new(),
+        tmpfiles: Vec::new(),
     }
 }
 
@@ -154,7 +155,9 @@ fn debians_units_become_services() {
         serde_json::json!([["/usr/share/dnsmasq/systemd-helper", "stop-resolvconf"]])
     );
     let haproxy = service("haproxy");
-    assert_eq!(value(haproxy, "reload"), "SIGUSR2");
+    let script =
+        "set -ef; /usr/sbin/haproxy -Ws -f $CONFIG -c -q $EXTRAOPTS; /bin/kill -USR2 $MAINPID";
+    assert_eq!(value(haproxy, "reload"), json(&["/bin/sh", "-c", script]));
 }
 
 fn json(words: &[&str]) -> Value {
@@ -251,7 +254,11 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("Restart=no", "restart", r#""no""#),
     ("Restart=on-abnormal", "restart", r#""on-abnormal""#),
     ("ExecReload=/bin/kill -HUP $MAINPID", "reload", r#""SIGHUP""#),
-    ("ExecReload=/usr/sbin/x -t\nExecReload=-/usr/sbin/x -s $MAINPID", "reload", r#"["/usr/sbin/x", "-s", "${MAINPID-}"]"#),
+    ("ExecReload=-/usr/sbin/x -t $A 'b c'\nExecReload=/usr/sbin/x -s $MAINPID", "reload",
+     r#"["/bin/sh", "-c", "set -ef; /usr/sbin/x -t $A 'b c' || :; /usr/sbin/x -s $MAINPID"]"#),
+    ("ExecReload=/usr/sbin/x -t ; /bin/kill -HUP ${MAINPID}", "reload",
+     r#"["/bin/sh", "-c", "set -ef; /usr/sbin/x -t; /bin/kill -HUP \"${MAINPID-}\""]"#),
+    ("ExecReload=/usr/sbin/x -s $MAINPID", "reload", r#"["/usr/sbin/x", "-s", "${MAINPID-}"]"#),
     ("ExecReload=/usr/sbin/x $OPTS", "reload", r#"["/bin/sh", "-c", "set -f; exec /usr/sbin/x $OPTS"]"#),
     ("Type=notify-reload", "reload", r#"{"signal":"SIGHUP","notify":true}"#),
     ("Type=notify-reload\nReloadSignal=SIGUSR1", "reload", r#"{"signal":"SIGUSR1","notify":true}"#),
@@ -348,6 +355,80 @@ fn settings_are_carried_over() {
         if !lines.contains("/dev/null") {
             assert_checked(&imported);
         }
+    }
+}
+
+/// Such as chronyd, which changes to its user itself.
+#[test]
+fn a_command_with_all_rights_is_roots() {
+    let lines = "User=1\nGroup=2\nExecStart=!/bin/true\nExecStartPre=/bin/a\nExecStartPre=+/bin/b\n\
+                 RuntimeDirectory=x\nRuntimeDirectoryMode=0700\nCapabilityBoundingSet=CAP_CHOWN";
+    let (service, imported) = unit(lines);
+    assert_checked(&imported);
+    assert_eq!((service.get("user"), service.get("group")), (None, None));
+    assert_eq!(service.get("directories"), None);
+    let steps = serde_json::json!([
+        ["/usr/bin/install", "-d", "-m", "0700", "/run/x"],
+        ["/bin/chown", "1:2", "/run/x"],
+        { "run": ["/bin/a"], "user": "1" },
+        ["/bin/b"],
+    ]);
+    assert_eq!(value(&service, "before_start"), steps);
+    assert_eq!(value(&service, "capabilities"), json(&["CAP_CHOWN"]));
+    assert_eq!(imported.count(Severity::Lost), 0, "{:?}", imported.findings);
+}
+
+#[test]
+fn what_is_made_at_boot_is_made_before_the_start() {
+    let with_lines = |lines: &str| {
+        let mut unit = text(
+            "web.service",
+            &format!("[Service]\nExecStart=/bin/true\n{lines}"),
+        );
+        let made = "d /run/web 0755 1 2 - -\nd /run/own - - - - -\n";
+        unit.tmpfiles = vec![(PathBuf::from("/x/web.conf"), made.to_owned())];
+        convert(&[unit], None, &host())
+    };
+    let imported = with_lines("ExecStartPre=/bin/a\nRuntimeDirectory=own\n");
+    assert_checked(&imported);
+    let service = &imported.services[0];
+    let web = [
+        "/usr/bin/install",
+        "-d",
+        "-m",
+        "0755",
+        "-o",
+        "1",
+        "-g",
+        "2",
+        "/run/web",
+    ];
+    assert_eq!(
+        value(service, "before_start"),
+        serde_json::json!([web, ["/bin/a"]])
+    );
+    let toml = service.to_toml();
+    assert!(
+        toml.contains("# web.conf:1: d /run/web 0755 1 2 - -\n# web.service:3: "),
+        "{toml}"
+    );
+    let imported = with_lines("User=1\n");
+    let step = value(&imported.services[0], "before_start")[0].clone();
+    assert_eq!(step, serde_json::json!({ "run": web, "user": "root" }));
+}
+
+#[test]
+fn a_lower_score_is_left_out_where_nothing_may_lower_it() {
+    let host = Host {
+        keeps_oom_score: true,
+        ..host()
+    };
+    for (score, kept) in [("-900", Value::Null), ("900", 900.into())] {
+        let unit = format!("[Service]\nExecStart=/bin/true\nOOMScoreAdjust={score}\n");
+        let imported = convert(&[text("web.service", &unit)], None, &host);
+        assert_eq!(value(&imported.services[0], "oom_score_adj"), kept);
+        let expected = if kept.is_null() { 1 } else { 0 };
+        assert_eq!(found(&imported, "OOMScoreAdjust").len(), expected);
     }
 }
 

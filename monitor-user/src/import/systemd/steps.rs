@@ -121,12 +121,17 @@ impl Unit<'_> {
             for name in from.value.split_ascii_whitespace() {
                 let path = format!("/etc/{name}");
                 let words = ["/usr/bin/install", "-d", "-m", &mode, &path];
-                steps.push(match self.has_user() {
-                    true => json!({ "run": words, "user": "root" }),
-                    false => json!(words),
-                });
+                steps.push(self.as_root(words.map(str::to_owned).into()));
             }
             origins.push(from);
+        }
+    }
+
+    /// A command that needs all rights.
+    pub(super) fn as_root(&self, words: Vec<String>) -> Value {
+        match self.has_user() {
+            true => json!({ "run": words, "user": "root" }),
+            false => json!(words),
         }
     }
 
@@ -157,14 +162,20 @@ impl Unit<'_> {
                 "a shell splits its variables into words; quotes within them have no meaning";
             self.find(Approximated, from, message);
         }
-        let is_root = self.has_user() && (is_privileged || as_root);
-        if !is_ignored && !is_root {
+        let has_all_rights = is_privileged || as_root;
+        let user = match self.user() {
+            // Those of a service that starts as root are its user's all the same.
+            Some(user) if self.starts_as_root => Some(user).filter(|_| !has_all_rights),
+            Some(_) => has_all_rights.then(|| "root".to_owned()),
+            None => None,
+        };
+        if !is_ignored && user.is_none() {
             return Some(json!(command.words));
         }
         let mut step = Map::new();
         step.insert("run".to_owned(), json!(command.words));
-        if is_root {
-            step.insert("user".to_owned(), json!("root"));
+        if let Some(user) = user {
+            step.insert("user".to_owned(), json!(user));
         }
         if is_ignored {
             step.insert("ignore_failure".to_owned(), json!(true));
