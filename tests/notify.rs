@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,7 +11,9 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use support::{Agent, Victim, eventually, is_root, pid_of, shell, signal_to, sleeping};
+use support::{
+    Agent, Setup, Victim, copy_program, eventually, is_root, pid_of, shell, signal_to, sleeping,
+};
 
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
 
@@ -29,6 +31,13 @@ fn say(dir: &Path, text: &str) {
     fs::write(&draft, text).unwrap();
     fs::rename(&draft, &file).unwrap();
     eventually("it has said so", || (!file.exists()).then_some(()));
+}
+
+/// A directory below which each user may get to what is theirs, as `/run` is.
+fn open_to_all() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
 }
 
 fn says(agent: &Agent, service: &str, text: &str) -> Value {
@@ -172,21 +181,32 @@ fn a_stranger_is_not_heard() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let agent = Agent::start(&[("db", &speaking(dir.path(), "ready = { notify = true }"))]);
+    let services = [
+        ("db", &*speaking(dir.path(), "ready = { notify = true }")),
+        (
+            "own",
+            &sleeping("ready = { notify = true }\nuser = \"nobody\""),
+        ),
+    ];
+    let agent = Agent::within(open_to_all(), &Setup::default(), &services);
     agent.wait_state("db", "starting");
+    agent.wait_state("own", "starting");
     let socket = agent.runtime_dir().join("notify/db");
-    let metadata = fs::metadata(&socket).unwrap();
-    assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o600, 0));
+    let of_nobody = agent.runtime_dir().join("notify/own");
+    let metadata = fs::metadata(&of_nobody).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o600, 65_534));
     let mut command = Command::new(CULPRIT);
     command.args(["say", "READY=1\\nSTATUS=forged", "stay"]);
     let _stranger = Victim::from_command(command.env("NOTIFY_SOCKET", &socket));
-    // Nobody else has the right to send.
-    let mut command = Command::new(CULPRIT);
-    command
-        .args(["say", "READY=1"])
-        .env("NOTIFY_SOCKET", &socket);
-    let output = command.uid(65_534).gid(65_534).output().unwrap();
-    assert!(!output.status.success(), "{output:?}");
+    let say_as = |user: u32, socket: &Path| {
+        let mut command = Command::new(CULPRIT);
+        command.args(["say", "READY=1\\nSTATUS=forged"]);
+        let command = command.env("NOTIFY_SOCKET", socket).uid(user).gid(user);
+        command.output().unwrap().status.success()
+    };
+    // To a service of root's everybody can send; to that of another user only that one can.
+    assert!(say_as(65_534, &socket));
+    assert!(!say_as(1, &of_nobody));
     // Messages come in their order: this one was sent after those.
     eventually("the stranger has sent it", || {
         say(dir.path(), "STATUS=own");
@@ -194,6 +214,23 @@ fn a_stranger_is_not_heard() {
     });
     assert_eq!(agent.status("db")["state"], "starting");
     say(dir.path(), "READY=1");
+    agent.running("db");
+}
+
+/// As mosquitto does.
+#[test]
+fn a_service_of_roots_may_say_it_as_another_user() {
+    if !is_root("a_service_of_roots_may_say_it_as_another_user") {
+        return;
+    }
+    let dir = open_to_all();
+    let culprit = dir.path().join("culprit");
+    copy_program(CULPRIT, &culprit);
+    let command = format!(
+        "command = [\"/usr/bin/setpriv\", \"--reuid=65534\", \"--regid=65534\", \"--clear-groups\", {culprit:?}, \
+         \"say\", \"READY=1\", \"stay\"]\nready = {{ notify = true }}\n"
+    );
+    let agent = Agent::within(dir, &Setup::default(), &[("db", &command)]);
     agent.running("db");
 }
 

@@ -1,5 +1,6 @@
 //! What services say of themselves to the socket in their `NOTIFY_SOCKET`, as `sd_notify(3)` has it: one
-//! socket a service, in the runtime directory, which nobody but the service's user and root can send to.
+//! socket a service, in the runtime directory, which nobody but the service's user and root can send to; if
+//! the service has no user of its own, everybody can.
 //!
 //! ```text
 //! NOTIFY_DIR/SERVICE         the socket, made before the first start and kept from then on

@@ -5,8 +5,10 @@
 //! set on the socket, and its queue: whatever it does with them, a read here neither blocks nor fails for
 //! good.
 
+use std::fs::Permissions;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -42,8 +44,10 @@ pub(crate) struct Datagram {
 }
 
 impl NotifySocket {
-    /// Makes one at `path`, in place of what is there, which only `owner` (user, group; `None`: whoever
-    /// calls) and root can send to. Its directory has to be one that nobody else can write to.
+    /// Makes one at `path`, in place of what is there, which only `owner` (user, group) and root can send
+    /// to. `None`: it is for a service of whoever calls. One of root's may change to another user before it
+    /// says anything, as mosquitto does: then everybody can send, and who has sent it decides what counts.
+    /// Its directory has to be one that nobody else can write to.
     ///
     /// # Errors
     /// The path is too long for a socket, and the kernel's.
@@ -58,6 +62,9 @@ impl NotifySocket {
         bind(socket.as_raw_fd(), &address(path)?)?;
         if let Some((user, group)) = owner {
             chown(path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+        } else if Uid::effective().is_root() {
+            // Whatever the mask says.
+            std::fs::set_permissions(path, Permissions::from_mode(0o666))?;
         }
         Ok(Self(socket))
     }
@@ -158,7 +165,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("web");
         let socket = NotifySocket::bind(&path, None).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let expected = if Uid::effective().is_root() {
+            0o666
+        } else {
+            0o600
+        };
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, expected);
         assert_eq!(socket.receive().unwrap(), None);
         let sender = UnixDatagram::unbound().unwrap();
         let long = "x".repeat(MOST_BYTES + 1);
