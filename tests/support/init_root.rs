@@ -50,6 +50,46 @@ mkdir run/service
 exec chroot . "$@" < /dev/null > dev/console 2>&1
 "#;
 
+/// The same for a root of Debian's packages, which stays as it is: what changes is held in memory.
+/// $RESPAWN is the binary. It has a network of its own, too.
+const BOOT_DEBIAN: &str = r#"
+set -e
+test=$1; shift
+root=$test/root
+mount --make-rprivate /
+mkdir "$test/changes"
+mount -t tmpfs -o mode=755 changes "$test/changes"
+mkdir "$test/changes/upper" "$test/changes/work"
+chmod 755 "$test/changes/upper"
+mount -t overlay -o "lowerdir=$LAYERS,upperdir=$test/changes/upper,workdir=$test/changes/work" root "$root"
+cd "$root"
+cp -a "$test/image/etc/." etc
+: > usr/sbin/respawn
+mount --bind "$RESPAWN" usr/sbin/respawn
+mount -t proc proc proc
+mount -t sysfs sys sys
+mount -t bpf -o mode=700 bpf sys/fs/bpf
+mount -t cgroup2 cgroup sys/fs/cgroup
+mount -t tmpfs -o mode=755 dev dev
+for device in null zero full random urandom tty; do
+    : > "dev/$device"
+    mount --bind "/dev/$device" "dev/$device"
+done
+mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts
+mount -t tmpfs -o mode=1777 shm dev/shm
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+: > dev/console
+mount --bind "$test/console" dev/console
+mount -t tmpfs -o mode=755 run run
+mkdir run/lock
+: > run/utmp
+mount -t tmpfs -o mode=1777 tmp tmp
+chroot . ip link set lo up
+exec chroot . "$@" < /dev/null > dev/console 2>&1
+"#;
+
 /// Where `cargo xtask setup` unpacks the Debian packages of inits.
 pub(crate) fn package(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -93,6 +133,15 @@ struct Held {
     dir: TempDir,
 }
 
+/// How a root is booted.
+struct Boot<'a> {
+    script: &'static str,
+    layers: String,
+    /// What is its own beside pids and mounts.
+    namespaces: &'static str,
+    init: &'a [&'static str],
+}
+
 /// A service, as the agent tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
@@ -131,19 +180,54 @@ impl Namespace {
             .iter()
             .map(|path| path.canonicalize().unwrap().display().to_string())
             .collect();
+        let boot = Boot {
+            script: BOOT,
+            layers: layers.join(":"),
+            namespaces: "--uts --ipc --cgroup",
+            init: &plan.init,
+        };
+        Self::start(dir, mark, &boot)
+    }
+
+    /// Boots a root of Debian's packages, with these files in its `/etc`, as [`Plan::etc`] has them.
+    /// Nothing of it is started but the init that they are for, which is sysvinit.
+    pub(crate) fn boot_debian(root: &Path, etc: Vec<(&'static str, String)>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Users of the packages have to get to their own files.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let mark = format!("{}-{}", std::process::id(), dir.path().display());
+        fs::create_dir(dir.path().join("root")).unwrap();
+        fs::write(dir.path().join("console"), "").unwrap();
+        write_files(
+            &dir.path().join("image/etc"),
+            etc.iter().map(|(path, text)| (*path, text.as_str())),
+        );
+        let boot = Boot {
+            script: BOOT_DEBIAN,
+            layers: root.canonicalize().unwrap().display().to_string(),
+            namespaces: "--uts --ipc --cgroup --net",
+            init: &["/sbin/init"],
+        };
+        Self::start(dir, mark, &boot)
+    }
+
+    fn start(dir: TempDir, mark: String, boot: &Boot<'_>) -> Self {
         let cgroup = make_cgroup(dir.path());
         // Into the cgroup first, so that the cgroup namespace begins there.
         let script = "echo $$ > \"$CGROUP/cgroup.procs\" && exec unshare --pid --fork \
-                      --kill-child=KILL --mount --uts --ipc --cgroup sh -c \"$BOOT\" boot \"$@\"";
+                      --kill-child=KILL --mount $NAMESPACES sh -c \"$BOOT\" boot \"$@\"";
+        let binary = PathBuf::from(respawn().get_program());
         let unshare = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(dir.path())
-            .args(&plan.init)
+            .args(boot.init)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("container", "respawn-test")
-            .env("BOOT", BOOT)
-            .env("LAYERS", layers.join(":"))
+            .env("BOOT", boot.script)
+            .env("NAMESPACES", boot.namespaces)
+            .env("LAYERS", &boot.layers)
+            .env("RESPAWN", binary.canonicalize().unwrap())
             .env("CGROUP", &cgroup)
             .stdin(Stdio::null())
             .spawn()
@@ -215,7 +299,8 @@ impl Namespace {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string()])
-            .args(["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--root"])
+            .args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
+            .arg("--root")
             .args(["--wd=/", "--"])
             .args(words)
             .env_clear()
@@ -487,13 +572,19 @@ fn write_etc(image: &Path, plan: &Plan, mark: &str) {
     }
     let given = plan.etc.iter();
     files.extend(given.map(|(path, text)| ((*path).to_owned(), text.clone())));
+    let files = files.iter();
+    write_files(&etc, files.map(|(path, text)| (&**path, &**text)));
+}
+
+/// Writes files below a directory, as [`Plan::etc`] has them.
+fn write_files<'a>(dir: &Path, files: impl Iterator<Item = (&'a str, &'a str)>) {
     for (path, text) in files {
-        let path = etc.join(path);
+        let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         match text.strip_prefix("-> ") {
             Some(target) => symlink(target, path).unwrap(),
             None => {
-                fs::write(&path, &text).unwrap();
+                fs::write(&path, text).unwrap();
                 let mode = if text.starts_with("#!") { 0o755 } else { 0o644 };
                 fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             }

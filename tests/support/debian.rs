@@ -1,0 +1,100 @@
+//! A root of real Debian packages, with daemons installed in it as on a host: made once, kept beside
+//! the build, and shared by the tests, which each lay a file system of their own over it.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{cgroup_mount, skip};
+
+/// Makes it, step by step.
+const SCRIPT: &str = include_str!("debian_root.sh");
+
+/// The root, made first if it is not there yet; `None` if it cannot be, which is told.
+///
+/// # Panics
+/// When a package cannot be installed.
+pub fn root(test: &str) -> Option<PathBuf> {
+    match try_root() {
+        Ok(root) => Some(root),
+        Err(reason) => {
+            skip(test, &reason);
+            None
+        }
+    }
+}
+
+fn try_root() -> Result<PathBuf, String> {
+    if cgroup_mount().is_none() {
+        return Err("no cgroup2 is mounted".to_owned());
+    }
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-packages/debian");
+    fs::create_dir_all(&dir).expect("a directory beside the build");
+    let dir = dir.canonicalize().expect("a directory beside the build");
+    let lock = File::create(dir.join("lock")).expect("a lock file");
+    // Held until the root is there: another test may want it at the same time.
+    let _lock =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error.to_string())?;
+    let root = dir.join("root");
+    let stamp = dir.join("made-by");
+    if fs::read_to_string(&stamp).is_ok_and(|made_by| made_by == SCRIPT) {
+        return Ok(root);
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !release.lines().any(|line| line == "ID=debian") {
+        return Err("Debian's packages are for Debian: this is another system".to_owned());
+    }
+    for old in ["root", "cache", "lists"] {
+        let _ = fs::remove_dir_all(dir.join(old));
+    }
+    let _ = fs::remove_file(&stamp);
+    step("fetch", &dir, &[]).map_err(|_| {
+        let log = dir.join("fetch.log");
+        format!("Debian's archive cannot be reached; see {}", log.display())
+    })?;
+    let namespaces = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "--mount",
+        "--uts",
+        "--ipc",
+        "--net",
+    ];
+    if let Err(log) = step("build", &dir, &namespaces) {
+        panic!("Debian's packages cannot be installed in a root:\n{log}");
+    }
+    for old in ["cache", "lists"] {
+        fs::remove_dir_all(dir.join(old)).expect("the downloads");
+    }
+    fs::write(stamp, SCRIPT).expect("a stamp");
+    Ok(root)
+}
+
+/// Runs a step of the script; an error is the end of what it has said.
+fn step(name: &str, dir: &Path, wrapper: &[&str]) -> Result<(), String> {
+    let log = dir.join(format!("{name}.log"));
+    let output = File::create(&log).expect("a log");
+    let mut words = wrapper.to_vec();
+    words.extend(["sh", "-c", SCRIPT, "debian_root.sh", name]);
+    let mut command = Command::new(words[0]);
+    let status = command
+        .args(&words[1..])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a log"))
+        .stderr(output)
+        .process_group(0)
+        .status()
+        .expect("a shell");
+    if status.success() {
+        return Ok(());
+    }
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    let lines: Vec<&str> = said.lines().collect();
+    Err(lines[lines.len().saturating_sub(30)..].join("\n"))
+}
