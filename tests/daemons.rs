@@ -6,12 +6,15 @@
 #[allow(dead_code, reason = "it serves other tests too")]
 mod init_root;
 
+#[path = "support/debian_host.rs"]
+mod debian_host;
+
 use std::path::Path;
-use std::process::{Child, Output};
+use std::process::Child;
 use std::time::Duration;
 
-use init_root::{Namespace, kill_9};
-use serde_json::Value;
+use debian_host::Host;
+use init_root::kill_9;
 use support::{debian, eventually, eventually_or, needs_root, now, rig};
 
 /// A daemon, and how its clients see it. What stands here is run by a shell inside.
@@ -110,128 +113,27 @@ fn daemons(names: &Names) -> Vec<Daemon> {
     ]
 }
 
-/// A booted root with an agent and its spare, and these daemons imported.
-struct Host {
-    namespace: Namespace,
+/// A booted host with an agent and its spare, and these daemons imported.
+fn boot(root: &Path, daemons: &[Daemon], etc: Vec<(&'static str, String)>) -> Host {
+    let host = Host::boot(root, etc);
+    for daemon in daemons {
+        host.shell(daemon.prepare);
+    }
+    host.import(daemons.iter().map(|daemon| daemon.service.as_str()));
+    host
 }
 
-impl Host {
-    fn boot(root: &Path, daemons: &[Daemon], etc: Vec<(&'static str, String)>) -> Self {
-        let mut files = vec![("inittab", "id:2:initdefault:\n".to_owned())];
-        files.extend(etc);
-        let namespace = Namespace::boot_debian(root, files);
-        let host = Self { namespace };
-        for daemon in daemons {
-            host.shell(daemon.prepare);
-        }
-        let units = daemons.iter().map(|daemon| &daemon.service);
-        let units = units.map(|service| format!("/lib/systemd/system/{service}.service"));
-        let imported = host.shell(&format!(
-            "respawn import {} 2>&1",
-            units.collect::<Vec<_>>().join(" ")
-        ));
-        assert!(imported.contains(" 0 lost"), "{imported}");
-        host.shell("respawn check");
-        host.shell("respawn install --init auto");
-        host
-    }
-
-    /// Runs it inside; returns what it prints.
-    fn shell(&self, script: &str) -> String {
-        let output = self.script("-ec", script);
-        assert!(
-            output.status.success(),
-            "{script}\n{}{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-            self.describe()
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn succeeds(&self, script: &str) -> bool {
-        self.script("-c", script).status.success()
-    }
-
-    fn script(&self, option: &str, script: &str) -> Output {
-        // nsenter leaves it in a directory outside.
-        let script = format!("cd /; {script}");
-        let words = ["/bin/sh", option, &script];
-        self.namespace.command(&words).output().unwrap()
-    }
-
-    fn respawn(&self, arguments: &str) -> String {
-        self.shell(&format!("respawn {arguments}"))
-    }
-
-    /// Waits until its clients are served.
-    fn await_served(&self, daemon: &Daemon) {
-        let service = &daemon.service;
-        eventually_or(
-            &format!("{service} serves"),
-            || (self.is_up(service) && self.succeeds(daemon.ask)).then_some(()),
-            || {
-                let asked = self.script("-xc", daemon.ask);
-                format!("{asked:?}\n{}", self.describe())
-            },
-        );
-    }
-
-    fn is_up(&self, service: &str) -> bool {
-        self.status(service)
-            .is_some_and(|it| it["state"] == "running")
-    }
-
-    fn status(&self, service: &str) -> Option<Value> {
-        let services = self.namespace.status()?;
-        services.into_iter().find(|it| it["service"] == service)
-    }
-
-    /// Its main process, once it is up: pid inside and start time.
-    fn main(&self, service: &str) -> (u64, u64) {
-        eventually_or(
-            &format!("{service} runs"),
-            || {
-                let status = self.status(service).filter(|it| it["state"] == "running")?;
-                Some((status["pid"].as_u64()?, status["start_time_ns"].as_u64()?))
-            },
-            || self.describe(),
-        )
-    }
-
-    /// Agent and spare, killed at once; returns when there are others.
-    fn kill_agents(&self) {
-        let old = self.namespace.agents();
-        old.iter().for_each(|pid| kill_9(*pid));
-        self.await_agents(&old);
-    }
-
-    fn await_agents(&self, old: &[u32]) {
-        let new = || {
-            let holder = self.namespace.holder().filter(|pid| !old.contains(pid))?;
-            let spare = self.namespace.spare().filter(|pid| !old.contains(pid))?;
-            self.namespace.status().map(|_| (holder, spare))
-        };
-        eventually_or("another agent and spare", new, || self.describe());
-    }
-
-    /// The events of a service, of these kinds.
-    fn events(&self, service: &str, kinds: &[&str]) -> Vec<Value> {
-        let mut events = self.namespace.journal();
-        let is_one = |event: &Value| kinds.iter().any(|kind| event["event"] == *kind);
-        events.retain(|event| event["service"] == service && is_one(event));
-        events
-    }
-
-    fn describe(&self) -> String {
-        let output = self
-            .namespace
-            .command(&["respawn", "status"])
-            .output()
-            .unwrap();
-        let status = String::from_utf8_lossy(&output.stdout).into_owned();
-        format!("{status}\n{}", self.namespace.describe())
-    }
+/// Waits until its clients are served.
+fn await_served(host: &Host, daemon: &Daemon) {
+    let service = &daemon.service;
+    eventually_or(
+        &format!("{service} serves"),
+        || (host.is_up(service) && host.succeeds(daemon.ask)).then_some(()),
+        || {
+            let asked = host.script("-xc", daemon.ask);
+            format!("{asked:?}\n{}", host.describe())
+        },
+    );
 }
 
 #[test]
@@ -243,9 +145,9 @@ fn daemons_of_debian_serve_as_imported() {
     };
     let began = now();
     let daemons = daemons(&Names::of(&root));
-    let host = Host::boot(&root, &daemons, Vec::new());
+    let host = boot(&root, &daemons, Vec::new());
     for daemon in &daemons {
-        host.await_served(daemon);
+        await_served(&host, daemon);
     }
     // haproxy's unit comes after rsyslog's, which says when it is ready.
     let seq = |service: &str, kind: &str| host.events(service, &[kind])[0]["seq"].as_u64().unwrap();
@@ -287,7 +189,7 @@ fn kill_main(host: &Host, daemon: &Daemon) {
             || (host.main(&daemon.service) != old).then_some(()),
             || host.describe(),
         );
-        host.await_served(daemon);
+        await_served(host, daemon);
         let exits = host.events(&daemon.service, &["exited"]);
         let of_old = exits
             .iter()
@@ -307,7 +209,7 @@ fn stop_and_start(host: &Host, daemon: &Daemon) {
     host.kill_agents();
     assert_eq!(host.status(service).unwrap()["state"], "stopped");
     host.respawn(&format!("start {service}"));
-    host.await_served(daemon);
+    await_served(host, daemon);
 }
 
 fn reload(host: &Host, daemon: &Daemon) {
@@ -339,7 +241,7 @@ fn reload(host: &Host, daemon: &Daemon) {
         host.shell(&format!("cp /tmp/good {file}"));
     }
     assert_eq!(host.main(service), before, "{service}");
-    host.await_served(daemon);
+    await_served(host, daemon);
 }
 
 /// As when the out-of-memory killer goes through a host.
@@ -351,7 +253,7 @@ fn kill_all_mains_and_agents(host: &Host, daemons: &[Daemon]) {
     host.shell(&format!("kill -9 {}", pids.join(" ")));
     host.await_agents(&agents);
     for (daemon, old) in daemons.iter().zip(mains) {
-        host.await_served(daemon);
+        await_served(host, daemon);
         assert_ne!(host.main(&daemon.service), old, "{}", daemon.service);
     }
 }
@@ -375,7 +277,7 @@ fn an_app_starts_when_its_database_serves() {
     daemons.retain(|it| it.service == names.cluster);
     let app = APP.replace("CLUSTER", &names.cluster);
     // Not in the config yet while its database is imported: check would refuse it.
-    let host = Host::boot(&root, &daemons, vec![("app.toml", app)]);
+    let host = boot(&root, &daemons, vec![("app.toml", app)]);
     host.shell("mv /etc/app.toml /etc/respawn/services/app.toml");
     host.shell(&format!("respawn stop {}; respawn reload", names.cluster));
     let mut wanted = 1;
@@ -427,24 +329,15 @@ fn sessions_and_jobs_outlive_their_daemons() {
     daemons.retain(|it| ["ssh", "cron"].contains(&it.service.as_str()));
     let job = format!("@reboot root {}\n", outlasting("job"));
     let minutes = "* * * * * root echo minute >> /tmp/minutes\n".to_owned();
-    let host = Host::boot(
+    let host = boot(
         &root,
         &daemons,
         vec![("cron.d/job", job), ("cron.d/minutes", minutes)],
     );
-    daemons.iter().for_each(|daemon| host.await_served(daemon));
-    let began = |name: &str| {
-        let path = host.namespace.path(&format!("/tmp/{name}.began"));
-        eventually_or(
-            name,
-            || {
-                std::fs::read_to_string(&path)
-                    .ok()
-                    .filter(|it| it.ends_with('\n'))
-            },
-            || host.describe(),
-        )
-    };
+    daemons
+        .iter()
+        .for_each(|daemon| await_served(&host, daemon));
+    let began = |name: &str| pid_of(&host, name);
     let session = Session::begin(&host, "session");
     let pids = [began("job"), began("session")];
     let live = || {
@@ -459,7 +352,7 @@ fn sessions_and_jobs_outlive_their_daemons() {
             let old = host.main(&daemon.service);
             host.respawn(&format!("restart {}", daemon.service));
             assert_ne!(host.main(&daemon.service), old);
-            host.await_served(daemon);
+            await_served(&host, daemon);
             assert!(live(), "{}", host.describe());
         }
     }
@@ -480,7 +373,22 @@ fn sessions_and_jobs_outlive_their_daemons() {
         let path = host.namespace.path(&format!("/tmp/{name}.ended"));
         eventually(name, || path.exists().then_some(()));
     }
-    // And there are new jobs, which come once a minute.
+    await_job_of_a_minute(&host);
+}
+
+/// What it has written when it began.
+fn pid_of(host: &Host, name: &str) -> String {
+    let path = host.namespace.path(&format!("/tmp/{name}.began"));
+    let pid = || std::fs::read_to_string(&path).ok();
+    eventually_or(
+        name,
+        || pid().filter(|it| it.ends_with('\n')),
+        || host.describe(),
+    )
+}
+
+/// There are new jobs, too.
+fn await_job_of_a_minute(host: &Host) {
     let deadline = now() + Duration::from_secs(120);
     while !host.namespace.path("/tmp/minutes").exists() {
         assert!(
