@@ -170,6 +170,18 @@ fn shown((option, value): &(&'static str, Option<String>)) -> String {
     }
 }
 
+/// How the agents of a runtime directory are asked, in words that need no quotes.
+///
+/// # Errors
+/// As [`Entry::new`].
+pub(crate) fn client(root: &Root, given: Option<&Path>, runtime_dir: &Path) -> Result<String> {
+    let binary = binary(root, given)?;
+    Ok(match word(runtime_dir)? {
+        dir if dir == DEFAULT_RUNTIME_DIR => binary,
+        dir => format!("{binary} --runtime-dir {dir}"),
+    })
+}
+
 /// The path of respawn within the root.
 fn binary(root: &Root, given: Option<&Path>) -> Result<String> {
     let binary = match given {

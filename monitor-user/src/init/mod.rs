@@ -29,6 +29,7 @@ mod runit;
 mod s6;
 mod systemd;
 mod sysvinit;
+pub(crate) mod takeover;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use clap::ValueEnum;
 pub(crate) use entry::Entry;
 pub(crate) use plan::Plan;
 pub(crate) use root::Root;
+pub(crate) use takeover::Takeover;
 
 /// What init is to keep running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,6 +75,11 @@ pub(crate) enum Change {
         path: PathBuf,
         before: Vec<u8>,
     },
+    /// Gives a file another name, which nothing has yet.
+    Move {
+        path: PathBuf,
+        to: PathBuf,
+    },
     /// Removes a backup that says nothing more than the file it is of.
     RemoveBackup {
         path: PathBuf,
@@ -287,6 +292,9 @@ impl Change {
                 format!("copy {} to {}\n", root.shown(of), root.shown(path))
             }
             Self::Remove { path, before } => unified(&root.shown(path), Some(before), None),
+            Self::Move { path, to } => {
+                format!("move {} to {}\n", root.shown(path), root.shown(to))
+            }
             Self::RemoveBackup { path } => {
                 format!("remove {}, which is the same then\n", root.shown(path))
             }
@@ -304,6 +312,7 @@ impl Change {
             Self::Write { .. } => "changed",
             Self::Link { .. } => "linked",
             Self::Backup { .. } => "kept a copy in",
+            Self::Move { .. } => "moved",
             Self::Remove { .. }
             | Self::RemoveBackup { .. }
             | Self::Unlink { .. }
@@ -318,6 +327,7 @@ impl Change {
             Self::Write { .. } => "write",
             Self::Link { .. } => "link",
             Self::Backup { .. } => "backup",
+            Self::Move { .. } => "move",
             Self::Remove { .. } | Self::RemoveBackup { .. } => "remove",
             Self::Unlink { .. } => "unlink",
             Self::RemoveDir { .. } => "remove_dir",
@@ -331,6 +341,7 @@ impl Change {
             | Self::Link { path, .. }
             | Self::Backup { path, .. }
             | Self::Remove { path, .. }
+            | Self::Move { path, .. }
             | Self::RemoveBackup { path }
             | Self::Unlink { path, .. }
             | Self::RemoveDir { path } => path,
@@ -356,6 +367,10 @@ impl Change {
                 let place = root.locate(path, false)?;
                 fs::remove_file(&place).and_then(|()| sync_parent(&place))
             }
+            Self::Move { path, to } => root
+                .locate(path, false)
+                .and_then(|from| Ok((from, root.locate(to, false)?)))
+                .and_then(|(from, to)| rename(&from, &to)),
             Self::RemoveDir { path } => root.locate(path, false).and_then(fs::remove_dir_all),
         }
         .with_context(|| format!("not done: {}", self.shown(root).trim_end()))
@@ -421,6 +436,16 @@ fn fill(
         ));
     }
     Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    make_parent(to)?;
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(from, to)?;
+    sync_parent(to)?;
+    sync_parent(from)
 }
 
 fn make_parent(place: &Path) -> io::Result<()> {

@@ -11,14 +11,16 @@ use clap::ValueEnum;
 use clap::builder::Resettable;
 
 use self::report::{Report, Target, print, print_json};
-use super::{ConfigDir, Global, recorder};
-use crate::init::{Entry, Init, Program, Root, Site, detect, entry};
+use super::{ConfigDir, Global, recorder, services};
+use crate::config::{self, Surroundings};
+use crate::init::{Entry, Init, Plan, Program, Root, Site, Takeover, detect, entry};
 use crate::probe::sets;
 
 /// Have the host's init keep the agent and its spare running, or the recorder
 ///
 /// With --recorder it is `respawn recorder` that init keeps running, and nothing is said or done about
-/// the agent: both can be installed, one after the other.
+/// the agent: both can be installed, one after the other. With --takeover a package's init script
+/// reaches a service of respawn, and nothing else is done.
 ///
 /// Writes an entry for each that init honours however often they die, asks init to look at it,
 /// and waits until the agent answers. Installing again changes nothing, or replaces the entry if
@@ -39,11 +41,28 @@ use crate::probe::sets;
 #[command(mut_args(for_recorder_alone))]
 pub(crate) struct Arguments {
     /// Which init keeps it: sysvinit, busybox, systemd, openrc, runit, s6, dinit or procd; "auto" looks at PID 1
-    #[arg(long, value_name = "NAME", value_parser = parse_choice)]
-    init: Choice,
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = parse_choice,
+        required_unless_present = "takeover"
+    )]
+    init: Option<Choice>,
     /// Install the recorder instead of the agent
     #[arg(long)]
     recorder: bool,
+    /// Have /etc/init.d/SCRIPT reach a service of respawn, of the same name unless another one is given
+    ///
+    /// `service SCRIPT restart`, logrotate's scripts and upgrades of the package ask the agent then. The
+    /// package's own script is moved to /etc/respawn/takeover, by dpkg-divert where there is dpkg. Starts
+    /// and stops nothing. SERVICE may be a pattern, such as 'postgresql@*'.
+    #[arg(
+        long,
+        value_name = "SCRIPT[=SERVICE]",
+        value_parser = Takeover::parse,
+        conflicts_with_all = ["init", "recorder"]
+    )]
+    takeover: Option<Takeover>,
     #[command(flatten)]
     config: ConfigDir,
     /// The path of respawn that init is to run, if not that of this binary
@@ -51,8 +70,8 @@ pub(crate) struct Arguments {
     binary: Option<PathBuf>,
     /// Print one JSON object at the end
     ///
-    /// Its keys: `init`; `why` it was taken for the host's, by "auto"; `dry_run`; `changes`, each
-    /// with `kind` ("write", "link", "backup", "remove", "unlink", "remove_dir"), `path` and
+    /// Its keys: `init` (null with --takeover); `why` it was taken for the host's, by "auto"; `dry_run`; `changes`, each
+    /// with `kind` ("write", "link", "backup", "remove", "move", "unlink", "remove_dir"), `path` and
     /// `diff`; what init was `asked`; `notes`; the `agent` (`pid`, `services`) and the pid of its
     /// `spare`, or the pid of the `recorder`, null if they are not waited for. With --dry-run, changes and what is asked are
     /// what would be. An error leaves it out.
@@ -70,7 +89,8 @@ pub(crate) struct Arguments {
 /// what they have pinned in the kernel. The services keep running, with nobody to start them again:
 /// `respawn stop --all` stops them first.
 ///
-/// With --recorder it takes the recorder from init, and nothing else. What it has recorded stays.
+/// With --recorder it takes the recorder from init, and nothing else. What it has recorded stays. With
+/// --takeover it puts a package's init script back, and nothing else.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UninstallArguments {
     /// Only from this init; by default from every one that has an entry
@@ -79,6 +99,14 @@ pub(crate) struct UninstallArguments {
     /// Remove the recorder instead of the agent
     #[arg(long)]
     recorder: bool,
+    /// Put the package's own /etc/init.d/SCRIPT back, and remove nothing else
+    #[arg(
+        long,
+        value_name = "SCRIPT",
+        value_parser = Takeover::parse,
+        conflicts_with_all = ["init", "recorder"]
+    )]
+    takeover: Option<Takeover>,
     /// Print a JSON array at the end, with an object for each init that had an entry
     ///
     /// The objects are those of `respawn install --json`; `agent` is one that still answers. The last
@@ -117,15 +145,19 @@ fn parse_choice(text: &str) -> Result<Choice, String> {
 /// Runs `respawn install`.
 pub(crate) fn install(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     let root = root(arguments.common.root.as_deref())?;
+    if let Some(takeover) = &arguments.takeover {
+        return take_over(global, arguments, takeover, &root);
+    }
     let found = detect::decide(&detect::Facts::of(&root));
     let (init, why) = match arguments.init {
-        Choice::Named(init) => (init, None),
-        Choice::Auto => {
+        Some(Choice::Named(init)) => (init, None),
+        // Without a takeover there is a choice.
+        Some(Choice::Auto) | None => {
             let found = found.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
             (found.init, Some(found.why.clone()))
         }
     };
-    let mut report = Report::new(init, arguments.json, &arguments.common);
+    let mut report = Report::new(Some(init), arguments.json, &arguments.common);
     if let Some(why) = why {
         report.say(&format!("init is {init}: {why}"))?;
         report.why = Some(why);
@@ -149,6 +181,9 @@ pub(crate) fn install(global: &Global, arguments: &Arguments) -> Result<ExitCode
 /// Runs `respawn uninstall`.
 pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Result<ExitCode> {
     let root = root(arguments.common.root.as_deref())?;
+    if let Some(takeover) = &arguments.takeover {
+        return give_back(arguments, takeover, root);
+    }
     let running = detect::decide(&detect::Facts::of(&root))
         .ok()
         .map(|found| found.init);
@@ -165,7 +200,7 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         if plan.changes.is_empty() {
             continue;
         }
-        let mut report = Report::new(init, arguments.json, &arguments.common);
+        let mut report = Report::new(Some(init), arguments.json, &arguments.common);
         if report.dry_run {
             report.lay_out(&plan, &site)?;
         } else {
@@ -192,6 +227,94 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         print(&format!("nothing to remove: no init has an entry {what}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has a package's init script reach the agent.
+fn take_over(
+    global: &Global,
+    arguments: &Arguments,
+    takeover: &Takeover,
+    root: &Root,
+) -> Result<ExitCode> {
+    if root.is_live() && root.is_dir("/run/systemd/system") {
+        bail!(
+            "systemd runs here, and does not use {}; `systemctl disable --now` of its unit leaves the service to \
+             respawn",
+            takeover.path()
+        );
+    }
+    let config = &arguments.config.config;
+    let inside = config.strip_prefix("/").unwrap_or(config);
+    let names = service_names(&root.path().join(inside));
+    let wanted = takeover.service();
+    if !names.iter().any(|name| services::matches(wanted, name)) {
+        bail!(
+            "cannot take over {}: respawn has no service {}; `respawn import` makes one of a unit, and \
+             --takeover SCRIPT=SERVICE names another",
+            takeover.path(),
+            takeover.service()
+        );
+    }
+    let respawn = entry::client(root, arguments.binary.as_deref(), &global.runtime_dir)?;
+    let plan = takeover.install(root, &respawn)?;
+    let mut report = Report::new(None, arguments.json, &arguments.common);
+    let site = no_init(root.clone());
+    if report.dry_run {
+        report.lay_out(&plan, &site)?;
+    } else {
+        report.perform(&plan, &site)?;
+        if plan.changes.is_empty() {
+            report.say("it is taken over already, unchanged")?;
+        }
+    }
+    if arguments.json {
+        print_json(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Puts a package's init script back.
+fn give_back(arguments: &UninstallArguments, takeover: &Takeover, root: Root) -> Result<ExitCode> {
+    let plan = takeover.uninstall(&root)?;
+    let mut report = Report::new(None, arguments.json, &arguments.common);
+    let site = no_init(root);
+    if plan == Plan::default() {
+        report.note(format!(
+            "nothing to remove: {} is not taken over",
+            takeover.path()
+        ))?;
+    } else if report.dry_run {
+        report.lay_out(&plan, &site)?;
+    } else {
+        report.perform(&plan, &site)?;
+    }
+    if arguments.json {
+        print_json(&[report])?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The names in a config; what is wrong with it is another matter.
+fn service_names(config: &Path) -> Vec<String> {
+    let config = match config::load(config, &Surroundings::of_this_process()) {
+        Ok(config) => Some(config),
+        Err(invalid) => invalid.usable.map(|config| *config),
+    };
+    let names = config.map(|config| config.services.into_keys());
+    names
+        .into_iter()
+        .flatten()
+        .map(|name| name.to_string())
+        .collect()
+}
+
+/// Where no init is asked.
+fn no_init(root: Root) -> Site {
+    Site {
+        root,
+        is_running: false,
+        scan_dir: None,
+    }
 }
 
 fn root(given: Option<&Path>) -> Result<Root> {

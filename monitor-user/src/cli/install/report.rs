@@ -19,7 +19,7 @@ use crate::text;
 pub(super) struct Report {
     #[serde(skip)]
     json: bool,
-    init: &'static str,
+    init: Option<&'static str>,
     pub(super) why: Option<String>,
     pub(super) dry_run: bool,
     changes: Vec<Changed>,
@@ -90,10 +90,10 @@ impl Changed {
 }
 
 impl Report {
-    pub(super) fn new(init: Init, json: bool, common: &Common) -> Self {
+    pub(super) fn new(init: Option<Init>, json: bool, common: &Common) -> Self {
         Self {
             json,
-            init: init.name(),
+            init: init.map(Init::name),
             why: None,
             dry_run: common.dry_run,
             changes: Vec::new(),
@@ -132,7 +132,7 @@ impl Report {
 
     pub(super) fn install(&mut self, plan: &Plan, site: &Site, target: Target<'_>) -> Result<()> {
         if site.root.is_live() && !site.is_running {
-            let init = self.init;
+            let init = self.init.unwrap_or_default();
             let line = format!(
                 "{init} is not what runs here: nothing is asked, the entry counts once {init} does"
             );
@@ -348,7 +348,7 @@ mod tests {
             dry_run,
             root: None,
         };
-        let mut report = Report::new(init, true, &common);
+        let mut report = Report::new(Some(init), true, &common);
         match dry_run {
             true => report.lay_out(&plan, &site).unwrap(),
             false => report.perform(&plan, &site).unwrap(),
@@ -386,7 +386,7 @@ mod tests {
             dry_run: false,
             root: None,
         };
-        let mut report = Report::new(Init::Openrc, true, &common);
+        let mut report = Report::new(Some(Init::Openrc), true, &common);
         report
             .asked("rc-update".into(), "ran rc-update".into())
             .unwrap();
