@@ -251,8 +251,14 @@ fn what_the_kernel_does_not_allow_fails_the_start_and_is_named() {
         &[
             ("few", &sleeping("capabilities = [\"CAP_CHOWN\"]")),
             ("low", &sleeping("oom_score_adj = -1000")),
+            (
+                "optional",
+                &sleeping("oom_score_adj = -1000\nsandbox = { optional = true }"),
+            ),
         ],
     );
+    let own = score(std::process::id());
+    assert_eq!(score(agent.running("optional")), own);
     for (service, why) in [
         ("few", "cannot limit it to the capabilities [CAP_CHOWN]"),
         ("low", "cannot set oom_score_adj to -1000"),

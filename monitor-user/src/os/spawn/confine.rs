@@ -30,6 +30,8 @@ pub(super) struct Confined {
     owner: Option<(u32, u32)>,
     trusted: [u32; 3],
     oom_score_adj: Option<i32>,
+    /// It goes on without what this host does not allow.
+    is_optional: bool,
     no_new_privileges: bool,
     /// One bit each; `None`: those of the user.
     capabilities: Option<u64>,
@@ -57,9 +59,9 @@ impl Confined {
             cpu_affinity,
             directories,
             cgroup: _,
-            sandbox: _,
+            sandbox,
         } = &exec.confinement;
-        let (oom_score_adj, no_new_privileges) = (*oom_score_adj, *no_new_privileges);
+        let no_new_privileges = *no_new_privileges;
         let lay_out = |(place, name): &(Place, String)| {
             let part = |name: &str| c_path(Path::new(name), Stage::Directories, "make");
             Ok(Directory {
@@ -80,8 +82,10 @@ impl Confined {
                 *word |= 1 << (cpu % 64);
             }
         }
-        if let Some(score) = oom_score_adj {
-            refuse_lower_score(score)?;
+        let mut oom_score_adj = *oom_score_adj;
+        match oom_score_adj.map_or(Ok(()), refuse_lower_score) {
+            Err(_) if sandbox.optional => oom_score_adj = None,
+            other => other?,
         }
         Ok(Self {
             directories: names.map(lay_out).collect::<Result<_, _>>()?,
@@ -89,11 +93,20 @@ impl Confined {
             owner: exec.identity.as_ref().map(|it| (it.uid, it.gid)),
             trusted,
             oom_score_adj,
+            is_optional: sandbox.optional,
             no_new_privileges,
             capabilities: capabilities.as_ref().map(|set| set.iter().fold(0, bit)),
             are_ambient: uid.unwrap_or(own) != 0,
             cpus,
         })
+    }
+
+    /// What this host does not allow, and is skipped, in words.
+    pub(super) fn skipped(&self, exec: &Exec) -> Option<String> {
+        let score = exec.confinement.oom_score_adj?;
+        let has_no_effect = self.oom_score_adj.is_none();
+        has_no_effect
+            .then(|| format!("oom_score_adj has no effect: {score} takes CAP_SYS_RESOURCE"))
     }
 
     /// Makes the directories, with the agent's rights. Leaves another umask.
@@ -191,6 +204,9 @@ impl Confined {
             return Ok(());
         };
         let result = set_score(child.pid, score);
+        if result == Err(libc::EACCES) && self.is_optional {
+            return Ok(());
+        }
         if result.is_err() {
             let _ = signal::send(child.pidfd.as_fd(), Signal::KILL);
             if let Some(slot) = slot {

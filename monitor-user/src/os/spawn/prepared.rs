@@ -144,6 +144,8 @@ impl Prepared {
             lowered.push("sandbox has no effect: it takes CAP_SYS_ADMIN".to_owned());
             sandbox = Ok(None);
         }
+        let confined = Confined::new(exec, trusted)?;
+        lowered.extend(confined.skipped(exec));
         Ok(Self {
             program,
             argv,
@@ -153,7 +155,7 @@ impl Prepared {
             marker: None,
             identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
             trusted,
-            confined: Confined::new(exec, trusted)?,
+            confined,
             sandbox: sandbox?,
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
