@@ -60,7 +60,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             .to_owned(),
         existing,
         surroundings,
-        keeps_oom_score: keeps_oom_score(),
     };
     let mut texts = Vec::new();
     for path in &arguments.paths {
@@ -88,15 +87,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
-}
-
-/// Whether the bounding set lacks what a lower score takes (CAP_SYS_RESOURCE), as in most containers.
-fn keeps_oom_score() -> bool {
-    const CAP_SYS_RESOURCE: u32 = 24;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    let bounding = bounding.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    bounding.is_some_and(|set| set & (1 << CAP_SYS_RESOURCE) == 0)
 }
 
 fn write_json(imported: &Imported, written: &[PathBuf], out: &mut impl Write) -> io::Result<()> {

@@ -265,8 +265,6 @@ pub(crate) struct Host {
     pub(crate) existing: BTreeSet<String>,
     /// Their environment, for the check of what is written.
     pub(crate) surroundings: Surroundings,
-    /// Whether no process here may be given a lower out-of-memory score.
-    pub(crate) keeps_oom_score: bool,
 }
 
 impl Host {

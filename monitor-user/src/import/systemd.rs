@@ -884,21 +884,7 @@ impl<'a> Unit<'a> {
         }
         self.number("Nice", "nice", -20..=19);
         self.number("OOMScoreAdjust", "oom_score_adj", -1000..=1000);
-        self.oom_score();
         self.number("IOWeight", "io_weight", 1..=10_000);
-    }
-
-    /// systemd goes on without it where a container does not allow it.
-    fn oom_score(&mut self) {
-        let is_lower = |score: &Value| score.as_i64().is_some_and(|score| score < 0);
-        if self.host.keeps_oom_score
-            && self.service.get("oom_score_adj").is_some_and(is_lower)
-            && let Some(from) = self.last("Service", "OOMScoreAdjust")
-        {
-            self.service.remove("oom_score_adj");
-            let message = "nothing may lower it here: that takes CAP_SYS_RESOURCE";
-            self.find(Approximated, &from, message);
-        }
     }
 
     fn number(&mut self, key: &str, into: &str, range: std::ops::RangeInclusive<i64>) {
@@ -1131,7 +1117,10 @@ impl<'a> Unit<'a> {
                 table.insert("writable".to_owned(), Value::Array(writable));
             }
         }
-        if !table.is_empty() {
+        // As it does without a lower score.
+        let score = self.service.get("oom_score_adj").and_then(Value::as_i64);
+        let is_lower = score.is_some_and(|score| score < 0);
+        if !table.is_empty() || is_lower {
             // In a container that does not allow it, systemd goes on without it, too.
             table.insert("optional".to_owned(), json!(true));
             self.set("sandbox", Value::Object(table), &origins);

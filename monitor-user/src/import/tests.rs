@@ -46,7 +46,6 @@ fn host() -> Host {
         name: "host".to_owned(),
         existing: BTreeSet::from(["there".to_owned()]),
         surroundings: Surroundings::default(),
-        keeps_oom_score: false,
     }
 }
 
@@ -335,6 +334,8 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("ProtectHome=yes\nPrivateNetwork=yes\nPrivateDevices=yes\nReadWritePaths=/x", "sandbox",
      r#"{"network": false, "optional": true, "private_devices": true, "protect_home": true}"#),
     ("ProtectSystem=no\nProtectHome=false", "sandbox", "null"),
+    ("OOMScoreAdjust=-500", "sandbox", r#"{"optional": true}"#),
+    ("OOMScoreAdjust=500", "sandbox", "null"),
     ("ProtectSystem=strict\nReadOnlyPaths=/etc\nReadWritePaths=\"/opt/with blank\" /etc", "sandbox",
      r#"{"optional": true, "read_only": ["/"], "writable": ["/opt/with blank", "/etc"]}"#),
     ("ProtectSystem=strict\nReadWritePaths=/", "sandbox", "null"),
@@ -415,21 +416,6 @@ fn what_is_made_at_boot_is_made_before_the_start() {
     let imported = with_lines("User=1\n");
     let step = value(&imported.services[0], "before_start")[0].clone();
     assert_eq!(step, serde_json::json!({ "run": web, "user": "root" }));
-}
-
-#[test]
-fn a_lower_score_is_left_out_where_nothing_may_lower_it() {
-    let host = Host {
-        keeps_oom_score: true,
-        ..host()
-    };
-    for (score, kept) in [("-900", Value::Null), ("900", 900.into())] {
-        let unit = format!("[Service]\nExecStart=/bin/true\nOOMScoreAdjust={score}\n");
-        let imported = convert(&[text("web.service", &unit)], None, &host);
-        assert_eq!(value(&imported.services[0], "oom_score_adj"), kept);
-        let expected = if kept.is_null() { 1 } else { 0 };
-        assert_eq!(found(&imported, "OOMScoreAdjust").len(), expected);
-    }
 }
 
 #[test]
