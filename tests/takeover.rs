@@ -67,6 +67,14 @@ fn init_scripts_and_upgrades_reach_the_agent() {
     actions_have_their_statuses(&host);
     what_logrotate_asks_arrives(&host);
     an_upgrade_leaves_it_so(&host);
+    let told = host.shell("respawn uninstall");
+    assert!(
+        told.contains("`respawn uninstall --takeover cron` puts"),
+        "{told}"
+    );
+    // Without an agent nothing can be done, and nobody knows how it is.
+    assert_eq!(status(&host, "service cron restart"), 1);
+    assert_eq!(status(&host, "service cron status"), 4);
     host.shell("respawn uninstall --takeover cron; respawn uninstall --takeover nginx");
     assert_eq!(host.shell("cat /etc/init.d/cron"), own);
     assert_eq!(host.shell("stat -c %a /etc/init.d/cron"), "755\n");

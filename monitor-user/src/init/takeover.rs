@@ -354,6 +354,11 @@ status() {{
     }
 }
 
+/// The scripts that are taken over.
+pub(crate) fn all(root: &Root) -> Vec<String> {
+    root.names(ORIGINALS)
+}
+
 /// The words of a call of dpkg-divert in this root.
 fn divert(root: &Root, words: &[&str]) -> Vec<String> {
     let mut all = vec![DIVERT.to_owned()];

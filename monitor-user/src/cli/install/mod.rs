@@ -13,7 +13,7 @@ use clap::builder::Resettable;
 use self::report::{Report, Target, print, print_json};
 use super::{ConfigDir, Global, recorder, services};
 use crate::config::{self, Surroundings};
-use crate::init::{Entry, Init, Plan, Program, Root, Site, Takeover, detect, entry};
+use crate::init::{Entry, Init, Plan, Program, Root, Site, Takeover, detect, entry, takeover};
 use crate::probe::sets;
 
 /// Have the host's init keep the agent and its spare running, or the recorder
@@ -216,6 +216,15 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         && root.is_live()
     {
         report.unpin(target, is_ending)?;
+    }
+    if let Some(report) = reports.last_mut()
+        && target.program() == Program::Agent
+    {
+        for script in takeover::all(&root) {
+            report.note(format!(
+                "/etc/init.d/{script} still asks the agent; `respawn uninstall --takeover {script}` puts the package's own script back"
+            ))?;
+        }
     }
     if arguments.json {
         print_json(&reports)?;
