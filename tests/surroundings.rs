@@ -251,14 +251,8 @@ fn what_the_kernel_does_not_allow_fails_the_start_and_is_named() {
         &[
             ("few", &sleeping("capabilities = [\"CAP_CHOWN\"]")),
             ("low", &sleeping("oom_score_adj = -1000")),
-            (
-                "optional",
-                &sleeping("oom_score_adj = -1000\nsandbox = { optional = true }"),
-            ),
         ],
     );
-    let own = score(std::process::id());
-    assert_eq!(score(agent.running("optional")), own);
     for (service, why) in [
         ("few", "cannot limit it to the capabilities [CAP_CHOWN]"),
         ("low", "cannot set oom_score_adj to -1000"),
@@ -267,6 +261,30 @@ fn what_the_kernel_does_not_allow_fails_the_start_and_is_named() {
         let error = status["error"].as_str().unwrap_or_default();
         assert!(error.contains(why), "{status}");
         assert_eq!(agent.live(service), Vec::<u32>::new());
+    }
+}
+
+#[test]
+fn what_is_optional_is_left_out_where_it_is_not_allowed() {
+    needs_root!("what_is_optional_is_left_out_where_it_is_not_allowed");
+    let wrapper = [
+        "setpriv",
+        "--bounding-set",
+        "-sys_resource",
+        "--inh-caps",
+        "-all",
+    ];
+    let setup = Setup {
+        wrapper: wrapper.map(str::to_owned).to_vec(),
+        ..Setup::default()
+    };
+    let keys = "oom_score_adj = -1000\nsandbox = { optional = true }\n\
+                capabilities = [\"CAP_CHOWN\", \"CAP_SYS_RESOURCE\"]\nbefore_start = [[\"/bin/true\"]]";
+    let agent = Agent::with(&setup, &[("web", &sleeping(keys))]);
+    let pid = agent.running("web");
+    assert_eq!(score(pid), score(std::process::id()));
+    for set in ["CapEff", "CapBnd"] {
+        assert_eq!(capabilities(pid, set), 1, "{set}");
     }
 }
 

@@ -234,6 +234,11 @@ impl Confinement {
             no_new_privileges: self.no_new_privileges,
             capabilities: self.capabilities.clone(),
             cpu_affinity: self.cpu_affinity.clone(),
+            // No sandbox: whether it goes on without what this host does not allow.
+            sandbox: Sandbox {
+                optional: self.sandbox.optional,
+                ..Sandbox::default()
+            },
             ..Self::default()
         }
     }

@@ -87,6 +87,7 @@ impl Confined {
             Err(_) if sandbox.optional => oom_score_adj = None,
             other => other?,
         }
+        let may_have = |number: &&u8| !sandbox.optional || sys::has_capability(u32::from(**number));
         Ok(Self {
             directories: names.map(lay_out).collect::<Result<_, _>>()?,
             mode: directories.mode,
@@ -95,18 +96,34 @@ impl Confined {
             oom_score_adj,
             is_optional: sandbox.optional,
             no_new_privileges,
-            capabilities: capabilities.as_ref().map(|set| set.iter().fold(0, bit)),
+            capabilities: capabilities
+                .as_ref()
+                .map(|set| set.iter().filter(may_have).fold(0, bit)),
             are_ambient: uid.unwrap_or(own) != 0,
             cpus,
         })
     }
 
     /// What this host does not allow, and is skipped, in words.
-    pub(super) fn skipped(&self, exec: &Exec) -> Option<String> {
-        let score = exec.confinement.oom_score_adj?;
-        let has_no_effect = self.oom_score_adj.is_none();
-        has_no_effect
-            .then(|| format!("oom_score_adj has no effect: {score} takes CAP_SYS_RESOURCE"))
+    pub(super) fn skipped(&self, exec: &Exec) -> Vec<String> {
+        let mut skipped = Vec::new();
+        if let (Some(score), None) = (exec.confinement.oom_score_adj, self.oom_score_adj) {
+            skipped.push(format!(
+                "oom_score_adj has no effect: {score} takes CAP_SYS_RESOURCE"
+            ));
+        }
+        if let (Some(wanted), Some(set)) = (&exec.confinement.capabilities, self.capabilities) {
+            let is_missing = |number: &&u8| set >> **number & 1 == 0;
+            let missing: Vec<_> = wanted.iter().filter(is_missing).collect();
+            if !missing.is_empty() {
+                let names: Vec<_> = missing.into_iter().map(|it| capability_name(*it)).collect();
+                skipped.push(format!(
+                    "it lacks capabilities that the agent does not have: {}",
+                    names.join(", ")
+                ));
+            }
+        }
+        skipped
     }
 
     /// Makes the directories, with the agent's rights. Leaves another umask.

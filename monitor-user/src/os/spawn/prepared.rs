@@ -140,7 +140,8 @@ impl Prepared {
         let mut limits = limits(&exec.limits, fd_limit);
         let mut lowered = lower(&mut limits);
         let mut sandbox = Sandboxed::new(exec);
-        if exec.confinement.sandbox.optional && !sys::has_capability(CAP_SYS_ADMIN) {
+        let wanted = &exec.confinement.sandbox;
+        if wanted.optional && !wanted.is_nothing() && !sys::has_capability(CAP_SYS_ADMIN) {
             lowered.push("sandbox has no effect: it takes CAP_SYS_ADMIN".to_owned());
             sandbox = Ok(None);
         }
