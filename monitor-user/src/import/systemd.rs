@@ -1120,7 +1120,9 @@ impl<'a> Unit<'a> {
         // As it does without a lower score.
         let score = self.service.get("oom_score_adj").and_then(Value::as_i64);
         let is_lower = score.is_some_and(|score| score < 0);
-        if !table.is_empty() || is_lower {
+        // Nor are its capabilities more than what a container has.
+        let is_bounded = !self.has_user() && self.service.get("capabilities").is_some();
+        if !table.is_empty() || is_lower || is_bounded {
             // In a container that does not allow it, systemd goes on without it, too.
             table.insert("optional".to_owned(), json!(true));
             self.set("sandbox", Value::Object(table), &origins);

@@ -336,6 +336,8 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("ProtectSystem=no\nProtectHome=false", "sandbox", "null"),
     ("OOMScoreAdjust=-500", "sandbox", r#"{"optional": true}"#),
     ("OOMScoreAdjust=500", "sandbox", "null"),
+    ("CapabilityBoundingSet=CAP_CHOWN", "sandbox", r#"{"optional": true}"#),
+    ("User=1\nAmbientCapabilities=CAP_CHOWN", "sandbox", "null"),
     ("ProtectSystem=strict\nReadOnlyPaths=/etc\nReadWritePaths=\"/opt/with blank\" /etc", "sandbox",
      r#"{"optional": true, "read_only": ["/"], "writable": ["/opt/with blank", "/etc"]}"#),
     ("ProtectSystem=strict\nReadWritePaths=/", "sandbox", "null"),
