@@ -9,7 +9,8 @@ step=$1 dir=$2
 base="base-files base-passwd bash bsdutils coreutils dash debconf debianutils diffutils dpkg findutils
 grep gzip hostname init-system-helpers libc-bin login mawk ncurses-base ncurses-bin passwd perl-base
 sed sysvinit-utils tar usr-is-merged util-linux"
-daemons="nginx-light postgresql redis-server openssh-server php-fpm haproxy rsyslog cron mosquitto dnsmasq"
+daemons="nginx-light postgresql redis-server openssh-server php-fpm haproxy rsyslog cron mosquitto dnsmasq
+chrony"
 clients="curl libfcgi-bin mosquitto-clients openssh-client"
 # A host without systemd.
 host="adduser iproute2 lsb-base netbase procps psmisc systemd-standalone-tmpfiles
