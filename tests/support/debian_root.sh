@@ -28,12 +28,13 @@ fetch() {
     : > "$dir/status"
     apt-get indextargets --format '$(CREATED_BY) $(SITE) $(RELEASE)' |
         while read -r created site release; do
-            case $created:$release in
-            Packages:"$VERSION_CODENAME" | Packages:"$VERSION_CODENAME-updates" | \
-                Packages:"$VERSION_CODENAME-security")
-                echo "deb [signed-by=$keyring] $site $release main"
-                ;;
-            esac
+            for suite in "$VERSION_CODENAME" stable oldstable; do
+                case $created:$release in
+                Packages:$suite | Packages:$suite-updates | Packages:$suite-security)
+                    echo "deb [signed-by=$keyring] $site $release main"
+                    ;;
+                esac
+            done
         done | sort -u > "$dir/sources.list"
     apt-config dump Acquire > "$dir/apt.conf"
     cat >> "$dir/apt.conf" <<END
