@@ -329,7 +329,7 @@ fn an_app_starts_when_its_database_serves() {
     }
 }
 
-/// Writes when it begins and when it is told to end, into two files of that name.
+/// Writes when it begins and when it ends, into two files of that name.
 fn outlasting(name: &str) -> String {
     format!(
         "echo $$ > /tmp/{name}.began; while ! test -e /tmp/end; do sleep 0.1; done; echo whole > /tmp/{name}.ended"

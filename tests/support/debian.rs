@@ -1,4 +1,4 @@
-//! A root of real Debian packages, with daemons installed in it as on a host: made once, kept beside
+//! A root of real Debian packages, with daemons installed in it as on a host: made once, kept next to
 //! the build, and shared by the tests, which each lay a file system of their own over it.
 
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use crate::{cgroup_mount, skip};
 /// Makes it, step by step.
 const SCRIPT: &str = include_str!("debian_root.sh");
 
-/// The root, made first if it is not there yet; `None` if it cannot be, which is told.
+/// The root, made first if it is not there yet; `None` if it cannot be made, and the test is skipped.
 ///
 /// # Panics
 /// When a package cannot be installed.

@@ -137,7 +137,7 @@ struct Held {
 struct Boot<'a> {
     script: &'static str,
     layers: String,
-    /// What is its own beside pids and mounts.
+    /// Namespaces of its own, in addition to those of pids and mounts.
     namespaces: &'static str,
     init: &'a [&'static str],
 }

@@ -1,11 +1,11 @@
 //! A package's init script that reaches respawn: `service X restart`, logrotate's scripts and a package's
-//! own scripts run `/etc/init.d/X`, and would start a second daemon beside the service.
+//! own scripts run `/etc/init.d/X`, which would start a second daemon next to the service.
 //!
 //! ```text
 //! /etc/init.d/X               the script of ours, which asks the agent
 //! /etc/respawn/takeover/X     the package's own: what ours does not know goes to it
 //! ```
-//! Where there is dpkg, it is told of it (dpkg-divert), and an upgrade of the package writes its script to
+//! Where there is dpkg, dpkg-divert moves it, and an upgrade of the package writes its script to
 //! where it is now. Starts and stops nothing.
 
 use anyhow::{Result, bail};
@@ -42,7 +42,7 @@ struct Found {
     /// In its place.
     script: Option<String>,
     original: Option<String>,
-    /// To where dpkg diverts it, and who has told it so.
+    /// To where dpkg diverts it, and for whom.
     diverted: Option<(String, String)>,
     has_dpkg: bool,
 }
