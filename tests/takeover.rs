@@ -192,9 +192,14 @@ fn actions_have_their_statuses(host: &Host) {
     assert_eq!(status(host, "service cron status"), 3);
     assert_eq!(status(host, "service cron try-restart"), 0);
     assert_eq!(host.status("cron").unwrap()["state"], "stopped");
-    // Init's own scripts leave it to the agent at boot.
-    assert_eq!(status(host, "PREVLEVEL=N /etc/init.d/cron start"), 0);
+    // As at boot: init's own scripts leave it to the agent.
+    host.shell("rm /etc/rc[23].d/*; ln -s ../init.d/cron /etc/rc2.d/S01cron");
+    assert_eq!(status(host, "PREVLEVEL=N RUNLEVEL=2 /lib/init/rc 2"), 0);
     assert_eq!(host.status("cron").unwrap()["state"], "stopped");
+    // And in another runlevel later they do not.
+    assert_eq!(status(host, "PREVLEVEL=3 RUNLEVEL=2 /lib/init/rc 2"), 0);
+    assert!(host.is_up("cron"));
+    host.respawn("stop cron");
     assert_eq!(status(host, "invoke-rc.d cron start"), 0);
     assert_eq!(count(host, "cron"), 1);
     // What ours does not know is the package's.
