@@ -2,8 +2,9 @@
 //! or there twice, whatever happens to it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -13,6 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::cgroup::small_cgroup;
+use support::clock::wall_clock;
 use support::journald::Journal;
 use support::recorder::Place;
 use support::rig::report;
@@ -357,6 +359,164 @@ fn arguments_are_told_as_they_are_and_secrets_are_not() {
     let death = killed(&["--name"]);
     assert_eq!(death["argv"], Value::Null);
     assert!(knows_programs(&death));
+}
+
+/// Where the arguments of a process are in its memory: `arg_start` of proc_pid_stat(5).
+fn place_of_arguments(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1;
+    fields.split_whitespace().nth(45).unwrap().parse().unwrap()
+}
+
+#[test]
+fn arguments_that_a_process_has_rewritten_are_told_as_they_are_then() {
+    let test = "arguments_that_a_process_has_rewritten_are_told_as_they_are_then";
+    needs_root!(test);
+    let place = Place::new();
+    let _recorder = place.start(&[]);
+    let mut victim = sleeper();
+    // As PostgreSQL and others say in `ps` what they do.
+    let memory = File::options()
+        .write(true)
+        .open(format!("/proc/{}/mem", victim.pid()));
+    let at = place_of_arguments(victim.pid());
+    let written = memory.and_then(|memory| memory.write_all_at(b"worker: idle\x1b!", at));
+    if written.is_err() {
+        return skip(test, "the memory of another process cannot be written here");
+    }
+    victim.signal(Signal::SIGKILL);
+    victim.wait();
+    let death = place.death_of(victim.pid());
+    if !knows_programs(&death) {
+        return skip(test, "this kernel has let go of the memory by then");
+    }
+    assert_eq!(death["argv"], json!(["worker: idle\u{1b}!", "100000"]));
+    // What it is cannot be rewritten.
+    assert_eq!(death["comm"], "sleep");
+    let shown = place.command(&["deaths"]).output().unwrap();
+    assert!(!shown.stdout.contains(&0x1b));
+}
+
+#[test]
+fn a_clock_that_is_set_back_changes_neither_order_nor_age() {
+    let test = "a_clock_that_is_set_back_changes_neither_order_nor_age";
+    needs_root!(test);
+    let place = Place::new();
+    let flag = place.path().join("set-back");
+    let Some(library) = wall_clock(place.path(), &flag) else {
+        return skip(test, "no C compiler, with which another wall clock is made");
+    };
+    let _recorder = place.start_with(&[], &[("LD_PRELOAD", &library)]);
+    let [first, second] = [(), ()].map(|()| {
+        let pid = kill_by(sleeper(), "kill -9 $0");
+        let death = place.death_of(pid);
+        // In the recorder's eyes an hour earlier from now on.
+        fs::write(&flag, "").unwrap();
+        death
+    });
+    let time = |of: &Value| of["time"].as_str().unwrap().to_owned();
+    if time(&first)[..13] == time(&second)[..13] {
+        return skip(
+            test,
+            "the binary does not take its clock from a shared library",
+        );
+    }
+    assert!(time(&first) > time(&second), "{first} {second}");
+    assert!(first["seq"].as_u64() < second["seq"].as_u64());
+    assert!(first["since_boot_ns"].as_u64() < second["since_boot_ns"].as_u64());
+    // Both are minutes old at most, whatever the clock has said of them.
+    let arguments = ["deaths", "--json", "--since", "30m", "--name", "sleep"];
+    let shown = place.command(&arguments).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let shown: Vec<Value> = shown
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |death: &Value| {
+        let is_it = |line: &Value| line["cursor"] == death["cursor"];
+        shown.iter().position(is_it).unwrap()
+    };
+    assert!(of(&first) < of(&second));
+}
+
+#[test]
+fn a_file_that_ends_in_the_middle_of_a_line_is_gone_on_with() {
+    needs_root!("a_file_that_ends_in_the_middle_of_a_line_is_gone_on_with");
+    let place = Place::new();
+    let recorder = place.start(&[]);
+    let before = kill_by(sleeper(), "kill -9 $0");
+    let seq = place.death_of(before)["seq"].as_u64().unwrap();
+    recorder.kill();
+    // As a machine leaves it that loses its power, and as a bad disk does.
+    let deaths = place.dir().join("deaths");
+    let mut file = File::options().append(true).open(&deaths).unwrap();
+    file.write_all(b"\0\0\xff\xfe{\"seq\n{\"seq\":77,\"event\":\"exi")
+        .unwrap();
+    let _recorder = place.start(&[]);
+    let after = kill_by(sleeper(), "kill -9 $0");
+    assert!(place.death_of(after)["seq"].as_u64().unwrap() > seq);
+    let shown = place.command(&["deaths", "--json"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for pid in [before, after] {
+        let of = shown
+            .lines()
+            .filter(|line| line.contains(&format!("\"host_pid\":{pid},")));
+        assert_eq!(of.count(), 1, "{shown}");
+    }
+}
+
+/// The deaths of a PID namespace, which are those of its own processes alone: so each is accounted for.
+#[test]
+fn what_finds_no_room_in_the_kernel_is_counted_one_by_one() {
+    const DEATHS: u64 = 400;
+    needs_root!("what_finds_no_room_in_the_kernel_is_counted_one_by_one");
+    let place = Place::new();
+    // The recorder is stopped while they die, and has room for some.
+    let script = format!(
+        "$RESPAWN recorder --ring-bytes 65536 & recorder=$!; read line
+         kill -STOP $recorder; i=0
+         while [ $i -lt {DEATHS} ]; do sleep 1000 & kill -9 $!; wait $!; i=$((i+1)); done
+         echo done; kill -CONT $recorder; read line; exec kill -9 $recorder"
+    );
+    let binary = place.command(&[]).get_program().to_owned();
+    let mut namespace = in_pid_namespace(&script);
+    for (key, value) in place.command(&[]).get_envs() {
+        namespace.env(key, value.unwrap());
+    }
+    let log = File::create(place.path().join("log")).unwrap();
+    namespace
+        .env("RESPAWN", binary)
+        .env("RESPAWN_LOG", "info")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log);
+    let mut victim = Victim::from_command(&mut namespace);
+    let mut input = victim.stdin().unwrap();
+    eventually("the recorder records", || {
+        place.log().contains("recording deaths in").then_some(())
+    });
+    input.write_all(b"\n").unwrap();
+    assert_eq!(victim.line(), "done");
+    let counted = || {
+        let lines = place.lines();
+        let kept = lines
+            .iter()
+            .filter(|line| line["event"] == "exited" && line["cause"]["signal"] == "SIGKILL");
+        let lost = lines.iter().filter(|line| line["event"] == "deaths_lost");
+        let lost: u64 = lost.map(|line| line["count"].as_u64().unwrap()).sum();
+        (u64::try_from(kept.count()).unwrap(), lost)
+    };
+    let (kept, lost) = eventually("all are accounted for", || {
+        let (kept, lost) = counted();
+        (kept + lost >= DEATHS).then_some((kept, lost))
+    });
+    assert_eq!(kept + lost, DEATHS);
+    assert!(kept > 0 && lost > 0, "{kept} {lost}");
+    report(&format!(
+        "{DEATHS} deaths beside a recorder that is stopped: {kept} recorded, {lost} counted as lost"
+    ));
+    input.write_all(b"\n").unwrap();
+    victim.wait();
 }
 
 #[test]

@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::clock::wall_clock;
 use support::{
     Agent, SIGHTS, Setup, Sight, copy_program, eventually, is_alive, needs_root, pid_of, shell,
     signal_to, skip, sleeping,
@@ -438,29 +438,4 @@ impl Trigger {
     fn pull(&self) {
         std::fs::write(self.0.path().join("go"), "now\n").unwrap();
     }
-}
-
-/// A library whose wall clock goes back by an hour as long as there is that file.
-fn wall_clock(dir: &std::path::Path, flag: &std::path::Path) -> Option<String> {
-    let source = dir.join("clock.c").to_str()?.to_owned();
-    std::fs::write(
-        &source,
-        "struct timespec { long seconds, nanoseconds; };
-        long syscall(long, ...);
-        int access(const char *, int);
-        int clock_gettime(int clock, struct timespec *time) {
-            int result = syscall(NUMBER, clock, time);
-            if (result == 0 && clock == 0 && access(FLAG, 0) == 0) time->seconds -= 3600;
-            return result;
-        }",
-    )
-    .unwrap();
-    let library = dir.join("clock.so").to_str()?.to_owned();
-    let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o", &library, &source])
-        .arg(format!("-DNUMBER={}", libc::SYS_clock_gettime))
-        .arg(format!("-DFLAG={:?}", flag.to_str()?))
-        .status()
-        .ok()?;
-    status.success().then_some(library)
 }

@@ -16,6 +16,7 @@ mod agent;
 
 pub mod bpf;
 pub mod cgroup;
+pub mod clock;
 pub mod debian;
 pub mod journald;
 pub mod recorder;

@@ -66,9 +66,15 @@ impl Place {
 
     /// Starts a recorder, with more arguments, and waits until it records.
     pub fn start(&self, arguments: &[&str]) -> Recorder {
+        self.start_with(arguments, &[])
+    }
+
+    /// The same, with more variables.
+    pub fn start_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Recorder {
         let before = self.log().matches(RECORDING).count();
         let mut command = self.command(&["recorder"]);
         command.env("RESPAWN_LOG", "info");
+        command.envs(variables.iter().copied());
         let log = File::options()
             .append(true)
             .create(true)
@@ -91,8 +97,10 @@ impl Place {
 
     /// Every line, oldest first.
     pub fn lines(&self) -> Vec<Value> {
-        let read = |name| fs::read_to_string(self.dir().join(name)).unwrap_or_default();
-        let text = read("deaths.1") + &read("deaths");
+        let read = |name| fs::read(self.dir().join(name)).unwrap_or_default();
+        let bytes = [read("deaths.1"), read("deaths")].concat();
+        // Damage may be anything.
+        let text = String::from_utf8_lossy(&bytes);
         let lines = text.lines().filter(|line| !line.is_empty());
         lines
             .filter_map(|line| serde_json::from_str(line).ok())
