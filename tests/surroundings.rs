@@ -5,9 +5,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
+use support::dead_mount::DeadMount;
 use support::{
-    Agent, Setup, arguments, environment, eventually, needs_root, proc_status, shell, skip,
-    sleeping,
+    Agent, Setup, arguments, environment, eventually, needs_root, proc_status, shell, signal_to,
+    skip, sleeping,
 };
 
 /// An agent with these variables in its own environment.
@@ -42,6 +44,49 @@ fn environment_files_are_read_in_order_at_every_start() {
     assert!(!refused.status.success());
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(told.contains("cannot read its environment_file"), "{told}");
+}
+
+/// All that waits for an answer waits for ever: if the agent's loop did, nothing here would go on.
+#[test]
+fn an_environment_file_on_a_dead_mount_holds_up_no_other_service() {
+    let test = "an_environment_file_on_a_dead_mount_holds_up_no_other_service";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("env");
+    fs::write(&file, "WORD=back\n").unwrap();
+    let Some(dead) = DeadMount::over(dir.path()) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let keys = format!("environment_file = {file:?}\nrestart_delay = \"100ms\"");
+    let web = format!("command = [\"sleep\", \"${{WORD}}\", \"1000\"]\n{keys}");
+    let mut agent = Agent::start(&[("web", &web), ("other", &sleeping(""))]);
+    for _ in 0..3 {
+        let other = agent.running("other");
+        signal_to(other, Signal::SIGKILL);
+        agent.replaced("other", other);
+    }
+    assert_eq!(agent.status("web")["state"], "starting");
+    agent.must("restart", "other");
+    // What comes to be on the mount later does not hold up a reload.
+    agent.write_service("late", &sleeping(&keys));
+    assert!(agent.run(&["check"]).status.success());
+    let reload = agent.command(&["reload"]).spawn();
+    agent.wait_state("late", "starting");
+    agent.must("stop", "late");
+    let _ = reload.unwrap().wait();
+    agent.kill();
+    agent.start_again();
+    let other = agent.running("other");
+    signal_to(other, Signal::SIGKILL);
+    agent.replaced("other", other);
+    agent.must("stop", "web");
+    // The server is back.
+    drop(dead);
+    fs::write(&file, "WORD=1000\n").unwrap();
+    agent.must("start", "web");
+    let web = agent.assert_single("web");
+    assert_eq!(arguments(web), ["sleep", "1000", "1000"]);
+    assert_eq!(environment(web)["WORD"], "1000");
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod clock;
 pub mod debian;
+pub mod dead_mount;
 pub mod journald;
 pub mod recorder;
 pub mod rig;

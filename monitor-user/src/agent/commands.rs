@@ -243,7 +243,11 @@ impl Agent {
                 request,
             })),
             Some((spec, Reload::Command { program, arguments })) => {
-                let of = (&service, &**spec, instance);
+                let environment = self
+                    .instances
+                    .environment_now(&service, &spec.exec, instance)
+                    .map_err(|failure| not_reloaded(service.clone(), failure.message))?;
+                let of = (&service, &**spec, environment);
                 let command = (program.as_path(), arguments.as_slice());
                 let started = self.reloads.start(of, command, request, Self::now());
                 started.map_err(|error| not_reloaded(service, format!("{error:#}")))?;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,16 @@ use tokio::io::unix::AsyncFd;
 use super::children::Children;
 use super::steps::Laid;
 use crate::clock;
-use crate::config;
+use crate::config::{self, Variables};
 use crate::decode;
 use crate::model::{
-    Attempt, Cause, Clear, Death, EnvironmentFile, Exec, Identity, Instance, Reach, Ready,
-    ServiceName, Signal, SpawnFailure, Spec,
+    Attempt, Cause, Clear, Death, EnvironmentFile, Exec, Instance, Reach, Ready, ServiceName,
+    Signal, SpawnFailure, Spec,
 };
 use crate::os::cgroup::{Cgroups, Name, Refused, ServiceCgroup, Slot};
 use crate::os::cgroup_limits;
 use crate::os::marker::{self, Marked, Marker};
+use crate::os::mounts;
 use crate::os::notify::NotifySocket;
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
@@ -73,6 +74,8 @@ pub(super) struct Places {
     pub(super) notify_path: PathBuf,
     /// Those that are held for it, in the order of their descriptors.
     pub(super) sockets: Vec<Arc<OwnedFd>>,
+    /// What its environment files say; `None`: the agent itself is to read them.
+    pub(super) files: Option<Vec<Variables>>,
 }
 
 /// What is laid out before a service's next start.
@@ -80,7 +83,7 @@ struct Prelude {
     /// What it was laid out from.
     spec: Arc<Spec>,
     /// As well as this: what each of its environment files said.
-    variables: Vec<Vec<(String, String)>>,
+    variables: Vec<Variables>,
     /// `None`: it has to be laid out again.
     command: Option<Arc<Prepared>>,
     cgroup: Option<ServiceCgroup>,
@@ -89,6 +92,11 @@ struct Prelude {
 }
 
 impl Places {
+    /// What the service's environment files say.
+    fn files(&self, exec: &Exec) -> Result<Vec<Variables>, SpawnFailure> {
+        self.files.clone().map_or_else(|| variables(exec), Ok)
+    }
+
     /// What the environment says of it.
     fn variables(&self, service: &str, exec: &Exec) -> Vec<(String, String)> {
         let mut variables = Vec::new();
@@ -562,7 +570,7 @@ impl Instances {
         spec: &Arc<Spec>,
         places: &Places,
     ) -> Result<(), SpawnFailure> {
-        let variables = variables(&spec.exec)?;
+        let variables = places.files(&spec.exec)?;
         if self.services.get(service).is_some_and(|prelude| {
             Arc::ptr_eq(&prelude.spec, spec)
                 // What is mounted may be something else by now.
@@ -632,7 +640,7 @@ impl Instances {
                 "type = \"forking\" needs cgroup v2, which cannot be used here (see `respawn doctor`)"
                     .to_owned(),
         })?;
-        let variables = variables(&spec.exec)?;
+        let variables = places.files(&spec.exec)?;
         let own = places.variables(service, &spec.exec);
         let exec = complete(&spec.exec, &variables, own)?;
         let mut slot = self.free_slot(service, &cgroup);
@@ -728,6 +736,25 @@ impl Instances {
             of_service.retain(|other| *other != from);
         }
         Ok(to)
+    }
+
+    /// The environment of what is run on behalf of a service: with what its files say now, or said at its
+    /// last start where they may be read at starts alone.
+    ///
+    /// # Errors
+    /// They cannot be read, or were not by this agent.
+    pub(super) fn environment_now(
+        &self,
+        service: &str,
+        exec: &Exec,
+        instance: Instance,
+    ) -> Result<BTreeMap<String, String>, SpawnFailure> {
+        match self.services.get(service) {
+            Some(prelude) if may_hang(exec).is_some() => {
+                Ok(environment_with(exec, &prelude.variables, instance))
+            }
+            _ => environment_now(exec, instance),
+        }
     }
 
     /// Which limits of a service's last start have no effect.
@@ -1177,7 +1204,7 @@ impl AsFd for Instances {
 /// What is run: with what the environment files say, and with the variables of `command` replaced.
 fn complete(
     exec: &Exec,
-    variables: &[Vec<(String, String)>],
+    variables: &[Variables],
     own: Vec<(String, String)>,
 ) -> Result<Exec, SpawnFailure> {
     let mut environment = environment(exec, variables);
@@ -1196,7 +1223,7 @@ fn complete(
     })
 }
 
-fn environment(exec: &Exec, variables: &[Vec<(String, String)>]) -> BTreeMap<String, String> {
+fn environment(exec: &Exec, variables: &[Variables]) -> BTreeMap<String, String> {
     let mut environment = exec.environment.clone();
     for (file, variables) in exec.environment_file.iter().zip(variables) {
         file.lay_under(&mut environment, variables.clone());
@@ -1208,50 +1235,46 @@ fn environment(exec: &Exec, variables: &[Vec<(String, String)>]) -> BTreeMap<Str
 /// of that instance's main process.
 ///
 /// # Errors
-/// One of the files cannot be read.
+/// One of the files cannot be read, or may be where nobody answers.
 pub(super) fn environment_now(
     exec: &Exec,
     instance: Instance,
 ) -> Result<BTreeMap<String, String>, SpawnFailure> {
-    let mut environment = environment(exec, &variables(exec)?);
+    if let Some(file) = may_hang(exec) {
+        return Err(SpawnFailure {
+            message: format!(
+                "cannot read its environment_file: {} is where nobody may answer, and is read at starts alone",
+                file.path.display()
+            ),
+        });
+    }
+    Ok(environment_with(exec, &variables(exec)?, instance))
+}
+
+/// The same, with what its files say known.
+pub(super) fn environment_with(
+    exec: &Exec,
+    variables: &[Variables],
+    instance: Instance,
+) -> BTreeMap<String, String> {
+    let mut environment = environment(exec, variables);
     if instance != Instance::NONE {
         environment.insert("MAINPID".to_owned(), instance.pid.to_string());
     }
-    Ok(environment)
+    environment
+}
+
+/// The first of a service's environment files that the agent cannot read itself without waiting for
+/// somebody who may never answer.
+pub(super) fn may_hang(exec: &Exec) -> Option<&EnvironmentFile> {
+    let mut files = exec.environment_file.iter();
+    files.find(|file| mounts::may_hang(&file.path))
 }
 
 /// What each of the environment files says now.
-fn variables(exec: &Exec) -> Result<Vec<Vec<(String, String)>>, SpawnFailure> {
-    let files = exec.environment_file.iter();
-    let read = |file| variables_of(file, exec.identity.as_ref());
-    files.map(read).collect()
-}
-
-fn variables_of(
-    file: &EnvironmentFile,
-    identity: Option<&Identity>,
-) -> Result<Vec<(String, String)>, SpawnFailure> {
-    let failure = |why: &dyn std::fmt::Display| SpawnFailure {
-        message: format!("cannot read its environment_file: {why}"),
-    };
-    let shown = file.path.display().to_string();
-    // Anything else that is wrong with it is told with its place.
-    let opened = match os::open::to_read(&file.path, identity) {
-        Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Vec::new());
-        }
-        Err(error) if error.raw_os_error().is_none() => {
-            return Err(failure(&format_args!("{shown}: {error}")));
-        }
-        opened => opened.ok(),
-    };
-    let Some(opened) = opened else {
-        return config::read_environment_file(&file.path).map_err(|why| failure(&why));
-    };
-    // What was looked at, and not what is there now.
-    let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
-    config::read_environment_file(Path::new(&path))
-        .map_err(|why| failure(&why.replace(&path, &shown)))
+fn variables(exec: &Exec) -> Result<Vec<Variables>, SpawnFailure> {
+    config::read_environment_files(&exec.environment_file, exec.identity.as_ref())
+        .map_err(|message| SpawnFailure { message })
 }
 
 /// Whether it may be otherwise before long: something has run out.

@@ -70,7 +70,7 @@ use self::steps::{Purpose, Steps};
 use self::unwatched::Unwatched;
 use crate::aftermath::{self, OutputStart};
 use crate::clock::{self, WallClock};
-use crate::config::{self, AgentConfig, Config, Essential, Invalid, Surroundings};
+use crate::config::{self, AgentConfig, Config, Essential, Invalid, Surroundings, Variables};
 use crate::control::{self, Groups, Server};
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::init::rearm::SpareKeeper;
@@ -1285,8 +1285,20 @@ impl Agent {
             let instance = status.instance?;
             Some(Job { instance, order })
         });
-        let nothing = Exec::nothing();
-        let exec = exec.unwrap_or(&nothing);
+        let instances = &self.instances;
+        let exec = || {
+            let exec = exec.cloned().unwrap_or_else(Exec::nothing);
+            let known = instances.environment_now(service, &exec, Instance::NONE);
+            let environment = known.unwrap_or_else(|failure| {
+                let why = failure.message;
+                tracing::warn!(%service, "it is looked at without its files' variables: {why}");
+                exec.environment.clone()
+            });
+            Exec {
+                environment,
+                ..exec
+            }
+        };
         self.probes.set(service, job, exec, Self::now());
     }
 
@@ -1474,13 +1486,16 @@ impl Agent {
             return Err(Some(Box::new(fact)));
         }
         let spec = self.supervisor.spec(&service);
-        if spec.is_some_and(|spec| spec.steps.precede_a_start()) {
+        let is_preceded = |spec: &Arc<Spec>| {
+            spec.steps.precede_a_start() || instances::may_hang(&spec.exec).is_some()
+        };
+        if spec.is_some_and(is_preceded) {
             let outcome = self.run_steps(&service, Purpose::Start(attempt));
             return Err(outcome
                 .and_then(|outcome| self.steps_ended(outcome))
                 .map(Box::new));
         }
-        self.launch(service, attempt)
+        self.launch(service, attempt, None)
     }
 
     /// Makes the process of a start, once all that precedes it is done. `Err`: what has become of it
@@ -1489,11 +1504,12 @@ impl Agent {
         &mut self,
         service: ServiceName,
         attempt: Attempt,
+        files: Option<Vec<Variables>>,
     ) -> Result<Start, Option<Box<Fact>>> {
         let birth = Birth::of(&service, attempt);
         let failure = self.prepare_output(&service);
         let places = match failure.map_or_else(|| self.prepare_places(&service), Err) {
-            Ok(places) => places,
+            Ok(places) => Places { files, ..places },
             Err(failure) => {
                 return Err(Some(Box::new(Fact::SpawnFailed {
                     service,
@@ -1556,6 +1572,7 @@ impl Agent {
             notify: None,
             notify_path: self.notify.path(service),
             sockets: Vec::new(),
+            files: None,
         };
         let Some(spec) = self.supervisor.spec(service) else {
             return Ok(places);

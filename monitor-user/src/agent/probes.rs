@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use super::children::Child;
 use super::hooks::readable;
-use super::instances;
 use crate::model::{Exec, Instance, Output, ServiceName};
 use crate::os::cgroup::Slot;
 use crate::os::progress;
@@ -78,12 +77,13 @@ impl Probes {
         self.jobs.contains_key(service)
     }
 
-    /// From now on that is looked at, and nothing else of that service. `exec`: the service's.
+    /// From now on that is looked at, and nothing else of that service. `exec`: the service's, with all its
+    /// variables.
     pub(super) fn set(
         &mut self,
         service: &ServiceName,
         job: Option<Job>,
-        exec: &Exec,
+        exec: impl FnOnce() -> Exec,
         now: Instant,
     ) {
         if self.jobs.get(service).map(|tended| &tended.job) == job.as_ref() {
@@ -100,7 +100,7 @@ impl Probes {
         };
         let tended = Tended {
             job,
-            exec: exec.clone(),
+            exec: exec(),
             pid: Err(now),
         };
         self.jobs.insert(service.clone(), tended);
@@ -139,7 +139,7 @@ impl Probes {
         let due = self.jobs.iter_mut().filter(|(_, it)| is_due(it));
         for (service, tended) in due.take(AT_ONCE) {
             progress::count();
-            match start(&mut self.spawner, service, tended) {
+            match start(&mut self.spawner, tended) {
                 Ok((child, sheet)) => {
                     let pid = child.pid;
                     tended.pid = Ok(pid);
@@ -246,17 +246,17 @@ pub(super) fn read_sheet(sheet: &File) -> io::Result<String> {
     Ok(printable(&words).to_string())
 }
 
-fn start(
-    spawner: &mut Spawner,
-    service: &ServiceName,
-    tended: &Tended,
-) -> anyhow::Result<(spawn::Child, File)> {
-    let environment = instances::environment_now(&tended.exec, Instance::NONE);
+/// All that such a process has left, as it is.
+pub(super) fn read_whole_sheet(sheet: &File) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(sheet.metadata()?.len()).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    sheet.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn start(spawner: &mut Spawner, tended: &Tended) -> anyhow::Result<(spawn::Child, File)> {
     let exec = Exec {
-        environment: environment.unwrap_or_else(|failure| {
-            tracing::warn!(%service, "it is looked at without its files' variables: {}", failure.message);
-            tended.exec.environment.clone()
-        }),
+        environment: tended.exec.environment.clone(),
         stderr: Output::Inherit,
         ..tended.exec.with_its_rights()
     };

@@ -4,17 +4,16 @@
 //! They are the agent's children, and no services. Those of an agent that dies run on, and nobody waits for
 //! them any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use super::children::Child;
-use super::instances;
 use crate::config;
-use crate::model::{Cause, DeniedReason, Exec, Instance, Output, Reply, ServiceName, Spec};
+use crate::model::{Cause, DeniedReason, Exec, Output, Reply, ServiceName, Spec};
 use crate::os::spawn::{FdLimit, Spawner};
 use crate::supervisor::RequestId;
 
@@ -46,13 +45,11 @@ impl Reloads {
     /// Why it cannot be started.
     pub(super) fn start(
         &mut self,
-        (service, spec, instance): (&ServiceName, &Spec, Instance),
+        (service, spec, environment): (&ServiceName, &Spec, BTreeMap<String, String>),
         (program, arguments): (&Path, &[String]),
         request: RequestId,
         now: Instant,
     ) -> Result<()> {
-        let environment = instances::environment_now(&spec.exec, instance);
-        let environment = environment.map_err(|failure| anyhow!(failure.message))?;
         let exec = Exec {
             program: program.to_owned(),
             arguments: config::expand(arguments, &environment)?,

@@ -2,15 +2,18 @@
 //! looks before a start whether the service's conditions hold. Decides nothing else.
 //!
 //! ```text
-//! Spawn ─▶ conditions ─▶ before_start … ─▶ the process is made, or: the command of a forking service
-//!              └ skipped      │                └ failed           └ its main process is known
-//!                             └ failed ─▶ after_stop … ─▶ the start has failed
+//! Spawn ─▶ files ─▶ conditions ─▶ before_start … ─▶ the process is made, or: the command of a forking service
+//!             │        └ skipped      │                └ failed           └ its main process is known
+//!             └ failed                └ failed ─▶ after_stop … ─▶ the start has failed
 //! RunSteps ─▶ command ─▶ command ─▶ … ─▶ StepsDone
 //! ```
 //!
 //! Each command runs below a process of its own (`prober`), which ends it when its time is over, passes its
 //! output on to where the service's goes, and keeps the end of that. These processes are the agent's
 //! children, and no services. They end with the agent; the next one begins with the first command again.
+//!
+//! The service's environment files are read by such a process where they may be on a mount whose server is gone;
+//! else the agent reads them itself, which is sooner.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
@@ -23,14 +26,15 @@ use anyhow::Result;
 
 use super::children::Child;
 use super::instances::Places;
-use super::probes::{read_sheet, start_prober};
+use super::probes::{read_sheet, read_whole_sheet, start_prober};
 use super::{Agent, hooks, instances};
 use crate::aftermath::OutputStart;
 use crate::clock;
+use crate::config::Variables;
 use crate::decode::Birth;
 use crate::model::{
-    Attempt, Condition, Confinement, Event, Exec, ExtraFacts, Identity, Instance, Notice, Phase,
-    Policy, ServiceName, SpawnFailure, Spec, Step,
+    Attempt, Condition, Confinement, Event, Exec, ExtraFacts, Identity, Instance, Notice, Output,
+    Phase, ServiceName, SpawnFailure, Spec, Step,
 };
 use crate::os::cgroup::Slot;
 use crate::os::spawn::{self, FdLimit, Spawner};
@@ -59,6 +63,8 @@ pub(super) enum Purpose {
 pub(super) struct Outcome {
     pub(super) service: ServiceName,
     pub(super) purpose: Purpose,
+    /// What the environment files say, if they were read.
+    pub(super) files: Option<Vec<Variables>>,
     /// Of a launch: the pid of the main process.
     pub(super) result: Result<Option<u32>, Ended>,
 }
@@ -78,8 +84,22 @@ pub(super) struct Setting {
     pub(super) spec: Arc<Spec>,
     /// All that the service has, and what is told of the instance.
     pub(super) environment: BTreeMap<String, String>,
+    /// What of that is about the instance and its end.
+    pub(super) own: Vec<(String, String)>,
+    /// What the service's environment files say, if that is read aside.
+    pub(super) files: Files,
     /// Where the service's output goes, if it has a log.
     pub(super) fifo: PathBuf,
+}
+
+/// The environment files of a service.
+pub(super) enum Files {
+    /// Their variables are in the environment.
+    Known,
+    /// A process of their own is to read them, as they may be where nobody answers.
+    ToRead,
+    /// It has.
+    Read(Vec<Variables>),
 }
 
 /// The commands that run, and those that follow them.
@@ -106,6 +126,8 @@ struct Job {
 }
 
 enum Item {
+    /// The service's environment files are read, for what is done in that phase.
+    Files(Phase),
     /// Those that are looked at together: of files and the host, or a single one that asks a command.
     Conditions(Vec<Condition>),
     Step(Phase, Step),
@@ -145,6 +167,9 @@ impl Steps {
             }
             Purpose::Of(_, phase) => (phase, VecDeque::new()),
         };
+        if let Files::ToRead = setting.files {
+            items.push_front(Item::Files(phase));
+        }
         let of_phase = steps.of(phase).iter().cloned();
         items.extend(of_phase.map(|step| Item::Step(phase, step)));
         self.go_on(service.clone(), purpose, setting, items, None, now)
@@ -198,9 +223,14 @@ impl Steps {
             }
         }
         let result = failed.map_or(Ok(None), |failure| Err(Ended::Failed(failure)));
+        let files = match setting.files {
+            Files::Read(files) => Some(files),
+            Files::Known | Files::ToRead => None,
+        };
         Some(Outcome {
             service,
             purpose,
+            files,
             result,
         })
     }
@@ -254,7 +284,7 @@ impl Steps {
         let Job {
             service,
             purpose,
-            setting,
+            mut setting,
             mut next,
             present,
             child,
@@ -268,6 +298,7 @@ impl Steps {
             Some(Outcome {
                 service: service.clone(),
                 purpose,
+                files: None,
                 result,
             })
         };
@@ -277,7 +308,9 @@ impl Steps {
         let said = || read_sheet(&sheet).unwrap_or_default();
         let failure = match (code, &present) {
             (Some(0), Item::Launch(_)) => return end(Ok(said().parse().ok())),
+            (Some(0), Item::Files(_)) => setting.take_files(&sheet).err(),
             (Some(0), _) => None,
+            (_, Item::Files(_)) if was_killed => Some(setting.no_answer()),
             (Some(DOES_NOT_HOLD), Item::Conditions(_)) => {
                 return end(Err(Ended::Skipped(said())));
             }
@@ -287,6 +320,7 @@ impl Steps {
         };
         if let Some(failure) = failure {
             let failure = match &present {
+                Item::Files(_) => failure,
                 Item::Conditions(_) => format!("{}: {failure}", present.name()),
                 Item::Step(..) | Item::Launch(_) => format!("{} {failure}", present.name()),
             };
@@ -320,6 +354,8 @@ fn note_failure(
     }
     *failed = Some(failure);
     match item.phase() {
+        // Nothing of the start has been done.
+        Phase::BeforeStart if matches!(item, Item::Files(_)) => next.clear(),
         Phase::BeforeStart => {
             let after_stop = setting.spec.steps.of(Phase::AfterStop).iter().cloned();
             *next = after_stop
@@ -332,11 +368,36 @@ fn note_failure(
     }
 }
 
+impl Setting {
+    /// Takes over what a process has read of the environment files.
+    fn take_files(&mut self, sheet: &File) -> Result<(), String> {
+        let wrong =
+            |error: &dyn std::fmt::Display| format!("cannot read its environment_file: {error}");
+        let bytes = read_whole_sheet(sheet).map_err(|error| wrong(&error))?;
+        let files: Vec<Variables> =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(&error))?;
+        self.environment = instances::environment_with(&self.spec.exec, &files, Instance::NONE);
+        self.environment.extend(self.own.clone());
+        self.files = Files::Read(files);
+        Ok(())
+    }
+
+    /// What is wrong where nobody answers.
+    fn no_answer(&self) -> String {
+        let files = self.spec.exec.environment_file.iter();
+        let files: Vec<String> = files.map(|file| file.path.display().to_string()).collect();
+        format!(
+            "cannot read its environment_file: nobody answers for {}: is it on a mount whose server is gone?",
+            files.join(", ")
+        )
+    }
+}
+
 impl Item {
     fn phase(&self) -> Phase {
         match self {
             Self::Conditions(_) | Self::Launch(_) => Phase::BeforeStart,
-            Self::Step(phase, _) => *phase,
+            Self::Files(phase) | Self::Step(phase, _) => *phase,
         }
     }
 
@@ -345,12 +406,13 @@ impl Item {
         match self {
             Self::Conditions(conditions) => conditions.iter().find_map(Condition::command),
             Self::Step(_, step) => Some(step),
-            Self::Launch(_) => None,
+            Self::Files(_) | Self::Launch(_) => None,
         }
     }
 
     /// What its process is told, and after how long it has not ended in time.
-    fn order(&self, policy: &Policy) -> (Order, Duration) {
+    fn order(&self, spec: &Spec) -> (Order, Duration) {
+        let (policy, exec) = (&spec.policy, &spec.exec);
         let of_phase = match self.phase() {
             Phase::BeforeStart | Phase::AfterStart => policy.start_timeout,
             Phase::BeforeStop | Phase::Stop | Phase::AfterStop => policy.stop_timeout,
@@ -359,6 +421,7 @@ impl Item {
             Self::Conditions(conditions) => Order::Conditions(conditions.clone(), of_phase),
             Self::Step(_, step) => Order::Run(step.clone(), of_phase),
             Self::Launch(laid) => Order::Launch(laid.launch.clone()),
+            Self::Files(_) => Order::Files(exec.environment_file.clone(), exec.identity.clone()),
         };
         let own = self.command().and_then(|step| step.timeout);
         (order, own.unwrap_or(of_phase))
@@ -367,6 +430,7 @@ impl Item {
     /// "before_start: /usr/sbin/nginx -t"
     fn name(&self) -> String {
         match self {
+            Self::Files(_) => "environment_file".to_owned(),
             Self::Conditions(_) => "conditions".to_owned(),
             Self::Launch(laid) => laid.launch.program.display().to_string(),
             Self::Step(phase, step) => {
@@ -385,12 +449,19 @@ fn start(
     setting: &Setting,
     now: Instant,
 ) -> Result<(u32, Child, File)> {
-    let (order, timeout) = item.order(&setting.spec.policy);
+    let (order, timeout) = item.order(&setting.spec);
     let started = |(child, sheet): (spawn::Child, File)| {
         let pid = child.pid;
         let child = Child::new(child, timeout.checked_add(GRACE), now);
         (pid, child, sheet)
     };
+    if let Item::Files(_) = item {
+        let exec = Exec {
+            stderr: Output::Inherit,
+            ..Exec::nothing()
+        };
+        return start_prober(spawner, order, exec, None, None).map(started);
+    }
     if let Item::Launch(laid) = item {
         let slot = Some(laid.slot.clone());
         let exec = laid.exec.clone();
@@ -469,6 +540,7 @@ impl Agent {
         let Outcome {
             service,
             purpose,
+            files,
             result,
         } = outcome;
         let mut result = result;
@@ -493,7 +565,7 @@ impl Agent {
                     Ok(_) | Err(Ended::Abandoned) => None,
                 },
             },
-            (Purpose::Start(attempt), Ok(_)) => match self.launch(service, attempt) {
+            (Purpose::Start(attempt), Ok(_)) => match self.launch(service, attempt, files) {
                 Ok(start) => self.finish_start(start),
                 Err(fact) => return fact.map(|fact| *fact),
             },
@@ -529,12 +601,17 @@ impl Agent {
         let output = self.output_length(service);
         self.steps.launching.insert(service.clone(), output);
         let laid = self.instances.lay_out(service, spec, places);
-        let environment = instances::environment_now(&spec.exec, Instance::NONE);
+        let exec = &spec.exec;
+        let environment = self
+            .instances
+            .environment_now(service, exec, Instance::NONE);
         let outcome = match laid.and_then(|laid| Ok((laid, environment?))) {
             Ok((laid, environment)) => {
                 let setting = Setting {
                     spec: Arc::clone(spec),
                     environment,
+                    own: Vec::new(),
+                    files: Files::Known,
                     fifo: self.outputs.fifo(service),
                 };
                 let now = Self::now();
@@ -543,6 +620,7 @@ impl Agent {
             Err(failure) => Outcome {
                 service: service.clone(),
                 purpose: Purpose::Launch(attempt),
+                files: None,
                 result: Err(Ended::Failed(failure.message)),
             },
         };
@@ -584,33 +662,68 @@ impl Agent {
     /// is known at once.
     pub(super) fn run_steps(&mut self, service: &ServiceName, purpose: Purpose) -> Option<Outcome> {
         let spec = self.supervisor.spec(service).cloned()?;
-        let outcome = |result| {
+        let failed = |message| {
             Some(Outcome {
                 service: service.clone(),
                 purpose,
-                result,
+                files: None,
+                result: Err(Ended::Failed(message)),
             })
         };
-        let instance = match purpose {
-            Purpose::Start(_) | Purpose::Launch(_) => Instance::NONE,
-            Purpose::Of(instance, _) => instance,
-        };
-        let environment = self
-            .prepare_output(service)
-            .map_or_else(|| instances::environment_now(&spec.exec, instance), Err);
-        let mut environment = match environment {
-            Ok(environment) => environment,
-            Err(failure) => return outcome(Err(Ended::Failed(failure.message))),
-        };
-        if let Purpose::Of(instance, Phase::AfterStop) = purpose {
-            environment.extend(self.last_exit_in_variables(service, instance));
+        if let Some(failure) = self.prepare_output(service) {
+            return failed(failure.message);
         }
+        let (files, environment) = match self.environment_for(service, &spec.exec, purpose) {
+            Ok(environment) => (Files::Known, environment),
+            Err(_) if instances::may_hang(&spec.exec).is_some() => {
+                (Files::ToRead, spec.exec.environment.clone())
+            }
+            Err(failure) => return failed(failure.message),
+        };
+        let own = self.own_variables(service, purpose);
+        let environment = environment.into_iter().chain(own.clone()).collect();
         let setting = Setting {
             spec,
             environment,
+            own,
+            files,
             fifo: self.outputs.fifo(service),
         };
         self.steps.begin(service, purpose, setting, Self::now())
+    }
+
+    /// The environment of the commands for that purpose, as far as it is known without waiting for a file
+    /// that nobody may answer for.
+    fn environment_for(
+        &self,
+        service: &ServiceName,
+        exec: &Exec,
+        purpose: Purpose,
+    ) -> Result<BTreeMap<String, String>, SpawnFailure> {
+        match purpose {
+            // Each start reads them again.
+            Purpose::Start(_) | Purpose::Launch(_) => {
+                instances::environment_now(exec, Instance::NONE)
+            }
+            Purpose::Of(..) => self
+                .instances
+                .environment_now(service, exec, Instance::NONE),
+        }
+    }
+
+    /// What the commands for that purpose are told beside that.
+    fn own_variables(&self, service: &ServiceName, purpose: Purpose) -> Vec<(String, String)> {
+        let Purpose::Of(instance, phase) = purpose else {
+            return Vec::new();
+        };
+        let mut own = match phase {
+            Phase::AfterStop => self.last_exit_in_variables(service, instance),
+            _ => Vec::new(),
+        };
+        if instance != Instance::NONE {
+            own.push(("MAINPID".to_owned(), instance.pid.to_string()));
+        }
+        own
     }
 
     /// How an instance has ended, as hooks are told it.

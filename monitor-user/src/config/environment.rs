@@ -9,16 +9,22 @@
 //! Values may be secrets and never appear in a message.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::model::EnvironmentFile;
+use crate::model::{EnvironmentFile, Identity};
+use crate::os::open;
 
 use super::Surroundings;
 use super::cursor::{Item, quoted};
 use super::problem::{Ends, Report};
 use super::source::Source;
+
+/// What a file says, in its order.
+pub(crate) type Variables = Vec<(String, String)>;
 
 /// What the agent's own environment gives to services.
 const INHERITED: [&str; 2] = ["PATH", "LANG"];
@@ -172,6 +178,39 @@ fn is_like(name: &str, pattern: &str) -> bool {
     };
     let ends = (0..=name.len()).filter_map(|at| name.get(at..));
     ends.into_iter().any(|end| is_like(end, rest))
+}
+
+/// What each of these files says now: those of a service of this user, read with the agent's rights.
+///
+/// # Errors
+/// What is wrong with the first that cannot be used, in one line.
+pub(crate) fn read_files(
+    files: &[EnvironmentFile],
+    identity: Option<&Identity>,
+) -> Result<Vec<Variables>, String> {
+    let read = |file| variables_of(file, identity);
+    files.iter().map(read).collect()
+}
+
+fn variables_of(file: &EnvironmentFile, identity: Option<&Identity>) -> Result<Variables, String> {
+    let failure = |why: &dyn std::fmt::Display| format!("cannot read its environment_file: {why}");
+    let shown = file.path.display().to_string();
+    // Anything else that is wrong with it is told with its place.
+    let opened = match open::to_read(&file.path, identity) {
+        Err(error) if file.optional && error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        Err(error) if error.raw_os_error().is_none() => {
+            return Err(failure(&format_args!("{shown}: {error}")));
+        }
+        opened => opened.ok(),
+    };
+    let Some(opened) = opened else {
+        return read_file(&file.path).map_err(|why| failure(&why));
+    };
+    // What was looked at, and not what is there now.
+    let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    read_file(Path::new(&path)).map_err(|why| failure(&why.replace(&path, &shown)))
 }
 
 /// Reads a service's `environment_file` as it is now.

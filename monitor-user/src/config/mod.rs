@@ -58,6 +58,7 @@ use crate::os::progress;
 pub(crate) use agent::{AgentConfig, Notices};
 pub(crate) use describe::{Description, Lines, Setting, toml, toml_key};
 pub(crate) use environment::read_file as read_environment_file;
+pub(crate) use environment::{Variables, read_files as read_environment_files};
 pub(crate) use expand::{expand, is_script};
 pub(crate) use problem::{Invalid, Problem};
 pub(crate) use source::content;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::problem::{Problem, Report, printable};
 use crate::model::{Hook, Spec};
+use crate::os::mounts::may_hang;
 use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
 
 /// One look at all that a config leads to.
@@ -54,7 +55,8 @@ impl Ownership {
                 self.look_for(whom, &step.program, &what, report);
             }
         }
-        for file in &spec.exec.environment_file {
+        let files = spec.exec.environment_file.iter();
+        for file in files.filter(|file| !may_hang(&file.path)) {
             // What it says is for that user alone, who may have written it.
             let what = format!("the environment file of {name}");
             self.look_for(uid, &file.path, &what, report);

@@ -13,6 +13,7 @@ use crate::model::{
     Limit, Listen, Log, Output, Policy, Probe, Ready, Relations, Reload, RestartMode,
     RestartPolicy, ServiceName, Signal, Spec, StartLimit, Steps, StopMode, UnknownSignal,
 };
+use crate::os::mounts::may_hang;
 
 use super::access;
 use super::accounts::{self, Account};
@@ -254,12 +255,7 @@ fn finish(
     let environment = environment(&draft, surroundings);
     let own = draft.environment.keys().cloned().collect();
     let environment_file = environment::lay_out(std::mem::take(&mut draft.environment_file), &own);
-    let mut complete = environment.clone();
-    if let Some(item) = table.get("environment_file") {
-        for file in &environment_file {
-            file.lay_under(&mut complete, variables(file, &item, report));
-        }
-    }
+    let (complete, is_known) = with_files(&environment, &environment_file, table, report);
     let passed = environment::passed(&draft.pass_environment, surroundings).into_keys();
     let passed = passed.filter(|key| !own.contains(key)).collect();
 
@@ -268,7 +264,9 @@ fn finish(
         return None;
     };
     let arguments = draft.command.take()?;
-    expand::check(&arguments, &command_item, &complete);
+    if is_known {
+        expand::check(&arguments, &command_item, &complete);
+    }
     let search = complete.get("PATH").map_or("", String::as_str);
     let program = program(arguments.first()?, &command_item, search, FAILS)?;
     find_probes(&mut draft, table, search)?;
@@ -582,6 +580,26 @@ fn environment(draft: &Draft, surroundings: &Surroundings) -> BTreeMap<String, S
     environment.extend(draft.confinement.directories.environment());
     environment.extend(draft.environment.clone());
     environment
+}
+
+/// The environment with what the files add, and whether that is known. The agent's loop may wait for this:
+/// what may hang is read at each start alone.
+fn with_files(
+    environment: &BTreeMap<String, String>,
+    files: &[EnvironmentFile],
+    table: &Table<'_>,
+    report: &Report,
+) -> (BTreeMap<String, String>, bool) {
+    let mut complete = environment.clone();
+    if files.iter().any(|file| may_hang(&file.path)) {
+        return (complete, false);
+    }
+    if let Some(item) = table.get("environment_file") {
+        for file in files {
+            file.lay_under(&mut complete, variables(file, &item, report));
+        }
+    }
+    (complete, true)
 }
 
 /// What is in the environment file now. Each start reads it again, so that what is wrong with it

@@ -89,7 +89,8 @@ impl Spec {
 
     /// Whether there is something to do before its instance is there, which can be given up.
     pub(crate) fn has_prelude(&self) -> bool {
-        self.steps.precede_a_start() || self.policy.kind == Kind::Forking
+        let reads = !self.exec.environment_file.is_empty();
+        self.steps.precede_a_start() || self.policy.kind == Kind::Forking || reads
     }
 }
 

@@ -1,9 +1,13 @@
 //! Which file systems are mounted where, as this process sees it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 /// The kernel's table: proc_pid_mountinfo(5).
 pub(crate) const TABLE: &str = "/proc/self/mountinfo";
@@ -37,6 +41,72 @@ impl Mount {
 /// The kernel's: /proc is not mounted.
 pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&fs::read(TABLE)?))
+}
+
+/// Kinds of file systems that wait for nobody but this host's disks.
+const LOCAL: [&str; 38] = [
+    "bcachefs",
+    "binfmt_misc",
+    "bpf",
+    "btrfs",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "erofs",
+    "exfat",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "fusectl",
+    "hugetlbfs",
+    "iso9660",
+    "jfs",
+    "mqueue",
+    "nsfs",
+    "overlay",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rootfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "squashfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+    "vfat",
+    "xfs",
+    "zfs",
+];
+
+/// Whether opening this path may wait for somebody who never answers: a server that is gone, a process of
+/// FUSE, an automounter. Looks at no file system that may, but for the root's own.
+pub(crate) fn may_hang(path: &Path) -> bool {
+    !is_on_the_root(path)
+        && mounts().map_or(true, |mounts| {
+            mounts.iter().any(|mount| !LOCAL.contains(&&*mount.kind))
+        })
+}
+
+/// Whether no other mount is on the way to this path, its links followed.
+fn is_on_the_root(path: &Path) -> bool {
+    let (Ok(root), Ok(below)) = (File::open("/"), path.strip_prefix("/")) else {
+        return false;
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(&root, below, how) {
+        Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => true,
+        // EXDEV; or this kernel or a filter of system calls does not know the call.
+        Err(_) => false,
+    }
 }
 
 /// Reads the table: `31 23 0:28 ROOT POINT OPTIONS … - TYPE SOURCE SUPER`. Torn lines are left out.

@@ -9,6 +9,8 @@
 //!                                            ─▶ conditions ────────▶ exit status 0: all hold, 3: not all
 //!                                            ─▶ launch ────────────▶ exit status 0: the main process, by
 //!                                                                    its pid, is in the order's place
+//!                                            ─▶ read files ────────▶ exit status 0: what they say is in the
+//!                                                                    order's place, as JSON; 1: failure
 //! ```
 //!
 //! It ends with the agent, who finds out and starts another one, if it lives.
@@ -32,7 +34,8 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::model::{Check, Condition, Probe, Step};
+use crate::config;
+use crate::model::{Check, Condition, EnvironmentFile, Identity, Probe, Step};
 
 pub(crate) use launch::Launch;
 
@@ -56,6 +59,8 @@ pub(crate) enum Order {
     Conditions(Vec<Condition>, Duration),
     /// Once: the main process is to outlive this one.
     Launch(Launch),
+    /// Once: the environment files of a service of that user, which may be where nobody answers.
+    Files(Vec<EnvironmentFile>, Option<Identity>),
 }
 
 /// The order, and whose it is.
@@ -80,6 +85,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     if nix::unistd::getppid().as_raw().cast_unsigned() != letter.agent {
         bail!("the agent has gone");
     }
+    if let Order::Files(files, identity) = &letter.order {
+        // Before anything handles SIGTERM: what waits for a file system can then be ended by it.
+        return read_files(files, identity.as_ref(), &sheet);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -102,6 +111,8 @@ pub(crate) fn run() -> Result<ExitCode> {
                     Ok(pid) => write(&sheet, &pid.to_string()).map(|()| ExitCode::SUCCESS),
                     Err(error) => write(&sheet, &format!("{error:#}")).map(|()| ExitCode::FAILURE),
                 },
+                // Done above.
+                Order::Files(..) => Ok(ExitCode::FAILURE),
             }
         };
         // What a command has started goes with the look.
@@ -118,6 +129,20 @@ const ENDED: u8 = 2;
 
 /// The exit status where a condition does not hold.
 pub(crate) const DOES_NOT_HOLD: u8 = 3;
+
+/// Leaves on the sheet what each of the files says, or why that is not known.
+fn read_files(
+    files: &[EnvironmentFile],
+    identity: Option<&Identity>,
+    sheet: &File,
+) -> Result<ExitCode> {
+    let (words, code) = match config::read_environment_files(files, identity) {
+        Ok(variables) => (serde_json::to_string(&variables)?, ExitCode::SUCCESS),
+        Err(why) => (why, ExitCode::FAILURE),
+    };
+    write(sheet, &words)?;
+    Ok(code)
+}
 
 /// Leaves the first one on the sheet that does not hold.
 async fn look_at_conditions(
