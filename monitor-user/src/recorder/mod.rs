@@ -42,6 +42,10 @@ const TIDY_EVERY: Duration = Duration::from_secs(3600);
 /// So many deaths are written before signals and the service manager are looked after again.
 const BATCH: usize = 256;
 
+/// Deaths that come sooner than this after the last ones wait as long for others. To wake a recorder costs the
+/// process that ends more than its record does.
+const BUSY: Duration = Duration::from_millis(2);
+
 /// What was asked for.
 pub(crate) struct Options {
     pub(crate) dir: PathBuf,
@@ -99,9 +103,13 @@ async fn work(options: &Options) -> Result<()> {
     agent::tell_terminal(&format!("{words}; Ctrl-C ends it"));
     manager.ready("the recorder");
     let mut tidy_at = now();
+    let mut busy_until = now();
     loop {
         let more = recorder.record()?;
         let begun = now();
+        if more {
+            busy_until = begun + BUSY;
+        }
         if begun >= tidy_at {
             recorder.tidy();
             tidy_at = begun + TIDY_EVERY;
@@ -115,7 +123,12 @@ async fn work(options: &Options) -> Result<()> {
             _ = interrupt.recv() => break,
             () = std::future::ready(()), if more => (),
             () = sleep_until(wake) => (),
-            ready = recorder.probe.readable(), if recorder.blocked.is_none() => ready?,
+            ready = recorder.probe.readable(), if recorder.blocked.is_none() => {
+                ready?;
+                if now() < busy_until {
+                    tokio::time::sleep(BUSY).await;
+                }
+            }
         }
         manager.handle_timeout(now());
     }
