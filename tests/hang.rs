@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::cgroup::Cgroup;
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, is_soak, report, switches};
-use support::{eventually, needs_root, now, proc_status, signal_to, skip, start_time_ns};
+use support::{
+    cgroup_mount, eventually, needs_root, now, proc_status, signal_to, skip, start_time_ns,
+};
 
 const MEMORIES: [Memory; 2] = [Memory::Kernel, Memory::FilesAlone];
 
@@ -396,6 +399,44 @@ fn a_flood_of_connections_is_no_reason_for_a_takeover() {
         assert!(open < 600, "{open}");
     });
     assert_eq!(ledger.agents, [agent.pid()], "{}", rig.log());
+}
+
+/// As on a machine that is suspended: the time goes on for both at the same moment, and something is due since
+/// long ago.
+#[test]
+fn agent_and_spare_that_stood_still_together_go_on_as_before() {
+    let name = "agent_and_spare_that_stood_still_together_go_on_as_before";
+    needs_root!(name);
+    let cgroup = cgroup_mount().and_then(|mount| Cgroup::new(&mount));
+    let Some(cgroup) = cgroup.filter(|it| it.path().join("cgroup.freeze").exists()) else {
+        return skip(name, "no cgroup can be frozen");
+    };
+    let rig = Rig::new();
+    rig.sleeper("a");
+    let mut ledger = rig.ledger();
+    let agent = rig.agent();
+    let mut a = ledger.current("a");
+    let spare = watching_spare(&rig);
+    for pid in [agent.pid(), spare.pid()] {
+        cgroup.add(pid);
+    }
+    let place = [cgroup.path().to_owned()];
+    for _ in 0..if is_soak() { 50 } else { 5 } {
+        freeze(&place, "1");
+        eventually("both stand still", || {
+            let events = fs::read_to_string(cgroup.path().join("cgroup.events")).unwrap();
+            events.contains("frozen 1").then_some(())
+        });
+        signal_to(a.0, Signal::SIGKILL);
+        thread::sleep(LONGER);
+        freeze(&place, "0");
+        a = next(&mut ledger, "a", a);
+    }
+    // It would have happened by then.
+    thread::sleep(LONGER);
+    ledger.read();
+    assert_eq!(ledger.agents, [agent.pid()], "{}", rig.log());
+    rig.assert_single("a", a);
 }
 
 #[test]
