@@ -1,5 +1,6 @@
 //! The recorder under a real systemd, as it is installed there: with the rights that its unit gives it,
-//! it says who killed a unit's main process, in `why` and among the unit's own lines in journald.
+//! it says who killed a unit's main process, in `why` and among the unit's own lines in journald. And the agent
+//! there: systemd hears that it is ready, and restarts one that does not get on.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/init_root.rs"]
@@ -7,11 +8,13 @@
 mod init_root;
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::Path;
 
 use init_root::{Namespace, Plan, kill_9, pid_inside};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::{cgroup_mount, eventually_or, needs_root, skip};
+use support::{cgroup_mount, eventually_or, needs_root, signal_to, skip};
 use tempfile::TempDir;
 
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
@@ -82,20 +85,17 @@ impl Host {
     }
 }
 
-#[test]
-fn who_killed_a_unit_is_known_and_journald_shows_it() {
-    let test = "who_killed_a_unit_is_known_and_journald_shows_it";
-    needs_root!(test);
+/// The host, once its systemd is there; `None`: there is none to boot.
+fn booted(test: &str, catalog: &TempDir) -> Option<Host> {
     if cgroup_mount().is_none() {
         skip(test, "no cgroup2 is mounted");
-        return;
+        return None;
     }
     if !(Path::new(SYSTEMD).exists() && Path::new(JOURNALD).exists()) {
         skip(test, "no systemd is installed");
-        return;
+        return None;
     }
-    let catalog = catalog();
-    let host = Host(boot(&catalog));
+    let host = Host(boot(catalog));
     eventually_or(
         "systemd has booted",
         || {
@@ -104,6 +104,17 @@ fn who_killed_a_unit_is_known_and_journald_shows_it() {
         },
         || host.describe(),
     );
+    Some(host)
+}
+
+#[test]
+fn who_killed_a_unit_is_known_and_journald_shows_it() {
+    let test = "who_killed_a_unit_is_known_and_journald_shows_it";
+    needs_root!(test);
+    let catalog = catalog();
+    let Some(host) = booted(test, &catalog) else {
+        return;
+    };
     host.run(&["systemctl", "start", UNIT]);
     let said = host.respawn(&["install", "--recorder", "--init", "auto"]);
     assert!(said.contains("the recorder is up"), "{said}");
@@ -143,4 +154,96 @@ fn who_killed_a_unit_is_known_and_journald_shows_it() {
     let said = host.respawn(&["uninstall", "--recorder"]);
     assert!(said.contains("no recorder runs any more"), "{said}");
     assert!(host.0.recorders().is_empty());
+}
+
+const UNITS: [&str; 2] = ["respawn.service", "respawn-spare.service"];
+
+/// The watchdog that these set, with less patience.
+const IMPATIENT: &str = "[Service]\nWatchdogSec=2s\n";
+
+#[test]
+fn a_stopped_agent_without_a_spare_is_restarted_by_systemd_and_services_survive() {
+    let test = "a_stopped_agent_without_a_spare_is_restarted_by_systemd_and_services_survive";
+    needs_root!(test);
+    let catalog = catalog();
+    let Some(host) = booted(test, &catalog) else {
+        return;
+    };
+    for unit in UNITS {
+        let drop_in = host.0.path(&format!("/etc/systemd/system/{unit}.d"));
+        fs::create_dir_all(&drop_in).unwrap();
+        fs::write(drop_in.join("test.conf"), IMPATIENT).unwrap();
+    }
+    let said = host.respawn(&["install", "--init", "auto"]);
+    assert!(said.contains("the agent is up"), "{said}");
+    let shown = |unit: &str, property: &str| {
+        let words = ["systemctl", "show", "-P", property, unit];
+        host.run(&words).trim().to_owned()
+    };
+    for unit in UNITS {
+        assert_eq!(shown(unit, "Type"), "notify");
+        assert_eq!(shown(unit, "ActiveState"), "active");
+    }
+    // Whichever was first has the lock.
+    let is_agent = |unit: &&str| shown(unit, "StatusText").contains("the agent");
+    let (agents, spares): (Vec<&str>, Vec<&str>) = UNITS.into_iter().partition(is_agent);
+    let ([unit], [spare]) = (&agents[..], &spares[..]) else {
+        panic!("agents: {agents:?}, spares: {spares:?}");
+    };
+    host.run(&["systemctl", "stop", spare]);
+    eventually_or(
+        "the spare has ended",
+        || (host.0.agents().len() == 1).then_some(()),
+        || host.describe(),
+    );
+    let services = host.0.services();
+    let agent = host.0.holder().unwrap();
+    signal_to(agent, Signal::SIGSTOP);
+    eventually_or(
+        "the next agent is at work",
+        || host.0.holder().filter(|next| *next != agent),
+        || host.describe(),
+    );
+    assert_eq!(host.0.services(), services);
+    // Nothing but its watchdog ends a process that is stopped.
+    assert_eq!(shown(unit, "NRestarts"), "1");
+    // It keeps them as before.
+    kill_9(host.0.instances(&services[0].name)[0]);
+    let again = eventually_or(
+        "a service that is killed is back",
+        || {
+            let now = host.0.services();
+            (now[0].pid != services[0].pid).then_some(now)
+        },
+        || host.describe(),
+    );
+    assert_eq!(again[1..], services[1..]);
+}
+
+#[test]
+fn an_install_whose_agent_does_not_come_up_says_so() {
+    let test = "an_install_whose_agent_does_not_come_up_says_so";
+    needs_root!(test);
+    let catalog = catalog();
+    let Some(host) = booted(test, &catalog) else {
+        return;
+    };
+    // The agent refuses a directory of somebody else's.
+    let place = host.0.path("/run/respawn");
+    fs::create_dir(&place).unwrap();
+    chown(&place, Some(65534), None).unwrap();
+    let output = host
+        .0
+        .run(&["/usr/sbin/respawn", "install", "--init", "auto"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no agent came up"), "{said}");
+    assert!(said.contains("systemctl status respawn.service"), "{said}");
+    let why = host.run(&["journalctl", "--no-pager", "-u", "respawn.service"]);
+    assert!(why.contains("/run/respawn"), "{why}");
+    // Once that is mended, the entry that is there serves.
+    chown(&place, Some(0), None).unwrap();
+    let said = host.respawn(&["install", "--init", "auto"]);
+    assert!(said.contains("the agent is up"), "{said}");
+    assert_eq!(host.0.services().len(), init_root::SERVICES.len());
 }
