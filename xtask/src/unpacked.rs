@@ -61,6 +61,9 @@ pub(crate) const ARM_EMULATOR: Program = Program {
     package: "qemu-system-arm",
 };
 
+/// Packages with programs that benchmarks run beside ours.
+const PEERS: [Program; 1] = [crate::bench::EXITSNOOP];
+
 /// Packages that are needed beside libraries.
 const DATA: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
 
@@ -71,7 +74,7 @@ const WHOLE: &str = ".whole";
 pub(crate) fn missing(workspace: &Workspace, emulators: &[Program]) -> Vec<&'static str> {
     let is_missing = |package: &&str| !folder(workspace, package).join(WHOLE).exists();
     let mut packages = INITS.to_vec();
-    let programs = TOOLS.iter().chain(emulators);
+    let programs = TOOLS.iter().chain(&PEERS).chain(emulators);
     packages.extend(
         programs
             .filter(|program| on_this_host(program.name).is_none())
@@ -120,6 +123,13 @@ pub(crate) fn emulator(workspace: &Workspace, emulator: &Program) -> Result<Runn
             ("LD_LIBRARY_PATH", libraries),
         ],
     })
+}
+
+/// Where a program is that is unpacked and needs no libraries beside the host's.
+pub(crate) fn unpacked(root: &Path, program: &Program) -> Option<PathBuf> {
+    let folder = root.join("target/test-packages").join(program.package);
+    let places = ["usr/bin", "usr/sbin"].map(|place| folder.join(place).join(program.name));
+    places.into_iter().find(|place| place.is_file())
 }
 
 /// Where a program is that is installed.

@@ -2,6 +2,7 @@
  *
  *   actor storm N                    N processes that end at once, one after the other
  *   actor deaths N PER_SECOND        N processes that end by a signal, so many a second at most
+ *   actor exits N PER_SECOND         the same of processes that end by themselves
  *   actor threads N                  the same of threads, so one process's end after N threads'
  *   actor crowd N                    N processes that wait, their pids on standard output;
  *                                    at the end of standard input it kills them
@@ -83,7 +84,7 @@ static int storm(long count)
 	return 0;
 }
 
-static int deaths(long count, long per_second)
+static int at_a_rate(long count, long per_second, int by_signal)
 {
 	long long began = monotonic_ns();
 
@@ -97,7 +98,8 @@ static int deaths(long count, long per_second)
 		if (child < 0)
 			return fail("vfork");
 		if (child == 0) {
-			kill(getpid(), SIGKILL);
+			if (by_signal)
+				kill(getpid(), SIGKILL);
 			_exit(0);
 		}
 		if (waitpid(child, NULL, 0) < 0)
@@ -224,7 +226,9 @@ int main(int argc, char **argv)
 	if (argc == 3 && !strcmp(argv[1], "storm"))
 		return storm(atol(argv[2]));
 	if (argc == 4 && !strcmp(argv[1], "deaths"))
-		return deaths(atol(argv[2]), atol(argv[3]));
+		return at_a_rate(atol(argv[2]), atol(argv[3]), 1);
+	if (argc == 4 && !strcmp(argv[1], "exits"))
+		return at_a_rate(atol(argv[2]), atol(argv[3]), 0);
 	if (argc == 3 && !strcmp(argv[1], "threads"))
 		return threads(atol(argv[2]));
 	if (argc == 3 && !strcmp(argv[1], "crowd"))

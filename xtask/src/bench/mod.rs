@@ -12,6 +12,7 @@ mod sample;
 mod scratch;
 mod table;
 mod wait;
+mod watch;
 
 use std::{
     fs,
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::utsname::uname;
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::watch::EXITSNOOP;
 use self::{scratch::Scratch, table::Table, wait::Interrupt};
 use crate::{
     Verdict,
@@ -62,16 +64,19 @@ enum Name {
     Respawn,
     /// What a recorder costs each exit, and a storm of deaths beside an agent
     Recorder,
+    /// What `watch --all --json` takes of processor and memory, and what it loses of a burst
+    Watch,
     /// From the agent's exec to the first line of its first service's main, and its memory
     Start,
 }
 
 impl Name {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Hook,
         Self::Latency,
         Self::Respawn,
         Self::Recorder,
+        Self::Watch,
         Self::Start,
     ];
 
@@ -81,6 +86,7 @@ impl Name {
             Self::Latency => "latency",
             Self::Respawn => "respawn",
             Self::Recorder => "recorder",
+            Self::Watch => "watch",
             Self::Start => "start",
         }
     }
@@ -91,6 +97,7 @@ impl Name {
             Self::Latency => latency::run(bench),
             Self::Respawn => respawn::run(bench),
             Self::Recorder => recorder::run(bench),
+            Self::Watch => watch::run(bench),
             Self::Start => respawn::start::run(bench),
         }
     }
@@ -104,6 +111,8 @@ struct Bench {
     actor: PathBuf,
     /// `floor.c`, built.
     floor: PathBuf,
+    /// Of the workspace.
+    root: PathBuf,
     /// For links, FIFOs and the agent's state.
     scratch: Scratch,
     interrupt: Interrupt,
@@ -134,6 +143,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         respawn: workspace.build_respawn(Profile::Release, None)?,
         actor: build_c(workspace, "actor")?,
         floor: build_c(workspace, "floor")?,
+        root: workspace.root.clone(),
         scratch: Scratch::make()?,
         interrupt: Interrupt::listen()?,
         quick: args.quick,
