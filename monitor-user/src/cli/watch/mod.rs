@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
 
 /// Exits that come sooner than this after the last ones wait as long for others: what it takes to be
 /// woken, and to write, is shared among them.
-const BUSY: Duration = Duration::from_millis(2);
+const BUSY: Duration = Duration::from_millis(10);
 
 /// Sizes of the ring: the larger one has room for what 20,000 processes leave that end as fast as two
 /// processors let them, while `watch` reads.
