@@ -1,5 +1,5 @@
 //! What needs a machine of its own: its memory runs out, it is locked down, it lacks what a host
-//! has, it boots again.
+//! has, it sleeps, it boots again.
 //!
 //! `cargo xtask vm --test 'machine::*'` boots an emulated machine for each, made as the test needs
 //! it, and names it in `RESPAWN_MACHINE`. Anywhere else these tests are skipped.
@@ -9,6 +9,7 @@ mod bpffs;
 mod cgroups;
 mod init;
 mod kernel;
+mod suspend;
 
 #[path = "../support/init_root.rs"]
 #[allow(dead_code, reason = "it serves other tests too")]

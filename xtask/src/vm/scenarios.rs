@@ -48,7 +48,7 @@ const fn special(
 const RACES: &[&str] = &["burst::*", "race::*", "agent_death::*", "restart::*"];
 
 /// All of them, in the order of running.
-pub(super) const ALL: [Scenario; 13] = [
+pub(super) const ALL: [Scenario; 14] = [
     PLAIN,
     Scenario {
         processors: 1,
@@ -102,6 +102,11 @@ pub(super) const ALL: [Scenario; 13] = [
         "bpffs_denied",
         &["machine::bpffs::where_nothing_can_be_mounted_services_are_kept_all_the_same"],
         "vm.bpffs=none",
+    ),
+    special(
+        "suspend",
+        &["machine::suspend::a_machine_that_was_asleep_has_the_same_agent"],
+        "",
     ),
     Scenario {
         disk: &["etc", "var/lib"],
@@ -181,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_script_names_machine_and_tests() {
-        let script = ALL[11].script(&["it's".to_owned(), "b*".to_owned()], 60);
+        let script = ALL[12].script(&["it's".to_owned(), "b*".to_owned()], 60);
         assert!(script.starts_with("printf '%s\\n' etc var/lib > /vm/disk\n"));
         assert!(script.contains(
             "RESPAWN_MACHINE=init\nexec /vm/run-tests 60 '@(it'\\''s|b*)' 'machine::init::"
