@@ -63,6 +63,9 @@ const FIRST_LINE: &str = "@@up";
 const LAST_LINE: &str = "@@exit ";
 const DISK_LINE: &str = "@@disk ";
 
+/// How long a machine may take to switch itself off, once its job is done: one that was suspended never does.
+const OFF_WITHIN: Duration = Duration::from_secs(20);
+
 impl Machine<'_> {
     /// Boots it and waits for its end. Each line of the results goes to `on_line`; `folder` gets
     /// the initramfs and `console`, what the kernel and the init wrote.
@@ -100,7 +103,10 @@ impl Machine<'_> {
                 true => self.limit,
                 false => self.limit.min(BOOT_LIMIT),
             };
-            let left = limit.saturating_sub(started.elapsed());
+            let left = match status {
+                Some(_) => OFF_WITHIN,
+                None => limit.saturating_sub(started.elapsed()),
+            };
             match lines.recv_timeout(left) {
                 Ok(line) => {
                     let line = String::from_utf8_lossy(&line);
