@@ -23,6 +23,7 @@ mod notify;
 mod output;
 mod probes;
 mod readiness;
+mod records;
 mod recovery;
 mod reloads;
 mod requests;

@@ -13,7 +13,6 @@
 //! Accepts and reads nothing, and decides nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -21,11 +20,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory;
+use super::records::{Records, make_dir, names, read};
 use super::runtime_dir::SOCKETS;
 use crate::control::Socket;
 use crate::model::{FIRST_DESCRIPTOR, Listen, ServiceName};
-use crate::os::{self, listen, pidfd, progress, socket, spawn};
+use crate::os::{listen, pidfd, progress, socket, spawn};
 
 /// Names the descriptors that this process has from the program that it was before: `PID:FD,FD`.
 pub(super) const INHERITED: &str = "RESPAWN_SOCKETS";
@@ -35,10 +34,8 @@ const MOST_PROCESSES: usize = 64;
 
 /// The sockets of all services that have some.
 pub(super) struct Sockets {
-    dir: PathBuf,
+    records: Records<Record>,
     services: BTreeMap<ServiceName, Vec<Held>>,
-    /// What is in the files.
-    written: BTreeMap<ServiceName, Vec<Record>>,
     /// What this process held as the spare.
     pool: Pool,
 }
@@ -117,26 +114,25 @@ impl Sockets {
     /// Of the agent of a runtime directory. `pool`: what it held before.
     pub(super) fn of(runtime_dir: &Path, pool: Pool) -> Self {
         Self {
-            dir: runtime_dir.join(SOCKETS),
+            records: Records::of(runtime_dir.join(SOCKETS)),
             services: BTreeMap::new(),
-            written: BTreeMap::new(),
             pool,
         }
     }
 
     /// Which services an earlier agent has held sockets for.
     pub(super) fn recorded(&self) -> Vec<ServiceName> {
-        names(&self.dir)
-            .into_iter()
-            .map(|it| (*it).into())
-            .collect()
+        self.records.services()
     }
 
     /// Goes on holding what an earlier agent has held for a service, as far as this process or a
     /// living instance has it.
     pub(super) fn adopt(&mut self, service: &ServiceName, donors: &Donors<'_>) {
         let mut held = Vec::new();
-        for (index, record) in read(&self.dir, service).into_iter().enumerate() {
+        for (index, record) in read::<Record>(self.records.dir(), service)
+            .into_iter()
+            .enumerate()
+        {
             let socket = match self.pool.take(service, record.cookie) {
                 Some(socket) => Ok(socket),
                 None => take(&record, index, donors),
@@ -309,7 +305,7 @@ impl Sockets {
 
     /// Somebody has removed what is in the runtime directory: puts it back.
     pub(super) fn restore(&mut self) {
-        self.written.clear();
+        self.records.forget_written();
         for service in self.services() {
             self.write(&service);
         }
@@ -319,27 +315,7 @@ impl Sockets {
     fn write(&mut self, service: &ServiceName) {
         let held = self.services.get(service).into_iter().flatten();
         let records: Vec<Record> = held.map(|held| held.record.clone()).collect();
-        if self.written.get(service) == Some(&records) {
-            return;
-        }
-        let path = self.dir.join(&**service);
-        let written = match records.is_empty() {
-            true => os::remove_file(&path),
-            false => {
-                let temporary = self.dir.join(format!(".{service}"));
-                make_dir(&self.dir)
-                    .and_then(|()| Ok(serde_json::to_vec(&records)?))
-                    .and_then(|bytes| memory::replace(&temporary, &path, &bytes))
-            }
-        };
-        match written {
-            Ok(()) if !records.is_empty() => drop(self.written.insert(service.clone(), records)),
-            Ok(()) => drop(self.written.remove(service)),
-            Err(error) => {
-                self.written.remove(service);
-                tracing::error!(%service, "its sockets do not outlive this agent: cannot write {}: {error}", path.display());
-            }
-        }
+        self.records.write(service, records, "sockets");
     }
 }
 
@@ -356,28 +332,6 @@ impl Held {
 
 fn cannot(listen: &Listen, error: &io::Error) -> String {
     format!("cannot listen on {}: {error} (listen)", listen.address)
-}
-
-fn make_dir(dir: &Path) -> io::Result<()> {
-    os::make_dir(dir, 0o700)
-}
-
-/// The services that have a file.
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| is_service(name)).collect()
-}
-
-/// Whether it is the name of a file of a service, and not that of a temporary one.
-pub(super) fn is_service(name: &str) -> bool {
-    !name.starts_with('.')
-}
-
-/// What is recorded of a service; what cannot be read is nothing.
-fn read(dir: &Path, service: &str) -> Vec<Record> {
-    let bytes = fs::read(dir.join(service)).unwrap_or_default();
-    serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
 /// Takes a socket from a living instance. It may have moved it, or have given it to another of its
@@ -441,7 +395,7 @@ impl Pool {
             return;
         }
         for service in names(&self.dir) {
-            for record in read(&self.dir, &service) {
+            for record in read::<Record>(&self.dir, &service) {
                 if let Some(socket) = sockets.remove(&record.cookie) {
                     let of = self.sockets.entry(service.clone()).or_default();
                     of.push((record.cookie, socket));
@@ -470,7 +424,7 @@ impl Pool {
 
     /// The same of one service, whose sockets may have changed.
     pub(super) fn follow(&mut self, agent: BorrowedFd<'_>, service: &str) {
-        let records = read(&self.dir, service);
+        let records: Vec<Record> = read(&self.dir, service);
         let mut held = self.sockets.remove(service).unwrap_or_default();
         held.retain(|(cookie, _)| records.iter().any(|record| record.cookie == *cookie));
         for record in records {
@@ -628,7 +582,7 @@ mod tests {
         assert_ne!(after[1], before[1]);
         let shown = sockets.shown("web", &both);
         assert!(!shown[0].held && shown[1].held, "{shown:?}");
-        assert_eq!(read(&dir.path().join(SOCKETS), "web").len(), 1);
+        assert_eq!(read::<Record>(&dir.path().join(SOCKETS), "web").len(), 1);
     }
 
     #[test]

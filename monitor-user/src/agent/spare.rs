@@ -14,7 +14,7 @@
 //! - It counts looks, and reads no clock: where both are frozen, or the host is suspended, none
 //!   passes. One during which the agent waited for a CPU does not count.
 //! - It holds the sockets of services too, taken from the agent in the same way: it sees in the files
-//!   of [`sockets`] that there are others, so that a stopped agent need do nothing for
+//!   of [`records`] that there are others, so that a stopped agent need do nothing for
 //!   a spare that comes later.
 //! - An agent that starts always has something due: what its predecessor left.
 //! - After three agents that were stuck within a minute of each other, patience doubles each time:
@@ -35,7 +35,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::sockets::Pool;
-use super::{lock, sockets};
+use super::{lock, records};
 use crate::clock;
 use crate::manager::Manager;
 use crate::model::{Instance, Signal};
@@ -311,7 +311,7 @@ impl Spare<'_> {
             }
         }
         for name in names.iter().filter_map(|name| name.to_str()) {
-            if sockets::is_service(name) {
+            if records::is_service(name) {
                 pool.follow(agent, name);
             }
         }
