@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         ["say", text, "stay"] => tell(text).map(|()| wait_for_ever()),
         ["serve", port, folder] => serve(port, folder.as_ref()),
         ["speaker", folder] => speaker(folder.as_ref()),
+        ["keeper", folder] => keeper(folder.as_ref()),
         ["terminal", what] => terminal(what),
         ["storm", count] => storm(count),
         ["die", count] => die(count),
@@ -405,19 +406,73 @@ extern "C" fn eat_beside(_: *mut libc::c_void) -> i32 {
     }
 }
 
-/// Signals itself so often, and says so.
-/// Sends a notification as sd_notify(3) has it. Literal "\\n" parts lines.
+/// Sends a notification as sd_notify(3) has it. Literal "\\n" parts lines. Those that begin with "@" are
+/// not sent: "@connect PATH" and "@open PATH" add a descriptor, connected to that Unix socket or of that file;
+/// with "@keep" this process has them open afterwards, too.
 fn tell(text: &str) -> Outcome {
+    use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+    let text = text.replace("\\n", "\n");
+    let (own, sent): (Vec<&str>, Vec<&str>) = text.lines().partition(|it| it.starts_with('@'));
+    let mut files: Vec<std::os::fd::OwnedFd> = Vec::new();
+    for line in &own {
+        match line.split_once(' ') {
+            Some(("@connect", path)) => {
+                files.push(std::os::unix::net::UnixStream::connect(path)?.into());
+            }
+            Some(("@open", path)) => {
+                let mut options = std::fs::OpenOptions::new();
+                files.push(options.append(true).create(true).open(path)?.into());
+            }
+            _ => {}
+        }
+    }
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let to = std::env::var_os("NOTIFY_SOCKET").ok_or("no NOTIFY_SOCKET")?;
     socket.set_nonblocking(true)?;
     let now = std::time::Duration::from(nix::time::clock_gettime(
         nix::time::ClockId::CLOCK_MONOTONIC,
     )?);
-    let text = text.replace("\\n", "\n");
-    let text = text.replace("@now", &now.as_micros().to_string());
-    socket.send_to(text.as_bytes(), to)?;
+    let numbers: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let rights = if numbers.is_empty() { &[][..] } else { &rights };
+    let sent = sent
+        .join("\n")
+        .replace("@now", &now.as_micros().to_string());
+    let parts = [std::io::IoSlice::new(sent.as_bytes())];
+    let to = UnixAddr::new(std::path::Path::new(&to))?;
+    sendmsg(
+        socket.as_raw_fd(),
+        &parts,
+        rights,
+        MsgFlags::empty(),
+        Some(&to),
+    )?;
+    if own.contains(&"@keep") {
+        std::mem::forget(files);
+    }
     Ok(())
+}
+
+/// A speaker that first writes what it has from `LISTEN_FDS` into the file "got" of its folder: its pid,
+/// `FDSTORE` and `LISTEN_PID`, then a line for each descriptor with its name and what it leads to. To each it
+/// writes its pid and the name, if it can.
+fn keeper(folder: &std::path::Path) -> Outcome {
+    use std::fmt::Write;
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let pid = std::process::id();
+    let mut text = format!("{pid} {} {}\n", variable("FDSTORE"), variable("LISTEN_PID"));
+    let names = variable("LISTEN_FDNAMES");
+    let count = variable("LISTEN_FDS").parse().unwrap_or(0);
+    for (number, name) in (3..3 + count).zip(names.split(':')) {
+        let target = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
+        writeln!(text, "{name} {}", target.display())?;
+        let words = format!("{pid} {name}\n");
+        // SAFETY: writes from these bytes to a descriptor that is this process's to use.
+        unsafe { nix::libc::write(number, words.as_ptr().cast(), words.len()) };
+    }
+    std::fs::write(folder.join("draft.got"), text)?;
+    std::fs::rename(folder.join("draft.got"), folder.join("got"))?;
+    speaker(folder)
 }
 
 /// Answers HTTP requests with the status in the file "status" of a folder; "hang": with none.
@@ -437,7 +492,7 @@ fn serve(port: &str, folder: &std::path::Path) -> Outcome {
 }
 
 /// Sends what is in the files of a folder whose names end in ".say", each once, and removes it; while
-/// there is a file "lives", WATCHDOG=1 too.
+/// there is a file "lives", WATCHDOG=1 too. With a line "@exit" it ends then.
 fn speaker(folder: &std::path::Path) -> Outcome {
     loop {
         let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path()));
@@ -445,8 +500,12 @@ fn speaker(folder: &std::path::Path) -> Outcome {
         files.retain(|path| path.extension().is_some_and(|it| it == "say"));
         files.sort();
         for path in files {
-            tell(&std::fs::read_to_string(&path)?)?;
+            let text = std::fs::read_to_string(&path)?;
+            tell(&text)?;
             std::fs::remove_file(&path)?;
+            if text.lines().any(|line| line == "@exit") {
+                std::process::exit(1);
+            }
         }
         if folder.join("lives").exists() {
             // Where the queue is full, the next one comes soon.
@@ -456,6 +515,7 @@ fn speaker(folder: &std::path::Path) -> Outcome {
     }
 }
 
+/// Signals itself so often, and says so.
 fn storm(count: &str) -> Outcome {
     // SAFETY: the handler does nothing.
     unsafe {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What has a long form. `inits` needs what `cargo xtask setup` unpacks, and is skipped without.
-const LONG: [&str; 4] = ["race", "crash_points", "inits", "sockets"];
+const LONG: [&str; 5] = ["race", "crash_points", "inits", "sockets", "fd_store"];
 
 /// The simulation of the core, in `monitor-user/src/supervisor/simulation.rs`.
 const SIMULATION: &str = "simulation";
@@ -34,7 +34,7 @@ const SIMULATE_FOR: Duration = Duration::from_secs(10 * 60);
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all
-    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], LONG[3], SIMULATION, FUZZ])]
+    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], LONG[3], LONG[4], SIMULATION, FUZZ])]
     tests: Vec<String>,
 }
 

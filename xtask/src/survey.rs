@@ -102,7 +102,7 @@ const FATES: &[(&str, Fate)] = &[
     ("StandardOutput", Nothing), ("StandardError", Nothing), ("StandardInput", Nothing), ("SyslogIdentifier", Nothing),
     ("SyslogFacility", Nothing), ("SyslogLevel", Nothing), ("SyslogLevelPrefix", Nothing), ("LogRateLimitIntervalSec", Nothing),
     ("LogRateLimitBurst", Nothing), ("LogLevelMax", Nothing), ("KeyringMode", Nothing), ("UtmpIdentifier", Nothing),
-    ("PermissionsStartOnly", Nothing), ("NonBlocking", Nothing), ("IgnoreSIGPIPE", Different), ("FileDescriptorStoreMax", Different),
+    ("PermissionsStartOnly", Nothing), ("NonBlocking", Nothing), ("IgnoreSIGPIPE", Different), ("FileDescriptorStoreMax", Key(&["fd_store"])),
     ("CPUSchedulingPolicy", Different), ("CPUSchedulingPriority", Different), ("IOSchedulingClass", Different),
     ("IOSchedulingPriority", Different), ("NoNewPrivileges", Key(&["no_new_privileges"])), ("Sockets", Key(&["listen"])),
     ("CapabilityBoundingSet", Protection), ("AmbientCapabilities", Key(&["capabilities"])), ("SecureBits", Protection),

@@ -318,6 +318,7 @@ impl Agent {
         line.sockets = spec.map_or_else(Vec::new, |spec| {
             self.sockets.shown(status.service, &spec.exec.listen)
         });
+        line.stored = self.fd_store.names(status.service);
         line
     }
 
@@ -462,6 +463,7 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         hint: status.background.map(str::to_owned),
         says: None,
         sockets: Vec::new(),
+        stored: Vec::new(),
         autostart: None,
         step: status
             .phase

@@ -76,6 +76,8 @@ pub(super) struct Places {
     pub(super) sockets: Vec<Arc<OwnedFd>>,
     /// What its environment files say; `None`: the agent itself is to read them.
     pub(super) files: Option<Vec<Variables>>,
+    /// What it has left with the agent, by name: its descriptors come next.
+    pub(super) stored: Vec<(String, Arc<OwnedFd>)>,
 }
 
 /// What is laid out before a service's next start.
@@ -100,13 +102,16 @@ impl Places {
     /// What the environment says of it.
     fn variables(&self, service: &str, exec: &Exec) -> Vec<(String, String)> {
         let mut variables = Vec::new();
-        if !exec.listen.is_empty() {
-            let names = exec.listen.iter();
-            let names: Vec<&str> = names
-                .map(|listen| listen.name.as_deref().unwrap_or(service))
-                .collect();
+        let names = exec.listen.iter();
+        let names = names.map(|listen| listen.name.as_deref().unwrap_or(service));
+        let stored = self.stored.iter().map(|(name, _)| &**name);
+        let names: Vec<&str> = names.chain(stored).collect();
+        if !names.is_empty() {
             variables.push(("LISTEN_FDS".to_owned(), names.len().to_string()));
             variables.push(("LISTEN_FDNAMES".to_owned(), names.join(":")));
+        }
+        if exec.fd_store > 0 {
+            variables.push(("FDSTORE".to_owned(), exec.fd_store.to_string()));
         }
         if self.notify.is_some() {
             let path = self.notify_path.to_string_lossy().into_owned();
@@ -117,6 +122,12 @@ impl Places {
             variables.push(("WATCHDOG_USEC".to_owned(), time));
         }
         variables
+    }
+
+    /// What the instance has from descriptor 3 on.
+    fn handed(&self) -> Vec<Arc<OwnedFd>> {
+        let stored = self.stored.iter().map(|(_, file)| file);
+        self.sockets.iter().chain(stored).cloned().collect()
     }
 }
 
@@ -571,13 +582,14 @@ impl Instances {
         places: &Places,
     ) -> Result<(), SpawnFailure> {
         let variables = places.files(&spec.exec)?;
+        let handed = places.handed();
         if self.services.get(service).is_some_and(|prelude| {
             Arc::ptr_eq(&prelude.spec, spec)
                 // What is mounted may be something else by now.
                 && spec.exec.confinement.sandbox.is_nothing()
                 && prelude.variables == variables
                 && prelude.command.as_ref().is_some_and(|command| {
-                    command.notifies(places.notify.as_ref()) && command.has_sockets(&places.sockets)
+                    command.notifies(places.notify.as_ref()) && command.has_sockets(&handed)
                 })
         }) {
             return Ok(());
@@ -600,7 +612,7 @@ impl Instances {
         };
         let command = command
             .with_notify(places.notify.clone())
-            .with_sockets(places.sockets.clone());
+            .with_sockets(handed);
         let command = Arc::new(command.with_marker(marker));
         let prelude = Prelude {
             spec: spec.clone(),

@@ -13,6 +13,7 @@
 mod children;
 mod commands;
 mod due;
+mod fd_store;
 mod hooks;
 mod instances;
 mod last_good;
@@ -51,6 +52,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use self::children::Children;
 use self::due::Due;
+use self::fd_store::FdStore;
 use self::hooks::HookRunner;
 use self::instances::{Ground, Instances, Places};
 use self::last_good::LastGood;
@@ -319,6 +321,7 @@ struct Agent {
     outputs: Outputs,
     notify: Notify,
     sockets: Sockets,
+    fd_store: FdStore,
     /// What instances say of themselves, in words.
     says: BTreeMap<ServiceName, (Instance, String)>,
     notices: Notices,
@@ -423,7 +426,7 @@ impl Agent {
         lock: Lock,
         ground: Ground,
         manager: Manager,
-        pool: Pool,
+        mut pool: Pool,
     ) -> Result<Self> {
         let signals = Signals::listen()?;
         let surroundings = options.surroundings();
@@ -477,6 +480,7 @@ impl Agent {
             readiness: Readiness::of(runtime_dir),
             outputs: Outputs::of(runtime_dir, fd_limit)?,
             notify: Notify::of(runtime_dir)?,
+            fd_store: FdStore::of(runtime_dir, std::mem::take(&mut pool.stored))?,
             sockets: Sockets::of(runtime_dir, pool),
             says: BTreeMap::new(),
             notices,
@@ -508,6 +512,7 @@ impl Agent {
         agent.told = agent.recover()?;
         // Before an instance is stopped that has them open.
         agent.adopt_sockets();
+        agent.adopt_stored();
         agent.set_outputs(&agent.config.services.clone());
         agent.tell(Fact::Configured {
             services: agent.config.services.clone(),
@@ -624,6 +629,7 @@ impl Agent {
                 written = self.readiness.needed() => self.read_readiness(written),
                 () = self.outputs.logger_ended() => self.outputs.replace_logger(Self::now()),
                 ready = self.notify.needed() => self.read_notifications(ready),
+                ready = self.fd_store.needed() => self.drop_hung_up(ready),
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
@@ -958,12 +964,16 @@ impl Agent {
             instance,
             sender,
             said,
+            order,
         } = message;
         let mut instance = self.speaker(&service, instance, sender.0);
         if !self.is_of_service(&service, &instance, sender) {
             let (pid, uid) = sender;
             tracing::warn!(%service, pid, uid, "a notification of a process that is not of the service was dropped");
             return;
+        }
+        if let Some(order) = order {
+            self.store(&service, order);
         }
         for said in said {
             let service = service.clone();
@@ -1112,6 +1122,20 @@ impl Agent {
         for service in self.sockets.services() {
             self.tend_sockets(&service);
         }
+        for service in self.fd_store.services() {
+            self.tend_stored(&service);
+        }
+    }
+
+    /// Whether a service is to be up, now or before long.
+    fn is_up(&self, service: &ServiceName) -> bool {
+        self.supervisor.status(service).is_some_and(|status| {
+            status.desired == Desired::Up
+                && !matches!(
+                    status.state,
+                    State::Stopped | State::Done | State::Failed | State::Skipped
+                )
+        })
     }
 
     /// Closes the sockets of a service that is to be down, or will not be started again.
@@ -1119,15 +1143,8 @@ impl Agent {
         if !self.sockets.has(service) {
             return;
         }
-        let status = self.supervisor.status(service);
-        let is_up = status.as_ref().is_some_and(|status| {
-            status.desired == Desired::Up
-                && !matches!(
-                    status.state,
-                    State::Stopped | State::Done | State::Failed | State::Skipped
-                )
-        });
-        if !is_up {
+        if !self.is_up(service) {
+            let status = self.supervisor.status(service);
             let lives = status.is_some_and(|status| status.instance.is_some());
             self.release_sockets(service, lives);
         }
@@ -1258,6 +1275,7 @@ impl Agent {
         for service in changed {
             self.tend_probes(&service);
             self.tend_sockets(&service);
+            self.tend_stored(&service);
         }
         if let Some(pins) = &mut self.pins {
             pins.is_at_work();
@@ -1325,6 +1343,7 @@ impl Agent {
             self.outputs.forget(service);
             self.notify.forget(service);
             self.release_sockets(service, false);
+            self.release_stored(service);
             self.says.remove(service);
         }
         match self.memory.write(service, memory, untold) {
@@ -1574,7 +1593,13 @@ impl Agent {
             notify_path: self.notify.path(service),
             sockets: Vec::new(),
             files: None,
+            stored: Vec::new(),
         };
+        let status = self.supervisor.status(service);
+        if status.is_none_or(|status| status.instance.is_none()) {
+            // Before what the last instance has sent is dropped.
+            self.store_last(service);
+        }
         let Some(spec) = self.supervisor.spec(service) else {
             return Ok(places);
         };
@@ -1594,6 +1619,7 @@ impl Agent {
             let sockets = self.sockets.begin(service, &spec.exec.listen);
             places.sockets = sockets.map_err(|message| SpawnFailure { message })?;
         }
+        places.stored = self.fd_store.begin(service, spec.exec.fd_store);
         Ok(places)
     }
 

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
+use super::fd_store::Order;
 use super::runtime_dir::{COOKIES, NOTIFY};
 use crate::model::{Identity, Instance, ServiceName};
 use crate::os;
@@ -32,6 +33,9 @@ use crate::os::waiter::{Interest, Waiter};
 
 /// So many messages of one service are read in a row, before others have their turn.
 const AT_ONCE: usize = 64;
+
+/// So many messages of an instance that has ended are read.
+const MOST_LEFT: usize = 1024;
 
 /// One line of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,13 +58,15 @@ pub(super) enum Said {
 }
 
 /// A message that may count.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Message {
     pub(super) service: ServiceName,
     pub(super) instance: Instance,
     /// Pid and user ID.
     pub(super) sender: (u32, u32),
     pub(super) said: Vec<Said>,
+    /// What it asks of the store of descriptors.
+    pub(super) order: Option<Order>,
 }
 
 /// The sockets of all services that have one.
@@ -300,6 +306,19 @@ impl Notify {
         let _ = os::remove_file(&self.cookie(service));
     }
 
+    /// What an instance that has ended has sent, and nobody has read.
+    pub(super) fn rest(&mut self, service: &ServiceName) -> Vec<Message> {
+        let Some(ears) = self.services.get(service) else {
+            return Vec::new();
+        };
+        let Some(instance) = ears.instance else {
+            return Vec::new();
+        };
+        let rest = (0..MOST_LEFT).map_while(|_| ears.socket.receive().ok().flatten());
+        rest.filter_map(|datagram| message(service, instance, datagram))
+            .collect()
+    }
+
     /// Waits until there may be something to read. Cancellation loses nothing.
     pub(super) async fn needed(&mut self) -> io::Result<()> {
         self.waiter.readable_mut().await?.clear_ready();
@@ -382,6 +401,7 @@ fn message(service: &ServiceName, instance: Instance, datagram: Datagram) -> Opt
         instance,
         sender,
         said,
+        order: Order::of(&text, datagram.descriptors, datagram.lacks_descriptors),
     })
 }
 

@@ -12,7 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor};
 
 use super::lock::{self, Kept};
 use super::memory::LAST_GOOD;
-use super::runtime_dir::{self, SOCKETS, STATE};
+use super::runtime_dir::{self, FD_STORE, SOCKETS, STATE};
 use super::{Agent, ServiceName};
 use crate::control;
 use crate::os::inotify::Watch;
@@ -111,9 +111,8 @@ fn is_remembered(name: &OsStr) -> bool {
 /// or that their writer makes again, need not.
 fn is_needed(name: &OsStr) -> bool {
     let socket = control::socket(Path::new(""));
-    [lock::NAME, STATE, SOCKETS].map(OsStr::new).contains(&name)
-        || name == progress::FILE
-        || name == socket.as_os_str()
+    let kept = [lock::NAME, STATE, SOCKETS, FD_STORE];
+    kept.map(OsStr::new).contains(&name) || name == progress::FILE || name == socket.as_os_str()
 }
 
 impl Agent {
@@ -177,6 +176,7 @@ impl Agent {
         }
         self.notify.restore();
         self.sockets.restore();
+        self.fd_store.restore();
         if !self.last_good.is_there() {
             self.last_good.keep(&self.config);
         }

@@ -17,7 +17,7 @@ use crate::os::progress;
 use crate::os::trust::{Stranger, Trusted, Weakness, stranger_on_way};
 
 /// What an agent makes in it, beside the socket, and what that has to be.
-const ENTRIES: [(&str, Kind); 9] = [
+const ENTRIES: [(&str, Kind); 10] = [
     ("lock", Kind::File),
     (progress::FILE, Kind::File),
     ("starts-under-init", Kind::File),
@@ -27,6 +27,7 @@ const ENTRIES: [(&str, Kind); 9] = [
     (NOTIFY, Kind::Directory),
     (COOKIES, Kind::Directory),
     (SOCKETS, Kind::Directory),
+    (FD_STORE, Kind::Directory),
 ];
 
 /// The directory of what the next agent needs to know.
@@ -38,6 +39,8 @@ pub(super) const NOTIFY: &str = "notify";
 pub(super) const COOKIES: &str = "notify.cookies";
 /// What is known of the sockets that are held for services.
 pub(super) const SOCKETS: &str = "sockets";
+/// What is known of the descriptors that services have left with the agent.
+pub(super) const FD_STORE: &str = "fd-store";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {

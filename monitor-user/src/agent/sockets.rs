@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::fd_store;
 use super::records::{Records, make_dir, names, read};
 use super::runtime_dir::SOCKETS;
 use crate::control::Socket;
@@ -370,6 +371,8 @@ pub(super) struct Pool {
     dir: PathBuf,
     sockets: HashMap<String, Vec<(u64, OwnedFd)>>,
     has_failed: bool,
+    /// What services have stored.
+    pub(super) stored: fd_store::Pool,
 }
 
 impl Pool {
@@ -377,6 +380,7 @@ impl Pool {
     pub(super) fn of(runtime_dir: &Path) -> Self {
         let mut pool = Self {
             dir: runtime_dir.join(SOCKETS),
+            stored: fd_store::Pool::of(runtime_dir),
             ..Self::default()
         };
         let said = std::env::var(INHERITED).unwrap_or_default();
@@ -404,26 +408,32 @@ impl Pool {
         }
     }
 
-    /// The directory to watch; it is there.
+    /// The directories to watch; they are there.
     ///
     /// # Errors
-    /// It cannot be made.
-    pub(super) fn dir(&self) -> io::Result<&Path> {
+    /// One cannot be made.
+    pub(super) fn dirs(&self) -> io::Result<[&Path; 2]> {
         make_dir(&self.dir)?;
-        Ok(&self.dir)
+        Ok([&self.dir, self.stored.dir()?])
     }
 
     /// Holds what an agent holds now.
     pub(super) fn follow_all(&mut self, agent: BorrowedFd<'_>) {
+        self.stored.follow_all(agent);
         let names = names(&self.dir);
         self.sockets.retain(|service, _| names.contains(service));
         for service in names {
-            self.follow(agent, &service);
+            self.follow_sockets(agent, &service);
         }
     }
 
     /// The same of one service, whose sockets may have changed.
     pub(super) fn follow(&mut self, agent: BorrowedFd<'_>, service: &str) {
+        self.follow_sockets(agent, service);
+        self.stored.follow(agent, service);
+    }
+
+    fn follow_sockets(&mut self, agent: BorrowedFd<'_>, service: &str) {
         let records: Vec<Record> = read(&self.dir, service);
         let mut held = self.sockets.remove(service).unwrap_or_default();
         held.retain(|(cookie, _)| records.iter().any(|record| record.cookie == *cookie));

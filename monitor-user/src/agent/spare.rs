@@ -284,13 +284,18 @@ impl Spare<'_> {
             return;
         };
         let mut pool = self.pool.borrow_mut();
-        let watched = pool.dir().and_then(|dir| {
-            // Somebody may have removed the last one.
+        let watched = pool.dirs().and_then(|dirs| {
+            // Somebody may have removed the last ones.
             let what = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
-            Ok(changes.add_watch(dir, what)?)
+            for dir in dirs {
+                changes.add_watch(dir, what)?;
+            }
+            Ok(())
         });
         if let Err(error) = watched {
-            tracing::warn!("the spare does not see which sockets services have: {error}");
+            tracing::warn!(
+                "the spare does not see which sockets and stored descriptors services have: {error}"
+            );
         }
         pool.follow_all(agent);
     }

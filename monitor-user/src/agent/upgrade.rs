@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::fd_store;
 use super::sockets::{INHERITED, Pool};
 use crate::os;
 
@@ -29,8 +30,10 @@ pub(super) fn become_the_new_one(pool: &Pool) {
         command.arg0(name);
     }
     command.env(INHERITED, pool.hand_on(true));
+    command.env(fd_store::INHERITED, pool.stored.hand_on(true));
     let error = command.args(words).exec();
     pool.hand_on(false);
+    pool.stored.hand_on(false);
     tracing::error!("cannot run {}: {error}", path.display());
 }
 

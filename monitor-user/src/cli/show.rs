@@ -235,6 +235,8 @@ fn live(shown: &Shown, now: Timestamp) -> String {
         let name = if index == 0 { "sockets" } else { "" };
         fact(name, Some(of_socket(socket)));
     }
+    let stored = &status.stored;
+    fact("stored", (!stored.is_empty()).then(|| stored.join(", ")));
     let left_out = (shown.left_out > 0).then(|| format!("{} more", shown.left_out));
     processes(&mut text, "processes", &shown.processes, &times);
     processes(&mut text, "left alone", &shown.left_alone, &times);

@@ -209,6 +209,7 @@ mod tests {
             hint: None,
             says: None,
             sockets: Vec::new(),
+            stored: Vec::new(),
             autostart: None,
             step: None,
         }

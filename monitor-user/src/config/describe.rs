@@ -108,6 +108,7 @@ const READINGS: &[(&str, Reading)] = &[
     ("ready", |s| ready(s)),
     ("start_timeout", |s| duration(s.policy.start_timeout)),
     ("listen", listen::describe),
+    ("fd_store", |s| json!(s.exec.fd_store)),
     ("watchdog", |s| s.exec.watchdog.map_or(Value::Null, duration)),
     ("check", |s| s.check.as_ref().map_or(Value::Null, check)),
     ("reload", |s| s.reload.as_ref().map_or(Value::Null, reload)),
@@ -470,7 +471,7 @@ hook_timeout = "3s"
         let others = ["syslog = true", "journald = \"/x\"", "stdout = true"];
         let others = others.map(|log| format!("command = [\"/bin/true\"]\nlog = {{ {log} }}"));
         let [syslog, journald, stdout] = &others;
-        let listen = "command = [\"/bin/true\"]\nlisten = [{ tcp = \"[::1]:80\", name = \"a\", backlog = 5, reuse_port = true, ipv6_only = false, freebind = true }, { udp = \"127.0.0.1:53\" }, { unix = \"/run/x\", mode = \"0660\", user = 7, group = 8 }, { unix_datagram = \"/run/y\" }, { unix_seqpacket = \"/run/z\" }]";
+        let listen = "command = [\"/bin/true\"]\nfd_store = 7\nlisten = [{ tcp = \"[::1]:80\", name = \"a\", backlog = 5, reuse_port = true, ipv6_only = false, freebind = true }, { udp = \"127.0.0.1:53\" }, { unix = \"/run/x\", mode = \"0660\", user = 7, group = 8 }, { unix_datagram = \"/run/y\" }, { unix_seqpacket = \"/run/z\" }]";
         for text in [
             &full,
             "command = [\"/bin/true\"]",

@@ -137,6 +137,7 @@ pub(super) fn patterns(item: &Item<'_>) -> Option<Vec<String>> {
 
 /// What was meant for the agent alone, by whoever has started it. A `*` does not pass it on.
 pub(crate) const OF_THE_AGENT: &[&str] = &[
+    "FDSTORE",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
     "LISTEN_FDNAMES",
@@ -145,6 +146,7 @@ pub(crate) const OF_THE_AGENT: &[&str] = &[
     "MAINPID",
     "MANAGERPID",
     "NOTIFY_SOCKET",
+    "RESPAWN_FD_STORE",
     "RESPAWN_SOCKETS",
     "SYSTEMD_EXEC_PID",
     "WATCHDOG_PID",

@@ -460,6 +460,12 @@ const SERVICE_KEYS: &[Key] = &[
         text: r#"Sockets that the agent binds and holds, so that no client is refused while the service restarts: `[{ tcp = "0.0.0.0:80", name = "http" }, { unix = "/run/x.sock", mode = "0660" }]`, also `udp`, `unix_datagram` and `unix_seqpacket`. The service gets them as file descriptors from 3 on (`$LISTEN_FDS`, as with systemd). They outlive crashes of the service and of the agent; `stop` closes them. See [Sockets that outlive a service](sockets.md)"#,
     },
     Key {
+        name: "fd_store",
+        form: Form::Number,
+        default: "`0`",
+        text: r#"How many file descriptors the service may leave with the agent (`FDSTORE=1` of sd_notify). The next instance gets them back behind those of `listen`. They outlive crashes of the service and of the agent; `stop` closes them. At most 512. See [Stored descriptors](sockets.md#stored-descriptors)"#,
+    },
+    Key {
         name: "watchdog",
         form: Form::Text,
         default: "none",

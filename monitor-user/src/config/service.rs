@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::model::{
     Address, Check, Confinement, EnvironmentFile, Exec, FIRST_DESCRIPTOR, Hooks, Identity, Kind,
-    Limit, Listen, Log, Output, Policy, Probe, Ready, Relations, Reload, RestartMode,
+    Limit, Listen, Log, MOST_STORED, Output, Policy, Probe, Ready, Relations, Reload, RestartMode,
     RestartPolicy, ServiceName, Signal, Spec, StartLimit, Steps, StopMode, UnknownSignal,
 };
 use crate::os::mounts::may_hang;
@@ -87,6 +87,7 @@ const KEYS: &Keys<Draft> = &[
     ("ready", |d, i| keep(&mut d.ready, probes::ready(i))),
     ("start_timeout", |d, i| keep(&mut d.policy.start_timeout, start_timeout(i))),
     ("listen", |d, i| keep(&mut d.listen, listen::listen(i))),
+    ("fd_store", |d, i| keep(&mut d.fd_store, fd_store(i))),
     ("watchdog", |d, i| keep(&mut d.watchdog, interval(i))),
     ("check", |d, i| keep(&mut d.check, probes::check(i))),
     ("reload", |d, i| keep(&mut d.reload, reload(i))),
@@ -170,6 +171,7 @@ struct Draft {
     ready: Option<Ready>,
     log: Option<Log>,
     listen: Vec<Listen>,
+    fd_store: u16,
     watchdog: Option<Duration>,
     check: Option<Check>,
     reload: Option<Reload>,
@@ -200,6 +202,7 @@ impl Default for Draft {
             ready: None,
             log: None,
             listen: Vec::new(),
+            fd_store: 0,
             watchdog: None,
             check: None,
             reload: None,
@@ -292,6 +295,7 @@ fn finish(
             ready: draft.ready,
             watchdog: draft.watchdog,
             listen: draft.listen,
+            fd_store: draft.fd_store,
             confinement: draft.confinement,
         },
         hooks: Hooks::default(),
@@ -371,7 +375,12 @@ fn check_forking(draft: &Draft, table: &Table<'_>) {
         return;
     }
     let by_itself = matches!(draft.ready, Some(Ready::Fd(_) | Ready::Notify));
-    for (key, is_refused) in [("ready", by_itself), ("watchdog", true), ("listen", true)] {
+    for (key, is_refused) in [
+        ("ready", by_itself),
+        ("watchdog", true),
+        ("listen", true),
+        ("fd_store", draft.fd_store > 0),
+    ] {
         if is_refused && let Some(item) = table.get(key) {
             item.problem_at_key(
                 "this needs a program that stays in the foreground, with type = \"simple\"",
@@ -429,24 +438,35 @@ fn check_essential(draft: &Draft, table: &Table<'_>, agent: Essential) {
     }
 }
 
-/// Sockets are for what stays, and what `ready` names must not be one of them.
+/// Sockets and stored descriptors are for what stays, and what `ready` names must not be one of them.
 fn check_descriptors(draft: &Draft, table: &Table<'_>) {
-    if draft.policy.kind == Kind::Oneshot
-        && !draft.listen.is_empty()
-        && let Some(item) = table.get("listen")
-    {
-        item.problem_at_key("a oneshot service ends by itself; leave this out");
+    for (key, is_there) in [
+        ("listen", !draft.listen.is_empty()),
+        ("fd_store", draft.fd_store > 0),
+    ] {
+        if draft.policy.kind == Kind::Oneshot
+            && is_there
+            && let Some(item) = table.get(key)
+        {
+            item.problem_at_key("a oneshot service ends by itself; leave this out");
+        }
     }
-    let sockets = u8::try_from(draft.listen.len()).unwrap_or(u8::MAX);
-    let free = FIRST_DESCRIPTOR.saturating_add(sockets);
-    if let Some(Ready::Fd(fd)) = draft.ready
-        && fd < free
-        && let Some(item) = table.get("ready")
-    {
-        item.expected(
-            &format!("a descriptor from {free} on"),
-            Some("those below are the sockets of `listen`"),
-        );
+    let sockets = u16::try_from(draft.listen.len()).unwrap_or(u16::MAX);
+    let handed = sockets.saturating_add(draft.fd_store);
+    let free = u16::from(FIRST_DESCRIPTOR).saturating_add(handed);
+    let Some((Ready::Fd(fd), item)) = draft.ready.as_ref().zip(table.get("ready")) else {
+        return;
+    };
+    if u16::from(*fd) >= free {
+        return;
+    }
+    let why = match draft.fd_store {
+        0 => "those below are the sockets of `listen`",
+        _ => "those below are the sockets of `listen` and the stored descriptors (`fd_store`)",
+    };
+    match u8::try_from(free) {
+        Ok(free) => item.expected(&format!("a descriptor from {free} on"), Some(why)),
+        Err(_) => item.problem("no descriptor is left for it: make `fd_store` smaller"),
     }
 }
 
@@ -476,6 +496,11 @@ fn warn_of_held(draft: &Draft, table: &Table<'_>) {
             );
         }
     }
+}
+
+/// How many descriptors are kept for it.
+fn fd_store(item: &Item<'_>) -> Option<u16> {
+    item.integer("a number of descriptors", 0..=MOST_STORED.into())
 }
 
 /// The keys of `reload` as a table, a line each.

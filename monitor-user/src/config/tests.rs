@@ -1588,6 +1588,15 @@ fn sockets_have_defaults_and_count_for_a_restart_only_where_they_are_set() {
         ..Listen::at(Address::Unix("/run/x".into()))
     };
     assert_eq!(spec.exec.listen, [tcp, unix]);
+    let store = service(&format!("{command}fd_store = 7"));
+    assert_eq!(store.exec.fd_store, 7);
+    assert!(store.exec.notifies() && !spec.exec.notifies());
+    assert_ne!(
+        store.exec.fingerprint(),
+        service(&format!("{command}fd_store = 8"))
+            .exec
+            .fingerprint()
+    );
     let none = service(&format!("{command}listen = []"));
     assert_eq!(none.exec.fingerprint(), plain.exec.fingerprint());
     let named = service(&format!(
@@ -1689,6 +1698,30 @@ fn what_is_wrong_with_sockets_is_told() {
         (
             format!("{}\ntype = \"oneshot\"", of(tcp)),
             "1: listen: a oneshot service ends by itself",
+        ),
+        (
+            "fd_store = 513".to_owned(),
+            "12: fd_store: expected a number of descriptors",
+        ),
+        (
+            "fd_store = -1".to_owned(),
+            "12: fd_store: expected a number of descriptors",
+        ),
+        (
+            "fd_store = 5\ntype = \"oneshot\"".to_owned(),
+            "1: fd_store: a oneshot service ends by itself",
+        ),
+        (
+            "fd_store = 5\ntype = \"forking\"".to_owned(),
+            "1: fd_store: this needs a program that stays in the foreground",
+        ),
+        (
+            "fd_store = 5\nready = { fd = 7 }".to_owned(),
+            "9: ready: expected a descriptor from 8 on",
+        ),
+        (
+            "fd_store = 500\nready = { fd = 7 }".to_owned(),
+            "9: ready: no descriptor is left for it: make `fd_store` smaller",
         ),
     ] {
         let text = format!("command = [\"/bin/true\"]\n{text}");

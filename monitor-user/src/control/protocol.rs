@@ -182,6 +182,9 @@ pub(crate) struct ServiceStatus {
     /// Those that its file has by `listen`.
     #[serde(default)]
     pub(crate) sockets: Vec<Socket>,
+    /// The names of the descriptors that it has left with the agent, each as often as it is there.
+    #[serde(default)]
+    pub(crate) stored: Vec<String>,
 }
 
 /// A socket of a service.
@@ -618,6 +621,7 @@ mod tests {
             hint: None,
             says: None,
             sockets: Vec::new(),
+            stored: Vec::new(),
             autostart: None,
             step: None,
         };

@@ -13,7 +13,7 @@ use super::sockets::{self, Sockets};
 use super::unit::{self, Assignment};
 use super::words::{self, INSTANCE, Specifiers};
 use super::{Host, Imported, Service, Text, daemons, directives, tmpfiles, values};
-use crate::model::CAPABILITIES;
+use crate::model::{CAPABILITIES, MOST_STORED};
 pub(super) use steps::Prefixed;
 
 /// How long systemd waits before SIGKILL if a unit says nothing.
@@ -157,6 +157,7 @@ impl<'a> Unit<'a> {
         self.steps(&kind, &earlier);
         self.made_at_boot();
         self.listen(&kind);
+        self.fd_store(&kind);
         self.relations(names, before);
         self.consequences(names);
         self.restart(&kind);
@@ -439,6 +440,28 @@ impl<'a> Unit<'a> {
             }
             Some(_) => self.set("listen", listen, &origins),
             None => {}
+        }
+    }
+
+    /// What it leaves with systemd for its next start.
+    fn fd_store(&mut self, kind: &str) {
+        let Some(from) = self.last("Service", "FileDescriptorStoreMax") else {
+            return;
+        };
+        let is_forking = self.service.get("type").is_some_and(|it| it == "forking");
+        match from.value.parse::<u32>() {
+            Ok(0) => {}
+            Ok(_) if kind == "oneshot" || is_forking => {
+                let message = "only a service that stays in the foreground can store descriptors";
+                self.find(Lost, &from, message);
+            }
+            Ok(number) if number > MOST_STORED.into() => {
+                let message = format!("it can store {MOST_STORED} at most");
+                self.find(Approximated, &from, message);
+                self.set("fd_store", MOST_STORED, &[from]);
+            }
+            Ok(number) => self.set("fd_store", number, &[from]),
+            Err(_) => self.find(Lost, &from, "this is no such number"),
         }
     }
 

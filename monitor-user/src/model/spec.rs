@@ -353,6 +353,16 @@ pub(crate) struct Exec {
     /// The sockets that are held for it, in the order of their descriptors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) listen: Vec<Listen>,
+    /// How many descriptors of its own are kept for its next instance (`FDSTORE=1`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) fd_store: u16,
+}
+
+/// The highest `fd_store`. Together with the sockets of `listen` they end below the notify socket.
+pub(crate) const MOST_STORED: u16 = 512;
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// How a service says that it serves, or how that is seen.
@@ -484,6 +494,7 @@ impl Exec {
             confinement: Confinement::default(),
             watchdog: None,
             listen: Vec::new(),
+            fd_store: 0,
         }
     }
 
@@ -502,7 +513,7 @@ impl Exec {
 
     /// Whether it has a socket to send notifications to.
     pub(crate) fn notifies(&self) -> bool {
-        self.ready == Some(Ready::Notify) || self.watchdog.is_some()
+        self.ready == Some(Ready::Notify) || self.watchdog.is_some() || self.fd_store > 0
     }
 
     /// Tells one way to run a service from another, over the agent's death and in later versions:
@@ -568,6 +579,9 @@ impl Exec {
         }
         for listen in &self.listen {
             listen.add_to(&mut hash);
+        }
+        if self.fd_store > 0 {
+            hash.add("fd store", &self.fd_store.to_le_bytes());
         }
         self.confinement.add_to(&mut hash);
         hash.0

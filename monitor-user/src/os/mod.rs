@@ -7,6 +7,7 @@ pub(crate) mod bpf;
 pub(crate) mod cgroup;
 pub(crate) mod cgroup_id;
 pub(crate) mod cgroup_limits;
+pub(crate) mod descriptor;
 pub(crate) mod effort;
 pub(crate) mod inotify;
 pub(crate) mod listen;

@@ -6,15 +6,14 @@
 //! good.
 
 use std::fs::Permissions;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname,
-    recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, chown};
@@ -34,13 +33,17 @@ const CONTROL_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct NotifySocket(OwnedFd);
 
-/// One datagram.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One datagram. Whoever drops it closes the descriptors, which is what the sender of `BARRIER=1` waits
+/// for.
+#[derive(Debug)]
 pub(crate) struct Datagram {
     /// `None`: it was longer than what is taken, or not UTF-8.
     pub(crate) text: Option<String>,
     /// Who sent it: pid and user ID; `None` if the kernel does not say.
     pub(crate) sender: Option<(u32, u32)>,
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// This process has no room for all that were sent.
+    pub(crate) lacks_descriptors: bool,
 }
 
 impl NotifySocket {
@@ -92,49 +95,111 @@ impl NotifySocket {
         super::socket::cookie(self.0.as_fd())
     }
 
-    /// The oldest message that has not been read; `None`: there is none now. Descriptors that it carries
-    /// are closed, which is what the sender of `BARRIER=1` waits for.
+    /// The oldest message that has not been read; `None`: there is none now.
     ///
     /// # Errors
     /// The kernel's.
     pub(crate) fn receive(&self) -> io::Result<Option<Datagram>> {
         let mut bytes = [0; MOST_BYTES];
-        let mut control = [0; CONTROL_BYTES];
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let fd = self.0.as_raw_fd();
-        let message = loop {
-            match recvmsg::<()>(fd, &mut parts, Some(&mut control), flags) {
-                Ok(message) => break message,
+        let received = loop {
+            match receive(self.0.as_fd(), &mut bytes) {
+                Ok(received) => break received,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
         };
-        let is_cut = message.flags.contains(MsgFlags::MSG_TRUNC);
-        let length = message.bytes;
-        let mut sender = None;
-        for part in message.cmsgs().into_iter().flatten() {
-            match part {
-                ControlMessageOwned::ScmCredentials(who) => {
-                    let pid = u32::try_from(who.pid()).ok();
-                    sender = pid.map(|pid| (pid, who.uid()));
-                }
-                ControlMessageOwned::ScmRights(fds) => {
-                    for fd in fds {
-                        // SAFETY: the kernel has just made it for us, and nobody else knows it.
-                        drop(unsafe { OwnedFd::from_raw_fd(fd) });
-                    }
-                }
-                _ => {}
-            }
-        }
-        let text = bytes.get(..length).filter(|_| !is_cut);
+        let is_cut = received.flags & libc::MSG_TRUNC != 0;
+        let text = bytes.get(..received.length).filter(|_| !is_cut);
         let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok());
         Ok(Some(Datagram {
             text: text.map(str::to_owned),
-            sender,
+            sender: received.sender,
+            descriptors: received.descriptors,
+            lacks_descriptors: received.flags & libc::MSG_CTRUNC != 0,
         }))
+    }
+}
+
+/// What `recvmsg(2)` returns beside the bytes.
+struct Received {
+    length: usize,
+    flags: libc::c_int,
+    sender: Option<(u32, u32)>,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// A place for control messages, aligned as their heads have to be.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// Without waiting. (What `nix` has for it names none of the descriptors where the kernel could not pass
+/// all, so that nobody could close the others.)
+fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received, Errno> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all zeros are a `msghdr`.
+    let mut head: libc::msghdr = unsafe { std::mem::zeroed() };
+    head.msg_iov = &raw mut part;
+    head.msg_iovlen = 1;
+    head.msg_control = (&raw mut control).cast();
+    head.msg_controllen = CONTROL_BYTES;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the head names two places, with their true sizes, which live as long as the call.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut head, flags) };
+    let length = usize::try_from(length).map_err(|_| Errno::last())?;
+    let mut received = Received {
+        length,
+        flags: head.msg_flags,
+        sender: None,
+        descriptors: Vec::new(),
+    };
+    // SAFETY: the kernel has filled in the head, and the place for control messages up to the length there.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const head) };
+    while !message.is_null() {
+        // SAFETY: it lies within that place, as the two macros see to.
+        unsafe { received.add(message) };
+        // SAFETY: as above.
+        message = unsafe { libc::CMSG_NXTHDR(&raw const head, message) };
+    }
+    Ok(received)
+}
+
+impl Received {
+    /// Takes what a control message has.
+    ///
+    /// # Safety
+    /// It is one that the kernel has just written, and that nobody has taken.
+    unsafe fn add(&mut self, message: *const libc::cmsghdr) {
+        // SAFETY: the caller says that it is one.
+        let head = unsafe { &*message };
+        // SAFETY: as above; the data follow the head.
+        let data = unsafe { libc::CMSG_DATA(message) };
+        let bytes = head
+            .cmsg_len
+            .saturating_sub(data.addr().saturating_sub(message.addr()));
+        match (head.cmsg_level, head.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if bytes >= size_of::<libc::ucred>() => {
+                // SAFETY: there are as many bytes, which are credentials.
+                let who = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+                let pid = u32::try_from(who.pid).ok();
+                self.sender = pid.map(|pid| (pid, who.uid));
+            }
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                let numbers = data.cast::<libc::c_int>();
+                for index in 0..bytes / size_of::<libc::c_int>() {
+                    // SAFETY: so many numbers are there.
+                    let number = unsafe { numbers.add(index).read_unaligned() };
+                    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+                    self.descriptors
+                        .push(unsafe { OwnedFd::from_raw_fd(number) });
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -171,7 +236,7 @@ mod tests {
             0o600
         };
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, expected);
-        assert_eq!(socket.receive().unwrap(), None);
+        assert!(socket.receive().unwrap().is_none());
         let sender = UnixDatagram::unbound().unwrap();
         let long = "x".repeat(MOST_BYTES + 1);
         for text in [b"READY=1".as_slice(), b"\xff", long.as_bytes(), b""] {
@@ -185,7 +250,7 @@ mod tests {
                 Some((std::process::id(), nix::unistd::geteuid().as_raw()))
             );
         }
-        assert_eq!(socket.receive().unwrap(), None);
+        assert!(socket.receive().unwrap().is_none());
     }
 
     #[test]
@@ -197,31 +262,63 @@ mod tests {
         assert_ne!(first.cookie().unwrap(), second.cookie().unwrap());
         let sender = UnixDatagram::unbound().unwrap();
         sender.send_to(b"READY=1", &path).unwrap();
-        assert_eq!(first.receive().unwrap(), None);
+        assert!(first.receive().unwrap().is_none());
         assert!(second.receive().unwrap().is_some());
         let long = dir.path().join("x".repeat(120));
         let error = NotifySocket::bind(&long, None).unwrap_err();
         assert!(error.to_string().contains("at most 107"), "{error}");
     }
 
+    /// Sends these descriptors along.
+    fn send(path: &Path, text: &[u8], fds: &[i32]) {
+        let sender = UnixDatagram::unbound().unwrap();
+        let to = UnixAddr::new(path).unwrap();
+        let rights = nix::sys::socket::ControlMessage::ScmRights(fds);
+        let parts = [io::IoSlice::new(text)];
+        let none = nix::sys::socket::MsgFlags::empty();
+        let sent =
+            nix::sys::socket::sendmsg(sender.as_raw_fd(), &parts, &[rights], none, Some(&to));
+        assert_eq!(sent.unwrap(), text.len());
+    }
+
     #[test]
-    fn descriptors_in_a_message_are_closed() {
+    fn descriptors_come_with_their_message_and_are_closed_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("web");
         let socket = NotifySocket::bind(&path, None).unwrap();
         let (barrier, other) = std::io::pipe().unwrap();
-        let sender = UnixDatagram::unbound().unwrap();
-        let to = UnixAddr::new(&path).unwrap();
-        let fds = [other.as_raw_fd()];
-        let rights = nix::sys::socket::ControlMessage::ScmRights(&fds);
-        let text = [std::io::IoSlice::new(b"BARRIER=1")];
-        let none = MsgFlags::empty();
-        let sent = nix::sys::socket::sendmsg(sender.as_raw_fd(), &text, &[rights], none, Some(&to));
-        assert_eq!(sent.unwrap(), 9);
+        send(&path, b"BARRIER=1", &[other.as_raw_fd(); 253]);
         drop(other);
         let datagram = socket.receive().unwrap().unwrap();
         assert_eq!(datagram.text.as_deref(), Some("BARRIER=1"));
+        assert_eq!(datagram.sender.unwrap().0, std::process::id());
+        assert_eq!(datagram.descriptors.len(), 253);
+        assert!(!datagram.lacks_descriptors);
+        drop(datagram);
         // Nobody has the other end open any more.
+        assert_eq!(io::read_to_string(barrier).unwrap(), "");
+    }
+
+    /// What cannot be passed is lost, and the rest is not left open.
+    #[test]
+    fn what_there_is_no_room_for_is_told() {
+        use crate::os::testing::alone;
+        use nix::sys::resource::{Resource, setrlimit};
+        if !alone("os::notify::tests::what_there_is_no_room_for_is_told") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web");
+        let socket = NotifySocket::bind(&path, None).unwrap();
+        let (barrier, other) = std::io::pipe().unwrap();
+        send(&path, b"FDSTORE=1", &[other.as_raw_fd(); 5]);
+        let next = u64::try_from(nix::unistd::dup(&other).unwrap().as_raw_fd()).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, next + 2, next + 2).unwrap();
+        let datagram = socket.receive().unwrap().unwrap();
+        assert!(datagram.lacks_descriptors);
+        assert_eq!(datagram.descriptors.len(), 2);
+        assert_eq!(datagram.sender.unwrap().0, std::process::id());
+        drop((datagram, other));
         assert_eq!(io::read_to_string(barrier).unwrap(), "");
     }
 }

@@ -18,6 +18,9 @@ pub(crate) enum Interest {
     Readable,
     /// A changed `cgroup.events`.
     Priority,
+    /// The other end is gone, or there is an error, which is told of every descriptor that can be waited
+    /// for.
+    HangUp,
 }
 
 /// Waits for thousands of descriptors at the price of those that are ready.
@@ -45,6 +48,7 @@ impl Waiter {
         let flags = match interest {
             Interest::Readable => EpollFlags::EPOLLIN,
             Interest::Priority => EpollFlags::EPOLLPRI,
+            Interest::HangUp => EpollFlags::empty(),
         };
         let event = EpollEvent::new(flags | EpollFlags::EPOLLET, token);
         Ok(self.epoll.add(fd, event)?)
@@ -141,6 +145,21 @@ mod tests {
         let mut waiter = Waiter::new().unwrap();
         waiter.add(&child.pidfd, Interest::Readable, 2).unwrap();
         until("told", || drained(&mut waiter) == [2]);
+    }
+
+    #[test]
+    fn an_end_without_another_is_told_and_what_can_be_read_is_not() {
+        let mut waiter = Waiter::new().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        waiter.add(&reader, Interest::HangUp, 1).unwrap();
+        std::io::Write::write_all(&mut writer, b"x").unwrap();
+        assert!(drained(&mut waiter).is_empty());
+        drop(writer);
+        assert_eq!(drained(&mut waiter), [1]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        waiter.add(&writer, Interest::HangUp, 2).unwrap();
+        assert_eq!(drained(&mut waiter), [2]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) const CI: [&str; 20] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-pub(super) const MATRIX: [&str; 30] = [
+pub(super) const MATRIX: [&str; 31] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
@@ -50,6 +50,7 @@ pub(super) const MATRIX: [&str; 30] = [
     "reload::*",
     "hooks::*",
     "sockets::*",
+    "fd_store::*",
     "forking::*",
     "sandbox::*",
     "ownership::*",

@@ -51,6 +51,7 @@ fn status(service: &str, state: State) -> ServiceStatus {
         hint: None,
         says: None,
         sockets: Vec::new(),
+        stored: Vec::new(),
         autostart: None,
     }
 }

@@ -187,6 +187,7 @@ fn web() -> ServiceStatus {
         hint: None,
         says: None,
         sockets: Vec::new(),
+        stored: Vec::new(),
         autostart: None,
         step: None,
     }

@@ -64,7 +64,7 @@ use super::cgroup::Slot;
 use super::proc::{self, TICK_NS};
 use super::sys::{self, CloneArgs, Errno};
 use super::{pidfd, progress, signal};
-use crate::model::{Exec, Signal, SpawnFailure};
+use crate::model::{Exec, MOST_SOCKETS, Signal, SpawnFailure};
 
 mod child;
 mod confine;
@@ -270,6 +270,20 @@ const RESERVE: u64 = 64;
 /// gives the lowest number that is free, so `fd` is one that was just made.
 pub(crate) fn leaves_reserve(fd: &OwnedFd) -> bool {
     room(fd.as_fd(), |limit| limit - RESERVE.min(limit / 8))
+}
+
+/// Whether a child can take along this descriptor and as many others, the sockets that are held for its
+/// service among them: for a moment it has each of them twice (`descriptors`).
+pub(crate) fn can_hand(fd: &OwnedFd, others: usize) -> bool {
+    let highest = fd.as_raw_fd().max(super::notify::DESCRIPTOR);
+    let others = others.saturating_add(MOST_SOCKETS);
+    let (Ok(highest), Ok(others)) = (u64::try_from(highest), u64::try_from(others)) else {
+        return false;
+    };
+    room(fd.as_fd(), |limit| match highest + others + 2 <= limit {
+        true => limit,
+        false => 0,
+    })
 }
 
 /// Whether so few descriptors are in use that one more for each service does no harm.
