@@ -124,7 +124,9 @@ impl Agent {
 
     /// Goes on with the spare as this agent, which is killed.
     pub fn replace_by(&mut self, spare: Child) {
-        let before = self.latest_agent();
+        // It has taken over already, if this agent was killed before.
+        let own = format!("\"pid\":{},", spare.id());
+        let before = self.latest_agent().filter(|it| !it.contains(&own));
         self.kill();
         self.child = spare;
         self.wait_until_it_answers(before.as_ref());
