@@ -20,7 +20,9 @@ use object::{
 use serde_json::Value;
 
 use crate::cross::Cross;
-use crate::workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, executable_in, output_of};
+use crate::workspace::{
+    BPF_OBJECT_VARIABLE, Profile, Workspace, cargo_home, executable_in, output_of,
+};
 
 /// An architecture that static binaries are built for.
 #[derive(
@@ -50,6 +52,15 @@ impl Arch {
         match self {
             Self::X86_64 => "x86_64-unknown-linux-gnu",
             Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// The program that strips a binary for it.
+    pub(crate) fn strip(self) -> &'static str {
+        match (std::env::consts::ARCH == self.name(), self) {
+            (true, _) => "strip",
+            (false, Self::X86_64) => "x86_64-linux-gnu-strip",
+            (false, Self::Aarch64) => "aarch64-linux-gnu-strip",
         }
     }
 
@@ -148,6 +159,7 @@ fn target_folder(workspace: &Workspace) -> PathBuf {
 fn cargo(workspace: &Workspace, arch: Arch, subcommand: &str) -> Result<Command> {
     let mut command = workspace.cargo();
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    flags.extend(same_paths_everywhere(workspace)?);
     if let Some(cross) = Cross::prepare(workspace, arch)? {
         flags.extend(cross.choose(&mut command));
     }
@@ -161,6 +173,22 @@ fn cargo(workspace: &Workspace, arch: Arch, subcommand: &str) -> Result<Command>
         .env("CARGO_PROFILE_DEV_STRIP", "debuginfo")
         .stderr(Stdio::inherit());
     Ok(command)
+}
+
+/// Flags that keep this machine's folders out of a binary, which names source files in its messages:
+/// so the same sources give the same bytes in every folder.
+fn same_paths_everywhere(workspace: &Workspace) -> Result<Vec<String>> {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags = vec![remap(&workspace.root, "/respawn")];
+    let crates = cargo_home().context("no home for cargo")?;
+    // A folder a registry, with the registry's address in its name.
+    for registry in fs::read_dir(crates.join("registry/src"))
+        .into_iter()
+        .flatten()
+    {
+        flags.push(remap(&registry?.path(), "/crates"));
+    }
+    Ok(flags)
 }
 
 struct Executable {
