@@ -1,7 +1,8 @@
 //! A real init as PID 1 of a PID namespace, on the host's kernel.
 //!
 //! Mounts, host name, IPC, cgroups and pids are its own: `/usr` is the host's with a Debian
-//! package over it, all else is made for the test and held in memory. When the value goes, all of
+//! package over it, and what is written there is held in memory, as is all else, which is made for the
+//! test. When the value goes, all of
 //! it goes: PID 1 is killed, the kernel ends every process of the namespace, and with the last one
 //! the mounts.
 
@@ -30,7 +31,8 @@ mount -t tmpfs -o mode=755 root "$root"
 cd "$root"
 mkdir usr proc sys dev run tmp var var/log root
 for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$dir"; done
-mount -t overlay -o "lowerdir=$LAYERS" usr usr
+mkdir -p .usr/upper .usr/work
+mount -t overlay -o "lowerdir=$LAYERS,upperdir=.usr/upper,workdir=.usr/work" usr usr
 cp -a "$test/image/etc" etc
 mount -t proc proc proc
 mount -t sysfs sys sys

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Debian's compiler.
-const RUSTC: &str = "/usr/bin/rustc";
+pub(crate) const RUSTC: &str = "/usr/bin/rustc";
 
 /// Written last, into a folder that is whole.
 const WHOLE: &str = ".whole";

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod setup;
@@ -44,6 +45,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Dist(dist::Args),
     Ebpf(ebpf::Args),
     Test(test::Args),
     Soak(soak::Args),
@@ -83,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
     match command {
         Command::Setup(args) => setup::run(&workspace()?, &args),
         Command::Build(args) => build::run(&workspace()?, &args),
+        Command::Dist(args) => dist::run(&workspace()?, &args),
         Command::Ebpf(args) => ebpf::run(&workspace()?, &args),
         Command::Test(args) => test::run(&workspace()?, &args),
         Command::Soak(args) => soak::run(&workspace()?, &args),

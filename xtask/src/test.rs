@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, previous,
+    Verdict, dist, previous,
     report::note,
     summary::{Counts, Summary, read_skips},
     workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, shown},
@@ -70,6 +70,19 @@ fn tests_the_binary(command: &Command) -> bool {
     for_cargo.any(|word| word == "--workspace" || word.ends_with("respawn-tests"))
 }
 
+/// Whether cargo is told to run the tests of packages: all tests of the binary, or these by name.
+fn tests_packages(command: &Command) -> bool {
+    let words: Vec<_> = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let mut named = words
+        .windows(2)
+        .filter(|pair| pair[0] == "--test")
+        .peekable();
+    named.peek().is_none() || named.any(|pair| ["packages", "image"].contains(&&*pair[1]))
+}
+
 /// Runs what `command` tests, and sums it up.
 ///
 /// # Errors
@@ -81,6 +94,9 @@ pub(crate) fn run_tests(workspace: &Workspace, mut command: Command) -> Result<V
     let binary = workspace.build_respawn(Profile::Release, None)?;
     if tests_the_binary(&command) {
         previous::build(workspace)?.tell(&mut command);
+        if tests_packages(&command) {
+            dist::for_tests::tell(workspace, &binary, &mut command)?;
+        }
     }
     let skips = tempfile::NamedTempFile::new().context("make the file for skipped tests")?;
     command
@@ -164,6 +180,26 @@ mod tests {
         assert!(tests(&["test", "-p", "respawn-tests", "--test", "pins"]));
         assert!(tests(&["test", "--package=respawn-tests"]));
         assert!(!tests(&["test", "-p", "xtask", "--", "respawn-tests"]));
+    }
+
+    #[test]
+    fn packages_are_built_for_their_tests_alone() {
+        let tests = |words: &[&str]| tests_packages(Command::new("cargo").args(words));
+        assert!(tests(&["test", "--workspace"]));
+        assert!(tests(&[
+            "test",
+            "-p",
+            "respawn-tests",
+            "--test",
+            "packages"
+        ]));
+        assert!(!tests(&[
+            "test",
+            "-p",
+            "respawn-tests",
+            "--test",
+            "restart"
+        ]));
     }
 
     #[test]

@@ -26,7 +26,11 @@ use crate::{
 const INITS: [&str; 5] = ["sysvinit-core", "busybox-static", "runit", "s6", "openrc"];
 
 /// Packages with programs that tests run, of the host where it has them.
-const TOOLS: [Program; 3] = [
+const TOOLS: [Program; 4] = [
+    Program {
+        name: "crun",
+        package: "crun",
+    },
     Program {
         name: "prometheus",
         package: "prometheus",

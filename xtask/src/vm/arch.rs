@@ -7,7 +7,7 @@ use crate::{
 
 impl Arch {
     /// Debian's name of it.
-    pub(super) fn debian(self) -> &'static str {
+    pub(crate) fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
             Self::Aarch64 => "arm64",
