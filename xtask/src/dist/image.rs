@@ -97,6 +97,7 @@ fn layer(release: &Release<'_>) -> Result<(PathBuf, Vec<u8>)> {
     tree.write("etc/passwd", PASSWD)?;
     tree.write("etc/group", GROUP)?;
     for folder in [
+        "dev",
         "etc/respawn/services",
         "proc",
         "run",
