@@ -189,6 +189,9 @@ fn put_through(case: &Case, debs: &[PathBuf; 2]) {
     host.install(&debs[0]);
     assert_eq!(before, "/etc/respawn\n");
     assert_eq!(host.processes(), [], "installing starts nothing");
+    let links = host.run("find /etc -type l -name '*respawn*'");
+    let is_start = |link: &str| link.contains(".wants/") || link.contains("/S");
+    assert!(!links.lines().any(is_start), "{links}");
     host.run("respawn doctor || true");
     for line in case.turn_on {
         host.run(line);

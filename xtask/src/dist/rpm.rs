@@ -39,6 +39,7 @@ pub(super) fn build(release: &Release<'_>) -> Result<PathBuf> {
     let values = [
         ("version", release.version.as_str()),
         ("tree", &tree.path().to_string_lossy()),
+        ("date", &tools::date(release.epoch, "+%a %b %d %Y")?),
     ];
     let spec = deb::with_parts(release, &release.template("rpm/respawn.spec")?)?;
     let file = top.join("respawn.spec");
