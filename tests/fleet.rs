@@ -50,7 +50,7 @@ fn the_metrics_are_a_service_as_any_other() {
     let port = free_port();
     let text = fs::read_to_string(example("metrics.toml")).unwrap();
     let text = text
-        .replace("\"/usr/bin/respawn\"", &format!("{program:?}"))
+        .replace("\"/usr/sbin/respawn\"", &format!("{program:?}"))
         .replace("9550", &port.to_string());
     let agent = Agent::start(&[]);
     let records = agent.dir().join("records");
