@@ -38,8 +38,6 @@ struct Runtime {
     dir: TempDir,
     crun: PathBuf,
     libraries: Option<std::ffi::OsString>,
-    /// Pins of the containers go here.
-    bpf: PathBuf,
     cgroup: PathBuf,
 }
 
@@ -68,8 +66,6 @@ impl Runtime {
         let dir = tempfile::tempdir().unwrap();
         unpack(image, &dir.path().join("image"));
         let name = format!("respawn-test-image-{}", std::process::id());
-        let bpf = Path::new("/sys/fs/bpf").join(&name);
-        fs::create_dir(&bpf).unwrap();
         let cgroup = cgroups.join(name).join("docker").join(VICTIM);
         fs::create_dir_all(&cgroup).unwrap();
         let variables = crun.get_envs();
@@ -81,7 +77,6 @@ impl Runtime {
                 .and_then(|(_, path)| path)
                 .map(OsStr::to_owned),
             dir,
-            bpf,
             cgroup,
         }
     }
@@ -111,6 +106,8 @@ impl Runtime {
             json!({ "destination": "/dev", "type": "tmpfs", "source": "tmpfs" }),
             json!({ "destination": "/run", "type": "tmpfs", "source": "tmpfs" }),
             json!({ "destination": "/sys", "source": "/sys", "options": ["rbind", "ro"] }),
+            // The containers' own, which goes with them: a node's would keep the pins.
+            json!({ "destination": "/sys/fs/bpf", "type": "bpf", "source": "bpf" }),
         ];
         let binary = root.join("usr/sbin/respawn");
         if !is_static(&binary) {
@@ -201,7 +198,6 @@ impl Drop for Runtime {
         for name in ["recorder", "victim"] {
             let _ = self.crun(&["delete", "--force", name], None).output();
         }
-        let _ = fs::remove_dir_all(&self.bpf);
         for folder in self.cgroup.ancestors().take(3) {
             let _ = fs::remove_dir(folder);
         }
@@ -235,10 +231,7 @@ fn a_recorder_in_a_container_knows_who_killed_another_one() {
     let rights = Rights {
         capabilities: &["CAP_BPF", "CAP_PERFMON"],
         namespaces: &["mount", "ipc", "uts"],
-        mounts: &[
-            (&runtime.bpf, "/sys/fs/bpf"),
-            (&records, "/var/lib/respawn"),
-        ],
+        mounts: &[(&records, "/var/lib/respawn")],
     };
     runtime.bundle("recorder", &["recorder"], &rights);
     let rights = Rights {
@@ -248,9 +241,6 @@ fn a_recorder_in_a_container_knows_who_killed_another_one() {
     };
     runtime.bundle("victim", &["agent"], &rights);
     runtime.start("recorder", None);
-    eventually("the recorder has its pins", || {
-        runtime.bpf.join("respawn/recorder").is_dir().then_some(())
-    });
     eventually("it records", || {
         let doctor = runtime.respawn("recorder", &["doctor"]);
         doctor.contains(" records the host's deaths").then_some(())
