@@ -14,7 +14,7 @@ stop_all() {
 		for unit in respawn-spare.service respawn.service respawn-recorder.service; do
 			"$ctl" stop "$unit" 2>/dev/null || true
 		done
-	elif command -v invoke-rc.d >/dev/null; then
+	elif [ -x /etc/init.d/respawn ] && command -v invoke-rc.d >/dev/null; then
 		invoke-rc.d respawn stop || true
 		invoke-rc.d respawn-recorder stop || true
 	fi

@@ -23,7 +23,7 @@ renew() {
 		done
 		return 0
 	fi
-	if command -v invoke-rc.d >/dev/null; then
+	if [ -x /etc/init.d/respawn ] && command -v invoke-rc.d >/dev/null; then
 		invoke-rc.d respawn try-restart || true
 		invoke-rc.d respawn-recorder try-restart || true
 	fi
