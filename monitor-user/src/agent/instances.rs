@@ -525,7 +525,7 @@ impl Instances {
         Fact::ProcessReleased {
             service,
             instance,
-            death: super::death_of(None),
+            death: super::ends::death_of(None),
         }
     }
 

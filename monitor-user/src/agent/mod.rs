@@ -13,7 +13,9 @@
 mod children;
 mod commands;
 mod due;
+mod ends;
 mod fd_store;
+mod hearing;
 mod hooks;
 mod instances;
 mod last_good;
@@ -23,6 +25,7 @@ mod notices;
 mod notify;
 mod output;
 mod probes;
+mod publish;
 mod readiness;
 mod records;
 mod recovery;
@@ -34,6 +37,7 @@ mod service_files;
 mod show;
 mod sockets;
 mod spare;
+mod starts;
 mod steps;
 mod unwatched;
 mod upgrade;
@@ -44,23 +48,22 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
-use self::children::Children;
 use self::due::Due;
+use self::ends::{DEATHS_AT_ONCE, Told};
 use self::fd_store::FdStore;
 use self::hooks::HookRunner;
-use self::instances::{Ground, Instances, Places};
+use self::instances::{Ground, Instances};
 use self::last_good::LastGood;
 use self::lock::Lock;
 pub(crate) use self::lock::is_locked;
 use self::memory::MemoryDir;
 use self::notices::Notices;
-use self::notify::{Message, Notify, Said};
+use self::notify::Notify;
 use self::output::Outputs;
 use self::probes::{Job, Probes};
 use self::readiness::Readiness;
@@ -69,23 +72,22 @@ use self::requests::Requests;
 use self::restore::Restoring;
 use self::service_files::ServiceFiles;
 use self::sockets::{Donors, Pool, Sockets};
-use self::steps::{Purpose, Steps};
+use self::steps::Steps;
 use self::unwatched::Unwatched;
-use crate::aftermath::{self, OutputStart};
-use crate::clock::{self, WallClock};
-use crate::config::{self, AgentConfig, Config, Essential, Invalid, Surroundings, Variables};
+use crate::aftermath::OutputStart;
+use crate::clock::{self};
+use crate::config::{self, AgentConfig, Config, Essential, Invalid, Surroundings};
 use crate::control::{self, Groups, Server};
-use crate::decode::{self, Birth, OfTree, ProcessExit};
+use crate::decode::{self, Birth};
 use crate::init::rearm::SpareKeeper;
-use crate::journal::{Journal, Line};
+use crate::journal::Journal;
 use crate::manager::{self, Manager};
 use crate::model::{
-    Attempt, Cause, Child, Circumstances, Death, DeniedReason, Desired, Event, Exec, ExtraFacts,
-    Instance, Kind, Log, Memory, Notice, Output, Ready, Reply, Request, ServiceName, Signal,
-    SpawnFailure, Spec, State, Status, Unusable, What,
+    Circumstances, DeniedReason, Desired, Event, Exec, Instance, Memory, Notice, Ready, Reply,
+    Request, ServiceName, Signal, State, Status, Unusable, What,
 };
 use crate::os::cgroup::{self, Refused};
-use crate::os::spawn::{Flight, raise_fd_limit};
+use crate::os::spawn::raise_fd_limit;
 use crate::os::{self, pidfd, proc, progress};
 use crate::probe::{self, KernelProbe, PinDir, sets};
 use crate::prober::Order;
@@ -136,12 +138,6 @@ impl Options {
         }
     }
 }
-
-/// How many deaths are told before anything is done about them: more would delay the first start.
-const DEATHS_AT_ONCE: usize = 16;
-
-/// How many starts are under way at a time: enough to keep a few processors busy.
-const STARTS_AT_ONCE: usize = 8;
 
 /// How often an agent that finds another at work without a lock waits for that one to take it, and
 /// how long each time: longer than the other one takes to try again.
@@ -344,53 +340,6 @@ struct Agent {
     ended: bool,
     /// The exit status.
     status: u8,
-}
-
-/// A start that has begun.
-struct Start {
-    service: ServiceName,
-    birth: Birth,
-    /// The kernel records its birth.
-    marked: bool,
-    /// How long its output was before.
-    output_start: Option<OutputStart>,
-    flight: Flight,
-}
-
-/// What the kernel need not keep any longer, once memory and journal have it.
-#[derive(Debug, Default)]
-struct Told {
-    /// So many records at the ring's beginning.
-    records: usize,
-    /// Records beside the ring, by their keys.
-    spilled: Vec<u32>,
-    /// Entries of the watch map.
-    instances: Vec<Instance>,
-    /// All that other ABI versions have left.
-    previous: bool,
-}
-
-impl Told {
-    const RECORD: Self = Self {
-        records: 1,
-        spilled: Vec::new(),
-        instances: Vec::new(),
-        previous: false,
-    };
-
-    fn spilled(key: u32) -> Self {
-        Self {
-            spilled: vec![key],
-            ..Self::default()
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.records += other.records;
-        self.spilled.extend(other.spilled);
-        self.instances.extend(other.instances);
-        self.previous |= other.previous;
-    }
 }
 
 /// Who may use the control socket, beside root and the agent's own user.
@@ -689,414 +638,6 @@ impl Agent {
     fn shut_down(&mut self, request: RequestId) {
         self.shutdown = Some(request);
         self.tell(Fact::ShutdownRequested { request });
-    }
-
-    fn read_ring(&mut self, ready: Result<()>) {
-        if let Err(error) = ready {
-            return self.lose_sight(&error);
-        }
-        self.drain_ring();
-        self.check_loss();
-    }
-
-    fn drain_ring(&mut self) {
-        while let Some(probe) = &self.probe {
-            let records = match probe.peek(DEATHS_AT_ONCE, decode::exit) {
-                Ok(records) if records.is_empty() => break,
-                Ok(records) => records,
-                Err(error) => return self.lose_sight(&error),
-            };
-            // Who has ended has said before that another process is the main one.
-            self.hear_first();
-            let records = records.into_iter().map(|record| (record, Told::RECORD));
-            self.take_records(records.collect());
-        }
-        self.take_spilled();
-    }
-
-    /// The kernel tells no more: the pidfds do.
-    fn lose_sight(&mut self, error: &anyhow::Error) {
-        tracing::error!("the kernel's ring cannot be read any more: {error:#}");
-        self.probe = None;
-    }
-
-    /// Takes the records that found the ring full, if there are new ones.
-    fn take_spilled(&mut self) {
-        let Some(probe) = self.probe.as_ref() else {
-            return;
-        };
-        let count = probe.spilled();
-        if count == self.spilled {
-            return;
-        }
-        self.spilled = count;
-        let spilled = probe.peek_spilled(decode::exit).into_iter();
-        let spilled = spilled.map(|(key, record)| (record, Told::spilled(key)));
-        self.take_records(spilled.collect());
-    }
-
-    fn take_records(&mut self, records: Vec<(Option<ProcessExit>, Told)>) {
-        let mut facts = Vec::new();
-        for (exit, told) in records {
-            facts.push((self.fact_of(exit), told));
-        }
-        self.tell_together(facts);
-        self.circumstances.clear();
-    }
-
-    /// What a record says to the supervisor; what else is in it is kept for the journal.
-    fn fact_of(&mut self, exit: Option<ProcessExit>) -> Option<Fact> {
-        let Some(mut exit) = exit else {
-            tracing::error!("the ring holds a record that is not of this build");
-            return None;
-        };
-        if let Some(service) = self.instances.service_of(&exit.instance).cloned() {
-            self.complete(&mut exit);
-            return Some(self.fact_of_exit(service, &exit));
-        }
-        let tree = exit.tree?;
-        let service = self.families.get(&tree.birth.service).cloned()?;
-        aftermath::complete(&mut exit);
-        self.circumstances
-            .insert(exit.instance, Circumstances::of(&exit));
-        Some(Fact::ChildExited {
-            service,
-            attempt: Attempt(tree.birth.attempt),
-            child: Box::new(child_of(tree, &exit)),
-        })
-    }
-
-    /// Adds to the record of an instance's exit what the kernel program does not know.
-    fn complete(&self, exit: &mut ProcessExit) {
-        aftermath::complete(exit);
-        if self.instances.has_own_cgroup(&exit.instance) {
-            exit.cgroup_is_its_own();
-        }
-    }
-
-    /// What the kernel's record of an exit says to the supervisor; what else is in it is kept for the
-    /// journal.
-    fn fact_of_exit(&mut self, service: ServiceName, exit: &ProcessExit) -> Fact {
-        let instance = exit.instance;
-        self.instances.told(&instance);
-        let circumstances = Circumstances {
-            children_left_out: self.unwatch_tree(instance),
-            ..Circumstances::of(exit)
-        };
-        self.circumstances.insert(instance, circumstances);
-        Fact::ProcessExited {
-            service,
-            instance,
-            death: death_of(Some(exit)),
-        }
-    }
-
-    /// Has the kernel report the ends by signals of what runs beside a main process.
-    fn watch_tree(&mut self, instance: Instance, birth: Birth) {
-        let (Some(probe), Some(id)) = (&mut self.probe, self.instances.cgroup_id(&instance)) else {
-            return;
-        };
-        match probe.watch_tree(id, birth) {
-            Ok(()) => self.keep_tree(instance, id, birth),
-            Err(error) => tracing::warn!(pid = instance.pid, "{error:#}"),
-        }
-    }
-
-    /// The same of one that was taken over: what an earlier agent has set, with its counts, stays.
-    fn watch_adopted_tree(&mut self, instance: Instance, birth: Birth) {
-        let id = self.instances.cgroup_id(&instance);
-        let is_watched = |probe: &KernelProbe| id.is_some_and(|id| probe.has_tree(id));
-        match (self.probe.as_ref().is_some_and(is_watched), id) {
-            (true, Some(id)) => self.keep_tree(instance, id, birth),
-            _ => self.watch_tree(instance, birth),
-        }
-    }
-
-    fn keep_tree(&mut self, instance: Instance, id: u64, birth: Birth) {
-        self.trees.insert(instance, id);
-        if let Some(service) = self.instances.service_of(&instance) {
-            self.families.insert(birth.service, service.clone());
-        }
-    }
-
-    /// The main process is gone: the rest of its tree is about to be. So many of it have ended that
-    /// are not told.
-    fn unwatch_tree(&mut self, instance: Instance) -> Option<u64> {
-        let id = self.trees.remove(&instance)?;
-        Some(self.probe.as_mut()?.unwatch_tree(id))
-    }
-
-    /// Tells of a release, or of a tree that is gone.
-    fn tell_ends(&mut self, ends: Vec<Fact>) {
-        let mut facts = Vec::new();
-        for fact in ends {
-            let mut told = Told::default();
-            if let Fact::ProcessReleased { instance, .. } = &fact {
-                self.unwatch_tree(*instance);
-                // It is still in the watch map if the ring had no room for its exit, or if it ended
-                // before it was put there.
-                told.instances.push(*instance);
-            }
-            facts.push((Some(fact), told));
-        }
-        self.tell_together(facts);
-    }
-
-    /// Takes out of ring and watch map what is in memory and journal by now.
-    fn let_kernel_forget(&mut self) {
-        let told = std::mem::take(&mut self.told);
-        let Some(probe) = &mut self.probe else {
-            return;
-        };
-        if told.previous {
-            probe.forget_previous();
-        }
-        let Told {
-            records,
-            spilled,
-            instances,
-            ..
-        } = told;
-        for _ in 0..records {
-            probe.forget_next();
-        }
-        for key in spilled {
-            probe.forget_spilled(key);
-        }
-        for instance in instances {
-            self.unwatched.remove(&instance);
-            probe.unwatch(instance);
-        }
-    }
-
-    /// After a loss every instance is compared with its pidfd; and when the kernel has skipped the
-    /// exit programs, for whatever process that was.
-    fn check_loss(&mut self) {
-        let figures = self
-            .probe
-            .as_ref()
-            .map(|probe| (probe.lost(), probe.skipped()));
-        let Some((lost, Ok(skipped))) = figures else {
-            return;
-        };
-        let count = lost.saturating_sub(self.lost);
-        if count == 0 && skipped == self.skipped {
-            return;
-        }
-        (self.lost, self.skipped) = (lost.max(self.lost), skipped);
-        let ends = self.instances.look_at_all();
-        self.tell_ends(ends);
-        if count == 0 {
-            tracing::debug!("the kernel has skipped the exit programs {skipped} times so far");
-            return;
-        }
-        self.tell(Fact::EventsLost { count });
-        if let Some(Err(error)) = self.probe.as_mut().map(|probe| probe.set_lost_told(lost)) {
-            tracing::error!("{error:#}");
-        }
-    }
-
-    fn read_pidfds(&mut self, ready: std::io::Result<()>) {
-        if let Err(error) = ready {
-            tracing::error!("cannot wait for pidfds: {error}");
-        }
-        let ready = self.instances.take_ready();
-        // The ring's record comes before the pidfd's end, and tells more.
-        self.drain_ring();
-        self.hear_first();
-        let ends = self.instances.look_at(ready);
-        self.tell_ends(ends);
-    }
-
-    fn reap(&mut self) {
-        match self.notify.is_used() {
-            // A main process that has ended may have named another one.
-            true => self.read_pidfds(Ok(())),
-            false => self.drain_ring(),
-        }
-        let mut children = Children {
-            hooks: &mut self.hooks,
-            probes: &mut self.probes,
-            reloads: &mut self.reloads,
-            steps: &mut self.steps,
-            answers: Vec::new(),
-            outcomes: Vec::new(),
-        };
-        let ends = self.instances.reap(&mut children, Self::now());
-        let outcomes = children.outcomes;
-        for (request, reply) in children.answers {
-            self.requests.answer(request, reply);
-        }
-        self.tell_ends(ends);
-        for outcome in outcomes {
-            if let Some(fact) = self.steps_ended(outcome) {
-                self.tell(fact);
-            }
-        }
-    }
-
-    fn read_readiness(&mut self, written: Vec<Option<String>>) {
-        for fact in self.readiness.ready(written) {
-            self.tell(fact);
-        }
-    }
-
-    fn read_notifications(&mut self, ready: io::Result<()>) {
-        if let Err(error) = ready {
-            tracing::error!("cannot wait for notifications: {error}");
-        }
-        for message in self.notify.take() {
-            self.hear(message);
-        }
-    }
-
-    /// Before the ends of processes are told: what they have said before.
-    fn hear_first(&mut self) {
-        if self.notify.is_used() {
-            self.read_notifications(Ok(()));
-        }
-    }
-
-    /// Tells the supervisor what an instance has said of itself.
-    fn hear(&mut self, message: Message) {
-        let Message {
-            service,
-            instance,
-            sender,
-            said,
-            order,
-        } = message;
-        let mut instance = self.speaker(&service, instance, sender.0);
-        if !self.is_of_service(&service, &instance, sender) {
-            let (pid, uid) = sender;
-            tracing::warn!(%service, pid, uid, "a notification of a process that is not of the service was dropped");
-            return;
-        }
-        if let Some(order) = order {
-            self.store(&service, order);
-        }
-        for said in said {
-            let service = service.clone();
-            self.tell(match said {
-                Said::Ready => Fact::BecameReady { service, instance },
-                Said::Watchdog => Fact::Lives { service, instance },
-                Said::Extend(time) => Fact::NeedsTime {
-                    service,
-                    instance,
-                    time,
-                },
-                Said::Reloading(at) => Fact::Reloading {
-                    service,
-                    instance,
-                    at,
-                },
-                Said::Stopping => Fact::Ending { service, instance },
-                Said::WatchdogTrigger => Fact::DoesNotWork {
-                    service,
-                    instance,
-                    reason: "it has sent WATCHDOG=trigger".to_owned(),
-                },
-                Said::Status(text) => {
-                    self.says.insert(service, (instance, text));
-                    continue;
-                }
-                Said::MainPid(pid) => {
-                    match self.change_main(&service, instance, pid) {
-                        Ok(main) => instance = main,
-                        Err(why) => tracing::warn!(%service, pid, "MAINPID is ignored: {why}"),
-                    }
-                    continue;
-                }
-            });
-        }
-    }
-
-    /// Which instance a process speaks for: of two that run side by side, that whose tree it is in. One
-    /// that has ended is taken to be of the newest, `latest`, if that still runs.
-    fn speaker(&self, service: &ServiceName, latest: Instance, pid: u32) -> Instance {
-        let Some(status) = self.supervisor.status(service) else {
-            return latest;
-        };
-        if status.next.is_none() && status.instance == Some(latest) {
-            return latest;
-        }
-        let is_in = |it: &Instance| self.instances.has_in_tree(it, pid) == Some(true);
-        let mut running = status.next.into_iter().chain(status.instance);
-        let found = running.clone().find(is_in);
-        let latest_runs = running.any(|it| it == latest);
-        let fallback = status.instance.filter(|_| !latest_runs);
-        found.or(fallback).unwrap_or(latest)
-    }
-
-    /// Goes on with another process of its tree as the main process of an instance that runs.
-    ///
-    /// # Errors
-    /// Why it cannot be that one.
-    fn change_main(
-        &mut self,
-        service: &ServiceName,
-        from: Instance,
-        pid: u32,
-    ) -> Result<Instance, String> {
-        if pid == from.pid {
-            return Ok(from);
-        }
-        let status = self.supervisor.status(service);
-        let runs = status.is_some_and(|status| {
-            status.instance == Some(from)
-                && matches!(status.state, State::Starting | State::Running)
-        });
-        if !runs {
-            return Err("the service does not run, or is being stopped".to_owned());
-        }
-        let to = self.instances.change_main(service, from, pid)?;
-        let memory = self.supervisor.memory(service, Self::now());
-        let attempt = memory.unwrap_or_default().last_attempt;
-        self.watch(to, Birth::of(service, attempt));
-        if let Some(tree) = self.trees.remove(&from) {
-            self.trees.insert(to, tree);
-        }
-        if let Some(start) = self.output_starts.remove(&from) {
-            self.output_starts.insert(to, start);
-        }
-        if let Some((of, _)) = self.says.get_mut(service) {
-            *of = to;
-        }
-        self.steps.change_main(from, to);
-        self.notify.listen(service, to);
-        self.told.instances.push(from);
-        self.tell(Fact::MainChanged {
-            service: service.clone(),
-            instance: from,
-            main: to,
-        });
-        Ok(to)
-    }
-
-    /// Whether a notification is from the tree of the instance; of a sender that has ended, whether it
-    /// was of its user.
-    fn is_of_service(&self, service: &ServiceName, of: &Instance, (pid, uid): (u32, u32)) -> bool {
-        self.instances.has_in_tree(of, pid).unwrap_or_else(|| {
-            let spec = self.supervisor.spec(service);
-            let identity = spec.and_then(|spec| spec.exec.identity.as_ref());
-            uid == identity.map_or_else(runtime_dir::own_uid, |identity| identity.uid)
-        })
-    }
-
-    /// Goes on hearing what the instances of an earlier agent say.
-    fn adopt_notify_sockets(&mut self) {
-        let instances = self.supervisor.statuses();
-        let instances = instances.filter_map(|it| Some((it.service.clone(), it.instance?)));
-        for (service, instance) in instances.collect::<Vec<_>>() {
-            let Some(spec) = self.supervisor.spec(&service) else {
-                continue;
-            };
-            if spec.exec.notifies() {
-                let identity = spec.exec.identity.as_ref();
-                let process = self.instances.process(&instance);
-                self.notify.adopt(&service, identity, instance, process);
-            }
-        }
     }
 
     /// Goes on holding the sockets that an earlier agent has held for services.
@@ -1474,462 +1015,6 @@ impl Agent {
             self.requests.answer(request, reply);
         }
     }
-
-    /// Starts a service, and beside it those that are to be started next: while one is in its exec,
-    /// on another processor, the next one is made.
-    fn start_next(&mut self, service: ServiceName, attempt: Attempt) {
-        let mut begun = vec![self.begin_start(service, attempt)];
-        while begun.len() < STARTS_AT_ONCE
-            && let Some(Action::Spawn { .. }) = self.actions.front()
-            && let Some(Action::Spawn { service, attempt }) = self.actions.pop_front()
-        {
-            progress::count();
-            begun.push(self.begin_start(service, attempt));
-        }
-        for begun in begun {
-            let fact = match begun {
-                Ok(start) => self.finish_start(start),
-                Err(Some(fact)) => *fact,
-                Err(None) => continue,
-            };
-            self.supervisor.handle_fact(fact, Self::now());
-        }
-    }
-
-    /// `Err`: what has become of it without a process; `None` if that is not known yet.
-    fn begin_start(
-        &mut self,
-        service: ServiceName,
-        attempt: Attempt,
-    ) -> Result<Start, Option<Box<Fact>>> {
-        if let Some(fact) = self.read_again(&service, attempt) {
-            return Err(Some(Box::new(fact)));
-        }
-        let spec = self.supervisor.spec(&service);
-        let is_preceded = |spec: &Arc<Spec>| {
-            spec.steps.precede_a_start() || instances::may_hang(&spec.exec).is_some()
-        };
-        if spec.is_some_and(is_preceded) {
-            let outcome = self.run_steps(&service, Purpose::Start(attempt));
-            return Err(outcome
-                .and_then(|outcome| self.steps_ended(outcome))
-                .map(Box::new));
-        }
-        self.launch(service, attempt, None)
-    }
-
-    /// Makes the process of a start, once all that precedes it is done. `Err`: what has become of it
-    /// without one; `None` if that is not known yet.
-    fn launch(
-        &mut self,
-        service: ServiceName,
-        attempt: Attempt,
-        files: Option<Vec<Variables>>,
-    ) -> Result<Start, Option<Box<Fact>>> {
-        let birth = Birth::of(&service, attempt);
-        let failure = self.prepare_output(&service);
-        let places = match failure.map_or_else(|| self.prepare_places(&service), Err) {
-            Ok(places) => Places { files, ..places },
-            Err(failure) => {
-                return Err(Some(Box::new(Fact::SpawnFailed {
-                    service,
-                    attempt,
-                    failure,
-                })));
-            }
-        };
-        let spec = self.supervisor.spec(&service).cloned();
-        if let Some(spec) = spec.filter(|spec| spec.policy.kind == Kind::Forking) {
-            let fact = self.launch_forking(&service, attempt, &spec, &places);
-            return Err(fact.map(Box::new));
-        }
-        let output_start = self.output_length(&service);
-        let marked = self.mark(birth);
-        let flight = match self.supervisor.spec(&service).cloned() {
-            Some(spec) => self.recording(&service, birth, marked, |instances, record| {
-                instances.begin(&service, &spec, attempt, &places, record)
-            }),
-            None => Err(SpawnFailure {
-                message: format!("{service} is gone from the config"),
-            }),
-        };
-        if marked {
-            // The next fork may be of something else.
-            self.unmark();
-        }
-        match flight {
-            Ok(flight) => Ok(Start {
-                service,
-                birth,
-                marked,
-                output_start,
-                flight,
-            }),
-            Err(failure) => {
-                let fact = self.start_failed(service, birth, marked, failure);
-                Err(Some(Box::new(fact)))
-            }
-        }
-    }
-
-    /// Has it found out when the instance is ready.
-    fn await_ready(&mut self, service: ServiceName, instance: Instance) -> Option<Fact> {
-        match self.supervisor.spec(&service)?.exec.ready.clone()? {
-            Ready::Fd(_) => self.readiness.wait(service, instance),
-            // It is heard, or looked at, anyway.
-            Ready::Notify | Ready::Probe(_) => None,
-        }
-    }
-
-    /// Has a place where the next instance says how it is, if it does.
-    fn prepare_places(&mut self, service: &ServiceName) -> Result<Places, SpawnFailure> {
-        let cannot = |path: &Path, error: io::Error| SpawnFailure {
-            message: format!("cannot prepare {}: {error} (ready)", path.display()),
-        };
-        let mut places = Places {
-            fifo: self.outputs.fifo(service),
-            ready: self.readiness.file(service),
-            notify: None,
-            notify_path: self.notify.path(service),
-            sockets: Vec::new(),
-            files: None,
-            stored: Vec::new(),
-        };
-        let status = self.supervisor.status(service);
-        if status.is_none_or(|status| status.instance.is_none()) {
-            // Before what the last instance has sent is dropped.
-            self.store_last(service);
-        }
-        let Some(spec) = self.supervisor.spec(service) else {
-            return Ok(places);
-        };
-        if let Some(Ready::Fd(_)) = spec.exec.ready {
-            let begun = self.readiness.begin(service);
-            begun.map_err(|error| cannot(&places.ready, error))?;
-        }
-        if spec.exec.notifies() {
-            let status = self.supervisor.status(service);
-            let is_beside = status.is_some_and(|status| status.instance.is_some());
-            let identity = spec.exec.identity.as_ref();
-            let socket = self.notify.begin(service, identity, is_beside);
-            let socket = socket.map_err(|error| cannot(&places.notify_path, error))?;
-            places.notify = Some(socket);
-        }
-        if !spec.exec.listen.is_empty() || self.sockets.has(service) {
-            let sockets = self.sockets.begin(service, &spec.exec.listen);
-            places.sockets = sockets.map_err(|message| SpawnFailure { message })?;
-        }
-        places.stored = self.fd_store.begin(service, spec.exec.fd_store);
-        Ok(places)
-    }
-
-    /// Has a place where the next instance's output goes, if it has a log.
-    fn prepare_output(&mut self, service: &ServiceName) -> Option<SpawnFailure> {
-        let spec = self.supervisor.spec(service)?.clone();
-        if spec.log.is_none() {
-            // The instance before may have had one.
-            self.outputs.forget(service);
-            return None;
-        }
-        let error = self.outputs.set(service, &spec, Self::now()).err()?;
-        let fifo = self.outputs.fifo(service);
-        let message = format!("cannot prepare {}: {error} (log)", fifo.display());
-        Some(SpawnFailure { message })
-    }
-
-    /// Before services are known, or described in another way.
-    fn set_outputs(&mut self, services: &BTreeMap<ServiceName, Arc<Spec>>) {
-        for (service, spec) in services {
-            progress::count();
-            if let Err(error) = self.outputs.set(service, spec, Self::now()) {
-                // Its start tries it again, and fails if that fails.
-                tracing::error!(%service, "cannot prepare for its output: {error}");
-            }
-        }
-    }
-
-    fn finish_start(&mut self, start: Start) -> Fact {
-        progress::count();
-        let Start {
-            service,
-            birth,
-            mut marked,
-            output_start,
-            flight,
-        } = start;
-        let landed = match self.instances.finish(flight) {
-            Err(aborted) if aborted.is_of_cgroup() => {
-                marked = self.mark(birth);
-                let attempt = Attempt(birth.attempt);
-                let landed = self.recording(&service, birth, marked, |instances, record| {
-                    instances.retry(aborted, attempt, record)
-                });
-                if marked {
-                    self.unmark();
-                }
-                landed
-            }
-            landed => landed.map_err(|aborted| aborted.error.into()),
-        };
-        let started = landed.and_then(|landed| self.instances.hold_started(&service, landed));
-        let instance = match started {
-            Ok(instance) => instance,
-            Err(failure) => return self.start_failed(service, birth, marked, failure),
-        };
-        if !marked {
-            self.memory.knows_birth(&service, instance);
-            self.watch(instance, birth);
-        }
-        self.notify.listen(&service, instance);
-        self.spawned(service, birth, instance, output_start)
-    }
-
-    /// The rest of what every new instance needs; `output_start`: where its output begins.
-    fn spawned(
-        &mut self,
-        service: ServiceName,
-        birth: Birth,
-        instance: Instance,
-        output_start: Option<OutputStart>,
-    ) -> Fact {
-        if let Some(start) = output_start {
-            self.output_starts.insert(instance, start);
-        }
-        self.watch_tree(instance, birth);
-        Fact::Spawned {
-            service,
-            attempt: Attempt(birth.attempt),
-            instance,
-        }
-    }
-
-    fn start_failed(
-        &self,
-        service: ServiceName,
-        birth: Birth,
-        marked: bool,
-        failure: SpawnFailure,
-    ) -> Fact {
-        if !marked {
-            self.memory.drop_birth(&service);
-        }
-        Fact::SpawnFailed {
-            service,
-            attempt: Attempt(birth.attempt),
-            failure,
-        }
-    }
-
-    /// Before a service is started whose file could not be used: reads that again. `None`: it is
-    /// no such service.
-    fn read_again(&mut self, service: &ServiceName, attempt: Attempt) -> Option<Fact> {
-        let unusable = self.supervisor.spec(service)?.unusable.clone()?;
-        let read = match self.config.files.get(service) {
-            Some(file) => {
-                let dir = &self.options.config;
-                config::load_again(dir, file, service, &self.config, &self.surroundings)
-            }
-            None => Ok(None),
-        };
-        let read = read.and_then(|spec| {
-            // A file of several services could not be told from one of a single one.
-            self.config_has_grown |= spec.is_none() && self.config.is_partial;
-            let again = spec.ok_or(unusable)?;
-            self.config.lines.insert(service.clone(), again.lines);
-            match again.drop_ins {
-                Some(drop_ins) => drop(self.config.drop_ins.insert(service.clone(), drop_ins)),
-                None => drop(self.config.drop_ins.remove(service)),
-            }
-            Ok(again.spec)
-        });
-        let service = service.clone();
-        let failed = |Unusable { why, .. }| SpawnFailure { message: why };
-        Some(match read.map_err(failed) {
-            Ok(spec) => {
-                tracing::info!(%service, "its file can be used now");
-                let services = &mut self.config.services;
-                services.insert(service.clone(), Arc::clone(&spec));
-                self.service_files = ServiceFiles::of(&self.config, &self.options.config);
-                self.last_good.keep(&self.config);
-                Fact::Described {
-                    service,
-                    attempt,
-                    spec,
-                }
-            }
-            Err(failure) => Fact::SpawnFailed {
-                service,
-                attempt,
-                failure,
-            },
-        })
-    }
-
-    /// Makes a process, by `start`, in a way that its birth is recorded: by the kernel, if that was
-    /// `marked`, else in a file. Where the kernel may skip a birth, the process waits until it is seen
-    /// to be in the watch map, or is entered there.
-    fn recording<T>(
-        &mut self,
-        service: &ServiceName,
-        birth: Birth,
-        marked: bool,
-        start: impl FnOnce(&mut Instances, Option<instances::Record<'_>>) -> T,
-    ) -> T {
-        if !marked {
-            let memory = &self.memory;
-            return start(
-                &mut self.instances,
-                Some(&mut |instance| {
-                    // On a full disk a service that nobody may know of is better than none.
-                    let attempt = Attempt(birth.attempt);
-                    if let Err(error) = memory.record_birth(service, attempt, instance) {
-                        tracing::error!(%service, "its birth cannot be recorded: {error}");
-                        memory.drop_birth(service);
-                    }
-                    Ok(())
-                }),
-            );
-        }
-        let probe = self.probe.as_mut().filter(|probe| probe.may_skip_births());
-        let Some(probe) = probe else {
-            return start(&mut self.instances, None);
-        };
-        start(
-            &mut self.instances,
-            Some(&mut |instance| {
-                // A service of which only this agent knows is better than none.
-                if let Err(error) = probe.watch(instance, birth) {
-                    tracing::error!(%service, "its birth cannot be recorded: {error:#}");
-                }
-                Ok(())
-            }),
-        )
-    }
-
-    /// Has the kernel record the next forks as births; `false` where it cannot, or may have no room.
-    fn mark(&mut self, birth: Birth) -> bool {
-        let held = self.instances.count();
-        let Some(probe) = self.probe.as_mut().filter(|it| it.records_births()) else {
-            return false;
-        };
-        let is_marked = !probe.is_nearly_full(held);
-        let marked = match is_marked {
-            true => probe.mark(self.myself, birth),
-            // This fork must not be taken for that of another service, whose mark may be there.
-            false => probe.unmark(),
-        };
-        match marked {
-            Ok(()) => is_marked,
-            Err(error) => {
-                tracing::error!("{error:#}");
-                false
-            }
-        }
-    }
-
-    /// Ends what `mark` has begun.
-    fn unmark(&mut self) {
-        if let Some(Err(error)) = self.probe.as_mut().map(KernelProbe::unmark) {
-            tracing::error!("{error:#}");
-        }
-    }
-
-    fn publish(&mut self, notice: &Notice) {
-        tracing::debug!("{notice:?}");
-        if let Notice::WentToBackground {
-            service, advice, ..
-        } = notice
-        {
-            tracing::warn!(%service, "{advice}");
-        }
-        let mut facts = ExtraFacts::at(clock::now());
-        if let Notice::ChildExited { child, .. } = notice {
-            let known = self.circumstances.get(&child.process).cloned();
-            facts.circumstances = known.unwrap_or_default();
-        }
-        if let Notice::Exited {
-            service, instance, ..
-        } = notice
-        {
-            let known = self.circumstances.get(instance).cloned();
-            let start = self.output_starts.remove(instance).unwrap_or_default();
-            facts.circumstances = Circumstances {
-                last_output: self.last_output(service, start),
-                ..known.unwrap_or_default()
-            };
-            self.outputs.end_line(service);
-        }
-        let spec = notice.service().and_then(|it| self.supervisor.spec(it));
-        let spec = spec.cloned();
-        self.tell_all(notice, facts, spec.as_deref());
-    }
-
-    /// The end of a service's output, if its config asks for that and it goes to a file.
-    fn last_output(&self, service: &ServiceName, since: OutputStart) -> Option<String> {
-        let (path, bytes) = self.kept_output(service)?;
-        let spec = self.supervisor.spec(service)?;
-        let owner = spec.exec.identity.as_ref();
-        let read = match spec.log {
-            Some(_) => {
-                let progress = self.outputs.progress(service)?;
-                aftermath::tail_of_log(path, bytes, since, &progress, owner)
-            }
-            None => aftermath::tail(path, bytes, since.length, owner),
-        };
-        read.map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
-            .ok()
-    }
-
-    /// How long the file is now whose end is to be kept; one that is not there yet is empty.
-    fn output_length(&self, service: &ServiceName) -> Option<OutputStart> {
-        let (path, _) = self.kept_output(service)?;
-        let progress = self.outputs.progress(service).unwrap_or_default();
-        let length = progress.length;
-        Some(OutputStart {
-            length: length.unwrap_or_else(|| path.metadata().map_or(0, |metadata| metadata.len())),
-            pending: progress.pending.len(),
-        })
-    }
-
-    /// The file, and how much of it is to be kept.
-    fn kept_output(&self, service: &ServiceName) -> Option<(&Path, u64)> {
-        let spec = self.supervisor.spec(service)?;
-        let path = match &spec.exec.stdout {
-            Output::File(path) => path,
-            Output::Log => spec.log.as_ref().and_then(Log::path)?,
-            Output::Null | Output::Inherit => return None,
-        };
-        let bytes = spec.policy.last_output.min(self.journal.most_output());
-        (bytes > 0).then_some((path, bytes))
-    }
-
-    /// Tells the journal and all others, the hooks of this spec among them.
-    fn tell_all(&mut self, notice: &Notice, facts: ExtraFacts, spec: Option<&Spec>) {
-        let line = self.record(Event::from_notice(notice, facts));
-        if let (Some(spec), Some(service)) = (spec, notice.service())
-            && let Some(hook) = hooks::called_by(notice, &spec.hooks)
-        {
-            self.hooks.call(service, hook, line, Self::now());
-        }
-    }
-
-    /// Tells the journal, and who else is told of every event; returns the journal's line.
-    fn record(&mut self, mut event: Event) -> Line {
-        let text = match self.journal.append(&mut event) {
-            Ok(()) => {
-                self.journal_failed = false;
-                self.journal.last_line().to_owned()
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.journal_failed, true) {
-                    tracing::error!("the journal cannot be written: {error}");
-                }
-                text::json(&event).unwrap_or_default()
-            }
-        };
-        self.notices.tell(&event);
-        Line { text, event }
-    }
 }
 
 /// A number of the runtime directory's own.
@@ -2018,29 +1103,6 @@ fn figures(probe: Option<&KernelProbe>) -> (u64, u64) {
     let lost = probe.and_then(|probe| probe.lost_told().ok());
     let skipped = probe.and_then(|probe| probe.skipped().ok());
     (lost.unwrap_or(0), skipped.unwrap_or(0))
-}
-
-/// The death that a record tells of, or nobody.
-fn death_of(exit: Option<&ProcessExit>) -> Death {
-    let cause = exit.map_or(Cause::Unknown, |exit| exit.cause.clone());
-    let asked = exit.and_then(|exit| exit.last_signal.as_ref());
-    Death {
-        blame: decode::blame(&cause, asked),
-        cause,
-        comm: exit.map(|exit| exit.comm.clone()),
-        uptime: exit.map(|exit| exit.uptime),
-        time: exit.map(|exit| WallClock::read().at(exit.exited_at)),
-        since_boot: exit.map(|exit| exit.exited_at),
-    }
-}
-
-/// What a record tells of a process in a service's tree.
-fn child_of(tree: OfTree, exit: &ProcessExit) -> Child {
-    Child {
-        process: exit.instance,
-        death: death_of(Some(exit)),
-        left_out: tree.left_out,
-    }
 }
 
 /// The instances of whose exit these notices tell.

@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::ends::{Told, child_of, death_of};
 use super::memory::Remembered;
-use super::{Agent, Told, child_of, death_of, runtime_dir};
+use super::{Agent, runtime_dir};
 use crate::aftermath;
 use crate::clock;
 use crate::config::Config;

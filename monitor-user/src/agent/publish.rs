@@ -1,0 +1,109 @@
+//! Who is told of what happens: the journal, hooks and notices, each with the same event.
+
+use std::path::Path;
+
+use super::{Agent, hooks};
+use crate::aftermath::{self, OutputStart};
+use crate::clock;
+use crate::journal::Line;
+use crate::model::{Circumstances, Event, ExtraFacts, Log, Notice, Output, ServiceName, Spec};
+use crate::text;
+
+impl Agent {
+    pub(super) fn publish(&mut self, notice: &Notice) {
+        tracing::debug!("{notice:?}");
+        if let Notice::WentToBackground {
+            service, advice, ..
+        } = notice
+        {
+            tracing::warn!(%service, "{advice}");
+        }
+        let mut facts = ExtraFacts::at(clock::now());
+        if let Notice::ChildExited { child, .. } = notice {
+            let known = self.circumstances.get(&child.process).cloned();
+            facts.circumstances = known.unwrap_or_default();
+        }
+        if let Notice::Exited {
+            service, instance, ..
+        } = notice
+        {
+            let known = self.circumstances.get(instance).cloned();
+            let start = self.output_starts.remove(instance).unwrap_or_default();
+            facts.circumstances = Circumstances {
+                last_output: self.last_output(service, start),
+                ..known.unwrap_or_default()
+            };
+            self.outputs.end_line(service);
+        }
+        let spec = notice.service().and_then(|it| self.supervisor.spec(it));
+        let spec = spec.cloned();
+        self.tell_all(notice, facts, spec.as_deref());
+    }
+
+    /// The end of a service's output, if its config asks for that and it goes to a file.
+    pub(super) fn last_output(&self, service: &ServiceName, since: OutputStart) -> Option<String> {
+        let (path, bytes) = self.kept_output(service)?;
+        let spec = self.supervisor.spec(service)?;
+        let owner = spec.exec.identity.as_ref();
+        let read = match spec.log {
+            Some(_) => {
+                let progress = self.outputs.progress(service)?;
+                aftermath::tail_of_log(path, bytes, since, &progress, owner)
+            }
+            None => aftermath::tail(path, bytes, since.length, owner),
+        };
+        read.map_err(|error| tracing::warn!(%service, "cannot read {}: {error}", path.display()))
+            .ok()
+    }
+
+    /// How long the file is now whose end is to be kept; one that is not there yet is empty.
+    pub(super) fn output_length(&self, service: &ServiceName) -> Option<OutputStart> {
+        let (path, _) = self.kept_output(service)?;
+        let progress = self.outputs.progress(service).unwrap_or_default();
+        let length = progress.length;
+        Some(OutputStart {
+            length: length.unwrap_or_else(|| path.metadata().map_or(0, |metadata| metadata.len())),
+            pending: progress.pending.len(),
+        })
+    }
+
+    /// The file, and how much of it is to be kept.
+    fn kept_output(&self, service: &ServiceName) -> Option<(&Path, u64)> {
+        let spec = self.supervisor.spec(service)?;
+        let path = match &spec.exec.stdout {
+            Output::File(path) => path,
+            Output::Log => spec.log.as_ref().and_then(Log::path)?,
+            Output::Null | Output::Inherit => return None,
+        };
+        let bytes = spec.policy.last_output.min(self.journal.most_output());
+        (bytes > 0).then_some((path, bytes))
+    }
+
+    /// Tells the journal and all others, the hooks of this spec among them.
+    pub(super) fn tell_all(&mut self, notice: &Notice, facts: ExtraFacts, spec: Option<&Spec>) {
+        let line = self.record(Event::from_notice(notice, facts));
+        if let (Some(spec), Some(service)) = (spec, notice.service())
+            && let Some(hook) = hooks::called_by(notice, &spec.hooks)
+        {
+            self.hooks.call(service, hook, line, Self::now());
+        }
+    }
+
+    /// Tells the journal, and who else is told of every event; returns the journal's line.
+    pub(super) fn record(&mut self, mut event: Event) -> Line {
+        let text = match self.journal.append(&mut event) {
+            Ok(()) => {
+                self.journal_failed = false;
+                self.journal.last_line().to_owned()
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.journal_failed, true) {
+                    tracing::error!("the journal cannot be written: {error}");
+                }
+                text::json(&event).unwrap_or_default()
+            }
+        };
+        self.notices.tell(&event);
+        Line { text, event }
+    }
+}
