@@ -29,7 +29,7 @@ pub(super) const CI: [&str; 20] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-pub(super) const MATRIX: [&str; 31] = [
+pub(super) const MATRIX: [&str; 32] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
@@ -50,6 +50,7 @@ pub(super) const MATRIX: [&str; 31] = [
     "reload::*",
     "hooks::*",
     "sockets::*",
+    "notify::*",
     "fd_store::*",
     "forking::*",
     "sandbox::*",
