@@ -1154,12 +1154,8 @@ impl Service {
         self.overdue = memory.overdue.clone();
         let is_outdated = self.is_outdated();
         let is_stopping = memory.stopping || !self.is_wanted();
-        let is_ready = memory.instance == Some(instance) && memory.unready != Some(instance);
-        self.roll_due = is_outdated
-            && is_ready
-            && !is_stopping
-            && self.spec.policy.restart_mode == RestartMode::Rolling;
-        if !is_stopping && is_outdated && !is_dead && !self.roll_due {
+        let is_rolling = self.spec.policy.restart_mode == RestartMode::Rolling;
+        if !is_stopping && is_outdated && !is_dead && !is_rolling {
             self.backoff.reset();
             self.close(instance, step);
         } else if !is_stopping {
@@ -1177,7 +1173,10 @@ impl Service {
                 false => memory.unready != Some(instance) && !self.is_finishing,
             };
             self.roll_due = is_outdated && self.can_roll();
-            if !is_dead {
+            if is_outdated && !is_dead && !self.roll_due {
+                self.backoff.reset();
+                self.close(instance, step);
+            } else if !is_dead {
                 self.await_ready(instance, step);
             }
         } else {

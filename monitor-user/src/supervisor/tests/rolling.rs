@@ -181,3 +181,33 @@ fn the_next_agent_goes_on_with_it() {
         "
     ));
 }
+
+#[test]
+fn the_next_agent_replaces_one_of_another_config() {
+    const UNREADY: &str = "
+        set ready=fd restart_mode=rolling exec=x ->
+        config     -> spawn 1
+        spawned 1  -> started 1; await-ready 1
+    ";
+    check(&format!(
+        "{UNREADY}
+        ready 1    -> is-ready 1
+        agent-dies ->
+        set exec=y ->
+        remember 1 ->
+        config     -> adopted 1; spawn 2
+        spawned 2  -> next-started 2; await-ready 2
+        ready 2    -> replaced 1 -> 2; stopping 1; SIGTERM 1
+        "
+    ));
+    // Nobody is served by one that is not ready.
+    check(&format!(
+        "{UNREADY}
+        agent-dies ->
+        set exec=y ->
+        remember 1 ->
+        config     -> adopted 1; stopping 1; SIGTERM 1
+        ends 1     -> exited 1; await 1; spawn 2
+        "
+    ));
+}
