@@ -18,6 +18,9 @@ pub(super) const MOST_SERVICES: usize = 1000;
 /// Services that are down and whose end is remembered.
 const MOST_DOWN: usize = 10_000;
 
+/// So many instances of a service beside the one that runs are remembered.
+const MOST_ASIDE: usize = 4;
+
 /// The name of all further ones. No unit and no service has it.
 pub(super) const OTHER: &str = "(other)";
 
@@ -38,6 +41,8 @@ pub(super) struct Totals {
     pub(super) lost: Counts<Lost>,
     /// Of each service that is down: how that came.
     down: BTreeMap<String, Down>,
+    /// Of each service that is replaced while it runs: the pids of those beside the one that runs.
+    aside: BTreeMap<String, Vec<u32>>,
     /// The units are chosen: those with most deaths when counting began, and then as they came.
     is_settled: bool,
 }
@@ -189,6 +194,7 @@ impl Totals {
     pub(super) fn clear(&mut self) {
         *self = Self {
             down: std::mem::take(&mut self.down),
+            aside: std::mem::take(&mut self.aside),
             is_settled: true,
             ..Self::default()
         };
@@ -273,6 +279,17 @@ impl Totals {
         match &line.event.what {
             What::EventsLost { count } => self.lose(By::Agent, Reason::RingFull, *count),
             What::JournalGap { count } => self.lose(By::Agent, Reason::Unwritten, *count),
+            What::Exited(exit) if self.is_aside(service.as_deref(), exit.pid) => {
+                self.forget_aside(service.as_deref(), exit.pid);
+            }
+            What::Stopping { pid, .. } if self.is_aside(service.as_deref(), *pid) => {}
+            What::NextStarted { pid, .. } => self.put_aside(service, *pid),
+            What::Replaced {
+                pid,
+                former_pid,
+                restarts,
+                ..
+            } => self.replaced(service, *pid, *former_pid, *restarts, line),
             What::Exited(exit) => self.exited(service, exit, line),
             What::Stopping { reason, .. } => self.stopping(service, reason.is_some()),
             What::Requested { command, .. } if *command != Request::Signal => {
@@ -281,6 +298,57 @@ impl Totals {
             What::Started { restarts, .. } => self.started(service, *restarts, line),
             _ => {}
         }
+    }
+
+    /// Whether that process is not the one that runs.
+    fn is_aside(&self, service: Option<&str>, pid: u32) -> bool {
+        let aside = service.and_then(|service| self.aside.get(service));
+        aside.is_some_and(|pids| pids.contains(&pid))
+    }
+
+    fn put_aside(&mut self, service: Option<String>, pid: u32) {
+        if let Some(service) = service
+            && (self.aside.len() < MOST_DOWN || self.aside.contains_key(&service))
+        {
+            let pids = self.aside.entry(service).or_default();
+            pids.push(pid);
+            // The end of each is told, if its agent lives on.
+            let surplus = pids.len().saturating_sub(MOST_ASIDE);
+            pids.drain(..surplus);
+        }
+    }
+
+    fn forget_aside(&mut self, service: Option<&str>, pid: u32) {
+        let Some((service, pids)) =
+            service.and_then(|service| Some((service, self.aside.get_mut(service)?)))
+        else {
+            return;
+        };
+        pids.retain(|other| *other != pid);
+        if pids.is_empty() {
+            self.aside.remove(service);
+        }
+    }
+
+    /// Another instance is the service: somebody has asked for that, or the one before has ended.
+    fn replaced(
+        &mut self,
+        service: Option<String>,
+        pid: u32,
+        former: u32,
+        restarts: u64,
+        line: &Line,
+    ) {
+        self.forget_aside(service.as_deref(), pid);
+        let was_down = service
+            .as_ref()
+            .is_some_and(|it| self.down.contains_key(it));
+        if !was_down {
+            self.put_aside(service.clone(), former);
+            let (why, at) = (Why::Requested, None);
+            self.goes_down(service.clone(), Down { why, at });
+        }
+        self.started(service, restarts, line);
     }
 
     /// `has_failed`: nobody asked for it, but it does not work.
@@ -506,6 +574,35 @@ mod tests {
             counted,
             [(0.001, 2), (0.005, 1), (1.0, 1), (f64::INFINITY, 1)]
         );
+    }
+
+    #[test]
+    fn a_replacement_is_a_restart_that_was_asked_for() {
+        let mut totals = Totals::default();
+        let of = |pid: u32| json!({"pid": pid});
+        let replaced = |pid: u32, former: u32, restarts: u64| json!({"pid": pid, "former_pid": former, "restarts": restarts});
+        let dead = |pid: u32| {
+            let mut death = killed(false);
+            death["pid"] = json!(pid);
+            death
+        };
+        event(&mut totals, 1, "web", "started", &started(0));
+        event(&mut totals, 2, "web", "next_started", &of(8));
+        event(&mut totals, 3, "web", "replaced", &replaced(8, 7, 1));
+        event(&mut totals, 3, "web", "stopping", &of(7));
+        event(&mut totals, 4, "web", "exited", &dead(7));
+        // One that fails is none, and the next end is whoever's it was.
+        event(&mut totals, 5, "web", "next_started", &of(9));
+        event(&mut totals, 6, "web", "exited", &dead(9));
+        event(&mut totals, 7, "web", "exited", &dead(8));
+        event(&mut totals, 8, "web", "started", &started(2));
+        // Nor is it asked for if the old one ends first.
+        event(&mut totals, 9, "web", "next_started", &of(10));
+        event(&mut totals, 9, "web", "exited", &dead(7));
+        event(&mut totals, 9, "web", "replaced", &replaced(10, 7, 3));
+        let expected = [("web", Why::SomeoneElse, 2), ("web", Why::Requested, 1)];
+        assert_eq!(restarts(&totals), expected);
+        assert!(totals.aside.is_empty() && totals.down.is_empty());
     }
 
     #[test]

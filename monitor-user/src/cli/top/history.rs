@@ -29,7 +29,7 @@ impl History {
     /// Takes an event of the service.
     pub(super) fn take(&mut self, line: &Line) {
         match line.event.what {
-            What::Started { restarts: 1.., .. } => {
+            What::Started { restarts: 1.., .. } | What::Replaced { .. } => {
                 let Some(time) = line.time() else { return };
                 let minute = minute(time);
                 *self.restarts.entry(minute).or_default() += 1;

@@ -100,7 +100,7 @@ impl Deaths {
                 message: Some(_), ..
             }
             | What::Failed { .. } => self.trouble = Some(line.clone()),
-            What::Started { .. } => self.trouble = None,
+            What::Started { .. } | What::Replaced { .. } => self.trouble = None,
             _ => {}
         }
         if let Some(death) = last {
@@ -123,7 +123,7 @@ impl Before {
             },
             // The agent stops what it was asked to stop at once, so this is what led to it.
             What::Stopping { .. } => self.stopping = Some((line.clone(), self.request.take())),
-            What::Started { .. } => self.child = None,
+            What::Started { .. } | What::Replaced { .. } => self.child = None,
             What::ChildExited(_) => self.child = Some(line.clone()),
             _ => {}
         }
