@@ -148,6 +148,23 @@ fn under_sysvinit_by_its_inittab() {
     put_through(&case, &debs);
 }
 
+/// How to talk to an agent that is not the package's.
+const OTHER: &str = "agent=/root/other/agent; export RESPAWN_CONFIG=/root/other \
+    RESPAWN_RUNTIME_DIR=/root/other/run RESPAWN_PIN_DIR=/sys/fs/bpf/other";
+
+/// Starts it.
+const OTHER_AGENT: &str = "mkdir -p /root/other/services /root/other/run
+    cp /usr/sbin/respawn /root/other/agent
+    printf 'command = [\"/bin/sleep\", \"4244\"]\\nautostart = false\\n' > /root/other/services/late.toml
+    export RESPAWN_CONFIG=/root/other RESPAWN_RUNTIME_DIR=/root/other/run RESPAWN_PIN_DIR=/sys/fs/bpf/other
+    setsid /root/other/agent agent > /root/other/log 2>&1 < /dev/null &
+    for try in $(seq 600); do
+        /root/other/agent status > /dev/null 2>&1 && exit 0
+        sleep 0.1
+    done
+    cat /root/other/log
+    exit 1";
+
 struct Host(Namespace);
 
 impl Host {
@@ -209,7 +226,10 @@ fn put_through(case: &Case, debs: &[PathBuf; 2]) {
         assert!(after.contains(&service), "{service:?} is not in {after:?}");
     }
 
+    host.run(OTHER_AGENT);
     host.run("dpkg --remove respawn");
+    // Somebody else's agent, which had no service's cgroup yet, is left alone.
+    host.run(&format!("{OTHER} && $agent start late && $agent shutdown"));
     let is_left = || host.processes().is_empty() && no_service_runs(&host);
     eventually_or("all ends", || is_left().then_some(()), || host.0.describe());
     assert_eq!(

@@ -22,8 +22,14 @@ stop_all() {
 	$respawn shutdown 2>/dev/null || true
 	$respawn unpin /sys/fs/bpf/respawn >/dev/null 2>&1 || true
 	rmdir /sys/fs/bpf/respawn 2>/dev/null || true
-	# Empty cgroups; one with a process in it stays.
+	# Empty cgroups; one with a process in it stays. So do those of an agent with another runtime
+	# directory: it holds a lock on a file there as long as it lives.
 	for top in /sys/fs/cgroup /sys/fs/cgroup/unified; do
-		find "$top/respawn" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+		for of_agent in "$top"/respawn/*/; do
+			inode=$(stat -c %i "${of_agent}cgroup.procs" 2>/dev/null) || continue
+			grep -q "WRITE .*:$inode " /proc/locks && continue
+			find "$of_agent" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+		done
+		rmdir "$top/respawn" 2>/dev/null || true
 	done
 }
