@@ -229,6 +229,9 @@ fn put_through(case: &Case, debs: &[PathBuf; 2]) {
     host.run(OTHER_AGENT);
     host.run("dpkg --remove respawn");
     // Somebody else's agent, which had no service's cgroup yet, is left alone.
+    let left =
+        host.run("ls -d /sys/fs/cgroup/respawn/*/ /sys/fs/cgroup/unified/respawn/*/ || true");
+    assert_eq!(left.lines().count(), 1, "{left}");
     host.run(&format!("{OTHER} && $agent start late && $agent shutdown"));
     let is_left = || host.processes().is_empty() && no_service_runs(&host);
     eventually_or("all ends", || is_left().then_some(()), || host.0.describe());

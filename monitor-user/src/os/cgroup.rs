@@ -18,6 +18,7 @@
 //! Only the agent's directory is kept open, and by a `tree::Tree` the `cgroup.events` of its
 //! instance: descriptors are a scarce good of an agent with thousands of services.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, File};
@@ -138,7 +139,7 @@ pub(crate) struct Cgroups {
     /// Where an earlier version may have started services of this agent.
     earlier: Option<Earlier>,
     /// Held, and read by nobody.
-    _lock: Option<File>,
+    lock: RefCell<Option<File>>,
 }
 
 /// A directory of the kind that versions up to 0.1.0 made.
@@ -225,17 +226,17 @@ impl Cgroups {
             directory: Arc::new(directory),
             base,
             earlier,
-            _lock: None,
+            lock: RefCell::default(),
         })
     }
 
     /// Keeps other agents out, as long as the value lives. The runtime directory's lock may have been
     /// removed.
-    fn locked(mut self) -> Result<Self, Refused> {
+    fn locked(self) -> Result<Self, Refused> {
         for _ in 0..LOCK_TRIES {
             match lock(&self.base) {
                 Ok(Some(file)) => {
-                    self._lock = Some(file);
+                    self.lock.replace(Some(file));
                     return Ok(self);
                 }
                 // One that dies lets go of one lock after the other.
@@ -258,8 +259,28 @@ impl Cgroups {
     /// The kernel's, ENOSPC at `cgroup.max.descendants` among them.
     pub(crate) fn for_service(&self, service: &str) -> io::Result<ServiceCgroup> {
         let cgroup = self.place_of(service);
-        cgroup.slots.iter().try_for_each(Slot::make)?;
+        let make = || cgroup.slots.iter().try_for_each(Slot::make);
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_again()?;
+                make()?;
+            }
+            made => made?,
+        }
         Ok(cgroup)
+    }
+
+    /// Somebody has removed the agent's directory, while no service had a cgroup in it.
+    fn make_again(&self) -> io::Result<()> {
+        tracing::warn!("{} was removed, and is made again", self.base.display());
+        fs::create_dir_all(&self.base)?;
+        match lock(&self.base) {
+            Ok(Some(file)) => drop(self.lock.replace(Some(file))),
+            Ok(None) => return Err(io::Error::other("another agent uses it")),
+            // As at the start.
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Where they are, made or not.
@@ -868,6 +889,22 @@ mod tests {
         service.slot(1).kill().unwrap();
         child.wait_readable();
         until("empty", || !service.slot(1).is_populated().unwrap());
+    }
+
+    #[test]
+    fn a_directory_that_somebody_has_removed_is_made_again() {
+        let Some(cgroups) = TestCgroups::open("removed") else {
+            return;
+        };
+        fs::remove_dir(cgroups.path()).unwrap();
+        let service = cgroups.for_service("web").unwrap();
+        let child = start(service.slot(0), "exec sleep 60");
+        assert!(service.slot(0).is_populated().unwrap());
+        // Nobody else takes it.
+        assert!(lock(cgroups.path()).unwrap().is_none());
+        service.slot(0).kill().unwrap();
+        child.wait_readable();
+        until("empty", || !service.slot(0).is_populated().unwrap());
     }
 
     #[test]
