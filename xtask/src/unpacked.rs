@@ -25,6 +25,9 @@ use crate::{
 /// Packages with inits that tests boot; each has its folder, the libraries it needs in it.
 const INITS: [&str; 5] = ["sysvinit-core", "busybox-static", "runit", "s6", "openrc"];
 
+/// Packages with modules by which a C library looks up users.
+const MODULES: [&str; 1] = ["libnss-extrausers"];
+
 /// Packages with programs that tests run, of the host where it has them.
 const TOOLS: [Program; 4] = [
     Program {
@@ -74,10 +77,10 @@ const DATA: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
 /// Written last, into a folder that is whole.
 const WHOLE: &str = ".whole";
 
-/// The packages that are not there yet: the inits, the tools, and these emulators.
+/// The packages that are not there yet: the inits, the modules, the tools, and these emulators.
 pub(crate) fn missing(workspace: &Workspace, emulators: &[Program]) -> Vec<&'static str> {
     let is_missing = |package: &&str| !folder(workspace, package).join(WHOLE).exists();
-    let mut packages = INITS.to_vec();
+    let mut packages = [INITS.as_slice(), &MODULES].concat();
     let programs = TOOLS.iter().chain(&PEERS).chain(emulators);
     packages.extend(
         programs
