@@ -10,9 +10,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::tools::{NOT_HERE, tool};
-use support::{cgroup_mount, eventually, needs_root, skip};
+use support::{cgroup_mount, eventually, needs_root, signal_to, skip};
 use tempfile::TempDir;
 
 /// The other container's name, as a runtime has it in its cgroup's path.
@@ -185,6 +186,20 @@ impl Runtime {
         fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 
+    /// Without cgroups of its own, crun ends no container.
+    fn end_recorder(&self) {
+        let pid = fs::read_to_string(self.path("recorder.pid")).unwrap_or_default();
+        let Ok(pid) = pid.trim().parse::<u32>() else {
+            return;
+        };
+        let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let runs = || line().starts_with(b"/usr/sbin/respawn\0recorder\0");
+        if runs() {
+            signal_to(pid, Signal::SIGTERM);
+            eventually("the recorder has ended", || (!runs()).then_some(()));
+        }
+    }
+
     /// What `respawn` says in a container.
     fn respawn(&self, name: &str, words: &[&str]) -> String {
         let words = [&["exec", name, "/usr/sbin/respawn"], words].concat();
@@ -195,6 +210,7 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        self.end_recorder();
         for name in ["recorder", "victim"] {
             let _ = self.crun(&["delete", "--force", name], None).output();
         }
