@@ -875,3 +875,35 @@ fn the_next_agent_goes_on_with_a_rolling_restart() {
     once.dedup();
     assert_eq!(ended, once);
 }
+
+#[test]
+fn what_the_old_one_says_of_its_end_is_not_the_new_ones() {
+    if !is_root("what_the_old_one_says_of_its_end_is_not_the_new_ones") {
+        return;
+    }
+    // By a process that has ended when the agent reads it.
+    let script = format!(
+        "trap '{CULPRIT} say STOPPING=1; sleep 0.5; exit 0' TERM; {CULPRIT} say READY=1; \
+         while :; do sleep 0.05; done"
+    );
+    let text = format!(
+        "command = {}\nlisten = [{}]\nready = {{ notify = true }}\nrestart_mode = \"rolling\"\n\
+         stop_timeout = \"1s\"\n",
+        json!(["/bin/sh", "-c", script]),
+        tcp(free())
+    );
+    let agent = Agent::start(&[("web", &text)]);
+    agent.running("web");
+    for round in 1..=3 {
+        assert_eq!(restart(&agent), (true, String::new()));
+        let pid = agent.running("web");
+        eventually("the old one has ended", || {
+            (agent.count("web", "exited") == round).then_some(())
+        });
+        // Longer than one that has said that it ends is waited for.
+        thread::sleep(Duration::from_millis(1200));
+        assert_eq!(agent.running("web"), pid);
+        assert_eq!(agent.status("web")["step"], json!(null));
+    }
+    assert_eq!(agent.count("web", "started"), 1);
+}

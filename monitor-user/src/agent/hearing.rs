@@ -41,7 +41,7 @@ impl Agent {
             said,
             order,
         } = message;
-        let mut instance = self.speaker(&service, instance, sender.0);
+        let (mut instance, is_certain) = self.speaker(&service, instance, sender.0);
         if !self.is_of_service(&service, &instance, sender) {
             let (pid, uid) = sender;
             tracing::warn!(%service, pid, uid, "a notification of a process that is not of the service was dropped");
@@ -52,6 +52,15 @@ impl Agent {
         }
         for said in said {
             let service = service.clone();
+            let ends_it = matches!(
+                said,
+                Said::Stopping | Said::WatchdogTrigger | Said::MainPid(_)
+            );
+            if ends_it && !is_certain {
+                let pid = sender.0;
+                tracing::warn!(%service, pid, "{said:?} of a process that has ended was dropped: two instances run, and it may be of either");
+                continue;
+            }
             self.tell(match said {
                 Said::Ready => Fact::BecameReady { service, instance },
                 Said::Watchdog => Fact::Lives { service, instance },
@@ -86,21 +95,23 @@ impl Agent {
         }
     }
 
-    /// Which instance a process speaks for: of two that run side by side, that whose tree it is in. One
-    /// that has ended is taken to be of the newest, `latest`, if that still runs.
-    fn speaker(&self, service: &ServiceName, latest: Instance, pid: u32) -> Instance {
+    /// Which instance a process speaks for, and whether that is certain: of two that run side by side, that
+    /// whose tree it is in. One that has ended is taken to be of the newest, `latest`, if that still runs.
+    fn speaker(&self, service: &ServiceName, latest: Instance, pid: u32) -> (Instance, bool) {
         let Some(status) = self.supervisor.status(service) else {
-            return latest;
+            return (latest, true);
         };
-        if status.next.is_none() && status.instance == Some(latest) {
-            return latest;
+        if status.beside.is_empty() {
+            return (status.instance.unwrap_or(latest), true);
         }
-        let is_in = |it: &Instance| self.instances.has_in_tree(it, pid) == Some(true);
-        let mut running = status.next.into_iter().chain(status.instance);
-        let found = running.clone().find(is_in);
-        let latest_runs = running.any(|it| it == latest);
+        let is_in = |it: &&Instance| self.instances.has_in_tree(it, pid) == Some(true);
+        let mut running = status.beside.iter().chain(&status.instance);
+        if let Some(found) = running.clone().find(is_in) {
+            return (*found, true);
+        }
+        let latest_runs = running.any(|it| *it == latest);
         let fallback = status.instance.filter(|_| !latest_runs);
-        found.or(fallback).unwrap_or(latest)
+        (fallback.unwrap_or(latest), false)
     }
 
     /// Goes on with another process of its tree as the main process of an instance that runs.

@@ -123,8 +123,9 @@ pub(crate) struct Status<'a> {
     pub(crate) phase: Option<Phase>,
     /// What it has said that it does, while it runs.
     pub(crate) doing: Option<Doing>,
-    /// The instance that is to replace the one that runs.
-    pub(crate) next: Option<Instance>,
+    /// Those that run beside it: the one that is to replace it, and then those that were replaced and are
+    /// being stopped.
+    pub(crate) beside: Vec<Instance>,
     /// What to do about a program that keeps going into the background.
     pub(crate) background: Option<&'a str>,
     /// In backoff: when the next start is due.

@@ -597,7 +597,11 @@ impl Service {
                 Some(_) => Some(Doing::Stopping),
                 None => self.reload.is_under_way.then_some(Doing::Reloading),
             },
-            next: self.next_instance(),
+            beside: self
+                .next_instance()
+                .into_iter()
+                .chain(self.replaced())
+                .collect(),
             background: self.background.as_deref(),
             next_start: match self.state {
                 ServiceState::Backoff { until, .. } => Some(until),
@@ -1511,6 +1515,13 @@ impl Service {
             && next.instance == Some(instance)
         {
             next.by = next.by.map(|at| at.max(until));
+            return;
+        }
+        let mut leaving = self.leaving.iter_mut();
+        if let Some(old) = leaving.find(|old| old.instance == instance && old.lives) {
+            if let Some(stop) = &mut old.stop {
+                stop.kill_at = stop.kill_at.map(|at| at.max(until));
+            }
             return;
         }
         let deadline = match &mut self.state {

@@ -41,7 +41,10 @@ fn the_old_one_stops_when_the_next_one_is_ready() {
         ends 1     -> exited 1; await 1; spawn 4
         spawned 4  -> next-started 4; await-ready 4
         ready 4    -> replaced 3 -> 4; done c; stopping 3; SIGTERM 3
-        +3s        -> kill 3
+        needs 3 5s ->
+        ending 3   ->
+        +4s        ->
+        +1s        -> kill 3
         ends 3     -> exited 3; kill-rest 3
         +60s       ->
         "
