@@ -264,7 +264,9 @@ impl Agent {
         let ready = self.instances.take_ready();
         // The ring's record comes before the pidfd's end, and tells more.
         self.drain_ring();
-        self.hear_first();
+        if !ready.is_empty() {
+            self.hear_first();
+        }
         let ends = self.instances.look_at(ready);
         self.tell_ends(ends);
     }

@@ -136,8 +136,7 @@ impl Agent {
             return Err("the service does not run, or is being stopped".to_owned());
         }
         let to = self.instances.change_main(service, from, pid)?;
-        let memory = self.supervisor.memory(service, Self::now());
-        let attempt = memory.unwrap_or_default().last_attempt;
+        let attempt = self.supervisor.attempt(service).unwrap_or_default();
         self.watch(to, Birth::of(service, attempt));
         if let Some(tree) = self.trees.remove(&from) {
             self.trees.insert(to, tree);

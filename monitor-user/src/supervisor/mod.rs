@@ -180,6 +180,11 @@ impl Supervisor {
             .map(|service| service.memory(now))
     }
 
+    /// The attempt that a service's instance is of; `None` if there is none of that name.
+    pub(crate) fn attempt(&self, service: &str) -> Option<Attempt> {
+        self.services.get(service).map(Service::attempt)
+    }
+
     /// The spec that a `Spawn` for this service means, at the time when it is drained.
     pub(crate) fn spec(&self, service: &str) -> Option<&Arc<Spec>> {
         self.services.get(service).map(Service::spec)

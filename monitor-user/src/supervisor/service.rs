@@ -127,6 +127,11 @@ impl Step<'_> {
         self.actions.push_back(Action::Publish(notice));
     }
 
+    fn next_attempt(&mut self) -> Attempt {
+        self.last_attempt.0 = self.last_attempt.0.saturating_add(1);
+        *self.last_attempt
+    }
+
     fn reply(&mut self, request: RequestId, reply: Reply) {
         self.actions.push_back(Action::Reply { request, reply });
     }
@@ -393,6 +398,11 @@ impl Service {
 
     pub(super) fn spec(&self) -> &Arc<Spec> {
         &self.spec
+    }
+
+    /// The attempt that what runs is of, or what is being started.
+    pub(super) fn attempt(&self) -> Attempt {
+        self.last_attempt
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -736,14 +746,10 @@ impl Service {
 
     /// Whom a stop is for. What nothing is known of now goes by what was known last.
     fn stop_mode(&self) -> StopMode {
-        match self.is_described() {
+        match is_described(&self.spec) {
             true => self.spec.policy.stop_mode,
             false => self.stop_mode,
         }
-    }
-
-    fn is_described(&self) -> bool {
-        self.spec.unusable.is_none() && !self.spec.exec.arguments.is_empty()
     }
 
     fn reach(&self) -> Reach {
@@ -1296,11 +1302,16 @@ impl Service {
             if self.is_finishing {
                 return self.run_steps(instance, Phase::AfterStart, step);
             }
-            step.actions.push_back(Action::AwaitReady {
-                service: self.name.clone(),
-                instance,
-            });
+            self.await_word(instance, step);
         }
+    }
+
+    /// Has it found out when an instance is ready.
+    fn await_word(&self, instance: Instance, step: &mut Step<'_>) {
+        step.actions.push_back(Action::AwaitReady {
+            service: self.name.clone(),
+            instance,
+        });
     }
 
     pub(super) fn became_ready(&mut self, instance: Instance, step: &mut Step<'_>) {
@@ -2295,14 +2306,8 @@ impl Service {
         self.alone = false;
         self.starts_behind = false;
         self.end = End::None;
-        let attempt = Attempt(step.last_attempt.0.saturating_add(1));
-        *step.last_attempt = attempt;
-        self.last_attempt = attempt;
-        self.former_main = None;
-        if self.is_described() {
-            self.exec = Some(self.spec.exec.fingerprint());
-            self.stop_mode = self.spec.policy.stop_mode;
-        }
+        let attempt = step.next_attempt();
+        self.note_attempt(attempt, &Arc::clone(&self.spec));
         step.actions.push_back(Action::Spawn {
             service: self.name.clone(),
             attempt,
@@ -2317,6 +2322,16 @@ impl Service {
             },
             step,
         );
+    }
+
+    /// What runs from now on, or is being started, is of that attempt and of that spec.
+    fn note_attempt(&mut self, attempt: Attempt, spec: &Spec) {
+        self.last_attempt = attempt;
+        self.former_main = None;
+        if is_described(spec) {
+            self.exec = Some(spec.exec.fingerprint());
+            self.stop_mode = spec.policy.stop_mode;
+        }
     }
 
     /// One more start would exceed the limit.
@@ -2403,6 +2418,11 @@ fn change(set: &mut BTreeSet<ServiceName>, name: &ServiceName, is_in: bool) -> b
         }
         false => set.remove(name) && set.is_empty(),
     }
+}
+
+/// Whether a spec says what to run.
+fn is_described(spec: &Spec) -> bool {
+    spec.unusable.is_none() && !spec.exec.arguments.is_empty()
 }
 
 /// What is desired of a service that nobody has asked for.

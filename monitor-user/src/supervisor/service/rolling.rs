@@ -72,8 +72,7 @@ impl Service {
             return;
         }
         self.roll_due = false;
-        let attempt = Attempt(step.last_attempt.0.saturating_add(1));
-        *step.last_attempt = attempt;
+        let attempt = step.next_attempt();
         self.next = Some(Next {
             attempt,
             spec: Arc::clone(&self.spec),
@@ -108,10 +107,7 @@ impl Service {
             instance,
         });
         if is_needed {
-            step.actions.push_back(Action::AwaitReady {
-                service: self.name.clone(),
-                instance,
-            });
+            self.await_word(instance, step);
         } else {
             self.abandon_next(step);
         }
@@ -134,8 +130,7 @@ impl Service {
             service: self.name.clone(),
             failure: failure.clone(),
         });
-        let requests = mem::take(&mut self.roll_waiting);
-        self.waiting_up.extend(requests);
+        self.waiting_up.append(&mut self.roll_waiting);
         self.deny_up(&failure, step);
         self.last_failure = Some(failure);
     }
@@ -197,13 +192,6 @@ impl Service {
             restarts: self.starts.saturating_sub(1),
         });
         next.by
-    }
-
-    fn note_attempt(&mut self, attempt: Attempt, spec: &Spec) {
-        self.last_attempt = attempt;
-        self.former_main = None;
-        self.exec = Some(spec.exec.fingerprint());
-        self.stop_mode = spec.policy.stop_mode;
     }
 
     /// Stops an instance that is not the service's any more, beside the one that is.
@@ -334,10 +322,7 @@ impl Service {
             by: Some(after(step.now, self.spec.policy.start_timeout)),
             is_abandoned: false,
         });
-        step.actions.push_back(Action::AwaitReady {
-            service: self.name.clone(),
-            instance,
-        });
+        self.await_word(instance, step);
     }
 
     /// Goes on with an instance that an earlier agent had replaced, and that has not ended since.
