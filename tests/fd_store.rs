@@ -8,8 +8,6 @@ use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -462,9 +460,6 @@ fn it_is_kept_while_one_of_them_lives() {
     if !is_root("it_is_kept_while_one_of_them_lives") {
         return;
     }
-    const AGENT: u64 = 1;
-    const SPARE: u64 = 2;
-    const SERVICE: u64 = 4;
     let mut random = Seeded(14);
     let scene = Scene::new();
     let mut agent = Agent::start(&[("web", &scene.service("fd_store = 9"))]);
@@ -480,30 +475,9 @@ fn it_is_kept_while_one_of_them_lives() {
         for pid in [spare.id(), agent.pid(), pid] {
             holds(pid, file);
         }
-        let killed = 1 + random.below(6);
-        let mut pids = [(AGENT, agent.pid()), (SPARE, spare.id()), (SERVICE, pid)];
-        pids.rotate_left(usize::try_from(random.below(3)).unwrap());
-        for (_, pid) in pids.into_iter().filter(|(who, _)| killed & who != 0) {
-            signal_to(pid, Signal::SIGKILL);
-            thread::sleep(Duration::from_micros(random.below(2000)));
-        }
-        if killed & SPARE != 0 {
-            spare.wait().unwrap();
-        }
-        match (killed & AGENT != 0, killed & SPARE != 0) {
-            (true, true) => {
-                agent.wait();
-                agent.start_again();
-                spare = agent.another();
-            }
-            (true, false) => {
-                agent.replace_by(spare);
-                spare = agent.another();
-            }
-            (false, true) => spare = agent.another(),
-            (false, false) => {}
-        }
-        if killed & SERVICE != 0 {
+        let was_killed;
+        (spare, was_killed) = agent.kill_some(spare, pid, &mut random);
+        if was_killed {
             let pid = agent.replaced("web", pid);
             assert_eq!(scene.got(pid), got, "{round}");
             assert_eq!(heard(&a), format!("{pid} a\n"), "{round}");

@@ -389,9 +389,6 @@ fn nobody_is_refused_while_one_of_them_lives() {
     if !is_root("nobody_is_refused_while_one_of_them_lives") {
         return;
     }
-    const AGENT: u64 = 1;
-    const SPARE: u64 = 2;
-    const SERVICE: u64 = 4;
     let mut random = Seeded(13);
     let address = free();
     let mut agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
@@ -403,30 +400,9 @@ fn nobody_is_refused_while_one_of_them_lives() {
         holds(spare.id(), &socket);
         holds(agent.pid(), &socket);
         clients.go_on();
-        let killed = 1 + random.below(6);
-        let mut pids = [(AGENT, agent.pid()), (SPARE, spare.id()), (SERVICE, pid)];
-        pids.rotate_left(usize::try_from(random.below(3)).unwrap());
-        for (_, pid) in pids.into_iter().filter(|(who, _)| killed & who != 0) {
-            signal_to(pid, Signal::SIGKILL);
-            thread::sleep(Duration::from_micros(random.below(2000)));
-        }
-        if killed & SPARE != 0 {
-            spare.wait().unwrap();
-        }
-        match (killed & AGENT != 0, killed & SPARE != 0) {
-            (true, true) => {
-                agent.wait();
-                agent.start_again();
-                spare = agent.another();
-            }
-            (true, false) => {
-                agent.replace_by(spare);
-                spare = agent.another();
-            }
-            (false, true) => spare = agent.another(),
-            (false, false) => {}
-        }
-        if killed & SERVICE != 0 {
+        let was_killed;
+        (spare, was_killed) = agent.kill_some(spare, pid, &mut random);
+        if was_killed {
             agent.replaced("web", pid);
             rest();
         }

@@ -132,6 +132,43 @@ impl Agent {
         self.wait_until_it_answers(before.as_ref());
     }
 
+    /// Kills some of these at random, but not all: this agent, its spare, and a process of a service. Goes on
+    /// with what is left. Returns the spare, and whether the process was killed.
+    pub fn kill_some(
+        &mut self,
+        mut spare: Child,
+        service: u32,
+        random: &mut rig::Seeded,
+    ) -> (Child, bool) {
+        const AGENT: u64 = 1;
+        const SPARE: u64 = 2;
+        const SERVICE: u64 = 4;
+        let killed = 1 + random.below(6);
+        let mut pids = [(AGENT, self.pid()), (SPARE, spare.id()), (SERVICE, service)];
+        pids.rotate_left(usize::try_from(random.below(3)).expect("a small number"));
+        for (_, pid) in pids.into_iter().filter(|(who, _)| killed & who != 0) {
+            signal_to(pid, Signal::SIGKILL);
+            thread::sleep(Duration::from_micros(random.below(2000)));
+        }
+        if killed & SPARE != 0 {
+            spare.wait().expect("the spare was killed");
+        }
+        let spare = match (killed & AGENT != 0, killed & SPARE != 0) {
+            (true, true) => {
+                self.wait();
+                self.start_again();
+                self.another()
+            }
+            (true, false) => {
+                self.replace_by(spare);
+                self.another()
+            }
+            (false, true) => self.another(),
+            (false, false) => spare,
+        };
+        (spare, killed & SERVICE != 0)
+    }
+
     /// How many agents have taken up work so far.
     pub fn agents(&self) -> usize {
         let events = self.events();

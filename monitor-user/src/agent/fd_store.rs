@@ -457,15 +457,7 @@ impl Agent {
     pub(super) fn adopt_stored(&mut self) {
         for service in self.fd_store.records.services() {
             progress::count();
-            let instances = &self.instances;
-            let others = || {
-                let processes = instances.processes(&service).unwrap_or_default();
-                processes.into_iter().flatten().collect()
-            };
-            let donors = Donors {
-                instances: instances.living(&service),
-                others: &others,
-            };
+            let donors = Donors::of(&self.instances, &service);
             self.fd_store.adopt(&service, &donors);
         }
         self.fd_store.pool.files.clear();
@@ -658,7 +650,7 @@ mod tests {
     fn nobody() -> Donors<'static> {
         Donors {
             instances: Vec::new(),
-            others: &Vec::new,
+            others: Box::new(Vec::new),
         }
     }
 
@@ -861,7 +853,7 @@ mod tests {
         let process = agent();
         let donors = Donors {
             instances: vec![(std::process::id(), process.as_fd())],
-            others: &Vec::new,
+            others: Box::new(Vec::new),
         };
         let mut next = store(dir.path(), Pool::default());
         next.adopt(&web, &donors);

@@ -644,15 +644,7 @@ impl Agent {
     fn adopt_sockets(&mut self) {
         for service in self.sockets.recorded() {
             progress::count();
-            let instances = &self.instances;
-            let others = || {
-                let processes = instances.processes(&service).unwrap_or_default();
-                processes.into_iter().flatten().collect()
-            };
-            let donors = Donors {
-                instances: instances.living(&service),
-                others: &others,
-            };
+            let donors = Donors::of(&self.instances, &service);
             self.sockets.adopt(&service, &donors);
         }
         self.sockets.forget_pool();

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::fd_store;
+use super::instances::Instances;
 use super::records::{Records, make_dir, names, read};
 use super::runtime_dir::SOCKETS;
 use crate::control::Socket;
@@ -65,7 +66,21 @@ pub(super) struct Donors<'a> {
     /// The living instances, of which there is more than one for a moment.
     pub(super) instances: Vec<(u32, BorrowedFd<'a>)>,
     /// All processes of the service.
-    pub(super) others: &'a dyn Fn() -> Vec<u32>,
+    pub(super) others: Box<dyn Fn() -> Vec<u32> + 'a>,
+}
+
+impl<'a> Donors<'a> {
+    /// The processes of a service that live.
+    pub(super) fn of(instances: &'a Instances, service: &'a ServiceName) -> Self {
+        let others = || {
+            let processes = instances.processes(service).unwrap_or_default();
+            processes.into_iter().flatten().collect()
+        };
+        Self {
+            instances: instances.living(service),
+            others: Box::new(others),
+        }
+    }
 }
 
 impl Held {
@@ -614,7 +629,7 @@ mod tests {
         assert_eq!(next.recorded(), slice::from_ref(&web));
         let nobody = Donors {
             instances: Vec::new(),
-            others: &Vec::new,
+            others: Box::new(Vec::new),
         };
         next.adopt(&web, &nobody);
         next.forget_pool();
