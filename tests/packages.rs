@@ -108,29 +108,29 @@ fn under_systemd_by_its_units() {
 
 #[test]
 fn under_sysvinit_by_its_scripts() {
-    let test = "under_sysvinit_by_its_scripts";
-    needs_root!(test);
-    let Some(debs) = debs(test) else { return };
-    let Some(package) = package("sysvinit-core") else {
-        return skip(test, "no sysvinit-core: run `cargo xtask setup`");
-    };
-    let case = Case {
-        test,
-        plan: sysvinit(package),
-        booted: "/run/initctl",
-        turn_on: &[
+    under_sysvinit(
+        "under_sysvinit_by_its_scripts",
+        &[
             "update-rc.d respawn enable",
             "update-rc.d respawn-recorder enable",
             "invoke-rc.d respawn-recorder start",
             "invoke-rc.d respawn start",
         ],
-    };
-    put_through(&case, &debs);
+    );
 }
 
 #[test]
 fn under_sysvinit_by_its_inittab() {
-    let test = "under_sysvinit_by_its_inittab";
+    under_sysvinit(
+        "under_sysvinit_by_its_inittab",
+        &[
+            "respawn install --recorder --init auto",
+            "respawn install --init auto",
+        ],
+    );
+}
+
+fn under_sysvinit(test: &'static str, turn_on: &'static [&'static str]) {
     needs_root!(test);
     let Some(debs) = debs(test) else { return };
     let Some(package) = package("sysvinit-core") else {
@@ -140,10 +140,7 @@ fn under_sysvinit_by_its_inittab() {
         test,
         plan: sysvinit(package),
         booted: "/run/initctl",
-        turn_on: &[
-            "respawn install --recorder --init auto",
-            "respawn install --init auto",
-        ],
+        turn_on,
     };
     put_through(&case, &debs);
 }
