@@ -261,7 +261,7 @@ is_up() {{
 }}
 
 has_reload() {{
-	{respawn} show --json \"$service\" | grep -q '\"key\":\"reload\",\"value\":[[\"]'
+	{respawn} show --json \"$service\" | grep -q '\"key\":\"reload\",\"value\":[^n]'
 }}
 
 case \"$1\" in
@@ -552,6 +552,8 @@ mod tests {
             .apply(&root)
             .unwrap();
         let has_reload = "case $1 in show) echo '{\"key\":\"reload\",\"value\":\"SIGHUP\"}';; esac";
+        let notifies = &has_reload.replace("\"SIGHUP\"", "{\"notify\":true}");
+        let no_reload = &has_reload.replace("\"SIGHUP\"", "null");
         for (answers, action, expected) in [
             ("exit 0", "start", (0, "start web@*")),
             ("exit 1", "stop", (1, "stop web@*")),
@@ -566,6 +568,8 @@ mod tests {
             ("exit 0", "force-reload", (0, "restart web@*")),
             (has_reload, "reload", (0, "reload web@*")),
             (has_reload, "force-reload", (0, "reload web@*")),
+            (notifies, "reload", (0, "reload web@*")),
+            (no_reload, "reload", (3, "show --json web@*")),
         ] {
             let (status, asked) = run(answers, &[action]);
             assert_eq!((status, &*asked), expected, "{answers}: {action}");
