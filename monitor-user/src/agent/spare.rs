@@ -40,7 +40,7 @@ use crate::clock;
 use crate::manager::Manager;
 use crate::model::{Instance, Signal};
 use crate::os::progress::{self, Sign, Takeovers};
-use crate::os::{pidfd, proc, signal};
+use crate::os::{self, pidfd, proc, signal};
 
 /// Between two looks at an agent for which something is due.
 const LOOK: u16 = 250;
@@ -467,7 +467,7 @@ fn after(last: Takeovers, now: Duration) -> Takeovers {
 
 fn is_readable(fd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    os::poll_now(&mut fds).is_ok_and(|count| count > 0)
 }
 
 fn is_stopped(state: char) -> bool {

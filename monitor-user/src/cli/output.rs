@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::{SFlag, fstat, makedev};
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
@@ -199,7 +199,7 @@ fn is_plain(stdout: &impl AsFd) -> bool {
 
 fn is_ready(stdout: &impl AsFd) -> bool {
     let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
-    let count = poll(&mut polled, PollTimeout::ZERO);
+    let count = os::poll_now(&mut polled);
     let events = polled[0].revents();
     count.is_ok_and(|count| count > 0) && events.is_some_and(|it| it.contains(PollFlags::POLLOUT))
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::Target;
@@ -95,7 +96,12 @@ impl Messages {
 
 fn is_writable(fd: &impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-    Ok(poll(&mut fds, PollTimeout::from(PATIENCE_MS))? > 0)
+    loop {
+        match poll(&mut fds, PollTimeout::from(PATIENCE_MS)) {
+            Err(Errno::EINTR) => {}
+            looked => return Ok(looked? > 0),
+        }
+    }
 }
 
 /// Writes as much at a time as a pipe takes that is ready. The rest of a line may take long, as it is no

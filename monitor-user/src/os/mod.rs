@@ -43,7 +43,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollTimeout, poll};
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -97,6 +99,22 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Looks at these descriptors without waiting: how many are ready, and for what, in them.
+///
+/// Where none is, `poll(2)` says EINTR if a signal has just come, though it has nothing to wait for
+/// (`do_poll`, fs/select.c). Then it looks again.
+///
+/// # Errors
+/// The kernel's, without memory for instance.
+pub(crate) fn poll_now(fds: &mut [PollFd<'_>]) -> nix::Result<i32> {
+    loop {
+        match poll(fds, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            looked => return looked,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 use super::proc;
 
@@ -86,7 +86,7 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 /// If the descriptor cannot be polled.
 pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+    Ok(super::poll_now(&mut fds)? > 0)
 }
 
 /// Reaps one child, without waiting.
@@ -198,6 +198,39 @@ mod tests {
         }
         let core = Running::start(&shell("ulimit -c unlimited; cd /tmp; kill -ABRT $$")).status();
         assert_eq!(core & 0x7f, libc::SIGABRT);
+    }
+
+    #[test]
+    fn one_that_runs_is_seen_to_run_whatever_signals_come() {
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        extern "C" fn nothing(_: i32) {}
+        let action = SigAction::new(
+            SigHandler::Handler(nothing),
+            SaFlags::empty(),
+            SigSet::empty(),
+        );
+        // SAFETY: the handler does nothing, and nobody else here uses that signal.
+        unsafe { sigaction(Signal::SIGWINCH, &action) }.unwrap();
+        let child = Running::start(&exec(&["/bin/sleep", "60"]));
+        let is_done = AtomicBool::new(false);
+        // SAFETY: asks for this thread's number.
+        let thread = unsafe { libc::pthread_self() };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    // SAFETY: that thread waits for this one.
+                    assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGWINCH) }, 0);
+                }
+            });
+            let looks: Vec<_> = (0..200_000)
+                .map(|_| has_exited(child.pidfd.as_fd()))
+                .filter(|look| !matches!(look, Ok(false)))
+                .collect();
+            is_done.store(true, Ordering::Relaxed);
+            assert!(looks.is_empty(), "{} of them: {:?}", looks.len(), looks[0]);
+        });
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, pipe2};
 
@@ -86,7 +86,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 /// No descriptor is left, or the kernel's.
 pub(crate) fn peek(fifo: &File) -> io::Result<Vec<u8>> {
     let mut fds = [PollFd::new(fifo.as_fd(), PollFlags::POLLIN)];
-    let is_empty = poll(&mut fds, PollTimeout::ZERO)? == 0;
+    let is_empty = super::poll_now(&mut fds)? == 0;
     let mut bytes = Vec::new();
     if is_empty {
         return Ok(bytes);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
@@ -178,7 +178,7 @@ impl Connection {
 /// Whether the peer has closed its end, past the runtime, which may not know that yet.
 fn has_hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
-    let looked = poll(&mut fds, PollTimeout::ZERO);
+    let looked = os::poll_now(&mut fds);
     let [fd] = fds;
     let events = fd.revents().filter(|_| looked.is_ok());
     events.is_some_and(|events| events.contains(PollFlags::POLLHUP))
