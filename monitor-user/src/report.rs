@@ -77,6 +77,7 @@ impl Exited {
                 uptime_ns: u64::try_from(exit.uptime.as_nanos()).ok(),
                 cause: exit.cause,
                 circumstances,
+                at_ns: None,
                 left_out: None,
             },
         }

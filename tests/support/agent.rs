@@ -358,9 +358,12 @@ impl Agent {
         }
     }
 
-    /// All living processes that were started for a service, its descendants included.
+    /// All living processes that were started for a service, its descendants included, but not what stands
+    /// by for it.
     pub fn live(&self, service: &str) -> Vec<u32> {
-        marked(&format!("{}\0", marker(self.dir(), service)))
+        let mut live = marked(&format!("{}\0", marker(self.dir(), service)));
+        live.retain(|pid| !stands_by(*pid));
+        live
     }
 
     /// All living processes of all services.
@@ -634,6 +637,13 @@ fn unique(dir: &Path) -> &str {
 /// What is in the environment of a service's processes, as far as the service's name.
 fn marker(dir: &Path, service: &str) -> String {
     format!("RESPAWN_TEST={}-{service}", unique(dir))
+}
+
+/// Whether a process waits, traced by its agent, for the start of its service.
+pub(crate) fn stands_by(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find(|line| line.starts_with("TracerPid:"));
+    tracer.is_some_and(|line| line.split_ascii_whitespace().nth(1) != Some("0"))
 }
 
 /// Living processes with this in their environment.

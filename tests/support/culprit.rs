@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         ["terminal", what] => terminal(what),
         ["storm", count] => storm(count),
         ["die", count] => die(count),
+        ["untraced", program, ref rest @ ..] => untraced(program, rest),
         _ => Err(format!("unknown arguments {words:?}").into()),
     };
     match outcome {
@@ -330,6 +331,33 @@ fn seccomp(what: &str) -> Outcome {
         libc::syscall(libc::SYS_getppid);
     }
     Ok(())
+}
+
+/// Becomes another program, in which ptrace(2) is refused.
+fn untraced(program: &str, arguments: &[&str]) -> Outcome {
+    use std::os::unix::process::CommandExt;
+    let instruction = |code, k, [jt, jf]: [u8; 2]| libc::sock_filter { code, jt, jf, k };
+    let refused = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM)?;
+    // Loads the number of the call, and compares it.
+    let mut code = [
+        instruction(0x20, 0, [0, 0]),
+        instruction(0x15, u32::try_from(libc::SYS_ptrace)?, [0, 1]),
+        instruction(0x06, refused, [0, 0]),
+        instruction(0x06, libc::SECCOMP_RET_ALLOW, [0, 0]),
+    ];
+    let filter = libc::sock_fprog {
+        len: 4,
+        filter: code.as_mut_ptr(),
+    };
+    // SAFETY: a number, and a filter that outlives the call.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
+    match set {
+        0 => Err(std::process::Command::new(program)
+            .args(arguments)
+            .exec()
+            .into()),
+        _ => Err(std::io::Error::last_os_error().into()),
+    }
 }
 
 /// So many threads, all of which wait.

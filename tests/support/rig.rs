@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::agent::stands_by;
 use crate::{eventually, respawn};
 
 /// Whether the long form of the tests is asked for, by `RESPAWN_SOAK=1`.
@@ -259,13 +260,23 @@ impl Rig {
         }
     }
 
-    /// Living processes of a service; of all services with "".
+    /// Living processes of a service, but not what stands by for it; of all services with "".
     pub fn live(&self, service: &str) -> Vec<u32> {
         let mut marker = self.marker(service).into_bytes();
         if !service.is_empty() {
             marker.push(0);
         }
-        marked(&marker)
+        let mut live = marked(&marker);
+        live.retain(|pid| !stands_by(*pid));
+        live
+    }
+
+    /// What stands by for a service.
+    pub fn standing_by(&self, service: &str) -> Vec<u32> {
+        let marker = format!("{}\0", self.marker(service));
+        let mut all = marked(marker.as_bytes());
+        all.retain(|pid| stands_by(*pid));
+        all
     }
 
     /// What is in the environment of the agents, and not in that of the services.

@@ -1,4 +1,5 @@
-//! The agent's children that are no services: hooks, probes, reload commands, commands around their runs.
+//! The agent's children that are no services: hooks, probes, reload commands, commands around their runs,
+//! standbys.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::hooks::HookRunner;
 use super::probes::Probes;
 use super::reloads::Reloads;
+use super::standby::Standbys;
 use super::steps::{Outcome, Steps};
 use crate::model::{Cause, Reply, Signal};
 use crate::os::pidfd::{self, Reaped};
@@ -105,6 +107,7 @@ pub(super) struct Children<'a> {
     pub(super) probes: &'a mut Probes,
     pub(super) reloads: &'a mut Reloads,
     pub(super) steps: &'a mut Steps,
+    pub(super) standbys: &'a mut Standbys,
     /// What is to be answered, of those that were reaped.
     pub(super) answers: Vec<(RequestId, Reply)>,
     /// What has become of commands around a run, of those too.
@@ -118,14 +121,17 @@ impl Children<'_> {
             || self.probes.is_probe(pid)
             || self.reloads.is_reload(pid)
             || self.steps.is_step(pid)
+            || self.standbys.is_standby(pid)
     }
 
-    /// Reaps one that has ended, and says what it has found.
+    /// Reaps one that has ended, and says what it has found. A standby may merely have stopped.
     pub(super) fn reap(&mut self, pid: u32, now: Instant) -> Option<Fact> {
         if self.probes.is_probe(pid) {
             return self.probes.reap(pid, now);
         }
-        if self.steps.is_step(pid) {
+        if self.standbys.is_standby(pid) {
+            self.standbys.look(pid, now);
+        } else if self.steps.is_step(pid) {
             self.outcomes.extend(self.steps.reap(pid, now));
         } else if self.reloads.is_reload(pid) {
             self.answers.extend(self.reloads.reap(pid));

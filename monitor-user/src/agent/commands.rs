@@ -319,6 +319,12 @@ impl Agent {
             self.sockets.shown(status.service, &spec.exec.listen)
         });
         line.stored = self.fd_store.names(status.service);
+        line.standby = spec.and_then(|spec| self.standbys.shown(status.service, spec));
+        if let Some(instance) = &status.instance {
+            let began = self.instances.began_ns(instance);
+            line.uptime_ns = Some(proc::since_boot_ns().saturating_sub(began));
+            line.released_ns = self.instances.released_ns(instance);
+        }
         line
     }
 
@@ -436,16 +442,13 @@ impl Agent {
 
 fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
     let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).ok();
-    let uptime_ns = status
-        .instance
-        .map(|instance| proc::since_boot_ns().saturating_sub(instance.start_time_ns));
     ServiceStatus {
         service: status.service.to_string(),
         state: status.state,
         desired: status.desired,
         pid: status.instance.map(|instance| instance.pid),
         start_time_ns: status.instance.map(|instance| instance.start_time_ns),
-        uptime_ns,
+        uptime_ns: None,
         restarts: status.restarts,
         last_exit: status.last_exit.map(|death| death.cause.clone()),
         last_exit_time: status
@@ -464,6 +467,8 @@ fn status_line(status: &Status<'_>, now: Instant) -> ServiceStatus {
         says: None,
         sockets: Vec::new(),
         stored: Vec::new(),
+        released_ns: None,
+        standby: None,
         autostart: None,
         step: status
             .phase

@@ -1,6 +1,8 @@
 //! The ends of processes, as the kernel's ring and pidfds report them: each is told to the supervisor once, with
 //! all that is known of it, and the kernel keeps it until memory and journal have it.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::Agent;
@@ -148,7 +150,18 @@ impl Agent {
         Fact::ProcessExited {
             service,
             instance,
-            death: death_of(Some(exit)),
+            death: self.death_of_instance(exit),
+        }
+    }
+
+    /// The death of an instance that a record tells of. One that stood by ran from its release on.
+    pub(super) fn death_of_instance(&self, exit: &ProcessExit) -> Death {
+        let death = death_of(Some(exit));
+        let released = self.instances.released_ns(&exit.instance);
+        let uptime = |at| exit.exited_at.saturating_sub(Duration::from_nanos(at));
+        Death {
+            uptime: released.map(uptime).or(death.uptime),
+            ..death
         }
     }
 
@@ -282,6 +295,7 @@ impl Agent {
             probes: &mut self.probes,
             reloads: &mut self.reloads,
             steps: &mut self.steps,
+            standbys: &mut self.standbys,
             answers: Vec::new(),
             outcomes: Vec::new(),
         };

@@ -416,8 +416,7 @@ impl Agent {
         }
         if let Some(name) = order.name.as_ref().filter(|_| order.removes) {
             if self.fd_store.let_go(service, |record| record.name == *name) {
-                // What is laid out for the next start has them open too.
-                self.instances.lay_out_again(service);
+                self.laid_out_has_more(service);
             }
         } else if order.removes {
             let what = "FDSTOREREMOVE=1 needs FDNAME, and nothing is removed".to_owned();
@@ -428,7 +427,16 @@ impl Agent {
         // One that is being stopped, and does not come back, has nobody to leave anything to.
         if order.keeps && self.is_up(service) {
             self.fd_store.keep(service, most, order);
+            // The next instance is to have it.
+            self.outdate_standby(service);
         }
+    }
+
+    /// What is laid out for the next start, and what stands by for it, has descriptors open that the service
+    /// has no more.
+    fn laid_out_has_more(&mut self, service: &ServiceName) {
+        self.instances.lay_out_again(service);
+        self.outdate_standby(service);
     }
 
     /// Does what messages ask for that an instance has sent before its end, and that were not read before
@@ -487,7 +495,7 @@ impl Agent {
             tracing::error!("cannot wait for stored descriptors: {error}");
         }
         for service in self.fd_store.drop_hung_up() {
-            self.instances.lay_out_again(&service);
+            self.laid_out_has_more(&service);
         }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Instances {
     is_tight: bool,
     /// What was to be done with these could not be done: see [`Instances::try_again`].
     unsettled: BTreeSet<Instance>,
+    /// When those were let go on, since boot, that had stood by.
+    released: HashMap<Instance, u64>,
 }
 
 /// Where a service's files of the runtime directory are.
@@ -229,6 +231,7 @@ impl Instances {
             waiter,
             is_tight: false,
             unsettled: BTreeSet::new(),
+            released: HashMap::new(),
         })
     }
 
@@ -245,6 +248,42 @@ impl Instances {
     /// Whether instances have cgroups of their own.
     pub(super) fn has_cgroups(&self) -> bool {
         self.cgroups.is_some()
+    }
+
+    /// An instance stood by, and was let go on then, in nanoseconds since boot.
+    pub(super) fn released(&mut self, instance: Instance, at_ns: u64) {
+        self.released.insert(instance, at_ns);
+    }
+
+    /// When it was let go on, in nanoseconds since boot, if it had stood by.
+    pub(super) fn released_ns(&self, instance: &Instance) -> Option<u64> {
+        self.released.get(instance).copied()
+    }
+
+    /// Since when it runs, in nanoseconds since boot.
+    pub(super) fn began_ns(&self, instance: &Instance) -> u64 {
+        self.released_ns(instance).unwrap_or(instance.start_time_ns)
+    }
+
+    /// What was laid out for the last start of a service, or its standby.
+    pub(super) fn laid_out(&self, service: &ServiceName) -> Option<Arc<Prepared>> {
+        self.services.get(service)?.command.clone()
+    }
+
+    /// What its next start needs: that of the last one, if nothing has changed.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub(super) fn lay_out_start(
+        &mut self,
+        service: &ServiceName,
+        spec: &Arc<Spec>,
+        places: &Places,
+    ) -> Result<Arc<Prepared>, SpawnFailure> {
+        self.prepare(service, spec, places)?;
+        self.laid_out(service).ok_or_else(|| SpawnFailure {
+            message: "not prepared".to_owned(),
+        })
     }
 
     /// Living processes that tell of themselves, by their environment, that an agent like this one
@@ -267,13 +306,9 @@ impl Instances {
                 message: spawn::out_of_descriptors(),
             });
         }
-        self.prepare(service, spec, places)?;
-        let prepared = self.services.get(service);
-        let prepared = prepared.and_then(|it| Some((it, Arc::clone(it.command.as_ref()?))));
-        let (prelude, command) = prepared.ok_or_else(|| SpawnFailure {
-            message: "not prepared".to_owned(),
-        })?;
-        let cgroup = prelude.cgroup.as_ref();
+        let command = self.lay_out_start(service, spec, places)?;
+        let prelude = self.services.get(service);
+        let cgroup = prelude.and_then(|it| it.cgroup.as_ref());
         let mut slot = cgroup.map(|cgroup| self.free_slot(service, cgroup));
         let limits = &spec.exec.confinement.cgroup;
         let without_effect = match &mut slot {
@@ -1014,6 +1049,7 @@ impl Instances {
 
     /// Reaps an ended main process, and looks whether anything is left of its tree.
     fn release(&mut self, instance: Instance) -> Option<Death> {
+        let began_ns = self.began_ns(&instance);
         let held = self.held.get_mut(&instance)?;
         let HeldState::Main(pidfd) = &held.state else {
             return None;
@@ -1030,7 +1066,7 @@ impl Instances {
         };
         let status = status.or_else(|| process::exit_status(pidfd.as_fd()));
         let cause = status.map_or(Cause::Unknown, Cause::from_wait_status);
-        let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
+        let uptime = proc::since_boot_ns().saturating_sub(began_ns);
         held.remains = released.remains;
         held.state = match released.remains {
             true => HeldState::Dead,
@@ -1115,6 +1151,7 @@ impl Instances {
 
     fn tree_gone(&mut self, instance: Instance) -> Option<Fact> {
         let held = self.held.remove(&instance)?;
+        self.released.remove(&instance);
         for token in &held.tokens {
             self.tokens.remove(token);
         }

@@ -30,6 +30,8 @@ pub(super) struct MemoryDir {
     boot_id: String,
     /// The births in files that memories know of.
     known_births: HashMap<String, Instance>,
+    /// When the instances of services were let go on, since boot, that had stood by.
+    released: HashMap<String, (Instance, u64)>,
     /// How long the files are that this agent may append to.
     lengths: HashMap<String, usize>,
 }
@@ -54,6 +56,9 @@ struct File {
     /// The last birth in a file that `memory` knows of.
     #[serde(default)]
     birth: Option<Instance>,
+    /// When an instance was let go on, since boot, if it had stood by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    released: Option<(Instance, u64)>,
 }
 
 /// The last birth of a service.
@@ -176,6 +181,7 @@ impl MemoryDir {
             path,
             boot_id,
             known_births: HashMap::new(),
+            released: HashMap::new(),
             lengths: HashMap::new(),
         })
     }
@@ -244,6 +250,9 @@ impl MemoryDir {
         if let Some(birth) = file.birth {
             self.known_births.insert(service.to_string(), birth);
         }
+        if let Some(released) = file.released {
+            self.released.insert(service.to_string(), released);
+        }
         let age = clock::since_boot().saturating_sub(file.written_at);
         let remembered = Remembered {
             memory: file.memory.aged(age),
@@ -305,6 +314,16 @@ impl MemoryDir {
         self.known_births.insert(service.to_owned(), instance);
     }
 
+    /// An instance stood by, and was let go on then, in nanoseconds since boot.
+    pub(super) fn released(&mut self, service: &str, instance: Instance, at_ns: u64) {
+        self.released.insert(service.to_owned(), (instance, at_ns));
+    }
+
+    /// Which instances stood by, and when they were let go on, in nanoseconds since boot.
+    pub(super) fn all_released(&self) -> impl Iterator<Item = (Instance, u64)> {
+        self.released.values().copied()
+    }
+
     /// Nothing has come of the recorded birth, or its service is no more.
     pub(super) fn drop_birth(&self, service: &str) {
         let path = self.birth_file(service);
@@ -329,6 +348,7 @@ impl MemoryDir {
             // First: a birth without a memory would be taken for one that is not known.
             self.drop_birth(service);
             self.known_births.remove(service);
+            self.released.remove(service);
             self.lengths.remove(service);
             return os::remove_file(&path);
         };
@@ -339,6 +359,7 @@ impl MemoryDir {
             memory,
             untold: untold.to_vec(),
             birth: self.known_births.get(service).copied(),
+            released: self.released.get(service).copied(),
         };
         let mut line = serde_json::to_vec(&file)?;
         line.push(b'\n');

@@ -37,6 +37,7 @@ mod service_files;
 mod show;
 mod sockets;
 mod spare;
+mod standby;
 mod starts;
 mod steps;
 mod unwatched;
@@ -72,6 +73,7 @@ use self::requests::Requests;
 use self::restore::Restoring;
 use self::service_files::ServiceFiles;
 use self::sockets::{Donors, Pool, Sockets};
+use self::standby::Standbys;
 use self::steps::Steps;
 use self::unwatched::Unwatched;
 use crate::aftermath::OutputStart;
@@ -318,6 +320,7 @@ struct Agent {
     notify: Notify,
     sockets: Sockets,
     fd_store: FdStore,
+    standbys: Standbys,
     /// What instances say of themselves, in words.
     says: BTreeMap<ServiceName, (Instance, String)>,
     notices: Notices,
@@ -431,6 +434,7 @@ impl Agent {
             notify: Notify::of(runtime_dir)?,
             fd_store: FdStore::of(runtime_dir, std::mem::take(&mut pool.stored))?,
             sockets: Sockets::of(runtime_dir, pool),
+            standbys: Standbys::new(),
             says: BTreeMap::new(),
             notices,
             told: Told::default(),
@@ -536,12 +540,14 @@ impl Agent {
             }
             self.notices.flush();
             let more_hooks = self.start_hook();
+            let more_standbys = self.make_standby();
             let deadlines = [
                 self.supervisor.poll_timeout(),
                 self.hooks.poll_timeout(),
                 self.probes.poll_timeout(),
                 self.reloads.poll_timeout(),
                 self.steps.poll_timeout(),
+                self.standbys.poll_timeout(),
                 self.next_try(),
                 self.outputs.poll_timeout(),
                 self.manager.poll_timeout(Self::now()),
@@ -550,7 +556,7 @@ impl Agent {
             self.due.set_deadline(deadline, Self::now());
             let timer = async {
                 match deadline {
-                    _ if more_hooks => (),
+                    _ if more_hooks || more_standbys => (),
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
                     None => std::future::pending().await,
                 }
@@ -579,6 +585,7 @@ impl Agent {
                 () = self.outputs.logger_ended() => self.outputs.replace_logger(Self::now()),
                 ready = self.notify.needed() => self.read_notifications(ready),
                 ready = self.fd_store.needed() => self.drop_hung_up(ready),
+                changed = self.standbys.needed() => self.standbys.changed(changed, Self::now()),
                 _ = self.signals.hangup.recv() => self.reload_unasked(),
                 _ = self.signals.interrupt.recv() => flow = self.end(),
                 _ = self.signals.terminate.recv() => flow = self.end(),
@@ -731,6 +738,7 @@ impl Agent {
         self.probes.handle_timeout(now);
         self.reloads.handle_timeout(now);
         self.steps.handle_timeout(now);
+        self.standbys.handle_timeout(now);
         self.supervisor.handle_timeout(now);
         self.settle();
         if self.try_again_at.is_some_and(|at| at <= now) {
@@ -809,6 +817,7 @@ impl Agent {
             self.tend_probes(&service);
             self.tend_sockets(&service);
             self.tend_stored(&service);
+            self.tend_standby(&service);
         }
         if let Some(pins) = &mut self.pins {
             pins.is_at_work();

@@ -92,6 +92,9 @@ impl Agent {
             let instances = instances.chain(next).collect();
             known.insert(service, Known { memory, instances });
         }
+        for (instance, at_ns) in self.memory.all_released() {
+            self.instances.released(instance, at_ns);
+        }
         self.keep_undescribed(known.keys());
         let config = self.config.clone();
         let config = &config;
@@ -409,6 +412,7 @@ impl Agent {
             }
             if let Some(birth) = exit.birth {
                 let held = agent.as_ref().is_some_and(|agent| was_held(&exit, agent));
+                let held = held || stood_by(&exit);
                 if held && !is_known(exit.instance, birth, names, known) {
                     continue;
                 }
@@ -553,6 +557,15 @@ fn was_held(exit: &ProcessExit, agent: &str) -> bool {
             }
             _ => false,
         }
+}
+
+/// Whether it ended because its tracer did: it stood by, and its agent died as it let it go on.
+fn stood_by(exit: &ProcessExit) -> bool {
+    let origin = match &exit.cause {
+        Cause::Signaled { origin, .. } => origin,
+        _ => return false,
+    };
+    origin.how == Some(How::TracerEnd)
 }
 
 /// Adds an instance to what is known, if its service is known.

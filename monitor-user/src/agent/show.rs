@@ -31,10 +31,15 @@ impl Agent {
 
     fn shown(&self, status: &Status<'_>, now: Instant) -> Shown {
         let service = status.service;
-        let [tree, aside] = self.instances.processes(service).unwrap_or_else(|error| {
+        let [mut tree, aside] = self.instances.processes(service).unwrap_or_else(|error| {
             tracing::error!(%service, "cannot look at its processes: {error}");
             [BTreeSet::new(), BTreeSet::new()]
         });
+        if let Some(standby) = self.standbys.pid(service) {
+            tree.remove(&standby);
+        }
+        let began = status.instance.map(|it| self.instances.began_ns(&it));
+        let began_ns = began.unwrap_or_default();
         let clock = WallClock::read();
         let (processes, of_tree) = described(&tree, &clock);
         let (left_alone, of_others) = described(&aside, &clock);
@@ -45,7 +50,7 @@ impl Agent {
         let config_dir = &self.options.config;
         Shown {
             status: self.status_line(status, now),
-            since: since(status, now, &clock),
+            since: since(status, began_ns, now, &clock),
             cgroup: cgroup.map(|path| path.to_string_lossy().into_owned()),
             processes,
             left_alone,
@@ -60,10 +65,10 @@ impl Agent {
 }
 
 /// Since when it runs, or is in another state.
-fn since(status: &Status<'_>, now: Instant, clock: &WallClock) -> Timestamp {
+fn since(status: &Status<'_>, began_ns: u64, now: Instant, clock: &WallClock) -> Timestamp {
     match status.instance {
-        Some(instance) if status.state == State::Running => {
-            clock.at(std::time::Duration::from_nanos(instance.start_time_ns))
+        Some(_) if status.state == State::Running => {
+            clock.at(std::time::Duration::from_nanos(began_ns))
         }
         _ => {
             let ago = now.saturating_duration_since(status.since);

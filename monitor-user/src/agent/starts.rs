@@ -107,6 +107,9 @@ impl Agent {
             let fact = self.launch_forking(&service, attempt, &spec, &places);
             return Err(fact.map(Box::new));
         }
+        if let Some(fact) = self.release_standby(&service, birth, &places) {
+            return Err(Some(Box::new(fact)));
+        }
         let output_start = self.output_length(&service);
         let marked = self.mark(birth);
         let flight = match self.supervisor.spec(&service).cloned() {
@@ -146,7 +149,7 @@ impl Agent {
     }
 
     /// Has a place where the next instance says how it is, if it does.
-    fn prepare_places(&mut self, service: &ServiceName) -> Result<Places, SpawnFailure> {
+    pub(super) fn prepare_places(&mut self, service: &ServiceName) -> Result<Places, SpawnFailure> {
         let cannot = |path: &Path, error: io::Error| SpawnFailure {
             message: format!("cannot prepare {}: {error} (ready)", path.display()),
         };

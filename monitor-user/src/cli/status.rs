@@ -102,6 +102,9 @@ fn table(statuses: &[ServiceStatus], now: Timestamp) -> String {
         if let Some(hint) = &status.hint {
             let _ = writeln!(text, "  {}", printable(hint));
         }
+        if let Some(why) = status.standby.as_ref().and_then(|it| it.why.as_ref()) {
+            let _ = writeln!(text, "  no standby: {}", printable(why));
+        }
         if let Some(says) = &status.says {
             let _ = writeln!(text, "  says: {}", printable(says));
         }
@@ -210,6 +213,8 @@ mod tests {
             says: None,
             sockets: Vec::new(),
             stored: Vec::new(),
+            released_ns: None,
+            standby: None,
             autostart: None,
             step: None,
         }

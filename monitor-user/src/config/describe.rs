@@ -121,6 +121,7 @@ const READINGS: &[(&str, Reading)] = &[
     ("start_check", |s| duration(s.policy.start_check)),
     ("restart_mode", |s| word(RESTART_MODES, s.policy.restart_mode)),
     ("overlap", |s| json!(s.policy.overlap)),
+    ("standby", |s| json!(s.policy.standby)),
     ("essential", |s| json!(s.policy.essential)),
     ("stdout", |s| output(&s.exec.stdout)),
     ("stderr", |s| output(&s.exec.stderr)),

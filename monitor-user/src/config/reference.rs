@@ -538,6 +538,12 @@ const SERVICE_KEYS: &[Key] = &[
         text: "`true`: the next instance starts when the exit of the old one is final, and does not wait until the old one has released its memory, files and ports. See [A service has much memory to release](behaviour.md#a-service-has-much-memory-to-release)",
     },
     Key {
+        name: "standby",
+        form: Form::Boolean,
+        default: "`false`",
+        text: "`true`: while the service runs, its next instance is started too, with its libraries linked, and is stopped before its `main` function; a restart then only lets it go on. It takes memory of its own, and the start functions of its libraries have run. See [Standby](standby.md)",
+    },
+    Key {
         name: "stdout",
         form: Form::Text,
         default: r#"`"inherit"`"#,

@@ -100,6 +100,7 @@ const KEYS: &Keys<Draft> = &[
     ("start_check", |d, i| keep(&mut d.policy.start_check, duration(i))),
     ("restart_mode", |d, i| keep(&mut d.policy.restart_mode, word(i, RESTART_MODES))),
     ("overlap", |d, i| keep(&mut d.policy.overlap, i.boolean())),
+    ("standby", |d, i| keep(&mut d.policy.standby, i.boolean())),
     ("essential", |d, i| keep(&mut d.policy.essential, i.boolean())),
     ("stdout", |d, i| keep(&mut d.stdout, output(i))),
     ("stderr", |d, i| keep(&mut d.stderr, output(i))),
@@ -241,6 +242,7 @@ fn finish(
     check_readiness(&draft, table);
     check_forking(&draft, table);
     check_rolling(&draft, table);
+    check_standby(&draft, table);
     check_essential(&draft, table, surroundings.essential);
     check_descriptors(&draft, table);
     warn_of_held(&draft, table);
@@ -418,6 +420,16 @@ fn check_rolling_steps(table: &Table<'_>) {
         if let Some(item) = table.get(key) {
             item.problem_at_key("this cannot be together with restart_mode = \"rolling\"");
         }
+    }
+}
+
+/// What waits for its start is the program itself, and runs on.
+fn check_standby(draft: &Draft, table: &Table<'_>) {
+    let Some(item) = table.get("standby").filter(|_| draft.policy.standby) else {
+        return;
+    };
+    if draft.policy.kind != Kind::Simple {
+        item.problem_at_key("this needs type = \"simple\"");
     }
 }
 

@@ -103,6 +103,7 @@ fn a_command_is_all_that_a_service_needs() {
             start_check: Duration::from_secs(1),
             restart_mode: crate::model::RestartMode::StopFirst,
             overlap: false,
+            standby: false,
             essential: false,
             last_output: 0,
         }
@@ -182,6 +183,7 @@ fn every_key_reaches_the_spec() {
             start_check: Duration::from_millis(300),
             restart_mode: crate::model::RestartMode::StopFirst,
             overlap: true,
+            standby: false,
             essential: false,
             last_output: 8 << 10,
         }

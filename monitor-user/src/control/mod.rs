@@ -19,7 +19,7 @@ mod server;
 use std::path::{Path, PathBuf};
 
 pub(crate) use protocol::{
-    Command, Process, Response, ServiceResult, ServiceStatus, Shown, Socket,
+    Command, Process, Response, ServiceResult, ServiceStatus, Shown, Socket, Standby, StandbyState,
 };
 pub(crate) use server::{Groups, Incoming, Peer, Server, listen_private};
 

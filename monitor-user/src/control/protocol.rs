@@ -185,6 +185,35 @@ pub(crate) struct ServiceStatus {
     /// The names of the descriptors that it has left with the agent, each as often as it is there.
     #[serde(default)]
     pub(crate) stored: Vec<String>,
+    /// Of an instance that stood by: when it was let go on, since boot. Its uptime counts from then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) released_ns: Option<u64>,
+    /// Of a service with `standby = true`: its next instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) standby: Option<Standby>,
+}
+
+/// The next instance of a service, as far as it is loaded already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standby {
+    pub(crate) state: StandbyState,
+    pub(crate) pid: Option<u32>,
+    /// Its memory, that which it shares with others included.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Why there is none.
+    pub(crate) why: Option<String>,
+}
+
+/// How far that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StandbyState {
+    /// There is none.
+    None,
+    /// It is being loaded.
+    Loading,
+    /// It need only be let go on.
+    Ready,
 }
 
 /// A socket of a service.
@@ -622,6 +651,8 @@ mod tests {
             says: None,
             sockets: Vec::new(),
             stored: Vec::new(),
+            released_ns: None,
+            standby: None,
             autostart: None,
             step: None,
         };

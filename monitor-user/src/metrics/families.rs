@@ -200,7 +200,7 @@ fn counter<const N: usize>(
 
 /// To whole hundredths, as the kernel tells it: so it stays the same from scrape to scrape.
 fn start_time(status: &ServiceStatus, clock: &WallClock) -> Option<f64> {
-    let since_boot = Duration::from_nanos(status.start_time_ns?);
+    let since_boot = Duration::from_nanos(status.released_ns.or(status.start_time_ns)?);
     Some(unix_seconds(clock.at(since_boot)))
 }
 

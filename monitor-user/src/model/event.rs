@@ -282,7 +282,8 @@ impl Event {
         let (What::Exited(exit) | What::ChildExited(exit)) = &self.what else {
             return None;
         };
-        exit.start_time_ns?.checked_add(exit.uptime_ns?)
+        let at_ns = || exit.start_time_ns?.checked_add(exit.uptime_ns?);
+        exit.at_ns.or_else(at_ns)
     }
 }
 
@@ -571,6 +572,7 @@ mod tests {
             uptime_ns: Some(5),
             cause: Cause::from_wait_status(9),
             circumstances,
+            at_ns: None,
             left_out: None,
         })
     }

@@ -20,6 +20,9 @@ pub(crate) struct Exit {
     pub(crate) cause: Cause,
     #[serde(flatten)]
     pub(crate) circumstances: Circumstances,
+    /// When it became final, since boot, where that is not `start_time_ns` and `uptime_ns` together.
+    #[serde(skip)]
+    pub(crate) at_ns: Option<u64>,
     /// Of "child_exited": so many of the tree before it are not told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) left_out: Option<u64>,

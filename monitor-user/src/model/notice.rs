@@ -282,6 +282,7 @@ fn exit(instance: Instance, death: &Death, circumstances: Circumstances) -> Exit
         uptime_ns: death.uptime.map(nanoseconds),
         cause: death.cause.clone(),
         circumstances,
+        at_ns: death.since_boot.map(nanoseconds),
         left_out: None,
     }
 }

@@ -232,6 +232,9 @@ pub(crate) struct Policy {
     pub(crate) restart_mode: RestartMode,
     /// Start the next instance on the early event, beside the dying one's teardown.
     pub(crate) overlap: bool,
+    /// Have the next instance loaded while this one runs, so that it need only be let go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) standby: bool,
     /// When it has ended for good, the agent stops the others and ends with its exit status.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) essential: bool,
@@ -271,6 +274,7 @@ impl Default for Policy {
             start_timeout: default_start_timeout(),
             restart_mode: RestartMode::StopFirst,
             overlap: false,
+            standby: false,
             essential: false,
             last_output: 0,
         }

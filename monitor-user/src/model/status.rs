@@ -94,6 +94,17 @@ impl Doing {
     }
 }
 
+/// Whether the next instance of a service is to be loaded already, and wait for its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StandbyWish {
+    /// There is to be none.
+    Unwanted,
+    /// One that is there stays, for the start that comes. None is made now.
+    Kept,
+    /// There is to be one.
+    Wanted,
+}
+
 /// One service as it is now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Status<'a> {
@@ -130,4 +141,6 @@ pub(crate) struct Status<'a> {
     pub(crate) background: Option<&'a str>,
     /// In backoff: when the next start is due.
     pub(crate) next_start: Option<Instant>,
+    /// Whether its next instance is to be loaded already.
+    pub(crate) standby: StandbyWish,
 }

@@ -44,6 +44,11 @@ impl Watch {
         Ok(self.0.get_ref().0.add_watch(path, what)?)
     }
 
+    /// Ends one of them. Of a file that is gone it has ended by itself.
+    pub(crate) fn remove(&self, watched: WatchDescriptor) {
+        let _ = self.0.get_ref().0.rm_watch(watched);
+    }
+
     /// The next events, in their order. Cancellation loses none.
     ///
     /// # Errors

@@ -3,8 +3,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::proc;
 
@@ -87,6 +88,13 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     Ok(super::poll_now(&mut fds)? > 0)
+}
+
+/// Whether a process that was killed has ended by then, rounded to milliseconds.
+pub(crate) fn ends_within(pidfd: BorrowedFd<'_>, wait: Duration) -> bool {
+    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
 }
 
 /// Reaps one child, without waiting.

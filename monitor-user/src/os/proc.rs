@@ -53,6 +53,13 @@ pub(crate) fn command_line(pid: u32) -> io::Result<Vec<String>> {
         .collect())
 }
 
+/// So many bytes of memory a process has, those that it shares with others included; `None`: it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(super::page_size())
+}
+
 /// Reads `/proc/PID/stat`.
 ///
 /// # Errors

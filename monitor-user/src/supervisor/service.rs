@@ -85,10 +85,13 @@
 //! - `steps_in_order`: the commands of a phase are run at its time, and never twice at once.
 //! - `one_reply`: each request is replied to once, with the words that are true at that moment.
 //! - `journal_agrees`: the notices, read in order, tell the state.
+//! - `standby_has_room`: the next instance is to be loaded only beside an instance that is up, of which
+//!   nothing earlier is left.
 //! - `no_storm`: whoever ends a service all the time, it is not started all the time.
 //! - `timers_ahead`: after a timeout was handled, the next one is ahead: no busy loop.
 
 mod rolling;
+mod standby;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
@@ -617,6 +620,7 @@ impl Service {
                 ServiceState::Backoff { until, .. } => Some(until),
                 _ => None,
             },
+            standby: self.standby(),
         }
     }
 

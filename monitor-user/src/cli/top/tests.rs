@@ -52,6 +52,8 @@ fn status(service: &str, state: State) -> ServiceStatus {
         says: None,
         sockets: Vec::new(),
         stored: Vec::new(),
+        released_ns: None,
+        standby: None,
         autostart: None,
     }
 }

@@ -188,6 +188,8 @@ fn web() -> ServiceStatus {
         says: None,
         sockets: Vec::new(),
         stored: Vec::new(),
+        released_ns: None,
+        standby: None,
         autostart: None,
         step: None,
     }

@@ -63,7 +63,7 @@ use nix::sys::stat::Mode;
 use super::cgroup::Slot;
 use super::proc::{self, TICK_NS};
 use super::sys::{self, CloneArgs, Errno};
-use super::{pidfd, progress, signal};
+use super::{pidfd, progress, signal, trace};
 use crate::model::{Exec, MOST_SOCKETS, Signal, SpawnFailure};
 
 mod child;
@@ -651,7 +651,9 @@ impl Spawner {
                     }
                 };
             }
-            if let Some(cont) = Signal::from_number(libc::SIGCONT) {
+            if !trace::let_go_on(begun.child.pid)
+                && let Some(cont) = Signal::from_number(libc::SIGCONT)
+            {
                 let _ = signal::send(begun.child.pidfd.as_fd(), cont);
             }
         }

@@ -940,6 +940,8 @@ impl Simulation {
             start_check: Duration::from_secs(random.pick(&[0, 1])),
             start_timeout: Duration::from_secs(random.pick(&[1, 5])),
             overlap: random.chance(50),
+            // It changes nothing but what the status says.
+            standby: true,
             essential: spec.policy.essential,
             ..Policy::default()
         };
@@ -2282,6 +2284,7 @@ impl Simulation {
         };
         ensure!(status.desired == desired, "{name}: desired is {desired:?}");
         self.check_pursuit(shadow, &status)?;
+        self.check_standby(shadow, &status)?;
         let is_down = is_at_rest(status.state);
         let is_wanted = shadow.is_wanted(is_going);
         let since = shadow.unwanted_since.unwrap_or((now, jumped));
@@ -2296,6 +2299,24 @@ impl Simulation {
         if is_up && let Some(process) = instance.and_then(|it| self.find(it)) {
             process.was_up = true;
         }
+        Ok(())
+    }
+
+    /// `standby_has_room`: one is made only beside an instance that is up, and of which nothing earlier is
+    /// left; and it stays only where a start may come.
+    fn check_standby(&self, shadow: &Shadow, status: &Status<'_>) -> Check {
+        let name: &str = status.service;
+        let is_alone = self.of(name).all(|it| Some(it.instance) == status.instance);
+        let is_wanted = shadow.is_wanted(self.is_going) && shadow.spec.policy.standby;
+        let holds = match status.standby {
+            StandbyWish::Unwanted => true,
+            StandbyWish::Kept => is_wanted && !is_at_rest(status.state),
+            StandbyWish::Wanted => {
+                let is_up = status.state == State::Running && status.instance.is_some();
+                is_wanted && is_up && is_alone && !self.spawning.contains_key(name)
+            }
+        };
+        ensure!(holds, "standby_has_room: {status:?}");
         Ok(())
     }
 

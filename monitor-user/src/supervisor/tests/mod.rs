@@ -8,6 +8,7 @@ mod promises;
 mod readiness;
 mod rolling;
 mod script;
+mod standby;
 mod steps;
 mod table;
 

@@ -338,6 +338,7 @@ impl Bench {
             "start_check" => policy.start_check = duration(value),
             "restart_mode" => policy.restart_mode = RestartMode::Rolling,
             "overlap" => policy.overlap = value == "true",
+            "standby" => policy.standby = value == "true",
             "essential" => policy.essential = value == "true",
             "ready" => spec.exec.ready = Some(Ready::Fd(3)),
             "start_timeout" => policy.start_timeout = duration(value),

@@ -1,0 +1,215 @@
+//! Whether what a process has loaded and has open is still what its paths lead to.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
+
+/// What looks like a path in a list of mappings, and is memory: `memfd_create(2)`, System V's, shared memory
+/// without a name.
+const MEMORY: [&[u8]; 4] = [b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage"];
+
+/// How a file was when it was looked at; `None`: there was none.
+type Look = Option<Stamp>;
+
+/// What a file is, and when it was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    owner: (u32, u32),
+    mode: u32,
+    /// Size and times, which a file that is written to changes at any time.
+    content: Option<(u64, [i64; 4])>,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata, is_whole: bool) -> Self {
+        let times = [
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ];
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            owner: (metadata.uid(), metadata.gid()),
+            mode: metadata.mode(),
+            content: is_whole.then(|| (metadata.size(), times)),
+        }
+    }
+}
+
+/// A path, and what was there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    is_whole: bool,
+    was: Look,
+}
+
+impl Place {
+    /// A file whose content counts, as it is now.
+    pub(crate) fn whole(path: &Path) -> Self {
+        Self::new(path, true)
+    }
+
+    /// A file or directory whose content may change.
+    pub(crate) fn itself(path: &Path) -> Self {
+        Self::new(path, false)
+    }
+
+    fn new(path: &Path, is_whole: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            is_whole,
+            was: look(path, is_whole),
+        }
+    }
+
+    /// Whether the content counts.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the same is there, unchanged.
+    pub(crate) fn is_as_it_was(&self) -> bool {
+        look(&self.path, self.is_whole) == self.was
+    }
+}
+
+fn look(path: &Path, is_whole: bool) -> Look {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Stamp::of(&metadata, is_whole))
+}
+
+/// The files that a process has mapped.
+#[derive(Debug)]
+pub(crate) struct Files(Vec<Place>);
+
+impl Files {
+    /// Those of a process that is stopped; `None`: the path of one leads to another file by now.
+    ///
+    /// # Errors
+    /// `/proc/PID/maps` cannot be read.
+    pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
+        let maps = fs::read(format!("/proc/{pid}/maps"))?;
+        let mut places = Vec::new();
+        for (path, inode) in mapped(&maps) {
+            let place = Place::whole(&path);
+            let is_it = place.was.as_ref().is_some_and(|was| was.inode == inode);
+            if !is_it && (place.was.is_none() || !is_on_overlay(&path)) {
+                return Ok(None);
+            }
+            places.push(place);
+        }
+        Ok(Some(Self(places)))
+    }
+
+    /// Where they are.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(Place::path)
+    }
+
+    /// Whether none of them has changed.
+    pub(crate) fn are_as_they_were(&self) -> bool {
+        self.0.iter().all(Place::is_as_it_was)
+    }
+}
+
+/// The path of each file that is mapped, with the number of its inode.
+///
+/// A line is "start-end rights offset device inode path": `show_map_vma` in fs/proc/task_mmu.c.
+fn mapped(maps: &[u8]) -> BTreeMap<PathBuf, u64> {
+    let lines = maps.split(|byte| *byte == b'\n');
+    let files = lines.filter_map(|line| {
+        let slash = line.iter().position(|byte| *byte == b'/')?;
+        let (head, path) = line.split_at_checked(slash)?;
+        if MEMORY.iter().any(|name| path.starts_with(name)) {
+            return None;
+        }
+        let head = std::str::from_utf8(head).ok()?;
+        let inode = head.split_ascii_whitespace().nth(4)?.parse().ok()?;
+        Some((PathBuf::from(std::ffi::OsStr::from_bytes(path)), inode))
+    });
+    files.collect()
+}
+
+/// There the kernel may show the inode of a layer.
+fn is_on_overlay(path: &Path) -> bool {
+    statfs(path).is_ok_and(|it| it.filesystem_type() == OVERLAYFS_SUPER_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_files_are_told_with_their_inodes() {
+        let maps = b"55d0-55d1 r--p 00000000 fe:00 1234   /usr/bin/a b\n\
+            7f00-7f01 rw-p 00000000 00:00 0 \n\
+            7f01-7f02 r-xp 00001000 fe:00 77 /usr/lib/libc.so.6\n\
+            7f02-7f03 r-xp 00002000 fe:00 77 /usr/lib/libc.so.6\n\
+            7ffd-7ffe rw-p 00000000 00:00 0 [stack]\n";
+        let files: Vec<_> = mapped(maps).into_iter().collect();
+        assert_eq!(
+            files,
+            [
+                ("/usr/bin/a b".into(), 1234),
+                ("/usr/lib/libc.so.6".into(), 77)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_process_is_seen_to_run_what_is_on_disk_until_that_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program)
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let of = || Files::of(child.id()).unwrap();
+        // Before its exec is through, it has the files of this process.
+        let runs_it = |files: &Files| files.paths().any(|path| path == program);
+        crate::os::testing::until("it runs the program", || {
+            of().is_some_and(|it| runs_it(&it))
+        });
+        let files = of().unwrap();
+        assert!(files.paths().count() > 1, "{files:?}");
+        assert!(files.are_as_they_were());
+        let new = dir.path().join("new");
+        fs::copy("/bin/sleep", &new).unwrap();
+        fs::rename(&new, &program).unwrap();
+        assert!(!files.are_as_they_were());
+        assert!(of().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_written_to_a_log_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        fs::write(&log, "a").unwrap();
+        let (itself, whole) = (Place::itself(&log), Place::whole(&log));
+        assert!(itself.is_as_it_was() && whole.is_as_it_was());
+        fs::write(&log, "ab").unwrap();
+        assert!(itself.is_as_it_was() && !whole.is_as_it_was());
+        fs::rename(&log, dir.path().join("log.1")).unwrap();
+        assert!(!itself.is_as_it_was());
+        let absent = Place::whole(&log);
+        assert!(absent.is_as_it_was());
+    }
+}
