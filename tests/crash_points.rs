@@ -10,7 +10,7 @@ use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::eventually;
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report};
 use support::tracer::{Traced, Went};
@@ -38,6 +38,8 @@ struct Scene {
     rig: Rig,
     ledger: Ledger,
     bystander: Instance,
+    /// More keys of the service.
+    keys: &'static str,
 }
 
 impl Scene {
@@ -52,6 +54,7 @@ impl Scene {
             rig,
             ledger,
             bystander,
+            keys: "",
         };
         (scene, agent)
     }
@@ -59,8 +62,17 @@ impl Scene {
     /// Writes the file of the service, so that a reload makes another instance of it.
     fn write(&self, seconds: usize) {
         let command = format!(r#"["/usr/bin/sleep", "{seconds}"]"#);
-        self.rig
-            .service("subject", &command, "restart_max_delay = \"0s\"");
+        let keys = format!("restart_max_delay = \"0s\"\n{}", self.keys);
+        self.rig.service("subject", &command, &keys);
+    }
+
+    /// Waits until the next instance of the service stands by.
+    fn stands_by(&self) {
+        eventually("its next instance stands by", || {
+            let output = self.rig.run(&["status", "--json", "subject"]);
+            let statuses: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (statuses[0]["standby"]["state"] == "ready").then_some(())
+        });
     }
 
     /// The next agent, once it has taken up work.
@@ -141,6 +153,50 @@ fn of_a_first_start_without_ebpf() {
     a_first_start(Memory::FilesAlone);
 }
 
+#[test]
+fn of_the_making_of_a_standby() {
+    needs_root!("crash points of the making of a standby");
+    the_making_of_a_standby(Memory::Kernel);
+}
+
+#[test]
+fn of_the_making_of_a_standby_without_ebpf() {
+    the_making_of_a_standby(Memory::FilesAlone);
+}
+
+/// Whatever becomes of its agent, what was to stand by never runs.
+fn the_making_of_a_standby(memory: Memory) {
+    let (mut scene, mut first) = Scene::new(memory);
+    scene.keys = "standby = true";
+    scene.write(100_000);
+    assert!(scene.rig.run(&["reload"]).status.success());
+    let instance = scene.settled(100_000, None);
+    first.kill();
+    let mut agent = Some(scene.next_agent());
+    try_points("the making of a standby", memory, SLOW_SAMPLE, |point| {
+        scene.stands_by();
+        let traced = Traced::seize(agent.take().unwrap());
+        // It is killed, and another one is made a while later.
+        for pid in scene.rig.standing_by("subject") {
+            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+        }
+        let mut was_gone = false;
+        let went = traced.run(point, || {
+            let is_there = scene.rig.standing_by("subject").into_iter().any(|pid| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                stat.contains(") t ")
+            });
+            was_gone |= !is_there;
+            was_gone && is_there
+        });
+        traced.kill();
+        agent = Some(scene.next_agent());
+        assert_eq!(scene.settled(100_000, None), instance);
+        went
+    });
+    assert_eq!(scene.ledger.assert_each_exited_once("subject", ""), 0);
+}
+
 fn a_first_start(memory: Memory) {
     let (mut scene, agent) = Scene::new(memory);
     let mut agent = Some(agent);
@@ -174,15 +230,38 @@ fn of_a_restart_without_ebpf() {
     a_restart(Memory::FilesAlone);
 }
 
+#[test]
+fn of_a_restart_by_a_standby() {
+    needs_root!("crash points of a restart by a standby");
+    restarts("a restart by a standby", Memory::Kernel, "standby = true");
+}
+
+#[test]
+fn of_a_restart_by_a_standby_without_ebpf() {
+    restarts(
+        "a restart by a standby",
+        Memory::FilesAlone,
+        "standby = true",
+    );
+}
+
 fn a_restart(memory: Memory) {
+    restarts("a restart", memory, "");
+}
+
+fn restarts(phase: &str, memory: Memory, keys: &'static str) {
     let (mut scene, mut first) = Scene::new(memory);
+    scene.keys = keys;
     scene.write(100_000);
     assert!(scene.rig.run(&["reload"]).status.success());
     let mut instance = scene.settled(100_000, None);
     first.kill();
     let mut agent = Some(scene.next_agent());
-    try_points("a restart", memory, SAMPLE, |point| {
+    try_points(phase, memory, SAMPLE, |point| {
         rest();
+        if !keys.is_empty() {
+            scene.stands_by();
+        }
         let old = instance;
         let traced = Traced::seize(agent.take().unwrap());
         kill(Pid::from_raw(old.0.cast_signed()), Signal::SIGKILL).unwrap();
