@@ -10,6 +10,7 @@
 mod init_root;
 
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::chown;
 use std::time::Duration;
 
 use init_root::{Namespace, Plan, SERVICES, Service, kill_9, package, pid_inside};
@@ -73,6 +74,25 @@ fn packages(test: &str, names: &[&str]) -> Option<Vec<std::path::PathBuf>> {
     found
 }
 
+fn sysvinit(packages: Vec<std::path::PathBuf>) -> Plan {
+    let inittab = "# /etc/inittab\nid:2:initdefault:\nsi::sysinit:/bin/true\nl2:2:wait:/bin/true\n";
+    Plan {
+        packages,
+        init: vec!["/sbin/init"],
+        installed: None,
+        etc: vec![("inittab", format!("{inittab}{STUBBORN}"))],
+    }
+}
+
+fn busybox(packages: Vec<std::path::PathBuf>) -> Plan {
+    Plan {
+        packages,
+        init: vec!["/bin/busybox", "init"],
+        installed: None,
+        etc: vec![("inittab", "::sysinit:/bin/true\n".to_owned())],
+    }
+}
+
 #[test]
 fn sysvinit_keeps_the_agent_beyond_its_limit() {
     let test = "sysvinit_keeps_the_agent_beyond_its_limit";
@@ -80,17 +100,10 @@ fn sysvinit_keeps_the_agent_beyond_its_limit() {
     let Some(packages) = packages(test, &["sysvinit-core"]) else {
         return;
     };
-    let inittab = "# /etc/inittab\nid:2:initdefault:\nsi::sysinit:/bin/true\nl2:2:wait:/bin/true\n";
-    let inittab = format!("{inittab}{STUBBORN}");
     put_through(&Case {
         test,
         name: "sysvinit",
-        plan: Plan {
-            packages,
-            init: vec!["/sbin/init"],
-            installed: None,
-            etc: vec![("inittab", inittab)],
-        },
+        plan: sysvinit(packages),
         // Its limit is 10 in 2 minutes.
         kills: rounds(200, 2000),
         at_most: Duration::from_millis(150),
@@ -113,12 +126,7 @@ fn busybox_keeps_the_agent() {
     put_through(&Case {
         test,
         name: "busybox",
-        plan: Plan {
-            packages,
-            init: vec!["/bin/busybox", "init"],
-            installed: None,
-            etc: vec![("inittab", "::sysinit:/bin/true\n".to_owned())],
-        },
+        plan: busybox(packages),
         kills: 200,
         at_most: Duration::from_millis(1500),
         stops: rounds(6, 200),
@@ -272,7 +280,7 @@ fn systemd_etc() -> Vec<(&'static str, String)> {
 /// All of it, under one init.
 fn put_through(case: &Case) {
     let mut trial = Trial::begin(case, &case.plan);
-    trial.await_init();
+    await_init(&trial.namespace, case.name, case.is_booted);
     if case.puts_aside {
         trial.install_with_a_bad_file();
         trial.install_while_init_is_busy();
@@ -300,6 +308,21 @@ fn put_through(case: &Case) {
     }
 }
 
+/// Until PID 1 can be told to be what it is, and to read its entries.
+fn await_init(namespace: &Namespace, name: &str, is_booted: Option<&str>) {
+    eventually_or(
+        "init that is ready",
+        || {
+            let dry = namespace.run(&["respawn", "install", "--init", "auto", "--dry-run"]);
+            let text = String::from_utf8_lossy(&dry.stdout).into_owned();
+            let is_there = |sign| namespace.path(sign).exists();
+            let ready = is_booted.is_none_or(is_there);
+            (ready && text.contains(&format!("init is {name}"))).then_some(())
+        },
+        || namespace.describe(),
+    );
+}
+
 struct Trial<'a> {
     case: &'a Case,
     namespace: Namespace,
@@ -320,22 +343,6 @@ impl<'a> Trial<'a> {
             takeovers: Vec::new(),
             starts: Vec::new(),
         }
-    }
-
-    /// Until PID 1 can be told to be what it is, and to read its entries.
-    fn await_init(&self) {
-        let namespace = &self.namespace;
-        eventually_or(
-            "init that is ready",
-            || {
-                let dry = namespace.run(&["respawn", "install", "--init", "auto", "--dry-run"]);
-                let text = String::from_utf8_lossy(&dry.stdout).into_owned();
-                let is_there = |sign| namespace.path(sign).exists();
-                let ready = self.case.is_booted.is_none_or(is_there);
-                (ready && text.contains(&format!("init is {}", self.case.name))).then_some(())
-            },
-            || namespace.describe(),
-        );
     }
 
     /// While sysvinit ends the processes of removed lines it forgets each SIGHUP that comes: it is
@@ -715,6 +722,48 @@ impl<'a> Trial<'a> {
         let again = self.respawn(&["uninstall"]);
         assert!(again.contains("nothing to remove"), "{again}");
     }
+}
+
+#[test]
+fn an_install_whose_agent_does_not_come_up_under_sysvinit_says_so() {
+    let test = "an_install_whose_agent_does_not_come_up_under_sysvinit_says_so";
+    needs_root!(test);
+    if let Some(packages) = packages(test, &["sysvinit-core"]) {
+        install_in_vain(&sysvinit(packages), "sysvinit");
+    }
+}
+
+#[test]
+fn an_install_whose_agent_does_not_come_up_under_busybox_says_so() {
+    let test = "an_install_whose_agent_does_not_come_up_under_busybox_says_so";
+    needs_root!(test);
+    if let Some(packages) = packages(test, &["busybox-static"]) {
+        install_in_vain(&busybox(packages), "busybox");
+    }
+}
+
+/// The agent refuses a directory of somebody else's, as often as init starts it; once that is mended, the same
+/// command has it up, whatever init thinks of it by then.
+fn install_in_vain(plan: &Plan, init: &str) {
+    let namespace = Namespace::boot(plan);
+    await_init(&namespace, init, None);
+    let install = || namespace.run(&["/usr/sbin/respawn", "install", "--init", init]);
+    let place = namespace.path("/run/respawn");
+    std::fs::create_dir_all(&place).unwrap();
+    chown(&place, Some(65534), None).unwrap();
+    let output = install();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no agent came up"), "{said}");
+    assert!(said.contains("the console"), "{said}");
+    let why = namespace.console();
+    assert!(why.contains("/run/respawn"), "{why}");
+    chown(&place, Some(0), None).unwrap();
+    let output = install();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", namespace.describe());
+    assert!(said.contains("the agent is up"), "{said}");
+    assert_eq!(namespace.services().len(), SERVICES.len());
 }
 
 #[test]
