@@ -89,6 +89,33 @@ fn an_environment_file_on_a_dead_mount_holds_up_no_other_service() {
     assert_eq!(environment(web)["WORD"], "1000");
 }
 
+/// Who looks at one of these places waits for ever.
+#[test]
+fn a_config_that_leads_to_a_dead_mount_is_checked() {
+    let test = "a_config_that_leads_to_a_dead_mount_is_checked";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_dead) = DeadMount::over(dir.path()) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let agent = Agent::start(&[("other", &sleeping(""))]);
+    let place = |name: &str| dir.path().join(name);
+    let (app, log) = (place("app"), place("log"));
+    let keys = format!(
+        "user = \"65534\"\nworking_directory = {:?}\nstdout = {log:?}\nstderr = {log:?}\n\
+         environment_file = {:?}\nbefore_start = [[{app:?}]]\non_exit = [{app:?}]",
+        dir.path(),
+        place("env"),
+    );
+    agent.write_service("web", &format!("command = [{app:?}]\n{keys}"));
+    agent.write_service(
+        "root",
+        &format!("command = [{app:?}]\nlog = {{ path = {log:?} }}"),
+    );
+    let check = agent.run(&["check"]);
+    assert!(check.status.success(), "{check:?}");
+}
+
 #[test]
 fn variables_of_the_agent_are_passed_on_by_name() {
     let setup = with_environment(&[

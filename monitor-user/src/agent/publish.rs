@@ -7,6 +7,7 @@ use crate::aftermath::{self, OutputStart};
 use crate::clock;
 use crate::journal::Line;
 use crate::model::{Circumstances, Event, ExtraFacts, Log, Notice, Output, ServiceName, Spec};
+use crate::os::mounts;
 use crate::text;
 
 impl Agent {
@@ -67,7 +68,8 @@ impl Agent {
         })
     }
 
-    /// The file, and how much of it is to be kept.
+    /// The file, and how much of it is to be kept. None where whoever looks may wait for somebody who never
+    /// answers.
     fn kept_output(&self, service: &ServiceName) -> Option<(&Path, u64)> {
         let spec = self.supervisor.spec(service)?;
         let path = match &spec.exec.stdout {
@@ -76,7 +78,7 @@ impl Agent {
             Output::Null | Output::Inherit => return None,
         };
         let bytes = spec.policy.last_output.min(self.journal.most_output());
-        (bytes > 0).then_some((path, bytes))
+        (bytes > 0 && !mounts::may_hang(path)).then_some((path, bytes))
     }
 
     /// Tells the journal and all others, the hooks of this spec among them.

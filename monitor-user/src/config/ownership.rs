@@ -45,21 +45,20 @@ impl Ownership {
         let uid = identity.map_or(self.uid, |identity| identity.uid);
         if uid == self.uid {
             let what = format!("the program of {name}");
-            self.look(&spec.exec.program, &what, report);
+            self.look_unless_it_hangs(uid, &spec.exec.program, &what, report);
         }
         for (phase, step) in spec.steps.all() {
             let as_service = step.identity.is_none();
             let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
             if whom == 0 || as_service && whom == self.uid {
                 let what = format!("a program of {name}'s {phase}");
-                self.look_for(whom, &step.program, &what, report);
+                self.look_unless_it_hangs(whom, &step.program, &what, report);
             }
         }
-        let files = spec.exec.environment_file.iter();
-        for file in files.filter(|file| !may_hang(&file.path)) {
+        for file in &spec.exec.environment_file {
             // What it says is for that user alone, who may have written it.
             let what = format!("the environment file of {name}");
-            self.look_for(uid, &file.path, &what, report);
+            self.look_unless_it_hangs(uid, &file.path, &what, report);
         }
         let hooks = &spec.hooks;
         for (key, hook) in [
@@ -68,8 +67,16 @@ impl Ownership {
             ("on_failed", &hooks.on_failed),
         ] {
             if let Some(Hook { program, .. }) = hook {
-                self.look(program, &format!("the program of {key}"), report);
+                let what = format!("the program of {key}");
+                self.look_unless_it_hangs(self.uid, program, &what, report);
             }
+        }
+    }
+
+    /// At what the agent itself does not read.
+    fn look_unless_it_hangs(&mut self, whom: u32, path: &Path, what: &str, report: &Report) {
+        if !may_hang(path) {
+            self.look_for(whom, path, what, report);
         }
     }
 

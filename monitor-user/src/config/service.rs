@@ -312,6 +312,7 @@ fn finish(
 
 fn warn_of_access(program: &Path, identity: Option<&Identity>, command: &Item<'_>) {
     if let (Some(identity), Some([item, ..])) = (identity, command.as_array().as_deref())
+        && !may_hang(program)
         && let Some(why) = access::cannot_run(program, identity)
     {
         item.warn(format!("{why}, so that {FAILS}"));
@@ -697,7 +698,9 @@ pub(super) fn program(
     let item = items.first()?;
     let path = Path::new(word);
     if path.is_absolute() {
-        if let Some(why) = not_runnable(path) {
+        if may_hang(path) {
+            // Its start will tell.
+        } else if let Some(why) = not_runnable(path) {
             item.warn(format!("{why}, so that {fails}"));
         } else if ends_in_carriage_return(path) {
             item.warn(format!(
@@ -749,7 +752,8 @@ fn ends_in_carriage_return(path: &Path) -> bool {
 /// Warns of directories that are not there, unless a start makes them.
 fn warn_of_missing_directories(draft: &Draft, table: &Table<'_>) {
     let directories = &draft.confinement.directories;
-    let is_missing = |path: &Path| !path.is_dir() && !confinement::makes(directories, path);
+    let is_missing =
+        |path: &Path| !may_hang(path) && !path.is_dir() && !confinement::makes(directories, path);
     if let Some(item) = table.get("working_directory")
         && is_missing(&draft.working_directory)
     {

@@ -1,13 +1,12 @@
 //! Which file systems are mounted where, as this process sees it.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 /// The kernel's table: proc_pid_mountinfo(5).
 pub(crate) const TABLE: &str = "/proc/self/mountinfo";
@@ -32,6 +31,11 @@ pub(crate) struct Mount {
 impl Mount {
     pub(crate) fn is_read_only(&self) -> bool {
         self.options.split(',').any(|option| option == "ro")
+    }
+
+    /// Whether what is on it waits for nobody but this host's disks.
+    fn is_local(&self) -> bool {
+        LOCAL.contains(&&*self.kind)
     }
 }
 
@@ -88,21 +92,39 @@ const LOCAL: [&str; 38] = [
 /// Whether opening this path may wait for somebody who never answers: a server that is gone, a process of
 /// FUSE, an automounter. Looks at no file system that may, but for the root's own.
 pub(crate) fn may_hang(path: &Path) -> bool {
-    !is_on_the_root(path)
+    !is_within(Path::new("/"), path)
         && mounts().map_or(true, |mounts| {
-            mounts.iter().any(|mount| !LOCAL.contains(&&*mount.kind))
+            mounts.iter().any(|mount| !mount.is_local()) && !is_on_a_local_one(path, &mounts)
         })
 }
 
-/// Whether no other mount is on the way to this path, its links followed.
-fn is_on_the_root(path: &Path) -> bool {
-    let (Ok(root), Ok(below)) = (File::open("/"), path.strip_prefix("/")) else {
+/// Whether one of these mounts holds this path, and only local ones are on the way to it.
+fn is_on_a_local_one(path: &Path, mounts: &[Mount]) -> bool {
+    let on_the_way = mounts.iter().filter(|it| path.starts_with(&it.point));
+    let length = |mount: &&Mount| mount.point.as_os_str().len();
+    on_the_way.clone().all(Mount::is_local)
+        && on_the_way
+            .max_by_key(length)
+            .is_some_and(|mount| is_within(&mount.point, path))
+}
+
+/// Whether no other mount is on the way from this one to the path, its links followed. `point` is where it
+/// is mounted, without links.
+fn is_within(point: &Path, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(point) else {
         return false;
     };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match openat2(&root, below, how) {
+    let how = || OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    let links = ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let Ok(mount) = openat2(AT_FDCWD, point, how().resolve(links)) else {
+        return false;
+    };
+    let below = match below.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => below,
+    };
+    let same_mount = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    match openat2(&mount, below, how().resolve(same_mount)) {
         Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => true,
         // EXDEV; or this kernel or a filter of system calls does not know the call.
         Err(_) => false,
@@ -183,6 +205,23 @@ mod tests {
         let mounts = parse(table);
         assert_eq!(mounts[1].point.as_os_str().as_encoded_bytes(), b"/\xff");
         assert!(mounts[1].is_read_only() && !mounts[0].is_read_only());
+    }
+
+    #[test]
+    fn a_local_mount_is_looked_at_and_no_other_on_the_way_or_behind_a_link() {
+        let table = b"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /proc rw - proc x rw\n";
+        let mut mounts = parse(table);
+        let is_local = |path: &str, mounts: &[Mount]| is_on_a_local_one(Path::new(path), mounts);
+        assert!(is_local("/proc/self/status", &mounts));
+        assert!(is_local("/proc/is/not/there", &mounts));
+        assert!(is_local("/proc", &mounts));
+        // To another mount.
+        assert!(!is_local("/proc/self/root/etc", &mounts));
+        mounts.extend(parse(b"3 2 0:3 / /proc/self rw - fuse x rw\n"));
+        assert!(!is_local("/proc/self/status", &mounts));
+        assert!(is_local("/proc/uptime", &mounts));
+        mounts.extend(parse(b"4 1 0:4 / /proc rw - autofs x rw\n"));
+        assert!(!is_local("/proc/uptime", &mounts));
     }
 
     #[test]
