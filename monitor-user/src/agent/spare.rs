@@ -5,6 +5,7 @@
 //!            ┌──────────────── something else works, or nothing is due any more ───┐
 //!            ▼                                                                      │
 //!  asleep, until something is due ─▶ look every 250 ms ─▶ no progress for 1.5 s ─▶ SIGKILL, wait
+//!                                                         (1 s, if it is stopped)
 //!            ▲                            │
 //!            └──── nothing is due ────────┘
 //! ```
@@ -16,6 +17,7 @@
 //! - It holds the sockets of services too, taken from the agent in the same way: it sees in the files
 //!   of [`records`] that there are others, so that a stopped agent need do nothing for
 //!   a spare that comes later.
+//! - Who is stopped is not slow at anything, and is waited for as long as a debugger's quick look may take.
 //! - An agent that starts always has something due: what its predecessor left.
 //! - After three agents that were stuck within a minute of each other, patience doubles each time:
 //!   what sticks may be a host on which everything is slow. Who is stopped was stopped by somebody.
@@ -44,6 +46,10 @@ use crate::os::{self, pidfd, proc, signal};
 
 /// Between two looks at an agent for which something is due.
 const LOOK: u16 = 250;
+
+/// For how many looks an agent may be stopped while something is due: whatever the load of the host, which
+/// stretches each of them, its services are to be back within three seconds.
+const PATIENCE_WITH_STOPPED: u64 = 4;
 
 /// How much of that it may have waited for a CPU, if the look is to count.
 const STARVED: Duration = Duration::from_millis(100);
@@ -265,7 +271,7 @@ impl Spare<'_> {
             let is_stopped = proc::stat(watched.agent.pid).is_ok_and(|it| is_stopped(it.state));
             stopped = if is_stopped { stopped + 1 } else { 0 };
             let patience = sign.patience.saturating_mul(factor.into());
-            if still >= patience || still.min(stopped) >= progress::PATIENCE {
+            if still >= patience || still.min(stopped) >= PATIENCE_WITH_STOPPED {
                 return Woken::Time;
             }
             match self.wait(None, Some(watched.pidfd.as_fd()), Some(LOOK)) {
