@@ -112,8 +112,19 @@ fn a_config_that_leads_to_a_dead_mount_is_checked() {
         "root",
         &format!("command = [{app:?}]\nlog = {{ path = {log:?} }}"),
     );
+    let socket = sleeping(&format!(
+        "restart_delay = \"100s\"\nlisten = [{{ unix = {:?} }}]",
+        place("socket")
+    ));
+    agent.write_service("socket", &socket);
     let check = agent.run(&["check"]);
     assert!(check.status.success(), "{check:?}");
+    // The agent itself binds it.
+    let refused = Agent::start(&[("socket", &socket)]).wait_state("socket", "backoff");
+    assert!(
+        refused.to_string().contains("nobody may answer"),
+        "{refused}"
+    );
 }
 
 #[test]

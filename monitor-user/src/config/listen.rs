@@ -15,6 +15,7 @@ use super::relations;
 use super::service::octal;
 use super::value::absolute_path;
 use crate::model::{Address, Listen, MOST_SOCKETS, ServiceName, Spec};
+use crate::os::mounts::may_hang;
 
 const WHAT: &str = r#"an array of tables such as [{ tcp = "127.0.0.1:80" }]"#;
 
@@ -158,6 +159,10 @@ fn socket_path(item: &Item<'_>) -> Option<PathBuf> {
         let what = format!("the absolute path of a socket, of at most {LONGEST_PATH} bytes");
         item.expected(&what, Some(&format!("it has {length}")));
         return None;
+    }
+    if may_hang(&path) {
+        item.warn("it is on a mount where nobody may answer, so that the start fails");
+        return Some(path);
     }
     let found = fs::symlink_metadata(&path);
     if found.is_ok_and(|found| !found.file_type().is_socket()) {

@@ -13,6 +13,7 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 
+use super::mounts;
 use super::trust::stranger_on_way;
 use crate::model::{Address, Listen, SOCKET_MODE};
 
@@ -111,6 +112,11 @@ fn bind_to_path(
     path: &Path,
     own: Option<(u64, u64)>,
 ) -> io::Result<(u64, u64)> {
+    if mounts::may_hang(path) {
+        return Err(io::Error::other(
+            "it is on a mount where nobody may answer; hold it on a file system of this host",
+        ));
+    }
     make_room(path, own)?;
     // Nobody can connect before it listens; and nobody to a socket of datagrams before it has its
     // mode. The mode of a socket's file is that of the socket before it is bound, less the umask
