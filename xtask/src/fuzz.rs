@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The names of the targets, as their seeds' folders have them.
-pub(crate) const TARGETS: [&str; 9] = [
+pub(crate) const TARGETS: [&str; 10] = [
     "ring",
     "protocol",
     "journal",
@@ -24,11 +24,12 @@ pub(crate) const TARGETS: [&str; 9] = [
     "config",
     "environment",
     "inittab",
+    "units",
     "cgroup",
 ];
 
 /// Feed made-up input to all that the agent reads: the kernel's records, requests, the journal, recorded deaths, its own
-/// files, configs, environment files, inittabs and cgroups' paths
+/// files, configs, environment files, inittabs, units and cgroups' paths
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all

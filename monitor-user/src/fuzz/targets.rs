@@ -1,5 +1,6 @@
 //! What is read, and what holds of everything that was.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -8,11 +9,12 @@ use crate::accounts::Accounts;
 use crate::config::read_environment_file;
 use crate::control::{Command, Response};
 use crate::deaths::{Filter, Kept};
+use crate::import::{Format, Host, Text};
 use crate::init::Program;
 use crate::init::inittab::{Block, Dialect, Inittab};
 use crate::journal::Reader;
 use crate::model::{Cause, Circumstances, Event, Owner, What};
-use crate::{agent, cli, deaths, decode, report};
+use crate::{agent, cli, config, deaths, decode, import, report};
 
 /// Text for a person has nothing in it that a terminal would obey.
 fn assert_printable(text: &str) {
@@ -263,6 +265,88 @@ fn inittab() {
             }
         }
         let _ = crate::init::inittab::ids_in(bytes);
+    });
+}
+
+/// Of units, and of what else `import` reads.
+const UNIT_WORDS: &[&str] = &[
+    "[Unit]\n",
+    "[Service]\n",
+    "[Socket]\n",
+    "[Install]\n",
+    "[program:",
+    "]\n",
+    "ExecStart=",
+    "ExecReload=",
+    "ExecStartPre=-",
+    "Type=forking\n",
+    "Type=oneshot\n",
+    "PIDFile=",
+    "User=",
+    "Environment=",
+    "EnvironmentFile=",
+    "After=",
+    "Requires=",
+    "Restart=",
+    "KillMode=",
+    "TimeoutStopSec=",
+    "infinity",
+    "ListenStream=",
+    "ProtectSystem=",
+    "command=",
+    "%(ENV_X)s",
+    "%i",
+    "%%",
+    "${",
+    "\\\n",
+    "\"",
+    "'",
+    ";",
+    "\r\n",
+    ":respawn:",
+    "\u{202e}",
+];
+
+/// What `import` reads, each kind in its turn; what it writes is what `check` takes.
+#[test]
+fn units() {
+    let kinds = [
+        ("x.service", Format::Systemd),
+        ("x@a.service", Format::Systemd),
+        ("supervisord.conf", Format::Supervisord),
+        ("inittab", Format::Inittab),
+    ];
+    let host = Host::default();
+    let mut kinds = kinds.iter().cycle();
+    run_changed("units", UNIT_WORDS, |bytes| {
+        let (name, format) = kinds.next().unwrap();
+        let whole = String::from_utf8_lossy(bytes).into_owned();
+        let (unit, rest) = whole.split_once("[Socket]").unwrap_or((&whole, ""));
+        let text = |name: &str, text: String| Text {
+            path: Path::new("/from").join(name),
+            name: name.to_owned(),
+            text,
+            is_secret: false,
+            added: Vec::new(),
+            variables: BTreeSet::new(),
+            sockets: Vec::new(),
+            tmpfiles: Vec::new(),
+        };
+        let mut read = text(name, unit.to_owned());
+        if !rest.is_empty() {
+            read.sockets
+                .push(text("x.socket", format!("[Socket]{rest}")));
+        }
+        for service in import::convert(&[read], Some(*format), &host).services {
+            let path = format!("{}.toml", service.name);
+            let toml = service.to_toml();
+            let told = config::check_text(Path::new(&path), toml.clone(), &host.surroundings);
+            assert!(
+                service.refused.is_some() || told.0.is_empty(),
+                "{:?}\n{toml}",
+                told.0
+            );
+        }
     });
 }
 
