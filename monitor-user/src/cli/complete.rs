@@ -1,8 +1,10 @@
-//! What a shell completes: commands and options by themselves, services and signals by asking.
+//! What a shell completes: commands and options by themselves, services, units and signals by asking.
 //!
 //! Runs at each Tab: waits for no agent that does not answer at once, and prints no error.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,12 +16,17 @@ use super::Cli;
 use crate::config::{self, Surroundings};
 use crate::control::{Command, Response, client};
 use crate::model::Signal;
+use crate::os::mounts::{Mount, mounts};
 
 /// The variable by which a completion script asks for candidates.
 pub(super) const VARIABLE: &str = "RESPAWN_COMPLETE";
 
 /// How long an agent may take to name its services.
 const ANSWER_WITHIN: Duration = Duration::from_millis(200);
+
+/// How deep units are looked for, and how many are offered: on a node of a cluster there are thousands.
+const DEEPEST: u32 = 6;
+const MOST_UNITS: usize = 2_000;
 
 /// Answers a completion script, if it is one that has started this process, and ends then.
 pub(crate) fn answer() {
@@ -54,6 +61,49 @@ pub(super) fn services(current: &OsStr) -> Vec<CompletionCandidate> {
         of_config(&dir)
     });
     beginning_with(current, names)
+}
+
+/// The services, and the units of systemd's that have processes.
+pub(super) fn services_and_units(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut candidates = services(current);
+    candidates.extend(units(current));
+    candidates
+}
+
+/// The units of systemd's that have processes.
+pub(super) fn units(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mounts = mounts().unwrap_or_default();
+    // The hierarchy of version 2, or systemd's own of version 1.
+    let is_named = |mount: &&Mount| mount.kind == "cgroup" && mount.point.ends_with("systemd");
+    let of_kind = |mount: &&Mount| mount.kind == "cgroup2";
+    let named = mounts.iter().filter(is_named);
+    let places = named.chain(mounts.iter().filter(of_kind));
+    let mut names = BTreeSet::new();
+    for mount in places {
+        add_units(&mount.point, DEEPEST, &mut names);
+    }
+    beginning_with(current, names.into_iter().collect())
+}
+
+/// Adds those of the cgroups below this one, down to so many levels.
+fn add_units(cgroup: &Path, levels: u32, names: &mut BTreeSet<String>) {
+    let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    for entry in directories {
+        if names.len() == MOST_UNITS {
+            return;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match name.rsplit_once('.') {
+            Some((_, "service" | "scope")) => {
+                // What would be taken for a file of the kernel's has one character more.
+                let unit = name.strip_prefix('_').unwrap_or(&name).to_owned();
+                names.insert(unit);
+            }
+            Some((_, "slice")) if levels > 0 => add_units(&entry.path(), levels - 1, names),
+            _ => {}
+        }
+    }
 }
 
 /// The signals, by the names that `respawn signal` takes.
@@ -182,6 +232,31 @@ mod tests {
         assert_eq!(offered(&["signal", "HU"]), ["HUP"]);
         assert!(offered(&["signal", ""]).contains(&"SIGRTMIN+1".to_owned()));
         assert!(offered(&["help", "wat"]).contains(&"watch".to_owned()));
+    }
+
+    #[test]
+    fn units_are_those_that_have_a_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        for cgroup in [
+            "system.slice/nginx.service",
+            "system.slice/_cpu.service",
+            "system.slice/run-x.mount",
+            "user.slice/user-1.slice/session-1.scope",
+            "respawn/web.0",
+            "system.slice/postgresql@15-main.service/deeper.service",
+        ] {
+            fs::create_dir_all(dir.path().join(cgroup)).unwrap();
+        }
+        fs::write(dir.path().join("cgroup.service"), "").unwrap();
+        let mut names = BTreeSet::new();
+        add_units(dir.path(), DEEPEST, &mut names);
+        let expected = [
+            "cpu.service",
+            "nginx.service",
+            "postgresql@15-main.service",
+            "session-1.scope",
+        ];
+        assert_eq!(names, expected.map(str::to_owned).into());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(super) struct Filters {
     /// Only processes of this systemd unit, or of those that match, such as 'nginx*'
     ///
     /// "nginx" means nginx.service too. The name of an escaped unit is given as systemd shows it.
-    #[arg(long, value_name = "GLOB", value_parser = pattern)]
+    #[arg(long, value_name = "GLOB", value_parser = pattern, add = clap_complete::engine::ArgValueCompleter::new(super::complete::units))]
     unit: Vec<Pattern>,
     /// Only processes of this container: its ID, at least the first 4 characters of it, or its name
     /// where the runtime uses that in cgroups (LXC, systemd-nspawn)

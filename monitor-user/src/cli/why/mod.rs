@@ -40,7 +40,7 @@ use crate::text::printable;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A service, unit, container, pid or process name
-    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::services_and_units))]
     name: String,
     /// How many deaths to tell
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
