@@ -271,8 +271,11 @@ fn warnings(rig: &Rig) -> Vec<(String, String)> {
 fn config_with_everything() -> Rig {
     let rig = Rig::new();
     let path = |name: &str| rig.path().join(name);
-    for name in ["bin", "hooks", "default", "far", "theirs"] {
+    for name in ["bin", "hooks", "default", "far", "theirs", "tools"] {
         fs::create_dir(path(name)).unwrap();
+    }
+    for name in ["reload", "ready", "check", "condition"] {
+        copy_program("/bin/true", path(&format!("tools/{name}")));
     }
     for name in ["bin/prog", "hooks/hook", "theirs/prog"] {
         copy_program("/usr/bin/sleep", path(name));
@@ -283,6 +286,13 @@ fn config_with_everything() -> Rig {
     let command = |name: &str| format!("[{:?}, \"100000\"]", path(name));
     let file = |name: &str| format!("environment_file = {:?}", path(name));
     rig.service("web", &command("bin/prog"), &file("default/web"));
+    let [reload, ready, check, condition] =
+        ["reload", "ready", "check", "condition"].map(|name| command(&format!("tools/{name}")));
+    let keys = format!(
+        "reload = {reload}\nready = {{ command = {ready} }}\ncheck = {{ command = {check} }}\n\
+         conditions = {{ command = {condition} }}"
+    );
+    rig.service("asked", &command("bin/prog"), &keys);
     rig.service("web2", &command("bin/prog"), "");
     rig.service("far", &command("bin/prog"), "");
     let far = path("config/services/far.toml");
@@ -321,6 +331,11 @@ fn a_config_that_others_may_change_is_warned_of() {
         ("bin/prog", "the program of "),
         ("hooks", "DIR/hooks/hook, the program of on_exit"),
         ("hooks/hook", "the program of on_exit"),
+        ("tools", "DIR/tools/"),
+        ("tools/reload", "the program of asked's reload"),
+        ("tools/ready", "the program of asked's ready"),
+        ("tools/check", "the program of asked's check"),
+        ("tools/condition", "a program of asked's conditions"),
     ];
     for (name, what) in places {
         let path = path(name);

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::problem::{Problem, Report, printable};
-use crate::model::{Hook, Spec};
+use crate::model::{Hook, Probe, Ready, Reload, Spec};
 use crate::os::mounts::may_hang;
 use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
 
@@ -47,11 +47,23 @@ impl Ownership {
             let what = format!("the program of {name}");
             self.look_unless_it_hangs(uid, &spec.exec.program, &what, report);
         }
-        for (phase, step) in spec.steps.all() {
+        let commands = match uid == self.uid {
+            true => commands_of(spec),
+            false => Vec::new(),
+        };
+        for (key, program) in commands {
+            let what = format!("the program of {name}'s {key}");
+            self.look_unless_it_hangs(uid, program, &what, report);
+        }
+        let steps = spec.steps.all();
+        let steps = steps.map(|(phase, step)| (phase.to_string(), step));
+        let conditions = spec.steps.conditions.iter();
+        let conditions = conditions.filter_map(|it| Some(("conditions".to_owned(), it.command()?)));
+        for (key, step) in steps.chain(conditions) {
             let as_service = step.identity.is_none();
             let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
             if whom == 0 || as_service && whom == self.uid {
-                let what = format!("a program of {name}'s {phase}");
+                let what = format!("a program of {name}'s {key}");
                 self.look_unless_it_hangs(whom, &step.program, &what, report);
             }
         }
@@ -98,6 +110,27 @@ impl Ownership {
             }
         }
     }
+}
+
+/// What else is run as the service's user, by its key.
+fn commands_of(spec: &Spec) -> Vec<(&'static str, &Path)> {
+    fn of_probe<'s>((key, probe): (&'static str, &'s Probe)) -> Option<(&'static str, &'s Path)> {
+        match probe {
+            Probe::Command { program, .. } => Some((key, program.as_path())),
+            _ => None,
+        }
+    }
+    let reload = match &spec.reload {
+        Some(Reload::Command { program, .. }) => Some(("reload", program.as_path())),
+        _ => None,
+    };
+    let ready = match &spec.exec.ready {
+        Some(Ready::Probe(probe)) => Some(("ready", probe)),
+        _ => None,
+    };
+    let check = spec.check.as_ref().map(|check| ("check", &check.probe));
+    let probes = ready.into_iter().chain(check).filter_map(of_probe);
+    reload.into_iter().chain(probes).collect()
 }
 
 /// "group 27 may write to it (mode 0775), and so could have commands run as root: it leads to
