@@ -9,7 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::cgroup::{Cgroup, hierarchy, small_cgroup};
 use support::rig::{Memory, Rig, report, switches};
@@ -334,6 +337,34 @@ fn a_parents_and_a_tracers_end_are_told() {
             (&json!(signal), &json!(how))
         );
         assert_eq!(sender(cause), who, "{words:?}: {cause}");
+    }
+}
+
+/// Its system call is no write to `cgroup.kill`; and what it puts in place of another signal nobody has sent.
+#[test]
+fn what_a_tracer_does_is_called_by_no_other_name() {
+    needs_root!("what_a_tracer_does_is_called_by_no_other_name");
+    let myself = std::process::id();
+    for program in PROGRAMS {
+        for (is_put_in, signal) in [(false, "SIGKILL"), (true, "SIGTERM")] {
+            let mut victim = Victim::start("sleep", &["1000"]);
+            let mut watch = watch(victim.pid(), program);
+            let pid = Pid::from_raw(victim.pid().cast_signed());
+            ptrace::attach(pid).unwrap();
+            waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+            match is_put_in {
+                true => ptrace::cont(pid, Signal::SIGTERM).unwrap(),
+                false => ptrace::kill(pid).unwrap(),
+            }
+            victim.wait();
+            let cause = &watch.exit_of(victim.pid())["cause"];
+            assert_eq!(cause["signal"], signal, "{cause}");
+            assert_eq!(cause["how"], Value::Null, "{cause}");
+            match is_put_in {
+                true => assert_eq!(cause["sender"], Value::Null, "{cause}"),
+                false => assert_eq!(cause["sender"]["pid"], myself, "{cause}"),
+            }
+        }
     }
 }
 
