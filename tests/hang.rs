@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use support::cgroup::Cgroup;
 use support::rig::{Agent, Instance, Ledger, Memory, Rig, is_soak, report, switches};
 use support::{
-    cgroup_mount, eventually, needs_root, now, proc_status, signal_to, skip, start_time_ns,
+    cgroup_mount, eventually, needs_root, now, proc_status, shell, signal_to, skip, sleeping,
+    start_time_ns,
 };
 
 const MEMORIES: [Memory; 2] = [Memory::Kernel, Memory::FilesAlone];
@@ -345,11 +346,51 @@ fn a_start_that_hangs_is_no_reason_for_a_takeover() {
     signal_to(a.0, Signal::SIGKILL);
     thread::sleep(Duration::from_millis(300));
     signal_to(b.0, Signal::SIGKILL);
+    next(&mut ledger, "b", b);
     thread::sleep(Duration::from_secs(4));
     freeze(&slots, "0");
     next(&mut ledger, "a", a);
-    next(&mut ledger, "b", b);
     assert_eq!(ledger.agents, [agent.pid()], "{}", rig.log());
+}
+
+/// The agent looks at a start that takes its time only now and then, and the process may come to its end
+/// between two looks.
+#[test]
+fn the_end_of_a_service_whose_start_took_its_time_is_told_whole() {
+    let test = "a start that takes its time";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let flag = dir.path().join("stay");
+    fs::write(&flag, "").unwrap();
+    let script = format!("[ -e {} ] && exec sleep 1000; kill -9 $$", flag.display());
+    let brief = shell(
+        &script,
+        "restart_delay = \"0s\"\nstart_limit = { burst = 5, interval = \"100s\" }",
+    );
+    let agent = support::Agent::start(&[("brief", &brief), ("other", &sleeping(""))]);
+    let first = agent.running("brief");
+    let Some(slots) = cgroups(first) else {
+        return skip(test, "no cgroup can be frozen");
+    };
+    fs::remove_file(&flag).unwrap();
+    freeze(&slots, "1");
+    signal_to(first, Signal::SIGKILL);
+    agent.wait_state("brief", "starting");
+    let other = agent.running("other");
+    signal_to(other, Signal::SIGKILL);
+    agent.replaced("other", other);
+    freeze(&slots, "0");
+    agent.wait_state("brief", "failed");
+    let events = agent.events_of("brief");
+    let mut ends = events.iter().filter(|event| event["event"] == "exited");
+    ends.next();
+    let mut count = 0;
+    for end in ends {
+        assert_eq!(end["cause"]["signal"], "SIGKILL", "{end}");
+        assert_eq!(end["cause"]["sender"]["itself"], true, "{end}");
+        count += 1;
+    }
+    assert_ne!(count, 0, "{events:?}");
 }
 
 #[test]

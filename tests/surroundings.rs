@@ -127,6 +127,64 @@ fn a_config_that_leads_to_a_dead_mount_is_checked() {
     );
 }
 
+/// A start waits for its output file, its directory or its program; while it does, the agent says so, and if its
+/// loop waited, it could not.
+#[test]
+fn a_start_on_a_dead_mount_holds_up_no_other_service() {
+    let test = "a_start_on_a_dead_mount_holds_up_no_other_service";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy("/bin/sleep", dir.path().join("sleep")).unwrap();
+    let Some(dead) = DeadMount::over(dir.path()) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let place = |name: &str| dir.path().join(name);
+    let delay = "restart_delay = \"100s\"\nlast_output = \"1KiB\"";
+    let output = sleeping(&format!("stdout = {:?}\n{delay}", place("log")));
+    let directory = sleeping(&format!("working_directory = {:?}\n{delay}", dir.path()));
+    let program = format!("command = [{:?}, \"1000\"]\n{delay}", place("sleep"));
+    let hanging = [
+        ("output", &*output, "log"),
+        ("directory", &*directory, ""),
+        ("program", &*program, "sleep"),
+    ];
+    let other = sleeping("restart_delay = \"0s\"");
+    let mut services: Vec<(&str, &str)> = vec![("other", &other)];
+    services.extend(hanging.map(|(name, text, _)| (name, text)));
+    let mut agent = Agent::start(&services);
+    let other = agent.running("other");
+    for (name, ..) in hanging {
+        assert_eq!(agent.status(name)["state"], "starting", "{name}");
+    }
+    signal_to(other, Signal::SIGKILL);
+    agent.replaced("other", other);
+    for (name, _, file) in hanging {
+        agent.wait_state(name, "backoff");
+        let events = agent.events_of(name);
+        let failed = events.iter().find(|it| it["event"] == "backoff");
+        let message = failed.unwrap()["message"].as_str().unwrap().to_owned();
+        let place = place(file).display().to_string();
+        let is_named = message.contains(place.trim_end_matches('/'));
+        assert!(is_named && message.contains("timed out"), "{message}");
+        assert_eq!(agent.live(name), [0; 0], "{name}");
+    }
+    // The agent dies while they start once more, and the server is back.
+    let starts = hanging.map(|(name, ..)| agent.command(&["start", name]).spawn().unwrap());
+    for (name, ..) in hanging {
+        agent.wait_state(name, "starting");
+    }
+    agent.kill();
+    for mut start in starts {
+        let _ = start.wait();
+    }
+    drop(dead);
+    agent.start_again();
+    for (name, ..) in hanging {
+        agent.must("start", name);
+        agent.assert_single(name);
+    }
+}
+
 #[test]
 fn variables_of_the_agent_are_passed_on_by_name() {
     let setup = with_environment(&[

@@ -69,6 +69,8 @@ impl Agent {
                 Ok(records) => records,
                 Err(error) => return self.lose_sight(&error),
             };
+            // Whose end that is has become its program before.
+            self.finish_late();
             // Who has ended has said before that another process is the main one.
             self.hear_first();
             let records = records.into_iter().map(|record| (record, Told::RECORD));
@@ -95,7 +97,9 @@ impl Agent {
         self.spilled = count;
         let spilled = probe.peek_spilled(decode::exit).into_iter();
         let spilled = spilled.map(|(key, record)| (record, Told::spilled(key)));
-        self.take_records(spilled.collect());
+        let spilled = spilled.collect();
+        self.finish_late();
+        self.take_records(spilled);
     }
 
     fn take_records(&mut self, records: Vec<(Option<ProcessExit>, Told)>) {
@@ -290,6 +294,14 @@ impl Agent {
             true => self.read_pidfds(Ok(())),
             false => self.drain_ring(),
         }
+        self.reap_once();
+        // One of them may be among those that have ended, and no other is seen before it is taken.
+        while self.finish_late() {
+            self.reap_once();
+        }
+    }
+
+    fn reap_once(&mut self) {
         let mut children = Children {
             hooks: &mut self.hooks,
             probes: &mut self.probes,
@@ -299,7 +311,9 @@ impl Agent {
             answers: Vec::new(),
             outcomes: Vec::new(),
         };
-        let ends = self.instances.reap(&mut children, Self::now());
+        let late = &self.late;
+        let is_starting = |pid| late.has(pid);
+        let ends = self.instances.reap(&mut children, is_starting, Self::now());
         let outcomes = children.outcomes;
         for (request, reply) in children.answers {
             self.requests.answer(request, reply);

@@ -920,10 +920,17 @@ impl Instances {
 
     /// Reaps children that are no instance's main process, hooks among them; tells of those that
     /// are.
-    pub(super) fn reap(&mut self, children: &mut Children<'_>, now: Instant) -> Vec<Fact> {
+    pub(super) fn reap(
+        &mut self,
+        children: &mut Children<'_>,
+        is_starting: impl Fn(u32) -> bool,
+        now: Instant,
+    ) -> Vec<Fact> {
         let mut facts = Vec::new();
         loop {
-            match pidfd::reap_orphans(|pid| self.main.contains_key(&pid) || children.has(pid)) {
+            let is_known =
+                |pid| self.main.contains_key(&pid) || children.has(pid) || is_starting(pid);
+            match pidfd::reap_orphans(is_known) {
                 Ok(Some(pid)) if children.has(pid) => facts.extend(children.reap(pid, now)),
                 Ok(Some(pid)) => match self
                     .main

@@ -19,6 +19,7 @@ mod hearing;
 mod hooks;
 mod instances;
 mod last_good;
+mod late;
 mod lock;
 mod memory;
 mod notices;
@@ -60,6 +61,7 @@ use self::fd_store::FdStore;
 use self::hooks::HookRunner;
 use self::instances::{Ground, Instances};
 use self::last_good::LastGood;
+use self::late::LateStarts;
 use self::lock::Lock;
 pub(crate) use self::lock::is_locked;
 use self::memory::MemoryDir;
@@ -311,6 +313,8 @@ struct Agent {
     families: HashMap<u64, ServiceName>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
+    /// Starts that take their time.
+    late: LateStarts,
     hooks: HookRunner,
     probes: Probes,
     reloads: Reloads,
@@ -425,6 +429,7 @@ impl Agent {
             trees: HashMap::new(),
             families: HashMap::new(),
             actions: VecDeque::new(),
+            late: LateStarts::default(),
             hooks,
             probes: Probes::new(fd_limit)?,
             reloads: Reloads::new(fd_limit)?,
@@ -548,6 +553,7 @@ impl Agent {
                 self.reloads.poll_timeout(),
                 self.steps.poll_timeout(),
                 self.standbys.poll_timeout(),
+                self.late.poll_timeout(),
                 self.next_try(),
                 self.outputs.poll_timeout(),
                 self.manager.poll_timeout(Self::now()),
@@ -739,6 +745,7 @@ impl Agent {
         self.reloads.handle_timeout(now);
         self.steps.handle_timeout(now);
         self.standbys.handle_timeout(now);
+        self.finish_late();
         self.supervisor.handle_timeout(now);
         self.settle();
         if self.try_again_at.is_some_and(|at| at <= now) {

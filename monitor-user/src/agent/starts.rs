@@ -2,7 +2,8 @@
 //! agent would know of.
 //!
 //! Several are under way at a time, so that an exec on one processor overlaps the making of the next process on
-//! another. Whether and when a service starts is the supervisor's to decide.
+//! another. One that takes its time is finished later (`late.rs`). Whether and when a service starts is the
+//! supervisor's to decide.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +15,7 @@ use anyhow::Result;
 use super::instances::{Instances, Places};
 use super::service_files::ServiceFiles;
 use super::steps::Purpose;
-use super::{Agent, instances};
+use super::{Agent, instances, late};
 use crate::aftermath::OutputStart;
 use crate::config::{self, Variables};
 use crate::decode::Birth;
@@ -29,13 +30,13 @@ const STARTS_AT_ONCE: usize = 8;
 
 /// A start that has begun.
 pub(super) struct Start {
-    service: ServiceName,
-    birth: Birth,
+    pub(super) service: ServiceName,
+    pub(super) birth: Birth,
     /// The kernel records its birth.
     marked: bool,
     /// How long its output was before.
     output_start: Option<OutputStart>,
-    flight: Flight,
+    pub(super) flight: Flight,
 }
 
 impl Agent {
@@ -50,13 +51,15 @@ impl Agent {
             progress::count();
             begun.push(self.begin_start(service, attempt));
         }
+        let patient_until = Self::now() + late::PATIENCE;
         for begun in begun {
             let fact = match begun {
-                Ok(start) => self.finish_start(start),
-                Err(Some(fact)) => *fact,
-                Err(None) => continue,
+                Ok(start) => self.finish_in_time(start, patient_until),
+                Err(fact) => fact.map(|fact| *fact),
             };
-            self.supervisor.handle_fact(fact, Self::now());
+            if let Some(fact) = fact {
+                self.supervisor.handle_fact(fact, Self::now());
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use anyhow::Result;
 use super::children::Child;
 use super::instances::Places;
 use super::probes::{read_sheet, read_whole_sheet, start_prober};
-use super::{Agent, hooks, instances};
+use super::{Agent, hooks, instances, late};
 use crate::aftermath::OutputStart;
 use crate::clock;
 use crate::config::Variables;
@@ -524,6 +524,7 @@ impl Agent {
                 for purpose in [Purpose::Start(attempt), Purpose::Launch(attempt)] {
                     self.steps.end(&service, purpose, now);
                 }
+                self.late.abandon(&service, attempt, now);
             }
             Action::EndSteps {
                 service,
@@ -566,7 +567,10 @@ impl Agent {
                 },
             },
             (Purpose::Start(attempt), Ok(_)) => match self.launch(service, attempt, files) {
-                Ok(start) => self.finish_start(start),
+                Ok(start) => {
+                    let patient_until = Self::now() + late::PATIENCE;
+                    return self.finish_in_time(start, patient_until);
+                }
                 Err(fact) => return fact.map(|fact| *fact),
             },
             (Purpose::Launch(attempt), Ok(pid)) => self.launched(service, attempt, pid, output),

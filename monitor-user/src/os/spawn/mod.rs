@@ -26,7 +26,8 @@
 //! ```
 //!
 //! Between the two, others may begin, each on a stack of its own: while one is in its exec, on
-//! another processor, the next one is cloned.
+//! another processor, the next one is cloned. Who begins a start need not wait for its end at all: it may
+//! look now and then whether that has come ([`Flight::has_landed`]), and go on with other work meanwhile.
 //!
 //! A start that is recorded has one more step, so that no instance is ever unknown to the
 //! next agent: between dispositions and session, before anything that others can see, the child
@@ -55,6 +56,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -425,6 +427,7 @@ impl Spawner {
             command,
             slot,
             begun,
+            given_up: None,
         }
     }
 
@@ -438,8 +441,15 @@ impl Spawner {
             command,
             slot,
             begun,
+            given_up,
         } = flight;
-        let finished = begun.and_then(|begun| Ok(self.wait_for_exec(begun, slot.is_some())?));
+        let finished = begun.and_then(|begun| match given_up {
+            None => Ok(self.wait_for_exec(begun, slot.is_some())?),
+            Some(why) => {
+                self.let_go(begun, 0);
+                Err(why.into())
+            }
+        });
         let finished = finished.and_then(|child| {
             let confined = command.confined.after_exec(&child, slot.as_ref());
             confined.map_err(|errno| Failure::new(Stage::OomScoreAdj, errno))?;
@@ -678,7 +688,13 @@ impl Spawner {
     /// Kills a child that shares our memory, and waits until it does not.
     fn end(&mut self, begun: Begun) {
         let _ = signal::send(begun.child.pidfd.as_fd(), Signal::KILL);
-        if begun.stack.shared().wait(WAIT_STEP_MS * 20) {
+        self.let_go(begun, WAIT_STEP_MS * 20);
+    }
+
+    /// Reaps a child that was killed, and waits so many milliseconds at most until it does not share our
+    /// memory any more.
+    fn let_go(&mut self, begun: Begun, milliseconds: u32) {
+        if begun.stack.shared().wait(milliseconds) {
             let child = self.landed(begun);
             let _ = pidfd::reap_blocking(child.pidfd.as_fd());
         } else {
@@ -701,6 +717,8 @@ pub(crate) struct Flight {
     command: Arc<Prepared>,
     slot: Option<Slot>,
     begun: Result<Begun, Failed>,
+    /// Its process was killed, for having taken too long at this.
+    given_up: Option<Failure>,
 }
 
 /// A start that has come to its end.
@@ -735,6 +753,37 @@ impl Flight {
     /// The process's descriptor, if there is a process.
     pub(crate) fn pidfd(&self) -> Option<&OwnedFd> {
         self.begun.as_ref().ok().map(|begun| &begun.child.pidfd)
+    }
+
+    /// Its process ID, if there is a process.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.begun.as_ref().ok().map(|begun| begun.child.pid)
+    }
+
+    /// Whether it has come to its end, so that [`Spawner::finish`] does not wait; `patience`: how long to
+    /// wait for that, to the millisecond.
+    pub(crate) fn has_landed(&self, patience: Duration) -> bool {
+        let milliseconds = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        let begun = self.begun.as_ref();
+        begun.map_or(true, |begun| begun.stack.shared().wait(milliseconds))
+    }
+
+    /// Continues a process that its new user may have stopped on the way.
+    pub(crate) fn prod(&self) {
+        if let (Some(pidfd), Some(cont)) = (self.pidfd(), Signal::from_number(libc::SIGCONT)) {
+            let _ = signal::send(pidfd.as_fd(), cont);
+        }
+    }
+
+    /// Gives it up: kills its process, and waits for nothing. [`Spawner::finish`] says then what took it too
+    /// long, and does not wait either: a process that cannot even be killed now is left as an orphan.
+    pub(crate) fn give_up(&mut self) {
+        if let Ok(begun) = &self.begun
+            && self.given_up.is_none()
+        {
+            self.given_up = Some(begun.stack.shared().progress(libc::ETIMEDOUT));
+            let _ = signal::send(begun.child.pidfd.as_fd(), Signal::KILL);
+        }
     }
 }
 

@@ -306,6 +306,11 @@ impl Prepared {
         };
         let reason = describe(errno);
         let hint = match stage {
+            Stage::Stdout | Stage::Stderr | Stage::WorkingDirectory | Stage::Exec
+                if errno == libc::ETIMEDOUT =>
+            {
+                Some("nobody answers there, as on a mount whose server is gone".to_owned())
+            }
             Stage::Exec if self.is_hidden() => {
                 Some("its sandbox hides what is there on the host".to_owned())
             }

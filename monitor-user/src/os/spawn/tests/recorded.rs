@@ -241,6 +241,41 @@ fn a_start_that_hangs_is_given_up() {
 }
 
 #[test]
+fn a_start_that_hangs_is_looked_at_and_given_up_without_waiting() {
+    let Some(cgroups) = TestCgroups::open("looks") else {
+        return;
+    };
+    let service = cgroups.for_service("web").unwrap();
+    let slot = || Some(service.slot(0).clone());
+    let mut spawner = Spawner::new(None).unwrap();
+    let command = Arc::new(spawner.prepare(&exec(&["/bin/sleep", "60"])).unwrap());
+    // One that comes to its program after all.
+    freeze(service.slot(0), true);
+    let flight = spawner.begin(Arc::clone(&command), slot(), None);
+    assert!(!flight.has_landed(Duration::from_millis(1)));
+    flight.prod();
+    // Another one is not held up by it.
+    let other = spawner.spawn(Arc::new(spawner.prepare(&shell("exit 3")).unwrap()), None);
+    freeze(service.slot(0), false);
+    assert!(flight.has_landed(Duration::from_secs(60)));
+    let child = spawner.finish(flight).unwrap().child;
+    signal::send(child.pidfd.as_fd(), Signal::KILL).unwrap();
+    pidfd::reap_blocking(child.pidfd.as_fd()).unwrap();
+    pidfd::reap_blocking(other.unwrap().pidfd.as_fd()).unwrap();
+    // And one that does not.
+    freeze(service.slot(0), true);
+    let mut flight = spawner.begin(command, slot(), None);
+    let pid = flight.pid().unwrap();
+    assert!(!flight.has_landed(Duration::ZERO));
+    flight.give_up();
+    assert!(flight.has_landed(Duration::from_secs(60)));
+    let error = spawner.finish(flight).unwrap_err().error;
+    assert_eq!(error.errno, libc::ETIMEDOUT);
+    assert!(is_gone(pid));
+    freeze(service.slot(0), false);
+}
+
+#[test]
 fn a_service_has_no_parent_death_signal() {
     for mut spawner in spawners() {
         let start = move || {
