@@ -32,7 +32,7 @@ use crate::model::{
 };
 use crate::os::cgroup::Slot;
 use crate::os::inotify::Watch;
-use crate::os::spawn::{self, Child, Landed, Prepared};
+use crate::os::spawn::{self, Child, Flight, Landed, Prepared};
 use crate::os::standby_files::{Files, Place};
 use crate::os::trace::{self, Seen, Traced};
 use crate::os::{pidfd, proc, progress, signal};
@@ -48,6 +48,10 @@ const LOADS_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause, if it fails again and again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How often, and how long each time, it is waited for the exec of one.
+const LOOKS: u32 = 20;
+const LOOK_AFTER: Duration = Duration::from_millis(50);
 
 /// So long it is waited for the end of one that was killed.
 const ENDS_WITHIN: Duration = Duration::from_millis(20);
@@ -607,6 +611,19 @@ impl Agent {
     }
 }
 
+/// Waits for its exec, which takes a millisecond; where it opens or runs what is on a dead mount, no longer than
+/// a second.
+fn lands(flight: &Flight) -> bool {
+    (0..LOOKS).any(|_| {
+        progress::count();
+        let has_landed = flight.has_landed(LOOK_AFTER);
+        if let Some(pid) = flight.pid().filter(|_| !has_landed) {
+            trace::let_go_on(pid);
+        }
+        has_landed
+    })
+}
+
 /// Makes a process that `seize` traces before it is let go on.
 fn make(
     instances: &mut Instances,
@@ -618,7 +635,10 @@ fn make(
     progress::count();
     let attempt = Attempt::default();
     let flight = instances.begin(service, spec, attempt, at, Some(&mut *seize));
-    let flight = flight.map_err(|failure| failure.message)?;
+    let mut flight = flight.map_err(|failure| failure.message)?;
+    if !lands(&flight) {
+        flight.give_up();
+    }
     let landed = match instances.finish(flight) {
         Err(aborted) if aborted.is_of_cgroup() => instances
             .retry(aborted, attempt, Some(seize))
