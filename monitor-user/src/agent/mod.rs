@@ -805,6 +805,8 @@ impl Agent {
             while let Some(service) = self.supervisor.next_changed() {
                 told.remove(&service);
                 self.remember(&service, untold.get(&service).map_or(&[], Vec::as_slice));
+                // Before anybody is told that the service is down.
+                self.tend_standby(&service);
                 changed.insert(service);
             }
             for notice in notices {
@@ -824,7 +826,6 @@ impl Agent {
             self.tend_probes(&service);
             self.tend_sockets(&service);
             self.tend_stored(&service);
-            self.tend_standby(&service);
         }
         if let Some(pins) = &mut self.pins {
             pins.is_at_work();
