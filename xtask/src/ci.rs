@@ -1,15 +1,12 @@
 //! `cargo xtask ci`: every check, the cheapest first, up to the first that fails. `.ci/run` runs
 //! this and nothing else.
 
-use std::{
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use anyhow::Result;
 
 use crate::{
-    Verdict, ebpf,
+    Verdict, deny, ebpf,
     report::{note, now, readable},
     setup, test, vm,
     workspace::{Workspace, run_to_end},
@@ -29,7 +26,6 @@ enum Outcome {
 
 const STEPS: [Step; 9] = [
     ("format", format),
-    ("dependencies", dependencies),
     ("clippy", clippy),
     ("docs", docs),
     ("setup", |workspace| {
@@ -42,6 +38,7 @@ const STEPS: [Step; 9] = [
         )
         .map(Outcome::Ran)
     }),
+    ("dependencies", dependencies),
     ("demo", demo),
     (
         "kernel object from source, and the tests on it where it differs from the committed one",
@@ -108,22 +105,9 @@ fn format(workspace: &Workspace) -> Result<Outcome> {
     passed(workspace.cargo().args(["fmt", "--all", "--", "--check"]))
 }
 
-/// Licences, bans and sources, which change with this repository only. Advisories change on their
-/// own: they are for `cargo deny check` by hand, and would fail changes that have no part in them.
 fn dependencies(workspace: &Workspace) -> Result<Outcome> {
-    let mut version = workspace.cargo();
-    version
-        .args(["deny", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    if !version.status().is_ok_and(|status| status.success()) {
-        return Ok(Outcome::Skipped("cargo-deny is not installed"));
-    }
-    passed(
-        workspace
-            .cargo()
-            .args(["deny", "check", "licenses", "bans", "sources"]),
-    )
+    deny::check(workspace)?;
+    Ok(Outcome::Ran(Verdict::Pass))
 }
 
 /// The first to read `Cargo.lock`, hence the one that insists on it.

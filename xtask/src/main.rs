@@ -17,6 +17,7 @@ mod vm;
 
 mod apt;
 mod cross;
+mod deny;
 mod manifest;
 mod object_file;
 mod previous;

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: makes this machine one that can build the kernel object.
+//! `cargo xtask setup`: makes this machine one that can build the kernel object and run every check.
 //!
 //! On Debian, as root, it installs. Elsewhere it says what to install and changes nothing.
 
@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, apt, cross,
+    Verdict, apt, cross, deny,
     report::note,
     static_build::Arch,
     toolchain::{LINKER_TO_INSTALL, Places, Survey, Version},
@@ -15,7 +15,7 @@ use crate::{
     workspace::{Workspace, run_to_end, shown},
 };
 
-/// Find the toolchain that builds the kernel object, and install what is missing
+/// Find what builds the kernel object and runs the checks, and install what is missing
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Install without asking
@@ -34,38 +34,72 @@ const TEST_PROGRAMS: [(&str, &str); 1] = [("tmux", "tmux")];
 /// up to date for browsers, and the release's own.
 const COMPILER_PACKAGES: [[&str; 2]; 2] = [["rustc-web", "rust-web-src"], ["rustc", "rust-src"]];
 
+/// What the checks need beside the toolchain of the kernel object, and is not here.
+struct Missing {
+    /// Of Debian.
+    packages: Vec<&'static str>,
+    /// Packages of Debian that are unpacked for the tests, and not installed.
+    to_unpack: Vec<&'static str>,
+    cargo_deny: bool,
+}
+
+impl Missing {
+    fn find(workspace: &Workspace, places: &Places, arch: Option<Arch>) -> Self {
+        let mut packages = missing_test_packages(places);
+        let mut emulators = vec![EMULATOR];
+        if let Some(arch) = arch {
+            packages.extend(cross::missing_packages(arch));
+            emulators.push(arch.emulator());
+        }
+        Self {
+            packages,
+            to_unpack: unpacked::missing(workspace, &emulators),
+            cargo_deny: deny::is_missing(workspace),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packages.is_empty() && self.to_unpack.is_empty() && !self.cargo_deny
+    }
+
+    /// What to install, for someone who installs it by hand.
+    fn say(&self) {
+        if !self.packages.is_empty() {
+            note!("  for the tests: {}", self.packages.join(" "));
+        }
+        if !self.to_unpack.is_empty() {
+            note!(
+                "  for the tests, unpacked in target/test-packages and not installed: {}",
+                self.to_unpack.join(" ")
+            );
+        }
+        if self.cargo_deny {
+            note!("  for the check of the dependencies: {}", deny::advice());
+        }
+    }
+}
+
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let places = Places::of_this_machine(workspace)?;
     let survey = places.survey();
     note!("found:\n{survey}");
-    let mut test_packages = missing_test_packages(&places);
-    let mut emulators = vec![EMULATOR];
-    if let Some(arch) = args.arch {
-        test_packages.extend(cross::missing_packages(arch));
-        emulators.push(arch.emulator());
-    }
-    let to_unpack = unpacked::missing(workspace, &emulators);
-    if survey.toolchain().is_some() && test_packages.is_empty() && to_unpack.is_empty() {
+    let missing = Missing::find(workspace, &places, args.arch);
+    if survey.toolchain().is_some() && missing.is_empty() {
         note!("nothing to do: the kernel object can be built from source here");
         return Ok(Verdict::Pass);
     }
     if let Some(reason) = why_not_install(args.yes)? {
         note!("nothing was installed ({reason}); what to install:");
-        say_what_to_install(&survey, &test_packages);
-        if !to_unpack.is_empty() {
-            note!(
-                "  for the tests, unpacked in target/test-packages and not installed: {}",
-                to_unpack.join(" ")
-            );
-        }
+        say_advice(&survey);
+        missing.say();
         return Ok(Verdict::Fail);
     }
-    install(workspace, &survey, &test_packages, &to_unpack)?;
+    install(workspace, &survey, &missing)?;
     let survey = places.survey();
     note!("now found:\n{survey}");
     if survey.toolchain().is_none() {
         note!("what was installed does not serve; still missing:");
-        say_what_to_install(&survey, &[]);
+        say_advice(&survey);
         return Ok(Verdict::Fail);
     }
     note!("the kernel object can be built from source here");
@@ -84,18 +118,13 @@ fn why_not_install(agreed_before: bool) -> Result<Option<&'static str>> {
     })
 }
 
-fn install(
-    workspace: &Workspace,
-    survey: &Survey,
-    tests: &[&str],
-    to_unpack: &[&str],
-) -> Result<()> {
+fn install(workspace: &Workspace, survey: &Survey, missing: &Missing) -> Result<()> {
     let needs_compiler = survey.compiler().is_none();
-    if needs_compiler || !tests.is_empty() || !to_unpack.is_empty() {
+    if needs_compiler || !missing.packages.is_empty() || !missing.to_unpack.is_empty() {
         apt::update()?;
     }
-    unpacked::fetch(workspace, to_unpack)?;
-    let mut packages = tests.to_vec();
+    unpacked::fetch(workspace, &missing.to_unpack)?;
+    let mut packages = missing.packages.clone();
     if needs_compiler {
         packages.extend(compiler_packages(survey.needed)?);
     }
@@ -113,6 +142,9 @@ fn install(
         ]);
         note!("running: {}", shown(&command));
         run_to_end(&mut command).context("install bpf-linker")?;
+    }
+    if missing.cargo_deny {
+        deny::install(workspace)?;
     }
     Ok(())
 }
@@ -154,12 +186,9 @@ fn missing_test_packages(places: &Places) -> Vec<&'static str> {
         .collect()
 }
 
-fn say_what_to_install(survey: &Survey, test_packages: &[&str]) {
+fn say_advice(survey: &Survey) {
     for advice in survey.advice() {
         note!("  {advice}");
-    }
-    if !test_packages.is_empty() {
-        note!("  for the tests: {}", test_packages.join(" "));
     }
 }
 
