@@ -2,19 +2,12 @@
 //! killed, stopped and reloaded. Under sysvinit in a root of their own, which `support::debian` makes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/init_root.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod init_root;
-
-#[path = "support/debian_host.rs"]
-mod debian_host;
-
 use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
 
-use debian_host::Host;
-use init_root::kill_9;
+use crate::debian_host::Host;
+use crate::init_root::kill_9;
 use support::{debian, eventually, eventually_or, needs_root, now, rig, skip};
 
 /// A daemon, and how its clients see it. What stands here is run by a shell inside.

@@ -1,6 +1,5 @@
 //! `deaths` and `why` show what a recorder has kept, with no recorder and no agent at all.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![recursion_limit = "256"]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -5,15 +5,11 @@
 //! With `RESPAWN_SOAK=1` the rounds are many times as many.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/init_root.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod init_root;
-
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::chown;
 use std::time::Duration;
 
-use init_root::{Namespace, Plan, SERVICES, Service, kill_9, package, pid_inside};
+use crate::init_root::{Namespace, Plan, SERVICES, Service, kill_9, package, pid_inside};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};

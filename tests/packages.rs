@@ -2,14 +2,10 @@
 //! upgrade restarts no service and doubles none, a removal ends all, and a purge leaves nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/init_root.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod init_root;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use init_root::{Namespace, Plan, SERVICES, package};
+use crate::init_root::{Namespace, Plan, SERVICES, package};
 use support::rig::report;
 use support::{cgroup_mount, eventually_or, needs_root, now, skip};
 

@@ -3,15 +3,11 @@
 //! there: systemd hears that it is ready, and restarts one that does not get on.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/init_root.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod init_root;
-
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
-use init_root::{Namespace, Plan, kill_9, pid_inside};
+use crate::init_root::{Namespace, Plan, SERVICES, kill_9, pid_inside};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{cgroup_mount, eventually_or, needs_root, signal_to, skip};
@@ -245,5 +241,5 @@ fn an_install_whose_agent_does_not_come_up_says_so() {
     chown(&place, Some(0), None).unwrap();
     let said = host.respawn(&["install", "--init", "auto"]);
     assert!(said.contains("the agent is up"), "{said}");
-    assert_eq!(host.0.services().len(), init_root::SERVICES.len());
+    assert_eq!(host.0.services().len(), SERVICES.len());
 }

@@ -2,18 +2,10 @@
 //! script reaches the agent, and a package's upgrade leaves it so.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/init_root.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod init_root;
-
-#[path = "support/debian_host.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod debian_host;
-
 use std::fs;
 
-use debian_host::Host;
-use init_root::{Namespace, Plan, package};
+use crate::debian_host::Host;
+use crate::init_root::{Namespace, Plan, package};
 use serde_json::{Value, json};
 use support::{debian, eventually_or, needs_root, skip};
 

@@ -8,7 +8,7 @@ use support::respawn;
 use support::rig::{Memory, Rig};
 use support::scene::Scene;
 
-use crate::{doctor, is_machine};
+use super::{doctor, is_machine};
 
 /// The type of what is mounted at a path.
 fn mounted(path: &str) -> Option<String> {

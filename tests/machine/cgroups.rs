@@ -8,7 +8,7 @@ use support::eventually;
 use support::rig::{Memory, Rig};
 use support::scene::Scene;
 
-use crate::{doctor, is_machine};
+use super::{doctor, is_machine};
 
 #[test]
 fn with_no_cgroup_mounted_services_are_kept_and_stop_whole() {

@@ -13,8 +13,8 @@ use serde_json::Value;
 use support::rig::{Seeded, report};
 use support::{eventually_or, now};
 
+use super::is_machine;
 use crate::init_root::{Namespace, SERVICES, kill_9, pid_inside, service_file};
-use crate::is_machine;
 
 const RUNTIME_DIR: &str = "/var/lib/respawn";
 const DEATHS: &str = "/var/lib/respawn-deaths.json";

@@ -7,7 +7,7 @@ use support::rig::{Memory, Rig};
 use support::scene::Scene;
 use support::{Victim, Watch, respawn};
 
-use crate::{doctor, is_machine};
+use super::{doctor, is_machine};
 
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
 

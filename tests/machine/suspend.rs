@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use support::rig::{Rig, report};
 use support::{signal_to, skip};
 
-use crate::is_machine;
+use super::is_machine;
 
 const STATE: &str = "/sys/power/state";
 const ALARM: &str = "/sys/class/rtc/rtc0/wakealarm";

@@ -5,6 +5,7 @@
 //! test. When the value goes, all of
 //! it goes: PID 1 is killed, the kernel ends every process of the namespace, and with the last one
 //! the mounts.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -359,7 +360,6 @@ impl Namespace {
     }
 
     /// The recorders, by their pids on the host.
-    #[allow(dead_code, reason = "not every test has one")]
     pub(crate) fn recorders(&self) -> Vec<u32> {
         let is_recorder = |pid: &u32| {
             fs::read(format!("/proc/{pid}/cmdline"))

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// The architecture to build a static binary for; this machine's own by default
     #[arg(long, requires = "is_static")]
     arch: Option<Arch>,
-    /// Build the black-box tests too, as static binaries
+    /// Build the black-box tests too, as a static binary
     #[arg(long, requires = "is_static")]
     tests: bool,
 }
@@ -67,7 +67,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     )?];
     if args.tests {
         let tests = static_build::tests(workspace, arch)?;
-        paths.extend(tests.binaries.into_iter().map(|(_, path)| path));
+        paths.push(tests.binary);
         note!(
             "the tests start {} from these paths, and keep files in {}",
             file_names(&tests.programs),

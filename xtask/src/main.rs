@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod by_file;
 mod ci;
 mod demo;
 mod dist;
@@ -57,6 +58,8 @@ enum Command {
     Vm(vm::Args),
     Ci(ci::Args),
     #[command(hide = true)]
+    RunTests(by_file::Args),
+    #[command(hide = true)]
     Tethered(demo::TetheredArgs),
     #[command(hide = true)]
     DemoInit(demo::Place),
@@ -72,8 +75,7 @@ enum Verdict {
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
-        Ok(Verdict::Pass) => ExitCode::SUCCESS,
-        Ok(Verdict::Fail) => ExitCode::FAILURE,
+        Ok(exit_code) => exit_code,
         Err(error) => {
             note!("error: {error:#}");
             ExitCode::FAILURE
@@ -81,9 +83,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<Verdict> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find;
-    match command {
+    let verdict = match command {
         Command::Setup(args) => setup::run(&workspace()?, &args),
         Command::Build(args) => build::run(&workspace()?, &args),
         Command::Dist(args) => dist::run(&workspace()?, &args),
@@ -96,7 +98,12 @@ fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Bench(args) => bench::run(&workspace()?, &args),
         Command::Vm(args) => vm::run(&workspace()?, &args),
         Command::Ci(args) => ci::run(&workspace()?, &args),
+        Command::RunTests(args) => return by_file::run(&args),
         Command::Tethered(args) => demo::tethered(&args),
         Command::DemoInit(place) => demo::init(&place),
-    }
+    }?;
+    Ok(match verdict {
+        Verdict::Pass => ExitCode::SUCCESS,
+        Verdict::Fail => ExitCode::FAILURE,
+    })
 }

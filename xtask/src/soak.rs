@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, fuzz,
+    Verdict, by_file, fuzz,
     report::{note, now},
     test,
     workspace::{Workspace, executable_in, output_of},
@@ -56,19 +56,17 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
             verdict = Verdict::Fail;
         }
     }
-    let long: Vec<&str> = LONG.into_iter().filter(|name| args.want(name)).collect();
+    let long = LONG.into_iter().filter(|name| args.want(name));
+    let long: Vec<String> = long.map(str::to_owned).collect();
     if long.is_empty() {
         return Ok(verdict);
     }
-    let mut command = workspace.cargo();
-    command.args(["test", "--no-fail-fast", "--package", "respawn-tests"]);
-    for name in long {
-        command.args(["--test", name]);
-    }
+    let mut command = by_file::cargo_test(workspace, &long)?;
+    command.args(["--package", by_file::PACKAGE, "--test", by_file::BLACK_BOX]);
     command.args(["--", "--test-threads=1", "--nocapture"]);
     command.env("RESPAWN_SOAK", "1");
     note!("soak: this takes an hour or so");
-    match test::run_tests(workspace, command)? {
+    match test::run_tests(workspace, command, &long)? {
         Verdict::Pass => Ok(verdict),
         Verdict::Fail => Ok(Verdict::Fail),
     }

@@ -19,6 +19,7 @@ use object::{
 };
 use serde_json::Value;
 
+use crate::by_file;
 use crate::cross::Cross;
 use crate::workspace::{
     BPF_OBJECT_VARIABLE, Profile, Workspace, cargo_home, executable_in, output_of,
@@ -75,9 +76,8 @@ impl Arch {
 
 /// The black-box tests, built for another machine.
 pub(crate) struct Tests {
-    /// The test binaries, by the name of their file in `tests`; they take the arguments of every
-    /// Rust test binary, and find `respawn` by `RESPAWN_BIN`.
-    pub(crate) binaries: Vec<(String, PathBuf)>,
+    /// All tests; takes the arguments of every Rust test binary, and finds `respawn` by `RESPAWN_BIN`.
+    pub(crate) binary: PathBuf,
     /// Programs that the tests start. They expect each at this very path.
     pub(crate) programs: Vec<PathBuf>,
     /// A directory that the tests expect at this very path, for temporary files.
@@ -115,35 +115,26 @@ pub(crate) fn respawn(
     Ok(binary)
 }
 
-/// Builds the black-box tests as static binaries, without optimisation.
+/// Builds the black-box tests as a static binary, without optimisation.
 ///
 /// Rust's test harness has libc's `getpwuid_r`, for a terminal's description in the home
 /// directory. It is called only where `HOME` is not set.
 ///
 /// # Errors
-/// When they do not build, or are not static.
+/// When it does not build, or is not static.
 pub(crate) fn tests(workspace: &Workspace, arch: Arch) -> Result<Tests> {
     let mut command = cargo(workspace, arch, "test")?;
-    command.args(["--no-run", "--package", "respawn-tests"]);
+    command.args(["--no-run", "--package", by_file::PACKAGE]);
     let messages = output_of(&mut command)?;
-    let (tests, programs): (Vec<_>, Vec<_>) = executables(&messages)
-        .into_iter()
-        .partition(|executable| executable.is_test);
-    if tests.is_empty() {
-        bail!("cargo built the black-box tests, but names no executable");
-    }
-    for executable in tests.iter().chain(&programs) {
-        refuse(
-            &executable.path,
-            dynamic_loader_in(&read(&executable.path)?)?,
-        )?;
+    let binary = executable_in(&messages, by_file::BLACK_BOX)
+        .context("cargo built the black-box tests, but names no executable")?;
+    let programs = programs(&messages);
+    for executable in programs.iter().chain([&binary]) {
+        refuse(executable, dynamic_loader_in(&read(executable)?)?)?;
     }
     Ok(Tests {
-        binaries: tests
-            .into_iter()
-            .map(|test| (test.name, test.path))
-            .collect(),
-        programs: programs.into_iter().map(|program| program.path).collect(),
+        binary,
+        programs,
         temporary: target_folder(workspace).join("tmp"),
     })
 }
@@ -191,24 +182,13 @@ fn same_paths_everywhere(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-struct Executable {
-    name: String,
-    path: PathBuf,
-    is_test: bool,
-}
-
-/// What cargo's JSON messages name, with the tests marked.
-fn executables(messages: &[u8]) -> Vec<Executable> {
+/// The executables in cargo's messages that are no tests.
+fn programs(messages: &[u8]) -> Vec<PathBuf> {
     messages
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
-        .filter_map(|message| {
-            Some(Executable {
-                name: message["target"]["name"].as_str()?.to_owned(),
-                path: message["executable"].as_str()?.into(),
-                is_test: message["profile"]["test"].as_bool()?,
-            })
-        })
+        .filter(|message| message["profile"]["test"] == false)
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .collect()
 }
 
@@ -300,15 +280,11 @@ mod tests {
     }
 
     #[test]
-    fn tells_tests_from_programs_in_cargos_messages() {
+    fn tells_programs_from_tests_in_cargos_messages() {
         let messages = br#"{"target":{"name":"support"},"executable":null,"profile":{"test":false}}
 not json
 {"target":{"name":"victim"},"executable":"/t/victim","profile":{"test":false}}
-{"target":{"name":"causes"},"executable":"/t/deps/causes-1","profile":{"test":true}}"#;
-        let found: Vec<_> = executables(messages)
-            .into_iter()
-            .map(|executable| (executable.name, executable.is_test))
-            .collect();
-        assert_eq!(found, [("victim".into(), false), ("causes".into(), true)]);
+{"target":{"name":"black_box"},"executable":"/t/deps/black_box-1","profile":{"test":true}}"#;
+        assert_eq!(programs(messages), [PathBuf::from("/t/victim")]);
     }
 }

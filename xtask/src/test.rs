@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all tests, with the committed kernel object.
 //!
-//! Needs stable Rust, a C linker and the packages of `Cargo.lock`; no kernel toolchain.
+//! Needs stable Rust, a C linker and the packages of `Cargo.lock`; no kernel toolchain. How each test
+//! binary is run: `by_file.rs`.
 
 use std::{
     fs,
@@ -12,7 +13,9 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Verdict, dist, previous,
+    Verdict,
+    by_file::{self, BLACK_BOX, PACKAGE},
+    dist, previous,
     report::note,
     summary::{Counts, Summary, read_skips},
     workspace::{BPF_OBJECT_VARIABLE, Profile, Workspace, shown},
@@ -21,7 +24,8 @@ use crate::{
 /// Run all tests: each crate's own, and those of the `respawn` binary on this kernel
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Passed on to `cargo test`: names of tests, `-p PACKAGE`, `-- --nocapture` …
+    /// Passed on to `cargo test`: names of tests, `-p PACKAGE`, `-- --nocapture` …; but `--test FILE` runs
+    /// the black-box tests in tests/FILE.rs alone, and can be repeated
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -31,13 +35,55 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
-    let mut command = workspace.cargo();
-    command.args(["test", "--no-fail-fast"]);
-    if !names_a_package(&args.arguments) {
+    let (arguments, files) = split(&args.arguments)?;
+    let mut command = by_file::cargo_test(workspace, &files)?;
+    if !files.is_empty() {
+        command.args(["--package", PACKAGE, "--test", BLACK_BOX]);
+    } else if !names_a_package(&arguments) {
         command.arg("--workspace");
     }
-    command.args(&args.arguments);
-    run_tests(workspace, command)
+    command.args(&arguments);
+    run_tests(workspace, command, &files)
+}
+
+/// What is for cargo, and the files of black-box tests that are named.
+///
+/// # Errors
+/// When an option has no value.
+fn split(arguments: &[String]) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut for_cargo, mut files) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.iter().cloned();
+    while let Some(argument) = arguments.next() {
+        if argument == "--" {
+            for_cargo.push(argument);
+            for_cargo.extend(arguments);
+            break;
+        }
+        match argument.strip_prefix("--test") {
+            Some("") => files.push(arguments.next().context("--test: which file?")?),
+            Some(rest) if rest.starts_with('=') => files.push(rest[1..].to_owned()),
+            _ => for_cargo.push(argument),
+        }
+    }
+    if !files.is_empty() {
+        // It is the package that the files are in.
+        for_cargo = without_package(for_cargo);
+    }
+    Ok((for_cargo, files))
+}
+
+/// Without `-p respawn-tests`, in any of its forms.
+fn without_package(arguments: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for argument in arguments {
+        let is_option = |word: &String| word == "-p" || word == "--package";
+        if argument == PACKAGE && kept.last().is_some_and(is_option) {
+            kept.pop();
+        } else if argument != format!("--package={PACKAGE}") && argument != format!("-p{PACKAGE}") {
+            kept.push(argument);
+        }
+    }
+    kept
 }
 
 /// Runs the tests of the binary with this kernel object in place of the one it embeds.
@@ -46,10 +92,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
 /// When the tests cannot be run; a test that fails is a verdict.
 pub(crate) fn black_box_with(workspace: &Workspace, object: &Path) -> Result<Verdict> {
     note!("the tests of the binary, with {}", object.display());
-    let mut command = workspace.cargo();
-    command.args(["test", "--no-fail-fast", "--package", "respawn-tests"]);
+    let mut command = by_file::cargo_test(workspace, &[])?;
+    command.args(["--package", PACKAGE]);
     command.env(BPF_OBJECT_VARIABLE, object);
-    run_tests(workspace, command)
+    run_tests(workspace, command, &[])
 }
 
 /// Whether cargo is told which packages to test.
@@ -67,34 +113,31 @@ fn names_a_package(arguments: &[String]) -> bool {
 fn tests_the_binary(command: &Command) -> bool {
     let words = command.get_args().map(|word| word.to_string_lossy());
     let mut for_cargo = words.take_while(|word| word != "--");
-    for_cargo.any(|word| word == "--workspace" || word.ends_with("respawn-tests"))
+    for_cargo.any(|word| word == "--workspace" || word.ends_with(PACKAGE))
 }
 
-/// Whether cargo is told to run the tests of packages: all tests of the binary, or these by name.
-fn tests_packages(command: &Command) -> bool {
-    let words: Vec<_> = command
-        .get_args()
-        .map(|word| word.to_string_lossy())
-        .collect();
-    let mut named = words
-        .windows(2)
-        .filter(|pair| pair[0] == "--test")
-        .peekable();
-    named.peek().is_none() || named.any(|pair| ["packages", "image"].contains(&&*pair[1]))
+/// Whether the tests of packages are among these files; all are if none is named.
+fn tests_packages(files: &[String]) -> bool {
+    let is_one = |file: &String| ["packages", "image"].contains(&file.as_str());
+    files.is_empty() || files.iter().any(is_one)
 }
 
-/// Runs what `command` tests, and sums it up.
+/// Runs what `command` tests, of the black-box tests those in `files` or all, and sums it up.
 ///
 /// # Errors
 /// As [`black_box_with`].
-pub(crate) fn run_tests(workspace: &Workspace, mut command: Command) -> Result<Verdict> {
+pub(crate) fn run_tests(
+    workspace: &Workspace,
+    mut command: Command,
+    files: &[String],
+) -> Result<Verdict> {
     if !nix::unistd::geteuid().is_root() {
         note!("not root: the tests that load a kernel program will be skipped");
     }
     let binary = workspace.build_respawn(Profile::Release, None)?;
     if tests_the_binary(&command) {
         previous::build(workspace)?.tell(&mut command);
-        if tests_packages(&command) {
+        if tests_packages(files) {
             dist::for_tests::tell(workspace, &binary, &mut command)?;
         }
     }
@@ -184,22 +227,42 @@ mod tests {
 
     #[test]
     fn packages_are_built_for_their_tests_alone() {
-        let tests = |words: &[&str]| tests_packages(Command::new("cargo").args(words));
-        assert!(tests(&["test", "--workspace"]));
-        assert!(tests(&[
-            "test",
-            "-p",
-            "respawn-tests",
-            "--test",
-            "packages"
-        ]));
-        assert!(!tests(&[
-            "test",
-            "-p",
-            "respawn-tests",
-            "--test",
-            "restart"
-        ]));
+        let tests = |files: &[&str]| {
+            tests_packages(&files.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert!(tests(&[]));
+        assert!(tests(&["restart", "packages"]));
+        assert!(!tests(&["restart"]));
+    }
+
+    #[test]
+    fn files_of_black_box_tests_are_no_test_targets_of_cargos() {
+        let split = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(ToString::to_string).collect();
+            let (for_cargo, files) = split(&words).unwrap();
+            (for_cargo.join(" "), files.join(" "))
+        };
+        let both = |for_cargo: &str, files: &str| (for_cargo.to_owned(), files.to_owned());
+        assert_eq!(
+            split(&["--test", "restart", "--test=stop"]),
+            both("", "restart stop")
+        );
+        assert_eq!(
+            split(&[
+                "-p",
+                "respawn-tests",
+                "--test",
+                "pins",
+                "name",
+                "--",
+                "--test"
+            ]),
+            both("name -- --test", "pins")
+        );
+        assert_eq!(
+            split(&["-p", "respawn-tests"]),
+            both("-p respawn-tests", "")
+        );
     }
 
     #[test]

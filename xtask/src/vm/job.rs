@@ -72,9 +72,7 @@ pub(super) fn write_tests(
     built: &static_build::Tests,
 ) -> Result<()> {
     let mut archive = cpio::Archive::new(BufWriter::new(File::create(path)?));
-    for (name, binary) in &built.binaries {
-        archive.copy(binary, &format!("/vm/tests/{name}"))?;
-    }
+    archive.copy(&built.binary, "/vm/tests")?;
     for program in &built.programs {
         archive.copy(program, text(program)?)?;
     }

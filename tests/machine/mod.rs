@@ -11,10 +11,6 @@ mod init;
 mod kernel;
 mod suspend;
 
-#[path = "../support/init_root.rs"]
-#[allow(dead_code, reason = "it serves other tests too")]
-mod init_root;
-
 use serde_json::Value;
 use support::rig::Rig;
 use support::skip;
