@@ -11,6 +11,7 @@ mod deaths;
 mod decode;
 #[cfg(test)]
 mod fuzz;
+mod host_exits;
 mod import;
 mod init;
 mod journal;

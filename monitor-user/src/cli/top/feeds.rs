@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::model::{Absence, Input, Order};
-use crate::cli::watch::source::{Loss, Sink, Source};
 use crate::control::client::{self, AskError};
 use crate::control::{self, Command, Response};
+use crate::host_exits::{HostExits, Loss, Sink};
 use crate::journal::{Changes, Reader};
 use crate::model::{Exited, Profile};
 use crate::os;
@@ -35,7 +35,7 @@ pub(super) enum Brought {
     /// What came of an order.
     Done(Input),
     /// The host's exits, or why they cannot be seen.
-    Exits(Result<Box<Source>>),
+    Exits(Result<Box<HostExits>>),
     /// A key, or another size.
     Terminal(Event),
     /// The keyboard cannot be read.
@@ -234,7 +234,7 @@ impl JournalFeed {
 }
 
 /// The exits of the host, if they can be seen.
-pub(super) struct ExitFeed(Option<Box<Source>>);
+pub(super) struct ExitFeed(Option<Box<HostExits>>);
 
 /// What one take has brought.
 #[derive(Default)]
@@ -273,16 +273,16 @@ impl ExitFeed {
     /// Has the kernel program loaded by a thread, which may take a while.
     pub(super) fn open(options: probe::Options, bring: mpsc::UnboundedSender<Brought>) {
         spawn_blocking(move || {
-            let source = Source::open(&options, false, None).map(Box::new);
-            let _ = bring.send(Brought::Exits(source));
+            let exits = HostExits::open(&options, false, None).map(Box::new);
+            let _ = bring.send(Brought::Exits(exits));
         });
     }
 
     /// Takes what was loaded.
-    pub(super) fn opened(&mut self, source: Result<Box<Source>>) -> Vec<Input> {
-        match source {
-            Ok(source) => {
-                self.0 = Some(source);
+    pub(super) fn opened(&mut self, exits: Result<Box<HostExits>>) -> Vec<Input> {
+        match exits {
+            Ok(exits) => {
+                self.0 = Some(exits);
                 Vec::new()
             }
             Err(error) => self.failed(&error),
@@ -292,7 +292,7 @@ impl ExitFeed {
     /// Waits until there is something to take.
     pub(super) async fn ready(&mut self) -> Vec<Input> {
         let ready = match &mut self.0 {
-            Some(source) => source.ready().await,
+            Some(exits) => exits.ready().await,
             None => std::future::pending().await,
         };
         ready.map_or_else(|error| self.failed(&error), |()| Vec::new())
@@ -302,8 +302,8 @@ impl ExitFeed {
     pub(super) fn take(&mut self) -> Vec<Input> {
         let mut inputs = Vec::new();
         let mut taken = Taken::default();
-        while let Some(source) = &mut self.0 {
-            let more = source.take(&mut taken);
+        while let Some(exits) = &mut self.0 {
+            let more = exits.take(&mut taken);
             inputs.extend(
                 taken
                     .exits

@@ -317,8 +317,8 @@ impl Top {
                 self.take([input])
             }
             Some(Brought::Done(input)) => self.take([input]),
-            Some(Brought::Exits(source)) => {
-                let inputs = self.exits.opened(source);
+            Some(Brought::Exits(exits)) => {
+                let inputs = self.exits.opened(exits);
                 self.take(inputs)
             }
             Some(Brought::Terminal(event)) => {

@@ -1,8 +1,7 @@
 //! `respawn watch`: exits of the host's processes, live. Needs no agent and no config.
 
 mod output;
-pub(super) mod source;
-mod wanted;
+pub(super) mod wanted;
 
 use std::io;
 use std::process::ExitCode;
@@ -11,11 +10,12 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use self::output::View;
-use self::source::Source;
 use super::Global;
 use super::filters::Filters;
 use super::output::{Flushed, Interrupts, LAST_WORDS, eprint_line};
 use crate::clock;
+use crate::deaths::Filter;
+use crate::host_exits::HostExits;
 use crate::os::page_size;
 use crate::os::process::{OpenError, Process};
 use crate::os::spawn::raise_fd_limit;
@@ -212,11 +212,11 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     }
     let statistics = arguments.stats.then(probe::enable_statistics).transpose()?;
     let has_details = filter.is_some();
-    let mut source = Source::open(&options, only_pids, filter).map_err(needs_ebpf)?;
+    let mut exits = open(&options, only_pids, filter)?;
     let mut view = View::new(arguments.json, has_details);
     let count = processes.len();
     for process in processes {
-        source.add(process)?;
+        exits.add(process)?;
     }
     for pattern in &arguments.name {
         if let Some(hint) = surprise(pattern) {
@@ -224,19 +224,34 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     eprint_line(&describe(arguments, count));
-    let followed = follow(&mut source, &mut view, &mut interrupts, only_pids).await;
-    let (lost, skipped) = source.lost();
+    let followed = follow(&mut exits, &mut view, &mut interrupts, only_pids).await;
+    let (lost, skipped) = exits.lost();
     let summary = Summary {
         shown: view.shown(),
         lost,
         skipped,
-        records: source.records(),
-        wakeups: source.wakeups(),
-        hooks: statistics.as_ref().and_then(|_| source.statistics()),
+        records: exits.records(),
+        wakeups: exits.wakeups(),
+        hooks: statistics.as_ref().and_then(|_| exits.statistics()),
     };
     view.finish(&summary).await;
     eprint_line(&summary.to_string());
     followed.map(|()| exit_code)
+}
+
+/// Where the kernel programs cannot be loaded and `only_pids` are wanted, says what is missing and goes on
+/// without.
+fn open(options: &probe::Options, only_pids: bool, filter: Option<Filter>) -> Result<HostExits> {
+    match HostExits::open(options, only_pids, filter.clone()) {
+        Err(error) if only_pids => {
+            eprint_line(&format!(
+                "without eBPF: {error:#}\nrespawn: watching pidfds instead: exits come later, \
+                 and what the kernel does not tell is unknown; `respawn doctor` tells more"
+            ));
+            Ok(HostExits::by_pidfds(filter))
+        }
+        opened => opened.map_err(needs_ebpf),
+    }
 }
 
 /// What is being watched, in one line.
@@ -273,25 +288,25 @@ fn needs_ebpf(error: anyhow::Error) -> anyhow::Error {
 
 /// Shows exits as they come. With `only_pids`, ends when all of those have been shown.
 async fn follow(
-    source: &mut Source,
+    exits: &mut HostExits,
     view: &mut View,
     interrupts: &mut Interrupts,
     only_pids: bool,
 ) -> Result<()> {
     let mut shown_at = Duration::ZERO;
     loop {
-        match show(source, view, interrupts).await? {
+        match show(exits, view, interrupts).await? {
             Flushed::Done => {}
             Flushed::Interrupted => break,
             Flushed::Closed => return Ok(()),
         }
-        if only_pids && source.is_empty() {
+        if only_pids && exits.is_empty() {
             return Ok(());
         }
         tokio::select! {
             () = interrupts.next() => break,
             () = view.output.closed() => return Ok(()),
-            ready = source.ready() => ready?,
+            ready = exits.ready() => ready?,
         }
         if clock::since_boot().saturating_sub(shown_at) < BUSY {
             tokio::select! {
@@ -304,7 +319,7 @@ async fn follow(
     }
     // What is in the ring by now is shown as well, as long as somebody reads it.
     let rest = async {
-        while show(source, view, interrupts).await? == Flushed::Interrupted {}
+        while show(exits, view, interrupts).await? == Flushed::Interrupted {}
         Ok(())
     };
     tokio::time::timeout(LAST_WORDS, rest)
@@ -314,12 +329,12 @@ async fn follow(
 
 /// Shows all that has come.
 async fn show(
-    source: &mut Source,
+    exits: &mut HostExits,
     view: &mut View,
     interrupts: &mut Interrupts,
 ) -> Result<Flushed> {
     loop {
-        let more = source.take(view)?;
+        let more = exits.take(view)?;
         match view.flush(interrupts).await? {
             Flushed::Done if more => {}
             flushed => return Ok(flushed),

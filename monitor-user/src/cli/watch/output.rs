@@ -6,11 +6,11 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::Summary;
-use super::source::{Loss, Sink};
 use crate::accounts::Accounts;
 use crate::cli::output::{Flushed, Interrupts, Output};
 use crate::clock;
 use crate::deaths;
+use crate::host_exits::{Loss, Sink};
 use crate::model::{Described, Exited, Profile};
 use crate::report::Times;
 

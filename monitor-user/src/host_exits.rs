@@ -1,4 +1,5 @@
-//! Where `watch` and `top` have the host's exits from: the kernel program's ring, or only pidfds.
+//! The host's exits as they happen, for `watch` and `top`: from the kernel program's ring, or only from
+//! pidfds. Shows nothing: that is for whoever takes them.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,6 @@ use anyhow::Result;
 use tokio::io::Interest;
 use tokio::task::JoinSet;
 
-use crate::cli::output::eprint_line;
 use crate::clock::{self, WallClock};
 use crate::deaths::{self, Filter, Kept};
 use crate::decode::{self, Birth, Death};
@@ -39,13 +39,13 @@ pub(crate) trait Sink {
     fn make_room(&mut self);
 }
 
-/// Where the exits come from.
-pub(crate) struct Source {
-    kind: Kind,
+/// See the module's text.
+pub(crate) struct HostExits {
+    from: From,
     wakeups: u64,
 }
 
-enum Kind {
+enum From {
     Kernel(Box<Kernel>),
     Pidfds {
         waiting: JoinSet<Result<Process>>,
@@ -72,45 +72,41 @@ struct Kernel {
     records: u64,
 }
 
-impl Source {
-    /// Loads the kernel programs. Where that fails and `only_pids` are wanted, says what is
-    /// missing and goes on without.
+impl HostExits {
+    /// Loads the kernel programs.
     ///
     /// # Errors
     /// What keeps them from being loaded.
     pub(crate) fn open(options: &Options, only_pids: bool, filter: Option<Filter>) -> Result<Self> {
-        let kind = match KernelProbe::load(options) {
-            Ok(probe) => Kind::Kernel(Box::new(Kernel {
-                probe,
-                processes: HashMap::new(),
-                lost: 0,
-                skipped: 0,
-                only_pids,
-                filter,
-                unsure: false,
-                records: 0,
-            })),
-            Err(error) if only_pids => {
-                eprint_line(&format!(
-                    "without eBPF: {error:#}\nrespawn: watching pidfds instead: exits come later, \
-                     and what the kernel does not tell is unknown; `respawn doctor` tells more"
-                ));
-                Kind::Pidfds {
-                    waiting: JoinSet::new(),
-                    ended: Vec::new(),
-                    filter: filter.map(Box::new),
-                }
-            }
-            Err(error) => return Err(error),
+        let from = From::Kernel(Box::new(Kernel {
+            probe: KernelProbe::load(options)?,
+            processes: HashMap::new(),
+            lost: 0,
+            skipped: 0,
+            only_pids,
+            filter,
+            unsure: false,
+            records: 0,
+        }));
+        Ok(Self { from, wakeups: 0 })
+    }
+
+    /// Without the kernel's side: has the exits of the processes that are added, later and with less known
+    /// of them.
+    pub(crate) fn by_pidfds(filter: Option<Filter>) -> Self {
+        let from = From::Pidfds {
+            waiting: JoinSet::new(),
+            ended: Vec::new(),
+            filter: filter.map(Box::new),
         };
-        Ok(Self { kind, wakeups: 0 })
+        Self { from, wakeups: 0 }
     }
 
     /// Watches one more process.
-    pub(super) fn add(&mut self, process: Process) -> Result<()> {
-        match &mut self.kind {
-            Kind::Kernel(kernel) => kernel.add(process),
-            Kind::Pidfds { waiting, .. } => {
+    pub(crate) fn add(&mut self, process: Process) -> Result<()> {
+        match &mut self.from {
+            From::Kernel(kernel) => kernel.add(process),
+            From::Pidfds { waiting, .. } => {
                 let process = os::async_fd(process, Interest::READABLE)?;
                 waiting.spawn(async move {
                     process.readable().await?.retain_ready();
@@ -122,18 +118,18 @@ impl Source {
     }
 
     /// Whether every process that was added has been shown.
-    pub(super) fn is_empty(&self) -> bool {
-        match &self.kind {
-            Kind::Kernel(kernel) => kernel.processes.is_empty(),
-            Kind::Pidfds { waiting, ended, .. } => waiting.is_empty() && ended.is_empty(),
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.from {
+            From::Kernel(kernel) => kernel.processes.is_empty(),
+            From::Pidfds { waiting, ended, .. } => waiting.is_empty() && ended.is_empty(),
         }
     }
 
     /// Waits for something to take.
     pub(crate) async fn ready(&mut self) -> Result<()> {
-        match &mut self.kind {
-            Kind::Kernel(kernel) => kernel.probe.readable().await?,
-            Kind::Pidfds { waiting, ended, .. } => match waiting.join_next().await {
+        match &mut self.from {
+            From::Kernel(kernel) => kernel.probe.readable().await?,
+            From::Pidfds { waiting, ended, .. } => match waiting.join_next().await {
                 Some(process) => ended.push(process??),
                 None => std::future::pending().await,
             },
@@ -144,9 +140,9 @@ impl Source {
 
     /// Shows what has come. `true`: there is more, as soon as that is written.
     pub(crate) fn take(&mut self, view: &mut impl Sink) -> Result<bool> {
-        match &mut self.kind {
-            Kind::Kernel(kernel) => kernel.take(view),
-            Kind::Pidfds { ended, filter, .. } => {
+        match &mut self.from {
+            From::Kernel(kernel) => kernel.take(view),
+            From::Pidfds { ended, filter, .. } => {
                 for process in ended.drain(..) {
                     show_without_record(&process, filter.as_deref(), view)?;
                 }
@@ -156,35 +152,35 @@ impl Source {
     }
 
     /// Times it was woken.
-    pub(super) fn wakeups(&self) -> u64 {
+    pub(crate) fn wakeups(&self) -> u64 {
         self.wakeups
     }
 
     /// Records that the kernel has handed over.
-    pub(super) fn records(&self) -> u64 {
-        match &self.kind {
-            Kind::Kernel(kernel) => kernel.records,
-            Kind::Pidfds { .. } => 0,
+    pub(crate) fn records(&self) -> u64 {
+        match &self.from {
+            From::Kernel(kernel) => kernel.records,
+            From::Pidfds { .. } => 0,
         }
     }
 
     /// Exits that could not be reported: so many, and so many more at most.
-    pub(super) fn lost(&self) -> (u64, u64) {
-        match &self.kind {
-            Kind::Kernel(kernel) => {
+    pub(crate) fn lost(&self) -> (u64, u64) {
+        match &self.from {
+            From::Kernel(kernel) => {
                 let lost = kernel.probe.lost();
                 let skipped = kernel.probe.skipped().unwrap_or(kernel.skipped);
                 (lost, if kernel.only_pids { 0 } else { skipped })
             }
-            Kind::Pidfds { .. } => (0, 0),
+            From::Pidfds { .. } => (0, 0),
         }
     }
 
     /// Figures of the exit hook and of the signal hook.
-    pub(super) fn statistics(&self) -> Option<(HookStatistics, HookStatistics)> {
-        match &self.kind {
-            Kind::Kernel(kernel) => kernel.probe.statistics().ok(),
-            Kind::Pidfds { .. } => None,
+    pub(crate) fn statistics(&self) -> Option<(HookStatistics, HookStatistics)> {
+        match &self.from {
+            From::Kernel(kernel) => kernel.probe.statistics().ok(),
+            From::Pidfds { .. } => None,
         }
     }
 }
