@@ -1,11 +1,13 @@
-//! Deaths of the whole host, live or as a recorder has kept them: read, chosen, and told in words;
-//! `masking` hides secrets in arguments.
+//! Deaths of the whole host, live or as a recorder has kept them: read, chosen, joined to incidents, and told
+//! in words; `masking` hides secrets in arguments. And those of a service, by the journal of its agent.
 //!
-//! Reads no file and no clock: the lines come from `journal::Reader`, records from the probe.
+//! Opens no file and reads no clock: the lines come from `journal::Reader`, records from the probe.
 
 mod filter;
+mod incident;
 mod kept;
 mod masking;
+mod of_service;
 mod told;
 mod words;
 
@@ -13,6 +15,8 @@ mod words;
 mod tests;
 
 pub(crate) use filter::{Facts, Filter, is_container, is_unit};
+pub(crate) use incident::{FoundBy, Incident, KeptDeath, look_up};
 pub(crate) use kept::Kept;
+pub(crate) use of_service::{ServiceDeath, ServiceDeaths};
 pub(crate) use told::told;
 pub(crate) use words::{ancestry, command_line, descent, header, line, login, owner, within};

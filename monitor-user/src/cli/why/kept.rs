@@ -1,214 +1,23 @@
-//! Why something on the host died, by what a recorder has kept.
-//!
-//! A death may be found by several names: of its unit, its container, its process. Of a unit or a
-//! container, whoever kills the main process soon has the init system kill the rest; so the others that
-//! die about the same time are told with the process that is older than they are.
+//! Why something on the host died, by what a recorder has kept, in words.
 
-use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::Duration;
 
 use anstyle::Style;
-use anyhow::Result;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::words::{self, Whereabouts, no_sender};
 use crate::accounts::Accounts;
-use crate::deaths::{self, Kept};
-use crate::journal::{Line, Reader};
+use crate::deaths::{self, FoundBy, Incident, Kept, KeptDeath};
 use crate::model::{Cause, How, Profile, Sender};
 use crate::os::proc;
 use crate::report::{Age, cause_style, counted};
 use crate::text::printable;
 
-/// The time between deaths that are told together.
-const RELATED: Duration = Duration::from_secs(10);
-
-/// How many deaths are looked at beyond those that are wanted, to find which are told together.
-const ROOM: usize = 1024;
-
 /// How many others are told with a death, before it and after it.
 const OTHERS: usize = 5;
 
-/// The kernel keeps so many bytes of a process's name.
-const COMM_BYTES: usize = 15;
-
-/// By what a name was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Service,
-    Unit,
-    Container,
-    Pod,
-    Pid,
-    Process,
-}
-
-impl Kind {
-    /// In the order in which they are preferred. A number may also be the beginning of an ID.
-    fn preferred(name: &str) -> [Self; 6] {
-        use Kind::{Container, Pid, Pod, Process, Service, Unit};
-        match name.parse::<u32>() {
-            Ok(_) => [Pid, Service, Unit, Container, Pod, Process],
-            Err(_) => [Service, Unit, Container, Pod, Pid, Process],
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Unit => "unit",
-            Self::Container => "container",
-            Self::Pod => "pod",
-            Self::Pid => "pid",
-            Self::Process => "process",
-        }
-    }
-
-    fn is_of(self, name: &str, kept: &Kept) -> bool {
-        let owner = &kept.profile.owner;
-        let is = |it: &Option<String>| it.as_deref() == Some(name);
-        match self {
-            Self::Service => is(&owner.service),
-            Self::Unit => [&owner.unit, &owner.user_unit]
-                .into_iter()
-                .flatten()
-                .any(|unit| deaths::is_unit(unit, |it| it == name)),
-            Self::Container => {
-                let id = owner.container.as_deref();
-                id.is_some_and(|id| deaths::is_container(name, id))
-            }
-            Self::Pod => is(&owner.pod),
-            Self::Pid => name.parse() == Ok(kept.exit.pid),
-            Self::Process => is_process(name, kept),
-        }
-    }
-
-    /// Whether several processes may be of one.
-    fn is_of_many(self) -> bool {
-        !matches!(self, Self::Pid | Self::Process)
-    }
-}
-
-fn is_process(name: &str, kept: &Kept) -> bool {
-    let comm = kept.exit.comm.as_deref().unwrap_or_default();
-    let is_cut = name.len() > COMM_BYTES && name.get(..COMM_BYTES) == Some(comm);
-    let exe = kept.profile.exe.as_deref().unwrap_or_default();
-    comm == name || is_cut || exe == name || exe.rsplit('/').next() == Some(name)
-}
-
-/// A death, as it was kept.
-#[derive(Debug, Clone)]
-struct Death {
-    /// Which line of the file it is.
-    order: usize,
-    line: Line,
-    kept: Kept,
-}
-
-impl Death {
-    fn of(order: usize, line: Line) -> Option<Self> {
-        let kept = Kept::of(&line)?;
-        Some(Self { order, line, kept })
-    }
-
-    fn is_this_boot(&self) -> bool {
-        let boot_id = proc::boot_id().ok();
-        boot_id.is_some() && self.kept.boot_id == boot_id
-    }
-
-    /// Whether that older process may have had this one as a child, and they died about the same time.
-    fn belongs_to(&self, older: &Self) -> bool {
-        let (it, older) = (&self.kept, &older.kept);
-        let ends = it.since_boot_ns.zip(older.since_boot_ns);
-        let starts = it.exit.start_time_ns.zip(older.exit.start_time_ns);
-        let (Some((end, older_end)), Some((start, older_start))) = (ends, starts) else {
-            return false;
-        };
-        let apart = Duration::from_nanos(end.abs_diff(older_end));
-        it.boot_id == older.boot_id
-            && it.profile.owner.container == older.profile.owner.container
-            && apart <= RELATED
-            && older_start <= start
-            && start < older_end
-    }
-
-    /// Of two that were started in the same moment, the one with the lower pid is the older one.
-    fn age(&self) -> (Option<u64>, u32) {
-        (self.kept.exit.start_time_ns, self.kept.exit.pid)
-    }
-}
-
-/// A death, and the others that are told with it.
-#[derive(Debug)]
-pub(super) struct Incident {
-    kind: Kind,
-    name: String,
-    main: Death,
-    /// In the order in which they died.
-    others: Vec<Death>,
-}
-
-/// The last `count` incidents of what has that name, oldest first.
-///
-/// # Errors
-/// No right to read the file.
-pub(super) fn look_up(reader: &mut Reader, name: &str, count: usize) -> Result<Vec<Incident>> {
-    let kinds = Kind::preferred(name);
-    let mut found = kinds.map(|_| VecDeque::new());
-    let mut order = 0;
-    while let Some(line) = reader.next()? {
-        order += 1;
-        let Some(death) = Death::of(order, line).map(Rc::new) else {
-            continue;
-        };
-        for (kind, deaths) in kinds.iter().zip(&mut found) {
-            if !kind.is_of(name, &death.kept) {
-                continue;
-            }
-            if deaths.len() >= count.saturating_add(ROOM) {
-                deaths.pop_front();
-            }
-            deaths.push_back(Rc::clone(&death));
-        }
-    }
-    let mut of_kinds = kinds.into_iter().zip(found);
-    let Some((kind, deaths)) = of_kinds.find(|(_, deaths)| !deaths.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    drop(of_kinds);
-    let deaths = deaths.into_iter().map(Rc::unwrap_or_clone);
-    let mut incidents = join(kind, name, deaths.collect());
-    incidents.drain(..incidents.len().saturating_sub(count));
-    Ok(incidents)
-}
-
-/// Joins the deaths that are told together.
-fn join(kind: Kind, name: &str, mut deaths: Vec<Death>) -> Vec<Incident> {
-    deaths.sort_by_key(Death::age);
-    let mut incidents: Vec<Incident> = Vec::new();
-    for death in deaths {
-        let older = incidents
-            .iter_mut()
-            .find(|incident| kind.is_of_many() && death.belongs_to(&incident.main));
-        match older {
-            Some(incident) => incident.others.push(death),
-            None => incidents.push(Incident {
-                kind,
-                name: name.to_owned(),
-                main: death,
-                others: Vec::new(),
-            }),
-        }
-    }
-    for incident in &mut incidents {
-        incident.others.sort_by_key(|death| death.order);
-    }
-    incidents.sort_by_key(|incident| incident.main.order);
-    incidents
-}
-
+/// What is told of it.
 impl Incident {
     /// The same keys as of a service, and by what it was found.
     pub(super) fn json(&self) -> Value {
@@ -216,7 +25,7 @@ impl Incident {
         let last = kept.exit.circumstances.last_signal.as_ref();
         let asker = last.and_then(|last| last.sender.as_ref());
         let sender = kept.exit.cause.sender().or(asker);
-        let now = sender.filter(|_| self.main.is_this_boot());
+        let now = sender.filter(|_| is_this_boot(&self.main));
         let (lives, command) = match now.and_then(words::whereabouts) {
             Some(Whereabouts::Lives(command)) => (Some(true), Some(command)),
             Some(Whereabouts::Ended) => (Some(false), None),
@@ -225,7 +34,7 @@ impl Incident {
         let others: Vec<Value> = self.others.iter().map(|it| it.line.value()).collect();
         json!({
             "name": self.name,
-            "found_by": self.kind.word(),
+            "found_by": word(self.found_by),
             "service": kept.profile.owner.service,
             "requested": null,
             "stopping": null,
@@ -282,7 +91,7 @@ impl Incident {
                 .map(words::core)
                 .collect(),
         );
-        let (before, after): (Vec<&Death>, Vec<&Death>) =
+        let (before, after): (Vec<&KeptDeath>, Vec<&KeptDeath>) =
             self.others.iter().partition(|death| self.is_before(death));
         say("before", self.told_with(&before, "earlier"));
         say("then", self.told_with(&after, "later"));
@@ -293,15 +102,15 @@ impl Incident {
         let owner = &self.main.kept.profile.owner;
         let unit = [&owner.user_unit, &owner.unit].into_iter().flatten();
         let comm = self.main.kept.exit.comm.as_deref().unwrap_or("a process");
-        match self.kind {
-            Kind::Service => self.name.clone(),
-            Kind::Unit => {
+        match self.found_by {
+            FoundBy::Service => self.name.clone(),
+            FoundBy::Unit => {
                 let mut unit = unit.filter(|unit| deaths::is_unit(unit, |it| it == self.name));
                 unit.next().cloned().unwrap_or_else(|| self.name.clone())
             }
-            Kind::Container => deaths::within(owner).unwrap_or_else(|| self.name.clone()),
-            Kind::Pod => format!("{comm} of pod {}", self.name),
-            Kind::Pid | Kind::Process => match deaths::owner(owner) {
+            FoundBy::Container => deaths::within(owner).unwrap_or_else(|| self.name.clone()),
+            FoundBy::Pod => format!("{comm} of pod {}", self.name),
+            FoundBy::Pid | FoundBy::Process => match deaths::owner(owner) {
                 Some(owner) => format!("{comm} of {owner}"),
                 None => comm.to_owned(),
             },
@@ -309,7 +118,7 @@ impl Incident {
     }
 
     fn when(&self, zone: &TimeZone) -> String {
-        let boot = match self.main.is_this_boot() {
+        let boot = match is_this_boot(&self.main) {
             true => "",
             false => ", in an earlier boot",
         };
@@ -351,7 +160,7 @@ impl Incident {
     }
 
     fn sender_lines(&self, sender: &Sender, how: Option<How>, accounts: &Accounts) -> Vec<String> {
-        let is_this_boot = self.main.is_this_boot();
+        let is_this_boot = is_this_boot(&self.main);
         let who = words::of_kept_sender(sender, how, is_this_boot, accounts);
         let mut lines = vec![who];
         if sender.itself {
@@ -364,14 +173,14 @@ impl Incident {
         lines
     }
 
-    fn is_before(&self, other: &Death) -> bool {
+    fn is_before(&self, other: &KeptDeath) -> bool {
         other.kept.since_boot_ns < self.main.kept.since_boot_ns
     }
 
     /// The others, shortly: "nginx killed by SIGKILL from systemd (pid 1, uid 0), pid 8, 3.0ms later".
-    fn told_with(&self, others: &[&Death], when: &str) -> Vec<String> {
-        let of = |death: &Death| death.kept.since_boot_ns.unwrap_or_default();
-        let words = |death: &&Death| {
+    fn told_with(&self, others: &[&KeptDeath], when: &str) -> Vec<String> {
+        let of = |death: &KeptDeath| death.kept.since_boot_ns.unwrap_or_default();
+        let words = |death: &&KeptDeath| {
             let apart = of(death).abs_diff(of(&self.main));
             format!(
                 "{} {}, pid {}, {} {when}",
@@ -389,6 +198,22 @@ impl Incident {
         }
         lines
     }
+}
+
+fn word(found_by: FoundBy) -> &'static str {
+    match found_by {
+        FoundBy::Service => "service",
+        FoundBy::Unit => "unit",
+        FoundBy::Container => "container",
+        FoundBy::Pod => "pod",
+        FoundBy::Pid => "pid",
+        FoundBy::Process => "process",
+    }
+}
+
+fn is_this_boot(death: &KeptDeath) -> bool {
+    let boot_id = proc::boot_id().ok();
+    boot_id.is_some() && death.kept.boot_id == boot_id
 }
 
 /// "nginx -g "daemon off;" (/usr/sbin/nginx), uid 33 (www-data)"

@@ -20,6 +20,7 @@ use super::output::{Interrupts, Output, eprint_line};
 use super::{Global, complete};
 use crate::accounts::Accounts;
 use crate::control;
+use crate::deaths::{self, ServiceDeaths};
 use crate::journal::Reader;
 use crate::report::happening;
 use crate::text::printable;
@@ -93,7 +94,7 @@ fn tell(dir: &Path, arguments: &Arguments, output: &mut Output) -> Result<ExitCo
 
 /// Tells of a service's deaths. `false`: the journal does not know it.
 fn tell_service(reader: &mut Reader, arguments: &Arguments, output: &mut Output) -> Result<bool> {
-    let told = service::Deaths::read(reader, &arguments.name, arguments.most())?;
+    let told = ServiceDeaths::read(&arguments.name, arguments.most(), || reader.next())?;
     if !told.is_known {
         return Ok(false);
     }
@@ -127,7 +128,7 @@ enum Found {
 /// Tells of the deaths that a recorder has kept of whatever has that name.
 fn tell_kept(arguments: &Arguments, output: &mut Output) -> Result<Found> {
     let mut reader = Reader::of_deaths(&arguments.place.dir)?;
-    let incidents = kept::look_up(&mut reader, &arguments.name, arguments.most())?;
+    let incidents = deaths::look_up(&arguments.name, arguments.most(), || reader.next())?;
     tell_damaged(&reader, "the recorded deaths");
     if reader.is_missing() {
         return Ok(Found::NoRecorder);
@@ -149,7 +150,8 @@ fn tell_kept(arguments: &Arguments, output: &mut Output) -> Result<Found> {
 /// What is told of a name by the deaths in a directory, as a line each.
 #[cfg(test)]
 pub(crate) fn why_words(dir: &Path, name: &str, accounts: &Accounts) -> Result<Vec<String>> {
-    let incidents = kept::look_up(&mut Reader::of_deaths(dir)?, name, 9)?;
+    let mut reader = Reader::of_deaths(dir)?;
+    let incidents = deaths::look_up(name, 9, || reader.next())?;
     let lines = incidents.iter();
     Ok(lines
         .flat_map(|incident| incident.lines(&TimeZone::UTC, accounts))

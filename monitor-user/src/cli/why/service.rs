@@ -1,16 +1,16 @@
-//! Why a service of the agent died, by its journal.
+//! Why a service of the agent died, by its journal, in words.
 
 use std::time::Duration;
 
 use anstyle::Style;
-use anyhow::Result;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::words::{self, Whereabouts, no_sender, of_sender, since, whereabouts};
 use crate::accounts::Accounts;
-use crate::journal::{Line, Reader};
-use crate::model::{Cause, Exit, Request, Sender, What};
+use crate::deaths::ServiceDeath;
+use crate::journal::Line;
+use crate::model::{Cause, What};
 use crate::os::proc;
 use crate::report::{Age, cause_style, happening};
 use crate::text::printable;
@@ -19,153 +19,8 @@ use crate::text::printable;
 /// that ends by itself may have waited longer.
 const RELATED: Duration = Duration::from_secs(10);
 
-/// The last deaths of a service, oldest first.
-#[derive(Default)]
-pub(super) struct Deaths {
-    pub(super) is_known: bool,
-    pub(super) deaths: Vec<Death>,
-    /// Why it could not be started, or was given up, if it has not run since.
-    pub(super) trouble: Option<Line>,
-}
-
-/// A death, and what came of it.
-pub(super) struct Death {
-    service: String,
-    exited: Line,
-    /// The same, as an exit.
-    exit: Exit,
-    /// What the agent did to end it before, if it did.
-    stopping: Option<Line>,
-    /// What somebody had asked of the agent that led to it.
-    requested: Option<Line>,
-    /// The last of its other processes that a signal had ended before.
-    child: Option<Line>,
-    /// What the journal tells of the service from there to the next death.
-    then: Vec<Line>,
-    /// The death that ended what came of it.
-    next: Option<Line>,
-}
-
-/// What may lead to the next death.
-#[derive(Default)]
-struct Before {
-    /// Pid of the agent that works.
-    agent: Option<u32>,
-    /// The last request that may have the agent stop the service; none is older than the agent.
-    request: Option<Line>,
-    /// The last request for a signal to it.
-    signal_request: Option<Line>,
-    /// The last stop, and what had led to that.
-    stopping: Option<(Line, Option<Line>)>,
-    /// The last end of another process of the instance that runs.
-    child: Option<Line>,
-}
-
-impl Deaths {
-    /// Reads a journal to its end.
-    pub(super) fn read(reader: &mut Reader, service: &str, count: usize) -> Result<Self> {
-        let mut told = Self::default();
-        let mut before = Before::default();
-        while let Some(line) = reader.next()? {
-            told.take(line, service, count, &mut before);
-        }
-        Ok(told)
-    }
-
-    fn take(&mut self, line: Line, service: &str, count: usize, before: &mut Before) {
-        let is_of_it = line.service() == Some(service);
-        if !is_of_it && line.service().is_some() {
-            return;
-        }
-        before.take(&line);
-        if !is_of_it {
-            return;
-        }
-        self.is_known = true;
-        let last = self.deaths.last_mut();
-        match &line.event.what {
-            What::Exited(exit) => {
-                let exit = (**exit).clone();
-                if let Some(death) = last {
-                    death.next = Some(line.clone());
-                }
-                if self.deaths.len() == count {
-                    self.deaths.remove(0);
-                }
-                self.deaths.push(before.led_to(line, exit, service));
-                return;
-            }
-            What::ChildExited(_) => return,
-            What::Backoff {
-                message: Some(_), ..
-            }
-            | What::Failed { .. } => self.trouble = Some(line.clone()),
-            What::Started { .. } | What::Replaced { .. } => self.trouble = None,
-            _ => {}
-        }
-        if let Some(death) = last {
-            death.then.push(line);
-        }
-    }
-}
-
-impl Before {
-    fn take(&mut self, line: &Line) {
-        match &line.event.what {
-            What::AgentStarted { pid, .. } => {
-                self.agent = Some(*pid);
-                self.request = None;
-            }
-            What::Requested { command, .. } => match command {
-                Request::Signal => self.signal_request = Some(line.clone()),
-                Request::Start => {}
-                _ => self.request = Some(line.clone()),
-            },
-            // The agent stops what it was asked to stop at once, so this is what led to it.
-            What::Stopping { .. } => self.stopping = Some((line.clone(), self.request.take())),
-            What::Started { .. } | What::Replaced { .. } => self.child = None,
-            What::ChildExited(_) => self.child = Some(line.clone()),
-            _ => {}
-        }
-    }
-
-    fn led_to(&mut self, exited: Line, exit: Exit, service: &str) -> Death {
-        let by_agent =
-            self.agent.is_some() && exit.cause.sender().map(|sender| sender.pid) == self.agent;
-        let signal_request = self.signal_request.take().filter(|request| {
-            let What::Requested { signal, .. } = request.event.what else {
-                return false;
-            };
-            by_agent && signal == exit.cause.signal()
-        });
-        let instance = exited.event.what.instance();
-        let stop = self.stopping.take();
-        let stop = stop.filter(|(stopping, _)| stopping.event.what.instance() == instance);
-        let (stopping, requested) = match stop {
-            Some((stopping, request)) => (Some(stopping), request),
-            None => (None, signal_request),
-        };
-        Death {
-            service: service.to_owned(),
-            child: self.child.take(),
-            exited,
-            exit,
-            stopping,
-            requested,
-            then: Vec::new(),
-            next: None,
-        }
-    }
-}
-
-impl Death {
-    /// Who sent the signal that ended it, or asked it to end.
-    fn sender(&self) -> Option<&Sender> {
-        let last = self.exit.circumstances.last_signal.as_ref();
-        let asked = last.and_then(|last| last.sender.as_ref());
-        self.exit.cause.sender().or(asked)
-    }
-
+/// What is told of it.
+impl ServiceDeath {
     pub(super) fn json(&self) -> Value {
         let whereabouts = self.sender().and_then(whereabouts);
         let (lives, command) = match whereabouts {
@@ -336,6 +191,7 @@ fn in_words(line: &Line) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deaths::ServiceDeaths;
 
     fn line(event: &Value) -> Line {
         Line::parse(event.to_string()).unwrap()
@@ -346,7 +202,7 @@ mod tests {
         let What::Exited(exit) = exited.event.what.clone() else {
             panic!("{exited:?}");
         };
-        let death = Death {
+        let death = ServiceDeath {
             service: "web".to_owned(),
             stopping: None,
             requested: None,
@@ -454,14 +310,15 @@ mod tests {
         );
     }
 
+    fn last_death(events: &[Value]) -> ServiceDeath {
+        let mut lines = events.iter().map(line);
+        let mut told = ServiceDeaths::read("web", 1, || Ok(lines.next())).unwrap();
+        told.deaths.pop().unwrap()
+    }
+
     /// What was told to have stopped the last one to die.
     fn stopped(events: &[Value]) -> Option<String> {
-        let mut told = Deaths::default();
-        let mut before = Before::default();
-        for event in events {
-            told.take(line(event), "web", 1, &mut before);
-        }
-        told.deaths.last().unwrap().stopped()
+        last_death(events).stopped()
     }
 
     #[test]
@@ -477,14 +334,7 @@ mod tests {
         };
         let own = json!({"kind": "exited", "code": 0, "core_dumped": false});
         let killed = json!({"kind": "signaled", "signal": "SIGKILL", "core_dumped": false});
-        let told = |events: &[Value]| {
-            let mut told = Deaths::default();
-            let mut before = Before::default();
-            for event in events {
-                told.take(line(event), "web", 1, &mut before);
-            }
-            told.deaths.last().unwrap().child()
-        };
+        let told = |events: &[Value]| last_death(events).child();
         let (first, last) = (
             child(8, "2026-07-24T12:00:00Z"),
             child(9, "2026-07-24T12:00:10Z"),
