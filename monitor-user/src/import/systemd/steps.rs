@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::Severity::{Approximated, Harmless, Lost};
-use super::super::unit::Assignment;
-use super::super::{values, words};
-use super::{Unit, stop_signal};
+use super::Unit;
+use super::stop::stop_signal;
+use crate::import::Severity::{Approximated, Harmless, Lost};
+use crate::import::unit::Assignment;
+use crate::import::{values, words};
 
 /// Directives whose commands become those of a key.
 const STEPS: &[(&str, &str)] = &[
