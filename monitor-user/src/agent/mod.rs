@@ -1073,7 +1073,7 @@ fn load_probe(options: &Options, services: usize) -> (Option<KernelProbe>, Optio
             options.most_watched,
         )),
         agent: true,
-        known: probe::Place::At(options.runtime_dir.clone()),
+        known: probe::KnownIn::At(options.runtime_dir.clone()),
         ..probe::Options::default()
     };
     let owner = place(&options.runtime_dir);

@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::config::OF_THE_AGENT;
-use crate::logger::{self, Place, Progress, Settings};
+use crate::logger::{self, OutputDir, Progress, Settings};
 use crate::model::{Exec, Instance, Output, ServiceName, Signal, Spec};
 use crate::os::spawn::{self, FdLimit, Spawner};
 use crate::os::{self, pidfd, pipe, signal};
@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_secs(5);
 
 /// FIFOs and the logger.
 pub(super) struct Outputs {
-    place: Place,
+    place: OutputDir,
     runtime_dir: PathBuf,
     spawner: Spawner,
     services: HashMap<ServiceName, Held>,
@@ -72,7 +72,7 @@ impl Outputs {
     /// Of the agent of a runtime directory.
     pub(super) fn of(runtime_dir: &Path, fd_limit: Option<FdLimit>) -> io::Result<Self> {
         Ok(Self {
-            place: Place::of(runtime_dir),
+            place: OutputDir::of(runtime_dir),
             runtime_dir: runtime_dir.to_owned(),
             spawner: Spawner::new(fd_limit)?.impatient(),
             services: HashMap::new(),

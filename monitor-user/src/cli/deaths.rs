@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: RecorderDir,
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
 
 /// Where a recorder keeps deaths.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Place {
+pub(super) struct RecorderDir {
     /// The recorder's directory
     #[arg(
         long,

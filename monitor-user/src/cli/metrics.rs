@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::Global;
 use super::ask::end;
-use super::deaths::Place;
+use super::deaths::RecorderDir;
 use super::output::{Interrupts, eprint_line};
 use crate::metrics::serve::{self, Address, Listener};
 use crate::metrics::{Collector, Format, Places, State};
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     )]
     format: Format,
     #[command(flatten)]
-    place: Place,
+    place: RecorderDir,
 }
 
 /// Prints once; with `--listen` runs until SIGTERM or SIGINT.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum as _;
 
 use super::Global;
-use super::deaths::Place;
+use super::deaths::RecorderDir;
 use crate::accounts::Accounts;
 use crate::config::parse_size;
 use crate::probe::{Keep, sets};
@@ -52,7 +52,7 @@ pub(super) struct Settings {
     #[arg(long, value_enum, default_value = "abnormal")]
     keep: Keep,
     #[command(flatten)]
-    place: Place,
+    place: RecorderDir,
     /// How much disk space the records may take; when it is used up, the older half is removed
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size)]
     max_size: u64,

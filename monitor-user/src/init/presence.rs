@@ -32,7 +32,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// An agent that answers.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Agent {
+pub(crate) struct AnsweringAgent {
     pub(crate) pid: u32,
     /// How many it has.
     pub(crate) services: usize,
@@ -42,7 +42,7 @@ pub(crate) struct Agent {
 ///
 /// # Errors
 /// What is missing, and why as far as that is known.
-pub(crate) fn await_agents(runtime_dir: &Path, plan: &Plan) -> Result<(Agent, u32)> {
+pub(crate) fn await_agents(runtime_dir: &Path, plan: &Plan) -> Result<(AnsweringAgent, u32)> {
     let mut found = Err(anyhow::anyhow!("no agent came up"));
     wait_until(COMES_UP_WITHIN, Some(plan), || {
         found = ask(runtime_dir)
@@ -61,7 +61,7 @@ pub(crate) fn await_agents(runtime_dir: &Path, plan: &Plan) -> Result<(Agent, u3
 }
 
 /// Waits for the end of all agents; returns one that still answers.
-pub(crate) fn await_end(runtime_dir: &Path, plan: &Plan) -> Option<Agent> {
+pub(crate) fn await_end(runtime_dir: &Path, plan: &Plan) -> Option<AnsweringAgent> {
     let mut agent = None;
     wait_until(ENDS_WITHIN, Some(plan), || {
         agent = ask(runtime_dir).ok();
@@ -103,7 +103,7 @@ fn find_recorder(pin_dir: &Path) -> Option<u32> {
 }
 
 /// Asks whether there is an agent.
-fn ask(runtime_dir: &Path) -> Result<Agent> {
+fn ask(runtime_dir: &Path) -> Result<AnsweringAgent> {
     let (mut stream, pid) = client::reach(runtime_dir)
         .with_context(|| control::socket(runtime_dir).display().to_string())?;
     stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
@@ -115,7 +115,7 @@ fn ask(runtime_dir: &Path) -> Result<Agent> {
         .read_until(b'\n', &mut line)
         .context("the agent does not answer")?;
     match Response::from_line(&line) {
-        Ok(Response::Status { services }) => Ok(Agent {
+        Ok(Response::Status { services }) => Ok(AnsweringAgent {
             pid,
             services: services.len(),
         }),

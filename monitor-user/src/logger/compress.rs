@@ -20,7 +20,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::file::{remove, rotated};
-use super::place::Settings;
+use super::output_dir::Settings;
 use crate::os;
 use crate::os::open;
 

@@ -17,7 +17,7 @@ use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::compress::Compressor;
-use super::place::Settings;
+use super::output_dir::Settings;
 use super::record::{Record, RecordFile};
 use crate::os;
 use crate::os::open::{self, OpenLog};

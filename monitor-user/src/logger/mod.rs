@@ -12,7 +12,7 @@ mod compress;
 mod file;
 mod lines;
 mod message;
-mod place;
+mod output_dir;
 mod record;
 mod sink;
 
@@ -39,7 +39,7 @@ use nix::sys::stat::{Mode, umask};
 use self::compress::Compressor;
 pub(crate) use self::compress::FileId;
 pub(crate) use self::lines::{END, plain, split_stamp, without_stamp};
-pub(crate) use self::place::{OUTPUT, Place, Progress, Settings};
+pub(crate) use self::output_dir::{OUTPUT, OutputDir, Progress, Settings};
 use self::sink::{Sink, Turned};
 use crate::clock;
 use crate::model::Instance;
@@ -67,7 +67,7 @@ pub(crate) fn run(runtime_dir: &Path, drain: bool) -> Result<ExitCode> {
     if let Err(error) = raise_fd_limit() {
         tracing::warn!("cannot raise the limit on open files: {error}");
     }
-    let place = Place::of(runtime_dir);
+    let place = OutputDir::of(runtime_dir);
     let Some(_lock) = lock(&place)? else {
         tracing::info!("another logger is at work");
         return Ok(ExitCode::SUCCESS);
@@ -81,7 +81,7 @@ pub(crate) fn run(runtime_dir: &Path, drain: bool) -> Result<ExitCode> {
 }
 
 /// `None`: another one has it.
-fn lock(place: &Place) -> Result<Option<Flock<File>>> {
+fn lock(place: &OutputDir) -> Result<Option<Flock<File>>> {
     let path = place.lock();
     let context = || format!("cannot use {}", path.display());
     let mut options = OpenOptions::new();
@@ -103,7 +103,7 @@ fn lock(place: &Place) -> Result<Option<Flock<File>>> {
 }
 
 struct Logger {
-    place: Place,
+    place: OutputDir,
     epoll: Epoll,
     signals: SignalFd,
     changes: Inotify,
@@ -126,7 +126,7 @@ enum Flow {
 }
 
 impl Logger {
-    fn begin(place: Place) -> Result<Self> {
+    fn begin(place: OutputDir) -> Result<Self> {
         let mut mask = SigSet::empty();
         // A terminal that goes away ends no logger.
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {

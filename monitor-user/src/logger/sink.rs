@@ -35,7 +35,7 @@ use super::compress::Compressor;
 use super::file::FileLog;
 use super::lines;
 use super::message::Messages;
-use super::place::{Place, Settings};
+use super::output_dir::{OutputDir, Settings};
 use super::record::{Record, RecordFile};
 use crate::clock;
 use crate::model::OnFull;
@@ -61,7 +61,7 @@ pub(super) enum Turned {
 /// One service.
 #[derive(Debug)]
 pub(super) struct Sink {
-    place: Place,
+    place: OutputDir,
     service: String,
     settings: Settings,
     fifo: File,
@@ -91,7 +91,7 @@ impl Sink {
     /// # Errors
     /// There is none.
     pub(super) fn open(
-        place: &Place,
+        place: &OutputDir,
         service: &str,
         settings: Settings,
         compressor: &Arc<Compressor>,
@@ -229,7 +229,7 @@ impl Sink {
 
 impl Work {
     /// Finds out how far the last one has come.
-    fn begin(place: &Place, service: &str) -> io::Result<Self> {
+    fn begin(place: &OutputDir, service: &str) -> io::Result<Self> {
         let (file, record) = RecordFile::open(&place.record(service))?;
         let spools = [
             open_spool(&place.spool(service, 0))?,
@@ -435,7 +435,7 @@ mod tests {
 
     struct Scene {
         dir: tempfile::TempDir,
-        place: Place,
+        place: OutputDir,
         settings: Settings,
         writer: File,
     }
@@ -443,7 +443,7 @@ mod tests {
     impl Scene {
         fn new(max_size: u64) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let place = Place::of(dir.path());
+            let place = OutputDir::of(dir.path());
             place.make().unwrap();
             let writer = pipe::make(&place.fifo("web"), None).unwrap();
             let log = Log {

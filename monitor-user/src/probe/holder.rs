@@ -29,7 +29,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// What the map says of the last agent that held the pins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct LastHolder {
     /// Without links, in the agent's mount namespace.
     pub(crate) runtime_dir: PathBuf,
     /// Inode number of that mount namespace.
@@ -42,7 +42,7 @@ pub(crate) struct Held {
 /// The map of an agent at work.
 pub(super) struct Holder {
     map: OwnedFd,
-    held: Held,
+    held: LastHolder,
 }
 
 impl Holder {
@@ -51,7 +51,7 @@ impl Holder {
     /// # Errors
     /// The map cannot be made, pinned or written.
     pub(super) fn take(pin: &Path, runtime_dir: &Path) -> Result<Self> {
-        let held = Held {
+        let held = LastHolder {
             runtime_dir: runtime_dir.to_owned(),
             mounts: namespace::mounts_of("self")?,
             at: clock::since_boot(),
@@ -78,7 +78,7 @@ impl Holder {
 }
 
 /// In place of what is there, which is no such map.
-fn make(pin: &Path, held: &Held) -> io::Result<OwnedFd> {
+fn make(pin: &Path, held: &LastHolder) -> io::Result<OwnedFd> {
     os::remove_file(pin)?;
     let limit = memlock::Raised::raise();
     let map = bpf::make_array(NAME, BYTES)?;
@@ -88,7 +88,7 @@ fn make(pin: &Path, held: &Held) -> io::Result<OwnedFd> {
     Ok(map)
 }
 
-fn write(map: &OwnedFd, held: &Held) -> io::Result<()> {
+fn write(map: &OwnedFd, held: &LastHolder) -> io::Result<()> {
     bpf::write_value(map.as_fd(), &encode(held))
 }
 
@@ -96,14 +96,14 @@ fn write(map: &OwnedFd, held: &Held) -> io::Result<()> {
 ///
 /// # Errors
 /// There is none, or it is another one's.
-pub(super) fn read(pin: &Path) -> io::Result<Held> {
+pub(super) fn read(pin: &Path) -> io::Result<LastHolder> {
     let map = bpf::open_pin(pin)?;
     let mut value = vec![0; BYTES];
     bpf::read_value(map.as_fd(), &mut value)?;
     decode(&value).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn encode(held: &Held) -> Vec<u8> {
+fn encode(held: &LastHolder) -> Vec<u8> {
     let at = u64::try_from(held.at.as_nanos()).unwrap_or(u64::MAX);
     let mut value = at.to_ne_bytes().to_vec();
     value.extend(u64::from(held.mounts).to_ne_bytes());
@@ -114,12 +114,12 @@ fn encode(held: &Held) -> Vec<u8> {
     value
 }
 
-fn decode(value: &[u8]) -> Option<Held> {
+fn decode(value: &[u8]) -> Option<LastHolder> {
     let (at, rest) = value.split_first_chunk()?;
     let (mounts, path) = rest.split_first_chunk()?;
     let path = path.split(|byte| *byte == 0).next()?;
     let runtime_dir = PathBuf::from(OsStr::from_bytes(path));
-    runtime_dir.is_absolute().then_some(Held {
+    runtime_dir.is_absolute().then_some(LastHolder {
         runtime_dir,
         mounts: u32::try_from(u64::from_ne_bytes(*mounts)).ok()?,
         at: Duration::from_nanos(u64::from_ne_bytes(*at)),
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let mut held = Held {
+        let mut held = LastHolder {
             runtime_dir: PathBuf::from(OsStr::from_bytes(b"/run/a \xff b")),
             mounts: 4_026_531_841,
             at: Duration::from_nanos(1_234_567_890_123),

@@ -20,7 +20,7 @@ use tracing_log::log::Log;
 
 use super::btf::{KERNEL_BTF, KernelTypes};
 use super::exits::{self, Choice, ExitProgram};
-use super::known::{Known, Place};
+use super::known::{Known, KnownIn};
 use super::memlock;
 use super::namespace;
 use super::object::{Attached, Hook, Object, Settings};
@@ -63,7 +63,7 @@ pub(crate) struct Options {
     /// Load the program of births too, to see whether the kernel takes it.
     pub(crate) births: bool,
     /// Where to look for what is known of the kernel, and to keep it.
-    pub(crate) known: Place,
+    pub(crate) known: KnownIn,
 }
 
 /// Which deaths a recorder keeps.
@@ -763,7 +763,7 @@ impl Options {
     fn recall(&self) -> Result<Known> {
         let place = match self.btf {
             None => self.known.clone(),
-            Some(_) => Place::Nowhere,
+            Some(_) => KnownIn::Nowhere,
         };
         Known::recall(place, hash(&read_object(self)?))
     }

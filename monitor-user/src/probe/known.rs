@@ -26,7 +26,7 @@ const MOST_BYTES: u64 = 1 << 18;
 
 /// Where to look for what is known, and whether to write there.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Place {
+pub(crate) enum KnownIn {
     /// Nothing is known, nothing is kept.
     #[default]
     Nowhere,
@@ -57,7 +57,7 @@ struct File {
 
 /// What is known of this kernel.
 pub(crate) struct Known {
-    place: Place,
+    place: KnownIn,
     file: File,
     changed: bool,
 }
@@ -67,11 +67,11 @@ impl Known {
     ///
     /// # Errors
     /// The kernel does not say which it is.
-    pub(super) fn recall(place: Place, object: u64) -> Result<Self> {
+    pub(super) fn recall(place: KnownIn, object: u64) -> Result<Self> {
         let subject = Subject::here(object)?;
         let path = match &place {
-            Place::Nowhere => None,
-            Place::ReadOnly(directory) | Place::At(directory) => Some(directory.join(FILE)),
+            KnownIn::Nowhere => None,
+            KnownIn::ReadOnly(directory) | KnownIn::At(directory) => Some(directory.join(FILE)),
         };
         let file = path.and_then(|path| match read(&path) {
             Ok(file) => file.filter(|file| file.subject == subject),
@@ -127,7 +127,7 @@ impl Known {
 
     /// Keeps what is new. If that fails, it is found out again by the next one.
     pub(super) fn keep(&mut self) {
-        let Place::At(directory) = &self.place else {
+        let KnownIn::At(directory) = &self.place else {
             return;
         };
         if !std::mem::take(&mut self.changed) || !directory.is_dir() {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn recall(directory: &Path, object: u64) -> Known {
-        Known::recall(Place::At(directory.to_owned()), object).unwrap()
+        Known::recall(KnownIn::At(directory.to_owned()), object).unwrap()
     }
 
     /// With one refusal kept.
@@ -315,9 +315,9 @@ mod tests {
     fn who_only_reads_leaves_all_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         for place in [
-            Place::ReadOnly(directory.path().to_owned()),
-            Place::Nowhere,
-            Place::At(directory.path().join("missing")),
+            KnownIn::ReadOnly(directory.path().to_owned()),
+            KnownIn::Nowhere,
+            KnownIn::At(directory.path().join("missing")),
         ] {
             let mut known = Known::recall(place, 1).unwrap();
             known.note_refusal("too large");

@@ -19,7 +19,7 @@ pub(crate) use kernel::{
     enable_statistics, room_for,
 };
 pub(crate) use kinds::{MapKind, has_map_kind};
-pub(crate) use known::Place;
+pub(crate) use known::KnownIn;
 pub(crate) use names::compile as compile_names;
 pub(crate) use object::Refused;
 pub(crate) use pins::{PinDir, bpffs_target, mount_bpffs};

@@ -16,7 +16,7 @@ use monitor_ebpf::{maps, programs};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::holder::{self, Held};
+use super::holder::{self, LastHolder};
 use super::{namespace, pins};
 use crate::os::{self, bpf, mounts, proc};
 
@@ -38,7 +38,7 @@ pub(crate) struct PinSet {
     /// The number of its agent's runtime directory.
     pub(crate) owner: Option<u64>,
     /// What its last agent has said of itself; nothing before version 0.2.
-    pub(crate) held: Option<Held>,
+    pub(crate) held: Option<LastHolder>,
     /// The programs that it keeps attached.
     pub(crate) programs: Vec<bpf::Program>,
     /// Whether a living agent has it.
@@ -248,7 +248,7 @@ fn is_held(pin_dir: &Path) -> bool {
     File::open(pin_dir).map_or(true, os::is_locked)
 }
 
-fn look_for(held: &Held) -> RuntimeDir {
+fn look_for(held: &LastHolder) -> RuntimeDir {
     let Ok(own) = namespace::mounts_of("self") else {
         return RuntimeDir::Unknown;
     };

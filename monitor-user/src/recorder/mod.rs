@@ -163,7 +163,7 @@ impl Recorder {
             watched: Some(1),
             keep: Some(options.keep),
             live_zero: options.live_zero,
-            known: probe::Place::At(options.dir.clone()),
+            known: probe::KnownIn::At(options.dir.clone()),
             ..probe::Options::default()
         };
         let mut pins = PinDir::open(&options.pin_dir)?;

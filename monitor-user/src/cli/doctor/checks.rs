@@ -17,7 +17,7 @@ use crate::cli::unpin::{Known, State};
 use crate::clock::WallClock;
 use crate::control::client::{self, AskError};
 use crate::init::locks;
-use crate::logger::Place;
+use crate::logger::OutputDir;
 use crate::model::Instance;
 use crate::os;
 use crate::os::cgroup::{Cgroups, Name};
@@ -698,7 +698,7 @@ fn recorder(host: &Host<'_>) -> Finding {
 
 /// Whether somebody reads what services with `log` write.
 fn logger(host: &Host<'_>) -> Finding {
-    let place = Place::of(&host.global.runtime_dir);
+    let place = OutputDir::of(&host.global.runtime_dir);
     let services = match place.known().len() {
         0 => return Finding::works("no service has `log`, so that no logger is needed"),
         1 => "1 service has `log`".to_owned(),

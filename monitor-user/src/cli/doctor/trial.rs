@@ -16,7 +16,7 @@ use crate::decode::{self, Birth, ProcessExit};
 use crate::model::Cause;
 use crate::os::pidfd;
 use crate::os::process::Process;
-use crate::probe::{KernelProbe, Options, Place, ProgramReport, mount_bpffs};
+use crate::probe::{KernelProbe, KnownIn, Options, ProgramReport, mount_bpffs};
 
 /// How the test's child exits.
 const CODE: u8 = 7;
@@ -48,7 +48,7 @@ pub(super) fn of_ebpf(global: &Global) -> Result<Trial> {
     let options = Options {
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
-        known: Place::ReadOnly(global.runtime_dir.clone()),
+        known: KnownIn::ReadOnly(global.runtime_dir.clone()),
         births: true,
         ..Options::default()
     };

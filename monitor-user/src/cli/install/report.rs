@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Common;
 use crate::agent;
-use crate::init::presence::{self, Agent, COMES_UP_WITHIN, ENDS_WITHIN};
+use crate::init::presence::{self, AnsweringAgent, COMES_UP_WITHIN, ENDS_WITHIN};
 use crate::init::{Init, Plan, Program, Site};
 use crate::probe::sets::{self, PinSet};
 use crate::text;
@@ -25,7 +25,7 @@ pub(super) struct Report {
     changes: Vec<Changed>,
     asked: Vec<String>,
     notes: Vec<String>,
-    agent: Option<Agent>,
+    agent: Option<AnsweringAgent>,
     spare: Option<u32>,
     recorder: Option<u32>,
 }

@@ -147,7 +147,7 @@ impl Top {
             all: true,
             btf: global.btf.clone(),
             object: global.bpf_object.clone(),
-            known: probe::Place::At(global.runtime_dir.clone()),
+            known: probe::KnownIn::At(global.runtime_dir.clone()),
             ..probe::Options::default()
         };
         ExitFeed::open(options, bring.clone());

@@ -202,7 +202,7 @@ async fn watch(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
         watched: Some(probe::room_for(processes.len(), most)),
         btf: global.btf.clone(),
         object: global.bpf_object.clone(),
-        known: probe::Place::At(global.runtime_dir.clone()),
+        known: probe::KnownIn::At(global.runtime_dir.clone()),
         live_zero: arguments.live_zero,
         ..probe::Options::default()
     };

@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap_complete::engine::ArgValueCompleter;
 use jiff::tz::TimeZone;
 
-use super::deaths::{Place, nothing_kept};
+use super::deaths::{RecorderDir, nothing_kept};
 use super::events::no_agent;
 use super::lines::tell_damaged;
 use super::output::{Interrupts, Output, eprint_line};
@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    place: Place,
+    place: RecorderDir,
 }
 
 /// Tells, and ends.

@@ -36,7 +36,7 @@ pub(crate) struct Settings {
 
 /// Where all of that is.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct OutputDir {
     dir: PathBuf,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Progress {
     pub(crate) pending: Vec<u8>,
 }
 
-impl Place {
+impl OutputDir {
     pub(crate) fn of(runtime_dir: &Path) -> Self {
         Self {
             dir: runtime_dir.join(OUTPUT),
