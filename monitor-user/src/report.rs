@@ -47,7 +47,7 @@ impl Times {
 
     /// "12:03:04.567", or "2026-07-24 12:03:04.567+02:00".
     pub(crate) fn of(&self, time: Timestamp) -> String {
-        let time = time.to_zoned(self.zone.clone());
+        let time = time.to_zoned_datetime(self.zone.clone());
         time.strftime(self.format).to_string()
     }
 

@@ -198,7 +198,7 @@ fn send(socket: &mut Option<UnixDatagram>, path: &Path, datagram: &[u8]) -> io::
 fn syslog_line(event: &Event) -> Vec<u8> {
     const DAEMON: u8 = 3 << 3;
     let time = event.time.unwrap_or(Timestamp::UNIX_EPOCH);
-    let time = time.to_zoned(TimeZone::system());
+    let time = time.to_zoned_datetime(TimeZone::system());
     let line = format!(
         "<{}>{} respawn[{}]: {}",
         DAEMON | severity(event),

@@ -173,7 +173,7 @@ impl Selection for OfServices {
 
     /// With today's date on a terminal; what goes elsewhere is read on another day.
     fn words(&mut self, line: &Line, is_terminal: bool) -> String {
-        let today = || clock::now().to_zoned(self.zone.clone()).date();
+        let today = || clock::now().to_zoned_datetime(self.zone.clone()).date();
         human(line, &self.zone, is_terminal.then(today))
     }
 
@@ -203,7 +203,9 @@ impl Selection for OfServices {
 /// A line for a person; with date and zone unless today's date is known, and with the date where
 /// that is not the line's.
 fn human(line: &Line, zone: &TimeZone, today: Option<Date>) -> String {
-    let time = line.time().map(|time| (time, time.to_zoned(zone.clone())));
+    let time = line
+        .time()
+        .map(|time| (time, time.to_zoned_datetime(zone.clone())));
     let time = match (time, today) {
         (None, _) => "?".to_owned(),
         (Some((time, _)), None) => Times::in_full(zone.clone()).of(time),

@@ -225,7 +225,7 @@ pub(super) fn past(text: &str) -> Result<Span, String> {
 
 /// The moment so long ago.
 pub(super) fn since(span: Span, zone: &TimeZone) -> Timestamp {
-    let now = clock::now().to_zoned(zone.clone());
+    let now = clock::now().to_zoned_datetime(zone.clone());
     now.checked_sub(span)
         .map_or(Timestamp::MIN, |since| since.timestamp())
 }

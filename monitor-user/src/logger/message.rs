@@ -49,7 +49,7 @@ impl Messages {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         match target {
             Target::Syslog(path) => {
-                let time = now.to_zoned(TimeZone::system());
+                let time = now.to_zoned_datetime(TimeZone::system());
                 let time = time.strftime("%b %e %H:%M:%S");
                 let head = format!("<{SYSLOG_PRIORITY}>{time} {service}: ");
                 let mut pieces: Vec<&[u8]> = line.chunks(SYSLOG_LONGEST).collect();

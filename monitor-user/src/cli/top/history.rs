@@ -66,9 +66,9 @@ impl History {
 
     /// The last deaths in words, the latest first.
     pub(super) fn lines_of_deaths(&self, zone: &TimeZone, now: Timestamp) -> Vec<String> {
-        let today = now.to_zoned(zone.clone()).date();
+        let today = now.to_zoned_datetime(zone.clone()).date();
         let line = |line: &Line| {
-            let time = line.time().map(|time| time.to_zoned(zone.clone()));
+            let time = line.time().map(|time| time.to_zoned_datetime(zone.clone()));
             let time = match time {
                 None => "?".to_owned(),
                 Some(time) if time.date() == today => time.strftime("%H:%M:%S%.3f").to_string(),

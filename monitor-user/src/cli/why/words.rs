@@ -26,7 +26,7 @@ pub(super) fn when(line: &Line, exit: &Exit, zone: &TimeZone) -> String {
         || "at an unknown time".to_owned(),
         |time| {
             let ago = Age(since(time, clock::now()));
-            let local = time.to_zoned(zone.clone());
+            let local = time.to_zoned_datetime(zone.clone());
             format!("{}, {ago} ago", local.strftime("%Y-%m-%d %H:%M:%S%.3f"))
         },
     );
