@@ -21,13 +21,33 @@ use serde_json::Value;
 use support::{DEADLINE, cgroup_mount, eventually, eventually_or, now, respawn};
 use tempfile::TempDir;
 
-/// Mounts the root and becomes the init; runs as PID 1. $1 is the directory of the test, the rest
-/// is the init's command.
-const BOOT: &str = r#"
+/// What both ways to boot have in common; runs as PID 1. $1 is the directory of the test, the rest is the
+/// init's command.
+const PREPARE: &str = r#"
 set -e
 test=$1; shift
 root=$test/root
 mount --make-rprivate /
+mount_kernels() {
+    mount -t proc proc proc
+    mount -t sysfs sys sys
+    mount -t bpf -o mode=700 bpf sys/fs/bpf
+    mount -t cgroup2 cgroup sys/fs/cgroup
+    mount -t tmpfs -o mode=755 dev dev
+    for device in null zero full random urandom tty; do
+        : > "dev/$device"
+        mount --bind "/dev/$device" "dev/$device"
+    done
+    ln -s /proc/self/fd dev/fd
+    : > dev/console
+    mount --bind "$test/console" dev/console
+    mount -t tmpfs -o mode=755 run run
+    mount -t tmpfs -o mode=1777 tmp tmp
+}
+"#;
+
+/// Mounts a root of a few packages and becomes the init.
+const BOOT: &str = r#"
 mount -t tmpfs -o mode=755 root "$root"
 cd "$root"
 mkdir usr proc sys dev run tmp var var/log root
@@ -35,20 +55,7 @@ for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$dir"; done
 mkdir -p .usr/upper .usr/work
 mount -t overlay -o "lowerdir=$LAYERS,upperdir=.usr/upper,workdir=.usr/work" usr usr
 cp -a "$test/image/etc" etc
-mount -t proc proc proc
-mount -t sysfs sys sys
-mount -t bpf -o mode=700 bpf sys/fs/bpf
-mount -t cgroup2 cgroup sys/fs/cgroup
-mount -t tmpfs -o mode=755 dev dev
-for device in null zero full random urandom tty; do
-    : > "dev/$device"
-    mount --bind "/dev/$device" "dev/$device"
-done
-ln -s /proc/self/fd dev/fd
-: > dev/console
-mount --bind "$test/console" dev/console
-mount -t tmpfs -o mode=755 run run
-mount -t tmpfs -o mode=1777 tmp tmp
+mount_kernels
 mkdir run/service
 exec chroot . "$@" < /dev/null > dev/console 2>&1
 "#;
@@ -56,10 +63,6 @@ exec chroot . "$@" < /dev/null > dev/console 2>&1
 /// The same for a root of Debian's packages, which stays as it is: what changes is held in memory.
 /// $RESPAWN is the binary. It has a network of its own, too.
 const BOOT_DEBIAN: &str = r#"
-set -e
-test=$1; shift
-root=$test/root
-mount --make-rprivate /
 mkdir "$test/changes"
 mount -t tmpfs -o mode=755 changes "$test/changes"
 mkdir "$test/changes/upper" "$test/changes/work"
@@ -69,26 +72,13 @@ cd "$root"
 cp -a "$test/image/etc/." etc
 : > usr/sbin/respawn
 mount --bind "$RESPAWN" usr/sbin/respawn
-mount -t proc proc proc
-mount -t sysfs sys sys
-mount -t bpf -o mode=700 bpf sys/fs/bpf
-mount -t cgroup2 cgroup sys/fs/cgroup
-mount -t tmpfs -o mode=755 dev dev
-for device in null zero full random urandom tty; do
-    : > "dev/$device"
-    mount --bind "/dev/$device" "dev/$device"
-done
+mount_kernels
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts
 mount -t tmpfs -o mode=1777 shm dev/shm
 ln -s pts/ptmx dev/ptmx
-ln -s /proc/self/fd dev/fd
-: > dev/console
-mount --bind "$test/console" dev/console
-mount -t tmpfs -o mode=755 run run
 mkdir run/lock
 : > run/utmp
-mount -t tmpfs -o mode=1777 tmp tmp
 chroot . ip link set lo up
 exec chroot . "$@" < /dev/null > dev/console 2>&1
 "#;
@@ -138,6 +128,7 @@ struct Held {
 
 /// How a root is booted.
 struct Boot<'a> {
+    /// What follows [`PREPARE`].
     script: &'static str,
     layers: String,
     /// Namespaces of its own, in addition to those of pids and mounts.
@@ -227,7 +218,7 @@ impl Namespace {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("container", "respawn-test")
-            .env("BOOT", boot.script)
+            .env("BOOT", [PREPARE, boot.script].concat())
             .env("NAMESPACES", boot.namespaces)
             .env("LAYERS", &boot.layers)
             .env("RESPAWN", binary.canonicalize().unwrap())
