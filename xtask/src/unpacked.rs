@@ -71,8 +71,16 @@ pub(crate) const ARM_EMULATOR: Program = Program {
 /// Packages with programs that benchmarks run beside ours.
 const PEERS: [Program; 1] = [crate::bench::EXITSNOOP];
 
+/// Packages with supervisors that benchmarks run beside ours, and no test; those of tests are among them.
+const SUPERVISORS: [&str; 2] = ["monit", "supervisor"];
+
 /// Packages that are needed beside libraries.
-const DATA: [&str; 3] = ["qemu-system-common", "qemu-system-data", "seabios"];
+const DATA: [&str; 4] = [
+    "python3-pkg-resources",
+    "qemu-system-common",
+    "qemu-system-data",
+    "seabios",
+];
 
 /// Written last, into a folder that is whole.
 const WHOLE: &str = ".whole";
@@ -89,6 +97,27 @@ pub(crate) fn missing(workspace: &Workspace, emulators: &[Program]) -> Vec<&'sta
     );
     packages.retain(is_missing);
     packages
+}
+
+/// Has what benchmarks compare with: fetches what is not there yet.
+///
+/// # Errors
+/// When this is not Debian, or its archive cannot be reached.
+pub(crate) fn have_supervisors(workspace: &Workspace) -> Result<()> {
+    let is_missing = |package: &&str| !folder(workspace, package).join(WHOLE).exists();
+    let packages = INITS.into_iter().chain(SUPERVISORS);
+    let missing: Vec<&str> = packages.filter(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !apt::is_here() {
+        bail!(
+            "this is not Debian: {} cannot be unpacked",
+            missing.join(", ")
+        );
+    }
+    apt::update()?;
+    fetch(workspace, &missing)
 }
 
 /// A program that runs here: its file, arguments that come first, and environment variables.

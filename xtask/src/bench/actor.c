@@ -13,10 +13,18 @@
  *                                    writes "running ID PID NS" to the FIFO, NS being the first
  *                                    thing main reads, CLOCK_MONOTONIC; if there is memory to
  *                                    touch, "started …" instead, and "touched …" after that.
- *                                    Ends when LIFELINE has no writer any more.
+ *                                    Ends when LIFELINE has no writer any more. In a PID
+ *                                    namespace, PID is the one outside if FIFO.proc is the
+ *                                    outer /proc.
+ *   actor http FIFO LIFELINE ID PORT as service, and answers HTTP on loopback: on the socket of
+ *                                    LISTEN_FDS, on standard input if that is one, else on its own
+ *   actor script FILE                for "#!ACTOR script": the second line has the arguments
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -24,6 +32,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -183,38 +193,120 @@ static int linger(long mebibytes)
 		pause();
 }
 
-static void tell(int fifo, const char *what, const char *id, long long time_ns)
+static int told_pid(const char *path)
+{
+	char link[256], pid[16];
+	ssize_t length;
+
+	snprintf(link, sizeof link, "%s.proc/self", path);
+	length = readlink(link, pid, sizeof pid - 1);
+	if (length <= 0)
+		return (int)getpid();
+	pid[length] = 0;
+	return atoi(pid);
+}
+
+static void tell(const char *path, const char *what, const char *id, long long time_ns)
 {
 	char line[128];
-	int length = snprintf(line, sizeof line, "%s %s %d %lld\n", what, id, (int)getpid(), time_ns);
+	int length = snprintf(line, sizeof line, "%s %s %d %lld\n", what, id, told_pid(path), time_ns);
+	int fifo = open(path, O_WRONLY);
 
+	if (fifo < 0)
+		_exit(fail(path));
 	/* Shorter than PIPE_BUF: lines of several services do not mix. */
 	if (write(fifo, line, (size_t)length) != length)
 		_exit(fail("write"));
+	close(fifo);
+}
+
+static int open_lifeline(const char *path)
+{
+	/* Opening would block once there is no writer any more; reading has to. */
+	int lifeline = open(path, O_RDONLY | O_NONBLOCK);
+
+	if (lifeline < 0)
+		_exit(fail(path));
+	return lifeline;
 }
 
 static int service(char **arguments, long long started_ns)
 {
 	long mebibytes = atol(arguments[3]);
-	int fifo = open(arguments[0], O_WRONLY);
 	int lifeline;
 	char byte;
 
-	if (fifo < 0)
-		return fail(arguments[0]);
-	tell(fifo, mebibytes > 0 ? "started" : "running", arguments[2], started_ns);
+	tell(arguments[0], mebibytes > 0 ? "started" : "running", arguments[2], started_ns);
 	if (mebibytes > 0) {
 		touch(mebibytes);
-		tell(fifo, "touched", arguments[2], monotonic_ns());
+		tell(arguments[0], "touched", arguments[2], monotonic_ns());
 	}
-	/* Opening would block once there is no writer any more; reading has to. */
-	lifeline = open(arguments[1], O_RDONLY | O_NONBLOCK);
-	if (lifeline < 0)
-		return fail(arguments[1]);
+	lifeline = open_lifeline(arguments[1]);
 	fcntl(lifeline, F_SETFL, 0);
 	while (read(lifeline, &byte, 1) != 0)
 		;
 	return 0;
+}
+
+static int listening(long port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct stat found;
+	int on = 1, fd;
+
+	if (getenv("LISTEN_FDS"))
+		return 3;
+	if (!fstat(0, &found) && S_ISSOCK(found.st_mode))
+		return 0;
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 128))
+		_exit(fail("bind"));
+	return fd;
+}
+
+static int http(char **arguments, long long started_ns)
+{
+	static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+	struct pollfd polled[2] = {
+		{ .fd = listening(atol(arguments[3])), .events = POLLIN },
+		{ .fd = open_lifeline(arguments[1]), .events = POLLIN },
+	};
+	char request[1024];
+
+	tell(arguments[0], "running", arguments[2], started_ns);
+	while (poll(polled, 2, -1) >= 0 && !polled[1].revents) {
+		int client = accept4(polled[0].fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (client < 0)
+			continue;
+		if (read(client, request, sizeof request) > 0 &&
+		    send(client, answer, sizeof answer - 1, MSG_NOSIGNAL) < 0)
+			perror("actor: send");
+		close(client);
+	}
+	return 0;
+}
+
+static int script(const char *path, long long started_ns)
+{
+	char text[1024];
+	char *words[8];
+	int count = 0;
+	FILE *file = fopen(path, "re");
+
+	if (!file || !fgets(text, sizeof text, file) || !fgets(text, sizeof text, file))
+		return fail(path);
+	fclose(file);
+	for (char *word = strtok(text, " \n"); word && count < 8; word = strtok(NULL, " \n"))
+		words[count++] = word;
+	if (count == 5 && !strcmp(words[0], "service"))
+		return service(words + 1, started_ns);
+	if (count == 5 && !strcmp(words[0], "http"))
+		return http(words + 1, started_ns);
+	fprintf(stderr, "actor: %s: wrong arguments\n", path);
+	return 2;
 }
 
 int main(int argc, char **argv)
@@ -223,6 +315,11 @@ int main(int argc, char **argv)
 
 	if (argc == 6 && !strcmp(argv[1], "service"))
 		return service(argv + 2, started_ns);
+	if (argc == 6 && !strcmp(argv[1], "http"))
+		return http(argv + 2, started_ns);
+	/* s6 adds the name of the service. */
+	if (argc >= 3 && !strcmp(argv[1], "script"))
+		return script(argv[2], started_ns);
 	if (argc == 3 && !strcmp(argv[1], "storm"))
 		return storm(atol(argv[2]));
 	if (argc == 4 && !strcmp(argv[1], "deaths"))

@@ -1,7 +1,7 @@
 /* The least that a supervisor can do, and what respawn is measured against: one thread that waits
  * for its children and starts each again. It looks at nothing, logs nothing, remembers nothing.
  *
- *   floor COUNT FIFO LIFELINE MIB ACTOR     COUNT services "actor service", with IDs floor-0 …
+ *   floor FILE     the services: a command on each line, words with blanks between them
  */
 #define _GNU_SOURCE
 #include <spawn.h>
@@ -10,38 +10,60 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#define WORDS 8
+
 extern char **environ;
 
-static char **arguments;
-
-static pid_t start(long number)
-{
-	char id[32];
-	char *child[] = { arguments[5], "service", arguments[2], arguments[3], id, arguments[4], NULL };
+struct service {
+	char *words[WORDS + 1];
 	pid_t pid;
-	int error;
+};
 
-	snprintf(id, sizeof id, "floor-%ld", number);
-	error = posix_spawn(&pid, child[0], NULL, NULL, child, environ);
+static void start(struct service *service)
+{
+	int error = posix_spawn(&service->pid, service->words[0], NULL, NULL, service->words, environ);
+
 	if (error) {
-		fprintf(stderr, "floor: %s: %s\n", child[0], strerror(error));
+		fprintf(stderr, "floor: %s: %s\n", service->words[0], strerror(error));
 		exit(1);
 	}
-	return pid;
+}
+
+static size_t read_services(const char *path, struct service **services)
+{
+	FILE *file = fopen(path, "re");
+	char *line = NULL;
+	size_t size = 0, count = 0;
+
+	*services = NULL;
+	while (file && getline(&line, &size, file) > 0) {
+		int words = 0;
+
+		*services = realloc(*services, (count + 1) * sizeof **services);
+		if (!*services)
+			exit(1);
+		memset(&(*services)[count], 0, sizeof **services);
+		for (char *word = strtok(line, " \n"); word && words < WORDS; word = strtok(NULL, " \n"))
+			(*services)[count].words[words++] = strdup(word);
+		count += words > 0;
+	}
+	if (file)
+		fclose(file);
+	free(line);
+	return count;
 }
 
 int main(int argc, char **argv)
 {
-	long count = argc == 6 ? atol(argv[1]) : 0;
-	pid_t *pids = calloc((size_t)count + 1, sizeof *pids);
+	struct service *services;
+	size_t count = argc == 2 ? read_services(argv[1], &services) : 0;
 
-	if (count < 1 || !pids) {
-		fprintf(stderr, "floor: wrong arguments\n");
+	if (!count) {
+		fprintf(stderr, "floor: no services\n");
 		return 2;
 	}
-	arguments = argv;
-	for (long i = 0; i < count; i++)
-		pids[i] = start(i);
+	for (size_t i = 0; i < count; i++)
+		start(&services[i]);
 	for (;;) {
 		pid_t ended = waitpid(-1, NULL, 0);
 
@@ -49,9 +71,9 @@ int main(int argc, char **argv)
 			perror("floor: waitpid");
 			return 1;
 		}
-		for (long i = 0; i < count; i++) {
-			if (pids[i] == ended) {
-				pids[i] = start(i);
+		for (size_t i = 0; i < count; i++) {
+			if (services[i].pid == ended) {
+				start(&services[i]);
 				break;
 			}
 		}

@@ -3,13 +3,15 @@
 //! A figure is no verdict: an aim that is not met is said, and the command ends well.
 //! What is compared is run in turns, so that a noisy machine is noisy for both.
 
+mod arena;
+mod compare;
 mod hook;
 mod latency;
 mod process;
 mod recorder;
-mod respawn;
 mod sample;
 mod scratch;
+mod start;
 mod table;
 mod wait;
 mod watch;
@@ -31,17 +33,26 @@ use crate::{
     Verdict,
     demo::tethered_command,
     report::note,
+    unpacked,
     workspace::{Profile, Workspace, output_of, run_to_end},
 };
 
-/// Measure what the kernel program costs, how soon an exit is told, and a service back
+/// Measure respawn beside other supervisors, and write docs/benchmarks.md; or one thing alone
 ///
-/// `RESPAWN_BPF_OBJECT` names a kernel object to measure in place of the committed one.
+/// Without a name it compares: all supervisors that `cargo xtask setup` has unpacked, and the least that one can do
+/// in C, take part in the same run, which takes 20 minutes, or 4 with `--quick`. `RESPAWN_BENCH_DINIT` names a dinit,
+/// which Debian does not package. `RESPAWN_BPF_OBJECT` names a kernel object to measure in place of the committed one.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to measure; everything by default
+    /// What to measure; the comparison by default
     #[arg(value_enum)]
     name: Option<Name>,
+    /// Only this part of the comparison; may be given several times. The page is not written
+    #[arg(long = "only", value_enum)]
+    measures: Vec<compare::Measure>,
+    /// Only this peer in the comparison, by its name there; may be given several times. The page is not written
+    #[arg(long = "peer")]
+    peers: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -60,8 +71,8 @@ enum Name {
     Hook,
     /// From the kill to the line on stdout, beside the process's pidfd
     Latency,
-    /// From the kill to the first line of main under the agent, beside a loop in C
-    Respawn,
+    /// respawn beside other supervisors, in all that matters
+    Compare,
     /// What a recorder costs each exit, and a storm of deaths beside an agent
     Recorder,
     /// What `watch --all --json` takes of processor and memory, and what it loses of a burst
@@ -71,35 +82,33 @@ enum Name {
 }
 
 impl Name {
-    const ALL: [Self; 6] = [
-        Self::Hook,
-        Self::Latency,
-        Self::Respawn,
-        Self::Recorder,
-        Self::Watch,
-        Self::Start,
-    ];
-
     fn word(self) -> &'static str {
         match self {
+            Self::Compare => "compare",
             Self::Hook => "hook",
             Self::Latency => "latency",
-            Self::Respawn => "respawn",
             Self::Recorder => "recorder",
             Self::Watch => "watch",
             Self::Start => "start",
         }
     }
 
-    fn run(self, bench: &Bench) -> Result<Figures> {
-        match self {
-            Self::Hook => hook::run(bench),
-            Self::Latency => latency::run(bench),
-            Self::Respawn => respawn::run(bench),
-            Self::Recorder => recorder::run(bench),
-            Self::Watch => watch::run(bench),
-            Self::Start => respawn::start::run(bench),
-        }
+    /// What it says, and its figures.
+    fn run(self, bench: &Bench, machine: &Machine, args: &Args) -> Result<(String, Value)> {
+        let figures = match self {
+            Self::Compare => {
+                return compare::run(bench, machine, &args.measures, &args.peers);
+            }
+            Self::Hook => hook::run(bench)?,
+            Self::Latency => latency::run(bench)?,
+            Self::Recorder => recorder::run(bench)?,
+            Self::Watch => watch::run(bench)?,
+            Self::Start => start::run(bench)?,
+        };
+        Ok((
+            format!("{}\n\n{}", machine.line(), figures.text()),
+            figures.into_json(),
+        ))
     }
 }
 
@@ -151,22 +160,24 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     if args.real_time {
         become_real_time()?;
     }
-    let names = args.name.map_or(Name::ALL.to_vec(), |name| vec![name]);
     let machine = Machine::read(workspace, args.real_time)?;
-    let mut all = Map::new();
-    all.insert("machine".into(), machine.json());
-    let mut text = vec![machine.line()];
-    for name in names {
-        let figures = name
-            .run(&bench)
-            .with_context(|| format!("bench {}", name.word()))?;
-        text.push(figures.text());
-        all.insert(name.word().into(), figures.into_json());
+    let name = args.name.unwrap_or(Name::Compare);
+    if name == Name::Compare
+        && let Err(error) = unpacked::have_supervisors(workspace)
+    {
+        note!("bench: some peers will be missing: {error:#}");
     }
+    let run = name.run(&bench, &machine, args);
+    let (text, figures) = run.with_context(|| format!("bench {}", name.word()))?;
     let mut stdout = io::stdout();
     match args.json {
-        true => writeln!(stdout, "{}", Value::from(all))?,
-        false => writeln!(stdout, "{}", text.join("\n\n"))?,
+        true => {
+            let mut all = Map::new();
+            all.insert("machine".into(), machine.json());
+            all.insert(name.word().into(), figures);
+            writeln!(stdout, "{}", Value::from(all))?;
+        }
+        false => writeln!(stdout, "{}", text.trim_end())?,
     }
     Ok(Verdict::Pass)
 }
@@ -238,13 +249,14 @@ struct Machine {
     load: f64,
     commit: String,
     real_time: bool,
+    /// The day, by the host's clock.
+    date: String,
 }
 
 impl Machine {
     fn read(workspace: &Workspace, real_time: bool) -> Result<Self> {
         let kernel = uname().context("read the kernel's version")?;
-        let load = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
-        let load = load.split_whitespace().next().unwrap_or_default();
+        let date = output_of(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?;
         let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = processors.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
@@ -257,9 +269,10 @@ impl Machine {
             kernel: kernel.release().to_string_lossy().into_owned(),
             cores: std::thread::available_parallelism()?.get(),
             processor: model.unwrap_or_else(|| kernel.machine().to_string_lossy().into_owned()),
-            load: load.parse().context("read /proc/loadavg")?,
+            load: load()?,
             commit: commit.unwrap_or_else(|_| "unknown".into()),
             real_time,
+            date: String::from_utf8_lossy(&date).trim().into(),
         })
     }
 
@@ -270,8 +283,8 @@ impl Machine {
             false => "",
         };
         format!(
-            "Linux {}, {} {plural} ({}), load {:.2} before the start{priority}; respawn {}",
-            self.kernel, self.cores, self.processor, self.load, self.commit
+            "Linux {}, {} {plural} ({}), {}, load {:.2} before the start{priority}; respawn {}",
+            self.kernel, self.cores, self.processor, self.date, self.load, self.commit
         )
     }
 
@@ -280,11 +293,28 @@ impl Machine {
             "kernel": self.kernel,
             "cores": self.cores,
             "processor": self.processor,
+            "date": self.date,
             "load": self.load,
             "commit": self.commit,
             "real_time": self.real_time,
         })
     }
+}
+
+/// Of the last minute.
+fn load() -> Result<f64> {
+    let load = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
+    let load = load.split_whitespace().next().unwrap_or_default();
+    load.parse().context("read /proc/loadavg")
+}
+
+fn memory_available_mib() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    Ok(number.context("no MemAvailable in /proc/meminfo")? / 1024)
 }
 
 /// Of this process, and of all that it starts from now on. Priority 1 is for actors with much

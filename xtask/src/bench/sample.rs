@@ -30,6 +30,10 @@ impl Sample {
         self.percentile_us(90)
     }
 
+    pub(super) fn p99_us(&self) -> f64 {
+        self.percentile_us(99)
+    }
+
     pub(super) fn max_us(&self) -> f64 {
         self.percentile_us(100)
     }
@@ -39,16 +43,14 @@ impl Sample {
             "count": self.count(),
             "median_us": self.median_us(),
             "p90_us": self.p90_us(),
+            "p99_us": self.p99_us(),
             "max_us": self.max_us(),
         })
     }
 
     /// Median, p90 and maximum as cells of a table.
     pub(super) fn cells(&self, unit: Unit) -> [String; 3] {
-        let divisor = match unit {
-            Unit::Microseconds => 1.0,
-            Unit::Milliseconds => 1000.0,
-        };
+        let divisor = unit.microseconds();
         let times = [self.median_us(), self.p90_us(), self.max_us()];
         times.map(|time_us| readable(time_us / divisor))
     }
@@ -61,8 +63,17 @@ pub(super) enum Unit {
     Milliseconds,
 }
 
+impl Unit {
+    pub(super) fn microseconds(self) -> f64 {
+        match self {
+            Self::Microseconds => 1.0,
+            Self::Milliseconds => 1000.0,
+        }
+    }
+}
+
 /// Three significant digits or more: `1.25`, `98.4`, `1234`.
-fn readable(number: f64) -> String {
+pub(super) fn readable(number: f64) -> String {
     match number {
         ..10.0 => format!("{number:.2}"),
         ..100.0 => format!("{number:.1}"),

@@ -61,7 +61,7 @@ fn directories(path: &Path) -> Vec<PathBuf> {
 }
 
 /// `rmdir`, children first; the kernel refuses it for a cgroup with processes.
-fn remove_empty(path: &Path) {
+pub(super) fn remove_empty(path: &Path) {
     for child in directories(path) {
         remove_empty(&child);
     }

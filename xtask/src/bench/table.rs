@@ -33,7 +33,9 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
-        writeln!(formatter, "{}\n", self.title)?;
+        if !self.title.is_empty() {
+            writeln!(formatter, "{}\n", self.title)?;
+        }
         for (index, row) in self.rows.iter().enumerate() {
             write!(formatter, "|")?;
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {

@@ -1,24 +1,22 @@
 //! How soon the first service of a new agent runs, and how much memory the agent takes at most:
 //! with nothing known, with what an earlier one has found out about the kernel, and with its pins.
 
+mod agent;
+
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
+use self::agent::{Agent, Service};
 use super::{
+    Aim, Bench, Figures,
     arena::Arena,
-    contestant::{Agent, Service},
+    sample::{Sample, Unit},
+    table::Table,
+    wait::monotonic_ns,
 };
-use crate::{
-    bench::{
-        Aim, Bench, Figures,
-        sample::{Sample, Unit},
-        table::Table,
-        wait::monotonic_ns,
-    },
-    report::note,
-};
+use crate::report::note;
 
 const ROUNDS: usize = 40;
 /// For a killed service to be gone.
@@ -67,7 +65,7 @@ struct Measured {
     peak_kib: u64,
 }
 
-pub(in crate::bench) fn run(bench: &Bench) -> Result<Figures> {
+pub(super) fn run(bench: &Bench) -> Result<Figures> {
     let rounds = bench.rounds(ROUNDS);
     note!("bench start: {rounds} starts of an agent of each kind");
     let mut arena = Arena::open(bench)?;

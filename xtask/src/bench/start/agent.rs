@@ -1,4 +1,4 @@
-//! Who keeps the services running: the agent, or the floor.
+//! An agent that a benchmark starts.
 
 use std::{
     fs,
@@ -11,8 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
-use super::arena::Arena;
-use crate::bench::{Bench, process::Started, wait::ends_within};
+use crate::bench::{Bench, arena::Arena, process::Started, wait::ends_within};
 
 /// How long the agent may take to stop its services and itself.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -121,27 +120,4 @@ fn write_config(
     table.insert("overlap".into(), service.overlap.into());
     let path = directory.join(format!("{}.toml", service.id));
     fs::write(&path, table.to_string()).with_context(|| format!("write {}", path.display()))
-}
-
-/// The ID of the floor's service with this number.
-pub(super) fn floor_id(number: usize) -> String {
-    format!("floor-{number}")
-}
-
-/// Starts the floor with so many services; its services end with the arena.
-pub(super) fn start_floor(
-    bench: &Bench,
-    arena: &Arena,
-    count: usize,
-    mebibytes: u32,
-) -> Result<Started> {
-    let mut command = bench.command(&bench.floor)?;
-    command
-        .arg(count.to_string())
-        .arg(arena.told_path())
-        .arg(arena.lifeline_path())
-        .arg(mebibytes.to_string())
-        .arg(&bench.actor)
-        .stdout(Stdio::null());
-    Started::start(&mut command)
 }
