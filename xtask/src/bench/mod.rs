@@ -41,7 +41,8 @@ use crate::{
 ///
 /// Without a name it compares: all supervisors that `cargo xtask setup` has unpacked, and the least that one can do
 /// in C, take part in the same run, which takes 20 minutes, or 4 with `--quick`. `RESPAWN_BENCH_DINIT` names a dinit,
-/// which Debian does not package. `RESPAWN_BPF_OBJECT` names a kernel object to measure in place of the committed one.
+/// which Debian does not package. `RESPAWN_BIN` names a binary to measure in place of this checkout's release build, and
+/// `RESPAWN_BPF_OBJECT` a kernel object to measure in place of the committed one.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to measure; the comparison by default
@@ -114,7 +115,7 @@ impl Name {
 
 /// What every benchmark works with.
 struct Bench {
-    /// The release build.
+    /// The release build, or the binary in `RESPAWN_BIN`.
     respawn: PathBuf,
     /// `actor.c`, built.
     actor: PathBuf,
@@ -149,7 +150,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
         bail!("the benchmarks load a kernel program: run them as root");
     }
     let bench = Bench {
-        respawn: workspace.build_respawn(Profile::Release, None)?,
+        respawn: match std::env::var_os("RESPAWN_BIN") {
+            Some(binary) => binary.into(),
+            None => workspace.build_respawn(Profile::Release, None)?,
+        },
         actor: build_c(workspace, "actor")?,
         floor: build_c(workspace, "floor")?,
         root: workspace.root.clone(),
