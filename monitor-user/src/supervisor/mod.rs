@@ -52,7 +52,8 @@ use service::{Change, Dead, Legacy, Service, Step};
 /// All services of one agent.
 #[derive(Default)]
 pub(crate) struct Supervisor {
-    services: BTreeMap<ServiceName, Service>,
+    /// Each on its own: a node of the map has room for eleven, and is half empty where they come in order.
+    services: BTreeMap<ServiceName, Box<Service>>,
     /// Each service's next deadline, if it has one.
     deadlines: BTreeSet<(Instant, ServiceName)>,
     actions: VecDeque<Action>,
@@ -114,7 +115,7 @@ impl Supervisor {
             };
             self.visit(&name, now, Service::timeout);
             // The next one may be at the same instant, which `visit` takes for no change.
-            if let Some(deadline) = self.services.get(&name).and_then(Service::deadline) {
+            if let Some(deadline) = self.services.get(&name).and_then(|it| it.deadline()) {
                 self.deadlines.insert((deadline, name));
             }
             self.spread(now);
@@ -165,12 +166,12 @@ impl Supervisor {
 
     /// One service as it is now; `None` if there is none of that name.
     pub(crate) fn status(&self, service: &str) -> Option<Status<'_>> {
-        self.services.get(service).map(Service::status)
+        self.services.get(service).map(|it| it.status())
     }
 
     /// All services as they are now, by name.
     pub(crate) fn statuses(&self) -> impl Iterator<Item = Status<'_>> {
-        self.services.values().map(Service::status)
+        self.services.values().map(|it| it.status())
     }
 
     /// What the next agent needs to know of a service; `None` if there is none of that name.
@@ -182,12 +183,12 @@ impl Supervisor {
 
     /// The attempt that a service's instance is of; `None` if there is none of that name.
     pub(crate) fn attempt(&self, service: &str) -> Option<Attempt> {
-        self.services.get(service).map(Service::attempt)
+        self.services.get(service).map(|it| it.attempt())
     }
 
     /// The spec that a `Spawn` for this service means, at the time when it is drained.
     pub(crate) fn spec(&self, service: &str) -> Option<&Arc<Spec>> {
-        self.services.get(service).map(Service::spec)
+        self.services.get(service).map(|it| it.spec())
     }
 
     /// Keeps what cannot be used before the first config; gives back the rest.
@@ -485,7 +486,7 @@ impl Supervisor {
         let mut reloads = mem::take(&mut self.reloads);
         for reload in &mut reloads {
             let services = &self.services;
-            let is_left = |name: &ServiceName| services.get(name).is_some_and(Service::is_left);
+            let is_left = |name: &ServiceName| services.get(name).is_some_and(|it| it.is_left());
             reload.stops.retain(is_left);
             if reload.stops.is_empty() {
                 for name in mem::take(&mut reload.held) {
@@ -524,7 +525,7 @@ impl Supervisor {
         reload: &mut Reload,
         now: Instant,
     ) {
-        match self.services.get(&name).map(Service::is_removed) {
+        match self.services.get(&name).map(|it| it.is_removed()) {
             Some(true) => {
                 reload.summary.added.push(name.to_string());
                 if spec.relations.autostart {
@@ -548,7 +549,7 @@ impl Supervisor {
                 reload.summary.added.push(name.to_string());
                 let starts = spec.relations.autostart;
                 let service = Service::new(name.clone(), spec, self.is_shutting_down, now);
-                self.services.insert(name.clone(), service);
+                self.services.insert(name.clone(), Box::new(service));
                 if legacy.is_none() && starts {
                     self.hold(&name, reload, now);
                 }
@@ -590,7 +591,7 @@ impl Supervisor {
     ) {
         summary.removed.push(name.to_string());
         let service = Service::unlisted(name.clone(), self.is_shutting_down, now);
-        self.services.insert(name.clone(), service);
+        self.services.insert(name.clone(), Box::new(service));
         self.visit(&name, now, |it, step| it.resume(legacy, dead, step));
     }
 

@@ -52,11 +52,11 @@ impl Supervisor {
 
     fn standing(&self, name: &str) -> Standing {
         let service = self.services.get(name);
-        service.map_or(Standing::Clear, Service::standing)
+        service.map_or(Standing::Clear, |it| it.standing())
     }
 
     fn is_closing(&self, name: &str) -> bool {
-        self.services.get(name).is_some_and(Service::is_closing)
+        self.services.get(name).is_some_and(|it| it.is_closing())
     }
 
     fn tell_those_behind(&mut self, name: &ServiceName, now: Instant) {
@@ -98,7 +98,7 @@ impl Supervisor {
 
     /// Whoever waits for a service that waits for this one is told that its start has failed.
     fn deny_for(&mut self, name: &ServiceName, now: Instant) {
-        let trouble = self.services.get(name).and_then(Service::trouble);
+        let trouble = self.services.get(name).and_then(|it| it.trouble());
         let trouble = trouble.unwrap_or_else(|| "it does not run".to_owned());
         let mut seen = BTreeSet::from([name.clone()]);
         let mut rest = vec![(
@@ -112,7 +112,7 @@ impl Supervisor {
                 if !waits || !seen.insert(behind.clone()) {
                     continue;
                 }
-                if service.is_some_and(Service::is_awaited) {
+                if service.is_some_and(|it| it.is_awaited()) {
                     let message = message.clone();
                     self.visit(&behind, now, |it, step| {
                         it.deny_for_requirement(message, step);
@@ -146,7 +146,7 @@ impl Supervisor {
             Fact::RestartRequested { .. } => {
                 self.pull(name, now);
                 // One that is replaced while it runs is never away.
-                if !self.services.get(name).is_some_and(Service::is_rolling) {
+                if !self.services.get(name).is_some_and(|it| it.is_rolling()) {
                     self.carry_restart(name, now);
                 }
             }
@@ -163,7 +163,7 @@ impl Supervisor {
         }
         // One whose stop goes on, and who is started after it, restarts.
         for name in needs.iter().chain([name]) {
-            if self.services.get(name).is_some_and(Service::is_to_restart) {
+            if self.services.get(name).is_some_and(|it| it.is_to_restart()) {
                 self.carry_restart(name, now);
             }
         }
@@ -215,7 +215,7 @@ impl Supervisor {
             if self
                 .services
                 .get(&follower)
-                .is_some_and(Service::is_restarting)
+                .is_some_and(|it| it.is_restarting())
             {
                 rest.extend(self.order.followers(&follower));
                 carried.insert(follower);
@@ -320,7 +320,7 @@ impl Supervisor {
         let stopping = summary.restarted.iter().chain(&summary.removed);
         let mut stopping: BTreeSet<ServiceName> =
             stopping.map(|name| name.as_str().into()).collect();
-        stopping.retain(|name| !self.services.get(name).is_some_and(Service::is_rolling));
+        stopping.retain(|name| !self.services.get(name).is_some_and(|it| it.is_rolling()));
         // An earlier agent's may have changed since, and others may require them now.
         let due = self.services.iter().filter(|(_, it)| it.is_stop_due());
         stopping.extend(due.map(|(name, _)| name.clone()));
@@ -388,7 +388,7 @@ impl Supervisor {
             });
             let service = it.services.get(name);
             let is_taken = service.filter(|it| Arc::ptr_eq(it.spec(), &new));
-            let Some(is_wanted) = is_taken.map(Service::is_wanted) else {
+            let Some(is_wanted) = is_taken.map(|it| it.is_wanted()) else {
                 return;
             };
             let touched = it.order.relate(name, ties);
