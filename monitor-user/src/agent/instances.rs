@@ -47,8 +47,9 @@ pub(super) struct Instances {
     place: u64,
     spawner: Spawner,
     cgroups: Option<Cgroups>,
-    services: HashMap<ServiceName, Prelude>,
-    held: HashMap<Instance, Held>,
+    // Each on its own: a map that has grown has room for twice as many.
+    services: HashMap<ServiceName, Box<Prelude>>,
+    held: HashMap<Instance, Box<Held>>,
     by_service: HashMap<ServiceName, Vec<Instance>>,
     /// Main processes that have not been released, by pid.
     main: HashMap<u32, Instance>,
@@ -656,7 +657,7 @@ impl Instances {
             cgroup: self.cgroup_of(service)?,
             without_effect: Vec::new(),
         };
-        self.services.insert(service.clone(), prelude);
+        self.services.insert(service.clone(), Box::new(prelude));
         Ok(())
     }
 
@@ -702,7 +703,7 @@ impl Instances {
             cgroup: Some(cgroup),
             without_effect,
         };
-        self.services.insert(service.clone(), prelude);
+        self.services.insert(service.clone(), Box::new(prelude));
         let launch = Launch {
             program: exec.program.clone(),
             arguments: exec.arguments.clone(),
@@ -820,11 +821,8 @@ impl Instances {
     /// Lets go of what was laid out for a service that is no more.
     pub(super) fn forget(&mut self, service: &ServiceName) {
         self.by_service.remove(service);
-        if let Some(Prelude {
-            cgroup: Some(cgroup),
-            ..
-        }) = self.services.remove(service)
-        {
+        let prelude = self.services.remove(service);
+        if let Some(cgroup) = prelude.and_then(|prelude| prelude.cgroup) {
             // Busy, if something is in it after all: the next agent prunes it.
             let _ = cgroup.remove();
         }
@@ -875,7 +873,7 @@ impl Instances {
         let service = service.clone();
         self.held.insert(
             instance,
-            Held {
+            Box::new(Held {
                 service,
                 tree,
                 state,
@@ -885,7 +883,7 @@ impl Instances {
                 owed_signal: None,
                 owed_kill: None,
                 tokens,
-            },
+            }),
         );
     }
 
@@ -1157,7 +1155,7 @@ impl Instances {
     }
 
     fn tree_gone(&mut self, instance: Instance) -> Option<Fact> {
-        let held = self.held.remove(&instance)?;
+        let held = *self.held.remove(&instance)?;
         self.released.remove(&instance);
         for token in &held.tokens {
             self.tokens.remove(token);
