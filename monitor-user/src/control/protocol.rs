@@ -17,8 +17,8 @@ use crate::model::{Cause, DeniedReason, Desired, ReloadSummary, Reply, Signal, S
 /// The version of the protocol. It grows only when an older side would misread a newer one.
 pub(crate) const VERSION: u32 = 1;
 
-/// How long a request's line may be, in bytes, its newline not counted.
-pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+/// How long a request's line may be, in bytes, its newline not counted: enough for the names of 10,000 services.
+pub(crate) const MAX_REQUEST: usize = 1 << 20;
 
 /// What someone wants of the agent. A key that a command does not have is refused, not ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -578,6 +578,14 @@ mod tests {
         let deep = "[".repeat(MAX_REQUEST);
         assert!(Command::from_line(deep.as_bytes()).is_err());
         assert!(Command::from_line(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_request_may_name_ten_thousand_services() {
+        let names = (0..10_000).map(|number| format!("{number:064}"));
+        let services = names.collect();
+        let line = Command::Status { services }.to_line();
+        assert!(line.len() <= MAX_REQUEST, "{} bytes", line.len());
     }
 
     #[test]

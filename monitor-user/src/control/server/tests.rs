@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::control::client::{AskError, ask};
+use crate::control::protocol::MAX_REQUEST;
 use crate::control::{ServiceResult, ServiceStatus, socket};
 use crate::model::{Desired, State};
 
@@ -292,18 +293,17 @@ fn a_line_without_an_end_is_refused() {
     let error = client.send(&b"x".repeat(10 << 20)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     let refusal = client.refusal();
-    assert!(refusal.contains("longer than 65536 bytes"), "{refusal}");
+    assert!(refusal.contains("longer than 1048576 bytes"), "{refusal}");
     assert!(client.is_closed());
 
-    let longest = format!(
-        "{{\"version\":1,\"command\":\"status\"{}}}",
-        " ".repeat(65504)
-    );
+    let bare = r#"{"version":1,"command":"status"}"#;
+    let blanks = " ".repeat(MAX_REQUEST - bare.len());
+    let longest = bare.replace('}', &format!("{blanks}}}"));
     let mut client = agent.connect();
     client
         .send(format!("{longest}\n{longest} \n").as_bytes())
         .unwrap();
-    assert_eq!(longest.len(), crate::control::protocol::MAX_REQUEST);
+    assert_eq!(longest.len(), MAX_REQUEST);
     assert!(matches!(client.answer(), Some(Response::Status { .. })));
     assert!(client.refusal().contains("longer than"));
     assert_eq!(agent.sees(), Seen::Command(status()));
