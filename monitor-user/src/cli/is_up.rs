@@ -1,5 +1,6 @@
 //! `respawn is-up`: whether services run, as an exit status for scripts.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -40,12 +41,14 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
         Err(refusal) if arguments.quiet => return Ok(refusal.exit_code()),
         Err(refusal) => return refusal.tell(arguments.json),
     };
+    let statuses: HashMap<&str, &ServiceStatus> = statuses
+        .iter()
+        .map(|status| (status.service.as_str(), status))
+        .collect();
+    let status_of = |name: &String| statuses.get(name.as_str()).copied();
     let down: Vec<(String, String)> = names
         .iter()
-        .filter_map(|name| {
-            let status = statuses.iter().find(|status| status.service == *name);
-            Some((name.clone(), why_not_up(status)?))
-        })
+        .filter_map(|name| Some((name.clone(), why_not_up(status_of(name))?)))
         .collect();
     let exit_code = match down.as_slice() {
         [] => ExitCode::SUCCESS,
@@ -56,9 +59,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
         let results: Vec<_> = names
             .iter()
             .map(|name| {
-                let status = statuses.iter().find(|status| status.service == *name);
-                let state = status.map(|status| status.state);
-                let why = down.iter().find(|(of, _)| of == name).map(|(_, why)| why);
+                let state = status_of(name).map(|status| status.state);
+                let why = why_not_up(status_of(name));
                 json!({ "service": name, "up": why.is_none(), "state": state, "why": why })
             })
             .collect();

@@ -1,5 +1,6 @@
 //! `respawn status`: the services as they are now.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -54,8 +55,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
     } else {
         anstream::stdout().write_all(table(&statuses, clock::now()).as_bytes())
     };
-    let is_known = |name: &&String| statuses.iter().any(|status| status.service == **name);
-    let unknown = asked.iter().filter(|name| !is_known(name));
+    let known: HashSet<&str> = statuses.iter().map(|it| it.service.as_str()).collect();
+    let unknown = asked.iter().filter(|name| !known.contains(name.as_str()));
     end(written, services::tell_unknown(unknown, ExitCode::SUCCESS))
 }
 
@@ -72,8 +73,12 @@ fn statuses(
     let all = services::statuses(global, Vec::new())?;
     let known: Vec<String> = all.iter().map(|status| status.service.clone()).collect();
     let asked = services::matching(wanted, &known)?;
-    let of = |name: &String| all.iter().find(|status| status.service == *name).cloned();
-    let statuses = asked.iter().filter_map(of).collect();
+    let by_name = all
+        .into_iter()
+        .map(|status| (status.service.clone(), status));
+    let mut by_name: HashMap<String, ServiceStatus> = by_name.collect();
+    let statuses = asked.iter().filter_map(|name| by_name.remove(name));
+    let statuses = statuses.collect();
     Ok((asked, statuses))
 }
 

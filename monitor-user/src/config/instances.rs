@@ -1,5 +1,7 @@
 //! `instances`: which services a template makes.
 
+use std::collections::HashSet;
+
 use super::cursor::{Item, quoted};
 use super::is_service_name;
 
@@ -18,6 +20,7 @@ pub(super) fn names(item: &Item<'_>, prefix: &str) -> Option<Vec<String>> {
         return Some((1..=number?).map(|number| number.to_string()).collect());
     };
     let mut names: Vec<String> = Vec::new();
+    let mut seen = HashSet::new();
     for item in items {
         let name = item.string("the name of an instance")?;
         if !is_instance_name(prefix, name) {
@@ -28,7 +31,7 @@ pub(super) fn names(item: &Item<'_>, prefix: &str) -> Option<Vec<String>> {
             );
             return None;
         }
-        if names.iter().any(|known| known == name) {
+        if !seen.insert(name.to_owned()) {
             item.problem(format!("instance {} is there twice", quoted(name)));
             return None;
         }
