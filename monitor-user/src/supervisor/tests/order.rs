@@ -1,6 +1,6 @@
 //! Services that wait for each other, by scripts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::*;
 use super::script::{Bench, check, default_spec};
@@ -398,6 +398,12 @@ fn a_file_that_would_close_a_cycle_cannot_be_used() {
     assert!(!bench.supervisor.order.has_cycle());
 }
 
+/// What this thread has had of the processor: what else the host does counts for nothing.
+fn processor_time() -> Duration {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+    time.unwrap().into()
+}
+
 /// Ten thousand services after one: none of the steps may look at all of them for each.
 #[test]
 fn ten_thousand_services_behind_one_take_little_time() {
@@ -410,8 +416,7 @@ fn ten_thousand_services_behind_one_take_little_time() {
         spec.relations.requires.insert("base".into());
         services.insert(format!("n{number:05}").into(), Arc::new(spec));
     }
-    #[expect(clippy::disallowed_methods, reason = "a test may read the clock")]
-    let begun = Instant::now();
+    let begun = processor_time();
     bench.fact(Fact::Configured {
         services,
         request: None,
@@ -467,7 +472,7 @@ fn ten_thousand_services_behind_one_take_little_time() {
     let mut states = bench.supervisor.statuses();
     assert!(states.all(|status| status.state == State::Stopped));
     // A quadratic step takes minutes in this build.
-    let took = begun.elapsed();
+    let took = processor_time() - begun;
     assert!(took < Duration::from_secs(30), "{took:?}");
     println!("{took:?}");
 }
