@@ -280,6 +280,11 @@ impl Machine {
         })
     }
 
+    /// Whether it had other things to do before the start.
+    fn is_busy(&self) -> bool {
+        self.load > self.cores as f64 / 2.0
+    }
+
     fn line(&self) -> String {
         let plural = if self.cores == 1 { "core" } else { "cores" };
         let priority = match self.real_time {

@@ -108,7 +108,7 @@ pub(super) fn run(
     }
     let page = Page {
         head: format!(
-            "{}; load {:.2} at its end; it took {}{}.",
+            "{}; load {:.2} at its end; it took {}{}.{}",
             machine.line(),
             super::load()?,
             readable(began.elapsed()),
@@ -116,7 +116,8 @@ pub(super) fn run(
                 ", with few rounds (`--quick`)"
             } else {
                 ""
-            }
+            },
+            busy(machine)
         ),
         machine: machine.json(),
         sections,
@@ -125,6 +126,16 @@ pub(super) fn run(
         page.write(&bench.root.join("docs"), &peers, &missing)?;
     }
     Ok((page.text(&peers, &missing, false), page.json()))
+}
+
+/// What a reader should know of a machine that did more than this.
+fn busy(machine: &Machine) -> &'static str {
+    match machine.is_busy() {
+        true => {
+            " The machine was busy with other things all the time, so little of this can be relied upon."
+        }
+        false => "",
+    }
 }
 
 /// How soon an exit is known, beside the pidfd.

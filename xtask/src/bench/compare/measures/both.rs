@@ -22,6 +22,7 @@ use crate::{
         },
         sample::{Sample, Unit},
         table::Table,
+        wait::monotonic_ns,
     },
     report::note,
 };
@@ -104,12 +105,14 @@ fn round(bench: &Bench, peer: &dyn Peer, with_spare: bool) -> Result<(u64, usize
         true => vec![parent(u32::try_from(pid.as_raw())?).context("the service has no parent")?],
         false => running.processes()?,
     };
+    // Before the first kill: a supervisor that is back at once may start the service before it is killed.
+    let began_ns = monotonic_ns()?;
     for pid in supervisors {
         // One that has ended with another is gone already.
         let _ = kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL);
     }
-    let killed_ns = arena.kill(&victim)?;
-    let time = arena.wait_until_back(&victim, killed_ns, &bench.interrupt)?;
+    arena.kill(&victim)?;
+    let time = arena.wait_until_back(&victim, began_ns, &bench.interrupt)?;
     bench.interrupt.pause(SETTLING)?;
     let doubled = arena.doubled(&ids)?;
     Ok((time, doubled))

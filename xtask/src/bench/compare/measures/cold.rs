@@ -43,10 +43,7 @@ pub(in crate::bench::compare) fn run(bench: &Bench, peers: &[&dyn Peer]) -> Resu
         let rounds = if bench.quick { 1 } else { rounds };
         note!("bench: cold start of {count}: {rounds} rounds");
         let mut colds: Vec<Cold> = Vec::new();
-        for peer in peers
-            .iter()
-            .filter(|peer| peer.most() >= count && !peer.waits())
-        {
+        for peer in peers.iter().filter(|peer| peer.most() >= count) {
             colds.push(Cold::new(peer.name(), count));
         }
         for _ in 0..rounds {

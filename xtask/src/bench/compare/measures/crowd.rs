@@ -41,8 +41,7 @@ pub(in crate::bench::compare) fn run(
     let mut section = Section::new(&format!("crowd_{count}"), &title);
     let mut arena = Arena::open(bench)?;
     let mut skipped = Skipped::new();
-    let peers: Vec<&dyn Peer> = peers.iter().filter(|peer| !peer.waits()).copied().collect();
-    let mut all = gather(bench, &mut arena, &peers, count, 0, &mut skipped)?;
+    let mut all = gather(bench, &mut arena, peers, count, 0, &mut skipped)?;
     let length = all.len();
     for round in 0..=rounds {
         for index in 0..length {

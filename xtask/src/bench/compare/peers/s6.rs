@@ -28,7 +28,11 @@ impl Peer for S6 {
     }
 
     fn settings(&self) -> &'static str {
-        "at least 1 s between two starts of a service, which cannot be set; every instance had run longer"
+        "it waits for 1 s before each restart, which cannot be set"
+    }
+
+    fn waits(&self) -> bool {
+        true
     }
 
     fn check(&self, bench: &Bench) -> Result<()> {
