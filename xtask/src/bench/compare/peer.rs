@@ -3,9 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 
 use super::{peers, tree::Tree};
 use crate::bench::{Bench, arena::Arena, process::Started};
@@ -219,6 +222,16 @@ impl Drop for Running {
     fn drop(&mut self) {
         if let Some(end) = self.end.take() {
             end(&self.process);
+        }
+        // With its parent the first process of a namespace goes, and with that all others, but not at once. The
+        // arena is removed after that.
+        let _ = self.process.signal(Signal::SIGKILL);
+        let first = format!("/proc/{}", self.first);
+        for _ in 0..500 {
+            if !Path::new(&first).exists() || self.first == self.process.pid() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
     }
 }
