@@ -428,6 +428,38 @@ fn its_rights_are_those_of_any_instance() {
 }
 
 #[test]
+fn rights_that_a_traced_process_would_lose_are_not_lost() {
+    needs_root!("rights of programs, for an agent without CAP_SYS_PTRACE");
+    let program = Program::new();
+    program.make("plain", &[]);
+    let path = program.path("program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+    let wrapper = [
+        "setpriv",
+        "--bounding-set",
+        "-sys_ptrace",
+        "--inh-caps",
+        "-all",
+    ];
+    let setup = Setup {
+        wrapper: wrapper.map(str::to_owned).to_vec(),
+        ..Setup::default()
+    };
+    let agent = Agent::with(&setup, &[("web", &program.service("user = 65534"))]);
+    assert_eq!(program.says(agent.running("web"))[1], "0");
+    let why = why_none(&agent, "web");
+    assert!(why.contains("set-uid"), "{why}");
+    assert_eq!(program.says(kill(&agent, "web"))[1], "0");
+    // Without such rights it has one.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    agent.must("stop", "web");
+    agent.must("start", "web");
+    let next = standby(&agent, "web");
+    assert_eq!(kill(&agent, "web"), next);
+    assert_eq!(program.says(next)[1], "65534");
+}
+
+#[test]
 fn sockets_say_that_they_are_its_own() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();

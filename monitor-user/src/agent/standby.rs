@@ -35,7 +35,7 @@ use crate::os::inotify::Watch;
 use crate::os::spawn::{self, Child, Flight, Landed, Prepared};
 use crate::os::standby_files::{Files, Place};
 use crate::os::trace::{self, Seen, Traced};
-use crate::os::{pidfd, proc, progress, signal};
+use crate::os::{pidfd, proc, progress, signal, trust};
 use crate::supervisor::Fact;
 
 /// So many load at a time.
@@ -325,6 +325,11 @@ impl Standbys {
                 return self.end(service, why, true, now);
             }
         };
+        if !trace::leaves_rights() && files.paths().any(trust::gives_rights) {
+            let why = "its program gives it rights (set-uid, set-gid, capabilities of the file), and the \
+                       kernel gives none of them to what an agent without CAP_SYS_PTRACE traces";
+            return self.end(service, why.to_owned(), false, now);
+        }
         let places = standby.places.iter().filter(|place| place.is_whole());
         for path in places.map(Place::path).chain(files.paths()) {
             if let Some(watch) = &self.watch

@@ -24,9 +24,13 @@ use nix::sys::signal::Signal as Number;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use super::sys;
+
 /// Entries of the auxiliary vector: `include/uapi/linux/auxvec.h`.
 const AT_PAGESZ: u64 = 6;
 const AT_ENTRY: u64 = 9;
+
+const CAP_SYS_PTRACE: u32 = 19;
 
 /// Signals that any thread may take: `PTRACE_PEEKSIGINFO_SHARED`, whose type libc has otherwise on each
 /// processor.
@@ -83,6 +87,12 @@ pub(crate) fn seize(pid: u32) -> io::Result<()> {
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE;
     Ok(ptrace::seize(as_pid(pid)?, options)?)
+}
+
+/// Whether a program that this process traces gets the rights that its file gives it: set-uid, set-gid and
+/// capabilities. `cap_bprm_creds_from_file`, security/commoncap.c
+pub(crate) fn leaves_rights() -> bool {
+    sys::has_capability(CAP_SYS_PTRACE)
 }
 
 /// Has a child that was seized go on, if a signal has stopped it before its exec: nobody knows of it yet

@@ -5,7 +5,7 @@
 //! that lets anybody write sets the group's write bit (acl(5)). Only then is it read.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
@@ -91,19 +91,31 @@ impl Trusted {
 /// A file's access control list as the kernel stores it: a version, then entries of a tag, rights
 /// and an ID. <https://github.com/torvalds/linux/blob/v5.10/include/uapi/linux/posix_acl_xattr.h>
 fn access_list(path: &Path) -> Option<Vec<u8>> {
+    attribute(path, c"system.posix_acl_access")
+}
+
+/// Whether the kernel gives a program rights that who runs it does not have: set-uid, set-gid, or capabilities of
+/// the file.
+pub(crate) fn gives_rights(program: &Path) -> bool {
+    let is_set = |metadata: fs::Metadata| metadata.mode() & 0o6000 != 0;
+    fs::metadata(program).is_ok_and(is_set) || attribute(program, c"security.capability").is_some()
+}
+
+/// An extended attribute of a file; `None`: it has none, or one of more than eight KiB.
+fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut list = vec![0_u8; 4 + 8 * 1024];
-    // SAFETY: both strings end in a NUL, and no more is written than `list` has room for.
+    let mut value = vec![0_u8; 4 + 8 * 1024];
+    // SAFETY: both strings end in a NUL, and no more is written than `value` has room for.
     let length = unsafe {
         libc::getxattr(
             path.as_ptr(),
-            c"system.posix_acl_access".as_ptr(),
-            list.as_mut_ptr().cast(),
-            list.len(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
         )
     };
-    list.truncate(usize::try_from(length).ok()?);
-    Some(list)
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
 }
 
 /// The number that users have who are not in this user namespace.
