@@ -21,7 +21,7 @@ use super::{
     init::Init,
     kernels, page,
     run::{self, OnKernel},
-    sets,
+    sets::Set,
     stock::Stock,
 };
 use crate::{
@@ -64,20 +64,13 @@ pub(super) struct Cell {
     pub(super) tests: Vec<String>,
 }
 
-impl Cell {
-    /// Whether it is the same place, whatever the tests.
-    fn is_at(&self, other: &Self) -> bool {
-        (self.arch, &self.kernel, self.init) == (other.arch, &other.kernel, other.init)
-    }
-}
-
 /// A cell that was run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Done {
     pub(super) cell: Cell,
     /// Of the run's end, in UTC.
     pub(super) date: String,
-    /// Of the workspace that was tested; `+` if it had changes.
+    /// Of what was tested; see [`commit`].
     pub(super) commit: String,
     /// What its tests came to, or why there are none.
     pub(super) result: Result<OnKernel, String>,
@@ -92,25 +85,22 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let mut cells = cells(args);
     if args.missing {
         let done = read(&record)?;
-        cells.retain(|cell| {
-            !done
-                .iter()
-                .any(|done| done.cell.is_at(cell) && done.is_good())
-        });
+        cells.retain(|cell| !done.iter().any(|done| done.cell == *cell && done.is_good()));
     }
     anyhow::ensure!(!cells.is_empty(), "nothing is to be run");
-    let commit = commit(workspace)?;
     let queue = Mutex::new(cells.into_iter());
     let done = Mutex::new(Vec::new());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<()> {
         while let Some(cell) = next() {
+            // Each is built when its turn comes, from what the workspace then is.
+            let commit = commit(workspace)?;
             let result = run_cell(workspace, &cell, args).map_err(|error| format!("{error:#}"));
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             let ran = Done {
                 cell,
                 date: date()?,
-                commit: commit.clone(),
+                commit,
                 result,
             };
             done.push(ran.clone());
@@ -145,8 +135,9 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
 
 /// All cells, those first that say most.
 fn cells(args: &Args) -> Vec<Cell> {
-    let wanted = |set: &[&str]| match args.tests.is_empty() {
-        true => set.iter().map(ToString::to_string).collect(),
+    let strings = |tests: &[&str]| tests.iter().map(ToString::to_string).collect();
+    let wanted = |set: Set| match args.tests.is_empty() {
+        true => strings(args.set.unwrap_or(set).tests()),
         false => args.tests.clone(),
     };
     let ends = [KERNELS[0], kernels::NEWEST];
@@ -160,7 +151,7 @@ fn cells(args: &Args) -> Vec<Cell> {
     };
     let mut cells = Vec::new();
     for kernel in &in_order {
-        let tests = wanted(&sets::MATRIX);
+        let tests = wanted(Set::Matrix);
         cells.push(cell(Arch::X86_64, kernel, Init::Busybox, tests));
     }
     let others = Init::value_variants().iter();
@@ -171,12 +162,7 @@ fn cells(args: &Args) -> Vec<Cell> {
         }
     }
     for kernel in in_order {
-        cells.push(cell(
-            Arch::Aarch64,
-            kernel,
-            Init::Busybox,
-            wanted(&sets::CI),
-        ));
+        cells.push(cell(Arch::Aarch64, kernel, Init::Busybox, wanted(Set::Ci)));
     }
     cells.retain(|cell| {
         args.arch.is_none_or(|arch| arch == cell.arch)
@@ -219,11 +205,11 @@ fn read(record: &Path) -> Result<Vec<Done>> {
     serde_json::from_str(&text).with_context(|| format!("read {}", record.display()))
 }
 
-/// Adds one, in place of the oldest at the same place if that has enough.
+/// Adds one, in place of the oldest of the same tests at the same place if there are enough.
 fn add(mut kept: Vec<Done>, new: Done) -> Vec<Done> {
-    let is_at = |done: &Done| done.cell.is_at(&new.cell);
-    if kept.iter().filter(|done| is_at(done)).count() >= RUNS
-        && let Some(oldest) = kept.iter().position(is_at)
+    let is_same = |done: &Done| done.cell == new.cell;
+    if kept.iter().filter(|done| is_same(done)).count() >= RUNS
+        && let Some(oldest) = kept.iter().position(is_same)
     {
         kept.remove(oldest);
     }
@@ -236,14 +222,25 @@ fn date() -> Result<String> {
     said(Command::new("date").args(["-u", "+%Y-%m-%d"]))
 }
 
+/// What is tested, and the tests: the page's commit is the last one that changed any of it, so that it
+/// stays true when all else changes, as the page itself does by a run.
+const TESTED: [&str; 5] = [
+    "monitor-ebpf",
+    "monitor-user",
+    "tests",
+    "Cargo.toml",
+    "Cargo.lock",
+];
+
+/// The commit of what is tested; with `+` if that has changes since.
 fn commit(workspace: &Workspace) -> Result<String> {
-    let git = || {
+    let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
-        git.arg("-C").arg(&workspace.root);
-        git
+        git.arg("-C").arg(&workspace.root).args(arguments);
+        said(git.arg("--").args(TESTED))
     };
-    let mut commit = said(git().args(["rev-parse", "--short=7", "HEAD"]))?;
-    if !said(git().args(["status", "--porcelain", "--untracked-files=no"]))?.is_empty() {
+    let mut commit = git(&["log", "-1", "--format=%h", "--abbrev=7"])?;
+    if !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() {
         commit += "+";
     }
     Ok(commit)
@@ -303,6 +300,20 @@ mod tests {
     }
 
     #[test]
+    fn the_tests_of_another_set_can_be_asked_for() {
+        let kernels =
+            |cells: Vec<Cell>| cells.into_iter().filter(|cell| cell.init == Init::Busybox);
+        let matrix = kernels(cells_of(&["6.1", "--arch", "x86_64"]))
+            .next()
+            .unwrap();
+        assert_eq!(Set::of(&matrix.tests), Some(Set::Matrix));
+        let most = kernels(cells_of(&["6.1", "--arch", "x86_64", "--set", "ci"])).next();
+        assert_eq!(Set::of(&most.unwrap().tests), Some(Set::Ci));
+        let mut all = kernels(cells_of(&["--set", "matrix"]));
+        assert!(all.all(|cell| Set::of(&cell.tests) == Some(Set::Matrix)));
+    }
+
+    #[test]
     fn the_last_runs_of_each_cell_are_kept() {
         let run = |init: &str, commit: &str| Done {
             cell: cells_of(&["5.10", "--init", init, "--arch", "x86_64"]).remove(0),
@@ -316,6 +327,12 @@ mod tests {
         }
         let commits: Vec<&str> = kept.iter().map(|done| &*done.commit).collect();
         assert_eq!(commits, ["b", "c", "d"]);
+        // One test that was run again does not push out the run of all of them.
+        let mut one = run("s6", "e");
+        one.cell.tests = vec!["machine::init::after_a_reboot_*".into()];
+        kept = add(kept, one);
+        let commits: Vec<&str> = kept.iter().map(|done| &*done.commit).collect();
+        assert_eq!(commits, ["b", "c", "d", "e"]);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record");
         assert_eq!(read(&path).unwrap(), []);

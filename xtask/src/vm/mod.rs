@@ -30,6 +30,7 @@ use anyhow::{Context as _, Result};
 use archive::Archive;
 use clap::Parser as _;
 use init::Init;
+use sets::Set;
 use stock::Stock;
 
 use crate::{
@@ -61,6 +62,10 @@ pub(crate) struct Args {
     /// With `--all`, leave out what an earlier run has shown
     #[arg(long, requires = "all")]
     missing: bool,
+
+    /// With `--all`, run the tests of this set on each kernel
+    #[arg(long, value_enum, requires = "all", conflicts_with = "tests")]
+    set: Option<Set>,
 
     /// Run the tests that matter most on the kernels that CI looks at
     #[arg(long, conflicts_with_all = ["kernels", "tests", "all", "run", "shell"])]
@@ -178,7 +183,7 @@ fn ci(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let started = now();
     let args = Args {
         kernels: CI_KERNELS.map(str::to_owned).into(),
-        tests: sets::CI.map(str::to_owned).into(),
+        tests: Set::Ci.tests().iter().map(ToString::to_string).collect(),
         kills: Some(CI_KILLS),
         bursts: 1,
         limit: 900,

@@ -9,6 +9,7 @@ use super::{
     matrix::{Done, KERNELS},
     results::{self, Outcome},
     run::{OnKernel, RESTARTED},
+    sets::Set,
 };
 use crate::static_build::Arch;
 
@@ -60,7 +61,12 @@ fn tests(done: &[&Done]) -> String {
     let mut text = "\n## The tests\n\n".to_owned();
     for (tests, places) in sets {
         let places = places.join(", ");
-        text += &format!("- {places}: `{}`\n", tests.join("`, `"));
+        let set = match Set::of(tests) {
+            Some(Set::Ci) => "those that matter most: ",
+            Some(Set::Matrix) => "all that a kernel can change: ",
+            None => "",
+        };
+        text += &format!("- {places}: {set}`{}`\n", tests.join("`, `"));
     }
     text
 }

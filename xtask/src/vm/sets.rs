@@ -2,9 +2,34 @@
 //!
 //! Says which tests, not on which kernels: that is for whoever runs a set.
 
+/// A set by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Set {
+    /// What matters most
+    Ci,
+    /// What a kernel can change
+    Matrix,
+}
+
+impl Set {
+    /// The set with exactly these tests.
+    pub(super) fn of(tests: &[String]) -> Option<Self> {
+        let sets = <Self as clap::ValueEnum>::value_variants().iter().copied();
+        sets.into_iter().find(|set| set.tests() == tests)
+    }
+
+    /// Patterns of bash (extglob).
+    pub(super) fn tests(self) -> &'static [&'static str] {
+        match self {
+            Self::Ci => &CI,
+            Self::Matrix => &MATRIX,
+        }
+    }
+}
+
 /// What matters most, on each kernel: what the verifier says, what `doctor` says, a burst, the cause
 /// of each way of a signal, restarts, agent and service killed together, and one real init.
-pub(super) const CI: [&str; 20] = [
+const CI: [&str; 20] = [
     "verifier::*",
     "doctor_truth::*",
     "burst::each_exit_of_a_burst_is_shown_or_counted_as_lost",
@@ -29,7 +54,7 @@ pub(super) const CI: [&str; 20] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-pub(super) const MATRIX: [&str; 32] = [
+const MATRIX: [&str; 32] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
