@@ -14,6 +14,7 @@ mod kernels;
 mod machine;
 mod matrix;
 mod page;
+mod place;
 mod results;
 mod root;
 mod run;

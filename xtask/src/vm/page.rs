@@ -1,14 +1,18 @@
-//! The page that says what was shown on each kernel: tables of what a run came to.
+//! The page that says what was shown on each kernel: tables of what the runs came to, and in words why
+//! kernels differ.
 //!
-//! Says nothing that no cell has shown.
+//! Says nothing of a place that no run there has shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use clap::ValueEnum as _;
 
 use super::{
     init::Init,
     matrix::{Done, KERNELS},
-    results::{self, Outcome},
-    run::{OnKernel, RESTARTED},
+    place::{self, Place},
+    results::{Outcome, Tested},
+    run::RESTARTED,
     sets::Set,
 };
 use crate::static_build::Arch;
@@ -19,60 +23,40 @@ const REASONS: [(&str, &str, &str); 0] = [];
 /// The instructions that `tests/verifier.rs` allows.
 const BUDGET: &str = "30,000";
 
-/// The page of these cells, of which those that were run more than once stand in the order of time.
+/// What stands before the tables.
+const HEAD: &str = "# Kernels and inits
+
+What was tried where, and what came of it. Each kernel is Debian's cloud kernel, booted in an emulated machine,
+and the tests are the black-box tests of `tests/`, run there as root under a real init as PID 1.
+
+`cargo xtask vm --all` runs the tests and writes this page; do not edit it by hand. The runs are kept in
+[kernels.json](kernels.json), so that one kernel can be run by itself: `cargo xtask vm --all 6.1 --arch x86_64`. All
+tests run on one more kernel, that of the host of `cargo xtask ci`, which is not in these tables.
+";
+
+/// Why kernels differ, written by hand.
+const DIFFERENCES: &str = include_str!("differences.md");
+
+/// The page of these runs, which are in the order of time.
 pub(super) fn write(done: &[Done]) -> String {
-    let mut ordered: Vec<&Done> = done.iter().collect();
-    ordered.sort_by_key(|done| {
-        let cell = &done.cell;
-        let place = |arch| usize::from(arch != Arch::X86_64);
-        let kernel = KERNELS.iter().position(|kernel| **kernel == cell.kernel);
-        (place(cell.arch), kernel, cell.init.name())
-    });
-    let done = ordered;
-    let mut page = "# Kernels and inits\n\nWritten by `cargo xtask vm --all`. Each kernel is Debian's \
-        cloud kernel in an emulated machine, and the\ntests are the black-box tests of `tests/`, run \
-        there as root. What is not listed has not been run.\n"
-        .to_owned();
-    page += &kernels(&done);
-    page += &what_works(&done);
-    page += &verifier(&done);
-    page += &inits(&done);
-    page += &failures(&done);
-    page += &figures(&done);
-    page += &tests(&done);
-    page
-}
-
-/// Which tests were run on what.
-fn tests(done: &[&Done]) -> String {
-    let mut sets: Vec<(&[String], Vec<String>)> = Vec::new();
-    for done in done.iter().filter(is_of_kernels) {
-        let place = format!(
-            "{} {} ({})",
-            done.cell.kernel,
-            done.cell.arch.name(),
-            done.commit
-        );
-        match sets.iter_mut().find(|(tests, _)| *tests == done.cell.tests) {
-            Some((_, places)) => places.push(place),
-            None => sets.push((&done.cell.tests, vec![place])),
-        }
-    }
-    let mut text = "\n## The tests\n\n".to_owned();
-    for (tests, places) in sets {
-        let places = places.join(", ");
-        let set = match Set::of(tests) {
-            Some(Set::Ci) => "those that matter most: ",
-            Some(Set::Matrix) => "all that a kernel can change: ",
-            None => "",
-        };
-        text += &format!("- {places}: {set}`{}`\n", tests.join("`, `"));
-    }
-    text
-}
-
-fn is_of_kernels(done: &&&Done) -> bool {
-    done.cell.init == Init::Busybox
+    let places = place::places(done);
+    let of_kernels: Vec<&Place<'_>> = places
+        .iter()
+        .filter(|place| place.init == Init::Busybox)
+        .collect();
+    [
+        HEAD.to_owned(),
+        kernels(&of_kernels),
+        failures(&places),
+        format!("\n{DIFFERENCES}"),
+        what_works(&of_kernels),
+        verifier(&of_kernels),
+        bursts(&of_kernels),
+        inits(&places),
+        skipped(&places),
+        tests(&of_kernels),
+    ]
+    .concat()
 }
 
 /// A line of a table.
@@ -81,100 +65,100 @@ fn row(cells: &[String]) -> String {
 }
 
 /// The heads of a table, the first column's to the left.
-fn heads(cells: &[String]) -> String {
-    let mut line = row(cells);
-    line += "|---|";
-    line += &"---|".repeat(cells.len() - 1);
-    line + "\n"
+fn heads(cells: &[&str]) -> String {
+    row(&strings(cells)) + "|" + &"---|".repeat(cells.len()) + "\n"
 }
 
 fn strings(cells: &[&str]) -> Vec<String> {
     cells.iter().map(ToString::to_string).collect()
 }
 
-fn counts(done: &Done) -> Vec<String> {
-    match &done.result {
-        Ok(result) => {
-            let count = |outcome| results::count(&result.tests, outcome).to_string();
-            let mut cells = vec![
-                count(Outcome::Passed),
-                count(Outcome::Failed),
-                count(Outcome::Skipped),
-            ];
-            cells.push(result.seconds.div_ceil(60).to_string());
-            cells
-        }
-        Err(error) => strings(&[error.lines().next().unwrap_or_default(), "", "", ""]),
-    }
-}
-
-fn when(done: &Done) -> [String; 2] {
-    [done.date.clone(), done.commit.clone()]
-}
-
-fn kernel_name(done: &Done) -> String {
-    match &done.result {
-        Ok(result) => result.release.clone(),
-        Err(_) => done.cell.kernel.clone(),
-    }
-}
-
-fn kernels(done: &[&Done]) -> String {
+fn kernels(places: &[&Place<'_>]) -> String {
     let mut table = "\n## Kernels\n\n".to_owned();
-    table += &heads(&strings(&[
+    table += &heads(&[
         "kernel",
         "processor",
+        "tests",
         "passed",
         "failed",
         "skipped",
         "minutes",
-        "run on",
+        "last run",
         "commit",
-    ]));
-    for done in done.iter().filter(is_of_kernels) {
-        let mut cells = vec![kernel_name(done), done.cell.arch.name().to_owned()];
-        cells.extend(counts(done));
-        cells.extend(when(done));
+    ]);
+    for place in places {
+        let mut cells = strings(&[place.release(), place.arch.name()]);
+        match place.error() {
+            Some(error) => {
+                let error = error.lines().next().unwrap_or_default();
+                cells.extend(strings(&[error, "", "", "", ""]));
+            }
+            None => {
+                cells.push(names_of_tests(place).join(", "));
+                let outcomes = [Outcome::Passed, Outcome::Failed, Outcome::Skipped];
+                cells.extend(outcomes.map(|outcome| place.count(outcome).to_string()));
+                cells.push(place.seconds().div_ceil(60).to_string());
+            }
+        }
+        cells.extend([place.date().to_owned(), place.commits()]);
         table += &row(&cells);
     }
-    table
+    table + &not_tried(places)
 }
 
-/// Each column of a table of kernels: its head, and what ran there last.
-fn columns<'a>(done: &[&'a Done]) -> Vec<(String, &'a OnKernel)> {
-    let of_kernels = done.iter().filter(is_of_kernels);
-    let columns = of_kernels.filter_map(|done| {
-        let result = done.result.as_ref().ok()?;
-        let version: Vec<&str> = result.release.split('.').take(2).collect();
-        let version = version.join(".");
-        let head = match done.cell.arch {
-            Arch::X86_64 => version,
-            arch => format!("{version} {}", arch.name()),
+/// The names of what was run, as [`tests`] explains them.
+fn names_of_tests(place: &Place<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for run in &place.runs {
+        let tests = &run.done.cell.tests;
+        match Set::of(tests) {
+            Some(set) => names.push(set_name(set).to_owned()),
+            None => names.extend(tests.iter().map(|test| format!("`{test}`"))),
+        }
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+fn set_name(set: Set) -> &'static str {
+    match set {
+        Set::Ci => "most important",
+        Set::Matrix => "full",
+    }
+}
+
+/// The kernels of the matrix that are in no row.
+fn not_tried(places: &[&Place<'_>]) -> String {
+    let mut missing = Vec::new();
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let is_there = |kernel: &&&str| {
+            let mut places = places.iter();
+            places.any(|place| (place.arch, place.kernel) == (arch, **kernel))
         };
-        Some((head, result))
-    });
-    let mut columns: Vec<(String, &OnKernel)> = columns.collect();
-    columns.reverse();
-    let mut heads = BTreeSet::new();
-    columns.retain(|(head, _)| heads.insert(head.clone()));
-    columns.reverse();
-    columns
+        let kernels = KERNELS.iter().filter(|kernel| !is_there(kernel));
+        missing.extend(kernels.map(|kernel| format!("{kernel} on {}", arch.name())));
+    }
+    match missing.is_empty() {
+        true => String::new(),
+        false => format!("\nNot tried: {}.\n", missing.join(", ")),
+    }
 }
 
 /// A table with a row for each key that any kernel has something for.
-fn table_of(
-    done: &[&Done],
+fn table_of<'a>(
+    places: &'a [&'a Place<'a>],
     first: &str,
-    of: impl Fn(&OnKernel) -> Vec<(String, String)>,
+    of: impl Fn(&'a Place<'a>) -> BTreeMap<String, String>,
 ) -> String {
-    let columns: Vec<(String, BTreeMap<String, String>)> = columns(done)
-        .into_iter()
-        .map(|(head, result)| (head, of(result).into_iter().collect()))
-        .filter(|(_, said): &(_, BTreeMap<_, _>)| !said.is_empty())
+    let columns: Vec<(String, BTreeMap<String, String>)> = places
+        .iter()
+        .map(|place| (place.label(), of(place)))
+        .filter(|(_, said)| !said.is_empty())
         .collect();
     let keys: BTreeSet<&String> = columns.iter().flat_map(|(_, said)| said.keys()).collect();
-    let mut names = vec![first.to_owned()];
-    names.extend(columns.iter().map(|(head, _)| head.clone()));
+    let mut names = vec![first];
+    names.extend(columns.iter().map(|(head, _)| &**head));
     let mut table = heads(&names);
     for key in keys {
         let mut cells = vec![key.clone()];
@@ -185,90 +169,180 @@ fn table_of(
     table
 }
 
-fn what_works(done: &[&Done]) -> String {
-    let table = table_of(done, "check", |result| {
-        result.doctor.clone().into_iter().collect()
+/// What `doctor` says where it works.
+const WORKS: &str = "works";
+
+/// The check that there is an agent: none runs while the others are made.
+const OF_AN_AGENT: &str = "running";
+
+fn what_works(places: &[&Place<'_>]) -> String {
+    let said: Vec<BTreeMap<String, String>> = places.iter().map(|place| place.doctor()).collect();
+    let all: BTreeSet<&String> = said.iter().flat_map(BTreeMap::keys).collect();
+    let everywhere: BTreeSet<&str> = all
+        .into_iter()
+        .filter(|check| {
+            let asked = said.iter().filter(|said| !said.is_empty());
+            asked
+                .map(|said| said.get(*check))
+                .all(|verdict| verdict.is_some_and(|it| it == WORKS))
+        })
+        .map(|check| &**check)
+        .collect();
+    let differs = |check: &str| check != OF_AN_AGENT && !everywhere.contains(check);
+    let table = table_of(places, "check", |place| {
+        let mut doctor = place.doctor();
+        doctor.retain(|check, _| differs(check));
+        doctor
     });
+    let names: Vec<&str> = everywhere.iter().copied().collect();
     format!(
-        "\n## What works\n\nWhat `respawn doctor` says there. The tests `doctor_truth` check its lines \
-         against the kernel.\n\n{table}"
+        "\n## What works\n\nWhat `respawn doctor` reports. The tests `doctor_truth` check its lines against what \
+         the kernel,\n`watch` and an agent then do.\n\nOn all of these kernels work: `{}`.\n\nThe other \
+         checks:\n\n{table}",
+        names.join("`, `")
     )
 }
 
-fn verifier(done: &[&Done]) -> String {
-    let table = table_of(done, "program", |result| {
-        let lines = result.figures.iter();
-        let costs = lines.filter_map(|line| line.strip_prefix(VERIFIER)?.split_once(' '));
+fn verifier(places: &[&Place<'_>]) -> String {
+    let table = table_of(places, "program", |place| {
+        let lines = place
+            .figures()
+            .filter_map(|line| line.strip_prefix("verifier: "));
+        let costs = lines.filter_map(|line| line.split_once(' '));
         costs
             .map(|(program, cost)| (format!("`{program}`"), cost.to_owned()))
             .collect()
     });
     format!(
-        "\n## Instructions that the verifier processes\n\nAt most {BUDGET} for a program.\n\n{table}"
+        "\n## Instructions that the verifier processes\n\nBefore a kernel runs a program it simulates it, \
+         and the cost differs by kernel. `tests/verifier.rs` allows\n{BUDGET} instructions for a \
+         program. Empty: this kernel gets another program.\n\n{table}"
     )
 }
 
-/// What a line begins with that has such a figure.
-const VERIFIER: &str = "verifier: ";
+/// The numbers in a line.
+fn numbers(line: &str) -> Vec<String> {
+    let words = line.split(|letter: char| !letter.is_ascii_digit());
+    words
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
 
-fn inits(done: &[&Done]) -> String {
-    let mut table = "\n## Inits\n\n".to_owned();
-    table += &heads(&strings(&[
+fn bursts(places: &[&Place<'_>]) -> String {
+    let mut text = "\n## Bursts\n\n1,000 processes end in the same instant, several times, under `respawn watch`. Each \
+                    exit has to be shown, or counted\nas lost.\n\n"
+        .to_owned();
+    text += &heads(&[
+        "kernel",
+        "watch",
+        "exits",
+        "bursts",
+        "shown",
+        "counted as lost",
+    ]);
+    for place in places {
+        for option in ["--all", "--name"] {
+            let of = |line: &&str| line.contains(" exits in ") && line.contains(option);
+            let Some((_, said)) = place.figures().rfind(of).and_then(|it| it.split_once(": "))
+            else {
+                continue;
+            };
+            let mut cells = strings(&[&place.label(), &format!("`{option}`")]);
+            cells.extend(numbers(said));
+            text += &row(&cells);
+        }
+    }
+    text += "\nA service is killed while other processes end in a burst. It has to be back each time, and its cause \
+             right or unknown.\n\n";
+    text += &heads(&[
+        "kernel",
+        "kills",
+        "other exits each time",
+        "restarts",
+        "unknown causes",
+    ]);
+    for place in places {
+        let kills = |line: &&str| line.contains(" kills among ");
+        if let Some(said) = place.figures().rfind(kills) {
+            let mut cells = vec![place.label()];
+            let mut of = numbers(said);
+            let kills = of.first().cloned().unwrap_or_default();
+            of.insert(2.min(of.len()), kills);
+            cells.extend(of);
+            text += &row(&cells);
+        }
+    }
+    text
+}
+
+fn inits(places: &[Place<'_>]) -> String {
+    let mut table = "\n## Inits\n\nAgents, spares and services are killed at random, under a real init that keeps agent \
+                     and spare. Shown is what passed: each death\nwas reported once, each service was back, and none \
+                     ran twice.\n\n"
+        .to_owned();
+    table += &heads(&[
         "PID 1",
         "kernel",
         "processor",
-        "shown",
-        "run on",
+        "agents and spares killed",
+        "deaths of services",
+        "of unknown cause",
+        "the same after a reboot",
+        "last run",
         "commit",
-    ]));
-    for done in done {
-        let init = done.cell.init.name();
-        let prefix = format!("{init}: ");
-        let shown = match &done.result {
-            Ok(result) => {
-                let lines = result.figures.iter();
-                let lines: Vec<&str> = lines
-                    .filter_map(|line| line.trim().strip_prefix(&prefix))
-                    .collect();
-                lines.join("; after a reboot: ")
-            }
-            Err(error) => error.lines().next().unwrap_or_default().to_owned(),
-        };
-        if !shown.is_empty() || done.cell.init != Init::Busybox {
-            let processor = done.cell.arch.name();
-            let mut cells = strings(&[init, &kernel_name(done), processor, &shown]);
-            cells.extend(when(done));
-            table += &row(&cells);
+    ]);
+    for place in places {
+        let init = place.init.name();
+        let said = place.last_figures(&format!("{init}: "));
+        if said.is_empty() && place.init == Init::Busybox {
+            continue;
         }
+        let mut cells = strings(&[init, place.release(), place.arch.name()]);
+        let mut counts = said.iter().map(|line| numbers(line));
+        let before = counts.next().unwrap_or_default();
+        cells.extend((0..3).map(|number| before.get(number).cloned().unwrap_or_default()));
+        cells.push(counts.next().unwrap_or_default().join(", "));
+        cells.extend([place.date().to_owned(), place.commits()]);
+        table += &row(&cells);
     }
     table
 }
 
-fn failures(done: &[&Done]) -> String {
+/// A line of a list: where, which test, and when.
+fn item(place: &Place<'_>, test: &Tested, done: &Done, reason: &str) -> String {
+    let reason = match reason {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    format!(
+        "- {}, {}: `{}` ({}, {}){reason}\n",
+        place.label(),
+        place.init.name(),
+        test.name,
+        done.date,
+        done.commit
+    )
+}
+
+fn failures(places: &[Place<'_>]) -> String {
     let mut text = "\n## What failed\n\n".to_owned();
     let before = text.len();
-    for done in done {
-        let Ok(result) = &done.result else { continue };
-        let place = format!(
-            "{}, {}, {}",
-            result.release,
-            done.cell.arch.name(),
-            done.cell.init.name()
-        );
-        for test in result.failed() {
+    for place in places {
+        let failed = place
+            .tests()
+            .filter(|(test, _)| test.outcome == Outcome::Failed);
+        for (test, done) in failed {
             let mut reasons = REASONS.iter();
             let explained = reasons.find(|(release, name, _)| {
-                result.release.starts_with(release) && test.name == *name
+                place.release().starts_with(release) && test.name == *name
             });
-            let reason = match (explained, test.reason.as_str()) {
-                (Some((_, _, why)), _) => format!(": {why}"),
-                (None, "") => String::new(),
-                (None, reason) => format!(": {reason}"),
-            };
-            text += &format!("- {place}: `{}`{reason}\n", test.name);
+            let reason = explained.map_or(&*test.reason, |(_, _, why)| *why);
+            text += &item(place, test, done, reason);
         }
-        for machine in &result.restarted {
-            text += &format!("- {place}: the machine `{machine}` was {RESTARTED}\n");
+        for machine in place.restarted() {
+            let (label, init) = (place.label(), place.init.name());
+            text += &format!("- {label}, {init}: the machine `{machine}` was {RESTARTED}\n");
         }
     }
     if text.len() == before {
@@ -277,12 +351,32 @@ fn failures(done: &[&Done]) -> String {
     text
 }
 
-fn figures(done: &[&Done]) -> String {
-    let mut text = "\n## Figures\n\n".to_owned();
-    for (head, result) in columns(done) {
-        let lines = result.figures.iter();
-        for line in lines.filter(|line| !line.starts_with(VERIFIER)) {
-            text += &format!("- {head}: {}\n", line.trim());
+fn skipped(places: &[Place<'_>]) -> String {
+    let mut text = "\n## What was skipped\n\n".to_owned();
+    let before = text.len();
+    for place in places {
+        let skipped = place
+            .tests()
+            .filter(|(test, _)| test.outcome == Outcome::Skipped);
+        for (test, done) in skipped {
+            text += &item(place, test, done, &test.reason);
+        }
+    }
+    if text.len() == before {
+        text += "Nothing.\n";
+    }
+    text
+}
+
+/// What the names of sets mean.
+fn tests(places: &[&Place<'_>]) -> String {
+    let mut text = "\n## The tests\n\nA pattern such as `burst::*` stands for the tests of one file in `tests/`.\n\n"
+        .to_owned();
+    for set in Set::value_variants() {
+        let name = set_name(*set);
+        let of = |place: &&&Place<'_>| names_of_tests(place).iter().any(|it| it == name);
+        if places.iter().any(|place| of(&place)) {
+            text += &format!("- {name}: `{}`\n", set.tests().join("`, `"));
         }
     }
     text
@@ -291,7 +385,7 @@ fn figures(done: &[&Done]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{matrix::Cell, results::Tested},
+        super::{matrix::Cell, run::OnKernel},
         *,
     };
 
@@ -340,25 +434,40 @@ mod tests {
             done(
                 "5.10",
                 Init::Busybox,
-                Ok(ran("5.10.0", &["verifier: exit 12", "8000 exits"])),
+                Ok(ran(
+                    "5.10.0",
+                    &[
+                        "verifier: exit 12",
+                        "[\"--all\"]: 8000 exits in 8 bursts, 7998 shown, 2 told as lost",
+                        "200 kills among 250 exits each: as many restarts, 3 of unknown cause",
+                    ],
+                )),
             ),
             done(
                 "5.10",
                 Init::Runit,
-                Ok(ran("5.10.0", &["runit: 3 agents killed"])),
+                Ok(ran(
+                    "5.10.0",
+                    &[
+                        "runit: 57 agents and spares killed, 43 deaths of services, 1 with unknown",
+                        "runit: 5 agents and spares killed, 9 deaths of services, 0 with unknown",
+                    ],
+                )),
             ),
         ];
         let page = write(&done);
         for expected in [
-            "| 5.10.0 | x86_64 | 1 | 1 | 0 | 2 | 2026-11-26 | cd15330 |\n| 6.16 | x86_64 | Debian has no \
-             cloud kernel 6.16 any more |",
-            "| exit_program | works |",
+            "| 5.10.0 | x86_64 | `verifier::*` | 1 | 1 | 0 | 2 | 2026-11-26 | cd15330 |\n| 6.16 | x86_64 \
+             | Debian has no cloud kernel 6.16 any more |",
+            "Not tried: 6.1 on x86_64, 6.12 on x86_64, 6.18 on x86_64, 7.0 on x86_64, newest on x86_64, 5.10 on \
+             aarch64,",
+            "On all of these kernels work: `exit_program`.",
             "| `exit` | 12 |",
-            "| runit | 5.10.0 | x86_64 | 3 agents killed | 2026-11-26 |",
-            "- 5.10.0, x86_64, busybox: `a::c`: not at its end",
-            "- 5.10.0, x86_64, busybox: the machine `plain` was started again",
-            "- 5.10: 8000 exits",
-            "- 5.10 x86_64 (cd15330), 5.10 x86_64 (cd15330), 6.16 x86_64 (cd15330): `verifier::*`",
+            "| 5.10 | `--all` | 8000 | 8 | 7998 | 2 |",
+            "| 5.10 | 200 | 250 | 200 | 3 |",
+            "| runit | 5.10.0 | x86_64 | 57 | 43 | 1 | 5, 9, 0 | 2026-11-26 |",
+            "- 5.10, busybox: `a::c` (2026-11-26, cd15330): not at its end",
+            "- 5.10, busybox: the machine `plain` was started again",
         ] {
             assert!(page.contains(expected), "{expected}\n{page}");
         }

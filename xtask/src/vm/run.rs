@@ -170,7 +170,7 @@ fn tests_on(
         tests.extend(reason.map(|reason| Tested {
             outcome: Outcome::Failed,
             seconds: "0".into(),
-            name: format!("the machine {}", scenario.name),
+            name: format!("{A_MACHINE}{}", scenario.name),
             reason,
         }));
         disk = None;
@@ -199,6 +199,9 @@ const DOCTOR: &str = "@@doctor ";
 
 /// What is said of a machine that was started twice.
 pub(super) const RESTARTED: &str = "started again: its kernel had not come to its user space";
+
+/// What the name of a failure begins with that is a machine's and no test's.
+pub(super) const A_MACHINE: &str = "the machine ";
 
 struct Booted {
     ended: Ended,
