@@ -82,6 +82,10 @@ pub(super) struct Done {
 /// When the page cannot be written.
 pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let record = workspace.root.join(RECORD);
+    if args.page {
+        write_page(workspace, &read(&record)?)?;
+        return Ok(Verdict::Pass);
+    }
     let mut cells = cells(args);
     if args.missing {
         let done = read(&record)?;
@@ -108,7 +112,7 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
             let kept = add(read(&record)?, ran);
             fs::create_dir_all(workspace.root.join("docs"))?;
             fs::write(&record, serde_json::to_string_pretty(&kept)? + "\n")?;
-            fs::write(workspace.root.join(PAGE), page::write(&kept))?;
+            write_page(workspace, &kept)?;
         }
         Ok(())
     };
@@ -129,8 +133,13 @@ pub(super) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
             Err(error) => note!("{} on {}: {error}", cell.kernel, cell.arch.name()),
         }
     }
-    note!("wrote {PAGE}");
     Ok(verdict)
+}
+
+fn write_page(workspace: &Workspace, done: &[Done]) -> Result<()> {
+    fs::write(workspace.root.join(PAGE), page::write(done))?;
+    note!("wrote {PAGE}");
+    Ok(())
 }
 
 /// All cells, those first that say most.

@@ -64,6 +64,10 @@ pub(crate) struct Args {
     #[arg(long, requires = "all")]
     missing: bool,
 
+    /// With `--all`, run nothing, and write docs/kernels.md from earlier runs
+    #[arg(long, requires = "all")]
+    page: bool,
+
     /// With `--all`, run the tests of this set on each kernel
     #[arg(long, value_enum, requires = "all", conflicts_with = "tests")]
     set: Option<Set>,

@@ -32,6 +32,9 @@ and the tests are the black-box tests of `tests/`, run there as root under a rea
 `cargo xtask vm --all` runs the tests and writes this page; do not edit it by hand. The runs are kept in
 [kernels.json](kernels.json), so that one kernel can be run by itself: `cargo xtask vm --all 6.1 --arch x86_64`. All
 tests run on one more kernel, that of the host of `cargo xtask ci`, which is not in these tables.
+
+`commit` is the last one that changed `respawn` or a test before the run; with a `+`, there were changes that were not
+committed.
 ";
 
 /// Why kernels differ, written by hand.
@@ -74,7 +77,7 @@ fn strings(cells: &[&str]) -> Vec<String> {
 }
 
 fn kernels(places: &[&Place<'_>]) -> String {
-    let mut table = "\n## Kernels\n\n".to_owned();
+    let mut table = "\n## Kernels\n\n[The tests](#the-tests) are named at the end.\n\n".to_owned();
     table += &heads(&[
         "kernel",
         "processor",
@@ -172,8 +175,8 @@ fn table_of<'a>(
 /// What `doctor` says where it works.
 const WORKS: &str = "works";
 
-/// The check that there is an agent: none runs while the others are made.
-const OF_AN_AGENT: &str = "running";
+/// The checks of what runs on a host: nothing does while `doctor` is asked.
+const OF_WHAT_RUNS: [&str; 2] = ["running", "recorder"];
 
 fn what_works(places: &[&Place<'_>]) -> String {
     let said: Vec<BTreeMap<String, String>> = places.iter().map(|place| place.doctor()).collect();
@@ -188,7 +191,7 @@ fn what_works(places: &[&Place<'_>]) -> String {
         })
         .map(|check| &**check)
         .collect();
-    let differs = |check: &str| check != OF_AN_AGENT && !everywhere.contains(check);
+    let differs = |check: &str| !OF_WHAT_RUNS.contains(&check) && !everywhere.contains(check);
     let table = table_of(places, "check", |place| {
         let mut doctor = place.doctor();
         doctor.retain(|check, _| differs(check));
@@ -253,6 +256,14 @@ fn bursts(places: &[&Place<'_>]) -> String {
             text += &row(&cells);
         }
     }
+    let is_of_kills = |line: &&str| line.contains(" kills among ");
+    let killed = places
+        .iter()
+        .filter_map(|place| Some((place, place.figures().rfind(is_of_kills)?)));
+    let killed: Vec<_> = killed.collect();
+    if killed.is_empty() {
+        return text;
+    }
     text += "\nA service is killed while other processes end in a burst. It has to be back each time, and its cause \
              right or unknown.\n\n";
     text += &heads(&[
@@ -262,24 +273,23 @@ fn bursts(places: &[&Place<'_>]) -> String {
         "restarts",
         "unknown causes",
     ]);
-    for place in places {
-        let kills = |line: &&str| line.contains(" kills among ");
-        if let Some(said) = place.figures().rfind(kills) {
-            let mut cells = vec![place.label()];
-            let mut of = numbers(said);
-            let kills = of.first().cloned().unwrap_or_default();
-            of.insert(2.min(of.len()), kills);
-            cells.extend(of);
-            text += &row(&cells);
-        }
+    for (place, said) in killed {
+        let mut cells = vec![place.label()];
+        let mut of = numbers(said);
+        // As many restarts as kills: the third column of four.
+        let kills = of.first().cloned().unwrap_or_default();
+        of.insert(2.min(of.len()), kills);
+        cells.extend(of);
+        text += &row(&cells);
     }
     text
 }
 
 fn inits(places: &[Place<'_>]) -> String {
-    let mut table = "\n## Inits\n\nAgents, spares and services are killed at random, under a real init that keeps agent \
-                     and spare. Shown is what passed: each death\nwas reported once, each service was back, and none \
-                     ran twice.\n\n"
+    let mut table = "\n## Inits\n\nAgents, spares and services are killed at random, under a real init that keeps agent and \
+                     spare. The table has what\npassed: each death was reported once, each service was back, and none \
+                     ran twice. After a reboot the same goes on: agents\nand spares killed / deaths of services / of \
+                     unknown cause.\n\n"
         .to_owned();
     table += &heads(&[
         "PID 1",
@@ -288,7 +298,7 @@ fn inits(places: &[Place<'_>]) -> String {
         "agents and spares killed",
         "deaths of services",
         "of unknown cause",
-        "the same after a reboot",
+        "after a reboot",
         "last run",
         "commit",
     ]);
@@ -302,7 +312,7 @@ fn inits(places: &[Place<'_>]) -> String {
         let mut counts = said.iter().map(|line| numbers(line));
         let before = counts.next().unwrap_or_default();
         cells.extend((0..3).map(|number| before.get(number).cloned().unwrap_or_default()));
-        cells.push(counts.next().unwrap_or_default().join(", "));
+        cells.push(counts.next().unwrap_or_default().join(" / "));
         cells.extend([place.date().to_owned(), place.commits()]);
         table += &row(&cells);
     }
@@ -465,7 +475,7 @@ mod tests {
             "| `exit` | 12 |",
             "| 5.10 | `--all` | 8000 | 8 | 7998 | 2 |",
             "| 5.10 | 200 | 250 | 200 | 3 |",
-            "| runit | 5.10.0 | x86_64 | 57 | 43 | 1 | 5, 9, 0 | 2026-11-26 |",
+            "| runit | 5.10.0 | x86_64 | 57 | 43 | 1 | 5 / 9 / 0 | 2026-11-26 |",
             "- 5.10, busybox: `a::c` (2026-11-26, cd15330): not at its end",
             "- 5.10, busybox: the machine `plain` was started again",
         ] {
