@@ -130,6 +130,10 @@ fn what_a_process_does_to_itself_is_its_own() {
         (["fault", "bus"], "SIGBUS", "fault"),
         (["fault", "division"], "SIGFPE", "fault"),
     ] {
+        // A division by zero is no fault on 64-bit Arm: its result is 0 there.
+        if words[1] == "division" && cfg!(target_arch = "aarch64") {
+            continue;
+        }
         let mut victim = culprit(&words);
         let who = identity(&victim);
         let mut watch = watch(victim.pid(), &[]);
