@@ -116,12 +116,18 @@ fn names_of_tests(place: &Place<'_>) -> Vec<String> {
         let tests = &run.done.cell.tests;
         match Set::of(tests) {
             Some(set) => names.push(set_name(set).to_owned()),
-            None => names.extend(tests.iter().map(|test| format!("`{test}`"))),
+            None if is_short(tests) => names.extend(tests.iter().map(|test| format!("`{test}`"))),
+            None => names.push("others".to_owned()),
         }
     }
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
+}
+
+/// Whether there are so few patterns that they can stand in a table.
+fn is_short(tests: &[String]) -> bool {
+    tests.len() <= 2
 }
 
 fn set_name(set: Set) -> &'static str {
@@ -304,16 +310,18 @@ fn inits(places: &[Place<'_>]) -> String {
     ]);
     for place in places {
         let init = place.init.name();
-        let said = place.last_figures(&format!("{init}: "));
-        if said.is_empty() && place.init == Init::Busybox {
-            continue;
-        }
+        let shown = place.last_figures(&format!("{init}: "));
+        let (done, said) = match shown {
+            Some(shown) => shown,
+            None if place.init == Init::Busybox => continue,
+            None => (place.last(), Vec::new()),
+        };
         let mut cells = strings(&[init, place.release(), place.arch.name()]);
         let mut counts = said.iter().map(|line| numbers(line));
         let before = counts.next().unwrap_or_default();
         cells.extend((0..3).map(|number| before.get(number).cloned().unwrap_or_default()));
         cells.push(counts.next().unwrap_or_default().join(" / "));
-        cells.extend([place.date().to_owned(), place.commits()]);
+        cells.extend([done.date.clone(), done.commit.clone()]);
         table += &row(&cells);
     }
     table
@@ -387,6 +395,13 @@ fn tests(places: &[&Place<'_>]) -> String {
         let of = |place: &&&Place<'_>| names_of_tests(place).iter().any(|it| it == name);
         if places.iter().any(|place| of(&place)) {
             text += &format!("- {name}: `{}`\n", set.tests().join("`, `"));
+        }
+    }
+    for place in places {
+        let others = place.runs.iter().map(|run| &run.done.cell.tests);
+        for tests in others.filter(|tests| Set::of(tests).is_none() && !is_short(tests)) {
+            let (label, tests) = (place.label(), tests.join("`, `"));
+            text += &format!("- others, on {label}: `{tests}`\n");
         }
     }
     text

@@ -82,7 +82,7 @@ impl<'a> Place<'a> {
         self.runs.push(Run { done, tests });
     }
 
-    fn last(&self) -> &Done {
+    pub(super) fn last(&self) -> &'a Done {
         self.runs[self.runs.len() - 1].done
     }
 
@@ -164,19 +164,17 @@ impl<'a> Place<'a> {
         results.flat_map(|result| result.figures.iter().map(|line| line.trim()))
     }
 
-    /// What the last run that reported anything of this beginning has reported of it.
-    pub(super) fn last_figures(&self, beginning: &str) -> Vec<&'a str> {
-        let of = |run: &Run<'a>| -> Vec<&'a str> {
+    /// The last run that reported anything of this beginning, and what.
+    pub(super) fn last_figures(&self, beginning: &str) -> Option<(&'a Done, Vec<&'a str>)> {
+        let of = |run: &Run<'a>| {
             let figures = run.done.result.iter().flat_map(|result| &result.figures);
             let figures = figures.map(|line| line.trim());
-            figures
+            let figures: Vec<&str> = figures
                 .filter_map(|line| line.strip_prefix(beginning))
-                .collect()
+                .collect();
+            (!figures.is_empty()).then_some((run.done, figures))
         };
-        let runs = self.runs.iter().rev().map(of);
-        runs.into_iter()
-            .find(|lines| !lines.is_empty())
-            .unwrap_or_default()
+        self.runs.iter().rev().find_map(of)
     }
 
     /// Machines that were started twice.
@@ -245,7 +243,8 @@ mod tests {
         ];
         assert_eq!(outcomes(place), expected);
         assert_eq!((place.seconds(), &*place.commits()), (120, "a, b"));
-        assert_eq!(place.last_figures("of "), ["b"]);
+        let (last, figures) = place.last_figures("of ").unwrap();
+        assert_eq!((&*last.commit, figures), ("b", vec!["b"]));
         // Of the first run nothing is left then, what was a machine's failure neither.
         let [all, one] = two;
         let three = [all, one, rest];
