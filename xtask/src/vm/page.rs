@@ -33,8 +33,8 @@ and the tests are the black-box tests of `tests/`, run there as root under a rea
 [kernels.json](kernels.json), so that one kernel can be run by itself: `cargo xtask vm --all 6.1 --arch x86_64`. All
 tests run on one more kernel, that of the host of `cargo xtask ci`, which is not in these tables.
 
-`commit` is the last one that changed `respawn` or a test before the run; with a `+`, there were changes that were not
-committed.
+`commit` is the last one that changed `respawn` or a test before the run; with a `+`, it had further
+changes.
 ";
 
 /// Why kernels differ, written by hand.
@@ -148,10 +148,22 @@ fn not_tried(places: &[&Place<'_>]) -> String {
         let kernels = KERNELS.iter().filter(|kernel| !is_there(kernel));
         missing.extend(kernels.map(|kernel| format!("{kernel} on {}", arch.name())));
     }
-    match missing.is_empty() {
+    let mut text = match missing.is_empty() {
         true => String::new(),
         false => format!("\nNot tried: {}.\n", missing.join(", ")),
+    };
+    let is_full = |place: &Place<'_>| {
+        let mut runs = place.runs.iter();
+        runs.any(|run| Set::of(&run.done.cell.tests) == Some(Set::Matrix))
+    };
+    let in_part = places.iter().filter(|place| !is_full(place));
+    let in_part: Vec<String> = in_part.map(|place| place.label()).collect();
+    if !in_part.is_empty() {
+        let labels = in_part.join(", ");
+        text +=
+            &format!("\nThe full set of tests (`--set matrix`) has not been run on: {labels}.\n");
     }
+    text
 }
 
 /// A table with a row for each key that any kernel has something for.
