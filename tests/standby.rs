@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::rig::switches;
 use support::{
     Agent, Setup, copy_program, eventually, is_alive, needs_root, pid_of, proc_status, rest, shell,
-    signal_to, sleeping, start_time_ns,
+    signal_to, skip, sleeping, start_time_ns,
 };
 
 /// What stands by for a service, once it is loaded.
@@ -62,6 +62,16 @@ int main(int argc, char **argv) {
 "#;
 
 impl Program {
+    /// For a test that compiles it; `None`, and said so: there is no compiler.
+    fn compiled(test: &str) -> Option<Self> {
+        let compiler = Command::new("cc").arg("--version").output();
+        if !compiler.is_ok_and(|output| output.status.success()) {
+            skip(test, "there is no C compiler");
+            return None;
+        }
+        Some(Self::new())
+    }
+
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -133,7 +143,9 @@ impl Program {
 
 #[test]
 fn a_killed_service_goes_on_as_its_standby() {
-    let program = Program::new();
+    let Some(program) = Program::compiled("a_killed_service_goes_on_as_its_standby") else {
+        return;
+    };
     program.make("one", &[]);
     let agent = Agent::start(&[("web", &program.service(""))]);
     let first = agent.running("web");
@@ -190,7 +202,9 @@ fn it_runs_from_its_release_on_for_all_agents() {
 
 #[test]
 fn it_is_what_a_start_would_run() {
-    let program = Program::new();
+    let Some(program) = Program::compiled("it_is_what_a_start_would_run") else {
+        return;
+    };
     program.make_library("lib1");
     let here = program.dir.path().to_str().unwrap();
     let linked = format!("-Wl,-rpath,{here}");
@@ -232,7 +246,10 @@ fn it_is_what_a_start_would_run() {
 
 #[test]
 fn a_program_that_cannot_be_run_any_more_is_not_run() {
-    let program = Program::new();
+    let Some(program) = Program::compiled("a_program_that_cannot_be_run_any_more_is_not_run")
+    else {
+        return;
+    };
     program.make("one", &[]);
     let agent = Agent::start(&[("web", &program.service("restart_delay = \"10ms\""))]);
     agent.running("web");
@@ -375,7 +392,9 @@ fn it_is_there_only_while_the_service_is_to_run() {
 
 #[test]
 fn its_environment_is_that_of_the_moment() {
-    let program = Program::new();
+    let Some(program) = Program::compiled("its_environment_is_that_of_the_moment") else {
+        return;
+    };
     program.make("one", &[]);
     let file = program.path("variables");
     fs::write(&file, "WORD=first\n").unwrap();
@@ -397,7 +416,9 @@ fn its_environment_is_that_of_the_moment() {
 #[test]
 fn its_rights_are_those_of_any_instance() {
     needs_root!("rights of standbys");
-    let program = Program::new();
+    let Some(program) = Program::compiled("its_rights_are_those_of_any_instance") else {
+        return;
+    };
     program.make("plain", &[]);
     let path = program.path("program");
     for (keys, mode, expected) in [
@@ -430,7 +451,10 @@ fn its_rights_are_those_of_any_instance() {
 #[test]
 fn rights_that_a_traced_process_would_lose_are_not_lost() {
     needs_root!("rights of programs, for an agent without CAP_SYS_PTRACE");
-    let program = Program::new();
+    let Some(program) = Program::compiled("rights_that_a_traced_process_would_lose_are_not_lost")
+    else {
+        return;
+    };
     program.make("plain", &[]);
     let path = program.path("program");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
@@ -486,6 +510,35 @@ fn sockets_say_that_they_are_its_own() {
 }
 
 #[test]
+fn a_rolling_restart_goes_on_with_it() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let culprit = env!("CARGO_BIN_EXE_culprit");
+    let agent = Agent::start(&[(
+        "web",
+        &shell(
+            &format!("{culprit} say READY=1; exec sleep 1000"),
+            &format!(
+                "listen = [{{ tcp = \"{address}\" }}]\nready = {{ notify = true }}\nrestart_mode = \"rolling\"\nstandby = true"
+            ),
+        ),
+    )]);
+    let mut old = agent.running("web");
+    for _ in 0..3 {
+        let next = standby(&agent, "web");
+        agent.must("restart", "web");
+        assert_eq!(agent.running("web"), next);
+        eventually("the old one is gone", || (!is_alive(old)).then_some(()));
+        old = next;
+    }
+    assert_eq!(agent.count("web", "replaced"), 3);
+    let next = standby(&agent, "web");
+    assert_eq!(kill(&agent, "web"), next);
+    agent.assert_single("web");
+}
+
+#[test]
 fn libraries_that_start_something_are_not_stood_by_with() {
     for (what, start) in [
         ("processes", "if (fork() == 0) for (;;) pause();"),
@@ -494,7 +547,11 @@ fn libraries_that_start_something_are_not_stood_by_with() {
             "pthread_t t; pthread_create(&t, 0, (void *(*)(void *))pause, 0);",
         ),
     ] {
-        let program = Program::new();
+        let Some(program) =
+            Program::compiled("libraries_that_start_something_are_not_stood_by_with")
+        else {
+            return;
+        };
         let source = format!(
             "#include <pthread.h>\n#include <unistd.h>\n__attribute__((constructor)) static void begin(void) {{ {start} }}\n"
         );

@@ -54,7 +54,7 @@ const CI: [&str; 20] = [
 
 /// What a kernel can change, without the tests that take minutes and those of what runs in user
 /// space alone.
-const MATRIX: [&str; 32] = [
+const MATRIX: [&str; 33] = [
     "verifier::*",
     "doctor::*",
     "doctor_truth::*",
@@ -70,6 +70,7 @@ const MATRIX: [&str; 32] = [
     "race::*",
     "refused::*",
     "pins::*",
+    "standby::*",
     "start::*",
     "stop::*",
     "reload::*",
