@@ -67,6 +67,10 @@ pub(super) struct Standbys {
     made: HashMap<ServiceName, Standby>,
     by_pid: HashMap<u32, ServiceName>,
     due: BTreeSet<ServiceName>,
+    /// Until when those that are being loaded have to be.
+    loading: BTreeMap<ServiceName, Instant>,
+    /// When those are due again that have failed.
+    again: BTreeMap<ServiceName, Instant>,
     /// Why there is none, of services that are to have one.
     troubles: BTreeMap<ServiceName, Trouble>,
     /// `None`: a change is seen when it would be released.
@@ -85,14 +89,13 @@ struct Standby {
     places: Vec<Place>,
     /// The same of all that it has loaded; `None`: it is loading.
     files: Option<Files>,
-    by: Instant,
+    /// Which of them the kernel tells changes of.
+    watched: Vec<WatchDescriptor>,
 }
 
 /// Why there is no standby.
 struct Trouble {
     why: String,
-    /// `None`: not before the service is described in another way.
-    again_at: Option<Instant>,
     failures: u32,
     spec: Arc<Spec>,
 }
@@ -104,7 +107,9 @@ impl Standby {
 
     /// Ends it, with what its libraries have started. Nobody is told.
     fn kill(self) {
-        let pidfd = &self.child.pidfd;
+        let Child { pid, pidfd, .. } = &self.child;
+        // It leads its group until it is reaped.
+        let _ = signal::send_to_group(pidfd.as_fd(), *pid, Signal::KILL);
         let _ = signal::send(pidfd.as_fd(), Signal::KILL);
         reap_soon(pidfd);
         if let Some(slot) = &self.slot
@@ -133,6 +138,8 @@ impl Standbys {
             made: HashMap::new(),
             by_pid: HashMap::new(),
             due: BTreeSet::new(),
+            loading: BTreeMap::new(),
+            again: BTreeMap::new(),
             troubles: BTreeMap::new(),
             watch,
             watched: HashMap::new(),
@@ -176,24 +183,34 @@ impl Standbys {
 
     fn forget(&mut self, service: &ServiceName) {
         self.due.remove(service);
-        self.troubles.remove(service);
+        self.forgive(service);
         if let Some(standby) = self.take(service) {
             standby.kill();
         }
     }
 
+    /// What has failed counts no more.
+    fn forgive(&mut self, service: &ServiceName) {
+        self.again.remove(service);
+        self.troubles.remove(service);
+    }
+
     fn take(&mut self, service: &ServiceName) -> Option<Standby> {
         let standby = self.made.remove(service)?;
+        self.loading.remove(service);
         self.by_pid.remove(&standby.child.pid);
-        self.watched.retain(|descriptor, services| {
+        for descriptor in &standby.watched {
+            let Some(services) = self.watched.get_mut(descriptor) else {
+                continue;
+            };
             services.remove(service);
-            if services.is_empty()
-                && let Some(watch) = &self.watch
-            {
-                watch.remove(*descriptor);
+            if services.is_empty() {
+                self.watched.remove(descriptor);
+                if let Some(watch) = &self.watch {
+                    watch.remove(*descriptor);
+                }
             }
-            !services.is_empty()
-        });
+        }
         Some(standby)
     }
 
@@ -214,9 +231,12 @@ impl Standbys {
             tracing::info!(%service, "no standby: {why}");
         }
         self.due.remove(service);
+        match now.checked_add(pause).filter(|_| again) {
+            Some(at) => drop(self.again.insert(service.clone(), at)),
+            None => drop(self.again.remove(service)),
+        }
         let trouble = Trouble {
             why,
-            again_at: again.then(|| now.checked_add(pause)).flatten(),
             failures: failures.saturating_add(1),
             spec: Arc::clone(spec),
         };
@@ -228,44 +248,27 @@ impl Standbys {
         if let Some(standby) = self.take(service) {
             let spec = Arc::clone(&standby.spec);
             standby.kill();
-            self.troubles.remove(service);
+            self.forgive(service);
             self.fail(service, &spec, why.to_owned(), true, now);
-        } else if let Some(trouble) = self.troubles.get_mut(service)
-            && trouble.again_at.is_some()
-        {
-            trouble.again_at = now.checked_add(PAUSE);
+        } else if let Some(at) = self.again.get_mut(service) {
+            *at = now + PAUSE;
         }
     }
 
     /// When something is to be done without being told.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        if self.made.is_empty() && self.troubles.is_empty() {
-            return None;
-        }
-        let loading = self
-            .made
-            .values()
-            .filter(|it| it.is_loading())
-            .map(|it| it.by);
-        let again = self.troubles.values().filter_map(|it| it.again_at);
-        loading.chain(again).min()
+        let loading = self.loading.values();
+        loading.chain(self.again.values()).min().copied()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        let late = self
-            .made
-            .iter()
-            .filter(|(_, it)| it.is_loading() && it.by <= now);
-        let late: Vec<ServiceName> = late.map(|(service, _)| service.clone()).collect();
-        for service in late {
+        for service in over(&self.loading, now) {
             let why = "it was not loaded within ten seconds".to_owned();
             self.end(&service, why, true, now);
         }
-        for (service, trouble) in &mut self.troubles {
-            if trouble.again_at.is_some_and(|at| at <= now) {
-                trouble.again_at = None;
-                self.due.insert(service.clone());
-            }
+        for service in over(&self.again, now) {
+            self.again.remove(&service);
+            self.due.insert(service);
         }
     }
 
@@ -281,7 +284,7 @@ impl Standbys {
 
     /// Whether one may be made now.
     fn may_make(&self) -> bool {
-        !self.due.is_empty() && self.made.values().filter(|it| it.is_loading()).count() < AT_ONCE
+        !self.due.is_empty() && self.loading.len() < AT_ONCE
     }
 
     /// Something has become of one of these processes.
@@ -337,11 +340,13 @@ impl Standbys {
             {
                 let services = self.watched.entry(descriptor).or_default();
                 services.insert(service.clone());
+                standby.watched.push(descriptor);
             }
         }
         standby.files = Some(files);
-        self.troubles.remove(service);
         tracing::debug!(%service, pid = standby.child.pid, "its next instance stands by");
+        self.loading.remove(service);
+        self.forgive(service);
     }
 
     /// Waits until a file changes that a standby has loaded. Cancellation loses nothing.
@@ -370,6 +375,12 @@ impl Standbys {
             self.outdate(&service, "what it runs has changed", now);
         }
     }
+}
+
+/// Whose time is over.
+fn over(times: &BTreeMap<ServiceName, Instant>, now: Instant) -> Vec<ServiceName> {
+    let over = times.iter().filter(|(_, at)| **at <= now);
+    over.map(|(service, _)| service.clone()).collect()
 }
 
 /// Why a service cannot have one, whatever the machine is like.
@@ -428,7 +439,7 @@ impl Agent {
             None | Some(StandbyWish::Unwanted) => self.standbys.forget(service),
             Some(StandbyWish::Kept) => {
                 if self.standbys.due.remove(service) {
-                    self.standbys.troubles.remove(service);
+                    self.standbys.forgive(service);
                 }
             }
             Some(StandbyWish::Wanted) => {
@@ -459,6 +470,8 @@ impl Agent {
             match self.begin_standby(&service, &spec) {
                 Ok(standby) => {
                     let pid = standby.child.pid;
+                    let by = now + LOADS_WITHIN;
+                    self.standbys.loading.insert(service.clone(), by);
                     self.standbys.by_pid.insert(pid, service.clone());
                     self.standbys.made.insert(service, standby);
                     // It may have come to a stop before it was known.
@@ -468,7 +481,7 @@ impl Agent {
             }
         } else {
             // It is due again when it is wanted again.
-            self.standbys.troubles.remove(&service);
+            self.standbys.forgive(&service);
         }
         self.standbys.may_make()
     }
@@ -517,7 +530,7 @@ impl Agent {
             command,
             places,
             files: None,
-            by: Self::now() + LOADS_WITHIN,
+            watched: Vec::new(),
         };
         if !spawn::leaves_reserve(&standby.child.pidfd) {
             standby.kill();
