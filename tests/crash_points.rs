@@ -32,6 +32,11 @@ const SLOW_SAMPLE: Sample = Sample {
     usual: 60,
     soak: 1500,
 };
+/// The same where the agent lets a second pass at each.
+const PAUSING_SAMPLE: Sample = Sample {
+    usual: 15,
+    soak: 1500,
+};
 
 /// One service that things are done with, one that nothing may happen to.
 struct Scene {
@@ -173,7 +178,7 @@ fn the_making_of_a_standby(memory: Memory) {
     let instance = scene.settled(100_000, None);
     first.kill();
     let mut agent = Some(scene.next_agent());
-    try_points("the making of a standby", memory, SLOW_SAMPLE, |point| {
+    try_points("the making of a standby", memory, PAUSING_SAMPLE, |point| {
         scene.stands_by();
         let traced = Traced::seize(agent.take().unwrap());
         // It is killed, and another one is made a while later.

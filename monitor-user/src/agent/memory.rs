@@ -67,6 +67,9 @@ struct BirthFile {
     boot_id: String,
     attempt: Attempt,
     instance: Instance,
+    /// It stood by until then: its agent may have died before it was let go on, and it with its agent.
+    #[serde(default)]
+    stood_by: bool,
 }
 
 /// So many bytes has a birth's file: each write covers the one before, in one page, and so is there
@@ -86,7 +89,16 @@ pub(super) struct Remembered {
 pub(super) struct Recalled {
     pub(super) memories: Vec<(ServiceName, Remembered)>,
     /// Births that no memory knows of.
-    pub(super) births: Vec<(ServiceName, Attempt, Instance)>,
+    pub(super) births: Vec<RecordedBirth>,
+}
+
+/// A birth in a file.
+pub(super) struct RecordedBirth {
+    pub(super) service: ServiceName,
+    pub(super) attempt: Attempt,
+    pub(super) instance: Instance,
+    /// It stood by until then.
+    pub(super) stood_by: bool,
 }
 
 /// What a file in the directory is, by its name.
@@ -228,10 +240,11 @@ impl MemoryDir {
         }
         let known = &self.known_births;
         let births = &mut recalled.births;
-        births.retain(|(service, _, birth)| known.get(&**service) != Some(birth));
+        births.retain(|birth| known.get(&*birth.service) != Some(&birth.instance));
         // The supervisor will know of all of them before anything is written.
-        for (service, _, birth) in births {
-            self.known_births.insert(service.to_string(), *birth);
+        for birth in births {
+            let service = birth.service.to_string();
+            self.known_births.insert(service, birth.instance);
         }
         Ok(recalled)
     }
@@ -276,8 +289,12 @@ impl MemoryDir {
         let file: BirthFile = read(path)?;
         let is_ours = self.is_of_this_boot(path, &file.boot_id);
         if is_ours {
-            let birth = (service, file.attempt, file.instance);
-            recalled.births.push(birth);
+            recalled.births.push(RecordedBirth {
+                service,
+                attempt: file.attempt,
+                instance: file.instance,
+                stood_by: file.stood_by,
+            });
         }
         Ok(is_ours)
     }
@@ -290,17 +307,19 @@ impl MemoryDir {
         is_so
     }
 
-    /// Notes down a process that is about to become a service's instance.
+    /// Notes down a process that is about to become a service's instance; `stood_by`: by being let go on.
     pub(super) fn record_birth(
         &self,
         service: &str,
         attempt: Attempt,
         instance: Instance,
+        stood_by: bool,
     ) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(&BirthFile {
             boot_id: self.boot_id.clone(),
             attempt,
             instance,
+            stood_by,
         })?;
         bytes.resize(BIRTH_BYTES.max(bytes.len()), b' ');
         let mut options = fs::OpenOptions::new();

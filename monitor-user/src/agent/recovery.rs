@@ -19,7 +19,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::ends::{Told, child_of, death_of};
-use super::memory::Remembered;
+use super::memory::{RecordedBirth, Remembered};
 use super::{Agent, runtime_dir};
 use crate::aftermath;
 use crate::clock;
@@ -279,11 +279,7 @@ impl Agent {
     /// Adds what an agent without births in the kernel has written down, and had no time to
     /// remember. Where the memory that knows of it is gone, the journal tells whether it was told.
     /// One that was not let go on, and is about to end for that, was never an instance.
-    fn add_recorded_births(
-        &self,
-        births: Vec<(ServiceName, Attempt, Instance)>,
-        known: &mut AllKnown,
-    ) {
+    fn add_recorded_births(&self, births: Vec<RecordedBirth>, known: &mut AllKnown) {
         if births.is_empty() {
             return;
         }
@@ -293,10 +289,13 @@ impl Agent {
                 tracing::error!("{error:#}");
                 HashSet::new()
             });
-        for (service, attempt, instance) in births {
-            if !told.contains(&instance) && process::orphan(instance) != Orphan::Nothing {
-                let of = &mut known.entry(service).or_default().instances;
-                of.entry(instance).or_insert(attempt);
+        for birth in births {
+            let instance = birth.instance;
+            let never_ran = birth.stood_by && !lives(instance);
+            let is_news = !never_ran && !told.contains(&instance);
+            if is_news && process::orphan(instance) != Orphan::Nothing {
+                let of = &mut known.entry(birth.service).or_default().instances;
+                of.entry(instance).or_insert(birth.attempt);
             }
         }
     }
@@ -557,6 +556,13 @@ fn was_held(exit: &ProcessExit, agent: &str) -> bool {
             }
             _ => false,
         }
+}
+
+/// Whether a process that stood by lives: one that has ended was killed with its agent, as far as is known.
+fn lives(instance: Instance) -> bool {
+    let found = pidfd::identify(instance.pid, instance.start_time_ns);
+    // What cannot be told counts as living.
+    !found.is_ok_and(|found| found.is_none_or(|fd| pidfd::has_exited(fd.as_fd()).unwrap_or(false)))
 }
 
 /// Whether it ended because its tracer did: it stood by, and its agent died as it let it go on.

@@ -455,7 +455,8 @@ impl Agent {
     /// Makes a standby, if one is due; `true`: there may be more. Those come first who have died
     /// meanwhile, so that no start is delayed by more than the making of one.
     pub(super) fn make_standby(&mut self) -> bool {
-        if !self.standbys.may_make() {
+        // While a process shares the agent's memory, that may not be traced without a capability.
+        if !self.standbys.may_make() || self.late.poll_timeout().is_some() {
             return false;
         }
         self.read_pidfds(Ok(()));
@@ -566,7 +567,7 @@ impl Agent {
         };
         if !self.watch_release(instance, birth) {
             let attempt = Attempt(birth.attempt);
-            if let Err(error) = self.memory.record_birth(service, attempt, instance) {
+            if let Err(error) = self.memory.record_birth(service, attempt, instance, true) {
                 tracing::error!(%service, "its birth cannot be recorded: {error}");
                 self.memory.drop_birth(service);
             }

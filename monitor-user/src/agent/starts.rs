@@ -352,7 +352,7 @@ impl Agent {
                 Some(&mut |instance| {
                     // On a full disk a service that nobody may know of is better than none.
                     let attempt = Attempt(birth.attempt);
-                    if let Err(error) = memory.record_birth(service, attempt, instance) {
+                    if let Err(error) = memory.record_birth(service, attempt, instance, false) {
                         tracing::error!(%service, "its birth cannot be recorded: {error}");
                         memory.drop_birth(service);
                     }

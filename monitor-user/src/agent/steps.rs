@@ -653,7 +653,7 @@ impl Agent {
             }
         };
         let birth = Birth::of(&service, attempt);
-        if let Err(error) = self.memory.record_birth(&service, attempt, instance) {
+        if let Err(error) = self.memory.record_birth(&service, attempt, instance, false) {
             tracing::error!(%service, "its birth cannot be recorded: {error}");
             self.memory.drop_birth(&service);
         }
