@@ -843,6 +843,8 @@ fn what_a_real_recorder_has_kept_is_told() {
     let pid = kill_one();
     place.death_of(pid);
     let pid = pid.to_string();
+    let own = fs::read_to_string(format!("/proc/{}/comm", std::process::id())).unwrap();
+    let own = own.trim_end();
     let (output, said) = run(&mut place.command(&["why", &pid]));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
@@ -850,14 +852,14 @@ fn what_a_real_recorder_has_kept_is_told() {
         "killed by SIGKILL from sh (pid ",
         ", by kill(2); it has ended\n",
         &format!("\n          it ran: sh -c \"kill -9 $0; true\" {pid}\n"),
-        "\n          started by deaths",
+        &format!("\n          started by {own} "),
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }
     let (output, _) = run(&mut place.command(&["deaths", "--pid", &pid, "--signal", "KILL"]));
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text.lines().count(), 2, "{text}");
-    assert!(text.contains(" < deaths"), "{text}");
+    assert!(text.contains(&format!(" < {own}")), "{text}");
 }
 
 /// Each time the recorder is killed before the shipper asks, and in some rounds after.

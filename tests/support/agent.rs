@@ -639,11 +639,15 @@ fn marker(dir: &Path, service: &str) -> String {
     format!("RESPAWN_TEST={}-{service}", unique(dir))
 }
 
-/// Whether a process waits, traced by its agent, for the start of its service.
+/// Whether a process waits, traced by its agent, for the start of its service, or has been killed with it.
 pub(crate) fn stands_by(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let tracer = status.lines().find(|line| line.starts_with("TracerPid:"));
-    tracer.is_some_and(|line| line.split_ascii_whitespace().nth(1) != Some("0"))
+    let is_killed = |mask: &str| u64::from_str_radix(mask, 16).is_ok_and(|it| it & 0x100 != 0);
+    status.lines().any(|line| match line.split_once(":\t") {
+        Some(("TracerPid", pid)) => pid != "0",
+        Some(("SigPnd" | "ShdPnd", mask)) => is_killed(mask),
+        _ => false,
+    })
 }
 
 /// Living processes with this in their environment.

@@ -1363,9 +1363,29 @@ fn with_instances<T>(
     }))
 }
 
+/// How often, and how long each time, it is waited for the end of processes that are dying.
+const DYING_LOOKS: u32 = 50;
+const DYING_PAUSE: Duration = Duration::from_millis(2);
+
+/// Whether something lives in a cgroup that has not been killed already, as what stood by was together with
+/// the agent before this one.
+fn has_living(slot: &Slot) -> io::Result<bool> {
+    for _ in 0..DYING_LOOKS {
+        if !slot.is_populated()? {
+            return Ok(false);
+        }
+        if !slot.pids()?.into_iter().all(proc::is_dying) {
+            return Ok(true);
+        }
+        progress::count();
+        std::thread::sleep(DYING_PAUSE);
+    }
+    Ok(true)
+}
+
 /// Kills all that lives in a cgroup, and returns one of it, if anything does.
 fn kill_all_in(slot: &Slot) -> io::Result<Option<Instance>> {
-    if !slot.is_populated()? || !slot.is_ours()? {
+    if !has_living(slot)? || !slot.is_ours()? {
         return Ok(None);
     }
     let found = slot.pids()?.into_iter().find_map(|pid| {

@@ -10,6 +10,7 @@ pub(crate) use monitor_ebpf::TICK_NS;
 
 /// <https://github.com/torvalds/linux/blob/v5.10/include/linux/sched.h>
 const PF_FORKNOEXEC: u64 = 0x40;
+const PF_EXITING: u64 = 0x4;
 
 /// What respawn needs of `/proc/PID/stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(crate) struct Stat {
     pub(crate) session: u32,
     /// Whether it has become another program since it was forked.
     pub(crate) has_executed: bool,
+    /// Whether it is on its way out.
+    pub(crate) is_exiting: bool,
     /// Start time since boot, in nanoseconds at the resolution of [`TICK_NS`].
     pub(crate) start_time_ns: u64,
     /// As `wait` will return it, once it is a zombie; 0 also if the caller may not know.
@@ -51,6 +54,22 @@ pub(crate) fn command_line(pid: u32) -> io::Result<Vec<String>> {
     Ok(words
         .map(|word| String::from_utf8_lossy(word).into_owned())
         .collect())
+}
+
+/// Whether a process has been killed, and is about to end: SIGKILL waits for it.
+pub(crate) fn is_dying(pid: u32) -> bool {
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    let Ok(text) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let mut pending = text.lines().filter_map(|line| {
+        let mask = line
+            .strip_prefix("SigPnd:")
+            .or(line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    pending.any(|mask| mask & KILLED != 0)
+        || stat(pid).map_or(true, |stat| stat.is_exiting || stat.is_zombie())
 }
 
 /// So many bytes of memory a process has, those that it shares with others included; `None`: it is gone.
@@ -103,6 +122,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         group: id(group),
         session: id(session),
         has_executed: flags & PF_FORKNOEXEC == 0,
+        is_exiting: flags & PF_EXITING != 0,
         start_time_ns: ticks.checked_mul(TICK_NS)?,
         wait_status: wait_status.unwrap_or(0),
     })
