@@ -9,6 +9,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use support::dead_mount::{DeadMount, own_namespace};
 use support::rig::switches;
 use support::{
     Agent, Setup, copy_program, eventually, is_alive, needs_root, pid_of, proc_status, rest, shell,
@@ -621,6 +622,52 @@ fn a_log_has_what_each_of_them_writes() {
             has(&path, new);
         }
     }
+}
+
+#[test]
+fn a_mount_that_dies_under_it_holds_up_no_other_service() {
+    let test = "a_mount_that_dies_under_it_holds_up_no_other_service";
+    needs_root!(test);
+    let dirs: [tempfile::TempDir; 3] = std::array::from_fn(|_| tempfile::tempdir().unwrap());
+    let [logs, programs, entered] = dirs.each_ref().map(tempfile::TempDir::path);
+    let program = programs.join("sleep");
+    copy_program("/bin/sleep", &program);
+    if own_namespace().is_none() {
+        return skip(test, "no mount namespace can be had");
+    }
+    let keys = "standby = true\nrestart_delay = \"100s\"";
+    let services = [
+        (
+            "log",
+            sleeping(&format!("stdout = {:?}\n{keys}", logs.join("log"))),
+        ),
+        (
+            "program",
+            format!("command = [{program:?}, \"1000\"]\n{keys}"),
+        ),
+        (
+            "entered",
+            sleeping(&format!("working_directory = {entered:?}\n{keys}")),
+        ),
+        ("other", sleeping("standby = true")),
+    ];
+    let agent = Agent::start(&services.each_ref().map(|(name, text)| (*name, &**text)));
+    for (service, _) in &services {
+        standby(&agent, service);
+    }
+    let dead = [logs, programs, entered].map(DeadMount::here);
+    if dead.iter().any(Option::is_none) {
+        return skip(test, "no file system of FUSE can be mounted");
+    }
+    for service in ["log", "program", "entered"] {
+        signal_to(pid_of(&agent.status(service)), Signal::SIGKILL);
+        eventually("it starts as usual", || {
+            (agent.status(service)["state"] == "starting").then_some(())
+        });
+    }
+    let next = standby(&agent, "other");
+    assert_eq!(kill(&agent, "other"), next);
+    drop(dead);
 }
 
 #[test]

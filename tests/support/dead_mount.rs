@@ -18,14 +18,17 @@ impl DeadMount {
     /// Mounts it in a mount namespace of this thread's own, in which all is that the thread starts from now on.
     /// `None`: that cannot be done here.
     pub fn over(point: &Path) -> Option<Self> {
+        own_namespace()?;
+        Self::here(point)
+    }
+
+    /// Mounts it in this thread's mount namespace, which is its own already.
+    pub fn here(point: &Path) -> Option<Self> {
         let device = File::options()
             .read(true)
             .write(true)
             .open("/dev/fuse")
             .ok()?;
-        unshare(CloneFlags::CLONE_NEWNS).ok()?;
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).ok()?;
         let options = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0",
             device.as_raw_fd()
@@ -43,6 +46,13 @@ impl DeadMount {
             _device: device,
         })
     }
+}
+
+/// Gives this thread a mount namespace of its own. `None`: that cannot be done here.
+pub fn own_namespace() -> Option<()> {
+    unshare(CloneFlags::CLONE_NEWNS).ok()?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).ok()
 }
 
 /// What it was mounted over is there again, and those who wait for it get an error.

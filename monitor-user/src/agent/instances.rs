@@ -341,6 +341,14 @@ impl Instances {
         self.spawner.finish(flight)
     }
 
+    /// The same, but gives up after about a second.
+    ///
+    /// # Errors
+    /// As [`Instances::finish`].
+    pub(super) fn finish_soon(&mut self, flight: Flight) -> Result<Landed, Box<Aborted>> {
+        self.spawner.finish_soon(flight)
+    }
+
     /// Tries a start again that has failed, if that may help.
     pub(super) fn retry(
         &mut self,

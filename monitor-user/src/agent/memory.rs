@@ -308,7 +308,7 @@ impl MemoryDir {
     }
 
     /// Notes down a process that is about to become a service's instance; `stood_by`: by being let go on.
-    pub(super) fn record_birth(
+    fn record_birth(
         &self,
         service: &str,
         attempt: Attempt,
@@ -326,6 +326,21 @@ impl MemoryDir {
         options.write(true).create(true).truncate(false).mode(0o600);
         let mut file = options.open(self.birth_file(service))?;
         file.write_all(&bytes)
+    }
+
+    /// The same where it cannot be recorded: on a full disk a service that nobody may know of is better than
+    /// none.
+    pub(super) fn record_birth_if_possible(
+        &self,
+        service: &ServiceName,
+        attempt: Attempt,
+        instance: Instance,
+        stood_by: bool,
+    ) {
+        if let Err(error) = self.record_birth(service, attempt, instance, stood_by) {
+            tracing::error!(%service, "its birth cannot be recorded: {error}");
+            self.drop_birth(service);
+        }
     }
 
     /// From now on the memory that is written knows of the recorded birth.

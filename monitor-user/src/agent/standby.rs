@@ -4,7 +4,7 @@
 //! ```text
 //! the supervisor wants one ─▶ due ─make─▶ loading ─look─▶ ready ─release─▶ an instance
 //!                              ▲             │              │
-//!                              └─ again_at ──┴── outdated, killed, sent a signal: killed here
+//!                              └─ again ─────┴── outdated, killed, sent a signal: killed here
 //! ```
 //!
 //! A standby is no instance: no memory, no birth and no event knows of it before its release, and the kernel
@@ -32,8 +32,8 @@ use crate::model::{
 };
 use crate::os::cgroup::Slot;
 use crate::os::inotify::Watch;
-use crate::os::spawn::{self, Child, Flight, Landed, Prepared};
-use crate::os::standby_files::{Files, Place};
+use crate::os::spawn::{self, Child, Landed, Prepared};
+use crate::os::standby_files::{Files, Snapshot};
 use crate::os::trace::{self, Seen, Traced};
 use crate::os::{pidfd, proc, progress, signal, trust};
 use crate::supervisor::Fact;
@@ -48,10 +48,6 @@ const LOADS_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause, if it fails again and again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// How often, and how long each time, it is waited for the exec of one.
-const LOOKS: u32 = 20;
-const LOOK_AFTER: Duration = Duration::from_millis(50);
 
 /// So long it is waited for the end of one that was killed.
 const ENDS_WITHIN: Duration = Duration::from_millis(20);
@@ -86,7 +82,7 @@ struct Standby {
     spec: Arc<Spec>,
     command: Arc<Prepared>,
     /// What it runs and has open, as that was before it was made.
-    places: Vec<Place>,
+    snapshots: Vec<Snapshot>,
     /// The same of all that it has loaded; `None`: it is loading.
     files: Option<Files>,
     /// Which of them the kernel tells changes of.
@@ -245,11 +241,9 @@ impl Standbys {
 
     /// What it was made from has changed, or may have: another one is made, a while later.
     fn outdate(&mut self, service: &ServiceName, why: &str, now: Instant) {
-        if let Some(standby) = self.take(service) {
-            let spec = Arc::clone(&standby.spec);
-            standby.kill();
+        if self.made.contains_key(service) {
             self.forgive(service);
-            self.fail(service, &spec, why.to_owned(), true, now);
+            self.end(service, why.to_owned(), true, now);
         } else if let Some(at) = self.again.get_mut(service) {
             *at = now + PAUSE;
         }
@@ -318,7 +312,7 @@ impl Standbys {
             return;
         };
         let files = match Files::of(standby.child.pid) {
-            Ok(Some(files)) if standby.places.iter().all(Place::is_as_it_was) => files,
+            Ok(Some(files)) if standby.snapshots.iter().all(Snapshot::is_as_it_was) => files,
             Ok(_) => {
                 let why = "what it runs changed while it was loaded".to_owned();
                 return self.end(service, why, true, now);
@@ -333,8 +327,8 @@ impl Standbys {
                        kernel gives none of them to what an agent without CAP_SYS_PTRACE traces";
             return self.end(service, why.to_owned(), false, now);
         }
-        let places = standby.places.iter().filter(|place| place.is_whole());
-        for path in places.map(Place::path).chain(files.paths()) {
+        let whole = standby.snapshots.iter().filter(|it| it.is_whole());
+        for path in whole.map(Snapshot::path).chain(files.paths()) {
             if let Some(watch) = &self.watch
                 && let Ok(descriptor) = watch.add(path, CHANGES)
             {
@@ -399,7 +393,7 @@ fn refusal(exec: &Exec) -> Option<String> {
 }
 
 /// What a start opens or enters by its path.
-fn places(exec: &Exec, log: Option<&Path>) -> Vec<Place> {
+fn snapshots(exec: &Exec, log: Option<&Path>) -> Vec<Snapshot> {
     let streams = [&exec.stdout, &exec.stderr].into_iter();
     let streams = streams.filter_map(|output| match output {
         Output::File(path) => Some(path.as_path()),
@@ -415,9 +409,9 @@ fn places(exec: &Exec, log: Option<&Path>) -> Vec<Place> {
         Path::new("/etc/ld.so.cache"),
         Path::new("/etc/ld.so.preload"),
     ];
-    let whole = whole.into_iter().map(Place::whole);
+    let whole = whole.into_iter().map(Snapshot::whole);
     whole
-        .chain(streams.chain(entered).map(Place::itself))
+        .chain(streams.chain(entered).map(Snapshot::itself))
         .collect()
 }
 
@@ -502,7 +496,11 @@ impl Agent {
         let at = self.prepare_places(service);
         let at = at.map_err(|failure| (failure.message, true))?;
         let log = spec.log.is_some().then_some(at.fifo.as_path());
-        let places = places(&spec.exec, log);
+        let snapshots = snapshots(&spec.exec, log);
+        if let Some(hidden) = snapshots.iter().find(|it| it.is_hidden()) {
+            let path = hidden.path().display();
+            return Err((format!("{path} is where nobody may answer"), true));
+        }
         let mut denied = None;
         let mut seize = |instance: Instance| match trace::seize(instance.pid) {
             // It was killed as soon as it was made, which may be for its cgroup: that is found out next.
@@ -529,7 +527,7 @@ impl Agent {
             traced,
             spec: Arc::clone(spec),
             command,
-            places,
+            snapshots,
             files: None,
             watched: Vec::new(),
         };
@@ -561,43 +559,27 @@ impl Agent {
             traced,
             ..
         } = standby;
-        let instance = Instance {
-            pid: child.pid,
-            start_time_ns: child.start_time_ns,
-        };
-        if !self.watch_release(instance, birth) {
-            let attempt = Attempt(birth.attempt);
-            if let Err(error) = self.memory.record_birth(service, attempt, instance, true) {
-                tracing::error!(%service, "its birth cannot be recorded: {error}");
-                self.memory.drop_birth(service);
-            }
-            self.memory.knows_birth(service, instance);
-        }
+        let held = self.instances.hold_started(service, Landed { child, slot });
+        let instance = held
+            .inspect_err(|failure| tracing::error!(%service, "{}", failure.message))
+            .ok()?;
         let now_ns = proc::since_boot_ns();
         self.instances.released(instance, now_ns);
         self.memory.released(service, instance, now_ns);
-        let held = self.instances.hold_started(service, Landed { child, slot });
-        if let Err(failure) = held {
-            tracing::error!(%service, "{}", failure.message);
-            return None;
+        // Before it runs.
+        if !self.has_room_for_births() {
+            let attempt = Attempt(birth.attempt);
+            let memory = &mut self.memory;
+            memory.record_birth_if_possible(service, attempt, instance, true);
+            memory.knows_birth(service, instance);
         }
+        self.watch(instance, birth);
         if let Err(error) = traced.release() {
             // It has been killed this moment: its end is told like any other's.
             tracing::debug!(%service, pid = instance.pid, "cannot be released: {error}");
         }
         self.notify.listen(service, instance);
         Some(self.spawned(service.clone(), birth, instance, output_start))
-    }
-
-    /// Whether the kernel has the birth.
-    fn watch_release(&mut self, instance: Instance, birth: Birth) -> bool {
-        let Some(probe) = self.probe.as_ref().filter(|it| it.records_births()) else {
-            self.watch(instance, birth);
-            return false;
-        };
-        let has_room = !probe.is_nearly_full(self.instances.count());
-        self.watch(instance, birth);
-        has_room
     }
 
     /// Why a start would not run what stands by.
@@ -614,7 +596,7 @@ impl Agent {
             return Err("the next start is another one");
         }
         let files = standby.files.as_ref().ok_or("it is not loaded yet")?;
-        if !standby.places.iter().all(Place::is_as_it_was) || !files.are_as_they_were() {
+        if !standby.snapshots.iter().all(Snapshot::is_as_it_was) || !files.are_as_they_were() {
             return Err("what it runs has changed");
         }
         if !standby.traced.is_ready() {
@@ -630,20 +612,8 @@ impl Agent {
     }
 }
 
-/// Waits for its exec, which takes a millisecond; where it opens or runs what is on a dead mount, no longer than
-/// a second.
-fn lands(flight: &Flight) -> bool {
-    (0..LOOKS).any(|_| {
-        progress::count();
-        let has_landed = flight.has_landed(LOOK_AFTER);
-        if let Some(pid) = flight.pid().filter(|_| !has_landed) {
-            trace::let_go_on(pid);
-        }
-        has_landed
-    })
-}
-
-/// Makes a process that `seize` traces before it is let go on.
+/// Makes a process that `seize` traces before it is let go on. Its exec takes a millisecond; where it opens or
+/// runs what is on a dead mount, it is given up after a second.
 fn make(
     instances: &mut Instances,
     service: &ServiceName,
@@ -654,11 +624,8 @@ fn make(
     progress::count();
     let attempt = Attempt::default();
     let flight = instances.begin(service, spec, attempt, at, Some(&mut *seize));
-    let mut flight = flight.map_err(|failure| failure.message)?;
-    if !lands(&flight) {
-        flight.give_up();
-    }
-    let landed = match instances.finish(flight) {
+    let flight = flight.map_err(|failure| failure.message)?;
+    let landed = match instances.finish_soon(flight) {
         Err(aborted) if aborted.is_of_cgroup() => instances
             .retry(aborted, attempt, Some(seize))
             .map_err(|failure| failure.message),

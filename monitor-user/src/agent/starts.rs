@@ -350,12 +350,8 @@ impl Agent {
             return start(
                 &mut self.instances,
                 Some(&mut |instance| {
-                    // On a full disk a service that nobody may know of is better than none.
                     let attempt = Attempt(birth.attempt);
-                    if let Err(error) = memory.record_birth(service, attempt, instance, false) {
-                        tracing::error!(%service, "its birth cannot be recorded: {error}");
-                        memory.drop_birth(service);
-                    }
+                    memory.record_birth_if_possible(service, attempt, instance, false);
                     Ok(())
                 }),
             );
@@ -378,11 +374,10 @@ impl Agent {
 
     /// Has the kernel record the next forks as births; `false` where it cannot, or may have no room.
     fn mark(&mut self, birth: Birth) -> bool {
-        let held = self.instances.count();
+        let is_marked = self.has_room_for_births();
         let Some(probe) = self.probe.as_mut().filter(|it| it.records_births()) else {
             return false;
         };
-        let is_marked = !probe.is_nearly_full(held);
         let marked = match is_marked {
             true => probe.mark(self.myself, birth),
             // This fork must not be taken for that of another service, whose mark may be there.
@@ -395,6 +390,12 @@ impl Agent {
                 false
             }
         }
+    }
+
+    /// Whether the kernel records births, and surely has room for one more.
+    pub(super) fn has_room_for_births(&self) -> bool {
+        let probe = self.probe.as_ref().filter(|it| it.records_births());
+        probe.is_some_and(|probe| !probe.is_nearly_full(self.instances.count()))
     }
 
     /// Ends what `mark` has begun.

@@ -653,10 +653,8 @@ impl Agent {
             }
         };
         let birth = Birth::of(&service, attempt);
-        if let Err(error) = self.memory.record_birth(&service, attempt, instance, false) {
-            tracing::error!(%service, "its birth cannot be recorded: {error}");
-            self.memory.drop_birth(&service);
-        }
+        let memory = &self.memory;
+        memory.record_birth_if_possible(&service, attempt, instance, false);
         self.memory.knows_birth(&service, instance);
         self.watch(instance, birth);
         self.spawned(service, birth, instance, output)

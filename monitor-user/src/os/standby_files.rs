@@ -9,12 +9,20 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 
+use super::mounts;
+
 /// What looks like a path in a list of mappings, and is memory: `memfd_create(2)`, System V's, shared memory
 /// without a name.
 const MEMORY: [&[u8]; 4] = [b"/memfd:", b"/SYSV", b"/dev/zero", b"/anon_hugepage"];
 
-/// How a file was when it was looked at; `None`: there was none.
-type Look = Option<Stamp>;
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    Nothing,
+    /// Whoever looks may wait for somebody who never answers.
+    Hidden,
+    File(Stamp),
+}
 
 /// What a file is, and when it was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +55,13 @@ impl Stamp {
 
 /// A path, and what was there.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Snapshot {
     path: PathBuf,
     is_whole: bool,
     was: Look,
 }
 
-impl Place {
+impl Snapshot {
     /// A file whose content counts, as it is now.
     pub(crate) fn whole(path: &Path) -> Self {
         Self::new(path, true)
@@ -82,48 +90,63 @@ impl Place {
         &self.path
     }
 
-    /// Whether the same is there, unchanged.
+    /// Whether it was not looked at, as nobody may answer there.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.was == Look::Hidden
+    }
+
+    /// Whether the same is there, unchanged, as far as that can be seen without waiting for anybody.
     pub(crate) fn is_as_it_was(&self) -> bool {
-        look(&self.path, self.is_whole) == self.was
+        !self.is_hidden() && look(&self.path, self.is_whole) == self.was
     }
 }
 
 fn look(path: &Path, is_whole: bool) -> Look {
-    let metadata = fs::metadata(path).ok()?;
-    Some(Stamp::of(&metadata, is_whole))
+    if mounts::may_hang(path) {
+        return Look::Hidden;
+    }
+    let metadata = fs::metadata(path);
+    metadata.map_or(Look::Nothing, |it| Look::File(Stamp::of(&it, is_whole)))
 }
 
 /// The files that a process has mapped.
 #[derive(Debug)]
-pub(crate) struct Files(Vec<Place>);
+pub(crate) struct Files(Vec<Snapshot>);
 
 impl Files {
     /// Those of a process that is stopped; `None`: the path of one leads to another file by now.
     ///
     /// # Errors
-    /// `/proc/PID/maps` cannot be read.
+    /// `/proc/PID/maps` cannot be read, or one of them may be looked at only by who can wait.
     pub(crate) fn of(pid: u32) -> io::Result<Option<Self>> {
         let maps = fs::read(format!("/proc/{pid}/maps"))?;
-        let mut places = Vec::new();
+        let mut snapshots = Vec::new();
         for (path, inode) in mapped(&maps) {
-            let place = Place::whole(&path);
-            let is_it = place.was.as_ref().is_some_and(|was| was.inode == inode);
-            if !is_it && (place.was.is_none() || !is_on_overlay(&path)) {
+            let snapshot = Snapshot::whole(&path);
+            let is_it = match &snapshot.was {
+                Look::File(was) => was.inode == inode || is_on_overlay(&path),
+                Look::Nothing => false,
+                Look::Hidden => {
+                    let why = format!("{} is where nobody may answer", path.display());
+                    return Err(io::Error::other(why));
+                }
+            };
+            if !is_it {
                 return Ok(None);
             }
-            places.push(place);
+            snapshots.push(snapshot);
         }
-        Ok(Some(Self(places)))
+        Ok(Some(Self(snapshots)))
     }
 
     /// Where they are.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(Place::path)
+        self.0.iter().map(Snapshot::path)
     }
 
     /// Whether none of them has changed.
     pub(crate) fn are_as_they_were(&self) -> bool {
-        self.0.iter().all(Place::is_as_it_was)
+        self.0.iter().all(Snapshot::is_as_it_was)
     }
 }
 
@@ -172,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_seen_to_run_what_is_on_disk_until_that_is_replaced() {
+    fn a_process_is_seen_to_run_what_is_on_disk_until_that_is_resnapshotd() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         fs::copy("/bin/sleep", &program).unwrap();
@@ -203,13 +226,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         fs::write(&log, "a").unwrap();
-        let (itself, whole) = (Place::itself(&log), Place::whole(&log));
+        let (itself, whole) = (Snapshot::itself(&log), Snapshot::whole(&log));
         assert!(itself.is_as_it_was() && whole.is_as_it_was());
         fs::write(&log, "ab").unwrap();
         assert!(itself.is_as_it_was() && !whole.is_as_it_was());
         fs::rename(&log, dir.path().join("log.1")).unwrap();
         assert!(!itself.is_as_it_was());
-        let absent = Place::whole(&log);
+        let absent = Snapshot::whole(&log);
         assert!(absent.is_as_it_was());
     }
 }

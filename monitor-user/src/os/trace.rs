@@ -98,7 +98,7 @@ pub(crate) fn leaves_rights() -> bool {
 /// Has a child that was seized go on, if a signal has stopped it before its exec: nobody knows of it yet
 /// whom that signal could have been for. Its exec is left for [`Traced::look`]. `false`: it is not stopped,
 /// or not traced.
-pub(crate) fn let_go_on(pid: u32) -> bool {
+pub(super) fn let_go_on(pid: u32) -> bool {
     let Ok(pid) = as_pid(pid) else {
         return false;
     };

@@ -90,6 +90,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const WAIT_STEP_MS: u32 = 50;
 /// How often the agent waits so long before it gives a start up: 10 s in all.
 const WAIT_STEPS: u32 = 200;
+/// The same where nobody wants to wait: 1 s in all.
+const FEW_WAIT_STEPS: u32 = WAIT_STEPS / 10;
 
 /// The child was killed before its first instruction.
 ///
@@ -353,7 +355,7 @@ impl Spawner {
     /// Gives a start up after about a second, and not after ten.
     #[must_use]
     pub(crate) fn impatient(mut self) -> Self {
-        self.wait_steps = WAIT_STEPS / 10;
+        self.wait_steps = FEW_WAIT_STEPS;
         self
     }
 
@@ -437,6 +439,18 @@ impl Spawner {
     /// As [`Self::spawn`]; [`Stage::Record`] if `record` failed or panicked, and the process was
     /// killed for that.
     pub(crate) fn finish(&mut self, flight: Flight) -> Result<Landed, Box<Aborted>> {
+        self.finish_within(self.wait_steps, flight)
+    }
+
+    /// The same, but gives up after about a second.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub(crate) fn finish_soon(&mut self, flight: Flight) -> Result<Landed, Box<Aborted>> {
+        self.finish_within(FEW_WAIT_STEPS, flight)
+    }
+
+    fn finish_within(&mut self, steps: u32, flight: Flight) -> Result<Landed, Box<Aborted>> {
         let Flight {
             command,
             slot,
@@ -444,7 +458,7 @@ impl Spawner {
             given_up,
         } = flight;
         let finished = begun.and_then(|begun| match given_up {
-            None => Ok(self.wait_for_exec(begun, slot.is_some())?),
+            None => Ok(self.wait_for_exec(begun, slot.is_some(), steps)?),
             Some(why) => {
                 self.let_go(begun, 0);
                 Err(why.into())
@@ -510,7 +524,7 @@ impl Spawner {
     /// The kernel's: EACCES, EBUSY, EOPNOTSUPP, ENOENT …; [`UNBORN`].
     pub(crate) fn try_cgroup(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
         let begun = self.clone_recorded(None, Some(directory), None);
-        let child = begun.and_then(|begun| Ok(self.wait_for_exec(begun, true)?));
+        let child = begun.and_then(|begun| Ok(self.wait_for_exec(begun, true, self.wait_steps)?));
         let child = child.map_err(|failed| match failed {
             Failed::Start(failure) => io::Error::from_raw_os_error(failure.errno),
             Failed::Record(error) => error,
@@ -634,15 +648,25 @@ impl Spawner {
     }
 
     /// Waits until the child has left the shared memory; reaps it if it has failed.
-    fn wait_for_exec(&mut self, begun: Begun, in_cgroup: bool) -> Result<Child, Failure> {
+    fn wait_for_exec(
+        &mut self,
+        begun: Begun,
+        in_cgroup: bool,
+        steps: u32,
+    ) -> Result<Child, Failure> {
         let old_mask = sys::set_signal_mask(u64::MAX);
-        let result = self.wait_unsignalled(begun, in_cgroup);
+        let result = self.wait_unsignalled(begun, in_cgroup, steps);
         sys::set_signal_mask(old_mask);
         result
     }
 
-    fn wait_unsignalled(&mut self, begun: Begun, in_cgroup: bool) -> Result<Child, Failure> {
-        for _ in 0..self.wait_steps {
+    fn wait_unsignalled(
+        &mut self,
+        begun: Begun,
+        in_cgroup: bool,
+        steps: u32,
+    ) -> Result<Child, Failure> {
+        for _ in 0..steps {
             progress::count();
             let shared = begun.stack.shared();
             if shared.wait(WAIT_STEP_MS) {
