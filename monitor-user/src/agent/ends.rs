@@ -154,17 +154,22 @@ impl Agent {
         Fact::ProcessExited {
             service,
             instance,
-            death: self.death_of_instance(exit),
+            death: self.death_of_instance(Some(exit)),
         }
     }
 
-    /// The death of an instance that a record tells of. One that stood by ran from its release on.
-    pub(super) fn death_of_instance(&self, exit: &ProcessExit) -> Death {
-        let death = death_of(Some(exit));
-        let released = self.instances.released_ns(&exit.instance);
-        let uptime = |at| exit.exited_at.saturating_sub(Duration::from_nanos(at));
+    /// The death of an instance that a record tells of, or nobody. One that stood by ran from its release on.
+    pub(super) fn death_of_instance(&self, exit: Option<&ProcessExit>) -> Death {
+        let uptime = exit.and_then(|exit| {
+            let released = self.instances.released_ns(&exit.instance)?;
+            Some(
+                exit.exited_at
+                    .saturating_sub(Duration::from_nanos(released)),
+            )
+        });
+        let death = death_of(exit);
         Death {
-            uptime: released.map(uptime).or(death.uptime),
+            uptime: uptime.or(death.uptime),
             ..death
         }
     }

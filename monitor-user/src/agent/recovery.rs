@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::ends::{Told, child_of, death_of};
+use super::ends::{Told, child_of};
 use super::memory::{RecordedBirth, Remembered};
 use super::{Agent, runtime_dir};
 use crate::aftermath;
@@ -232,9 +232,7 @@ impl Agent {
             let Some(main) = of.memory.instance else {
                 continue;
             };
-            let is_there = pidfd::identify(main.pid, main.start_time_ns);
-            let has_ended = |fd: &OwnedFd| pidfd::has_exited(fd.as_fd()).unwrap_or(false);
-            if !is_there.is_ok_and(|found| found.is_none_or(|fd| has_ended(&fd))) {
+            if lives(main) {
                 continue;
             }
             let [processes, _] = self.instances.processes(service).unwrap_or_default();
@@ -291,6 +289,7 @@ impl Agent {
             });
         for birth in births {
             let instance = birth.instance;
+            // It was killed with its agent, as far as anybody can know.
             let never_ran = birth.stood_by && !lives(instance);
             let is_news = !never_ran && !told.contains(&instance);
             if is_news && process::orphan(instance) != Orphan::Nothing {
@@ -446,7 +445,7 @@ impl Agent {
             let notice = Notice::Exited {
                 service: exit.service,
                 instance: exit.instance,
-                death: exit.death.unwrap_or_else(|| death_of(record)),
+                death: exit.death.unwrap_or_else(|| self.death_of_instance(record)),
             };
             let facts = ExtraFacts {
                 circumstances: record.map(Circumstances::of).unwrap_or_default(),
@@ -521,7 +520,7 @@ impl Agent {
             self.tell(Fact::ProcessReleased {
                 service: service.clone(),
                 instance,
-                death: death_of(exit),
+                death: self.death_of_instance(exit),
             });
             told.instances.push(instance);
         } else if exit.is_none() && !self.instances.has_ended(instance) {
@@ -558,11 +557,11 @@ fn was_held(exit: &ProcessExit, agent: &str) -> bool {
         }
 }
 
-/// Whether a process that stood by lives: one that has ended was killed with its agent, as far as is known.
+/// Whether a process has not ended; what cannot be told counts as living.
 fn lives(instance: Instance) -> bool {
     let found = pidfd::identify(instance.pid, instance.start_time_ns);
-    // What cannot be told counts as living.
-    !found.is_ok_and(|found| found.is_none_or(|fd| pidfd::has_exited(fd.as_fd()).unwrap_or(false)))
+    let has_ended = |fd: OwnedFd| pidfd::has_exited(fd.as_fd()).unwrap_or(false);
+    !found.is_ok_and(|found| found.is_none_or(has_ended))
 }
 
 /// Whether it ended because its tracer did: it stood by, and its agent died as it let it go on.

@@ -112,8 +112,16 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The kernel's, without memory for instance.
 pub(crate) fn poll_now(fds: &mut [PollFd<'_>]) -> nix::Result<i32> {
+    poll_within(fds, PollTimeout::ZERO)
+}
+
+/// The same, and waits so long; longer where signals come between.
+///
+/// # Errors
+/// The kernel's, without memory for instance.
+pub(crate) fn poll_within(fds: &mut [PollFd<'_>], wait: PollTimeout) -> nix::Result<i32> {
     loop {
-        match poll(fds, PollTimeout::ZERO) {
+        match poll(fds, wait) {
             Err(Errno::EINTR) => {}
             looked => return looked,
         }

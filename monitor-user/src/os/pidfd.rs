@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::proc;
 
@@ -94,7 +94,7 @@ pub(crate) fn has_exited(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
 pub(crate) fn ends_within(pidfd: BorrowedFd<'_>, wait: Duration) -> bool {
     let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
+    super::poll_within(&mut fds, timeout).is_ok_and(|ready| ready > 0)
 }
 
 /// Reaps one child, without waiting.
