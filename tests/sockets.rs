@@ -20,7 +20,8 @@ use support::{Agent, DEADLINE, Setup, eventually, is_root, now, pid_of, rest, si
 
 const SERVER: &str = env!("CARGO_BIN_EXE_server");
 
-fn free() -> SocketAddr {
+/// An address that nobody listens at.
+pub(crate) fn free() -> SocketAddr {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     free.local_addr().unwrap()
 }
@@ -43,7 +44,8 @@ fn said(stream: &mut (impl Read + Write)) -> Option<Vec<String>> {
     (!words.is_empty()).then_some(words)
 }
 
-fn ask(address: SocketAddr) -> Option<Vec<String>> {
+/// What the server there says of itself.
+pub(crate) fn ask(address: SocketAddr) -> Option<Vec<String>> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     said(&mut stream)

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::sockets;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::dead_mount::{DeadMount, own_namespace};
@@ -243,6 +244,42 @@ fn it_is_what_a_start_would_run() {
     let next = standby(&agent, "web");
     assert_eq!(kill(&agent, "web"), next);
     assert_eq!(program.version(next), "four");
+}
+
+#[test]
+fn a_link_to_another_program_is_followed() {
+    let Some(program) = Program::compiled("a_link_to_another_program_is_followed") else {
+        return;
+    };
+    let path = program.path("program");
+    let point_to = |version: &str| {
+        let link = program.path("link");
+        std::os::unix::fs::symlink(program.path(version).join("app"), &link).unwrap();
+        fs::rename(link, &path).unwrap();
+    };
+    for version in ["one", "two"] {
+        program.make(version, &[]);
+        fs::create_dir(program.path(version)).unwrap();
+        fs::rename(&path, program.path(version).join("app")).unwrap();
+    }
+    point_to("one");
+    let agent = Agent::start(&[("web", &program.service(""))]);
+    assert_eq!(program.version(agent.running("web")), "one");
+    for version in ["two", "one"] {
+        standby(&agent, "web");
+        point_to(version);
+        assert_eq!(program.version(kill(&agent, "web")), version);
+    }
+    // What it leads to is gone, and its directory with it.
+    standby(&agent, "web");
+    fs::remove_dir_all(program.path("one")).unwrap();
+    let old = pid_of(&agent.status("web"));
+    signal_to(old, Signal::SIGKILL);
+    eventually("its start fails", || {
+        agent.status("web")["error"].as_str().map(drop)
+    });
+    point_to("two");
+    assert_eq!(program.version(agent.replaced("web", old)), "two");
 }
 
 #[test]
@@ -486,9 +523,7 @@ fn rights_that_a_traced_process_would_lose_are_not_lost() {
 
 #[test]
 fn sockets_say_that_they_are_its_own() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = sockets::free();
     let server = env!("CARGO_BIN_EXE_server");
     let service = format!(
         "command = [{server:?}, \"serve\"]\nlisten = [{{ tcp = \"{address}\" }}]\nstandby = true\n"
@@ -497,24 +532,18 @@ fn sockets_say_that_they_are_its_own() {
     for _ in 0..3 {
         let next = standby(&agent, "web");
         assert_eq!(kill(&agent, "web"), next);
-        let said = eventually("an answer", || {
-            use std::io::{Read, Write};
-            let mut stream = std::net::TcpStream::connect(address).ok()?;
-            stream.write_all(b"x").ok()?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).ok()?;
-            (!text.is_empty()).then_some(text)
-        });
+        let said = eventually("an answer", || sockets::ask(address));
         // Who it is, and for whom the sockets are.
-        assert!(said.starts_with(&format!("{next} {next} 1 ")), "{said}");
+        assert_eq!(
+            said[..3],
+            [next.to_string(), next.to_string(), "1".to_owned()]
+        );
     }
 }
 
 #[test]
 fn a_rolling_restart_goes_on_with_it() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = sockets::free();
     let culprit = env!("CARGO_BIN_EXE_culprit");
     let agent = Agent::start(&[(
         "web",
