@@ -157,9 +157,11 @@ impl Traced {
             (WaitStatus::Stopped(_, Number::SIGTRAP), Stage::ToEntry { address, word }) => {
                 self.arrive(address, word).unwrap_or_else(gone)
             }
-            // It may have been sent because the start took long, and does nothing to a program.
+            // It may have been sent because the start took long, and does nothing to a program. The kernel
+            // tells that it was sent (`ptrace_trap_notify`, kernel/signal.c), and then that it is there.
             (
-                WaitStatus::Stopped(_, Number::SIGCONT),
+                WaitStatus::PtraceEvent(_, Number::SIGTRAP, libc::PTRACE_EVENT_STOP)
+                | WaitStatus::Stopped(_, Number::SIGCONT),
                 Stage::BeforeExec | Stage::ToEntry { .. },
             ) => {
                 let went = ptrace::cont(self.pid, None);
@@ -301,4 +303,47 @@ fn go_back_to(pid: Pid, address: u64) -> io::Result<bool> {
 #[cfg(target_arch = "aarch64")]
 fn go_back_to(pid: Pid, address: u64) -> io::Result<bool> {
     Ok(ptrace::getregs(pid)?.pc == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::kill;
+
+    use super::*;
+    use crate::os::testing::until;
+
+    #[test]
+    fn a_sigcont_while_it_is_loaded_does_nothing() {
+        let script = "read line; exec sleep 60";
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        seize(child.id()).unwrap();
+        let mut traced = Traced::new(child.id()).unwrap();
+        kill(traced.pid, Number::SIGCONT).unwrap();
+        let is_stopped = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            stat.contains(") t ")
+        };
+        // The kernel tells of the signal first, and then it is there.
+        for _ in 0..2 {
+            until("it has stopped for it", is_stopped);
+            assert_eq!(traced.look(), Seen::UnderWay);
+        }
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        until("it is loaded", || match traced.look() {
+            Seen::UnderWay => false,
+            seen => {
+                assert_eq!(seen, Seen::Loaded);
+                true
+            }
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
