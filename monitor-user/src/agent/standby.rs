@@ -35,7 +35,7 @@ use crate::os::inotify::Watch;
 use crate::os::spawn::{self, Child, Landed, Prepared};
 use crate::os::standby_files::{Files, Snapshot};
 use crate::os::trace::{self, Seen, Traced};
-use crate::os::{pidfd, proc, progress, signal, trust};
+use crate::os::{mounts, pidfd, proc, progress, signal, trust};
 use crate::supervisor::Fact;
 
 /// So many load at a time.
@@ -81,6 +81,8 @@ struct Standby {
     /// What it was made from.
     spec: Arc<Spec>,
     command: Arc<Prepared>,
+    /// What was mounted then.
+    mounts: Option<u64>,
     /// What it runs and has open, as that was before it was made.
     snapshots: Vec<Snapshot>,
     /// The same of all that it has loaded; `None`: it is loading.
@@ -99,6 +101,13 @@ struct Trouble {
 impl Standby {
     fn is_loading(&self) -> bool {
         self.files.is_none()
+    }
+
+    /// Whether a start would still run and open what it does, if it has loaded these files.
+    fn is_up_to_date(&self, files: &Files) -> bool {
+        let same_mounts = self.mounts.is_some() && self.mounts == mounts::version();
+        let mut snapshots = self.snapshots.iter();
+        snapshots.all(|it| it.is_as_it_was(same_mounts)) && files.are_as_they_were(same_mounts)
     }
 
     /// Ends it, with what its libraries have started. Nobody is told.
@@ -181,6 +190,7 @@ impl Standbys {
         self.due.remove(service);
         self.forgive(service);
         if let Some(standby) = self.take(service) {
+            self.unwatch(service, &standby.watched);
             standby.kill();
         }
     }
@@ -195,7 +205,12 @@ impl Standbys {
         let standby = self.made.remove(service)?;
         self.loading.remove(service);
         self.by_pid.remove(&standby.child.pid);
-        for descriptor in &standby.watched {
+        Some(standby)
+    }
+
+    /// The files of one that was taken are of no more interest.
+    fn unwatch(&mut self, service: &ServiceName, files: &[WatchDescriptor]) {
+        for descriptor in files {
             let Some(services) = self.watched.get_mut(descriptor) else {
                 continue;
             };
@@ -207,7 +222,6 @@ impl Standbys {
                 }
             }
         }
-        Some(standby)
     }
 
     /// There is none, and this is why. `again`: whether it may be otherwise before long.
@@ -271,6 +285,7 @@ impl Standbys {
         let Some(standby) = self.take(service) else {
             return;
         };
+        self.unwatch(service, &standby.watched);
         let spec = Arc::clone(&standby.spec);
         standby.kill();
         self.fail(service, &spec, why, again, now);
@@ -312,7 +327,7 @@ impl Standbys {
             return;
         };
         let files = match Files::of(standby.child.pid) {
-            Ok(Some(files)) if standby.snapshots.iter().all(Snapshot::is_as_it_was) => files,
+            Ok(Some(files)) if standby.is_up_to_date(&files) => files,
             Ok(_) => {
                 let why = "what it runs changed while it was loaded".to_owned();
                 return self.end(service, why, true, now);
@@ -337,7 +352,7 @@ impl Standbys {
                 standby.watched.push(descriptor);
             }
         }
-        standby.files = Some(files);
+        standby.files = Some(files.beside(&standby.snapshots));
         tracing::debug!(%service, pid = standby.child.pid, "its next instance stands by");
         self.loading.remove(service);
         self.forgive(service);
@@ -496,6 +511,7 @@ impl Agent {
         let at = self.prepare_places(service);
         let at = at.map_err(|failure| (failure.message, true))?;
         let log = spec.log.is_some().then_some(at.fifo.as_path());
+        let mounts = mounts::version();
         let snapshots = snapshots(&spec.exec, log);
         if let Some(hidden) = snapshots.iter().find(|it| it.is_hidden()) {
             let path = hidden.path().display();
@@ -527,6 +543,7 @@ impl Agent {
             traced,
             spec: Arc::clone(spec),
             command,
+            mounts,
             snapshots,
             files: None,
             watched: Vec::new(),
@@ -549,6 +566,7 @@ impl Agent {
         let standby = self.standbys.take(service)?;
         if let Err(why) = self.may_release(service, &standby, at) {
             tracing::debug!(%service, "its standby is not used: {why}");
+            self.standbys.unwatch(service, &standby.watched);
             standby.kill();
             return None;
         }
@@ -557,17 +575,19 @@ impl Agent {
             child,
             slot,
             traced,
+            watched,
             ..
         } = standby;
-        let held = self.instances.hold_started(service, Landed { child, slot });
-        let instance = held
-            .inspect_err(|failure| tracing::error!(%service, "{}", failure.message))
-            .ok()?;
+        let instance = Instance {
+            pid: child.pid,
+            start_time_ns: child.start_time_ns,
+        };
         let now_ns = proc::since_boot_ns();
         self.instances.released(instance, now_ns);
         self.memory.released(service, instance, now_ns);
         // Before it runs.
-        if !self.has_room_for_births() {
+        let marked = self.has_room_for_births();
+        if !marked {
             let attempt = Attempt(birth.attempt);
             let memory = &mut self.memory;
             memory.record_birth_if_possible(service, attempt, instance, true);
@@ -577,6 +597,11 @@ impl Agent {
         if let Err(error) = traced.release() {
             // It has been killed this moment: its end is told like any other's.
             tracing::debug!(%service, pid = instance.pid, "cannot be released: {error}");
+        }
+        self.standbys.unwatch(service, &watched);
+        let held = self.instances.hold_started(service, Landed { child, slot });
+        if let Err(failure) = held {
+            return Some(self.start_failed(service.clone(), birth, marked, failure));
         }
         self.notify.listen(service, instance);
         Some(self.spawned(service.clone(), birth, instance, output_start))
@@ -596,7 +621,7 @@ impl Agent {
             return Err("the next start is another one");
         }
         let files = standby.files.as_ref().ok_or("it is not loaded yet")?;
-        if !standby.snapshots.iter().all(Snapshot::is_as_it_was) || !files.are_as_they_were() {
+        if !standby.is_up_to_date(files) {
             return Err("what it runs has changed");
         }
         if !standby.traced.is_ready() {

@@ -273,7 +273,7 @@ impl Agent {
         }
     }
 
-    fn start_failed(
+    pub(super) fn start_failed(
         &self,
         service: ServiceName,
         birth: Birth,

@@ -1,12 +1,17 @@
 //! Which file systems are mounted where, as this process sees it.
 
 use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The kernel's table: proc_pid_mountinfo(5).
 pub(crate) const TABLE: &str = "/proc/self/mountinfo";
@@ -89,13 +94,79 @@ const LOCAL: [&str; 38] = [
     "zfs",
 ];
 
+/// The table as it was when it was read last.
+struct Known {
+    /// The kernel tells by it when the table has changed: `mounts_poll` in fs/proc_namespace.c.
+    table: File,
+    mounts: Vec<Mount>,
+    /// Of all that were read, this is the so many-th.
+    version: u64,
+}
+
+impl Known {
+    fn read() -> io::Result<Self> {
+        let mut known = Self {
+            table: File::open(TABLE)?,
+            mounts: Vec::new(),
+            version: 0,
+        };
+        known.read_again()?;
+        Ok(known)
+    }
+
+    fn read_again(&mut self) -> io::Result<()> {
+        self.table.rewind()?;
+        let mut bytes = Vec::new();
+        self.table.read_to_end(&mut bytes)?;
+        self.mounts = parse(&bytes);
+        static READ: AtomicU64 = AtomicU64::new(0);
+        self.version = READ.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The question is the answer to the change: the next one is about what changes after it.
+    fn has_changed(&self) -> bool {
+        let mut table = [PollFd::new(self.table.as_fd(), PollFlags::POLLPRI)];
+        let polled = poll(&mut table, PollTimeout::ZERO);
+        let [table] = table;
+        polled.is_err() || table.revents().is_none_or(|events| !events.is_empty())
+    }
+}
+
+/// Asks of the table as it is now. It is read only if it has changed since it was last asked of.
+///
+/// # Errors
+/// As [`mounts`].
+fn ask<T>(question: impl FnOnce(&Known) -> T) -> io::Result<T> {
+    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+    let mut slot = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = match slot.take() {
+        Some(mut known) => {
+            if known.has_changed() {
+                known.read_again()?;
+            }
+            known
+        }
+        None => Known::read()?,
+    };
+    Ok(question(slot.insert(known)))
+}
+
+/// A number that is another one whenever the table has changed; `None`: it cannot be read.
+pub(crate) fn version() -> Option<u64> {
+    ask(|known| known.version).ok()
+}
+
 /// Whether opening this path may wait for somebody who never answers: a server that is gone, a process of
 /// FUSE, an automounter. Looks at no file system that may, but for the root's own.
 pub(crate) fn may_hang(path: &Path) -> bool {
-    !is_within(Path::new("/"), path)
-        && mounts().map_or(true, |mounts| {
-            mounts.iter().any(|mount| !mount.is_local()) && !is_on_a_local_one(path, &mounts)
-        })
+    let may_hang = ask(|known| {
+        let mounts = &known.mounts;
+        mounts.iter().any(|mount| !mount.is_local())
+            && !is_within(Path::new("/"), path)
+            && !is_on_a_local_one(path, mounts)
+    });
+    may_hang.unwrap_or_else(|_| !is_within(Path::new("/"), path))
 }
 
 /// Whether one of these mounts holds this path, and only local ones are on the way to it.

@@ -1,12 +1,14 @@
 //! Whether what a process has loaded and has open is still what its paths lead to.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, fstatat, stat};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 
 use super::mounts;
@@ -32,23 +34,23 @@ struct Stamp {
     owner: (u32, u32),
     mode: u32,
     /// Size and times, which a file that is written to changes at any time.
-    content: Option<(u64, [i64; 4])>,
+    content: Option<(i64, [i64; 4])>,
 }
 
 impl Stamp {
-    fn of(metadata: &Metadata, is_whole: bool) -> Self {
+    fn of(file: &FileStat, is_whole: bool) -> Self {
         let times = [
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-            metadata.ctime(),
-            metadata.ctime_nsec(),
+            file.st_mtime,
+            file.st_mtime_nsec,
+            file.st_ctime,
+            file.st_ctime_nsec,
         ];
         Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            owner: (metadata.uid(), metadata.gid()),
-            mode: metadata.mode(),
-            content: is_whole.then(|| (metadata.size(), times)),
+            device: file.st_dev,
+            inode: file.st_ino,
+            owner: (file.st_uid, file.st_gid),
+            mode: file.st_mode,
+            content: is_whole.then_some((file.st_size, times)),
         }
     }
 }
@@ -96,8 +98,15 @@ impl Snapshot {
     }
 
     /// Whether the same is there, unchanged, as far as that can be seen without waiting for anybody.
-    pub(crate) fn is_as_it_was(&self) -> bool {
-        !self.is_hidden() && look(&self.path, self.is_whole) == self.was
+    /// `same_mounts`: nothing has been mounted or unmounted since, so that it can be told sooner.
+    pub(crate) fn is_as_it_was(&self, same_mounts: bool) -> bool {
+        if self.is_hidden() {
+            return false;
+        }
+        let seen = same_mounts.then(|| glance(&self.path, self.is_whole));
+        seen.flatten()
+            .unwrap_or_else(|| look(&self.path, self.is_whole))
+            == self.was
     }
 }
 
@@ -105,8 +114,22 @@ fn look(path: &Path, is_whole: bool) -> Look {
     if mounts::may_hang(path) {
         return Look::Hidden;
     }
-    let metadata = fs::metadata(path);
-    metadata.map_or(Look::Nothing, |it| Look::File(Stamp::of(&it, is_whole)))
+    stat(path).map_or(Look::Nothing, |it| Look::File(Stamp::of(&it, is_whole)))
+}
+
+/// What the kernel knows of a path without asking any file system; `None`: not enough, or the kernel is
+/// older than 5.12.
+fn glance(path: &Path, is_whole: bool) -> Option<Look> {
+    let cached = ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+    let file = match openat2(AT_FDCWD, path, how.resolve(cached)) {
+        Ok(file) => file,
+        Err(Errno::ENOENT) => return Some(Look::Nothing),
+        Err(_) => return None,
+    };
+    let known = AtFlags::AT_EMPTY_PATH | AtFlags::from_bits_retain(libc::AT_STATX_DONT_SYNC);
+    let file = fstatat(&file, c"", known).ok()?;
+    Some(Look::File(Stamp::of(&file, is_whole)))
 }
 
 /// The files that a process has mapped.
@@ -144,9 +167,20 @@ impl Files {
         self.0.iter().map(Snapshot::path)
     }
 
-    /// Whether none of them has changed.
-    pub(crate) fn are_as_they_were(&self) -> bool {
-        self.0.iter().all(Snapshot::is_as_it_was)
+    /// Without those of which there are snapshots anyway.
+    pub(crate) fn beside(self, snapshots: &[Snapshot]) -> Self {
+        let is_there = |path: &Path| {
+            snapshots
+                .iter()
+                .any(|it| it.is_whole() && it.path() == path)
+        };
+        let files = self.0.into_iter();
+        Self(files.filter(|file| !is_there(file.path())).collect())
+    }
+
+    /// Whether none of them has changed; see [`Snapshot::is_as_it_was`].
+    pub(crate) fn are_as_they_were(&self, same_mounts: bool) -> bool {
+        self.0.iter().all(|file| file.is_as_it_was(same_mounts))
     }
 }
 
@@ -211,11 +245,11 @@ mod tests {
         });
         let files = of().unwrap();
         assert!(files.paths().count() > 1, "{files:?}");
-        assert!(files.are_as_they_were());
+        assert!(files.are_as_they_were(true) && files.are_as_they_were(false));
         let new = dir.path().join("new");
         fs::copy("/bin/sleep", &new).unwrap();
         fs::rename(&new, &program).unwrap();
-        assert!(!files.are_as_they_were());
+        assert!(!files.are_as_they_were(true) && !files.are_as_they_were(false));
         assert!(of().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -223,16 +257,21 @@ mod tests {
 
     #[test]
     fn what_is_written_to_a_log_changes_nothing() {
+        let is_same = |it: &Snapshot| {
+            let [sooner, later] = [true, false].map(|same_mounts| it.is_as_it_was(same_mounts));
+            assert_eq!(sooner, later);
+            sooner
+        };
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         fs::write(&log, "a").unwrap();
         let (itself, whole) = (Snapshot::itself(&log), Snapshot::whole(&log));
-        assert!(itself.is_as_it_was() && whole.is_as_it_was());
+        assert!(is_same(&itself) && is_same(&whole));
         fs::write(&log, "ab").unwrap();
-        assert!(itself.is_as_it_was() && !whole.is_as_it_was());
+        assert!(is_same(&itself) && !is_same(&whole));
         fs::rename(&log, dir.path().join("log.1")).unwrap();
-        assert!(!itself.is_as_it_was());
+        assert!(!is_same(&itself));
         let absent = Snapshot::whole(&log);
-        assert!(absent.is_as_it_was());
+        assert!(is_same(&absent));
     }
 }
