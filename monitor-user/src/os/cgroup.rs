@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
@@ -296,6 +297,7 @@ impl Cgroups {
                 leaf,
                 earlier: None,
                 limits: Arc::default(),
+                is_unlimited: Arc::default(),
             }
         });
         let earlier = self.earlier.as_ref();
@@ -382,6 +384,7 @@ impl Earlier {
                 leaf,
                 earlier: Some(self.mark),
                 limits: Arc::default(),
+                is_unlimited: Arc::default(),
             }
         });
         slots
@@ -454,16 +457,24 @@ pub(crate) struct Slot {
     earlier: Option<u64>,
     /// What it is limited to.
     limits: Arc<CgroupLimits>,
+    /// No agent has limited it.
+    is_unlimited: Arc<AtomicBool>,
 }
 
 impl Slot {
     /// Limits it to so much. Returns what has no effect, and why.
     pub(crate) fn limit(&mut self, limits: &CgroupLimits) -> Vec<String> {
+        let are_none = *limits == CgroupLimits::default();
+        if are_none && self.is_unlimited.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         self.limits = Arc::new(*limits);
         self.apply_limits()
     }
 
     fn apply_limits(&self) -> Vec<String> {
+        let are_none = *self.limits == CgroupLimits::default();
+        self.is_unlimited.store(are_none, Ordering::Relaxed);
         // The mount or the agent's own cgroup, the agents' common directory, and the agent's.
         let mut ways: Vec<&Path> = self.path.ancestors().skip(1).take(3).collect();
         ways.reverse();
@@ -531,6 +542,7 @@ impl Slot {
             kill_file: true,
             earlier: None,
             limits: Arc::default(),
+            is_unlimited: Arc::default(),
         }
     }
 
@@ -556,7 +568,11 @@ impl Slot {
     fn make(&self) -> io::Result<()> {
         match fs::create_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result,
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.is_unlimited.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 
