@@ -250,6 +250,21 @@ fn of_a_restart_by_a_standby_without_ebpf() {
     );
 }
 
+#[test]
+fn of_a_restart_with_overlap() {
+    needs_root!("crash points of a restart with overlap");
+    restarts("a restart with overlap", Memory::Kernel, "overlap = true");
+}
+
+#[test]
+fn of_a_restart_with_overlap_without_ebpf() {
+    restarts(
+        "a restart with overlap",
+        Memory::FilesAlone,
+        "overlap = true",
+    );
+}
+
 fn a_restart(memory: Memory) {
     restarts("a restart", memory, "");
 }
@@ -264,7 +279,7 @@ fn restarts(phase: &str, memory: Memory, keys: &'static str) {
     let mut agent = Some(scene.next_agent());
     try_points(phase, memory, SAMPLE, |point| {
         rest();
-        if !keys.is_empty() {
+        if keys.contains("standby") {
             scene.stands_by();
         }
         let old = instance;

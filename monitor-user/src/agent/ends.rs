@@ -209,6 +209,20 @@ impl Agent {
         Some(self.probe.as_mut()?.unwatch_tree(id))
     }
 
+    /// Most processes have let go of everything when their exit is known: then both are told in one go. Where a
+    /// start does not wait for that, it comes first.
+    pub(super) fn look_for_release(&mut self, instance: Instance) {
+        let service = self.instances.service_of(&instance);
+        let spec = service.and_then(|service| self.supervisor.spec(service));
+        if spec.is_none_or(|spec| spec.policy.overlap) || !self.instances.is_main(instance) {
+            return;
+        }
+        if let Some(released) = self.instances.look(instance) {
+            self.told.instances.push(instance);
+            self.supervisor.handle_fact(released, Self::now());
+        }
+    }
+
     /// Tells of a release, or of a tree that is gone.
     fn tell_ends(&mut self, ends: Vec<Fact>) {
         let mut facts = Vec::new();

@@ -1029,7 +1029,7 @@ impl Instances {
     }
 
     /// Looks at one instance of which something was told.
-    fn look(&mut self, instance: Instance) -> Option<Fact> {
+    pub(super) fn look(&mut self, instance: Instance) -> Option<Fact> {
         progress::count();
         let held = self.held.get_mut(&instance)?;
         match &mut held.state {
@@ -1378,17 +1378,24 @@ const DYING_PAUSE: Duration = Duration::from_millis(2);
 /// Whether something lives in a cgroup that has not been killed already, as what stood by was together with
 /// the agent before this one.
 fn has_living(slot: &Slot) -> io::Result<bool> {
+    let mut has_living = Ok(true);
+    wait_for_end(|| {
+        has_living = slot.is_populated();
+        let pids = slot.pids().unwrap_or_default();
+        matches!(has_living, Ok(true)) && pids.into_iter().all(proc::is_dying)
+    });
+    has_living
+}
+
+/// Waits as long as something is dying, but for a tenth of a second at most.
+pub(super) fn wait_for_end(mut is_dying: impl FnMut() -> bool) {
     for _ in 0..DYING_LOOKS {
-        if !slot.is_populated()? {
-            return Ok(false);
-        }
-        if !slot.pids()?.into_iter().all(proc::is_dying) {
-            return Ok(true);
+        if !is_dying() {
+            return;
         }
         progress::count();
         std::thread::sleep(DYING_PAUSE);
     }
-    Ok(true)
 }
 
 /// Kills all that lives in a cgroup, and returns one of it, if anything does.

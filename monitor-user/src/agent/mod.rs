@@ -769,7 +769,14 @@ impl Agent {
             services.extend(service.cloned());
             self.told.add(told);
             if let Some(fact) = fact {
+                let exited = match &fact {
+                    Fact::ProcessExited { instance, .. } => Some(*instance),
+                    _ => None,
+                };
                 self.supervisor.handle_fact(fact, Self::now());
+                if let Some(instance) = exited {
+                    self.look_for_release(instance);
+                }
             }
         }
         self.settle();
@@ -786,22 +793,32 @@ impl Agent {
     /// What is to be remembered is written before what follows from it is done: the next agent
     /// then knows of everything that was answered. In between the journal is written, and the
     /// kernel forgets: whenever this agent dies, an exit is known to the next one until it is in
-    /// the journal, and not told again by it.
+    /// the journal, and not told again by it. Starts alone do not wait for the journal.
     fn settle(&mut self) {
-        let mut told = BTreeSet::new();
+        let mut told = BTreeMap::new();
         let mut changed = BTreeSet::new();
+        // What is published after the next starts, and what is published first.
+        let (mut later, mut notices) = (Vec::new(), Vec::new());
         loop {
-            let notices = self.take_actions();
-            // On the way from a release to the next start, one write is enough: a tree that is
-            // cleared away is no answer to anybody, and is cleared again by the next agent.
-            if notices.is_empty()
+            self.take_actions(&mut notices);
+            let may_wait = notices.iter().all(|notice| self.may_be_told_later(notice));
+            // On the way from an exit to the next start, one write is enough: a tree that is cleared away is
+            // no answer to anybody, and is cleared again by the next agent. It needs an exit's record for that.
+            if (notices.is_empty() || may_wait && self.probe.is_some())
                 && let Some(Action::ClearTree { .. }) = self.actions.front()
                 && let Some(action) = self.actions.pop_front()
             {
                 self.perform(action);
                 continue;
             }
-            let untold = untold(&notices);
+            let is_start = matches!(self.actions.front(), Some(Action::Spawn { .. })) && may_wait;
+            if !is_start {
+                // In memory since before the start.
+                told.extend(untold(&later));
+                self.publish_all(&mut later);
+            }
+            later.append(&mut notices);
+            let untold = untold(&later);
             while let Some(service) = self.supervisor.next_changed() {
                 told.remove(&service);
                 self.remember(&service, untold.get(&service).map_or(&[], Vec::as_slice));
@@ -809,18 +826,22 @@ impl Agent {
                 self.tend_standby(&service);
                 changed.insert(service);
             }
-            for notice in notices {
-                self.publish(&notice);
+            if !is_start {
+                self.publish_all(&mut later);
+                self.let_kernel_forget();
+                told.extend(untold);
             }
-            self.let_kernel_forget();
-            told.extend(untold.into_keys());
             let Some(action) = self.actions.pop_front() else {
                 break;
             };
             self.perform(action);
         }
-        for service in told {
-            self.remember(&service, &[]);
+        for (service, instances) in told {
+            // At the release of the process the file is written anyway. Until then the next agent finds in
+            // the journal what was told.
+            if !instances.iter().all(|it| self.instances.is_main(*it)) {
+                self.remember(&service, &[]);
+            }
         }
         for service in changed {
             self.tend_probes(&service);
@@ -871,16 +892,20 @@ impl Agent {
         self.probes.set(service, job, exec, Self::now());
     }
 
-    /// Takes what the supervisor wants done: what is to be published is returned.
-    fn take_actions(&mut self) -> Vec<Notice> {
-        let mut notices = Vec::new();
+    fn publish_all(&mut self, notices: &mut Vec<Notice>) {
+        for notice in notices.drain(..) {
+            self.publish(&notice);
+        }
+    }
+
+    /// Takes what the supervisor wants done: what is to be published comes to `notices`.
+    fn take_actions(&mut self, notices: &mut Vec<Notice>) {
         while let Some(action) = self.supervisor.next_action() {
             match action {
                 Action::Publish(notice) => notices.push(notice),
                 other => self.actions.push_back(other),
             }
         }
-        notices
     }
 
     /// `untold`: instances whose exits are known to the supervisor, and not to the journal.

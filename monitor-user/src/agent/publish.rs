@@ -41,6 +41,15 @@ impl Agent {
         self.tell_all(notice, facts, spec.as_deref());
     }
 
+    /// Whether nothing of it is lost if other services, or the next instance, start before it is published.
+    pub(super) fn may_be_told_later(&self, notice: &Notice) -> bool {
+        // The next instance may write behind the end of this one's output.
+        match notice {
+            Notice::Exited { service, .. } => self.kept_output(service).is_none(),
+            _ => true,
+        }
+    }
+
     /// The end of a service's output, if its config asks for that and it goes to a file.
     pub(super) fn last_output(&self, service: &ServiceName, since: OutputStart) -> Option<String> {
         let (path, bytes) = self.kept_output(service)?;

@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use super::ends::{Told, child_of};
 use super::memory::{RecordedBirth, Remembered};
-use super::{Agent, runtime_dir};
+use super::{Agent, instances, runtime_dir};
 use crate::aftermath;
 use crate::clock;
 use crate::config::Config;
@@ -40,6 +40,8 @@ use crate::supervisor::Fact;
 struct Known {
     memory: Memory,
     instances: BTreeMap<Instance, Attempt>,
+    /// Those whose exit and release `memory` knows, and perhaps not the journal.
+    gone: BTreeSet<Instance>,
 }
 
 /// An exit that an agent counted, and perhaps had no time to write to the journal.
@@ -81,16 +83,23 @@ impl Agent {
                 memory.forget_end();
             }
             let last_exit = memory.last_exit.clone();
-            untold.extend(of.into_iter().map(|instance| Untold {
+            untold.extend(of.iter().map(|instance| Untold {
                 service: service.clone(),
-                instance,
+                instance: *instance,
                 death: last_exit.clone(),
             }));
             let instances = memory.instance.iter().chain(&memory.leaving);
             let instances = instances.map(|instance| (*instance, memory.last_attempt));
             let next = memory.next.and_then(|it| Some((it.instance?, it.attempt)));
-            let instances = instances.chain(next).collect();
-            known.insert(service, Known { memory, instances });
+            let instances: BTreeMap<_, _> = instances.chain(next).collect();
+            let is_gone = |instance: &Instance| !instances.contains_key(instance);
+            let gone = of.into_iter().filter(is_gone).collect();
+            let known_of_it = Known {
+                memory,
+                instances,
+                gone,
+            };
+            known.insert(service, known_of_it);
         }
         for (instance, at_ns) in self.memory.all_released() {
             self.instances.released(instance, at_ns);
@@ -202,7 +211,9 @@ impl Agent {
     /// Of a service whose main process has changed, an agent that died meanwhile may have left both.
     fn settle_main_processes(&mut self, known: &mut AllKnown) {
         for of in known.values_mut() {
-            let Known { memory, instances } = of;
+            let Known {
+                memory, instances, ..
+            } = of;
             let is_later = |(other, attempt): &(&Instance, &Attempt)| {
                 **attempt == memory.last_attempt
                     && memory.instance.is_some_and(|main| main != **other)
@@ -289,9 +300,14 @@ impl Agent {
             });
         for birth in births {
             let instance = birth.instance;
+            if birth.stood_by {
+                wait_for_end_of(instance);
+            }
             // It was killed with its agent, as far as anybody can know.
             let never_ran = birth.stood_by && !lives(instance);
             let is_news = !never_ran && !told.contains(&instance);
+            let of = known.get(&birth.service);
+            let is_news = is_news && !of.is_some_and(|of| of.gone.contains(&instance));
             if is_news && process::orphan(instance) != Orphan::Nothing {
                 let of = &mut known.entry(birth.service).or_default().instances;
                 of.entry(instance).or_insert(birth.attempt);
@@ -353,6 +369,10 @@ impl Agent {
         let may_wait = probe.may_skip_births();
         for watched in watched {
             let instance = watched.instance;
+            if !is_known(instance, watched.birth, names, known) {
+                // Its record says whether it has ever run.
+                wait_for_end_of(instance);
+            }
             // A child that waits for its agent, and ends with it, was never an instance.
             let is_unborn = may_wait
                 && !is_known(instance, watched.birth, names, known)
@@ -540,7 +560,9 @@ fn is_known(
 ) -> bool {
     let service = names.get(&birth.service);
     let known = service.and_then(|service| known.get(service));
-    known.is_some_and(|known| known.instances.contains_key(&instance))
+    known.is_some_and(|known| {
+        known.instances.contains_key(&instance) || known.gone.contains(&instance)
+    })
 }
 
 /// Whether it ended as a child of an agent of this name does that has not become its program: by the
@@ -564,6 +586,11 @@ fn lives(instance: Instance) -> bool {
     !found.is_ok_and(|found| found.is_none_or(has_ended))
 }
 
+/// What stood by is killed with its agent, which takes a moment.
+fn wait_for_end_of(instance: Instance) {
+    instances::wait_for_end(|| proc::is_dying(instance.pid) && lives(instance));
+}
+
 /// Whether it ended because its tracer did: it stood by, and its agent died as it let it go on.
 fn stood_by(exit: &ProcessExit) -> bool {
     let origin = match &exit.cause {
@@ -584,7 +611,7 @@ fn add_birth(
         return false;
     };
     let of = known.entry(service.clone()).or_default();
-    if of.memory.former_main == Some(instance) {
+    if of.memory.former_main == Some(instance) || of.gone.contains(&instance) {
         return false;
     }
     let attempt = Attempt(birth.attempt);
