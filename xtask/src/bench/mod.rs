@@ -194,6 +194,32 @@ impl Bench {
         Ok(command)
     }
 
+    /// Puts `actor-libraries` in a directory: the actor, linked with shared libraries.
+    ///
+    /// # Errors
+    /// When too few of them are installed.
+    fn add_libraries_actor(&self, directory: &Path) -> Result<()> {
+        let is_installed = |name: &&&str| {
+            let mut ask = Command::new("cc");
+            let path = output_of(ask.arg(format!("-print-file-name={name}")));
+            path.is_ok_and(|path| path.contains(&b'/'))
+        };
+        let names = LIBRARY_NAMES.iter().filter(is_installed).take(LIBRARIES);
+        let libraries: Vec<String> = names.map(|name| format!("-l:{name}")).collect();
+        if libraries.len() < LIBRARIES {
+            bail!(
+                "only {} of the shared libraries that it would be linked with are installed",
+                libraries.len()
+            );
+        }
+        let mut command = Command::new("cc");
+        command.args(["-O2", "-Wl,--no-as-needed", "-o"]);
+        command.arg(directory.join("actor-libraries"));
+        command.arg(self.root.join("xtask/src/bench/actor.c"));
+        output_of(command.args(&libraries)).context("the benchmarks need a C compiler")?;
+        Ok(())
+    }
+
     /// The actor under a name (comm) that no other process of the host has.
     fn actor_named(&self, name: &str) -> Result<(PathBuf, String)> {
         // A comm has 15 bytes, a pid at most 7.
@@ -334,6 +360,33 @@ fn become_real_time() -> Result<()> {
     output_of(&mut command).context("set the real-time priority")?;
     Ok(())
 }
+
+/// So many shared libraries has a service that is linked with some.
+pub(in crate::bench) const LIBRARIES: usize = 10;
+
+/// Of which these are taken, as far as they are installed: the first that are, as programs have them.
+const LIBRARY_NAMES: [&str; 20] = [
+    "libcrypto.so.3",
+    "libssl.so.3",
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "libz.so.1",
+    "libzstd.so.1",
+    "liblzma.so.5",
+    "libbz2.so.1.0",
+    "libsqlite3.so.0",
+    "libexpat.so.1",
+    "libpcre2-8.so.0",
+    "libselinux.so.1",
+    "libtinfo.so.6",
+    "libncursesw.so.6",
+    "libcap.so.2",
+    "libcrypt.so.1",
+    "libuuid.so.1",
+    "libblkid.so.1",
+    "libelf.so.1",
+];
 
 /// Builds one of the C programs beside this file: statically, so that its own start is short,
 /// where the C library allows it.

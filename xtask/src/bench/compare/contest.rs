@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::peer::{Peer, Running, Service, Stage};
+use super::peer::{Peer, Running, Service, Stage, Work};
 use crate::{
     bench::{
         Bench,
@@ -56,7 +56,7 @@ pub(super) fn gather<'a>(
     arena: &mut Arena,
     peers: &[&'a dyn Peer],
     count: usize,
-    mebibytes: u32,
+    work: Work,
     skipped: &mut Skipped,
 ) -> Result<Vec<Contestant<'a>>> {
     let mut contestants = Vec::new();
@@ -64,7 +64,7 @@ pub(super) fn gather<'a>(
         if peer.most() < count {
             continue;
         }
-        match enter(bench, arena, peer, count, mebibytes) {
+        match enter(bench, arena, peer, count, work) {
             Ok(contestant) => contestants.push(contestant),
             Err(error) => {
                 bench.interrupt.pause(Duration::ZERO)?;
@@ -81,10 +81,10 @@ fn enter<'a>(
     arena: &mut Arena,
     peer: &'a dyn Peer,
     count: usize,
-    mebibytes: u32,
+    work: Work,
 ) -> Result<Contestant<'a>> {
     let ids = ids(peer, count);
-    let services = services(&ids, mebibytes);
+    let services = services(&ids, work);
     let stage = Stage::make(bench, arena, peer.name())?;
     let running = peer.start(&stage, &services)?;
     arena.wait_until_ready(&ids, &bench.interrupt)?;
@@ -97,8 +97,8 @@ fn enter<'a>(
     })
 }
 
-pub(super) fn services(ids: &[String], mebibytes: u32) -> Vec<Service> {
-    let service = |id: &String| Service::with_memory(id.clone(), mebibytes);
+pub(super) fn services(ids: &[String], work: Work) -> Vec<Service> {
+    let service = |id: &String| Service::new(id.clone(), work);
     ids.iter().map(service).collect()
 }
 

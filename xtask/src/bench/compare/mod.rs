@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::{
     contest::Skipped,
-    measures::{both, cold, crowd, http, restart},
+    measures::{both, cold, crowd, http, restart, scale},
     page::{Page, Section},
     peer::Peer,
 };
@@ -32,6 +32,8 @@ pub(super) enum Measure {
     Cold,
     /// Supervisor and service killed together
     Both,
+    /// 10,000 services: started, killed at once, adopted, shut down
+    Scale,
     /// An HTTP server killed ten times a second
     Http,
     /// The event beside the pidfd
@@ -39,11 +41,12 @@ pub(super) enum Measure {
 }
 
 impl Measure {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Restart,
         Self::Crowd,
         Self::Cold,
         Self::Both,
+        Self::Scale,
         Self::Http,
         Self::Detection,
     ];
@@ -61,6 +64,7 @@ impl Measure {
             }
             Self::Cold => Ok(vec![cold::run(bench, peers)?]),
             Self::Both => Ok(vec![both::run(bench, peers)?]),
+            Self::Scale => Ok(vec![scale::run(bench)?]),
             Self::Http => Ok(vec![http::run(bench)?]),
             Self::Detection => Ok(vec![detection(bench)?]),
         }

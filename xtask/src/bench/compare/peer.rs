@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use super::{peers, tree::Tree};
-use crate::bench::{Bench, arena::Arena, process::Started};
+use crate::bench::{Bench, arena::Arena, process::Started, wait::ends_within};
 
 /// A supervisor that is measured.
 pub(super) trait Peer {
@@ -59,17 +60,19 @@ pub(super) struct Service {
     work: Work,
 }
 
+/// What a service does.
 #[derive(Clone, Copy)]
-enum Work {
+pub(super) enum Work {
     /// Touches so many MiB.
     Memory(u32),
+    /// Nothing, but it is linked with [`LIBRARIES`](crate::bench::LIBRARIES) shared libraries.
+    Libraries,
     /// Answers HTTP there; whether the supervisor holds the socket.
     Http(u16, bool),
 }
 
 impl Service {
-    pub(super) fn with_memory(id: String, mebibytes: u32) -> Self {
-        let work = Work::Memory(mebibytes);
+    pub(super) fn new(id: String, work: Work) -> Self {
         Self { id, work }
     }
 
@@ -92,13 +95,14 @@ impl Service {
     /// Its command, where the arena is seen as `arena`.
     pub(super) fn words(&self, arena: &Path) -> Vec<String> {
         let place = |name: &str| arena.join(name).to_string_lossy().into_owned();
-        let (kind, number) = match self.work {
-            Work::Memory(mebibytes) => ("service", mebibytes.to_string()),
-            Work::Http(port, _) => ("http", port.to_string()),
+        let (program, kind, number) = match self.work {
+            Work::Memory(mebibytes) => ("actor", "service", mebibytes.to_string()),
+            Work::Libraries => ("actor-libraries", "service", "0".into()),
+            Work::Http(port, _) => ("actor", "http", port.to_string()),
         };
         let (told, lifeline) = (place("told"), place("lifeline"));
         let id = self.id.clone();
-        vec![place("actor"), kind.into(), told, lifeline, id, number]
+        vec![place(program), kind.into(), told, lifeline, id, number]
     }
 
     /// Its command as one line; no word has a blank.
@@ -143,6 +147,16 @@ impl<'a> Stage<'a> {
             directory,
             kept: false,
         })
+    }
+
+    /// Of a peer that has run before.
+    pub(super) fn again(bench: &'a Bench, arena: &'a Arena, directory: &Path) -> Self {
+        Self {
+            bench,
+            arena,
+            directory: directory.into(),
+            kept: false,
+        }
     }
 
     /// Writes a file in its directory.
@@ -210,6 +224,14 @@ impl Running {
     pub(super) fn ending(mut self, end: impl FnOnce(&Started) + 'static) -> Self {
         self.end = Some(Box::new(end));
         self
+    }
+
+    /// Kills its process alone, and waits until that is gone.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.end = None;
+        self.process.signal(Signal::SIGKILL)?;
+        ends_within(self.process.as_fd(), Duration::from_secs(20))?;
+        Ok(())
     }
 
     /// The supervisor's own processes.

@@ -16,7 +16,7 @@ use crate::{
         compare::{
             contest::{Skipped, ids, services},
             page::Section,
-            peer::{Peer, Stage},
+            peer::{Peer, Stage, Work},
             peers::Respawn,
             tree::parent,
         },
@@ -96,7 +96,7 @@ fn round(bench: &Bench, peer: &dyn Peer, with_spare: bool) -> Result<(u64, usize
     let ids = ids(peer, SERVICES);
     let mut stage = Stage::make(bench, &arena, peer.name())?;
     stage.kept = true;
-    let running = peer.start(&stage, &services(&ids, 0))?;
+    let running = peer.start(&stage, &services(&ids, Work::Memory(0)))?;
     arena.wait_until_ready(&ids, &bench.interrupt)?;
     bench.interrupt.pause(SETTLING)?;
     let victim = ids[SERVICES / 2..=SERVICES / 2].to_vec();

@@ -12,7 +12,7 @@ use crate::{
         compare::{
             contest::{Skipped, ids, services},
             page::Section,
-            peer::{Peer, Stage},
+            peer::{Peer, Stage, Work},
             plot::Plot,
             tree::pss_kib,
         },
@@ -79,7 +79,7 @@ impl Cold {
     fn start(&mut self, bench: &Bench, peer: &dyn Peer) -> Result<()> {
         let mut arena = Arena::open(bench)?;
         let ids = ids(peer, self.count);
-        let services = services(&ids, 0);
+        let services = services(&ids, Work::Memory(0));
         let stage = Stage::make(bench, &arena, peer.name())?;
         let before = monotonic_ns()?;
         let running = peer.start(&stage, &services)?;

@@ -12,7 +12,7 @@ use crate::{
         compare::{
             contest::{Contestant, Skipped, Times, gather},
             page::Section,
-            peer::Peer,
+            peer::{Peer, Work},
             plot::Plot,
             tree::{Taken, taken},
         },
@@ -41,7 +41,14 @@ pub(in crate::bench::compare) fn run(
     let mut section = Section::new(&format!("crowd_{count}"), &title);
     let mut arena = Arena::open(bench)?;
     let mut skipped = Skipped::new();
-    let mut all = gather(bench, &mut arena, peers, count, 0, &mut skipped)?;
+    let mut all = gather(
+        bench,
+        &mut arena,
+        peers,
+        count,
+        Work::Memory(0),
+        &mut skipped,
+    )?;
     let length = all.len();
     for round in 0..=rounds {
         for index in 0..length {

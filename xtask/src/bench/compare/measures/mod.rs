@@ -5,3 +5,4 @@ pub(super) mod cold;
 pub(super) mod crowd;
 pub(super) mod http;
 pub(super) mod restart;
+pub(super) mod scale;

@@ -10,7 +10,7 @@ use crate::{
         compare::{
             contest::{Skipped, Times, gather},
             page::Section,
-            peer::Peer,
+            peer::{Peer, Work},
             plot::Plot,
         },
         memory_available_mib,
@@ -26,7 +26,7 @@ const SELDOM: usize = 20;
 pub(in crate::bench::compare) struct Size {
     pub(in crate::bench::compare) key: &'static str,
     pub(in crate::bench::compare) title: &'static str,
-    pub(in crate::bench::compare) mebibytes: u32,
+    pub(in crate::bench::compare) work: Work,
     /// Of each peer: sysvinit starts an entry at most 10 times in two minutes.
     pub(in crate::bench::compare) services: usize,
     pub(in crate::bench::compare) rounds: usize,
@@ -34,19 +34,27 @@ pub(in crate::bench::compare) struct Size {
     pub(in crate::bench::compare) few: bool,
 }
 
-pub(in crate::bench::compare) const SIZES: [Size; 4] = [
+pub(in crate::bench::compare) const SIZES: [Size; 5] = [
     Size {
         key: "restart_small",
         title: "A small service is killed",
-        mebibytes: 0,
+        work: Work::Memory(0),
         services: 50,
         rounds: 240,
         few: false,
     },
     Size {
+        key: "restart_libraries",
+        title: "A small service with ten shared libraries is killed",
+        work: Work::Libraries,
+        services: 50,
+        rounds: 120,
+        few: false,
+    },
+    Size {
         key: "restart_100_mib",
         title: "A service with 100 MiB touched is killed",
-        mebibytes: 100,
+        work: Work::Memory(100),
         services: 2,
         rounds: 14,
         few: false,
@@ -54,7 +62,7 @@ pub(in crate::bench::compare) const SIZES: [Size; 4] = [
     Size {
         key: "restart_1_gib",
         title: "A service with 1 GiB touched is killed",
-        mebibytes: 1024,
+        work: Work::Memory(1024),
         services: 1,
         rounds: 8,
         few: false,
@@ -62,7 +70,7 @@ pub(in crate::bench::compare) const SIZES: [Size; 4] = [
     Size {
         key: "restart_4_gib",
         title: "A service with 4 GiB touched is killed",
-        mebibytes: 4096,
+        work: Work::Memory(4096),
         services: 1,
         rounds: 5,
         few: true,
@@ -70,6 +78,13 @@ pub(in crate::bench::compare) const SIZES: [Size; 4] = [
 ];
 
 impl Size {
+    fn mebibytes(&self) -> u32 {
+        match self.work {
+            Work::Memory(mebibytes) => mebibytes,
+            Work::Libraries | Work::Http(..) => 0,
+        }
+    }
+
     pub(in crate::bench::compare) fn run(
         &self,
         bench: &Bench,
@@ -82,11 +97,12 @@ impl Size {
         };
         let takes_part = |peer: &&&dyn Peer| match self.few {
             true => peer.name() == "C floor" || peer.name() == "respawn" || peer.overlaps(),
-            false => self.mebibytes == 0 || !peer.waits(),
+            false => self.mebibytes() == 0 || !peer.waits(),
         };
         let peers: Vec<&dyn Peer> = peers.iter().filter(takes_part).copied().collect();
         // One more, for what goes while the next one fills its own.
-        let needed = u64::from(self.mebibytes) * (u64::try_from(peers.len() * self.services)? + 1);
+        let needed =
+            u64::from(self.mebibytes()) * (u64::try_from(peers.len() * self.services)? + 1);
         let mut section = Section::new(self.key, self.title);
         if self.few && bench.quick {
             section.say("Left out of a quick run.".into());
@@ -96,19 +112,25 @@ impl Size {
             section.say(format!("Left out: it needs {needed} MiB of free memory."));
             return Ok(section);
         }
-        note!("bench: {}: {rounds} rounds", self.title);
         let mut arena = Arena::open(bench)?;
+        if matches!(self.work, Work::Libraries)
+            && let Err(error) = bench.add_libraries_actor(arena.path())
+        {
+            section.say(format!("Left out: {error:#}."));
+            return Ok(section);
+        }
+        note!("bench: {}: {rounds} rounds", self.title);
         let mut skipped = Skipped::new();
         let all = gather(
             bench,
             &mut arena,
             &peers,
             self.services,
-            self.mebibytes,
+            self.work,
             &mut skipped,
         );
         let mut all = all?;
-        let warm_up = if self.mebibytes == 0 { 5 } else { 1 };
+        let warm_up = if self.mebibytes() == 0 { 5 } else { 1 };
         let length = all.len();
         for round in 0..warm_up + rounds {
             // What one leaves to be cleaned up is not always in the way of the same other one.
@@ -121,14 +143,14 @@ impl Size {
             }
         }
         let times = Times::of(&all);
-        let unit = if self.mebibytes == 0 {
+        let unit = if self.mebibytes() == 0 {
             Unit::Microseconds
         } else {
             Unit::Milliseconds
         };
         section.say(format!(
             "From SIGKILL to the first line of main, in {}.",
-            if self.mebibytes == 0 { "µs" } else { "ms" }
+            if self.mebibytes() == 0 { "µs" } else { "ms" }
         ));
         section.table(times.table(unit));
         section.plot(Plot::of_times(self.title, &times.medians()));

@@ -12,7 +12,12 @@ mod supervisor;
 mod systemd;
 mod sysvinit;
 
-pub(super) use self::{floor::Floor, respawn::Respawn, s6::S6, systemd::Systemd};
+pub(super) use self::{
+    floor::Floor,
+    respawn::{Respawn, runtime_dir},
+    s6::S6,
+    systemd::Systemd,
+};
 use super::peer::Peer;
 
 /// All of them, in the order of the page.

@@ -126,7 +126,7 @@ impl Peer for Respawn {
             let text = self.service_file(service, stage.arena.path());
             stage.write(&format!("config/services/{}.toml", service.id), &text)?;
         }
-        let runtime_dir = stage.directory.join("run");
+        let runtime_dir = runtime_dir(&stage.directory);
         let own = stage.directory.file_name().unwrap_or_default();
         let arena = stage.arena.path().file_name().unwrap_or_default();
         let pins = [OsStr::new("respawn-bench"), arena, own].join(OsStr::new("-"));
@@ -157,6 +157,11 @@ impl Peer for Respawn {
         let respawn = stage.bench.respawn.clone();
         Ok(running.ending(move |process| shut_down(process, &respawn, &runtime_dir, &pin_dir)))
     }
+}
+
+/// Where the agent of a stage with this directory keeps its state.
+pub(in crate::bench::compare) fn runtime_dir(stage: &Path) -> PathBuf {
+    stage.join("run")
 }
 
 fn words(respawn: &Path, config: &Path, runtime_dir: &Path, pin_dir: &Path) -> Vec<String> {
