@@ -182,10 +182,7 @@ impl Ground {
     pub(super) fn claim(name: &Name, fd_limit: Option<FdLimit>) -> Result<Self> {
         let mut spawner = Spawner::new(fd_limit)?;
         let cgroups = match Cgroups::open(name, &mut spawner) {
-            Ok(cgroups) => {
-                cgroups.prune();
-                Some(cgroups)
-            }
+            Ok(cgroups) => Some(cgroups),
             Err(error @ Refused::InUse(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(
@@ -833,6 +830,13 @@ impl Instances {
         if let Some(cgroup) = prelude.and_then(|prelude| prelude.cgroup) {
             // Busy, if something is in it after all: the next agent prunes it.
             let _ = cgroup.remove();
+        }
+    }
+
+    /// Removes what earlier agents have left of cgroups, but for those of these services.
+    pub(super) fn prune_cgroups<'a>(&self, services: impl Iterator<Item = &'a ServiceName>) {
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.prune(services.map(|service| &**service));
         }
     }
 

@@ -479,6 +479,8 @@ impl Agent {
         let supervisor = &agent.supervisor;
         let is_there = |service: &str| supervisor.status(service).is_some();
         agent.outputs.forget_others(is_there);
+        let services = agent.config.services.keys();
+        agent.instances.prune_cgroups(services);
         agent.circumstances.clear();
         agent.adopt_notify_sockets();
         agent.hear_first();

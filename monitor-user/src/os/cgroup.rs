@@ -308,19 +308,24 @@ impl Cgroups {
         }
     }
 
-    /// Removes the cgroups that no process is in: of services that are no longer configured. Call
-    /// it before the first [`Cgroups::for_service`], or leave out what it has made.
-    pub(crate) fn prune(&self) {
-        prune(&self.base);
+    /// Removes the cgroups that no process is in, but those of these services.
+    pub(crate) fn prune<'a>(&self, services: impl Iterator<Item = &'a str>) {
+        let services: HashSet<String> = services.map(escape).collect();
+        let is_kept = |directory: &Path| {
+            let name = directory.file_name().and_then(|name| name.to_str());
+            let service = name.and_then(|name| name.rsplit_once('.'));
+            service.is_some_and(|(service, _)| services.contains(service))
+        };
+        prune(&self.base, is_kept);
         if let Some(earlier) = &self.earlier {
-            prune(&earlier.base);
+            prune(&earlier.base, |_| false);
             let _ = fs::remove_dir(&earlier.base);
         }
     }
 
     /// Removes all that is empty, and the agent's own directory if nothing is left in it.
     pub(crate) fn remove(self) {
-        self.prune();
+        self.prune([].into_iter());
         let _ = fs::remove_dir(&self.base);
         if let Some(common) = self.base.parent() {
             let _ = fs::remove_dir(common);
@@ -328,11 +333,11 @@ impl Cgroups {
     }
 }
 
-/// Removes the cgroups in a directory that no process is in.
-fn prune(base: &Path) {
+/// Removes the cgroups in a directory that no process is in, and that are not to be kept.
+fn prune(base: &Path, is_kept: impl Fn(&Path) -> bool) {
     for child in subdirectories(base) {
         progress::count();
-        if matches!(is_populated(&child), Ok(false)) {
+        if !is_kept(&child) && matches!(is_populated(&child), Ok(false)) {
             let _ = remove_nested(&child);
         }
     }
@@ -899,7 +904,9 @@ mod tests {
         // Not emptied by removing: EBUSY, and all as before.
         let error = service.slot(1).remove().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
-        cgroups.prune();
+        cgroups.prune(["a/b"].into_iter());
+        assert!(service.slot(0).path().exists());
+        cgroups.prune(["a"].into_iter());
         assert!(service.slot(1).is_populated().unwrap());
         assert!(!service.slot(0).path().exists());
         service.slot(1).kill().unwrap();

@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 /// As many links as the kernel follows: `MAXSYMLINKS` in include/linux/namei.h.
 const MAX_LINKS: u32 = 40;
@@ -120,13 +121,17 @@ fn attribute(path: &Path, name: &CStr) -> Option<Vec<u8>> {
 
 /// The number that users have who are not in this user namespace.
 pub(super) fn unmapped_uid() -> Option<u32> {
-    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
-    let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
-    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;
-    if whole {
-        return None;
-    }
-    overflow.trim().parse().ok()
+    // Neither changes while a process is in its namespace.
+    static UNMAPPED: OnceLock<Option<u32>> = OnceLock::new();
+    *UNMAPPED.get_or_init(|| {
+        let map = fs::read_to_string("/proc/self/uid_map").ok()?;
+        let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+        let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok()?;
+        if whole {
+            return None;
+        }
+        overflow.trim().parse().ok()
+    })
 }
 
 /// Somebody who may change what they should not.
