@@ -4,7 +4,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use support::dead_mount::DeadMount;
 use support::{
@@ -183,6 +185,66 @@ fn a_start_on_a_dead_mount_holds_up_no_other_service() {
         agent.must("start", name);
         agent.assert_single(name);
     }
+}
+
+/// Nothing else ends a start that hangs for ten seconds, and nobody waits so long who wants the service down, or
+/// started again.
+#[test]
+fn a_start_that_hangs_is_ended_by_a_stop_a_restart_and_a_shutdown() {
+    let test = "a_start_that_hangs_is_ended_by_a_stop_a_restart_and_a_shutdown";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let Some(_dead) = DeadMount::over(&place) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let program = format!(
+        "command = [{:?}, \"1000\"]\nrestart_delay = \"100s\"",
+        place.join("sleep")
+    );
+    let output = sleeping(&format!("stdout = {:?}", place.join("log")));
+    let mut agent = Agent::start(&[("program", &program), ("output", &output)]);
+    let soon = |agent: &Agent, arguments: &[&str]| {
+        let asked = support::now();
+        let done = agent.run(arguments);
+        assert!(done.status.success(), "{done:?}");
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(5), "{arguments:?}: {took:?}");
+    };
+    let names = ["program", "output"];
+    for name in names {
+        assert_eq!(agent.status(name)["state"], "starting", "{name}");
+        soon(&agent, &["stop", name]);
+        assert_eq!(agent.status(name)["state"], "stopped");
+        assert_eq!(agent.live(name), [0; 0], "{name}");
+    }
+    // All is well there again, for whoever looks from now on.
+    let starts = names.map(|name| agent.command(&["start", name]).spawn().unwrap());
+    for name in names {
+        agent.wait_state(name, "starting");
+    }
+    let none: Option<&str> = None;
+    let flags = MsFlags::empty();
+    mount(Some("none"), dir.path(), Some("tmpfs"), flags, none).unwrap();
+    fs::create_dir(&place).unwrap();
+    fs::copy("/bin/sleep", place.join("sleep")).unwrap();
+    for name in names {
+        soon(&agent, &["restart", name]);
+        agent.assert_single(name);
+    }
+    for mut start in starts {
+        assert!(start.wait().unwrap().success());
+    }
+    let dead_again = DeadMount::here(&place).unwrap();
+    agent.must("stop", "program");
+    let start = agent.command(&["start", "program"]).spawn();
+    agent.wait_state("program", "starting");
+    soon(&agent, &["shutdown"]);
+    let _ = start.unwrap().wait();
+    assert!(agent.wait().success());
+    drop(dead_again);
+    umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
 }
 
 #[test]

@@ -30,6 +30,9 @@ const STARVED: Duration = Duration::from_secs(1);
 /// Until the next look.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
 
+/// Until the first look at one that was killed: it ends at once, if it can.
+const SOON: Duration = Duration::from_millis(1);
+
 /// How long a start may take.
 const TIME: Duration = Duration::from_secs(10);
 
@@ -89,13 +92,16 @@ impl LateStarts {
         starts.any(|late| late.start.flight.pid() == Some(pid))
     }
 
-    /// Ends one that has lost its sense; what has become of it is still to come.
+    /// Ends one that has lost its sense; what has become of it is still to come. One that has just come to its
+    /// program is left to be stopped like any other instance.
     pub(super) fn abandon(&mut self, service: &ServiceName, attempt: Attempt, now: Instant) {
         for late in &mut self.starts {
             let start = &late.start;
-            if start.service == *service && Attempt(start.birth.attempt) == attempt {
+            let is_it = start.service == *service && Attempt(start.birth.attempt) == attempt;
+            if is_it && !start.flight.has_landed(Duration::ZERO) {
                 late.is_abandoned = true;
                 late.kill(now);
+                late.look_at = now + SOON;
             }
         }
     }

@@ -520,8 +520,13 @@ impl Agent {
                 let outcome = self.run_steps(&service, Purpose::Of(instance, phase));
                 return outcome.and_then(|outcome| self.steps_ended(outcome));
             }
-            Action::AbandonStart { service, attempt } => {
-                for purpose in [Purpose::Start(attempt), Purpose::Launch(attempt)] {
+            Action::AbandonStart {
+                service,
+                attempt,
+                with_prelude,
+            } => {
+                let prelude = [Purpose::Start(attempt), Purpose::Launch(attempt)];
+                for purpose in prelude.into_iter().filter(|_| with_prelude) {
                     self.steps.end(&service, purpose, now);
                 }
                 self.late.abandon(&service, attempt, now);

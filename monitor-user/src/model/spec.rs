@@ -86,12 +86,6 @@ impl Spec {
         let [own, other] = policies.map(|policy| (policy.kind, &policy.pid_file));
         self.steps != than.steps || own != other
     }
-
-    /// Whether there is something to do before its instance is there, which can be given up.
-    pub(crate) fn has_prelude(&self) -> bool {
-        let reads = !self.exec.environment_file.is_empty();
-        self.steps.precede_a_start() || self.policy.kind == Kind::Forking || reads
-    }
 }
 
 /// Commands that are run after a service's events; the supervisor itself knows nothing of them.

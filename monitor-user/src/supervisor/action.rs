@@ -12,11 +12,13 @@ pub(crate) enum Action {
         service: ServiceName,
         attempt: Attempt,
     },
-    /// End what precedes the start of that attempt, if its process was not made yet. `Spawn` is then
-    /// answered by `StartAbandoned`. Where it is too late, nothing happens.
+    /// End the start of that attempt, if its process hangs on its way to its program. `Spawn` is then answered
+    /// by `StartAbandoned`. Where it is too late, nothing happens.
     AbandonStart {
         service: ServiceName,
         attempt: Attempt,
+        /// What precedes its process is ended, too.
+        with_prelude: bool,
     },
     /// Run the commands of that phase, one after the other. Answered by `StepsDone`.
     RunSteps {

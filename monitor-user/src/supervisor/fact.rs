@@ -56,7 +56,7 @@ pub(crate) enum Fact {
         attempt: Attempt,
         reason: String,
     },
-    /// What precedes a start was ended before its process was made. Answers `Action::Spawn`, after an
+    /// A start was ended before its process was its program. Answers `Action::Spawn`, after an
     /// `AbandonStart`.
     StartAbandoned {
         service: ServiceName,

@@ -15,7 +15,7 @@
 //! Ending     Due          join        Due         -            -        -          -         Down
 //! Due        join         Ending      Due         -            -        -          -         Starting
 //! Backoff    Due          Ending      Due         -            -        -          Due       -
-//! Starting   join         (1)         (1)         Running (2)  next(3)  -          -         -
+//! Starting   join (1)     (1)         (1)         Running (2)  next(3)  -          -         -
 //! Running    (5); Stop-   StopDue     StopDue     -            -        next (3)   -         -
 //!            Due if restart
 //! StopDue    join         join        -           -            -        next (4)   -         (6)
@@ -27,8 +27,9 @@
 //! - A service whose file cannot be used has an *unusable* spec. Its starts are tried like any other's,
 //!   for each begins with another look at the file: `described` has the spec to start by, and it is
 //!   Due; else the start has failed. An instance of an earlier agent is left alone meanwhile.
-//! - (1) Nothing can be done to a start under way. Its answer decides: an instance that is not
-//!   wanted any more, or was started from an exec that has changed, is stopped at once.
+//! - (1) A start under way is ended if its process hangs on its way to its program, by a restart too, but not
+//!   by a start. Then the answer is that it was abandoned: Due or Ending. Else its answer decides: an instance
+//!   that is not wanted any more, or was started from an exec that has changed, is stopped at once.
 //! - (2) or straight on to Stopping, by (1).
 //! - (3) by restart policy: Due, Backoff, or Ending with success or failure; Backoff instead of Due
 //!   in a storm of ends. An end that nobody saw may have been anybody's doing: Due, and no failure
@@ -43,8 +44,8 @@
 //!   this one is on its way down and still there: at once, where none is.
 //! - What precedes a start (conditions, `before_start`, the command of a forking service until its main
 //!   process is known) is part of Starting. A stop, and a reload with other
-//!   commands, asks for its end; then the answer is that it was abandoned: Due or Ending. Where a condition
-//!   does not hold, Starting becomes Ending, and then Down as skipped.
+//!   commands, asks for its end, too, as in (1); a restart joins it. Where a condition does not hold, Starting
+//!   becomes Ending, and then Down as skipped.
 //! - `after_start` is part of becoming ready, `before_stop` of StopDue, `stop_command` of Stopping. An
 //!   instance is leaving until its `after_stop`, and every other command of it, has ended. The next agent
 //!   begins a phase again that this one has not seen the end of.
@@ -826,6 +827,7 @@ impl Service {
         self.overtake_down("restart", step);
         self.waiting_up.push(request);
         self.starts_behind = self.live_instance().is_none();
+        self.end_start(false, step);
         self.replace_or_start(step);
     }
 
@@ -1441,14 +1443,18 @@ impl Service {
         }
     }
 
-    /// Ends what precedes a start that is not to come to anything.
+    /// Ends a start that is not to come to anything.
     fn abandon_start(&self, step: &mut Step<'_>) {
-        if let ServiceState::Starting { attempt, spec, .. } = &self.state
-            && spec.has_prelude()
-        {
+        self.end_start(true, step);
+    }
+
+    /// Ends a start under way: one whose process hangs, or what precedes that, too.
+    fn end_start(&self, with_prelude: bool, step: &mut Step<'_>) {
+        if let ServiceState::Starting { attempt, .. } = &self.state {
             step.actions.push_back(Action::AbandonStart {
                 service: self.name.clone(),
                 attempt: *attempt,
+                with_prelude,
             });
         }
     }

@@ -231,10 +231,11 @@ impl Service {
             return self.retire(instance, None, step);
         }
         let was_abandoned = mem::replace(&mut next.is_abandoned, true);
-        if !was_abandoned && next.spec.has_prelude() {
+        if !was_abandoned {
             step.actions.push_back(Action::AbandonStart {
                 service: self.name.clone(),
                 attempt: next.attempt,
+                with_prelude: true,
             });
         }
     }

@@ -1733,7 +1733,9 @@ impl Simulation {
                 self.let_be_ready(service, instance);
                 Ok(())
             }
-            Action::AbandonStart { service, attempt } => {
+            Action::AbandonStart {
+                service, attempt, ..
+            } => {
                 self.abandon_start(&service, attempt);
                 Ok(())
             }

@@ -1053,7 +1053,7 @@ fn two_restarts_at_once_end_with_one_instance() {
         restart a -> stopping 1; SIGTERM 1
         restart b ->
         ends 1    -> exited 1; await 1; spawn 2
-        restart c ->
+        restart c -> abandon hung 2
         start d   ->
         spawned 2 -> started 2; done a; done b; done c; done d
         ",
@@ -1073,7 +1073,7 @@ fn the_later_request_wins() {
         stop e    -> overtaken c by stop; overtaken d by stop
         start f   -> overtaken e by start
         ends 1    -> exited 1; await 1; spawn 2
-        stop g    -> overtaken f by stop
+        stop g    -> overtaken f by stop; abandon 2
         spawned 2 -> started 2; stopping 2; SIGTERM 2
         start h   -> overtaken g by start
         ends 2    -> exited 2; await 2; spawn 3
@@ -1087,11 +1087,32 @@ fn a_stop_that_is_taken_back_before_the_start_is_answered_costs_nothing() {
     check(
         "
         config    -> spawn 1
-        stop a    ->
+        stop a    -> abandon 1
         start b   -> overtaken a by start
         spawned 1 -> started 1; done b
         ",
     );
+}
+
+#[test]
+fn a_start_that_hangs_is_ended_by_whoever_wants_it_down_or_begun_again() {
+    let bench = check(
+        "
+        config      -> spawn 1
+        start a     ->
+        restart b   -> abandon hung 1
+        abandoned 1 -> spawn 2
+        stop c      -> overtaken a by stop; overtaken b by stop; abandon 2
+        abandoned 2 -> stopped; done c
+        start d     -> spawn 3
+        set exec=x  ->
+        config e    -> abandon 3
+        abandoned 3 -> spawn 4
+        shutdown f  -> overtaken d by shutdown; abandon 4; reloaded e ~s!
+        abandoned 4 -> stopped; done f
+        ",
+    );
+    assert_eq!(bench.supervisor.status("s").unwrap().last_failure, None);
 }
 
 #[test]
@@ -1208,7 +1229,7 @@ fn a_removed_service_that_was_starting_is_stopped_once_it_runs() {
         "
         config    -> spawn 1
         drop      ->
-        config    ->
+        config    -> abandon 1
         spawned 1 -> started 1; stopping 1; SIGTERM 1
         ends 1    -> exited 1; await 1; stopped
         add       ->
@@ -1226,9 +1247,9 @@ fn an_exec_that_changes_back_while_it_starts_needs_no_restart() {
         "
         config    -> spawn 1
         set exec=new ->
-        config    ->
+        config    -> abandon 1
         set exec=s ->
-        config    ->
+        config    -> abandon 1
         spawned 1 -> started 1
         ",
     );
@@ -1241,7 +1262,7 @@ fn a_start_from_an_old_exec_is_replaced_and_its_requests_wait_for_the_new_one() 
         config    -> spawn 1
         start a   ->
         set exec=new ->
-        config b  -> 
+        config b  -> abandon 1
         spawned 1 -> started 1; stopping 1; SIGTERM 1
         ends 1    -> exited 1; await 1; spawn 2
         spawned 2 -> started 2; done a; reloaded b ~s!
@@ -1401,7 +1422,7 @@ fn a_stop_of_a_start_that_never_was_is_told_by_the_next_agent() {
     check(
         "
         config     -> spawn 1
-        stop a     ->
+        stop a     -> abandon 1
         agent-dies ->
         remember   ->
         config     -> stopped
@@ -1909,12 +1930,12 @@ fn a_stop_or_a_newer_config_is_not_undone_by_a_file_that_can_be_used() {
         "
         set unusable=for-now ->
         config      -> spawn 1
-        stop a      ->
+        stop a      -> abandon 1
         described 1 -> stopped; done a
         start b     -> spawn 2
         add         ->
         set exec=x  ->
-        config      ->
+        config      -> abandon 2
         described 2 -> spawn 3
         spawned 3   -> started 3; done b
         config      ->

@@ -120,7 +120,7 @@ fn a_stop_ends_both() {
     // One that is on its way is stopped as soon as it is there.
     check(&format!(
         "{RUNNING}
-        shutdown b -> overtaken a by shutdown; stopping 2 @app; SIGTERM 2 @app
+        shutdown b -> overtaken a by shutdown; abandon 3; stopping 2 @app; SIGTERM 2 @app
         ends 2 @app -> exited 2 @app; await 2 @app; stopped @app; stopping 1; SIGTERM 1
         ends 1     -> exited 1; await 1
         spawned 3  -> next-started 3; stopping 3; SIGTERM 3

@@ -498,7 +498,14 @@ fn render(action: &Action) -> String {
             let whom = render_reach(*reach);
             (format!("{signal} {whom}{}", number(instance)), service)
         }
-        Action::AbandonStart { service, attempt } => (format!("abandon {}", attempt.0), service),
+        Action::AbandonStart {
+            service,
+            attempt,
+            with_prelude,
+        } => {
+            let what = if *with_prelude { "" } else { "hung " };
+            (format!("abandon {what}{}", attempt.0), service)
+        }
         Action::RunSteps {
             service,
             instance,
@@ -524,15 +531,10 @@ fn render(action: &Action) -> String {
             service,
             instance,
             how,
-        } => {
-            let verb = match how {
-                Clear::Stop(_) => "clear",
-                Clear::Await => "await",
-                Clear::Kill => "kill-rest",
-                Clear::Leave => "leave",
-            };
-            (format!("{verb} {}", number(instance)), service)
-        }
+        } => (
+            format!("{} {}", render_clear(how), number(instance)),
+            service,
+        ),
         Action::Reply { request, reply } => return render_reply(letter(*request), reply),
         Action::End { service, status } => (format!("end {status}"), service),
         Action::Publish(Notice::EventsLost { count }) => return format!("lost {count}"),
@@ -542,6 +544,15 @@ fn render(action: &Action) -> String {
         text
     } else {
         format!("{text} @{service}")
+    }
+}
+
+fn render_clear(how: &Clear) -> &'static str {
+    match how {
+        Clear::Stop(_) => "clear",
+        Clear::Await => "await",
+        Clear::Kill => "kill-rest",
+        Clear::Leave => "leave",
     }
 }
 

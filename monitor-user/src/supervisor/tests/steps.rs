@@ -24,7 +24,7 @@ fn a_start_that_a_condition_forbids_is_skipped_and_holds_up_nobody() {
         skipped 1  ->
         start b    -> spawn 3
         skipped 3  -> not-started b; skipped
-        stop c     -> stopped; done c
+        stop c     -> stopped; done c; abandon 2 @app
         ",
     );
     assert_eq!(state(&bench), State::Stopped);
