@@ -317,6 +317,9 @@ pub(super) struct Service {
     ready_by: Option<Instant>,
     /// What a probe of its readiness has met last.
     met: Option<String>,
+    /// How often what runs has to say that it is alive: not always what the spec says, which what replaces it
+    /// goes by.
+    watchdog: Option<Duration>,
     /// When it has to have said again that it is alive, if it has to.
     alive_by: Option<Instant>,
     /// What it has been asked to read again, and says of that.
@@ -374,6 +377,7 @@ impl Service {
             steps: BTreeSet::new(),
             ready_by: None,
             met: None,
+            watchdog: None,
             alive_by: None,
             reload: Reload::default(),
             ends_by: None,
@@ -990,6 +994,9 @@ impl Service {
             Change::None => {}
             Change::InPlace => {
                 self.spec = spec;
+                if !self.is_outdated() {
+                    self.watchdog = self.spec.exec.watchdog;
+                }
                 if matches!(self.state, ServiceState::Running { .. }) {
                     self.passes_at = None;
                     self.await_pass(step);
@@ -1169,6 +1176,7 @@ impl Service {
         }
         self.overdue = memory.overdue.clone();
         let is_outdated = self.is_outdated();
+        self.watchdog = self.spec.exec.watchdog.filter(|_| !is_outdated);
         let is_stopping = memory.stopping || !self.is_wanted();
         let is_rolling = self.spec.policy.restart_mode == RestartMode::Rolling;
         if !is_stopping && is_outdated && !is_dead && !is_rolling {
@@ -1461,7 +1469,7 @@ impl Service {
 
     /// It has `watchdog` from now on.
     fn await_sign_of_life(&mut self, now: Instant) {
-        self.alive_by = self.spec.exec.watchdog.map(|time| after(now, time));
+        self.alive_by = self.watchdog.map(|time| after(now, time));
     }
 
     /// A probe has met this.
@@ -1597,7 +1605,7 @@ impl Service {
             let met = met.unwrap_or_default();
             Some(format!("not ready within start_timeout ({timeout:?}){met}"))
         } else if is_over(self.alive_by) {
-            let watchdog = self.spec.exec.watchdog.unwrap_or_default();
+            let watchdog = self.watchdog.unwrap_or_default();
             Some(format!("no sign of life within watchdog ({watchdog:?})"))
         } else if is_over(self.ends_by) {
             let timeout = self.spec.policy.stop_timeout;
@@ -2338,6 +2346,7 @@ impl Service {
     fn note_attempt(&mut self, attempt: Attempt, spec: &Spec) {
         self.last_attempt = attempt;
         self.former_main = None;
+        self.watchdog = spec.exec.watchdog;
         if is_described(spec) {
             self.exec = Some(spec.exec.fingerprint());
             self.stop_mode = spec.policy.stop_mode;

@@ -151,6 +151,37 @@ fn a_reload_replaces_it_and_again_if_it_has_changed_meanwhile() {
 }
 
 #[test]
+fn the_watchdog_of_the_next_one_is_not_held_against_the_old_one() {
+    const CHANGED: &str = "
+        set ready=fd restart_mode=rolling watchdog=20s ->
+        config     -> spawn 1
+        spawned 1  -> started 1; await-ready 1
+        ready 1    -> is-ready 1
+    ";
+    check(&format!(
+        "{CHANGED}
+        set watchdog=5s ->
+        config a   -> spawn 2
+        nospawn 2  -> not-replaced (no such file); reloaded a ~s! (s: no such file)
+        lives 1    ->
+        +19s       ->
+        +1s        -> stopping 1 (no sign of life within watchdog (20s)); SIGTERM 1
+        "
+    ));
+    // What the old one had is not known to the next agent.
+    check(&format!(
+        "{CHANGED}
+        agent-dies ->
+        set watchdog=5s ->
+        remember 1 ->
+        config     -> adopted 1; spawn 2
+        nospawn 2  -> not-replaced (no such file)
+        +60s       ->
+        "
+    ));
+}
+
+#[test]
 fn the_next_agent_goes_on_with_it() {
     check(&format!(
         "{RUNNING}
