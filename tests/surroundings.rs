@@ -129,6 +129,81 @@ fn a_config_that_leads_to_a_dead_mount_is_checked() {
     );
 }
 
+/// Programs are looked up in each directory of `PATH` before the one that has them.
+#[test]
+fn a_directory_of_path_on_a_dead_mount_is_left_out() {
+    let test = "a_directory_of_path_on_a_dead_mount_is_left_out";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let [dead, links] = ["dead", "links"].map(|name| dir.path().join(name));
+    fs::create_dir(&dead).unwrap();
+    fs::create_dir(&links).unwrap();
+    let Some(_dead) = DeadMount::over(&dead) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    // Nor does a link lead there.
+    symlink(dead.join("sleep"), links.join("sleep")).unwrap();
+    let path = format!("{}:{}:/usr/bin:/bin", dead.display(), links.display());
+    let setup = with_environment(&[("PATH", &path)]);
+    let hook = "on_exit = [\"true\"]\nbefore_start = [[\"true\"]]";
+    let agent = Agent::with(&setup, &[("web", &sleeping(hook))]);
+    agent.assert_single("web");
+    let told = format!(
+        "{} in PATH was left out: nobody answers there",
+        dead.display()
+    );
+    assert!(agent.log().contains(&told), "{}", agent.log());
+    agent.write_service("late", &sleeping(""));
+    let reload = agent
+        .command(&["reload"])
+        .env("PATH", &path)
+        .output()
+        .unwrap();
+    assert!(reload.status.success(), "{reload:?}");
+    agent.assert_single("late");
+    agent.write_service("none", "command = [\"no-such-program\"]");
+    let check = agent
+        .command(&["check"])
+        .env("PATH", &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(check.stderr).unwrap();
+    let left_out = format!("left out: {}: nobody answers there", dead.display());
+    let link = links.join("sleep").display().to_string();
+    assert!(
+        agent
+            .log()
+            .contains(&format!("{link} in PATH was left out"))
+    );
+    assert!(said.contains(&left_out), "{said}");
+}
+
+/// There, too, where somebody may have to answer, as far as the table of mounts says.
+#[test]
+fn a_program_where_somebody_may_not_answer_is_found_if_somebody_does() {
+    let test = "a_program_where_somebody_may_not_answer_is_found_if_somebody_does";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_dead) = DeadMount::over(dir.path()) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let none: Option<&str> = None;
+    let flags = MsFlags::empty();
+    mount(Some("none"), dir.path(), Some("tmpfs"), flags, none).unwrap();
+    let program = dir.path().join("a-program-of-its-own");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let own = "command = [\"a-program-of-its-own\", \"1000\"]";
+    let setup = with_environment(&[("PATH", &path)]);
+    let agent = Agent::with(&setup, &[("own", own), ("other", &sleeping(""))]);
+    let pid = agent.assert_single("own");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
+    agent.assert_single("other");
+    assert!(!agent.log().contains("left out"), "{}", agent.log());
+    drop(agent);
+    umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
+}
+
 /// A start waits for its output file, its directory or its program; while it does, the agent says so, and if its
 /// loop waited, it could not.
 #[test]

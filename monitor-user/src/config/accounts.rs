@@ -41,10 +41,10 @@ pub(super) fn user(item: &Item<'_>) -> Option<Account> {
     match name_or_number(item, "a user's name or number")? {
         Named::Number(uid) => Some(Account {
             uid,
-            entry: looked_up(item, item.context.accounts.user_of(uid))?,
+            entry: looked_up(item, item.context.host.accounts.user_of(uid))?,
         }),
         Named::Name(name) => {
-            let entry = looked_up(item, item.context.accounts.user_named(name))?;
+            let entry = looked_up(item, item.context.host.accounts.user_named(name))?;
             if entry.is_none() {
                 let message = format!("no user is named {}", quoted(name));
                 item.problem_until(Ends::WithTheHost, message);
@@ -62,7 +62,7 @@ pub(super) fn group(item: &Item<'_>) -> Option<u32> {
     match name_or_number(item, "a group's name or number")? {
         Named::Number(gid) => Some(gid),
         Named::Name(name) => {
-            let entry = looked_up(item, item.context.accounts.group_named(name))?;
+            let entry = looked_up(item, item.context.host.accounts.group_named(name))?;
             if entry.is_none() {
                 let message = format!("no group is named {}", quoted(name));
                 item.problem_until(Ends::WithTheHost, message);
@@ -125,7 +125,7 @@ pub(super) fn identity(
         (None, None) => return None,
         (Some((account, item)), _) => (account.clone(), item),
         (None, Some((_, item))) => {
-            let entry = looked_up(item, item.context.accounts.user_of(agent_uid))?;
+            let entry = looked_up(item, item.context.host.accounts.user_of(agent_uid))?;
             let uid = agent_uid;
             (Account { uid, entry }, item)
         }
@@ -150,7 +150,7 @@ pub(super) fn identity_of_user(item: &Item<'_>) -> Option<Identity> {
 
 fn identity_of(account: &Account, gid: u32, item: &Item<'_>) -> Option<Identity> {
     let groups = match &account.entry {
-        Some(user) => looked_up(item, item.context.accounts.groups_of(&user.name, gid))?,
+        Some(user) => looked_up(item, item.context.host.accounts.groups_of(&user.name, gid))?,
         None => vec![gid],
     };
     Some(Identity {

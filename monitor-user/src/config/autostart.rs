@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::accounts::Accounts;
-
 use super::cursor::{Context, Item, Table, quoted};
+use super::host::Host;
 use super::problem::Report;
 use super::source::{Source, Sources};
 use super::{Loader, document};
@@ -31,10 +30,10 @@ pub(super) fn apply(loader: &mut Loader<'_>, dir: &Path) {
     }
     let what = "the file of what starts with the agent";
     loader.ownership.look(&path, what, &loader.report);
-    let accounts = Rc::clone(&loader.accounts);
+    let host = Rc::clone(&loader.host);
     let (services, enabled) = (&mut loader.services, &mut loader.enabled);
     let (places, unusable) = (&loader.places, &loader.unusable);
-    read(&path, &loader.report, &accounts, |name, item, starts| {
+    read(&path, &loader.report, &host, |name, item, starts| {
         if let Some(spec) = services.get_mut(name) {
             Arc::make_mut(spec).relations.autostart = starts;
             enabled.insert(name.into(), item.key_line());
@@ -45,12 +44,7 @@ pub(super) fn apply(loader: &mut Loader<'_>, dir: &Path) {
 }
 
 /// Takes each service that the file names. What is wrong with it is reported.
-fn read(
-    path: &Path,
-    report: &Report,
-    accounts: &Accounts,
-    mut take: impl FnMut(&str, &Item<'_>, bool),
-) {
+fn read(path: &Path, report: &Report, host: &Host, mut take: impl FnMut(&str, &Item<'_>, bool)) {
     let Some(source) = Source::read(path, report) else {
         return;
     };
@@ -61,7 +55,7 @@ fn read(
     let context = Context {
         source: &source,
         report,
-        accounts,
+        host,
     };
     for (name, item) in Table::root(context, &document).items() {
         if let Some(starts) = item.boolean() {
@@ -108,14 +102,9 @@ fn known(path: &Path) -> Result<BTreeMap<String, bool>> {
         return Ok(known);
     }
     let report = Report::default();
-    read(
-        path,
-        &report,
-        &Accounts::of_this_host(),
-        |name, _, starts| {
-            known.insert(name.to_owned(), starts);
-        },
-    );
+    read(path, &report, &Host::this(), |name, _, starts| {
+        known.insert(name.to_owned(), starts);
+    });
     match report.finish().0.first() {
         None => Ok(known),
         Some(problem) => bail!("{problem}"),

@@ -10,9 +10,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use crate::accounts::Accounts;
-
 use super::describe::Lines;
+use super::host::Host;
 use super::problem::{Ends, Report};
 use super::source::Sources;
 
@@ -31,7 +30,7 @@ pub(super) fn keep<T, S: From<T>>(slot: &mut S, value: Option<T>) {
 pub(super) struct Context<'a> {
     pub(super) source: &'a Sources,
     pub(super) report: &'a Report,
-    pub(super) accounts: &'a Accounts,
+    pub(super) host: &'a Host,
 }
 
 /// A value and its key.

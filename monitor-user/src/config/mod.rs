@@ -23,6 +23,7 @@ mod document;
 mod environment;
 mod expand;
 mod hooks;
+mod host;
 mod instances;
 mod layout;
 mod limits;
@@ -51,7 +52,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::Accounts;
 use crate::model::{ServiceName, Spec, Unusable};
 use crate::os::progress;
 
@@ -67,6 +67,8 @@ pub(crate) use value::parse_size;
 pub(crate) use autostart::set as set_autostart;
 use cursor::{Context, Item, Table, quoted};
 pub(crate) use environment::OF_THE_AGENT;
+use host::Host;
+pub(crate) use host::not_runnable;
 use layout::Layout;
 use ownership::Ownership;
 use problem::{Ends, Report, printable};
@@ -379,7 +381,7 @@ pub(crate) struct Again {
 /// A config on its way in.
 struct Loader<'s> {
     surroundings: &'s Surroundings,
-    accounts: Rc<Accounts>,
+    host: Rc<Host>,
     ownership: Ownership,
     report: Report,
     agent: AgentConfig,
@@ -406,7 +408,7 @@ impl<'s> Loader<'s> {
     fn new(surroundings: &'s Surroundings) -> Self {
         Self {
             surroundings,
-            accounts: Rc::new(Accounts::of_this_host()),
+            host: Rc::new(Host::this()),
             ownership: Ownership::new(surroundings.uid),
             report: Report::default(),
             agent: AgentConfig::default(),
@@ -572,7 +574,7 @@ impl<'s> Loader<'s> {
             let context = Context {
                 source: &sources,
                 report: &self.report,
-                accounts: &self.accounts,
+                host: &self.host,
             };
             (self.agent, self.agent_lines) = agent::read(context, self.surroundings);
         }
@@ -610,11 +612,11 @@ impl<'s> Loader<'s> {
         };
         // Of a key that is there twice nobody knows which is meant, nor in which service.
         let is_ambiguous = report.obstacles() > 0;
-        let accounts = Rc::clone(&self.accounts);
+        let host = Rc::clone(&self.host);
         let context = Context {
             source: sources,
             report,
-            accounts: &accounts,
+            host: &host,
         };
         let root = Table::root(context, &document);
         let name = stem(sources.path()).unwrap_or("");
@@ -688,11 +690,11 @@ impl<'s> Loader<'s> {
                     part.problem(sources.problem(key.span().start, key_path, message));
                 }
                 let is_unclear = part.obstacles() > 0;
-                let accounts = Rc::clone(&self.accounts);
+                let host = Rc::clone(&self.host);
                 let context = Context {
                     source: &sources,
                     report: &part,
-                    accounts: &accounts,
+                    host: &host,
                 };
                 let root = Table::root(context, &document);
                 self.single(service, &sources, &root, &part);
@@ -714,7 +716,7 @@ impl<'s> Loader<'s> {
             let context = Context {
                 source: sources,
                 report: &part,
-                accounts: &self.accounts,
+                host: &self.host,
             };
             let root = Table::root(context, &document);
             service::read(&root, &part, self.surroundings, &self.agent.hooks);

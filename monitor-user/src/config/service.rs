@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind::NotFound;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::cursor::{Item, Keys, Table, keep, quoted};
 use super::environment;
 use super::expand;
 use super::hooks;
+use super::host::not_runnable;
 use super::limits::limits;
 use super::listen;
 use super::log;
@@ -715,30 +715,25 @@ pub(super) fn program(
         item.expected("an absolute path, or a name to look up in PATH", None);
         return None;
     }
-    let directories = search.split(':').map(Path::new);
-    let found = directories
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(word))
-        .find(|path| not_runnable(path).is_none());
-    if found.is_none() {
+    let found = item.context.host.find(word, search);
+    for place in &found.newly {
+        let place = printable(place);
+        item.warn(format!("{place} in PATH was left out: {NO_ANSWER}"));
+    }
+    if found.program.is_none() {
         let (word, search) = (quoted(word), search.escape_debug());
-        let message = format!("no program {word} is in PATH ({search})");
+        let mut message = format!("no program {word} is in PATH ({search})");
+        if !found.left_out.is_empty() {
+            let left_out: Vec<String> = found.left_out.iter().map(|it| printable(it)).collect();
+            message += &format!("; left out: {}: {NO_ANSWER}", left_out.join(", "));
+        }
         item.problem_until(Ends::WithTheHost, message);
     }
-    found
+    found.program
 }
 
-fn not_runnable(path: &Path) -> Option<String> {
-    let name = printable(path);
-    match fs::metadata(path) {
-        Err(error) => Some(format!("cannot find {name}: {error}")),
-        Ok(metadata) if !metadata.is_file() => Some(format!("{name} is not a regular file")),
-        Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => {
-            Some(format!("{name} is not executable"))
-        }
-        Ok(_) => None,
-    }
-}
+/// Of a place that may be on a mount.
+const NO_ANSWER: &str = "nobody answers there, as on a mount whose server is gone";
 
 /// Whether it is a script whose line `#!…` has a Windows line end.
 fn ends_in_carriage_return(path: &Path) -> bool {

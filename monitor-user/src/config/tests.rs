@@ -1133,7 +1133,7 @@ fn read_anything(text: &str) {
     let context = Context {
         source: &sources,
         report: &loader.report,
-        accounts: &loader.accounts,
+        host: &loader.host,
     };
     agent::read(context, &surroundings);
     environment::file(&source, "environment_file", &loader.report);

@@ -3,9 +3,13 @@
 //! For programs whose code is not ours to trust with time or memory. Runs no hooks and no
 //! services: those are `spawn`'s.
 
+use std::borrow::Cow;
+use std::env;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::{pidfd, progress};
+use super::{mounts, pidfd, progress};
 use crate::clock;
 
 /// What a program may cost.
@@ -60,8 +64,9 @@ pub(crate) fn answer(
     arguments: &[&str],
     bounds: Bounds,
 ) -> Result<Answer, NoAnswer> {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    let mut child = Command::new(program)
+    let path = env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    let program = find(program, &path).ok_or(NoAnswer::NoProgram)?;
+    let mut child = Command::new(&*program)
         .args(arguments)
         .env_clear()
         .env("PATH", path)
@@ -81,6 +86,16 @@ pub(crate) fn answer(
         give_up(&mut child);
     }
     answer
+}
+
+/// Where a program is: libc would look in directories too where nobody answers, and wait for ever.
+fn find<'p>(program: &'p Path, path: &OsStr) -> Option<Cow<'p, Path>> {
+    if program.as_os_str().as_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    let mut places = env::split_paths(path).map(|directory| directory.join(program));
+    let found = places.find(|place| !mounts::may_hang(place) && place.is_file());
+    found.map(Cow::from)
 }
 
 fn listen(child: &mut Child, bounds: Bounds) -> Result<Answer, NoAnswer> {
