@@ -382,6 +382,72 @@ fn a_config_that_others_may_change_is_warned_of() {
     assert_eq!(warnings(&rig).len(), 1);
 }
 
+/// What an interpreter runs is as much a program as the interpreter.
+#[test]
+fn a_script_that_others_may_change_is_warned_of() {
+    needs_root!("a script that others may change");
+    let rig = Rig::new();
+    let path = |name: &str| rig.path().join(name);
+    for name in ["tools", "scripts"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let perl = path("tools/perl5");
+    copy_program("/bin/sh", &perl);
+    let scripts = ["web", "step", "hook", "reload", "theirs", "script", "data"];
+    for name in scripts {
+        let text = format!("#!{} -w\n", perl.display());
+        fs::write(path(&format!("scripts/{name}")), text).unwrap();
+        let set = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(path(&format!("scripts/{name}")), set).unwrap();
+    }
+    let script = |name: &str| path(&format!("scripts/{name}"));
+    let shell = |name: &str| {
+        format!(
+            "[\"/bin/sh\", \"-eu\", {:?}, {:?}]",
+            script(name),
+            script("data")
+        )
+    };
+    let keys = format!(
+        "before_start = [{}]\non_exit = {}\nreload = {}",
+        shell("step"),
+        shell("hook"),
+        shell("reload")
+    );
+    rig.service("web", &shell("web"), &keys);
+    rig.service("script", &format!("[{:?}]", script("script")), "");
+    rig.service("theirs", &shell("theirs"), "user = \"65534\"");
+    assert_eq!(warnings(&rig), []);
+    let give = |place: &Path, uid| chown(place, Some(uid), None).unwrap();
+    for (name, what) in [
+        ("web", "a script that the program of web runs"),
+        ("step", "a script that a program of web's before_start runs"),
+        ("hook", "a script that the program of on_exit runs"),
+        ("reload", "a script that the program of web's reload runs"),
+        ("script", "the program of script"),
+    ] {
+        give(&script(name), NOBODY);
+        let told = warnings(&rig);
+        assert_eq!(told.len(), 1, "{name}: {told:?}");
+        assert_eq!(told[0].0, format!("DIR/scripts/{name}"));
+        assert!(told[0].1.contains(what), "{told:?}");
+        give(&script(name), 0);
+    }
+    // Neither is run as root.
+    give(&script("data"), NOBODY);
+    give(&script("theirs"), NOBODY);
+    assert_eq!(warnings(&rig), []);
+    give(&perl, NOBODY);
+    let told = warnings(&rig);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0]
+            .1
+            .contains("the interpreter of the program of script"),
+        "{told:?}"
+    );
+}
+
 #[test]
 fn a_config_that_others_may_change_is_warned_of_at_start() {
     needs_root!("a config that others may change");

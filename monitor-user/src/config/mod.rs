@@ -35,6 +35,7 @@ pub(crate) mod probes;
 mod problem;
 pub(crate) mod reference;
 mod relations;
+mod scripts;
 mod service;
 mod source;
 mod steps;
@@ -830,7 +831,8 @@ impl<'s> Loader<'s> {
     fn add(&mut self, name: &str, file: &Path, spec: Option<Spec>, report: &Report) {
         match spec {
             Some(spec) => {
-                self.ownership.look_at_service(name, &spec, report);
+                let host = Rc::clone(&self.host);
+                self.ownership.look_at_service(name, &spec, &host, report);
                 self.services.insert(name.into(), Arc::new(spec));
                 self.files.insert(name.into(), file.to_owned());
             }

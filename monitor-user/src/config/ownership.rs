@@ -1,14 +1,17 @@
 //! Warns where somebody else could have commands run by what a config leads to: by the owners and
-//! modes of its files, its directories, the programs that it names, and what is on the way to each.
+//! modes of its files, its directories, the programs that it names, the scripts and interpreters that run along
+//! with them, and what is on the way to each.
 //! Refuses nothing: the files may be meant so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::host::Host;
 use super::problem::{Problem, Report, printable};
-use crate::model::{Hook, Probe, Ready, Reload, Spec};
+use super::scripts::{self, Role};
+use crate::model::{Probe, Ready, Reload, Spec};
 use crate::os::mounts::may_hang;
 use crate::os::trust::{Stranger, Survey, Trusted, Weakness};
 
@@ -38,50 +41,52 @@ impl Ownership {
         self.look_for(self.uid, path, what, report);
     }
 
-    /// Looks at what a service has run, as far as that runs as the agent's user, and at what the
+    /// Looks at what a service has run, as far as that runs as the agent's user or as root, and at what the
     /// agent reads for it.
-    pub(super) fn look_at_service(&mut self, name: &str, spec: &Spec, report: &Report) {
+    pub(super) fn look_at_service(
+        &mut self,
+        name: &str,
+        spec: &Spec,
+        host: &Host,
+        report: &Report,
+    ) {
         let identity = spec.exec.identity.as_ref();
         let uid = identity.map_or(self.uid, |identity| identity.uid);
-        if uid == self.uid {
-            let what = format!("the program of {name}");
-            self.look_unless_it_hangs(uid, &spec.exec.program, &what, report);
-        }
-        let commands = match uid == self.uid {
-            true => commands_of(spec),
-            false => Vec::new(),
-        };
-        for (key, program) in commands {
-            let what = format!("the program of {name}'s {key}");
-            self.look_unless_it_hangs(uid, program, &what, report);
-        }
-        let steps = spec.steps.all();
-        let steps = steps.map(|(phase, step)| (phase.to_string(), step));
-        let conditions = spec.steps.conditions.iter();
-        let conditions = conditions.filter_map(|it| Some(("conditions".to_owned(), it.command()?)));
-        for (key, step) in steps.chain(conditions) {
-            let as_service = step.identity.is_none();
-            let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
-            if whom == 0 || as_service && whom == self.uid {
-                let what = format!("a program of {name}'s {key}");
-                self.look_unless_it_hangs(whom, &step.program, &what, report);
-            }
+        let search = spec.exec.environment.get("PATH").map_or("", String::as_str);
+        let find = |word: &str| host.find(word, search).program;
+        for command in commands_of(name, spec, self.uid) {
+            self.look_at_command(&command, &find, report);
         }
         for file in &spec.exec.environment_file {
             // What it says is for that user alone, who may have written it.
             let what = format!("the environment file of {name}");
             self.look_unless_it_hangs(uid, &file.path, &what, report);
         }
-        let hooks = &spec.hooks;
-        for (key, hook) in [
-            ("on_exit", &hooks.on_exit),
-            ("on_restart", &hooks.on_restart),
-            ("on_failed", &hooks.on_failed),
-        ] {
-            if let Some(Hook { program, .. }) = hook {
-                let what = format!("the program of {key}");
-                self.look_unless_it_hangs(self.uid, program, &what, report);
-            }
+    }
+
+    /// Looks at a program, and at what runs along with it: a script, an interpreter.
+    fn look_at_command(
+        &mut self,
+        command: &Command<'_>,
+        find: &dyn Fn(&str) -> Option<PathBuf>,
+        report: &Report,
+    ) {
+        let Command {
+            whom,
+            program,
+            arguments,
+            what,
+        } = command;
+        if may_hang(program) {
+            return;
+        }
+        self.look_for(*whom, program, what, report);
+        for (path, role) in scripts::run_by(program, arguments, find) {
+            let what = match role {
+                Role::Script => format!("a script that {what} runs"),
+                Role::Interpreter => format!("the interpreter of {what}"),
+            };
+            self.look_unless_it_hangs(*whom, &path, &what, report);
         }
     }
 
@@ -112,16 +117,68 @@ impl Ownership {
     }
 }
 
-/// What else is run as the service's user, by its key.
-fn commands_of(spec: &Spec) -> Vec<(&'static str, &Path)> {
-    fn of_probe<'s>((key, probe): (&'static str, &'s Probe)) -> Option<(&'static str, &'s Path)> {
-        match probe {
-            Probe::Command { program, .. } => Some((key, program.as_path())),
-            _ => None,
+/// A command that a service has run.
+struct Command<'s> {
+    /// As this user.
+    whom: u32,
+    program: &'s Path,
+    /// `argv`
+    arguments: &'s [String],
+    /// "the program of web"
+    what: String,
+}
+
+/// The commands of a service that run as the agent's user `own`, or as root.
+fn commands_of<'s>(name: &str, spec: &'s Spec, own: u32) -> Vec<Command<'s>> {
+    let identity = spec.exec.identity.as_ref();
+    let uid = identity.map_or(own, |identity| identity.uid);
+    let command = |whom, program: &'s Path, arguments: &'s [String], what: String| Command {
+        whom,
+        program,
+        arguments,
+        what,
+    };
+    let mut commands = Vec::new();
+    if uid == own {
+        let what = format!("the program of {name}");
+        commands.push(command(uid, &spec.exec.program, &spec.exec.arguments, what));
+        for (key, program, arguments) in asked_by(spec) {
+            let what = format!("the program of {name}'s {key}");
+            commands.push(command(uid, program, arguments, what));
         }
     }
+    let steps = spec.steps.all();
+    let steps = steps.map(|(phase, step)| (phase.to_string(), step));
+    let conditions = spec.steps.conditions.iter();
+    let conditions = conditions.filter_map(|it| Some(("conditions".to_owned(), it.command()?)));
+    for (key, step) in steps.chain(conditions) {
+        let as_service = step.identity.is_none();
+        let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
+        if whom == 0 || as_service && whom == own {
+            let what = format!("a program of {name}'s {key}");
+            commands.push(command(whom, &step.program, &step.arguments, what));
+        }
+    }
+    let hooks = &spec.hooks;
+    for (key, hook) in [
+        ("on_exit", &hooks.on_exit),
+        ("on_restart", &hooks.on_restart),
+        ("on_failed", &hooks.on_failed),
+    ] {
+        if let Some(hook) = hook {
+            let what = format!("the program of {key}");
+            commands.push(command(own, &hook.program, &hook.arguments, what));
+        }
+    }
+    commands
+}
+
+/// By which commands a service is asked for something, by their keys.
+fn asked_by(spec: &Spec) -> impl Iterator<Item = (&'static str, &Path, &[String])> {
     let reload = match &spec.reload {
-        Some(Reload::Command { program, .. }) => Some(("reload", program.as_path())),
+        Some(Reload::Command { program, arguments }) => {
+            Some(("reload", program.as_path(), arguments.as_slice()))
+        }
         _ => None,
     };
     let ready = match &spec.exec.ready {
@@ -129,8 +186,14 @@ fn commands_of(spec: &Spec) -> Vec<(&'static str, &Path)> {
         _ => None,
     };
     let check = spec.check.as_ref().map(|check| ("check", &check.probe));
-    let probes = ready.into_iter().chain(check).filter_map(of_probe);
-    reload.into_iter().chain(probes).collect()
+    let probes = ready.into_iter().chain(check);
+    let probes = probes.filter_map(|(key, probe)| match probe {
+        Probe::Command { program, arguments } => {
+            Some((key, program.as_path(), arguments.as_slice()))
+        }
+        _ => None,
+    });
+    reload.into_iter().chain(probes)
 }
 
 /// "group 27 may write to it (mode 0775), and so could have commands run as root: it leads to
