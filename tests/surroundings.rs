@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -320,6 +321,111 @@ fn a_start_that_hangs_is_ended_by_a_stop_a_restart_and_a_shutdown() {
     assert!(agent.wait().success());
     drop(dead_again);
     umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
+}
+
+/// Whether the agent has a child that has not become its program yet.
+fn has_a_hanging_child(agent: &Agent) -> bool {
+    let pid = agent.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let memory = |pid: u32| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let own = memory(pid);
+    let mut children = children.split_whitespace().map(|it| it.parse().unwrap());
+    children.any(|child| memory(child) == own)
+}
+
+/// Kills a service, and waits until the agent has started it again.
+fn kill_and_await(agent: &Agent, name: &str) {
+    let pid = agent.running(name);
+    signal_to(pid, Signal::SIGKILL);
+    agent.replaced(name, pid);
+}
+
+fn assert_gave_up(client: Child, place: &Path) {
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{said}");
+    let names_it = said.contains(&place.display().to_string());
+    assert!(names_it && said.contains("timed out"), "{said}");
+}
+
+/// Each waits in its start, as a service does. While one of them does, another service is restarted, before it is
+/// known what has become of it.
+#[test]
+fn a_hook_and_a_reload_command_on_a_dead_mount_hold_up_no_service() {
+    let test = "a_hook_and_a_reload_command_on_a_dead_mount_hold_up_no_service";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("true");
+    fs::copy("/bin/true", &program).unwrap();
+    let Some(dead) = DeadMount::over(dir.path()) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let at_once = "restart_delay = \"0s\"";
+    let keys = format!("on_exit = [{program:?}]\nreload = [{program:?}]\n{at_once}");
+    let agent = Agent::start(&[("hooked", &sleeping(&keys)), ("other", &sleeping(at_once))]);
+    let hangs = || eventually("it hangs", || has_a_hanging_child(&agent).then_some(()));
+    let told = || {
+        let log = agent.log();
+        let line = log.lines().find(|line| line.contains("hook=\"on_exit\""));
+        line.map(str::to_owned)
+    };
+    kill_and_await(&agent, "hooked");
+    hangs();
+    kill_and_await(&agent, "other");
+    assert_eq!(told(), None);
+    let mut reload = agent.command(&["reload", "hooked"]);
+    let mut reload = reload.stderr(Stdio::piped()).spawn().unwrap();
+    eventually("it is asked for", || {
+        let events = agent.events();
+        let mut commands = events.iter().map(|event| &event["command"]);
+        commands.any(|it| it == "reload").then_some(())
+    });
+    kill_and_await(&agent, "other");
+    assert!(reload.try_wait().unwrap().is_none());
+    assert_eq!(told(), None);
+    assert_gave_up(reload, dir.path());
+    let line = eventually("the hook is given up", told);
+    assert!(line.contains(&program.display().to_string()), "{line}");
+    assert!(line.contains("timed out"), "{line}");
+    // The server is back while one is on its way.
+    kill_and_await(&agent, "hooked");
+    hangs();
+    drop(dead);
+    agent.must("reload", "hooked");
+}
+
+#[test]
+fn a_step_on_a_dead_mount_holds_up_no_service_and_ends_with_the_start() {
+    let test = "a_step_on_a_dead_mount_holds_up_no_service_and_ends_with_the_start";
+    needs_root!(test);
+    let dir = tempfile::tempdir().unwrap();
+    let Some(dead) = DeadMount::over(dir.path()) else {
+        return skip(test, "no file system of FUSE can be mounted");
+    };
+    let stepped = sleeping(&format!(
+        "before_start = [[\"true\"]]\nstdout = {:?}\nrestart_delay = \"100s\"\nautostart = false",
+        dir.path().join("log")
+    ));
+    let other = sleeping("restart_delay = \"0s\"");
+    let agent = Agent::start(&[("stepped", &stepped), ("other", &other)]);
+    let start = || {
+        let mut start = agent.command(&["start", "stepped"]);
+        let mut start = start.stderr(Stdio::piped()).spawn().unwrap();
+        agent.wait_state("stepped", "starting");
+        kill_and_await(&agent, "other");
+        assert!(start.try_wait().unwrap().is_none());
+        assert_eq!(agent.count("stepped", "backoff"), 0);
+        start
+    };
+    let begun = start();
+    agent.must("stop", "stepped");
+    assert!(!begun.wait_with_output().unwrap().status.success());
+    assert_eq!(agent.count("stepped", "backoff"), 0);
+    assert!(!has_a_hanging_child(&agent));
+    assert_gave_up(start(), dir.path());
+    drop(dead);
+    agent.must("start", "stepped");
+    agent.assert_single("stepped");
 }
 
 #[test]

@@ -1,8 +1,19 @@
 //! The agent's children that are no services: hooks, probes, reload commands, commands around their runs,
 //! standbys.
+//!
+//! ```text
+//! start ── PATIENCE ──▶ starting ── has become its program ──▶ running ── ended ─▶ reaped
+//!   │                      │ every LOOK_AFTER: SIGCONT            └ at its time: SIGKILL to its group
+//!   │                      └ START_TIME, its time, or not needed ─▶ killed ─ ended ─▶ reaped: not started
+//!   └─ failed
+//! ```
+//!
+//! One that takes its time between fork and exec, as on a mount whose server is gone, holds up nothing: the agent
+//! goes on with all else, and hears of its failure by its end.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::hooks::HookRunner;
@@ -11,33 +22,110 @@ use super::reloads::Reloads;
 use super::standby::Standbys;
 use super::steps::{Outcome, Steps};
 use crate::model::{Cause, Reply, Signal};
+use crate::os::cgroup::Slot;
 use crate::os::pidfd::{self, Reaped};
 use crate::os::signal;
-use crate::os::spawn;
+use crate::os::spawn::{Flight, Prepared, SpawnError, Spawner};
 use crate::supervisor::{Fact, RequestId};
+
+/// How long the loop waits for a start: an exec takes a millisecond.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Until the next look at one that has not become its program.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
+
+/// How long it may take to become that.
+const START_TIME: Duration = Duration::from_secs(10);
 
 /// One of them. It leads a process group, which ends with it.
 pub(super) struct Child {
     pid: u32,
-    pidfd: OwnedFd,
+    process: Process,
     /// `None`: it has all the time that it needs, or was killed.
     kill_at: Option<Instant>,
     was_killed: bool,
 }
 
-impl Child {
-    /// One that was started now, and is killed after so long.
-    pub(super) fn new(child: spawn::Child, timeout: Option<Duration>, now: Instant) -> Self {
-        Self {
-            pid: child.pid,
-            pidfd: child.pidfd,
-            kill_at: timeout.and_then(|timeout| now.checked_add(timeout)),
-            was_killed: false,
+enum Process {
+    Running(OwnedFd),
+    /// It has not become its program, as far as is known.
+    Starting {
+        flight: Box<Flight>,
+        look_at: Instant,
+        give_up_at: Instant,
+    },
+}
+
+/// How one has ended.
+pub(super) enum End {
+    /// With this wait status.
+    Status(i32),
+    /// It has never been its program.
+    NotStarted(SpawnError),
+    /// It cannot be reaped.
+    Unknown(io::Error),
+}
+
+impl End {
+    /// Its exit status; `None`: it was killed, or is not known.
+    pub(super) fn exit_code(&self) -> Option<u8> {
+        match self {
+            Self::Status(status) => match Cause::from_wait_status(*status) {
+                Cause::Exited { code } => Some(code),
+                _ => None,
+            },
+            Self::NotStarted(_) | Self::Unknown(_) => None,
         }
     }
+}
 
-    pub(super) fn kill_at(&self) -> Option<Instant> {
-        self.kill_at
+impl Child {
+    /// Starts one, which is killed after so long.
+    ///
+    /// # Errors
+    /// Why it cannot be started, if that is known at once.
+    pub(super) fn start(
+        spawner: &mut Spawner,
+        command: Arc<Prepared>,
+        slot: Option<Slot>,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Result<Self, SpawnError> {
+        let flight = spawner.begin(command, slot, None);
+        let (pid, process) = match flight.pid() {
+            Some(pid) if !flight.has_landed(PATIENCE) => (
+                pid,
+                Process::Starting {
+                    flight: Box::new(flight),
+                    look_at: now + LOOK_AFTER,
+                    give_up_at: now + START_TIME,
+                },
+            ),
+            _ => {
+                let landed = spawner.finish(flight);
+                let landed = landed.or_else(|aborted| spawner.retry(aborted, None))?;
+                (landed.child.pid, Process::Running(landed.child.pidfd))
+            }
+        };
+        Ok(Self {
+            pid,
+            process,
+            kill_at: timeout.and_then(|timeout| now.checked_add(timeout)),
+            was_killed: false,
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// When `handle_timeout` is to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let look_at = match &self.process {
+            Process::Running(_) => None,
+            Process::Starting { look_at, .. } => Some(*look_at),
+        };
+        self.kill_at.into_iter().chain(look_at).min()
     }
 
     /// Whether it took too long.
@@ -45,59 +133,100 @@ impl Child {
         self.was_killed
     }
 
-    /// Kills it if its time is over.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
+    /// Kills it if its time is over. `spawner`: that which has started it.
+    pub(super) fn handle_timeout(&mut self, spawner: &mut Spawner, now: Instant) {
+        self.look(spawner, now);
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.was_killed = true;
-            self.kill_group();
+            self.kill();
+        }
+    }
+
+    /// Looks whether it has become its program. Where that has failed, it ends.
+    fn look(&mut self, spawner: &mut Spawner, now: Instant) {
+        let Process::Starting {
+            flight,
+            look_at,
+            give_up_at,
+        } = &mut self.process
+        else {
+            return;
+        };
+        let is_due = *look_at <= now;
+        if is_due {
+            *look_at = now + LOOK_AFTER;
+        }
+        if !flight.has_become_its_program() {
+            if is_due {
+                flight.prod();
+            }
+            if *give_up_at <= now {
+                flight.give_up();
+            }
+        } else if let Some(pidfd) = flight.pidfd().and_then(|it| it.try_clone().ok()) {
+            let started = std::mem::replace(&mut self.process, Process::Running(pidfd));
+            if let Process::Starting { flight, .. } = started
+                && let Err(aborted) = spawner.finish(*flight)
+            {
+                tracing::warn!(pid = self.pid, "{}", aborted.error);
+            }
         }
     }
 
     /// Asks it to end within so long.
     pub(super) fn end(&mut self, patience: Duration, now: Instant) {
-        self.kill_at = now.checked_add(patience);
-        self.warn(signal::send(self.pidfd.as_fd(), Signal::TERM));
-    }
-
-    /// The wait status of one that has ended. What is left of its group is killed.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(super) fn reap(self) -> io::Result<i32> {
-        // While it is not reaped, its group's number is its own.
-        self.kill_group();
-        match pidfd::reap(self.pidfd.as_fd())? {
-            Reaped::Status(status) => Ok(status),
-            other => Err(io::Error::other(format!("{other:?}"))),
+        match &mut self.process {
+            Process::Running(pidfd) => {
+                self.kill_at = now.checked_add(patience);
+                warn(self.pid, signal::send(pidfd.as_fd(), Signal::TERM));
+            }
+            // It has done nothing yet.
+            Process::Starting { flight, .. } => flight.give_up(),
         }
     }
 
-    /// The exit status of one that has ended, which is reaped; `None`: it was killed, or is not known.
-    pub(super) fn exit_code(self) -> Option<u8> {
-        match Cause::from_wait_status(self.reap().ok()?) {
-            Cause::Exited { code } => Some(code),
-            _ => None,
+    /// How one has ended, which is reaped. What is left of its group is killed.
+    pub(super) fn reap(self, spawner: &mut Spawner) -> End {
+        let pidfd = match self.process {
+            Process::Running(pidfd) => pidfd,
+            Process::Starting { flight, .. } => match spawner.finish(*flight) {
+                Ok(landed) => landed.child.pidfd,
+                Err(aborted) => return End::NotStarted(aborted.error),
+            },
+        };
+        // While it is not reaped, its group's number is its own.
+        kill_group(self.pid, pidfd.as_fd());
+        match pidfd::reap(pidfd.as_fd()) {
+            Ok(Reaped::Status(status)) => End::Status(status),
+            Ok(other) => End::Unknown(io::Error::other(format!("{other:?}"))),
+            Err(error) => End::Unknown(error),
         }
     }
 
     #[cfg(test)]
     pub(super) fn has_exited(&self) -> bool {
-        pidfd::has_exited(self.pidfd.as_fd()).unwrap()
-    }
-
-    fn kill_group(&self) {
-        self.warn(signal::send_to_group(
-            self.pidfd.as_fd(),
-            self.pid,
-            Signal::KILL,
-        ));
-    }
-
-    fn warn(&self, sent: io::Result<bool>) {
-        if let Err(error) = sent {
-            tracing::warn!(pid = self.pid, "cannot be ended: {error}");
+        match &self.process {
+            Process::Running(pidfd) => pidfd::has_exited(pidfd.as_fd()).unwrap(),
+            Process::Starting { flight, .. } => flight.has_landed(Duration::ZERO),
         }
+    }
+
+    fn kill(&mut self) {
+        match &mut self.process {
+            Process::Running(pidfd) => kill_group(self.pid, pidfd.as_fd()),
+            Process::Starting { flight, .. } => flight.give_up(),
+        }
+    }
+}
+
+fn kill_group(pid: u32, pidfd: BorrowedFd<'_>) {
+    warn(pid, signal::send_to_group(pidfd, pid, Signal::KILL));
+}
+
+fn warn(pid: u32, sent: io::Result<bool>) {
+    if let Err(error) = sent {
+        tracing::warn!(pid, "cannot be ended: {error}");
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Services come first. A hook is started by the agent's loop when nobody waits to be started
 //! again, and that of a service which is on its way back only when it is back, or [`HOLD`] has
-//! passed. A start that hangs, as on a dead network mount, is given up after a second. What does not
+//! passed. A start that hangs, as on a dead network mount, holds up nothing (`children.rs`). What does not
 //! fit in the queue is dropped, counted and told in the log.
 //!
 //! Hooks are the agent's children, and no services: the kernel records births around the starts of
@@ -26,11 +26,11 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 
-use super::children::Child;
+use super::children::{Child, End};
 use crate::config;
 use crate::journal::Line;
 use crate::model::{Cause, Event, Exec, Hook, Hooks, Notice, Output, ServiceName, What};
-use crate::os::spawn::{self, FdLimit, Spawner};
+use crate::os::spawn::{FdLimit, Spawner};
 use crate::text::printable;
 
 /// How many may wait.
@@ -102,7 +102,7 @@ impl HookRunner {
             environment.insert("RESPAWN_RUNTIME_DIR".to_owned(), path.to_owned());
         }
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?.impatient(),
+            spawner: Spawner::new(fd_limit)?,
             environment,
             limit,
             waiting: VecDeque::new(),
@@ -171,14 +171,14 @@ impl HookRunner {
         let Some(next) = found.and_then(|index| self.waiting.remove(index)) else {
             return false;
         };
-        match self.start(&next) {
+        match self.start(&next, now) {
             Ok(child) => {
                 let timeout = next.hook.timeout;
                 self.running.insert(
-                    child.pid,
+                    child.pid(),
                     Running {
                         name: next.name,
-                        child: Child::new(child, Some(timeout), now),
+                        child,
                         timeout,
                     },
                 );
@@ -188,7 +188,7 @@ impl HookRunner {
         true
     }
 
-    fn start(&mut self, waiting: &Waiting) -> anyhow::Result<spawn::Child> {
+    fn start(&mut self, waiting: &Waiting, now: Instant) -> anyhow::Result<Child> {
         let mut environment = self.environment.clone();
         environment.insert("RESPAWN_HOOK".to_owned(), waiting.name.hook.to_owned());
         environment.extend(variables(&waiting.line.event));
@@ -201,20 +201,25 @@ impl HookRunner {
         };
         let prepared = self.spawner.prepare(&exec)?;
         let prepared = Arc::new(prepared.with_stdin(readable(&waiting.line.text)?));
-        Ok(self.spawner.spawn(prepared, None)?)
+        let timeout = Some(waiting.hook.timeout);
+        let child = Child::start(&mut self.spawner, prepared, None, timeout, now)?;
+        Ok(child)
     }
 
     /// When `handle_timeout` or `start_next` is to be called next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let held = self.waiting.front().filter(|_| self.has_room());
-        let kills = self.running.values().filter_map(|it| it.child.kill_at());
+        let kills = self
+            .running
+            .values()
+            .filter_map(|it| it.child.poll_timeout());
         kills.chain(held.map(|waiting| waiting.hold_until)).min()
     }
 
     /// Kills those that take too long.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for running in self.running.values_mut() {
-            running.child.handle_timeout(now);
+            running.child.handle_timeout(&mut self.spawner, now);
         }
     }
 
@@ -229,9 +234,12 @@ impl HookRunner {
             return;
         };
         let was_killed = running.child.was_killed();
-        let status = match running.child.reap() {
-            Ok(status) => status,
-            Err(error) => return running.name.warn(&format!("cannot be reaped: {error}")),
+        let status = match running.child.reap(&mut self.spawner) {
+            End::Status(status) => status,
+            End::NotStarted(error) => return running.name.warn(&error.to_string()),
+            End::Unknown(error) => {
+                return running.name.warn(&format!("cannot be reaped: {error}"));
+            }
         };
         if was_killed {
             let timeout = running.timeout;

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::children::Child;
+use super::children::{Child, End};
 use super::hooks::readable;
 use crate::model::{Exec, Instance, Output, ServiceName};
 use crate::os::cgroup::Slot;
 use crate::os::progress;
-use crate::os::spawn::{self, FdLimit, Spawner};
+use crate::os::spawn::{FdLimit, Spawner};
 use crate::prober::{Letter, Order};
 use crate::supervisor::Fact;
 use crate::text::printable;
@@ -66,7 +66,7 @@ struct Running {
 impl Probes {
     pub(super) fn new(fd_limit: Option<FdLimit>) -> io::Result<Self> {
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?.impatient(),
+            spawner: Spawner::new(fd_limit)?,
             jobs: HashMap::new(),
             running: HashMap::new(),
         })
@@ -126,26 +126,29 @@ impl Probes {
     /// When `handle_timeout` is to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let starts = self.jobs.values().filter_map(|it| it.pid.err());
-        let kills = self.running.values().filter_map(|it| it.child.kill_at());
+        let kills = self
+            .running
+            .values()
+            .filter_map(|it| it.child.poll_timeout());
         starts.chain(kills).min()
     }
 
     /// Starts those that are due, a few at a time: services come first.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for running in self.running.values_mut() {
-            running.child.handle_timeout(now);
+            running.child.handle_timeout(&mut self.spawner, now);
         }
         let is_due = |it: &Tended| it.pid.is_err_and(|at| at <= now);
         let due = self.jobs.iter_mut().filter(|(_, it)| is_due(it));
         for (service, tended) in due.take(AT_ONCE) {
             progress::count();
-            match start(&mut self.spawner, tended) {
+            match start(&mut self.spawner, tended, now) {
                 Ok((child, sheet)) => {
-                    let pid = child.pid;
+                    let pid = child.pid();
                     tended.pid = Ok(pid);
                     let running = Running {
                         service: service.clone(),
-                        child: Child::new(child, None, now),
+                        child,
                         sheet,
                     };
                     self.running.insert(pid, running);
@@ -170,13 +173,19 @@ impl Probes {
             child,
             sheet,
         } = self.running.remove(&pid)?;
-        let code = child.exit_code();
+        let end = child.reap(&mut self.spawner);
+        let code = end.exit_code();
         let tended = self.jobs.get_mut(&service)?;
         if tended.pid != Ok(pid) {
             // It was not needed any more.
             return None;
         }
         let instance = tended.job.instance;
+        if let End::NotStarted(error) = end {
+            tracing::warn!(%service, "cannot look at it: {error}");
+            tended.pid = Err(now + PAUSE);
+            return None;
+        }
         match (&tended.job.order, code) {
             (Order::Ready(_), Some(0)) => {
                 self.jobs.remove(&service);
@@ -208,15 +217,16 @@ impl Tended {
 }
 
 /// Starts a process that does what the order says, with what `exec` has beside its program. `fifo`: where
-/// the service's log is read, if its output is to go there. `slot`: a cgroup other than the agent's. With
-/// it, where it leaves what it finds.
+/// the service's log is read, if its output is to go there. `slot`: a cgroup other than the agent's. It is killed
+/// after `timeout`. With it, where it leaves what it finds.
 pub(super) fn start_prober(
     spawner: &mut Spawner,
     order: Order,
     exec: Exec,
     fifo: Option<&Path>,
     slot: Option<Slot>,
-) -> anyhow::Result<(spawn::Child, File)> {
+    (timeout, now): (Option<Duration>, Instant),
+) -> anyhow::Result<(Child, File)> {
     let letter = Letter {
         order,
         agent: std::process::id(),
@@ -233,7 +243,7 @@ pub(super) fn start_prober(
         prepared = prepared.with_log(fifo)?;
     }
     let prepared = prepared.with_stdin(sheet.try_clone()?);
-    let child = spawner.spawn(Arc::new(prepared), slot)?;
+    let child = Child::start(spawner, Arc::new(prepared), slot, timeout, now)?;
     Ok((child, File::from(sheet)))
 }
 
@@ -254,11 +264,12 @@ pub(super) fn read_whole_sheet(sheet: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn start(spawner: &mut Spawner, tended: &Tended) -> anyhow::Result<(spawn::Child, File)> {
+fn start(spawner: &mut Spawner, tended: &Tended, now: Instant) -> anyhow::Result<(Child, File)> {
     let exec = Exec {
         environment: tended.exec.environment.clone(),
         stderr: Output::Inherit,
         ..tended.exec.with_its_rights()
     };
-    start_prober(spawner, tended.job.order.clone(), exec, None, None)
+    let order = tended.job.order.clone();
+    start_prober(spawner, order, exec, None, None, (None, now))
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::children::Child;
+use super::children::{Child, End};
 use crate::config;
 use crate::model::{Cause, DeniedReason, Exec, Output, Reply, ServiceName, Spec};
 use crate::os::spawn::{FdLimit, Spawner};
@@ -34,7 +34,7 @@ struct Running {
 impl Reloads {
     pub(super) fn new(fd_limit: Option<FdLimit>) -> std::io::Result<Self> {
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?.impatient(),
+            spawner: Spawner::new(fd_limit)?,
             running: HashMap::new(),
         })
     }
@@ -58,12 +58,13 @@ impl Reloads {
             ..spec.exec.with_its_rights()
         };
         let prepared = Arc::new(self.spawner.prepare(&exec)?);
-        let child = self.spawner.spawn(prepared, None)?;
-        let (pid, timeout) = (child.pid, spec.policy.start_timeout);
+        let timeout = spec.policy.start_timeout;
+        let child = Child::start(&mut self.spawner, prepared, None, Some(timeout), now)?;
+        let pid = child.pid();
         let running = Running {
             service: service.clone(),
             request,
-            child: Child::new(child, Some(timeout), now),
+            child,
             timeout,
         };
         self.running.insert(pid, running);
@@ -73,13 +74,13 @@ impl Reloads {
     /// When `handle_timeout` is to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let running = self.running.values();
-        running.filter_map(|it| it.child.kill_at()).min()
+        running.filter_map(|it| it.child.poll_timeout()).min()
     }
 
     /// Kills those that take too long.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for running in self.running.values_mut() {
-            running.child.handle_timeout(now);
+            running.child.handle_timeout(&mut self.spawner, now);
         }
     }
 
@@ -92,14 +93,15 @@ impl Reloads {
     pub(super) fn reap(&mut self, pid: u32) -> Option<(RequestId, Reply)> {
         let running = self.running.remove(&pid)?;
         let was_killed = running.child.was_killed();
-        let why = match running.child.reap() {
+        let why = match running.child.reap(&mut self.spawner) {
+            End::NotStarted(error) => Some(error.to_string()),
             _ if was_killed => Some(format!(
                 "its command was killed after {:?}",
                 running.timeout
             )),
-            Ok(0) => None,
-            Ok(status) => Some(format!("its command {}", Cause::from_wait_status(status))),
-            Err(error) => Some(format!("its command cannot be reaped: {error}")),
+            End::Status(0) => None,
+            End::Status(status) => Some(format!("its command {}", Cause::from_wait_status(status))),
+            End::Unknown(error) => Some(format!("its command cannot be reaped: {error}")),
         };
         let reply = why.map_or(Reply::Done, |why| {
             Reply::Denied(DeniedReason::NotReloaded {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::children::Child;
+use super::children::{Child, End};
 use super::instances::Places;
 use super::probes::{read_sheet, read_whole_sheet, start_prober};
 use super::{Agent, hooks, instances, late};
@@ -37,7 +37,7 @@ use crate::model::{
     Phase, ServiceName, SpawnFailure, Spec, Step,
 };
 use crate::os::cgroup::Slot;
-use crate::os::spawn::{self, FdLimit, Spawner};
+use crate::os::spawn::{FdLimit, Spawner};
 use crate::prober::{DOES_NOT_HOLD, Launch, Order};
 use crate::supervisor::{Action, Fact};
 
@@ -146,7 +146,7 @@ pub(super) struct Laid {
 impl Steps {
     pub(super) fn new(fd_limit: Option<FdLimit>) -> io::Result<Self> {
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?.impatient(),
+            spawner: Spawner::new(fd_limit)?,
             jobs: HashMap::new(),
             launching: HashMap::new(),
         })
@@ -253,13 +253,13 @@ impl Steps {
     /// When `handle_timeout` is to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let jobs = self.jobs.values();
-        jobs.filter_map(|job| job.child.kill_at()).min()
+        jobs.filter_map(|job| job.child.poll_timeout()).min()
     }
 
     /// Kills those that do not end when they should.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for job in self.jobs.values_mut() {
-            job.child.handle_timeout(now);
+            job.child.handle_timeout(&mut self.spawner, now);
         }
     }
 
@@ -293,7 +293,7 @@ impl Steps {
             is_abandoned,
         } = self.jobs.remove(&pid)?;
         let was_killed = child.was_killed();
-        let code = child.exit_code();
+        let ended = child.reap(&mut self.spawner);
         let end = |result| {
             Some(Outcome {
                 service: service.clone(),
@@ -306,24 +306,16 @@ impl Steps {
             return end(Err(Ended::Abandoned));
         }
         let said = || read_sheet(&sheet).unwrap_or_default();
-        let failure = match (code, &present) {
+        let failure = match (ended.exit_code(), &present) {
             (Some(0), Item::Launch(_)) => return end(Ok(said().parse().ok())),
             (Some(0), Item::Files(_)) => setting.take_files(&sheet).err(),
             (Some(0), _) => None,
-            (_, Item::Files(_)) if was_killed => Some(setting.no_answer()),
             (Some(DOES_NOT_HOLD), Item::Conditions(_)) => {
                 return end(Err(Ended::Skipped(said())));
             }
-            (Some(1), _) => Some(said()),
-            _ if was_killed => Some("did not end in time, and was killed".to_owned()),
-            _ => Some("the process that runs it ended too early".to_owned()),
+            _ => Some(setting.failure_of(&present, &ended, was_killed, said)),
         };
         if let Some(failure) = failure {
-            let failure = match &present {
-                Item::Files(_) => failure,
-                Item::Conditions(_) => format!("{}: {failure}", present.name()),
-                Item::Step(..) | Item::Launch(_) => format!("{} {failure}", present.name()),
-            };
             note_failure(
                 &service,
                 &present,
@@ -380,6 +372,28 @@ impl Setting {
         self.environment.extend(self.own.clone());
         self.files = Files::Read(files);
         Ok(())
+    }
+
+    /// Why a process did not do what it was to. `said`: what it has left of that.
+    fn failure_of(
+        &self,
+        item: &Item,
+        ended: &End,
+        was_killed: bool,
+        said: impl FnOnce() -> String,
+    ) -> String {
+        let failure = match ended {
+            End::NotStarted(error) => return format!("{}: {error}", item.name()),
+            _ if was_killed && matches!(item, Item::Files(_)) => return self.no_answer(),
+            _ if ended.exit_code() == Some(1) => said(),
+            _ if was_killed => "did not end in time, and was killed".to_owned(),
+            _ => "the process that runs it ended too early".to_owned(),
+        };
+        match item {
+            Item::Files(_) => failure,
+            Item::Conditions(_) => format!("{}: {failure}", item.name()),
+            Item::Step(..) | Item::Launch(_) => format!("{} {failure}", item.name()),
+        }
     }
 
     /// What is wrong where nobody answers.
@@ -450,22 +464,19 @@ fn start(
     now: Instant,
 ) -> Result<(u32, Child, File)> {
     let (order, timeout) = item.order(&setting.spec);
-    let started = |(child, sheet): (spawn::Child, File)| {
-        let pid = child.pid;
-        let child = Child::new(child, timeout.checked_add(GRACE), now);
-        (pid, child, sheet)
-    };
+    let started = |(child, sheet): (Child, File)| (child.pid(), child, sheet);
+    let time = (timeout.checked_add(GRACE), now);
     if let Item::Files(_) = item {
         let exec = Exec {
             stderr: Output::Inherit,
             ..Exec::nothing()
         };
-        return start_prober(spawner, order, exec, None, None).map(started);
+        return start_prober(spawner, order, exec, None, None, time).map(started);
     }
     if let Item::Launch(laid) = item {
         let slot = Some(laid.slot.clone());
         let exec = laid.exec.clone();
-        return start_prober(spawner, order, exec, Some(&setting.fifo), slot).map(started);
+        return start_prober(spawner, order, exec, Some(&setting.fifo), slot, time).map(started);
     }
     let exec = match item.command() {
         // The service may not be able to see what they are about.
@@ -482,7 +493,7 @@ fn start(
     if let Item::Step(Phase::BeforeStart, _) = item {
         exec.confinement.directories = of_service.confinement.directories.clone();
     }
-    start_prober(spawner, order, exec, Some(&setting.fifo), None).map(started)
+    start_prober(spawner, order, exec, Some(&setting.fifo), None, time).map(started)
 }
 
 /// Those that look at files together, and then each command.

@@ -792,6 +792,15 @@ impl Flight {
         begun.map_or(true, |begun| begun.stack.shared().wait(milliseconds))
     }
 
+    /// Whether it has come to its end, and its process is what was to be started.
+    pub(crate) fn has_become_its_program(&self) -> bool {
+        self.begun.as_ref().is_ok_and(|begun| {
+            let shared = begun.stack.shared();
+            let was_killed_at_birth = || self.slot.is_some() && shared.is_unborn();
+            shared.wait(0) && shared.failure().is_none() && !was_killed_at_birth()
+        })
+    }
+
     /// Continues a process that its new user may have stopped on the way.
     pub(crate) fn prod(&self) {
         if let (Some(pidfd), Some(cont)) = (self.pidfd(), Signal::from_number(libc::SIGCONT)) {
