@@ -57,7 +57,7 @@ enum Process {
 }
 
 /// How one has ended.
-pub(super) enum End {
+pub(super) enum ChildEnd {
     /// With this wait status.
     Status(i32),
     /// It has never been its program.
@@ -66,7 +66,7 @@ pub(super) enum End {
     Unknown(io::Error),
 }
 
-impl End {
+impl ChildEnd {
     /// Its exit status; `None`: it was killed, or is not known.
     pub(super) fn exit_code(&self) -> Option<u8> {
         match self {
@@ -187,20 +187,20 @@ impl Child {
     }
 
     /// How one has ended, which is reaped. What is left of its group is killed.
-    pub(super) fn reap(self, spawner: &mut Spawner) -> End {
+    pub(super) fn reap(self, spawner: &mut Spawner) -> ChildEnd {
         let pidfd = match self.process {
             Process::Running(pidfd) => pidfd,
             Process::Starting { flight, .. } => match spawner.finish(*flight) {
                 Ok(landed) => landed.child.pidfd,
-                Err(aborted) => return End::NotStarted(aborted.error),
+                Err(aborted) => return ChildEnd::NotStarted(aborted.error),
             },
         };
         // While it is not reaped, its group's number is its own.
         kill_group(self.pid, pidfd.as_fd());
         match pidfd::reap(pidfd.as_fd()) {
-            Ok(Reaped::Status(status)) => End::Status(status),
-            Ok(other) => End::Unknown(io::Error::other(format!("{other:?}"))),
-            Err(error) => End::Unknown(error),
+            Ok(Reaped::Status(status)) => ChildEnd::Status(status),
+            Ok(other) => ChildEnd::Unknown(io::Error::other(format!("{other:?}"))),
+            Err(error) => ChildEnd::Unknown(error),
         }
     }
 

@@ -107,7 +107,7 @@ fn is_name(name: &str) -> bool {
 /// What all services have left.
 pub(super) struct FdStore {
     records: Records<Record>,
-    services: BTreeMap<ServiceName, Vec<Held>>,
+    services: BTreeMap<ServiceName, Vec<HeldDescriptor>>,
     /// What was wrong with the messages of each service's instance: each is logged once.
     complaints: BTreeMap<ServiceName, BTreeSet<String>>,
     last_id: u64,
@@ -117,7 +117,7 @@ pub(super) struct FdStore {
     pool: Pool,
 }
 
-struct Held {
+struct HeldDescriptor {
     record: Record,
     file: Arc<OwnedFd>,
 }
@@ -232,7 +232,7 @@ impl FdStore {
                 Ok(()) => {}
             }
         }
-        let held = Held {
+        let held = HeldDescriptor {
             record: Record {
                 descriptor: file.as_raw_fd(),
                 ..record
@@ -247,7 +247,7 @@ impl FdStore {
         let Some(held) = self.services.get_mut(service) else {
             return false;
         };
-        let gone: Vec<Held> = held.extract_if(.., |held| goes(&held.record)).collect();
+        let gone: Vec<HeldDescriptor> = held.extract_if(.., |held| goes(&held.record)).collect();
         if held.is_empty() {
             self.services.remove(service);
         }
@@ -348,7 +348,8 @@ impl FdStore {
             tracing::error!("cannot wait for stored descriptors: {error}");
         }
         let ids: BTreeSet<u64> = ready.into_iter().map(|(id, _)| id).collect();
-        let has_some = |held: &Vec<Held>| held.iter().any(|it| ids.contains(&it.record.id));
+        let has_some =
+            |held: &Vec<HeldDescriptor>| held.iter().any(|it| ids.contains(&it.record.id));
         let services = self.services.iter().filter(|(_, held)| has_some(held));
         let services: BTreeSet<_> = services.map(|(service, _)| service.clone()).collect();
         for service in &services {

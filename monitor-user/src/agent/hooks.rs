@@ -26,9 +26,9 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::Value;
 
-use super::children::{Child, End};
+use super::children::{Child, ChildEnd};
 use crate::config;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Cause, Event, Exec, Hook, Hooks, Notice, Output, ServiceName, What};
 use crate::os::spawn::{FdLimit, Spawner};
 use crate::text::printable;
@@ -65,7 +65,7 @@ struct Waiting {
     name: Name,
     hook: Hook,
     /// Of the journal.
-    line: Line,
+    line: JournalLine,
     hold_until: Instant,
 }
 
@@ -121,7 +121,7 @@ impl HookRunner {
         &mut self,
         service: &ServiceName,
         (name, hook): (&'static str, &Hook),
-        line: Line,
+        line: JournalLine,
         now: Instant,
     ) {
         let name = Name {
@@ -235,9 +235,9 @@ impl HookRunner {
         };
         let was_killed = running.child.was_killed();
         let status = match running.child.reap(&mut self.spawner) {
-            End::Status(status) => status,
-            End::NotStarted(error) => return running.name.warn(&error.to_string()),
-            End::Unknown(error) => {
+            ChildEnd::Status(status) => status,
+            ChildEnd::NotStarted(error) => return running.name.warn(&error.to_string()),
+            ChildEnd::Unknown(error) => {
                 return running.name.warn(&format!("cannot be reaped: {error}"));
             }
         };
@@ -388,8 +388,8 @@ mod tests {
         );
     }
 
-    fn line() -> Line {
-        Line::parse(r#"{"event":"stopped"}"#.to_owned()).unwrap()
+    fn line() -> JournalLine {
+        JournalLine::parse(r#"{"event":"stopped"}"#.to_owned()).unwrap()
     }
 
     fn hook(script: &str, timeout: Duration) -> Hook {

@@ -29,7 +29,7 @@ use crate::os::notify::NotifySocket;
 use crate::os::pidfd::{self, Reaped};
 use crate::os::process;
 use crate::os::spawn::{self, Aborted, FdLimit, Flight, Landed, Prepared, Spawner};
-use crate::os::tree::{self, Leftover, Rest, Tree};
+use crate::os::tree::{self, Leftover, RemainingTree, Tree};
 use crate::os::waiter::{Interest, Waiter};
 use crate::os::{self, proc, progress, signal};
 use crate::prober::Launch;
@@ -49,7 +49,7 @@ pub(super) struct Instances {
     cgroups: Option<Cgroups>,
     // Each on its own: a map that has grown has room for twice as many.
     services: HashMap<ServiceName, Box<Prelude>>,
-    held: HashMap<Instance, Box<Held>>,
+    held: HashMap<Instance, Box<HeldInstance>>,
     by_service: HashMap<ServiceName, Vec<Instance>>,
     /// Main processes that have not been released, by pid.
     main: HashMap<u32, Instance>,
@@ -135,7 +135,7 @@ impl Places {
 }
 
 /// One instance.
-struct Held {
+struct HeldInstance {
     service: ServiceName,
     tree: Tree,
     state: HeldState,
@@ -162,7 +162,7 @@ enum HeldState {
     /// Its main process is gone; nothing has been done with what is left of its tree.
     Dead,
     /// Its main process is gone, and what is left of its tree has been stopped.
-    Leftover(Rest),
+    Leftover(RemainingTree),
     /// Nothing is left of it.
     Gone,
 }
@@ -885,7 +885,7 @@ impl Instances {
         let service = service.clone();
         self.held.insert(
             instance,
-            Box::new(Held {
+            Box::new(HeldInstance {
                 service,
                 tree,
                 state,

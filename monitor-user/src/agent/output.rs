@@ -34,14 +34,14 @@ pub(super) struct Outputs {
     place: OutputDir,
     runtime_dir: PathBuf,
     spawner: Spawner,
-    services: HashMap<ServiceName, Held>,
+    services: HashMap<ServiceName, HeldFifo>,
     logger: Option<Logger>,
     /// When the next logger is to be started.
     start_at: Option<Instant>,
 }
 
 /// One service's FIFO.
-struct Held {
+struct HeldFifo {
     settings: Settings,
     /// Which one it is.
     id: (u64, u64),
@@ -117,7 +117,7 @@ impl Outputs {
             self.place.write_settings(service, &settings)?;
             let fifo = OwnedFd::from(fifo);
             let fifo = spawn::leaves_reserve(&fifo).then(|| File::from(fifo));
-            let held = Held { settings, id, fifo };
+            let held = HeldFifo { settings, id, fifo };
             self.services.insert(service.clone(), held);
         }
         if self.logger.is_none() && self.start_at.is_none() {
@@ -144,7 +144,7 @@ impl Outputs {
 
     /// An instance has ended: a line that it has begun is complete.
     pub(super) fn end_line(&self, service: &ServiceName) {
-        if let Some(Held {
+        if let Some(HeldFifo {
             fifo: Some(fifo), ..
         }) = self.services.get(service)
         {

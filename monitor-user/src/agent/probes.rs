@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::children::{Child, End};
+use super::children::{Child, ChildEnd};
 use super::hooks::readable;
 use crate::model::{Exec, Instance, Output, ServiceName};
 use crate::os::cgroup::Slot;
@@ -181,7 +181,7 @@ impl Probes {
             return None;
         }
         let instance = tended.job.instance;
-        if let End::NotStarted(error) = end {
+        if let ChildEnd::NotStarted(error) = end {
             tracing::warn!(%service, "cannot look at it: {error}");
             tended.pid = Err(now + PAUSE);
             return None;

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Agent, hooks};
 use crate::aftermath::{self, OutputStart};
 use crate::clock;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Circumstances, Event, ExtraFacts, Log, Notice, Output, ServiceName, Spec};
 use crate::os::mounts;
 use crate::text;
@@ -101,7 +101,7 @@ impl Agent {
     }
 
     /// Tells the journal, and who else is told of every event; returns the journal's line.
-    pub(super) fn record(&mut self, mut event: Event) -> Line {
+    pub(super) fn record(&mut self, mut event: Event) -> JournalLine {
         let text = match self.journal.append(&mut event) {
             Ok(()) => {
                 self.journal_failed = false;
@@ -115,6 +115,6 @@ impl Agent {
             }
         };
         self.notices.tell(&event);
-        Line { text, event }
+        JournalLine { text, event }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::children::{Child, End};
+use super::children::{Child, ChildEnd};
 use crate::config;
 use crate::model::{Cause, DeniedReason, Exec, Output, Reply, ServiceName, Spec};
 use crate::os::spawn::{FdLimit, Spawner};
@@ -94,14 +94,16 @@ impl Reloads {
         let running = self.running.remove(&pid)?;
         let was_killed = running.child.was_killed();
         let why = match running.child.reap(&mut self.spawner) {
-            End::NotStarted(error) => Some(error.to_string()),
+            ChildEnd::NotStarted(error) => Some(error.to_string()),
             _ if was_killed => Some(format!(
                 "its command was killed after {:?}",
                 running.timeout
             )),
-            End::Status(0) => None,
-            End::Status(status) => Some(format!("its command {}", Cause::from_wait_status(status))),
-            End::Unknown(error) => Some(format!("its command cannot be reaped: {error}")),
+            ChildEnd::Status(0) => None,
+            ChildEnd::Status(status) => {
+                Some(format!("its command {}", Cause::from_wait_status(status)))
+            }
+            ChildEnd::Unknown(error) => Some(format!("its command cannot be reaped: {error}")),
         };
         let reply = why.map_or(Reply::Done, |why| {
             Reply::Denied(DeniedReason::NotReloaded {

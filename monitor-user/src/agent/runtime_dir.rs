@@ -17,17 +17,17 @@ use crate::os::progress;
 use crate::os::trust::{Stranger, Trusted, Weakness, stranger_on_way};
 
 /// What an agent makes in it, beside the socket, and what that has to be.
-const ENTRIES: [(&str, Kind); 10] = [
-    ("lock", Kind::File),
-    (progress::FILE, Kind::File),
-    ("starts-under-init", Kind::File),
-    (STATE, Kind::Directory),
-    (READY, Kind::Directory),
-    (OUTPUT, Kind::Directory),
-    (NOTIFY, Kind::Directory),
-    (COOKIES, Kind::Directory),
-    (SOCKETS, Kind::Directory),
-    (FD_STORE, Kind::Directory),
+const ENTRIES: [(&str, EntryKind); 10] = [
+    ("lock", EntryKind::File),
+    (progress::FILE, EntryKind::File),
+    ("starts-under-init", EntryKind::File),
+    (STATE, EntryKind::Directory),
+    (READY, EntryKind::Directory),
+    (OUTPUT, EntryKind::Directory),
+    (NOTIFY, EntryKind::Directory),
+    (COOKIES, EntryKind::Directory),
+    (SOCKETS, EntryKind::Directory),
+    (FD_STORE, EntryKind::Directory),
 ];
 
 /// The directory of what the next agent needs to know.
@@ -43,13 +43,13 @@ pub(super) const SOCKETS: &str = "sockets";
 pub(super) const FD_STORE: &str = "fd-store";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum EntryKind {
     File,
     Directory,
     Socket,
 }
 
-impl Kind {
+impl EntryKind {
     fn is(self, found: FileType) -> bool {
         match self {
             Self::File => found.is_file(),
@@ -112,9 +112,9 @@ fn check_content(runtime_dir: &Path) -> Result<()> {
         check_entry(&runtime_dir.join(name), kind)?;
     }
     for path in journal::paths(runtime_dir) {
-        check_entry(&path, Kind::File)?;
+        check_entry(&path, EntryKind::File)?;
     }
-    check_entry(&control::socket(runtime_dir), Kind::Socket)?;
+    check_entry(&control::socket(runtime_dir), EntryKind::Socket)?;
     let state = runtime_dir.join(STATE);
     let entries = match fs::read_dir(&state) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -132,7 +132,7 @@ fn check_content(runtime_dir: &Path) -> Result<()> {
 }
 
 /// What is not there may be made.
-fn check_entry(path: &Path, kind: Kind) -> Result<()> {
+fn check_entry(path: &Path, kind: EntryKind) -> Result<()> {
     let Some(metadata) = look(path)? else {
         return Ok(());
     };

@@ -37,13 +37,13 @@ const MOST_PROCESSES: usize = 64;
 /// The sockets of all services that have some.
 pub(super) struct Sockets {
     records: Records<Record>,
-    services: BTreeMap<ServiceName, Vec<Held>>,
+    services: BTreeMap<ServiceName, Vec<HeldSocket>>,
     /// What this process held as the spare.
     pool: Pool,
 }
 
 /// One socket.
-struct Held {
+struct HeldSocket {
     record: Record,
     socket: Arc<OwnedFd>,
 }
@@ -83,7 +83,7 @@ impl<'a> Donors<'a> {
     }
 }
 
-impl Held {
+impl HeldSocket {
     fn of(record: Record, socket: OwnedFd) -> Self {
         let descriptor = socket.as_raw_fd();
         Self {
@@ -154,7 +154,7 @@ impl Sockets {
                 None => take(&record, index, donors),
             };
             match socket {
-                Ok(socket) => held.push(Held::of(record, socket)),
+                Ok(socket) => held.push(HeldSocket::of(record, socket)),
                 Err(error) if !donors.instances.is_empty() => tracing::warn!(
                     %service,
                     "cannot take over its socket {}: {error}; it is bound again at the next start",
@@ -180,7 +180,7 @@ impl Sockets {
         wanted: &[Listen],
     ) -> Result<Vec<Arc<OwnedFd>>, String> {
         let mut old = self.services.remove(service).unwrap_or_default();
-        let mut found: Vec<Option<Held>> = Vec::new();
+        let mut found: Vec<Option<HeldSocket>> = Vec::new();
         for listen in wanted {
             let index = old
                 .iter()
@@ -189,13 +189,16 @@ impl Sockets {
             found.push(held.or_else(|| self.take_from_another(listen)));
         }
         // First, as what is bound now may be at the same address.
-        old.iter().for_each(Held::close);
+        old.iter().for_each(HeldSocket::close);
         drop(old);
         let mut sockets = Vec::new();
         let mut failure = None;
         for (listen, held) in wanted.iter().zip(found) {
             progress::count();
-            match held.map_or_else(|| Held::bind(listen, None), |held| held.made_ready(listen)) {
+            match held.map_or_else(
+                || HeldSocket::bind(listen, None),
+                |held| held.made_ready(listen),
+            ) {
                 Ok(held) => sockets.push(held),
                 Err(error) => {
                     failure.get_or_insert_with(|| cannot(listen, &error));
@@ -212,7 +215,7 @@ impl Sockets {
     }
 
     /// A socket of a service that does not have it any more, by the config.
-    fn take_from_another(&mut self, wanted: &Listen) -> Option<Held> {
+    fn take_from_another(&mut self, wanted: &Listen) -> Option<HeldSocket> {
         if wanted.reuse_port {
             // Both may have it.
             return None;
@@ -247,10 +250,10 @@ impl Sockets {
                 continue;
             }
             progress::count();
-            match Held::bind(listen, None) {
+            match HeldSocket::bind(listen, None) {
                 Ok(held) => new.push(held),
                 Err(error) => {
-                    new.iter().for_each(Held::close);
+                    new.iter().for_each(HeldSocket::close);
                     return Err(cannot(listen, &error));
                 }
             }
@@ -335,7 +338,7 @@ impl Sockets {
     }
 }
 
-impl Held {
+impl HeldSocket {
     /// As the next instance expects it.
     fn made_ready(mut self, wanted: &Listen) -> io::Result<Self> {
         // The last instance may have changed that.

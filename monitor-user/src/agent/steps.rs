@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::children::{Child, End};
+use super::children::{Child, ChildEnd};
 use super::instances::Places;
 use super::probes::{read_sheet, read_whole_sheet, start_prober};
 use super::{Agent, hooks, instances, late};
@@ -378,12 +378,12 @@ impl Setting {
     fn failure_of(
         &self,
         item: &Item,
-        ended: &End,
+        ended: &ChildEnd,
         was_killed: bool,
         said: impl FnOnce() -> String,
     ) -> String {
         let failure = match ended {
-            End::NotStarted(error) => return format!("{}: {error}", item.name()),
+            ChildEnd::NotStarted(error) => return format!("{}: {error}", item.name()),
             _ if was_killed && matches!(item, Item::Files(_)) => return self.no_answer(),
             _ if ended.exit_code() == Some(1) => said(),
             _ if was_killed => "did not end in time, and was killed".to_owned(),

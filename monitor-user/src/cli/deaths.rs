@@ -16,7 +16,7 @@ use super::lines::{self, Extent, Selection, View};
 use super::output::{Interrupts, eprint_line};
 use crate::accounts::Accounts;
 use crate::deaths::{self, Filter, Kept};
-use crate::journal::{Changes, Cursor, Line, Reader};
+use crate::journal::{Changes, Cursor, JournalLine, Reader};
 use crate::model::What;
 use crate::os::proc;
 use crate::report::{Times, counted, happening};
@@ -177,7 +177,7 @@ impl Chosen {
         })
     }
 
-    fn is_in_time(&self, line: &Line) -> bool {
+    fn is_in_time(&self, line: &JournalLine) -> bool {
         let is_boot = |id: &String| line.event.boot_id() == Some(id.as_str());
         lines::is_recent(line, self.since) && self.boot_id.as_ref().is_none_or(is_boot)
     }
@@ -210,7 +210,7 @@ impl Chosen {
 }
 
 impl Selection for Chosen {
-    fn wants(&mut self, line: &Line) -> bool {
+    fn wants(&mut self, line: &JournalLine) -> bool {
         let is_in_time = self.is_in_time(line);
         if let What::DeathsLost { count } = line.event.what {
             return self.wants_note(count, is_in_time);
@@ -220,12 +220,12 @@ impl Selection for Chosen {
                 || Kept::of(line).is_some_and(|kept| self.filter.wants(&kept.facts())))
     }
 
-    fn wants_missed(&mut self, count: u64, before: &Line) -> bool {
+    fn wants_missed(&mut self, count: u64, before: &JournalLine) -> bool {
         let is_in_time = self.is_in_time(before);
         self.wants_note(count, is_in_time)
     }
 
-    fn words(&mut self, line: &Line, is_terminal: bool) -> String {
+    fn words(&mut self, line: &JournalLine, is_terminal: bool) -> String {
         let times = self.times(is_terminal);
         let time = line.time();
         match Kept::of(line) {

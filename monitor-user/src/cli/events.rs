@@ -17,7 +17,7 @@ use super::output::{Interrupts, eprint_line};
 use super::{Global, complete, services};
 use crate::clock;
 use crate::control;
-use crate::journal::{Changes, Cursor, Line, Reader};
+use crate::journal::{Changes, Cursor, JournalLine, Reader};
 use crate::report::{Times, happening};
 use crate::text::{padded, printable};
 
@@ -143,14 +143,14 @@ impl OfServices {
     }
 
     /// Of its service there is an event, whether it is shown or not.
-    fn has_come_by(&mut self, line: &Line) {
+    fn has_come_by(&mut self, line: &JournalLine) {
         if let Some(service) = line.service() {
             self.unseen
                 .retain(|wanted| !services::matches(wanted, service));
         }
     }
 
-    fn is_of_service(&self, line: &Line) -> bool {
+    fn is_of_service(&self, line: &JournalLine) -> bool {
         let is_it = |name: &str| {
             let wanted = self.services.iter();
             wanted
@@ -162,17 +162,17 @@ impl OfServices {
 }
 
 impl Selection for OfServices {
-    fn wants(&mut self, line: &Line) -> bool {
+    fn wants(&mut self, line: &JournalLine) -> bool {
         self.has_come_by(line);
         lines::is_recent(line, self.since) && self.is_of_service(line)
     }
 
-    fn wants_missed(&mut self, _count: u64, before: &Line) -> bool {
+    fn wants_missed(&mut self, _count: u64, before: &JournalLine) -> bool {
         lines::is_recent(before, self.since)
     }
 
     /// With today's date on a terminal; what goes elsewhere is read on another day.
-    fn words(&mut self, line: &Line, is_terminal: bool) -> String {
+    fn words(&mut self, line: &JournalLine, is_terminal: bool) -> String {
         let today = || clock::now().to_zoned_datetime(self.zone.clone()).date();
         human(line, &self.zone, is_terminal.then(today))
     }
@@ -202,7 +202,7 @@ impl Selection for OfServices {
 
 /// A line for a person; with date and zone unless today's date is known, and with the date where
 /// that is not the line's.
-fn human(line: &Line, zone: &TimeZone, today: Option<Date>) -> String {
+fn human(line: &JournalLine, zone: &TimeZone, today: Option<Date>) -> String {
     let time = line
         .time()
         .map(|time| (time, time.to_zoned_datetime(zone.clone())));
@@ -238,10 +238,10 @@ mod tests {
 
     use super::*;
 
-    fn line(time: &str, service: Option<&str>) -> Line {
+    fn line(time: &str, service: Option<&str>) -> JournalLine {
         let event =
             json!({"event": "started", "time": time, "service": service, "pid": 7, "restarts": 0});
-        Line::parse(event.to_string()).unwrap()
+        JournalLine::parse(event.to_string()).unwrap()
     }
 
     #[test]

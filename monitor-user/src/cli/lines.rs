@@ -9,19 +9,19 @@ use jiff::{Span, Timestamp};
 
 use super::output::{Flushed, Interrupts, Output, eprint_line};
 use crate::clock;
-use crate::journal::{self, Changes, Cursor, Found, Line, NoCursor, Reader, Resumed};
+use crate::journal::{self, Changes, Cursor, Found, JournalLine, NoCursor, Reader, Resumed};
 use crate::model::{Event, What};
 
 /// Which lines a command shows, and how.
 pub(super) trait Selection {
     /// Whether that line is shown. Asked once for each, in their order.
-    fn wants(&mut self, line: &Line) -> bool;
+    fn wants(&mut self, line: &JournalLine) -> bool;
 
     /// Whether it is shown that so many lines before that one are gone.
-    fn wants_missed(&mut self, count: u64, before: &Line) -> bool;
+    fn wants_missed(&mut self, count: u64, before: &JournalLine) -> bool;
 
     /// The line for a person.
-    fn words(&mut self, line: &Line, is_terminal: bool) -> String;
+    fn words(&mut self, line: &JournalLine, is_terminal: bool) -> String;
 
     /// A line for a person over the first one, if any.
     fn header(&self, _is_terminal: bool) -> Option<String> {
@@ -52,7 +52,7 @@ pub(super) struct View<S> {
 /// So many lines, the oldest first.
 struct Last {
     count: usize,
-    lines: VecDeque<Line>,
+    lines: VecDeque<JournalLine>,
 }
 
 impl<S: Selection> View<S> {
@@ -133,7 +133,7 @@ impl<S: Selection> View<S> {
         }
     }
 
-    fn show(&mut self, line: Line) {
+    fn show(&mut self, line: JournalLine) {
         if let Some(last) = &mut self.last {
             last.lines.push_back(line);
             if last.lines.len() > last.count {
@@ -158,7 +158,7 @@ impl<S: Selection> View<S> {
 
 /// Says that lines before that one cannot be shown: they are gone. With the cursor of their place, after
 /// which nothing is missing.
-fn missed(count: u64, before: &Line) -> Line {
+fn missed(count: u64, before: &JournalLine) -> JournalLine {
     let event = Event {
         stamp: None,
         time: before.event.time,
@@ -173,14 +173,14 @@ fn missed(count: u64, before: &Line) -> Line {
     value["boot_id"] = stamp.and_then(|it| it.source.boot_id.clone()).into();
     value["cursor"] = cursor.map(|cursor| cursor.to_string()).into();
     let text = value.to_string();
-    Line { text, event }
+    JournalLine { text, event }
 }
 
 /// A journal from the line on that follows on the one with that cursor. `passed` sees those before.
 pub(super) fn after(
     cursor: Cursor,
     open: impl Fn() -> Result<Reader>,
-    passed: impl FnMut(&Line),
+    passed: impl FnMut(&JournalLine),
 ) -> Result<Reader> {
     let Resumed { reader, found } = journal::resume(open, cursor, passed)?;
     let rest = match found {
@@ -231,7 +231,7 @@ pub(super) fn since(span: Span, zone: &TimeZone) -> Timestamp {
 }
 
 /// Whether the line is of that moment or later.
-pub(super) fn is_recent(line: &Line, since: Option<Timestamp>) -> bool {
+pub(super) fn is_recent(line: &JournalLine, since: Option<Timestamp>) -> bool {
     let is_recent = |since| line.time().is_some_and(|time| time >= since);
     since.is_none_or(is_recent)
 }

@@ -74,9 +74,9 @@ impl Default for AgentConfig {
 }
 
 /// What was read so far.
-struct Draft {
+struct AgentDraft {
     config: AgentConfig,
-    hooks: hooks::Draft,
+    hooks: hooks::HooksDraft,
     notices: Vec<Target>,
     syslog_socket: PathBuf,
     journald_socket: PathBuf,
@@ -98,7 +98,7 @@ const TARGETS: &[(&str, Target)] = &[
 
 /// Every key of `agent.toml`, each with its reader, a line each.
 #[rustfmt::skip]
-const KEYS: &Keys<Draft> = &[
+const KEYS: &Keys<AgentDraft> = &[
     ("access_group", |d, i| keep(&mut d.config.access_group, accounts::group(i))),
     ("status_group", |d, i| keep(&mut d.config.status_group, accounts::group(i))),
     ("control_group", old_access_group),
@@ -115,7 +115,7 @@ const KEYS: &Keys<Draft> = &[
 ];
 
 /// Its name up to 0.1.0.
-fn old_access_group(draft: &mut Draft, item: &Item<'_>) {
+fn old_access_group(draft: &mut AgentDraft, item: &Item<'_>) {
     item.warn("is called access_group now; this name works as well");
     if draft.config.access_group.is_none() {
         keep(&mut draft.config.access_group, accounts::group(item));
@@ -130,9 +130,9 @@ pub(super) fn key_names() -> Vec<&'static str> {
 
 /// Reads `agent.toml`, and where its keys are; what is invalid stays at its default.
 pub(super) fn read(context: Context<'_>, surroundings: &Surroundings) -> (AgentConfig, Lines) {
-    let mut draft = Draft {
+    let mut draft = AgentDraft {
         config: AgentConfig::default(),
-        hooks: hooks::Draft::default(),
+        hooks: hooks::HooksDraft::default(),
         notices: Vec::new(),
         syslog_socket: "/dev/log".into(),
         journald_socket: "/run/systemd/journal/socket".into(),

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::cursor::{Context, Item, Table, quoted};
 use super::host::Host;
-use super::problem::Report;
+use super::problem::Diagnostics;
 use super::source::{Source, Sources};
 use super::{Loader, document};
 
@@ -44,7 +44,12 @@ pub(super) fn apply(loader: &mut Loader<'_>, dir: &Path) {
 }
 
 /// Takes each service that the file names. What is wrong with it is reported.
-fn read(path: &Path, report: &Report, host: &Host, mut take: impl FnMut(&str, &Item<'_>, bool)) {
+fn read(
+    path: &Path,
+    report: &Diagnostics,
+    host: &Host,
+    mut take: impl FnMut(&str, &Item<'_>, bool),
+) {
     let Some(source) = Source::read(path, report) else {
         return;
     };
@@ -101,7 +106,7 @@ fn known(path: &Path) -> Result<BTreeMap<String, bool>> {
     if !super::is_there(path) {
         return Ok(known);
     }
-    let report = Report::default();
+    let report = Diagnostics::default();
     read(path, &report, &Host::this(), |name, _, starts| {
         known.insert(name.to_owned(), starts);
     });

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::model::{CAPABILITIES, Confinement, Directories, Place, Sandbox, capability_name};
+use crate::model::{
+    CAPABILITIES, Confinement, Directories, DirectoryKind, Sandbox, capability_name,
+};
 
 use super::cursor::{Item, Keys, keep, nearest};
 use super::{describe, service, value};
@@ -127,7 +129,7 @@ pub(super) fn directories(item: &Item<'_>) -> Option<Directories> {
     let table = item.table(r#"a table such as { state = ["x"], logs = ["x"] }"#)?;
     let mut draft = DirectoriesDraft::default();
     table.read(DIRECTORIES, &mut draft);
-    let places = Place::ALL.into_iter().zip(draft.names);
+    let places = DirectoryKind::ALL.into_iter().zip(draft.names);
     let names = places.flat_map(|(place, names)| names.into_iter().map(move |name| (place, name)));
     Some(Directories {
         names: names.collect(),
@@ -268,14 +270,14 @@ pub(super) fn describe_directories(confinement: &Confinement) -> Value {
         return Value::Null;
     }
     let keys = DIRECTORIES.iter().map(|(key, _)| *key);
-    let of = |(key, wanted): (&'static str, Place)| {
+    let of = |(key, wanted): (&'static str, DirectoryKind)| {
         let names = directories.names.iter();
         let names = names.filter(|(place, _)| *place == wanted);
         let names: Vec<_> = names.map(|(_, name)| name).collect();
         (!names.is_empty()).then(|| (key, json!(names)))
     };
     let mode = ("mode", json!(format!("{:04o}", directories.mode)));
-    let entries = keys.zip(Place::ALL).filter_map(of);
+    let entries = keys.zip(DirectoryKind::ALL).filter_map(of);
     describe::table(entries.chain([mode]))
 }
 

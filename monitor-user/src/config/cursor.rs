@@ -12,7 +12,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::describe::Lines;
 use super::host::Host;
-use super::problem::{Ends, Report};
+use super::problem::{Diagnostics, Ends};
 use super::source::Sources;
 
 /// The keys of a table, each with what reads it into a draft.
@@ -29,7 +29,7 @@ pub(super) fn keep<T, S: From<T>>(slot: &mut S, value: Option<T>) {
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) source: &'a Sources,
-    pub(super) report: &'a Report,
+    pub(super) report: &'a Diagnostics,
     pub(super) host: &'a Host,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Item<'a> {
 
 impl<'a> Item<'a> {
     /// The same, with what is wrong with it told to another report.
-    pub(super) fn reporting_to<'b>(&self, report: &'b Report) -> Item<'b>
+    pub(super) fn reporting_to<'b>(&self, report: &'b Diagnostics) -> Item<'b>
     where
         'a: 'b,
     {

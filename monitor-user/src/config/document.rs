@@ -3,7 +3,7 @@
 use toml::de::{DeTable, Error};
 
 use super::cursor::quoted;
-use super::problem::Report;
+use super::problem::Diagnostics;
 use super::source::Source;
 
 const DUPLICATE: &str = "duplicate key";
@@ -12,7 +12,7 @@ const DUPLICATE: &str = "duplicate key";
 ///
 /// A key that is there twice is reported, and the rest is still worth reading; after any other
 /// error, what follows may mean something else than it seems, so that only the first is told.
-pub(super) fn parse<'a>(source: &'a Source, report: &Report) -> Option<DeTable<'a>> {
+pub(super) fn parse<'a>(source: &'a Source, report: &Diagnostics) -> Option<DeTable<'a>> {
     let (document, errors) = DeTable::parse_recoverable(&source.text);
     let is_header = |error: &&Error| source.line_at(start(error)).trim_start().starts_with('[');
     let fatal = errors
@@ -29,7 +29,7 @@ pub(super) fn parse<'a>(source: &'a Source, report: &Report) -> Option<DeTable<'
     Some(document.into_inner())
 }
 
-fn tell(error: &Error, source: &Source, report: &Report) {
+fn tell(error: &Error, source: &Source, report: &Diagnostics) {
     let key = key_at(start(error), source);
     report.problem(source.problem(start(error), key, message(error, source)));
 }

@@ -20,7 +20,7 @@ use crate::os::open;
 
 use super::Surroundings;
 use super::cursor::{Item, quoted};
-use super::problem::{Ends, Report};
+use super::problem::{Diagnostics, Ends};
 use super::source::Source;
 
 /// What a file says, in its order.
@@ -220,7 +220,7 @@ fn variables_of(file: &EnvironmentFile, identity: Option<&Identity>) -> Result<V
 /// # Errors
 /// What is wrong with it, in one line.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let report = Report::default();
+    let report = Diagnostics::default();
     let source = Source::read(path, &report);
     let variables = source.map(|source| file(&source, "environment_file", &report));
     let (problems, _) = report.finish();
@@ -232,7 +232,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<(String, String)>, String> {
 }
 
 /// Reads a file of `KEY=VALUE` lines; bad lines are reported with their own file and line.
-pub(super) fn file(source: &Source, key: &str, report: &Report) -> Vec<(String, String)> {
+pub(super) fn file(source: &Source, key: &str, report: &Diagnostics) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     let mut line_start = 0;
     for line in source.text.split_inclusive('\n') {
@@ -290,7 +290,7 @@ fn parse_line(line: &str) -> Result<Option<(String, String)>, BadLine> {
 
 /// Where in a value the reader is.
 #[derive(Clone, Copy)]
-enum Place {
+enum Position {
     /// Before the first character, or after a closing quote: only here a quote opens.
     Between,
     Plain,
@@ -308,39 +308,39 @@ fn unquote(text: &str) -> Result<String, (usize, &'static str)> {
     let mut value = String::new();
     // White space at the end is kept only within quotes.
     let mut kept = 0;
-    let mut place = Place::Between;
+    let mut place = Position::Between;
     let mut characters = text.char_indices();
     while let Some((at, c)) = characters.next() {
         match (place, c) {
-            (Place::Between, '\'') => place = Place::Single { opened: at },
-            (Place::Between, '"') => place = Place::Double { opened: at },
-            (Place::Between, c) if c.is_whitespace() => {}
-            (Place::Between | Place::Plain, '\\') => {
+            (Position::Between, '\'') => place = Position::Single { opened: at },
+            (Position::Between, '"') => place = Position::Double { opened: at },
+            (Position::Between, c) if c.is_whitespace() => {}
+            (Position::Between | Position::Plain, '\\') => {
                 let (_, escaped) = characters.next().ok_or((at, CONTINUED))?;
                 value.push(escaped);
                 kept = value.len();
-                place = Place::Plain;
+                place = Position::Plain;
             }
-            (Place::Between | Place::Plain, c) => {
+            (Position::Between | Position::Plain, c) => {
                 value.push(c);
                 if !c.is_whitespace() {
                     kept = value.len();
                 }
-                place = Place::Plain;
+                place = Position::Plain;
             }
-            (Place::Single { .. }, '\'') | (Place::Double { .. }, '"') => {
+            (Position::Single { .. }, '\'') | (Position::Double { .. }, '"') => {
                 kept = value.len();
-                place = Place::Between;
+                place = Position::Between;
             }
-            (Place::Double { .. }, '\\') => match characters.next() {
+            (Position::Double { .. }, '\\') => match characters.next() {
                 Some((_, escaped @ ('"' | '\\' | '$' | '`'))) => value.push(escaped),
                 Some((_, other)) => value.extend(['\\', other]),
                 None => return Err((at, CONTINUED)),
             },
-            (Place::Single { .. } | Place::Double { .. }, c) => value.push(c),
+            (Position::Single { .. } | Position::Double { .. }, c) => value.push(c),
         }
     }
-    if let Place::Single { opened } | Place::Double { opened } = place {
+    if let Position::Single { opened } | Position::Double { opened } = place {
         return Err((opened, "expected the quote to be closed on its line"));
     }
     value.truncate(kept);

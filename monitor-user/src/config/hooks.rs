@@ -17,7 +17,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The keys of one file, on their way in.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Draft {
+pub(super) struct HooksDraft {
     pub(super) on_exit: Option<Vec<String>>,
     pub(super) on_restart: Option<Vec<String>>,
     pub(super) on_failed: Option<Vec<String>>,
@@ -52,7 +52,7 @@ pub(super) fn timeout(item: &Item<'_>) -> Option<Duration> {
     }
 }
 
-impl Draft {
+impl HooksDraft {
     /// Looks the programs up: in the agent's `PATH`, as the agent runs them.
     pub(super) fn finish(self, table: &Table<'_>, surroundings: &Surroundings) -> Said {
         let search = environment::base(surroundings);

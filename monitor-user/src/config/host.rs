@@ -33,7 +33,7 @@ pub(super) struct Host {
 
 /// What became of a look-up in `PATH`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct LookUp {
     pub(super) program: Option<PathBuf>,
     /// Places that were left out on the way.
     pub(super) left_out: Vec<PathBuf>,
@@ -53,8 +53,8 @@ impl Host {
     }
 
     /// Looks a program up in the directories of `search`, as `PATH` has them.
-    pub(super) fn find(&self, word: &str, search: &str) -> Found {
-        let mut found = Found {
+    pub(super) fn find(&self, word: &str, search: &str) -> LookUp {
+        let mut found = LookUp {
             program: None,
             left_out: Vec::new(),
             newly: Vec::new(),

@@ -275,9 +275,9 @@ mod tests {
     use super::*;
 
     /// A config directory, and one of packages beside it.
-    struct Place(TempDir);
+    struct TestConfig(TempDir);
 
-    impl Place {
+    impl TestConfig {
         /// Files below `config/services`, or below `packages` where they are called so.
         fn with(files: &[(&str, &str)]) -> Self {
             let place = Self(TempDir::new().unwrap());
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_template_makes_its_instances_and_is_no_service() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("x@.toml", TRUE),
             ("web.toml", &format!("{TRUE}instances = 2")),
             ("db@.toml", &format!("{TRUE}instances = [\"b\", \"a-1\"]")),
@@ -372,7 +372,7 @@ mod tests {
     fn an_instances_name_is_in_all_strings() {
         let text = "command = [\"/bin/echo\", \"%i\", \"100%%\"]\nworking_directory = \"/\"\n\
             after = [\"db@%i\"]\nstdout = \"/tmp/%i.log\"\n[environment]\nNAME = \"x-%i\"\n";
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("x@.toml", &format!("instances = [\"a\"]\n{text}")),
             ("db@.toml", &format!("{TRUE}instances = [\"a\"]")),
             ("plain.toml", "command = [\"/bin/date\", \"+%i %Y\"]"),
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_template_is_told_once_with_its_line() {
-        let place = Place::with(&[(
+        let place = TestConfig::with(&[(
             "x@.toml",
             "instances = 3\ncommand = [\"/bin/true\"]\nnice = 99\n",
         )]);
@@ -423,7 +423,7 @@ mod tests {
             );
         }
         let several = "[service.web]\ncommand = [\"/bin/true\"]\ninstances = 2\n";
-        let place = Place::with(&[("all.toml", several)]);
+        let place = TestConfig::with(&[("all.toml", several)]);
         assert!(
             place
                 .said()
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_file_of_its_own_stands_in_for_an_instance_and_an_empty_one_masks_it() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("x@.toml", &format!("{TRUE}instances = 4")),
             ("x@2.toml", "command = [\"/bin/false\"]"),
             ("x@3.toml", ""),
@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_link_to_a_template_that_is_not_there_is_refused() {
-        let place = Place::with(&[("packages/x@.toml", TRUE)]);
+        let place = TestConfig::with(&[("packages/x@.toml", TRUE)]);
         place.link("x@a.toml", "../../packages/x@.toml");
         assert_eq!(place.names(), "x@a");
         place.link("z.toml", "../../packages/x@.toml");
@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_requirement_names_an_instance() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("db@.toml", &format!("{TRUE}instances = 2")),
             ("app.toml", &format!("{TRUE}requires = [\"db\"]")),
         ]);
@@ -479,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_file_of_the_config_stands_in_for_one_of_a_package() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("packages/a.toml", TRUE),
             ("packages/b.toml", TRUE),
             ("packages/c.toml", TRUE),
@@ -514,7 +514,7 @@ mod tests {
 
     #[test]
     fn drop_ins_are_merged_key_by_key_in_the_order_of_their_names() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             (
                 "packages/web.toml",
                 "command = [\"/bin/true\", \"a\"]\nnice = 1\nafter = [\"x\"]\nready = { tcp = \"127.0.0.1:80\" }\nenvironment = { A = \"1\", B = \"1\" }\n",
@@ -575,7 +575,7 @@ mod tests {
 
     #[test]
     fn a_drop_in_of_the_config_stands_in_for_one_of_a_package() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("packages/web.toml", TRUE),
             ("packages/web.toml.d/a.toml", "nice = 1"),
             ("packages/web.toml.d/b.toml", "umask = \"0077\""),
@@ -615,14 +615,14 @@ mod tests {
                 "web.toml.d/x.toml:1:17: start_timeout: it limits",
             ),
         ] {
-            let place = Place::with(&[("web.toml", TRUE), ("web.toml.d/x.toml", text)]);
+            let place = TestConfig::with(&[("web.toml", TRUE), ("web.toml.d/x.toml", text)]);
             let all = place.said();
             assert!(
                 all.contains(&format!("config/services/{said}")),
                 "{text}: {all}"
             );
         }
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("web.toml", "nice = 99\n"),
             ("web.toml.d/x.toml", "command = [\"/bin/true\"]"),
         ]);
@@ -631,7 +631,7 @@ mod tests {
                 .said()
                 .starts_with("config/services/web.toml:1:8: nice: ")
         );
-        let place = Place::with(&[("wep.toml.d/x.toml", "nice = 1")]);
+        let place = TestConfig::with(&[("wep.toml.d/x.toml", "nice = 1")]);
         assert_eq!(
             place.said(),
             "config/services/wep.toml.d: is not read: there is no wep.toml for these drop-ins"
@@ -641,7 +641,7 @@ mod tests {
     #[test]
     fn drop_ins_that_are_not_read_are_warned_of() {
         let several = "[service.a]\ncommand = [\"/bin/true\"]\n";
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("all.toml", several),
             ("all.toml.d/x.toml", "[service.a]\nnice = 1"),
             ("a.toml.d/x.toml", "nice = 2"),
@@ -666,7 +666,7 @@ mod tests {
 
     #[test]
     fn an_instance_has_drop_ins_beside_those_of_its_template() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("x@.toml", &format!("{TRUE}instances = 2")),
             ("x@.toml.d/a.toml", "nice = 1\nenvironment.A = \"%i\""),
             ("x@2.toml.d/a.toml", "nice = 2\nenvironment.B = \"%i\""),
@@ -691,7 +691,7 @@ mod tests {
 
     #[test]
     fn a_file_is_checked_with_its_drop_ins_and_a_drop_in_with_its_file() {
-        let place = Place::with(&[
+        let place = TestConfig::with(&[
             ("packages/web.toml", TRUE),
             ("web.toml.d/a.toml", "nice = 7"),
             ("x@.toml", &format!("{TRUE}instances = 2")),

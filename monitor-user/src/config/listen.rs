@@ -32,7 +32,7 @@ const ADDRESSES: [&str; 5] = ["tcp", "udp", "unix", "unix_datagram", "unix_seqpa
 
 /// What was read so far of one.
 #[derive(Default)]
-struct Draft {
+struct ListenDraft {
     address: Option<Address>,
     name: Option<String>,
     backlog: Option<u32>,
@@ -45,7 +45,7 @@ struct Draft {
 }
 
 #[rustfmt::skip]
-const KEYS: &Keys<Draft> = &[
+const KEYS: &Keys<ListenDraft> = &[
     ("tcp", |d, i| keep(&mut d.address, ip(i).map(Address::Tcp))),
     ("udp", |d, i| keep(&mut d.address, ip(i).map(Address::Udp))),
     ("unix", |d, i| keep(&mut d.address, socket_path(i).map(Address::Unix))),
@@ -89,7 +89,7 @@ pub(super) fn listen(item: &Item<'_>) -> Option<Vec<Listen>> {
 
 fn one(item: &Item<'_>) -> Option<Listen> {
     let table = item.table(ONE)?;
-    let mut draft = Draft::default();
+    let mut draft = ListenDraft::default();
     table.read(KEYS, &mut draft);
     let is_address = |key: &&str| table.get(key).is_some();
     if ADDRESSES.iter().filter(|key| is_address(key)).count() != 1 {

@@ -33,7 +33,7 @@ const OF_FILES: [&str; 4] = ["max_size", "keep", "max_age", "compress"];
 
 /// What was read so far.
 #[derive(Default)]
-struct Draft {
+struct LogDraft {
     target: Option<Target>,
     max_size: Option<u64>,
     keep: Option<u32>,
@@ -44,7 +44,7 @@ struct Draft {
 }
 
 #[rustfmt::skip]
-const KEYS: &Keys<Draft> = &[
+const KEYS: &Keys<LogDraft> = &[
     ("path", |d, i| keep(&mut d.target, file(i))),
     ("syslog", |d, i| keep(&mut d.target, socket(i, SYSLOG).map(Target::Syslog))),
     ("journald", |d, i| keep(&mut d.target, socket(i, journald::SOCKET).map(Target::Journald))),
@@ -84,7 +84,7 @@ fn is_wanted(item: &Item<'_>) -> bool {
 
 pub(super) fn log(item: &Item<'_>) -> Option<Log> {
     let table = item.table(WHAT)?;
-    let mut draft = Draft::default();
+    let mut draft = LogDraft::default();
     table.read(KEYS, &mut draft);
     let targets: Vec<_> = TARGETS.iter().filter_map(|key| table.get(key)).collect();
     match targets.as_slice() {

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::cursor::{key_path, quoted};
 use super::document;
-use super::problem::Report;
+use super::problem::Diagnostics;
 use super::source::Sources;
 
 /// Tables whose keys exclude each other: a later file that has one of these takes out the others.
@@ -24,7 +24,7 @@ const ALTERNATIVES: &[(&str, &[&str])] = &[
 ];
 
 /// All of the files as one; `None`, if nothing sensible can be said of one of them.
-pub(super) fn parse<'a>(sources: &'a Sources, report: &Report) -> Option<DeTable<'a>> {
+pub(super) fn parse<'a>(sources: &'a Sources, report: &Diagnostics) -> Option<DeTable<'a>> {
     let mut merged = DeTable::new();
     for (source, base) in sources.files() {
         let mut document = document::parse(source, report)?;
@@ -93,7 +93,7 @@ pub(super) fn instantiate(
     table: &mut DeTable<'_>,
     instance: &str,
     sources: &Sources,
-    report: &Report,
+    report: &Diagnostics,
 ) {
     Instance {
         instance,
@@ -106,7 +106,7 @@ pub(super) fn instantiate(
 struct Instance<'s> {
     instance: &'s str,
     sources: &'s Sources,
-    report: &'s Report,
+    report: &'s Diagnostics,
 }
 
 impl Instance<'_> {

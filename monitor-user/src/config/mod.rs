@@ -72,7 +72,7 @@ use host::Host;
 pub(crate) use host::not_runnable;
 use layout::Layout;
 use ownership::Ownership;
-use problem::{Ends, Report, printable};
+use problem::{Diagnostics, Ends, printable};
 use source::{Source, Sources};
 
 /// A config that can be used.
@@ -327,7 +327,7 @@ pub(crate) fn check_text(
     surroundings: &Surroundings,
 ) -> (Vec<Problem>, Vec<Problem>) {
     let mut loader = Loader::new(surroundings);
-    let report = Report::default();
+    let report = Diagnostics::default();
     let sources = Sources::of(Source::new(path, text));
     loader.service_sources(&sources, &Layout::default(), &report);
     report.finish()
@@ -384,7 +384,7 @@ struct Loader<'s> {
     surroundings: &'s Surroundings,
     host: Rc<Host>,
     ownership: Ownership,
-    report: Report,
+    report: Diagnostics,
     agent: AgentConfig,
     services: BTreeMap<ServiceName, Arc<Spec>>,
     /// Services with an obstacle to their use.
@@ -411,7 +411,7 @@ impl<'s> Loader<'s> {
             surroundings,
             host: Rc::new(Host::this()),
             ownership: Ownership::new(surroundings.uid),
-            report: Report::default(),
+            report: Diagnostics::default(),
             agent: AgentConfig::default(),
             services: BTreeMap::new(),
             unusable: BTreeMap::new(),
@@ -607,7 +607,12 @@ impl<'s> Loader<'s> {
 
     /// A file with a `service` table has several services, a template makes some, any other is one.
     /// `false`: it is not even TOML.
-    fn service_sources(&mut self, sources: &Sources, layout: &Layout, report: &Report) -> bool {
+    fn service_sources(
+        &mut self,
+        sources: &Sources,
+        layout: &Layout,
+        report: &Diagnostics,
+    ) -> bool {
         let Some(document) = merge::parse(sources, report) else {
             return false;
         };
@@ -640,7 +645,7 @@ impl<'s> Loader<'s> {
         sources: &Sources,
         instances: Option<&Item<'_>>,
         layout: &Layout,
-        report: &Report,
+        report: &Diagnostics,
     ) {
         let name = stem(sources.path()).unwrap_or("");
         let prefix = name.strip_suffix('@').unwrap_or(name);
@@ -668,7 +673,7 @@ impl<'s> Loader<'s> {
         service: &str,
         instance: &str,
         layout: &Layout,
-        report: &Report,
+        report: &Diagnostics,
     ) {
         progress::count();
         let part = report.part();
@@ -709,7 +714,7 @@ impl<'s> Loader<'s> {
     }
 
     /// A template without instances is looked at all the same, for what is wrong with any of them.
-    fn try_template(&self, sources: &Sources, prefix: &str, report: &Report) {
+    fn try_template(&self, sources: &Sources, prefix: &str, report: &Diagnostics) {
         let part = report.part();
         if let Some(mut document) = merge::parse(sources, &part) {
             merge::instantiate(&mut document, "1", sources, &part);
@@ -729,7 +734,7 @@ impl<'s> Loader<'s> {
     }
 
     /// Has none of a file's services used.
-    fn withdraw(&mut self, file: &Path, report: &Report) {
+    fn withdraw(&mut self, file: &Path, report: &Diagnostics) {
         let of_file = self.files.iter().filter(|(_, path)| *path == file);
         let names: Vec<ServiceName> = of_file.map(|(name, _)| name.clone()).collect();
         for name in names {
@@ -738,7 +743,7 @@ impl<'s> Loader<'s> {
         }
     }
 
-    fn single(&mut self, name: &str, sources: &Sources, root: &Table<'_>, report: &Report) {
+    fn single(&mut self, name: &str, sources: &Sources, root: &Table<'_>, report: &Diagnostics) {
         let path = sources.path();
         let defined = self.define(name, printable(path));
         if let Err(message) = &defined {
@@ -757,7 +762,7 @@ impl<'s> Loader<'s> {
         sources: &Sources,
         root: &Table<'_>,
         services: &Item<'_>,
-        report: &Report,
+        report: &Diagnostics,
     ) {
         for (_, item) in root.items().filter(|(key, _)| *key != "service") {
             item.problem_at_key(
@@ -828,7 +833,7 @@ impl<'s> Loader<'s> {
     }
 
     /// Adds a service; without a spec the report of it tells why it cannot be used.
-    fn add(&mut self, name: &str, file: &Path, spec: Option<Spec>, report: &Report) {
+    fn add(&mut self, name: &str, file: &Path, spec: Option<Spec>, report: &Diagnostics) {
         match spec {
             Some(spec) => {
                 let host = Rc::clone(&self.host);
@@ -840,7 +845,7 @@ impl<'s> Loader<'s> {
         }
     }
 
-    fn note_unusable(&mut self, name: &str, file: &Path, report: &Report) {
+    fn note_unusable(&mut self, name: &str, file: &Path, report: &Diagnostics) {
         let why = match report.first_obstacle() {
             Some((first, 0, _)) => first.to_string(),
             Some((first, 1, _)) => format!("{first}; and 1 more problem"),

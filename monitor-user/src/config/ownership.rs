@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::host::Host;
-use super::problem::{Problem, Report, printable};
+use super::problem::{Diagnostics, Problem, printable};
 use super::scripts::{self, Role};
 use crate::model::{Probe, Ready, Reload, Spec};
 use crate::os::mounts::may_hang;
@@ -37,7 +37,7 @@ impl Ownership {
     }
 
     /// Looks at the way to what the agent reads; `what` it is, as in "a service file".
-    pub(super) fn look(&mut self, path: &Path, what: &str, report: &Report) {
+    pub(super) fn look(&mut self, path: &Path, what: &str, report: &Diagnostics) {
         self.look_for(self.uid, path, what, report);
     }
 
@@ -48,7 +48,7 @@ impl Ownership {
         name: &str,
         spec: &Spec,
         host: &Host,
-        report: &Report,
+        report: &Diagnostics,
     ) {
         let identity = spec.exec.identity.as_ref();
         let uid = identity.map_or(self.uid, |identity| identity.uid);
@@ -69,7 +69,7 @@ impl Ownership {
         &mut self,
         command: &Command<'_>,
         find: &dyn Fn(&str) -> Option<PathBuf>,
-        report: &Report,
+        report: &Diagnostics,
     ) {
         let Command {
             whom,
@@ -91,13 +91,13 @@ impl Ownership {
     }
 
     /// At what the agent itself does not read.
-    fn look_unless_it_hangs(&mut self, whom: u32, path: &Path, what: &str, report: &Report) {
+    fn look_unless_it_hangs(&mut self, whom: u32, path: &Path, what: &str, report: &Diagnostics) {
         if !may_hang(path) {
             self.look_for(whom, path, what, report);
         }
     }
 
-    fn look_for(&mut self, whom: u32, path: &Path, what: &str, report: &Report) {
+    fn look_for(&mut self, whom: u32, path: &Path, what: &str, report: &Diagnostics) {
         let Ok(path) = std::path::absolute(path) else {
             return;
         };

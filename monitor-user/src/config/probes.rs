@@ -27,7 +27,7 @@ const READY: &Keys<Vec<Ready>> = &[
 
 /// The keys of `check`, a line each.
 #[rustfmt::skip]
-const CHECK: &Keys<Draft> = &[
+const CHECK: &Keys<ProbeDraft> = &[
     ("tcp", |d, i| d.probes.extend(tcp(i))),
     ("unix", |d, i| d.probes.extend(absolute_path(i).map(Probe::Unix))),
     ("http", |d, i| d.probes.extend(http(i))),
@@ -40,7 +40,7 @@ const CHECK: &Keys<Draft> = &[
 /// The keys that say what is looked at.
 const PROBES: [&str; 4] = ["tcp", "unix", "http", "command"];
 
-struct Draft {
+struct ProbeDraft {
     probes: Vec<Probe>,
     interval: Duration,
     timeout: Duration,
@@ -65,7 +65,7 @@ pub(super) fn ready(item: &Item<'_>) -> Option<Ready> {
 pub(super) fn check(item: &Item<'_>) -> Option<Check> {
     const WHAT: &str = "a table such as { tcp = \"127.0.0.1:80\", interval = \"10s\" } with one of tcp, unix, http and command";
     let table = item.table(WHAT)?;
-    let mut draft = Draft {
+    let mut draft = ProbeDraft {
         probes: Vec::new(),
         interval: Duration::from_secs(10),
         timeout: Duration::from_secs(2),

@@ -104,15 +104,15 @@ pub(super) enum Ends {
 
 /// Collects problems while a config is read, so that one mistake does not hide the next.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct Diagnostics {
     problems: RefCell<Vec<(Problem, Ends)>>,
     warnings: RefCell<Vec<Problem>>,
     /// How many problems were reported elsewhere before.
     before: usize,
 }
 
-impl Report {
-    /// One for a part of what is read, to be given to [`Report::absorb`].
+impl Diagnostics {
+    /// One for a part of what is read, to be given to [`Diagnostics::absorb`].
     pub(super) fn part(&self) -> Self {
         Self {
             before: self.before + self.count(),

@@ -26,7 +26,7 @@ use super::limits::limits;
 use super::listen;
 use super::log;
 use super::probes;
-use super::problem::{Ends, Report, printable};
+use super::problem::{Diagnostics, Ends, printable};
 use super::source::Source;
 use super::steps;
 use super::value::{self, absolute_path, duration, word};
@@ -44,7 +44,7 @@ const FAILS: &str = "starting the service fails";
 
 /// Every key of a service, each with its reader, a line each.
 #[rustfmt::skip]
-const KEYS: &Keys<Draft> = &[
+const KEYS: &Keys<ServiceDraft> = &[
     ("command", |d, i| keep(&mut d.command, command(i))),
     ("user", |d, i| keep(&mut d.user, accounts::user(i))),
     ("group", |d, i| keep(&mut d.group, accounts::group(i))),
@@ -147,7 +147,7 @@ pub(super) const STOP_MODES: &[(&str, StopMode)] = &[
 ];
 
 /// What was read so far; what a file does not say has its default here.
-struct Draft {
+struct ServiceDraft {
     policy: Policy,
     relations: Relations,
     /// `None`: as its kind has it.
@@ -177,10 +177,10 @@ struct Draft {
     check: Option<Check>,
     reload: Option<Reload>,
     steps: Steps,
-    hooks: hooks::Draft,
+    hooks: hooks::HooksDraft,
 }
 
-impl Default for Draft {
+impl Default for ServiceDraft {
     fn default() -> Self {
         Self {
             policy: Policy::default(),
@@ -208,7 +208,7 @@ impl Default for Draft {
             check: None,
             reload: None,
             steps: Steps::default(),
-            hooks: hooks::Draft::default(),
+            hooks: hooks::HooksDraft::default(),
         }
     }
 }
@@ -217,12 +217,12 @@ impl Default for Draft {
 /// stand in for those that it does not name.
 pub(super) fn read(
     table: &Table<'_>,
-    report: &Report,
+    report: &Diagnostics,
     surroundings: &Surroundings,
     general: &hooks::Said,
 ) -> Option<Spec> {
     let before = report.obstacles();
-    let mut draft = Draft::default();
+    let mut draft = ServiceDraft::default();
     table.read(KEYS, &mut draft);
     let hooks = std::mem::take(&mut draft.hooks).finish(table, surroundings);
     let mut spec = finish(draft, table, report, surroundings)?;
@@ -232,9 +232,9 @@ pub(super) fn read(
 
 /// Checks what holds between keys, and fills in what follows from others.
 fn finish(
-    mut draft: Draft,
+    mut draft: ServiceDraft,
     table: &Table<'_>,
-    report: &Report,
+    report: &Diagnostics,
     surroundings: &Surroundings,
 ) -> Option<Spec> {
     draft.policy.restart_max_delay = max_delay(&draft, table);
@@ -320,7 +320,7 @@ fn warn_of_access(program: &Path, identity: Option<&Identity>, command: &Item<'_
 }
 
 /// Checks what holds between the keys that say how it is known how a service is.
-fn check_readiness(draft: &Draft, table: &Table<'_>) {
+fn check_readiness(draft: &ServiceDraft, table: &Table<'_>) {
     let is_oneshot = draft.policy.kind == Kind::Oneshot;
     for (key, why) in [
         ("ready", "is ready when it is done"),
@@ -370,7 +370,7 @@ fn check_readiness(draft: &Draft, table: &Table<'_>) {
 }
 
 /// A program that goes into the background has nothing passed to it.
-fn check_forking(draft: &Draft, table: &Table<'_>) {
+fn check_forking(draft: &ServiceDraft, table: &Table<'_>) {
     if draft.policy.kind != Kind::Forking {
         if let Some(item) = table.get("pid_file") {
             item.problem_at_key("this has a meaning for type = \"forking\" alone; leave it out");
@@ -393,7 +393,7 @@ fn check_forking(draft: &Draft, table: &Table<'_>) {
 }
 
 /// Two instances run side by side for a while, and it has to be known when the next one serves.
-fn check_rolling(draft: &Draft, table: &Table<'_>) {
+fn check_rolling(draft: &ServiceDraft, table: &Table<'_>) {
     let Some(item) = table
         .get("restart_mode")
         .filter(|_| draft.policy.restart_mode == RestartMode::Rolling)
@@ -425,7 +425,7 @@ fn check_rolling_steps(table: &Table<'_>) {
 }
 
 /// What waits for its start is the program itself, and runs on.
-fn check_standby(draft: &Draft, table: &Table<'_>) {
+fn check_standby(draft: &ServiceDraft, table: &Table<'_>) {
     let Some(item) = table.get("standby").filter(|_| draft.policy.standby) else {
         return;
     };
@@ -435,7 +435,7 @@ fn check_standby(draft: &Draft, table: &Table<'_>) {
 }
 
 /// An agent that goes on without an essential service keeps up what nobody has any use for.
-fn check_essential(draft: &Draft, table: &Table<'_>, agent: Essential) {
+fn check_essential(draft: &ServiceDraft, table: &Table<'_>, agent: Essential) {
     const NEEDS: &str = "PID 1 of a container, or is started with --exit-with-essential";
     let Some(item) = table.get("essential").filter(|_| draft.policy.essential) else {
         return;
@@ -452,7 +452,7 @@ fn check_essential(draft: &Draft, table: &Table<'_>, agent: Essential) {
 }
 
 /// Sockets and stored descriptors are for what stays, and what `ready` names must not be one of them.
-fn check_descriptors(draft: &Draft, table: &Table<'_>) {
+fn check_descriptors(draft: &ServiceDraft, table: &Table<'_>) {
     for (key, is_there) in [
         ("listen", !draft.listen.is_empty()),
         ("fd_store", draft.fd_store > 0),
@@ -484,7 +484,7 @@ fn check_descriptors(draft: &Draft, table: &Table<'_>) {
 }
 
 /// The kernel accepts connections to a socket that is held, whether or not the service does.
-fn warn_of_held(draft: &Draft, table: &Table<'_>) {
+fn warn_of_held(draft: &ServiceDraft, table: &Table<'_>) {
     let ready = match &draft.ready {
         Some(Ready::Probe(probe)) => Some(probe),
         _ => None,
@@ -559,7 +559,7 @@ fn reload(item: &Item<'_>) -> Option<Reload> {
 }
 
 /// Looks up the programs of its probes, and of its reload.
-fn find_probes(draft: &mut Draft, table: &Table<'_>, search: &str) -> Option<()> {
+fn find_probes(draft: &mut ServiceDraft, table: &Table<'_>, search: &str) -> Option<()> {
     if let (
         Some(Reload::Command {
             program: path,
@@ -580,7 +580,7 @@ fn find_probes(draft: &mut Draft, table: &Table<'_>, search: &str) -> Option<()>
 }
 
 /// A oneshot service that has done its work has done it.
-fn restart(draft: &Draft, table: &Table<'_>) -> RestartPolicy {
+fn restart(draft: &ServiceDraft, table: &Table<'_>) -> RestartPolicy {
     let is_oneshot = draft.policy.kind == Kind::Oneshot;
     let restart = match draft.restart {
         None if is_oneshot => RestartPolicy::No,
@@ -597,7 +597,7 @@ fn restart(draft: &Draft, table: &Table<'_>) -> RestartPolicy {
     restart
 }
 
-fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
+fn max_delay(draft: &ServiceDraft, table: &Table<'_>) -> Duration {
     let delay = draft.policy.restart_delay;
     match (draft.restart_max_delay, table.get("restart_max_delay")) {
         (Some(max), Some(item)) => {
@@ -611,7 +611,7 @@ fn max_delay(draft: &Draft, table: &Table<'_>) -> Duration {
 }
 
 /// The environment without what `environment_file` adds, in the order that the module's head gives.
-fn environment(draft: &Draft, surroundings: &Surroundings) -> BTreeMap<String, String> {
+fn environment(draft: &ServiceDraft, surroundings: &Surroundings) -> BTreeMap<String, String> {
     let mut environment = environment::base(surroundings);
     environment.extend(environment::passed(&draft.pass_environment, surroundings));
     environment.extend(draft.user.iter().flat_map(Account::environment));
@@ -626,7 +626,7 @@ fn with_files(
     environment: &BTreeMap<String, String>,
     files: &[EnvironmentFile],
     table: &Table<'_>,
-    report: &Report,
+    report: &Diagnostics,
 ) -> (BTreeMap<String, String>, bool) {
     let mut complete = environment.clone();
     if files.iter().any(|file| may_hang(&file.path)) {
@@ -643,12 +643,16 @@ fn with_files(
 /// What is in the environment file now. Each start reads it again, so that what is wrong with it
 /// need not be wrong for long. A file that cannot be read is reported at the key that names it, a
 /// bad line at the line.
-fn variables(file: &EnvironmentFile, item: &Item<'_>, report: &Report) -> Vec<(String, String)> {
+fn variables(
+    file: &EnvironmentFile,
+    item: &Item<'_>,
+    report: &Diagnostics,
+) -> Vec<(String, String)> {
     let path = &file.path;
     if file.optional && fs::metadata(path).is_err_and(|error| error.kind() == NotFound) {
         return Vec::new();
     }
-    let of_file = Report::default();
+    let of_file = Diagnostics::default();
     let source = Source::read(path, &of_file);
     let (problems, _) = of_file.finish();
     for problem in problems {
@@ -745,7 +749,7 @@ fn ends_in_carriage_return(path: &Path) -> bool {
 }
 
 /// Warns of directories that are not there, unless a start makes them.
-fn warn_of_missing_directories(draft: &Draft, table: &Table<'_>) {
+fn warn_of_missing_directories(draft: &ServiceDraft, table: &Table<'_>) {
     let directories = &draft.confinement.directories;
     let is_missing =
         |path: &Path| !may_hang(path) && !path.is_dir() && !confinement::makes(directories, path);

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::problem::{Ends, Problem, Report, printable};
+use super::problem::{Diagnostics, Ends, Problem, printable};
 
 /// No service needs more; what is larger is a mistake, such as a log file.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -28,7 +28,7 @@ impl Sources {
     }
 
     /// The file, and these beside it. All that cannot be read is reported.
-    pub(super) fn read(path: &Path, beside: &[PathBuf], report: &Report) -> Option<Self> {
+    pub(super) fn read(path: &Path, beside: &[PathBuf], report: &Diagnostics) -> Option<Self> {
         let main = Source::read(path, report);
         let beside = beside.iter().map(|path| Source::read(path, report));
         let beside: Vec<_> = beside.collect();
@@ -109,7 +109,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Reads a regular file of UTF-8 text; a file that is none is reported by name.
-    pub(super) fn read(path: &Path, report: &Report) -> Option<Self> {
+    pub(super) fn read(path: &Path, report: &Diagnostics) -> Option<Self> {
         match read_text(path) {
             Ok(text) => Some(Self::new(path, text)),
             Err((problem, ends)) => {

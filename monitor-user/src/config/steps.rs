@@ -19,7 +19,7 @@ const PATHS: &str = r#"an absolute path, with a ! before it for the opposite, or
 
 /// What was read of one command.
 #[derive(Default)]
-struct Draft {
+struct StepDraft {
     run: Option<Vec<String>>,
     identity: Option<Identity>,
     timeout: Option<std::time::Duration>,
@@ -28,7 +28,7 @@ struct Draft {
 
 /// The keys of a command in its long form, a line each.
 #[rustfmt::skip]
-const STEP: &Keys<Draft> = &[
+const STEP: &Keys<StepDraft> = &[
     ("run", |d, i| keep(&mut d.run, command(i))),
     ("user", |d, i| keep(&mut d.identity, accounts::identity_of_user(i))),
     ("timeout", |d, i| keep(&mut d.timeout, hooks::timeout(i))),
@@ -55,7 +55,7 @@ const CONDITIONS: &Keys<Vec<Condition>> = &[
 
 /// A command, in either form.
 pub(super) fn step(item: &Item<'_>) -> Option<Step> {
-    let mut draft = Draft::default();
+    let mut draft = StepDraft::default();
     if item.as_array().is_some() {
         draft.run = command(item);
     } else {

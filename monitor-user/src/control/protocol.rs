@@ -314,7 +314,7 @@ pub(crate) enum BadRequest {
 
 /// A line on the socket.
 #[derive(Serialize)]
-struct Line<'a, T> {
+struct Envelope<'a, T> {
     version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     ok: Option<bool>,
@@ -400,7 +400,7 @@ impl Response {
 }
 
 fn to_line(ok: Option<bool>, body: &impl Serialize) -> Vec<u8> {
-    let line = Line {
+    let line = Envelope {
         version: VERSION,
         ok,
         body,

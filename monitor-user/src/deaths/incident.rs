@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Kept, is_container, is_unit};
-use crate::journal::Line;
+use crate::journal::JournalLine;
 
 /// The time between deaths that are told together.
 const RELATED: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub(crate) struct Incident {
 pub(crate) fn look_up(
     name: &str,
     count: usize,
-    mut next: impl FnMut() -> Result<Option<Line>>,
+    mut next: impl FnMut() -> Result<Option<JournalLine>>,
 ) -> Result<Vec<Incident>> {
     let kinds = FoundBy::preferred(name);
     let mut found = kinds.map(|_| VecDeque::new());
@@ -154,12 +154,12 @@ fn is_process(name: &str, kept: &Kept) -> bool {
 pub(crate) struct KeptDeath {
     /// Which line of the file it is.
     order: usize,
-    pub(crate) line: Line,
+    pub(crate) line: JournalLine,
     pub(crate) kept: Kept,
 }
 
 impl KeptDeath {
-    fn of(order: usize, line: Line) -> Option<Self> {
+    fn of(order: usize, line: JournalLine) -> Option<Self> {
         let kept = Kept::of(&line)?;
         Some(Self { order, line, kept })
     }

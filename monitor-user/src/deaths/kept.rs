@@ -1,7 +1,7 @@
 //! One death, as a recorder has written it.
 
 use super::Facts;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Cause, Exit, Profile, What};
 
 /// A line with the event "exited". What the recorder did not know is `None`.
@@ -16,7 +16,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// Reads a line; `None` if it is of something else than a death, or tells no cause.
-    pub(crate) fn of(line: &Line) -> Option<Self> {
+    pub(crate) fn of(line: &JournalLine) -> Option<Self> {
         let What::Exited(exit) = &line.event.what else {
             return None;
         };

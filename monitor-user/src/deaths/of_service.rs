@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Exit, Request, Sender, What};
 
 /// The last deaths of a service, oldest first.
@@ -11,25 +11,25 @@ pub(crate) struct ServiceDeaths {
     pub(crate) is_known: bool,
     pub(crate) deaths: Vec<ServiceDeath>,
     /// Why it could not be started, or was given up, if it has not run since.
-    pub(crate) trouble: Option<Line>,
+    pub(crate) trouble: Option<JournalLine>,
 }
 
 /// A death, and what came of it.
 pub(crate) struct ServiceDeath {
     pub(crate) service: String,
-    pub(crate) exited: Line,
+    pub(crate) exited: JournalLine,
     /// The same, as an exit.
     pub(crate) exit: Exit,
     /// What the agent did to end it before, if it did.
-    pub(crate) stopping: Option<Line>,
+    pub(crate) stopping: Option<JournalLine>,
     /// What somebody had asked of the agent that led to it.
-    pub(crate) requested: Option<Line>,
+    pub(crate) requested: Option<JournalLine>,
     /// The last of its other processes that a signal had ended before.
-    pub(crate) child: Option<Line>,
+    pub(crate) child: Option<JournalLine>,
     /// What the journal tells of the service from there to the next death.
-    pub(crate) then: Vec<Line>,
+    pub(crate) then: Vec<JournalLine>,
     /// The death that ended what came of it.
-    pub(crate) next: Option<Line>,
+    pub(crate) next: Option<JournalLine>,
 }
 
 /// What may lead to the next death.
@@ -38,13 +38,13 @@ struct Before {
     /// Pid of the agent that works.
     agent: Option<u32>,
     /// The last request that may have the agent stop the service; none is older than the agent.
-    request: Option<Line>,
+    request: Option<JournalLine>,
     /// The last request for a signal to it.
-    signal_request: Option<Line>,
+    signal_request: Option<JournalLine>,
     /// The last stop, and what had led to that.
-    stopping: Option<(Line, Option<Line>)>,
+    stopping: Option<(JournalLine, Option<JournalLine>)>,
     /// The last end of another process of the instance that runs.
-    child: Option<Line>,
+    child: Option<JournalLine>,
 }
 
 impl ServiceDeaths {
@@ -55,7 +55,7 @@ impl ServiceDeaths {
     pub(crate) fn read(
         service: &str,
         count: usize,
-        mut next: impl FnMut() -> Result<Option<Line>>,
+        mut next: impl FnMut() -> Result<Option<JournalLine>>,
     ) -> Result<Self> {
         let mut told = Self::default();
         let mut before = Before::default();
@@ -65,7 +65,7 @@ impl ServiceDeaths {
         Ok(told)
     }
 
-    fn take(&mut self, line: Line, service: &str, count: usize, before: &mut Before) {
+    fn take(&mut self, line: JournalLine, service: &str, count: usize, before: &mut Before) {
         let is_of_it = line.service() == Some(service);
         if !is_of_it && line.service().is_some() {
             return;
@@ -103,7 +103,7 @@ impl ServiceDeaths {
 }
 
 impl Before {
-    fn take(&mut self, line: &Line) {
+    fn take(&mut self, line: &JournalLine) {
         match &line.event.what {
             What::AgentStarted { pid, .. } => {
                 self.agent = Some(*pid);
@@ -122,7 +122,7 @@ impl Before {
         }
     }
 
-    fn led_to(&mut self, exited: Line, exit: Exit, service: &str) -> ServiceDeath {
+    fn led_to(&mut self, exited: JournalLine, exit: Exit, service: &str) -> ServiceDeath {
         let by_agent =
             self.agent.is_some() && exit.cause.sender().map(|sender| sender.pid) == self.agent;
         let signal_request = self.signal_request.take().filter(|request| {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::words::owner;
 use super::*;
 use crate::accounts::Accounts;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Owner, Signal};
 use crate::report::Times;
 
@@ -35,10 +35,10 @@ fn killed() -> Value {
     })
 }
 
-fn line_of(event: &Value) -> Line {
+fn line_of(event: &Value) -> JournalLine {
     let text = event.to_string();
     let event = text.parse().unwrap();
-    Line { text, event }
+    JournalLine { text, event }
 }
 
 fn with(changes: Value) -> Kept {

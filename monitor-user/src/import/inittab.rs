@@ -16,7 +16,7 @@ enum Dialect {
 /// What makes both inits run a line by a shell.
 const META: &str = "~`!$^&*()=|\\{}[];\"'<>?";
 
-struct Line<'a> {
+struct InittabLine<'a> {
     number: usize,
     text: &'a str,
     id: &'a str,
@@ -40,7 +40,7 @@ pub(super) fn convert(text: &Text, _host: &Host, imported: &mut Imported) {
             imported.find(Lost, None, (&text.path, Some(index + 1)), line, message);
             continue;
         };
-        lines.push(Line {
+        lines.push(InittabLine {
             number: index + 1,
             text: line,
             id,
@@ -64,8 +64,8 @@ pub(super) fn convert(text: &Text, _host: &Host, imported: &mut Imported) {
 }
 
 /// busybox has no runlevels and no `initdefault`.
-fn dialect(lines: &[Line<'_>]) -> Dialect {
-    let is_sysvinit = |line: &Line<'_>| {
+fn dialect(lines: &[InittabLine<'_>]) -> Dialect {
+    let is_sysvinit = |line: &InittabLine<'_>| {
         let actions = [
             "initdefault",
             "bootwait",
@@ -87,12 +87,12 @@ struct Conversion<'a> {
     text: &'a Text,
     dialect: Dialect,
     default: Option<char>,
-    line: &'a Line<'a>,
+    line: &'a InittabLine<'a>,
 }
 
 impl Conversion<'_> {
     fn run(&self, imported: &mut Imported) {
-        let Line {
+        let InittabLine {
             number,
             text,
             action,
@@ -158,7 +158,7 @@ impl Conversion<'_> {
     }
 
     fn service(&self, imported: &mut Imported) {
-        let Line {
+        let InittabLine {
             number,
             text,
             process,

@@ -82,7 +82,7 @@ pub(crate) struct Finding {
 
 /// One key of a service file.
 #[derive(Debug, Clone, PartialEq)]
-struct Entry {
+struct ServiceKey {
     key: String,
     value: Value,
     /// The lines that it is from, with their places.
@@ -95,7 +95,7 @@ pub(crate) struct Service {
     pub(crate) name: String,
     /// Comments at its head.
     head: Vec<String>,
-    entries: Vec<Entry>,
+    entries: Vec<ServiceKey>,
     /// Whether somebody else may read what it is from.
     pub(crate) is_secret: bool,
     /// Why `respawn check` would refuse it, if it would: then it is not written.
@@ -115,7 +115,7 @@ impl Service {
 
     /// Sets a key, in place of what it was before.
     fn set(&mut self, key: &str, value: impl Into<Value>, origins: &[String]) {
-        let entry = Entry {
+        let entry = ServiceKey {
             key: key.to_owned(),
             value: value.into(),
             origins: origins.to_vec(),

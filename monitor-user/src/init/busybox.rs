@@ -18,18 +18,18 @@ use anyhow::{Result, bail};
 use super::inittab::{BUSYBOX_PROCESS, Dialect};
 use super::plan::Plan;
 use super::sysvinit::{INITTAB, install_in_inittab, parse, uninstall_from_inittab};
-use super::{Entry, InitSystem, Program, Site};
+use super::{InitEntry, InitSystem, Program, Site};
 
 pub(super) struct Busybox;
 
 impl InitSystem for Busybox {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         let mut commands = vec![entry.command()];
         if entry.program() == Program::Agent {
             commands.push(entry.command_in_other_words());
         }
         for command in &commands {
-            Entry::check_length(command, BUSYBOX_PROCESS, "busybox")?;
+            InitEntry::check_length(command, BUSYBOX_PROCESS, "busybox")?;
         }
         let Some(text) = site.root.read(INITTAB)? else {
             bail!(

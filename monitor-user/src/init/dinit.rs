@@ -10,7 +10,7 @@
 use anyhow::{Result, bail};
 
 use super::plan::{Ask, Plan, header};
-use super::{Entry, InitSystem, Program, Site};
+use super::{InitEntry, InitSystem, Program, Site};
 
 const SERVICES: &str = "/etc/dinit.d";
 const BOOT: &str = "/etc/dinit.d/boot";
@@ -20,7 +20,7 @@ const WANTED: &str = "boot.d";
 pub(super) struct Dinit;
 
 impl InitSystem for Dinit {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         site.root
             .first_dir(&[SERVICES], "directory of dinit's services")?;
         let mut plan = Plan::default();
@@ -84,7 +84,7 @@ fn wanted(site: &Site) -> Result<Option<String>> {
     }))
 }
 
-fn service(entry: &Entry) -> String {
+fn service(entry: &InitEntry) -> String {
     format!(
         "\
 # {header}

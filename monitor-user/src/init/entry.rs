@@ -35,7 +35,7 @@ pub(crate) struct RecorderOptions<'a> {
 
 /// The command of what init keeps. Its words need no quotes in any init's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct InitEntry {
     program: Program,
     binary: String,
     /// (option, value) beyond the defaults.
@@ -44,7 +44,7 @@ pub(crate) struct Entry {
     runtime_dir: String,
 }
 
-impl Entry {
+impl InitEntry {
     /// Checks what was given.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Entry {
     /// Checks what was given for a recorder.
     ///
     /// # Errors
-    /// As [`Entry::new`].
+    /// As [`InitEntry::new`].
     pub(crate) fn of_recorder(root: &Root, options: RecorderOptions<'_>) -> Result<Self> {
         let binary = binary(root, options.binary)?;
         let pin_dir = word(options.pin_dir)?;
@@ -173,7 +173,7 @@ fn shown((option, value): &(&'static str, Option<String>)) -> String {
 /// How the agents of a runtime directory are asked, in words that need no quotes.
 ///
 /// # Errors
-/// As [`Entry::new`].
+/// As [`InitEntry::new`].
 pub(crate) fn client(root: &Root, given: Option<&Path>, runtime_dir: &Path) -> Result<String> {
     let binary = binary(root, given)?;
     Ok(match word(runtime_dir)? {
@@ -245,7 +245,7 @@ fn check_word(text: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-impl Entry {
+impl InitEntry {
     /// As `new` makes it, without a look at files.
     pub(crate) fn for_test(options: &[(&'static str, &str)]) -> Self {
         let runtime_dir = options
@@ -289,10 +289,10 @@ mod tests {
     #[test]
     fn names_what_is_not_default() {
         let root = Root::of_this_host();
-        let entry = Entry::new(&root, &options()).unwrap();
+        let entry = InitEntry::new(&root, &options()).unwrap();
         let exe = std::env::current_exe().unwrap();
         assert_eq!(entry.command(), format!("{} agent", exe.display()));
-        let entry = Entry::new(
+        let entry = InitEntry::new(
             &root,
             &Options {
                 binary: Some(Path::new("/bin/sh")),
@@ -319,7 +319,7 @@ mod tests {
         let root = Root::of_this_host();
         for bad in ["/a b", "/a'", "/a#b", "/a$b", "/a%b", "/\u{e9}", "/a\n"] {
             let config = Path::new(bad);
-            let entry = Entry::new(
+            let entry = InitEntry::new(
                 &root,
                 &Options {
                     config,
@@ -334,12 +334,12 @@ mod tests {
     fn an_image_must_hold_the_binary() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::at(dir.path());
-        let error = Entry::new(&root, &options()).unwrap_err();
+        let error = InitEntry::new(&root, &options()).unwrap_err();
         assert!(error.to_string().contains("--binary"), "{error}");
         std::fs::create_dir_all(dir.path().join("usr/sbin")).unwrap();
         std::fs::write(dir.path().join("usr/sbin/respawn"), "").unwrap();
         let binary = Some(Path::new("/usr/sbin/respawn"));
-        let entry = Entry::new(
+        let entry = InitEntry::new(
             &root,
             &Options {
                 binary,
@@ -352,8 +352,8 @@ mod tests {
 
     #[test]
     fn too_long_is_told_with_the_limit() {
-        assert!(Entry::check_length(&"x".repeat(127), 127, "sysvinit").is_ok());
-        let error = Entry::check_length(&"x".repeat(128), 127, "sysvinit").unwrap_err();
+        assert!(InitEntry::check_length(&"x".repeat(127), 127, "sysvinit").is_ok());
+        let error = InitEntry::check_length(&"x".repeat(128), 127, "sysvinit").unwrap_err();
         let error = error.to_string();
         assert!(error.contains("128") && error.contains("at most 127"));
     }

@@ -56,13 +56,13 @@ pub(crate) struct Block<'a> {
 pub(crate) struct Inittab<'a> {
     place: Block<'a>,
     program: Program,
-    entries: Vec<Entry<'a>>,
+    entries: Vec<ForeignEntry<'a>>,
     dialect: Dialect,
 }
 
 /// A line that is not ours.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry<'a> {
+struct ForeignEntry<'a> {
     line: usize,
     id: &'a [u8],
 }
@@ -117,7 +117,7 @@ impl<'a> Inittab<'a> {
             for (index, line) in lines(part).enumerate() {
                 let number = first + index;
                 if let Some(id) = check(line, dialect, number)? {
-                    entries.push(Entry { line: number, id });
+                    entries.push(ForeignEntry { line: number, id });
                 }
             }
         }
@@ -359,7 +359,7 @@ fn is_one_of(action: &[u8], actions: &[&str]) -> bool {
 }
 
 /// sysvinit ignores the second of two lines with the same id.
-fn refuse_twins(entries: &[Entry<'_>]) -> Result<()> {
+fn refuse_twins(entries: &[ForeignEntry<'_>]) -> Result<()> {
     let mut seen = HashMap::new();
     for entry in entries {
         if let Some(first) = seen.insert(entry.id, entry.line) {

@@ -39,7 +39,7 @@ use std::fmt;
 use anyhow::Result;
 use clap::ValueEnum;
 
-pub(crate) use entry::Entry;
+pub(crate) use entry::InitEntry;
 pub(crate) use plan::Plan;
 pub(crate) use root::Root;
 pub(crate) use takeover::Takeover;
@@ -127,7 +127,7 @@ pub(crate) trait InitSystem {
     ///
     /// # Errors
     /// A file that is not as expected, or somebody else's; an entry beyond init's limits.
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan>;
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan>;
 
     /// What to remove and to ask so that nothing of the program's is left. Empty changes: nothing was
     /// there.

@@ -14,7 +14,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Plan, header};
-use super::{Entry, InitSystem, Kept, Program, Site};
+use super::{InitEntry, InitSystem, Kept, Program, Site};
 
 const SCRIPTS: &str = "/etc/init.d";
 const RUNLEVEL: &str = "/etc/runlevels/default";
@@ -22,7 +22,7 @@ const RUNLEVEL: &str = "/etc/runlevels/default";
 pub(super) struct Openrc;
 
 impl InitSystem for Openrc {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         site.root.first_dir(&[RUNLEVEL], "OpenRC runlevel")?;
         let mut plan = Plan::default();
         for kept in entry.program().kept() {
@@ -67,7 +67,7 @@ impl InitSystem for Openrc {
     }
 }
 
-fn script(kept: Kept, entry: &Entry) -> String {
+fn script(kept: Kept, entry: &InitEntry) -> String {
     format!(
         "\
 #!/sbin/openrc-run

@@ -12,7 +12,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Plan, header};
-use super::{Entry, InitSystem, Program, Site};
+use super::{InitEntry, InitSystem, Program, Site};
 
 /// After most services, whose files and networks ours may want.
 const START: u8 = 95;
@@ -40,7 +40,7 @@ impl Paths {
 }
 
 impl InitSystem for Procd {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         site.root
             .first_dir(&["/etc/rc.d"], "directory of what is started at boot")?;
         let mut plan = Plan::default();
@@ -69,7 +69,7 @@ impl InitSystem for Procd {
     }
 }
 
-fn script(entry: &Entry) -> String {
+fn script(entry: &InitEntry) -> String {
     let instance = |name: &str| {
         format!(
             "\tprocd_open_instance {name}

@@ -7,7 +7,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Change, Plan};
-use super::{Entry, InitSystem, Program, Site};
+use super::{InitEntry, InitSystem, Program, Site};
 
 const SERVICES: &str = "/etc/sv";
 /// Debian's, Void's, that of runit's own documentation, and what Void's link leads to at boot.
@@ -30,7 +30,7 @@ impl Runit {
 }
 
 impl InitSystem for Runit {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         let links = self.links(site)?;
         let mut plan = Plan::default();
         for name in entry.program().names() {

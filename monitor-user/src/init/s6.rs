@@ -10,7 +10,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Change, Plan};
-use super::{Entry, InitSystem, Program, Site};
+use super::{InitEntry, InitSystem, Program, Site};
 
 /// Where s6-svscan usually looks.
 const SCANNED: [&str; 3] = ["/run/service", "/service", "/etc/s6/service"];
@@ -33,7 +33,7 @@ impl S6 {
 }
 
 impl InitSystem for S6 {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         let mut plan = Plan::default();
         let directories = Self::directories(site);
         if directories.is_empty() {

@@ -24,7 +24,7 @@
 use anyhow::Result;
 
 use super::plan::{Ask, Plan, header};
-use super::{Entry, InitSystem, Kept, Program, Site};
+use super::{InitEntry, InitSystem, Kept, Program, Site};
 
 const UNITS: &str = "/etc/systemd/system";
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
@@ -32,7 +32,7 @@ const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
 pub(super) struct Systemd;
 
 impl InitSystem for Systemd {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         let mut plan = Plan::default();
         let mut units = Vec::new();
         for kept in entry.program().kept() {
@@ -79,7 +79,7 @@ impl InitSystem for Systemd {
     }
 }
 
-fn agent_unit(kept: Kept, entry: &Entry) -> String {
+fn agent_unit(kept: Kept, entry: &InitEntry) -> String {
     let mut others = Program::Agent.names().filter(|name| *name != kept.name);
     let (role, other) = (kept.role, others.next().unwrap_or_default());
     format!(
@@ -111,7 +111,7 @@ WantedBy=multi-user.target
     )
 }
 
-fn recorder_unit(entry: &Entry) -> String {
+fn recorder_unit(entry: &InitEntry) -> String {
     format!(
         "\
 # {header}

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use super::inittab::{Block, Dialect, Inittab, SYSVINIT_PROCESS, ids_in};
 use super::plan::{Ask, Change, Plan};
-use super::{Entry, InitSystem, Program, Root, Site};
+use super::{InitEntry, InitSystem, Program, Root, Site};
 
 pub(super) const INITTAB: &str = "/etc/inittab";
 const MORE_LINES: &str = "/etc/inittab.d";
@@ -25,9 +25,9 @@ const RUNLEVELS: &str = "2345";
 pub(super) struct Sysvinit;
 
 impl InitSystem for Sysvinit {
-    fn install(&self, site: &Site, entry: &Entry) -> Result<Plan> {
+    fn install(&self, site: &Site, entry: &InitEntry) -> Result<Plan> {
         let command = entry.command();
-        Entry::check_length(&command, SYSVINIT_PROCESS, "sysvinit")?;
+        InitEntry::check_length(&command, SYSVINIT_PROCESS, "sysvinit")?;
         let Some(text) = site.root.read(INITTAB)? else {
             bail!(
                 "{} is not there, and sysvinit does not boot without it; is this --init sysvinit?",

@@ -66,11 +66,11 @@ fn files(dir: &Path) -> Vec<(String, String)> {
 }
 
 /// The entries of both programs.
-fn entries() -> [Entry; 2] {
-    [Entry::for_test(&[]), Entry::of_recorder_for_test()]
+fn entries() -> [InitEntry; 2] {
+    [InitEntry::for_test(&[]), InitEntry::of_recorder_for_test()]
 }
 
-fn snapshot(init: Init, entry: &Entry) -> String {
+fn snapshot(init: Init, entry: &InitEntry) -> String {
     let dir = image(init);
     let before = files(dir.path());
     let site = site(dir.path(), false);
@@ -103,7 +103,7 @@ fn twice_is_once_and_uninstall_leaves_what_there_was() {
         let dir = image(init);
         let before = files(dir.path());
         let site = site(dir.path(), false);
-        let entry = Entry::for_test(&[("--runtime-dir", "/run/other"), ("--config", "/c")]);
+        let entry = InitEntry::for_test(&[("--runtime-dir", "/run/other"), ("--config", "/c")]);
         let system = init.system();
         let plan = system.install(&site, &entry).unwrap();
         assert!(plan.after.is_empty() && plan.before.is_empty(), "{init}");
@@ -116,7 +116,7 @@ fn twice_is_once_and_uninstall_leaves_what_there_was() {
         assert!(named.count() + words_differ >= 1, "{init}: {installed:#?}");
         assert_eq!(system.install(&site, &entry).unwrap().changes, [], "{init}");
         // Other options replace the entry.
-        let plan = system.install(&site, &Entry::for_test(&[])).unwrap();
+        let plan = system.install(&site, &InitEntry::for_test(&[])).unwrap();
         plan.apply(&site.root).unwrap();
         let changed = files(dir.path());
         assert!(!changed.iter().any(|(_, text)| text.contains("/run/other")));
@@ -144,12 +144,12 @@ fn agent_and_recorder_come_and_go_without_each_other() {
             let dir = image(init);
             let site = site(dir.path(), false);
             let before = files(dir.path());
-            let install = |entry: &Entry| {
+            let install = |entry: &InitEntry| {
                 let plan = system.install(&site, entry).unwrap();
                 plan.apply(&site.root).unwrap();
                 files(dir.path())
             };
-            let uninstall = |entry: &Entry| {
+            let uninstall = |entry: &InitEntry| {
                 let plan = system.uninstall(&site, entry.program()).unwrap();
                 assert_eq!(plan.notes, [""; 0], "{init}");
                 plan.apply(&site.root).unwrap();
@@ -174,7 +174,9 @@ fn dinit_starts_at_boot_what_its_boot_service_waits_for() {
     let site = site(dir.path(), false);
     let install = |boot: &str| {
         fs::write(dir.path().join("etc/dinit.d/boot"), boot).unwrap();
-        let plan = Init::Dinit.system().install(&site, &Entry::for_test(&[]));
+        let plan = Init::Dinit
+            .system()
+            .install(&site, &InitEntry::for_test(&[]));
         plan.map(|plan| {
             let links = plan.changes.into_iter().filter_map(|change| match change {
                 Change::Link { path, .. } => Some(path.display().to_string()),
@@ -257,7 +259,10 @@ fn a_running_init_is_asked() {
                 .collect();
             all.join("; ")
         };
-        let plan = init.system().install(&site, &Entry::for_test(&[])).unwrap();
+        let plan = init
+            .system()
+            .install(&site, &InitEntry::for_test(&[]))
+            .unwrap();
         assert_eq!(asked(&plan), install, "{init}");
         assert!(!plan.look_at.is_empty(), "{init}");
         plan.apply(&site.root).unwrap();
@@ -284,7 +289,7 @@ fn somebody_elses_file_is_left_alone() {
         let site = site(dir.path(), false);
         let error = init
             .system()
-            .install(&site, &Entry::for_test(&[]))
+            .install(&site, &InitEntry::for_test(&[]))
             .unwrap_err();
         assert!(
             error.to_string().contains("move it out of the way"),
@@ -312,7 +317,7 @@ fn a_command_beyond_the_limits_is_refused() {
             };
             let config = format!("/{}", "x".repeat(length - used - 1));
             init.system()
-                .install(&site, &Entry::for_test(&[("--config", &config)]))
+                .install(&site, &InitEntry::for_test(&[("--config", &config)]))
         };
         assert!(install(most).is_ok(), "{init}");
         let error = install(most + 1).unwrap_err().to_string();
@@ -328,7 +333,7 @@ fn the_backup_is_made_once_and_goes_when_it_says_nothing_more() {
     let backup = dir.path().join("etc/inittab.respawn-backup");
     let inittab = dir.path().join("etc/inittab");
     for config in ["/one", "/two"] {
-        let entry = Entry::for_test(&[("--config", config)]);
+        let entry = InitEntry::for_test(&[("--config", config)]);
         system
             .install(&site, &entry)
             .unwrap()
@@ -356,7 +361,7 @@ fn ids_in_other_files_of_sysvinit_are_taken() {
     let site = site(dir.path(), false);
     let plan = Init::Sysvinit
         .system()
-        .install(&site, &Entry::for_test(&[]))
+        .install(&site, &InitEntry::for_test(&[]))
         .unwrap();
     let Some(Change::Write { after, .. }) = plan.changes.last() else {
         panic!("{plan:?}");
@@ -372,7 +377,7 @@ fn without_its_inittab_no_init_is_given_one() {
         let site = site(dir.path(), false);
         let error = init
             .system()
-            .install(&site, &Entry::for_test(&[]))
+            .install(&site, &InitEntry::for_test(&[]))
             .unwrap_err();
         assert!(error.to_string().contains("is not there"), "{error}");
         assert_eq!(
@@ -393,7 +398,7 @@ fn runit_as_debian_has_it() {
     let before = files(dir.path());
     let site = site(dir.path(), false);
     let system = Init::Runit.system();
-    let plan = system.install(&site, &Entry::for_test(&[])).unwrap();
+    let plan = system.install(&site, &InitEntry::for_test(&[])).unwrap();
     plan.apply(&site.root).unwrap();
     let default = dir.path().join("etc/runit/runsvdir/default");
     assert!(fs::read_link(default.join("respawn")).is_ok());
@@ -413,7 +418,7 @@ fn s6_under_its_own_init_is_entered_for_the_next_boot_too() {
     let site = site(dir.path(), true);
     let plan = Init::S6
         .system()
-        .install(&site, &Entry::for_test(&[]))
+        .install(&site, &InitEntry::for_test(&[]))
         .unwrap();
     plan.apply(&site.root).unwrap();
     for directory in [image, "run/service"] {

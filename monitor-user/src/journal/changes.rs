@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use nix::sys::inotify::AddWatchFlags;
 
-use super::{Place, reader};
+use super::{JournalPart, reader};
 use crate::os::inotify::Watch;
 
 /// Changes of a journal since this was made. To be made before the journal is opened.
@@ -23,7 +23,7 @@ impl Changes {
     /// # Errors
     /// No such directory; no right to it; too many inotify instances of this user.
     pub(crate) fn of(runtime_dir: &Path) -> io::Result<Self> {
-        const NAMES: [&str; 2] = [Place::Journal.name(), Place::Busy.name()];
+        const NAMES: [&str; 2] = [JournalPart::Journal.name(), JournalPart::Busy.name()];
         Self::of_files(runtime_dir, &NAMES)
     }
 

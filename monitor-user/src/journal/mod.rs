@@ -37,26 +37,26 @@ use std::path::{Path, PathBuf};
 pub(crate) use changes::Changes;
 pub(crate) use cursor::{Cursor, NoCursor};
 pub(crate) use deaths::Deaths;
-pub(crate) use reader::{Line, Reader};
+pub(crate) use reader::{JournalLine, Reader};
 pub(crate) use resume::{Found, Resumed, resume};
 pub(crate) use writer::Journal;
 
 /// All files.
 pub(crate) fn paths(runtime_dir: &Path) -> [PathBuf; 4] {
     let [[journal, older], [busy, older_busy]] =
-        [Place::Journal, Place::Busy].map(|place| place.paths(runtime_dir));
+        [JournalPart::Journal, JournalPart::Busy].map(|place| place.paths(runtime_dir));
     [journal, older, busy, older_busy]
 }
 
 /// Where an event goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum JournalPart {
     Journal,
     /// What is of services that have used up their share of the other.
     Busy,
 }
 
-impl Place {
+impl JournalPart {
     const fn name(self) -> &'static str {
         match self {
             Self::Journal => "journal",

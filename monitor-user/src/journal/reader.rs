@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Cursor, Place};
+use super::{Cursor, JournalPart};
 use crate::clock::WallClock;
 use crate::control::rights::{self, Access};
 use crate::model::{Event, Source};
@@ -38,12 +38,12 @@ pub(super) const DEATHS: &str = "deaths";
 
 /// What is read, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Content {
     Journal,
     Deaths,
 }
 
-impl Kind {
+impl Content {
     fn words(self) -> &'static str {
         match self {
             Self::Journal => "the journal",
@@ -74,14 +74,14 @@ pub(crate) struct Reader {
 
 /// One event, and how it was written: unknown keys and all.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Line {
+pub(crate) struct JournalLine {
     /// The line without its newline.
     pub(crate) text: String,
     /// The same, read.
     pub(crate) event: Event,
 }
 
-impl Line {
+impl JournalLine {
     /// Reads a line; `None` if it is no event.
     pub(crate) fn parse(text: String) -> Option<Self> {
         let event = text.parse().ok()?;
@@ -124,8 +124,11 @@ impl Reader {
     /// # Errors
     /// No right to read it; something that is not a file is in its place.
     pub(crate) fn open(runtime_dir: &Path) -> Result<Self> {
-        let open = |place: Place| Stream::open(place.paths(runtime_dir), Kind::Journal);
-        Ok(Self::of(open(Place::Journal)?, Some(open(Place::Busy)?)))
+        let open = |place: JournalPart| Stream::open(place.paths(runtime_dir), Content::Journal);
+        Ok(Self::of(
+            open(JournalPart::Journal)?,
+            Some(open(JournalPart::Busy)?),
+        ))
     }
 
     /// Opens what there is of the deaths that a recorder has kept in `dir`.
@@ -133,7 +136,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::open`].
     pub(crate) fn of_deaths(dir: &Path) -> Result<Self> {
-        let deaths = Stream::open(super::paths_of(DEATHS, dir), Kind::Deaths)?;
+        let deaths = Stream::open(super::paths_of(DEATHS, dir), Content::Deaths)?;
         Ok(Self::of(deaths, None))
     }
 
@@ -158,7 +161,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) fn next(&mut self) -> Result<Option<Line>> {
+    pub(crate) fn next(&mut self) -> Result<Option<JournalLine>> {
         // An agent reads all of it at its start.
         progress::count();
         let Self { journal, busy, .. } = self;
@@ -203,7 +206,7 @@ impl Reader {
         self.damaged_since = 0;
     }
 
-    fn count(&mut self, line: &Line) {
+    fn count(&mut self, line: &JournalLine) {
         let damaged = std::mem::take(&mut self.damaged_since);
         let Some(seq) = line.event.seq() else {
             return;
@@ -217,17 +220,17 @@ impl Reader {
 
 /// One file, and the one before it, and those that come after.
 struct Stream {
-    kind: Kind,
+    kind: Content,
     current: PathBuf,
     older: PathBuf,
     /// Oldest first; at the last one's end it is looked whether another one follows.
     files: VecDeque<OpenFile>,
     /// The next line, once it is read.
-    ahead: Option<Line>,
+    ahead: Option<JournalLine>,
 }
 
 impl Stream {
-    fn open([current, older]: [PathBuf; 2], kind: Kind) -> Result<Self> {
+    fn open([current, older]: [PathBuf; 2], kind: Content) -> Result<Self> {
         let files = open_both(&current, &older, kind)?;
         Ok(Self {
             kind,
@@ -258,7 +261,7 @@ impl Stream {
             };
             match line {
                 Some(line) => {
-                    self.ahead = String::from_utf8(line).ok().and_then(Line::parse);
+                    self.ahead = String::from_utf8(line).ok().and_then(JournalLine::parse);
                     damaged += u64::from(self.ahead.is_none());
                 }
                 None if self.files.len() > 1 => damaged += self.finish_file(),
@@ -301,7 +304,7 @@ fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
 }
 
 /// Opens the older file and the current one that came right after it.
-fn open_both(path: &Path, older: &Path, kind: Kind) -> Result<[Option<OpenFile>; 2]> {
+fn open_both(path: &Path, older: &Path, kind: Content) -> Result<[Option<OpenFile>; 2]> {
     loop {
         let current = OpenFile::open(path, kind)?;
         let older = OpenFile::open(older, kind)?;
@@ -324,7 +327,7 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn open(path: &Path, kind: Kind) -> Result<Option<Self>> {
+    fn open(path: &Path, kind: Content) -> Result<Option<Self>> {
         let what = kind.words();
         let opened = OpenOptions::new()
             .read(true)

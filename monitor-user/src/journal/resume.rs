@@ -15,7 +15,7 @@
 
 use anyhow::Result;
 
-use super::{Cursor, Line, Reader};
+use super::{Cursor, JournalLine, Reader};
 
 /// A journal that is read on.
 pub(crate) struct Resumed {
@@ -42,7 +42,7 @@ pub(crate) enum Found {
 pub(crate) fn resume(
     open: impl Fn() -> Result<Reader>,
     cursor: Cursor,
-    mut passed: impl FnMut(&Line),
+    mut passed: impl FnMut(&JournalLine),
 ) -> Result<Resumed> {
     let mut wanted = cursor;
     let mut is_older = false;

@@ -328,7 +328,7 @@ fn one_service_leaves_the_history_of_all_others_alone() {
         let sizes = super::paths(dir.path()).map(|path| size(&path));
         assert!(sizes.iter().sum::<u64>() <= MAX, "{sizes:?}");
         let mut reader = Reader::open(dir.path()).unwrap();
-        let lines: Vec<Line> = std::iter::from_fn(|| reader.next().unwrap()).collect();
+        let lines: Vec<JournalLine> = std::iter::from_fn(|| reader.next().unwrap()).collect();
         let pids = |service: &str| -> Vec<u64> {
             let of_it = lines.iter().filter(|line| line.service() == Some(service));
             of_it.filter_map(pid_of).collect()
@@ -464,7 +464,7 @@ fn another_size_and_group_hold_for_both_files() {
 }
 
 /// The pid of a start, of a service or of an agent.
-fn pid_of(line: &Line) -> Option<u64> {
+fn pid_of(line: &JournalLine) -> Option<u64> {
     match line.event.what {
         What::Started { pid, .. } | What::AgentStarted { pid, .. } => Some(pid.into()),
         _ => None,
@@ -916,7 +916,7 @@ fn a_full_disk_loses_events_and_says_how_many() {
         append(&mut journal).unwrap();
     }
     let mut reader = Reader::open(dir.path()).unwrap();
-    let lines: Vec<Line> = std::iter::from_fn(|| reader.next().unwrap()).collect();
+    let lines: Vec<JournalLine> = std::iter::from_fn(|| reader.next().unwrap()).collect();
     let gaps: Vec<u64> = lines
         .iter()
         .filter_map(|line| match line.event.what {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Place;
+use super::JournalPart;
 use super::cursor::{Cursor, new_series};
 use super::shares::Shares;
 use crate::model::{Event, Source, Stamp, What, or_default};
@@ -79,11 +79,11 @@ impl Journal {
         for path in super::paths(runtime_dir) {
             put_aside_if_foreign(&path)?;
         }
-        let open = |place: Place, create| {
+        let open = |place: JournalPart, create| {
             Log::open(place.paths(runtime_dir), of_all(max_size), group, create)
         };
-        let (journal, last) = open(Place::Journal, true)?;
-        let (busy, last_of_busy) = open(Place::Busy, false)?;
+        let (journal, last) = open(JournalPart::Journal, true)?;
+        let (busy, last_of_busy) = open(JournalPart::Busy, false)?;
         let last = last.into_iter().chain(last_of_busy);
         let last = last.max_by_key(|last| last.seq);
         Ok(Self {
@@ -147,7 +147,7 @@ impl Journal {
                 service: None,
                 ..beside(before, What::JournalGap { count })
             };
-            self.append_to(Place::Journal, &mut gap)?;
+            self.append_to(JournalPart::Journal, &mut gap)?;
             self.unwritten = 0;
         }
         Ok(())
@@ -155,19 +155,19 @@ impl Journal {
 
     fn append_one(&mut self, event: &mut Event) -> io::Result<()> {
         let Some(service) = &event.service else {
-            return self.append_to(Place::Journal, event);
+            return self.append_to(JournalPart::Journal, event);
         };
         let Some(is_told) = self.has_used_its_share(service) else {
-            return self.append_to(Place::Journal, event);
+            return self.append_to(JournalPart::Journal, event);
         };
         if !is_told {
             let service = service.clone();
-            self.append_to(Place::Journal, &mut beside(event, What::JournalShare))?;
+            self.append_to(JournalPart::Journal, &mut beside(event, What::JournalShare))?;
             if let Some(shares) = &mut self.shares {
                 shares.tell(&service);
             }
         }
-        self.append_to(Place::Busy, event)
+        self.append_to(JournalPart::Busy, event)
     }
 
     /// Whether the journal tells that a service has used its share of the file, if it has.
@@ -188,7 +188,7 @@ impl Journal {
         has_used.then(|| shares.is_told(service))
     }
 
-    fn append_to(&mut self, place: Place, event: &mut Event) -> io::Result<()> {
+    fn append_to(&mut self, place: JournalPart, event: &mut Event) -> io::Result<()> {
         let seq = self.seq.saturating_add(1);
         let since_boot_ns = event
             .exit_since_boot_ns()
@@ -201,11 +201,11 @@ impl Journal {
         appended
     }
 
-    fn append_numbered(&mut self, place: Place, seq: u64, event: &Event) -> io::Result<()> {
+    fn append_numbered(&mut self, place: JournalPart, seq: u64, event: &Event) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         frame(&mut buffer, event)?;
         let appended = self.write(place, seq, &buffer);
-        if place == Place::Journal
+        if place == JournalPart::Journal
             && let (Some(shares), Some(service)) = (&mut self.shares, &event.service)
         {
             shares.add(service, buffer.len() - 1);
@@ -214,12 +214,12 @@ impl Journal {
         appended
     }
 
-    fn write(&mut self, place: Place, seq: u64, buffer: &[u8]) -> io::Result<()> {
+    fn write(&mut self, place: JournalPart, seq: u64, buffer: &[u8]) -> io::Result<()> {
         let log = match place {
-            Place::Journal => &mut self.journal,
-            Place::Busy => &mut self.busy,
+            JournalPart::Journal => &mut self.journal,
+            JournalPart::Busy => &mut self.busy,
         };
-        if log.make_room(buffer.len())? && place == Place::Journal {
+        if log.make_room(buffer.len())? && place == JournalPart::Journal {
             self.shares = None;
         }
         let (is_used, written) = log.write(buffer);

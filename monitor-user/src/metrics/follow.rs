@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::totals::{By, Totals};
 use crate::cli::eprint_line;
-use crate::journal::{self, Cursor, Line, Reader, Resumed};
+use crate::journal::{self, Cursor, JournalLine, Reader, Resumed};
 
 /// What is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Follow {
         }
     }
 
-    fn count(&self, line: &Line, totals: &mut Totals) {
+    fn count(&self, line: &JournalLine, totals: &mut Totals) {
         match self.source {
             Source::Journal => totals.event(line),
             Source::Deaths => totals.death(line),

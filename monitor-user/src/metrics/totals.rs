@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deaths::Kept;
 use crate::decode;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Blame, Cause, Exit, OomScope, Request, What};
 
 /// Units with a name of their own; deaths of further ones are counted together.
@@ -210,7 +210,7 @@ impl Totals {
     }
 
     /// Counts a line of a recorder's.
-    pub(super) fn death(&mut self, line: &Line) {
+    pub(super) fn death(&mut self, line: &JournalLine) {
         if let What::DeathsLost { count } = line.event.what {
             return self.lose(By::Recorder, Reason::RingFull, count);
         }
@@ -274,7 +274,7 @@ impl Totals {
     }
 
     /// Counts a line of the journal.
-    pub(super) fn event(&mut self, line: &Line) {
+    pub(super) fn event(&mut self, line: &JournalLine) {
         let service = line.service().map(str::to_owned);
         match &line.event.what {
             What::EventsLost { count } => self.lose(By::Agent, Reason::RingFull, *count),
@@ -337,7 +337,7 @@ impl Totals {
         pid: u32,
         former: u32,
         restarts: u64,
-        line: &Line,
+        line: &JournalLine,
     ) {
         self.forget_aside(service.as_deref(), pid);
         let was_down = service
@@ -370,7 +370,7 @@ impl Totals {
         }
     }
 
-    fn exited(&mut self, service: Option<String>, exit: &Exit, line: &Line) {
+    fn exited(&mut self, service: Option<String>, exit: &Exit, line: &JournalLine) {
         let is_stopping = |service| self.down.get(service).map(|down| down.why);
         let stopping = service.as_ref().and_then(is_stopping);
         if stopping == Some(Why::Requested) {
@@ -397,7 +397,7 @@ impl Totals {
         }
     }
 
-    fn started(&mut self, service: Option<String>, restarts: u64, line: &Line) {
+    fn started(&mut self, service: Option<String>, restarts: u64, line: &JournalLine) {
         let Some(service) = service else {
             return;
         };
@@ -428,7 +428,7 @@ impl Totals {
     }
 }
 
-fn moment(line: &Line) -> Option<Moment> {
+fn moment(line: &JournalLine) -> Option<Moment> {
     let source = &line.event.stamp.as_ref()?.source;
     Some(Moment {
         boot_id: source.boot_id.clone()?,
@@ -480,8 +480,8 @@ mod tests {
 
     use super::*;
 
-    fn line(event: Value) -> Line {
-        Line::parse(event.to_string()).unwrap()
+    fn line(event: Value) -> JournalLine {
+        JournalLine::parse(event.to_string()).unwrap()
     }
 
     fn event(totals: &mut Totals, at_ns: u64, service: &str, event: &str, more: &Value) {
@@ -615,7 +615,7 @@ mod tests {
         assert_eq!(restarts(&totals), [("web", Why::Itself, 1)]);
     }
 
-    fn death(unit: Option<&str>) -> Line {
+    fn death(unit: Option<&str>) -> JournalLine {
         let mut value = json!({"seq": 1, "event": "exited", "pid": 7, "unit": unit, "argv": ["secret"],
             "argv_cut": false, "ancestors": []});
         value["cause"] = killed(false)["cause"].clone();

@@ -146,8 +146,8 @@ impl Sandbox {
 /// Directories that are made before each start, and are its user's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Directories {
-    /// Each with where it is, in the order of [`Place::ALL`]: relative, without `..`.
-    pub(crate) names: Vec<(Place, String)>,
+    /// Each with where it is, in the order of [`DirectoryKind::ALL`]: relative, without `..`.
+    pub(crate) names: Vec<(DirectoryKind, String)>,
     pub(crate) mode: u32,
 }
 
@@ -163,14 +163,14 @@ impl Default for Directories {
 /// What a directory is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Place {
+pub(crate) enum DirectoryKind {
     Runtime,
     State,
     Logs,
     Cache,
 }
 
-impl Place {
+impl DirectoryKind {
     pub(crate) const ALL: [Self; 4] = [Self::Runtime, Self::State, Self::Logs, Self::Cache];
 
     /// Where such directories are.
@@ -196,20 +196,20 @@ impl Place {
 
 impl Directories {
     /// Their paths.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = (Place, PathBuf)> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (DirectoryKind, PathBuf)> {
         let names = self.names.iter();
         names.map(|(place, name)| (*place, Path::new(place.parent()).join(name)))
     }
 
     /// What tells the service of them.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
-        let of = |wanted: Place| {
+        let of = |wanted: DirectoryKind| {
             let paths = self.paths().filter(|(place, _)| *place == wanted);
             let paths = paths.map(|(_, path)| path.to_string_lossy().into_owned());
             let paths: Vec<_> = paths.collect();
             (!paths.is_empty()).then(|| (wanted.variable().to_owned(), paths.join(":")))
         };
-        Place::ALL.into_iter().filter_map(of).collect()
+        DirectoryKind::ALL.into_iter().filter_map(of).collect()
     }
 }
 

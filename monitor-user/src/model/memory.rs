@@ -24,7 +24,7 @@ pub(crate) enum Desired {
 /// Why a service that is down is down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Rest {
+pub(crate) enum DownReason {
     /// It was asked for: a stop, a removal, a shutdown.
     Stopped,
     /// It ended with success, and its restart policy leaves it there.
@@ -94,8 +94,8 @@ pub(crate) struct Memory {
     pub(crate) next_start_is_free: bool,
     /// Whether its instance is on its way down, to stay there or to be started again.
     pub(crate) stopping: bool,
-    /// Why it is to stay down although it is desired up; never `Rest::Stopped`.
-    pub(crate) rest: Option<Rest>,
+    /// Why it is to stay down although it is desired up; never `DownReason::Stopped`.
+    pub(crate) rest: Option<DownReason>,
     /// Whether it is essential and has ended for good, and the agent has not ended for that.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) has_ended: bool,

@@ -105,7 +105,7 @@ impl Trust<'_> {
 }
 
 /// A directory on the way.
-struct Place {
+struct WayDirectory {
     fd: c_int,
     reach: Reach,
     /// What it would be if the directory itself were the agent's alone.
@@ -113,7 +113,7 @@ struct Place {
     is_sticky: bool,
 }
 
-impl Place {
+impl WayDirectory {
     fn root(trust: &Trust<'_>, before: Reach) -> Result<Self, Errno> {
         let fd = sys::open(c"/", DIRECTORY, 0)?;
         Self::of(fd, trust, before)
@@ -147,7 +147,7 @@ impl Place {
 }
 
 /// What of a path is still to be walked.
-struct Rest {
+struct RemainingPath {
     bytes: [u8; PATH_MAX],
     start: usize,
     end: usize,
@@ -159,7 +159,7 @@ struct Component {
     is_last: bool,
 }
 
-impl Rest {
+impl RemainingPath {
     fn of(path: &CStr) -> Result<Self, Errno> {
         let mut rest = Self {
             bytes: [0; PATH_MAX],
@@ -233,8 +233,8 @@ impl Rest {
 
 /// The directory that a path ends in, and how it ends.
 struct End {
-    place: Place,
-    rest: Rest,
+    place: WayDirectory,
+    rest: RemainingPath,
     name: Component,
     /// A link of `/proc`, which leads to no path.
     is_magic: bool,
@@ -298,8 +298,8 @@ fn act_as_owner(trust: &Trust<'_>) -> Result<(), Errno> {
 
 /// Walks a path to its last component, following what may be followed.
 fn walk(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<End, Errno> {
-    let mut rest = Rest::of(path)?;
-    let mut place = Place::root(trust, Reach::Agent)?;
+    let mut rest = RemainingPath::of(path)?;
+    let mut place = WayDirectory::root(trust, Reach::Agent)?;
     let mut links = 0;
     loop {
         if rights == Rights::Owner && place.reach != Reach::Agent {
@@ -360,7 +360,7 @@ fn walk(path: &CStr, trust: &Trust<'_>, rights: Rights) -> Result<End, Errno> {
         if target.first() == Some(&b'/') {
             let before = place.reach;
             sys::close(place.fd);
-            place = Place::root(trust, before)?;
+            place = WayDirectory::root(trust, before)?;
         }
         rest.put(target)?;
     }

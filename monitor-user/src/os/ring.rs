@@ -30,7 +30,7 @@ pub(crate) struct Ring {
 }
 
 /// What stands at a place of the ring.
-struct Entry<'a> {
+struct RingEntry<'a> {
     /// `None`: the kernel has given it up.
     record: Option<Cow<'a, [u8]>>,
     /// Where the next one begins.
@@ -75,7 +75,7 @@ impl Ring {
     pub(crate) fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let mut position = self.position();
         loop {
-            let Entry { record, end } = self.entry(position).ok()??;
+            let RingEntry { record, end } = self.entry(position).ok()??;
             position = end;
             // The kernel may write there from then on.
             let take_out = || self.consumer.word(0).store(end, Ordering::SeqCst);
@@ -97,7 +97,7 @@ impl Ring {
     ///
     /// The kernel wakes the reader for a record that finds all before it taken out. Hence what was
     /// taken out must be seen by others before anybody looks here whether more has come.
-    fn entry(&self, position: usize) -> io::Result<Option<Entry<'_>>> {
+    fn entry(&self, position: usize) -> io::Result<Option<RingEntry<'_>>> {
         if position == self.producer.word(0).load(Ordering::SeqCst) {
             return Ok(None);
         }
@@ -116,7 +116,7 @@ impl Ring {
             [] => Cow::Borrowed(front),
             rest => Cow::Owned([front, rest].concat()),
         };
-        Ok(Some(Entry {
+        Ok(Some(RingEntry {
             record: (header & DISCARDED == 0).then_some(record),
             end: position.wrapping_add((HEADER_BYTES + length).next_multiple_of(8)),
         }))

@@ -33,7 +33,7 @@ pub(super) struct CloneArgs {
 }
 
 /// What a cloned process runs. It must not return, and must not unwind.
-pub(super) type Entry = extern "C" fn(*const c_void) -> !;
+pub(super) type EntryPoint = extern "C" fn(*const c_void) -> !;
 
 /// A limit as `prlimit64` takes it; `u64::MAX` is unlimited.
 #[repr(C)]
@@ -108,7 +108,7 @@ unsafe fn invoke(number: c_long, args: [usize; 6]) -> isize {
 unsafe fn invoke_clone(
     number: c_long,
     args: [usize; 5],
-    entry: Entry,
+    entry: EntryPoint,
     argument: *const c_void,
 ) -> isize {
     let result: isize;
@@ -148,7 +148,7 @@ unsafe fn invoke_clone(
 unsafe fn invoke_clone(
     number: c_long,
     args: [usize; 5],
-    entry: Entry,
+    entry: EntryPoint,
     argument: *const c_void,
 ) -> isize {
     let result: usize;
@@ -224,7 +224,7 @@ pub(super) fn has_close_range() -> bool {
 /// that `argument` leads to, until the child has left this memory (by exec or exit).
 pub(super) unsafe fn clone3(
     args: &CloneArgs,
-    entry: Entry,
+    entry: EntryPoint,
     argument: *const c_void,
 ) -> Result<usize, Errno> {
     let words = [
@@ -244,7 +244,7 @@ pub(super) unsafe fn clone3(
 /// As for [`clone3`].
 pub(super) unsafe fn clone(
     args: &CloneArgs,
-    entry: Entry,
+    entry: EntryPoint,
     argument: *const c_void,
 ) -> Result<usize, Errno> {
     let register = |value: u64| usize::try_from(value).unwrap_or(0);

@@ -73,7 +73,7 @@ pub(crate) enum Leftover {
     /// Nothing.
     None,
     /// Something: wait for it.
-    Some(Rest),
+    Some(RemainingTree),
     /// Something, which is left alone.
     Alone,
 }
@@ -176,7 +176,7 @@ impl Tree {
         let Some(cgroup) = &self.cgroup else {
             return match how {
                 Clear::Leave => Ok(Leftover::Alone),
-                _ => Rest::of_session(self.session, how),
+                _ => RemainingTree::of_session(self.session, how),
             };
         };
         if !cgroup.is_populated()? {
@@ -191,7 +191,7 @@ impl Tree {
                 return Ok(Leftover::Alone);
             }
         }
-        Rest::of_cgroup(&cgroup.slot, how == Clear::Kill)
+        RemainingTree::of_cgroup(&cgroup.slot, how == Clear::Kill)
     }
 }
 
@@ -315,17 +315,17 @@ fn number_in_use(any: BorrowedFd<'_>, number: u32) -> bool {
 }
 
 /// What is left of a tree and not gone yet. Its descriptor is readable when something has changed:
-/// then ask [`Rest::is_gone`].
+/// then ask [`RemainingTree::is_gone`].
 #[derive(Debug)]
-pub(crate) struct Rest {
+pub(crate) struct RemainingTree {
     waiter: Waiter,
-    kind: Kind,
+    kind: TreeKind,
     /// Whether it was killed; else it may live on for a while.
     killed: bool,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum TreeKind {
     Cgroup {
         slot: Slot,
         events: File,
@@ -339,7 +339,7 @@ enum Kind {
     },
 }
 
-impl Rest {
+impl RemainingTree {
     fn of_cgroup(slot: &Slot, killed: bool) -> io::Result<Leftover> {
         let events = match slot.open_events() {
             Ok(events) => events,
@@ -351,7 +351,7 @@ impl Rest {
         let slot = slot.clone();
         Self {
             waiter,
-            kind: Kind::Cgroup { slot, events },
+            kind: TreeKind::Cgroup { slot, events },
             killed,
         }
         .settle()
@@ -370,7 +370,7 @@ impl Rest {
         }
         Self {
             waiter,
-            kind: Kind::Session {
+            kind: TreeKind::Session {
                 session,
                 until_ns,
                 members,
@@ -387,8 +387,8 @@ impl Rest {
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.killed = true;
         match &mut self.kind {
-            Kind::Cgroup { slot, .. } => slot.kill(),
-            Kind::Session {
+            TreeKind::Cgroup { slot, .. } => slot.kill(),
+            TreeKind::Session {
                 session,
                 until_ns,
                 members,
@@ -421,7 +421,7 @@ impl Rest {
     pub(crate) fn is_gone(&mut self) -> io::Result<bool> {
         self.waiter.drain(&mut Vec::new())?;
         match &mut self.kind {
-            Kind::Cgroup { slot, events } => {
+            TreeKind::Cgroup { slot, events } => {
                 let populated = read_populated(events)?;
                 if !populated {
                     // Not now on the way to a start, but for the one after the next.
@@ -432,7 +432,7 @@ impl Rest {
                 }
                 Ok(!populated)
             }
-            Kind::Session {
+            TreeKind::Session {
                 session,
                 until_ns,
                 members,
@@ -465,7 +465,7 @@ impl Rest {
     }
 }
 
-impl AsFd for Rest {
+impl AsFd for RemainingTree {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiter.as_fd()
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use super::Supervisor;
 use super::action::Action;
 use super::service::Legacy;
-use crate::model::{Cause, Rest, ServiceName, Signal};
+use crate::model::{Cause, DownReason, ServiceName, Signal};
 
 /// How far an essential service's own end has led.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum End {
     /// It has ended for good: the others are to stop.
     Came,
     /// They have stopped, and the agent ends. A later one begins afresh.
-    Told,
+    LastNotice,
 }
 
 /// Of a service that has failed without an exit status that says so.
@@ -35,11 +35,11 @@ const FAILURE: u8 = 1;
 
 /// The exit status of an agent whose essential service has come to rest in this way: its own one, as a
 /// shell tells it. `last`: how its last instance ended; `None` if its last start failed.
-pub(super) fn exit_status(rest: &Rest, last: Option<&Cause>) -> u8 {
+pub(super) fn exit_status(rest: &DownReason, last: Option<&Cause>) -> u8 {
     let by_signal = |number: i32| u8::try_from(128 + number).unwrap_or(FAILURE);
     match (last, rest) {
-        (_, Rest::Skipped { .. }) => 0,
-        (Some(Cause::Exited { code: 0 }), Rest::Failed { .. }) => FAILURE,
+        (_, DownReason::Skipped { .. }) => 0,
+        (Some(Cause::Exited { code: 0 }), DownReason::Failed { .. }) => FAILURE,
         (Some(Cause::Exited { code }), _) => *code,
         (Some(Cause::Signaled { signal, .. }), _) => by_signal(signal.number()),
         (Some(Cause::OomKilled(_)), _) => by_signal(Signal::KILL.number()),

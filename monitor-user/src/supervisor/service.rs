@@ -130,7 +130,7 @@ use super::fact::RequestId;
 use super::order::Standing;
 use super::own_reload::Reload;
 use crate::model::{
-    Attempt, Death, Desired, Instance, Kind, Notice, Phase, Reach, Reply, Rest, ServiceName,
+    Attempt, Death, Desired, DownReason, Instance, Kind, Notice, Phase, Reach, Reply, ServiceName,
     SpawnFailure, Spec, StopMode,
 };
 
@@ -172,9 +172,9 @@ enum Start {
 #[derive(Debug)]
 enum ServiceState {
     /// Nothing of it is left, and nothing is under way.
-    Down(Rest),
+    Down(DownReason),
     /// Nothing is to be started; old instances are still letting go.
-    Ending(Rest),
+    Ending(DownReason),
     /// To be started as soon as the old instances permit it.
     Due(Start),
     /// To be started then.
@@ -335,7 +335,7 @@ impl Service {
             spec,
             removed: false,
             shutdown,
-            state: ServiceState::Down(Rest::Stopped),
+            state: ServiceState::Down(DownReason::Stopped),
             since: now,
             leaving: Vec::new(),
             alone: false,
@@ -450,7 +450,7 @@ impl Service {
     fn is_done(&self) -> bool {
         let is_finished = matches!(
             self.state,
-            ServiceState::Down(Rest::Finished) | ServiceState::Ending(Rest::Finished)
+            ServiceState::Down(DownReason::Finished) | ServiceState::Ending(DownReason::Finished)
         );
         is_finished && self.is_oneshot()
     }
@@ -555,25 +555,25 @@ impl Service {
         }
     }
 
-    fn come_to_rest(&mut self, rest: Rest, step: &mut Step<'_>) {
-        if self.spec.policy.essential && rest != Rest::Stopped && !self.removed {
+    fn come_to_rest(&mut self, rest: DownReason, step: &mut Step<'_>) {
+        if self.spec.policy.essential && rest != DownReason::Stopped && !self.removed {
             self.end = End::Came;
         }
-        let is_finished = rest == Rest::Finished;
-        if let Rest::Failed { reason } = &rest {
+        let is_finished = rest == DownReason::Finished;
+        if let DownReason::Failed { reason } = &rest {
             // A reload may have begun to wait for it since it was told why.
             let message = reason.clone();
             self.deny_up(&SpawnFailure { message }, step);
         }
         let service = self.name.clone();
         step.publish(match &rest {
-            Rest::Finished if self.is_oneshot() => Notice::Done { service },
-            Rest::Stopped | Rest::Finished => Notice::Stopped { service },
-            Rest::Failed { reason } => Notice::Failed {
+            DownReason::Finished if self.is_oneshot() => Notice::Done { service },
+            DownReason::Stopped | DownReason::Finished => Notice::Stopped { service },
+            DownReason::Failed { reason } => Notice::Failed {
                 service,
                 reason: reason.clone(),
             },
-            Rest::Skipped { reason } => Notice::Skipped {
+            DownReason::Skipped { reason } => Notice::Skipped {
                 service,
                 reason: reason.clone(),
             },

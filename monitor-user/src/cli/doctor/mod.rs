@@ -126,7 +126,7 @@ impl Finding {
 
 /// All of it.
 #[derive(Debug, Serialize)]
-struct Report {
+struct DoctorReport {
     kernel: String,
     /// An agent can run here.
     agent: bool,
@@ -136,13 +136,13 @@ struct Report {
     full: bool,
     /// What it cannot do.
     lost: Vec<&'static str>,
-    checks: Vec<Line>,
+    checks: Vec<CheckLine>,
     /// The sets of pins of all agents, as `unpin` shows them.
     pins: Vec<Value>,
 }
 
 #[derive(Debug, Serialize)]
-struct Line {
+struct CheckLine {
     name: &'static str,
     verdict: Verdict,
     needed_for: Need,
@@ -153,7 +153,7 @@ struct Line {
     list: Vec<String>,
 }
 
-impl Line {
+impl CheckLine {
     fn is_lacking(&self) -> bool {
         !matches!(self.verdict, Verdict::Works | Verdict::Limited)
     }
@@ -174,7 +174,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     if let Some(target) = &arguments.test_mount {
         return trial::mount_unseen(target).map(|()| ExitCode::SUCCESS);
     }
-    let report = Report::of(&Host::look(global)?);
+    let report = DoctorReport::of(&Host::look(global)?);
     let text = if arguments.json {
         text::json(&report)? + "\n"
     } else {
@@ -191,7 +191,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-impl Report {
+impl DoctorReport {
     fn of(host: &Host<'_>) -> Self {
         let checks = CHECKS.iter().map(|check| {
             let Finding {
@@ -200,7 +200,7 @@ impl Report {
                 advice,
                 list,
             } = (check.look)(host);
-            Line {
+            CheckLine {
                 name: check.name,
                 verdict,
                 needed_for: check.need,
@@ -217,7 +217,7 @@ impl Report {
     }
 
     /// Draws the conclusions.
-    fn from_checks(kernel: String, checks: Vec<Line>) -> Self {
+    fn from_checks(kernel: String, checks: Vec<CheckLine>) -> Self {
         let lacking = || checks.iter().filter(|line| line.is_lacking());
         let has = |need: Need| !lacking().any(|line| line.needed_for == need);
         let (agent, ebpf) = (has(Need::Agent), has(Need::Ebpf));
@@ -269,7 +269,7 @@ impl Report {
     /// What follows from it all.
     fn conclusion(&self) -> String {
         if !self.agent {
-            let needed = |line: &&Line| line.needed_for == Need::Agent && line.is_lacking();
+            let needed = |line: &&CheckLine| line.needed_for == Need::Agent && line.is_lacking();
             let lacking = self.checks.iter().filter(needed);
             let names: Vec<&str> = lacking.map(|line| line.name).collect();
             return format!("no agent can run here: see {}", names.join(", "));
@@ -295,7 +295,7 @@ fn shown(verdict: Verdict) -> (Style, &'static str) {
 mod tests {
     use super::*;
 
-    fn report(verdicts: [Verdict; 4]) -> Report {
+    fn report(verdicts: [Verdict; 4]) -> DoctorReport {
         let needs = [
             Need::Agent,
             Need::Ebpf,
@@ -304,7 +304,7 @@ mod tests {
         ];
         let names = ["pidfd", "btf", "cgroup", "lsm"];
         let lines = names.into_iter().zip(needs).zip(verdicts);
-        let lines = lines.map(|((name, needed_for), verdict)| Line {
+        let lines = lines.map(|((name, needed_for), verdict)| CheckLine {
             name,
             verdict,
             needed_for,
@@ -312,7 +312,7 @@ mod tests {
             advice: (verdict != Verdict::Works).then(|| format!("mend {name}")),
             list: Vec::new(),
         });
-        Report::from_checks("6.1".to_owned(), lines.collect())
+        DoctorReport::from_checks("6.1".to_owned(), lines.collect())
     }
 
     #[test]

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use clap::builder::Resettable;
 
-use self::report::{Report, Target, print, print_json};
+use self::report::{InstallReport, Target, print, print_json};
 use super::{ConfigDir, Global, recorder, services};
 use crate::config::{self, Surroundings};
-use crate::init::{Entry, Init, Plan, Program, Root, Site, Takeover, detect, entry, takeover};
+use crate::init::{Init, InitEntry, Plan, Program, Root, Site, Takeover, detect, entry, takeover};
 use crate::probe::sets;
 
 /// Have the host's init keep the agent and its spare running, or the recorder
@@ -157,7 +157,7 @@ pub(crate) fn install(global: &Global, arguments: &Arguments) -> Result<ExitCode
             (found.init, Some(found.why.clone()))
         }
     };
-    let mut report = Report::new(Some(init), arguments.json, &arguments.common);
+    let mut report = InstallReport::new(Some(init), arguments.json, &arguments.common);
     if let Some(why) = why {
         report.say(&format!("init is {init}: {why}"))?;
         report.why = Some(why);
@@ -200,7 +200,7 @@ pub(crate) fn uninstall(global: &Global, arguments: &UninstallArguments) -> Resu
         if plan.changes.is_empty() {
             continue;
         }
-        let mut report = Report::new(Some(init), arguments.json, &arguments.common);
+        let mut report = InstallReport::new(Some(init), arguments.json, &arguments.common);
         if report.dry_run {
             report.lay_out(&plan, &site)?;
         } else {
@@ -266,7 +266,7 @@ fn take_over(
     }
     let respawn = entry::client(root, arguments.binary.as_deref(), &global.runtime_dir)?;
     let plan = takeover.install(root, &respawn)?;
-    let mut report = Report::new(None, arguments.json, &arguments.common);
+    let mut report = InstallReport::new(None, arguments.json, &arguments.common);
     let site = no_init(root.clone());
     if report.dry_run {
         report.lay_out(&plan, &site)?;
@@ -285,7 +285,7 @@ fn take_over(
 /// Puts a package's init script back.
 fn give_back(arguments: &UninstallArguments, takeover: &Takeover, root: Root) -> Result<ExitCode> {
     let plan = takeover.uninstall(&root)?;
-    let mut report = Report::new(None, arguments.json, &arguments.common);
+    let mut report = InstallReport::new(None, arguments.json, &arguments.common);
     let site = no_init(root);
     if plan == Plan::default() {
         report.note(format!(
@@ -350,7 +350,7 @@ fn target<'a>(global: &'a Global, is_recorder: bool, pin_dir: &'a Path) -> Targe
 }
 
 /// What init is to run.
-fn entry(global: &Global, arguments: &Arguments, root: &Root) -> Result<Entry> {
+fn entry(global: &Global, arguments: &Arguments, root: &Root) -> Result<InitEntry> {
     let binary = arguments.binary.as_deref();
     if arguments.recorder {
         let options = entry::RecorderOptions {
@@ -360,7 +360,7 @@ fn entry(global: &Global, arguments: &Arguments, root: &Root) -> Result<Entry> {
                 .settings
                 .words(std::env::var_os("RESPAWN_RECORDER_DIR"))?,
         };
-        return Entry::of_recorder(root, options);
+        return InitEntry::of_recorder(root, options);
     }
     let options = entry::Options {
         binary,
@@ -368,7 +368,7 @@ fn entry(global: &Global, arguments: &Arguments, root: &Root) -> Result<Entry> {
         runtime_dir: &global.runtime_dir,
         pin_dir: &global.pin_dir,
     };
-    Entry::new(root, &options)
+    InitEntry::new(root, &options)
 }
 
 /// The recorder's settings are refused without --recorder. A variable for `deaths` and `why` does not

@@ -16,7 +16,7 @@ use crate::text;
 
 /// What is told: to a person line by line as it happens, to a program in one object at the end.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct InstallReport {
     #[serde(skip)]
     json: bool,
     init: Option<&'static str>,
@@ -89,7 +89,7 @@ impl Changed {
     }
 }
 
-impl Report {
+impl InstallReport {
     pub(super) fn new(init: Option<Init>, json: bool, common: &Common) -> Self {
         Self {
             json,
@@ -327,7 +327,7 @@ mod tests {
 
     use super::super::site;
     use super::*;
-    use crate::init::{Entry, Root, entry};
+    use crate::init::{InitEntry, Root, entry};
 
     /// What is told of these plans, on a file system with an inittab.
     fn told(dry_run: bool, init: Init) -> (Value, PathBuf) {
@@ -341,14 +341,14 @@ mod tests {
             runtime_dir: Path::new("/run/respawn"),
             pin_dir: Path::new("/sys/fs/bpf/respawn"),
         };
-        let entry = Entry::new(&root, &options).unwrap();
+        let entry = InitEntry::new(&root, &options).unwrap();
         let site = site(root, init, None);
         let plan = init.system().install(&site, &entry).unwrap();
         let common = Common {
             dry_run,
             root: None,
         };
-        let mut report = Report::new(Some(init), true, &common);
+        let mut report = InstallReport::new(Some(init), true, &common);
         match dry_run {
             true => report.lay_out(&plan, &site).unwrap(),
             false => report.perform(&plan, &site).unwrap(),
@@ -386,7 +386,7 @@ mod tests {
             dry_run: false,
             root: None,
         };
-        let mut report = Report::new(Some(Init::Openrc), true, &common);
+        let mut report = InstallReport::new(Some(Init::Openrc), true, &common);
         report
             .asked("rc-update".into(), "ran rc-update".into())
             .unwrap();

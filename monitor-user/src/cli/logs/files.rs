@@ -33,7 +33,7 @@ pub(super) struct Files {
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct LogLine {
     /// When it was read, if the log has timestamps.
     pub(super) stamp: Option<String>,
     /// Without that, and without its end.
@@ -57,7 +57,7 @@ pub(super) struct Text {
     files: Files,
     /// The oldest first.
     open: VecDeque<Open>,
-    next: Option<Line>,
+    next: Option<LogLine>,
     /// The stamp of the last line that has one.
     pub(super) last: String,
 }
@@ -105,14 +105,14 @@ impl Text {
     ///
     /// # Errors
     /// The files cannot be read.
-    pub(super) fn peek(&mut self) -> io::Result<Option<&Line>> {
+    pub(super) fn peek(&mut self) -> io::Result<Option<&LogLine>> {
         if self.next.is_none() {
             self.next = self.read()?;
         }
         Ok(self.next.as_ref())
     }
 
-    pub(super) fn take(&mut self) -> Option<Line> {
+    pub(super) fn take(&mut self) -> Option<LogLine> {
         let line = self.next.take()?;
         if let Some(stamp) = &line.stamp {
             self.last.clone_from(stamp);
@@ -121,12 +121,12 @@ impl Text {
     }
 
     /// What has no end, at the end of all.
-    pub(super) fn take_rest(&mut self) -> Option<Line> {
+    pub(super) fn take_rest(&mut self) -> Option<LogLine> {
         let rest = std::mem::take(&mut self.open.back_mut()?.begun);
         (!rest.is_empty()).then(|| line_of(rest))
     }
 
-    fn read(&mut self) -> io::Result<Option<Line>> {
+    fn read(&mut self) -> io::Result<Option<LogLine>> {
         loop {
             let is_last = self.open.len() == 1;
             let Some(open) = self.open.front_mut() else {
@@ -161,7 +161,7 @@ impl Text {
 }
 
 impl Open {
-    fn read_line(&mut self) -> io::Result<Option<Line>> {
+    fn read_line(&mut self) -> io::Result<Option<LogLine>> {
         let room = LONGEST.saturating_sub(self.begun.len()) as u64;
         let mut file = (&mut self.file).take(room);
         let read = file.read_until(b'\n', &mut self.begun)?;
@@ -211,16 +211,16 @@ impl Open {
     }
 }
 
-fn line_of(mut text: Vec<u8>) -> Line {
+fn line_of(mut text: Vec<u8>) -> LogLine {
     if text.ends_with(b"\n") {
         text.pop();
     }
     match split_stamp(&text) {
-        Some((stamp, rest)) => Line {
+        Some((stamp, rest)) => LogLine {
             stamp: Some(stamp.to_owned()),
             text: rest.to_vec(),
         },
-        None => Line { stamp: None, text },
+        None => LogLine { stamp: None, text },
     }
 }
 

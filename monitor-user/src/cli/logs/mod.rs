@@ -15,7 +15,7 @@ use nix::sys::inotify::AddWatchFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::files::{Files, Line, Text};
+use self::files::{Files, LogLine, Text};
 use super::ask::Refusal;
 use super::output::{Flushed, Interrupts, Output, eprint_line};
 use super::{ConfigDir, Global, complete, lines, services, show};
@@ -189,7 +189,7 @@ struct View {
     /// Only lines from then on, as a stamp.
     since: Option<String>,
     /// The last ones so far, if only these are to be shown of the past, and how many.
-    last: Option<(usize, VecDeque<(usize, Line)>)>,
+    last: Option<(usize, VecDeque<(usize, LogLine)>)>,
 }
 
 impl View {
@@ -267,7 +267,7 @@ impl View {
         Ok(())
     }
 
-    fn see(&mut self, index: usize, line: Line) -> Result<()> {
+    fn see(&mut self, index: usize, line: LogLine) -> Result<()> {
         if let (Some(since), Some((_, text))) = (&self.since, self.texts.get(index))
             && !text.last.is_empty()
             && text.last.as_str() < since.as_str()
@@ -284,7 +284,7 @@ impl View {
         Ok(())
     }
 
-    fn show(&mut self, index: usize, line: &Line) -> Result<()> {
+    fn show(&mut self, index: usize, line: &LogLine) -> Result<()> {
         let service = self.texts.get(index).map_or("", |(service, _)| service);
         let message = String::from_utf8_lossy(&line.text);
         let time = line.stamp.as_deref();

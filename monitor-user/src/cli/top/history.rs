@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::What;
 use crate::report::happening;
 
@@ -22,12 +22,12 @@ pub(super) struct History {
     /// Restarts by minute since the epoch.
     restarts: BTreeMap<i64, u64>,
     /// The last ones, oldest first.
-    deaths: VecDeque<Line>,
+    deaths: VecDeque<JournalLine>,
 }
 
 impl History {
     /// Takes an event of the service.
-    pub(super) fn take(&mut self, line: &Line) {
+    pub(super) fn take(&mut self, line: &JournalLine) {
         match line.event.what {
             What::Started { restarts: 1.., .. } | What::Replaced { .. } => {
                 let Some(time) = line.time() else { return };
@@ -67,7 +67,7 @@ impl History {
     /// The last deaths in words, the latest first.
     pub(super) fn lines_of_deaths(&self, zone: &TimeZone, now: Timestamp) -> Vec<String> {
         let today = now.to_zoned_datetime(zone.clone()).date();
-        let line = |line: &Line| {
+        let line = |line: &JournalLine| {
             let time = line.time().map(|time| time.to_zoned_datetime(zone.clone()));
             let time = match time {
                 None => "?".to_owned(),
@@ -94,7 +94,7 @@ mod tests {
     fn history(events: &[serde_json::Value]) -> History {
         let mut history = History::default();
         for event in events {
-            history.take(&Line::parse(event.to_string()).unwrap());
+            history.take(&JournalLine::parse(event.to_string()).unwrap());
         }
         history
     }

@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::history::History;
 use crate::control::{Command, ServiceStatus};
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Exited, What};
 
 /// How many exits are kept: more than any screen shows.
@@ -35,7 +35,7 @@ pub(super) enum Input {
     /// The journal cannot be read, and why.
     JournalClosed(String),
     /// A line of the journal.
-    Happened(Box<Line>),
+    Happened(Box<JournalLine>),
     /// A process of the host ended.
     Exited(Box<Exited>),
     /// So many exits of the host could not be told.
@@ -120,7 +120,7 @@ pub(super) enum Wish {
 
 /// What is known of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Agent {
+pub(super) enum AgentState {
     /// It has not answered yet.
     Unknown,
     /// It answered the last time.
@@ -150,7 +150,7 @@ pub(super) enum Message {
 /// All that is shown.
 #[derive(Debug)]
 pub(super) struct Model {
-    pub(super) agent: Agent,
+    pub(super) agent: AgentState,
     /// Of the agent that took up work last, as the journal tells.
     pub(super) agent_pid: Option<u64>,
     /// As last told; `None` before that.
@@ -176,7 +176,7 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new() -> Self {
         Self {
-            agent: Agent::Unknown,
+            agent: AgentState::Unknown,
             agent_pid: None,
             services: None,
             told_at: Duration::ZERO,
@@ -198,11 +198,11 @@ impl Model {
     pub(super) fn take(&mut self, input: Input, now: Moment) -> Option<Wish> {
         match input {
             Input::Statuses(services) => {
-                self.agent = Agent::Here;
+                self.agent = AgentState::Here;
                 self.services = Some(services);
                 self.told_at = now.since_boot;
             }
-            Input::Unanswered(absence) => self.agent = Agent::Away(absence),
+            Input::Unanswered(absence) => self.agent = AgentState::Away(absence),
             Input::JournalOpened => {
                 self.histories.clear();
                 self.service_exits.clear();
@@ -247,10 +247,10 @@ impl Model {
                 || status.next_start_in_ns.is_some()
                 || status.last_exit.is_some()
         };
-        self.agent == Agent::Here && self.services().iter().any(ages)
+        self.agent == AgentState::Here && self.services().iter().any(ages)
     }
 
-    fn happened(&mut self, line: &Line) {
+    fn happened(&mut self, line: &JournalLine) {
         if let What::AgentStarted { pid, .. } = line.event.what {
             self.agent_pid = Some(pid.into());
         }
@@ -339,7 +339,7 @@ fn push(exits: &mut VecDeque<Exited>, exited: Exited) {
 }
 
 /// The exit that a line of the journal tells of, if it does.
-fn exit_of(line: &Line) -> Option<Exited> {
+fn exit_of(line: &JournalLine) -> Option<Exited> {
     let What::Exited(exit) = &line.event.what else {
         return None;
     };

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::canvas::Canvas;
 use super::history::{History, MINUTES};
-use super::model::Agent;
+use super::model::AgentState;
 use super::view::View;
 use crate::cli::status::{note, state_style};
 use crate::control::ServiceStatus;
@@ -58,7 +58,7 @@ impl View<'_> {
         bars: &str,
         is_selected: bool,
     ) {
-        let is_known = self.model.agent == Agent::Here;
+        let is_known = self.model.agent == AgentState::Here;
         let plain = if is_known {
             Style::new()
         } else {

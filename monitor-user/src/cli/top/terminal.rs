@@ -31,9 +31,9 @@ use crate::cli::output::LAST_WORDS;
 const TRIES: usize = 20;
 
 /// Whether the view has the terminal, and what is aside meanwhile.
-static HELD: Mutex<Option<Held>> = Mutex::new(None);
+static HELD: Mutex<Option<SetAside>> = Mutex::new(None);
 
-struct Held {
+struct SetAside {
     /// The real standard error, and what is said in its place.
     stderr: Option<(OwnedFd, File)>,
 }
@@ -78,14 +78,14 @@ impl Drop for Terminal {
     }
 }
 
-fn held() -> MutexGuard<'static, Option<Held>> {
+fn held() -> MutexGuard<'static, Option<SetAside>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn enter() -> Result<()> {
     let mut held = held();
     enable_raw_mode().context("cannot set the terminal to raw mode")?;
-    *held = Some(Held {
+    *held = Some(SetAside {
         stderr: put_stderr_aside(),
     });
     execute!(io::stdout(), EnterAlternateScreen, Hide).context("cannot write to the terminal")

@@ -14,7 +14,7 @@ use super::look::Look;
 use super::model::{Absence, Input, Model, Moment, Order, Verb, Wish};
 use super::view::View;
 use crate::control::ServiceStatus;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::Exited;
 use crate::model::{Cause, Desired, State};
 
@@ -59,7 +59,7 @@ fn status(service: &str, state: State) -> ServiceStatus {
 }
 
 fn line(event: &Value) -> Input {
-    Input::Happened(Box::new(Line::parse(event.to_string()).unwrap()))
+    Input::Happened(Box::new(JournalLine::parse(event.to_string()).unwrap()))
 }
 
 fn died(service: &str, time: &str, pid: u32) -> Input {

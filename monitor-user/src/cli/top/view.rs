@@ -14,7 +14,7 @@ use ratatui::buffer::Buffer;
 
 use super::canvas::Canvas;
 use super::look::Look;
-use super::model::{Absence, Agent, Message, Model, Moment};
+use super::model::{Absence, AgentState, Message, Model, Moment};
 use crate::control::ServiceStatus;
 use crate::model::State;
 
@@ -61,11 +61,11 @@ impl View<'_> {
         let model = self.model;
         let red = AnsiColor::Red.on_default().bold();
         let (style, agent) = match (&model.agent, model.agent_pid) {
-            (Agent::Unknown, _) => (Style::new(), "asking the agent".to_owned()),
-            (Agent::Here, Some(pid)) => (Style::new(), format!("agent {pid}")),
-            (Agent::Here, None) => (Style::new(), "agent".to_owned()),
-            (Agent::Away(Absence::NoAgent), _) => (red, "no agent (waiting)".to_owned()),
-            (Agent::Away(Absence::Other(why)), _) => (red, why.clone()),
+            (AgentState::Unknown, _) => (Style::new(), "asking the agent".to_owned()),
+            (AgentState::Here, Some(pid)) => (Style::new(), format!("agent {pid}")),
+            (AgentState::Here, None) => (Style::new(), "agent".to_owned()),
+            (AgentState::Away(Absence::NoAgent), _) => (red, "no agent (waiting)".to_owned()),
+            (AgentState::Away(Absence::Other(why)), _) => (red, why.clone()),
         };
         let x = canvas.put(0, 0, u16::MAX, "respawn top", Style::new().bold());
         let x = canvas.put(x + 3, 0, u16::MAX, &agent, style);
@@ -73,7 +73,7 @@ impl View<'_> {
             None => return,
             Some(services) => counts(services),
         };
-        let told = if model.agent == Agent::Here {
+        let told = if model.agent == AgentState::Here {
             ""
         } else {
             "last told: "

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::words::{self, Whereabouts, no_sender, of_sender, since, whereabouts};
 use crate::accounts::Accounts;
 use crate::deaths::ServiceDeath;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Cause, What};
 use crate::os::proc;
 use crate::report::{Age, cause_style, happening};
@@ -28,17 +28,17 @@ impl ServiceDeath {
             Some(Whereabouts::Ended) => (Some(false), None),
             None => (None, None),
         };
-        let all = |lines: &[Line]| lines.iter().map(Line::value).collect::<Vec<_>>();
+        let all = |lines: &[JournalLine]| lines.iter().map(JournalLine::value).collect::<Vec<_>>();
         json!({
             "service": self.service,
-            "requested": self.requested.as_ref().map(Line::value),
-            "stopping": self.stopping.as_ref().map(Line::value),
-            "child": self.child.as_ref().map(Line::value),
+            "requested": self.requested.as_ref().map(JournalLine::value),
+            "stopping": self.stopping.as_ref().map(JournalLine::value),
+            "child": self.child.as_ref().map(JournalLine::value),
             "exited": self.exited.value(),
             "sender_lives": lives,
             "sender_command": command,
             "then": all(&self.then),
-            "next_exit": self.next.as_ref().map(Line::value),
+            "next_exit": self.next.as_ref().map(JournalLine::value),
         })
     }
 
@@ -149,7 +149,7 @@ impl ServiceDeath {
     }
 
     /// How long after the death an event came.
-    fn after(&self, line: &Line) -> String {
+    fn after(&self, line: &JournalLine) -> String {
         match (self.exited.time(), line.time()) {
             (Some(exited), Some(time)) => format!(", {} later", Age(since(exited, time))),
             _ => String::new(),
@@ -161,7 +161,7 @@ impl ServiceDeath {
         if let Some(next) = &self.next {
             return Some(format!("that one is dead too: {}", in_words(next)));
         }
-        let started = |line: &Line| match &line.event.what {
+        let started = |line: &JournalLine| match &line.event.what {
             what @ (What::Started { .. }
             | What::Adopted { .. }
             | What::Replaced { .. }
@@ -184,7 +184,7 @@ impl ServiceDeath {
 }
 
 /// An event in plain words.
-fn in_words(line: &Line) -> String {
+fn in_words(line: &JournalLine) -> String {
     anstream::adapter::strip_str(&happening(&line.event)).to_string()
 }
 
@@ -193,8 +193,8 @@ mod tests {
     use super::*;
     use crate::deaths::ServiceDeaths;
 
-    fn line(event: &Value) -> Line {
-        Line::parse(event.to_string()).unwrap()
+    fn line(event: &Value) -> JournalLine {
+        JournalLine::parse(event.to_string()).unwrap()
     }
 
     fn death(exited: Value, then: Vec<Value>, next: Option<Value>) -> Vec<String> {

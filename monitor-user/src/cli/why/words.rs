@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use crate::accounts::Accounts;
 use crate::clock;
 use crate::deaths;
-use crate::journal::Line;
+use crate::journal::JournalLine;
 use crate::model::{Cause, CoreDump, Exit, How, Sender, Usage};
 use crate::os::proc;
 use crate::report::{Age, Bytes};
@@ -21,7 +21,7 @@ pub(super) enum Whereabouts {
 }
 
 /// "2026-11-26 12:03:04.567, 5m00s ago, after 3m12s, pid 7 (nginx)"
-pub(super) fn when(line: &Line, exit: &Exit, zone: &TimeZone) -> String {
+pub(super) fn when(line: &JournalLine, exit: &Exit, zone: &TimeZone) -> String {
     let time = line.time().map_or_else(
         || "at an unknown time".to_owned(),
         |time| {

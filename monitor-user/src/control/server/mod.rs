@@ -97,7 +97,7 @@ pub(crate) struct Server {
     listener: UnixListener,
     access: Access,
     limits: Limits,
-    connections: Vec<Held>,
+    connections: Vec<OpenConnection>,
     /// Counts the connections' acts, so that their order is known without a clock.
     acts: Arc<AtomicU64>,
     commands: mpsc::Sender<Incoming>,
@@ -114,7 +114,7 @@ pub(crate) struct Server {
 }
 
 /// A connection, seen from the server.
-struct Held {
+struct OpenConnection {
     caller: Caller,
     right: Right,
     activity: Arc<Activity>,
@@ -315,7 +315,7 @@ impl Server {
             _open: self.open.clone(),
             buffer: Vec::new(),
         };
-        self.connections.push(Held {
+        self.connections.push(OpenConnection {
             caller,
             right,
             activity,
@@ -326,8 +326,8 @@ impl Server {
     /// Closes the connection that has been idle longest, of the user who has most of the idle ones;
     /// `false` if there is none.
     fn make_room(&mut self) -> bool {
-        let last_act = |held: &Held| held.activity.last_act.load(Relaxed);
-        let is_idle = |held: &&Held| last_act(held) != WITH_AGENT;
+        let last_act = |held: &OpenConnection| held.activity.last_act.load(Relaxed);
+        let is_idle = |held: &&OpenConnection| last_act(held) != WITH_AGENT;
         let mut of_users: HashMap<u32, usize> = HashMap::new();
         for held in self.connections.iter().filter(is_idle) {
             *of_users.entry(held.caller.peer.uid).or_default() += 1;

@@ -32,7 +32,7 @@ enum Seen {
 
 /// An agent's loop in a thread of its own. Status is answered with `services` services, a stop
 /// with `no_wait: false` only when it is released, and all else at once.
-struct Agent {
+struct TestAgent {
     dir: TempDir,
     seen: Receiver<Seen>,
     release: tokio::sync::mpsc::UnboundedSender<()>,
@@ -55,7 +55,7 @@ const SETUP: Setup = Setup {
     services: 1,
 };
 
-impl Agent {
+impl TestAgent {
     fn start(setup: Setup) -> Self {
         Self::start_in(TempDir::new().unwrap(), setup)
     }
@@ -103,7 +103,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for TestAgent {
     fn drop(&mut self) {
         let _ = ask(self.dir.path(), &Command::Shutdown);
         let ended = self.thread.take().map(thread::JoinHandle::join);
@@ -262,7 +262,7 @@ impl Client {
 
 #[test]
 fn garbage_is_refused_and_ends_the_connection() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let noise: Vec<u8> = (1..10_000u32)
         .map(|i| (i * 7919).to_le_bytes()[1])
         .collect();
@@ -288,7 +288,7 @@ fn garbage_is_refused_and_ends_the_connection() {
 
 #[test]
 fn a_line_without_an_end_is_refused() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut client = agent.connect();
     let error = client.send(&b"x".repeat(10 << 20)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
@@ -312,7 +312,7 @@ fn a_line_without_an_end_is_refused() {
 
 #[test]
 fn idle_connections_hold_nobody_up() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut idle: Vec<Client> = (0..200).map(|_| agent.connect()).collect();
     let (tell, answered) = channel();
     let dir = agent.dir.path().to_owned();
@@ -332,7 +332,7 @@ fn the_longest_idle_makes_room() {
         connections: 8,
         ..LIMITS
     };
-    let agent = Agent::start(Setup { limits, ..SETUP });
+    let agent = TestAgent::start(Setup { limits, ..SETUP });
     let mut first = agent.connect();
     first.send(&stop(false).to_line()).unwrap();
     assert_eq!(agent.sees(), Seen::Command(stop(false)));
@@ -362,7 +362,7 @@ fn when_all_wait_for_the_agent_another_is_refused() {
         connections: 4,
         ..LIMITS
     };
-    let agent = Agent::start(Setup { limits, ..SETUP });
+    let agent = TestAgent::start(Setup { limits, ..SETUP });
     let mut busy: Vec<Client> = (0..4).map(|_| agent.connect()).collect();
     for client in &mut busy {
         client.send(&stop(false).to_line()).unwrap();
@@ -387,7 +387,7 @@ fn a_peer_that_does_not_read_is_cut_off() {
         services: 20_000,
         ..SETUP
     };
-    let agent = Agent::start(setup);
+    let agent = TestAgent::start(setup);
     let mut slow = agent.connect();
     slow.send(&status().to_line()).unwrap();
     assert_eq!(agent.sees(), Seen::Command(status()));
@@ -405,7 +405,7 @@ fn half_a_line_ends_by_itself_but_silence_may_last() {
         patience: Duration::from_millis(200),
         ..LIMITS
     };
-    let agent = Agent::start(Setup { limits, ..SETUP });
+    let agent = TestAgent::start(Setup { limits, ..SETUP });
     let (mut half, mut silent) = (agent.connect(), agent.connect());
     half.send(b"{\"version\":1,").unwrap();
     let refusal = half.refusal();
@@ -420,7 +420,7 @@ fn half_a_line_ends_by_itself_but_silence_may_last() {
 
 #[test]
 fn a_bad_command_does_not_end_the_connection() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut client = agent.connect();
     for (line, expected) in [
         ("{\"version\":7,\"command\":\"status\"}\n", "version 7"),
@@ -441,7 +441,7 @@ fn a_bad_command_does_not_end_the_connection() {
 
 #[test]
 fn several_lines_are_answered_in_order() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut client = agent.connect();
     let lines = [status(), stop(true), stop(false), status()].map(|command| command.to_line());
     let mut bytes = [b"\n \r\n".to_vec(), lines.concat()].concat();
@@ -464,7 +464,7 @@ fn several_lines_are_answered_in_order() {
 
 #[test]
 fn who_hangs_up_loses_the_answer_only() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut client = agent.connect();
     client.send(&stop(false).to_line()).unwrap();
     assert_eq!(agent.sees(), Seen::Command(stop(false)));
@@ -476,7 +476,7 @@ fn who_hangs_up_loses_the_answer_only() {
 
 #[test]
 fn the_last_answers_are_written_before_the_end() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut waiting = agent.connect();
     waiting.send(&stop(false).to_line()).unwrap();
     assert_eq!(agent.sees(), Seen::Command(stop(false)));
@@ -495,7 +495,7 @@ fn the_next_agent_takes_the_place_of_a_stale_socket() {
     let error = ask(dir.path(), &status()).unwrap_err();
     assert!(matches!(error, AskError::NoAgent { .. }), "{error}");
     assert!(error.to_string().contains("control.sock"), "{error}");
-    Agent::start_in(dir, SETUP).answers();
+    TestAgent::start_in(dir, SETUP).answers();
     let nowhere = ask(Path::new("/nonexistent"), &status());
     assert!(matches!(nowhere, Err(AskError::NoAgent { .. })));
 }
@@ -543,7 +543,7 @@ fn rights(dir: &Path) -> (u32, u32) {
 #[test]
 fn the_socket_is_private_unless_a_group_is_given() {
     let own = getegid().as_raw();
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     assert_eq!(rights(agent.dir.path()), (0o600, own));
     // This agent's reload lets its own group in, and out again.
     assert_eq!(
@@ -558,7 +558,7 @@ fn the_socket_is_private_unless_a_group_is_given() {
     assert_eq!(rights(agent.dir.path()), (0o600, own));
 
     let group = if geteuid().is_root() { GROUP } else { own };
-    let agent = Agent::start(Setup {
+    let agent = TestAgent::start(Setup {
         groups: Groups {
             access: Some(group),
             status: None,
@@ -570,7 +570,7 @@ fn the_socket_is_private_unless_a_group_is_given() {
 
 #[test]
 fn a_successor_is_asked_where_that_does_no_harm() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let command = Command::Restart {
         services: vec!["web".to_owned()],
         no_wait: false,
@@ -589,7 +589,7 @@ fn a_successor_is_asked_where_that_does_no_harm() {
     let (stream, _) = first.accept().unwrap();
     drop(first);
     BufReader::new(stream).read_line(&mut line).unwrap();
-    let second = Agent::start_in(dir, SETUP);
+    let second = TestAgent::start_in(dir, SETUP);
     assert_eq!(
         answered.recv_timeout(DEADLINE).unwrap().unwrap(),
         done("other")
@@ -665,7 +665,7 @@ fn another_user_is_refused_unless_of_the_group() {
         eprintln!("SKIPPED: needs root");
         return;
     }
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let dir = agent.dir.path();
     fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
     let told = ask_as(dir, &[]);
@@ -680,7 +680,7 @@ fn another_user_is_refused_unless_of_the_group() {
     assert!(told.contains(expected), "{told}");
     agent.answers();
 
-    let agent = Agent::start(Setup {
+    let agent = TestAgent::start(Setup {
         groups: Groups {
             access: Some(GROUP),
             status: Some(GROUP + 2),
@@ -711,7 +711,7 @@ fn another_user_is_refused_unless_of_the_group() {
 
 #[test]
 fn an_answer_says_its_version_and_whether_all_is_well() {
-    let agent = Agent::start(SETUP);
+    let agent = TestAgent::start(SETUP);
     let mut client = agent.connect();
     client.send(&stop(true).to_line()).unwrap();
     let mut line = String::new();

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::prepared::c_path;
 use super::{Child, SpawnError, Stage};
-use crate::model::{Confinement, Exec, Place, Signal, capability_name};
+use crate::model::{Confinement, DirectoryKind, Exec, Signal, capability_name};
 use crate::os::cgroup::Slot;
 use crate::os::open::NOT_OURS;
 use crate::os::signal;
@@ -62,7 +62,7 @@ impl Confined {
             sandbox,
         } = &exec.confinement;
         let no_new_privileges = *no_new_privileges;
-        let lay_out = |(place, name): &(Place, String)| {
+        let lay_out = |(place, name): &(DirectoryKind, String)| {
             let part = |name: &str| c_path(Path::new(name), Stage::Directories, "make");
             Ok(Directory {
                 parent: part(place.parent())?,

@@ -732,7 +732,7 @@ impl Spawner {
 pub(crate) type Record<'a> = dyn FnMut(u32, u64) -> io::Result<()> + 'a;
 
 /// `sys::clone3` or `sys::clone`.
-type CloneCall = unsafe fn(&CloneArgs, sys::Entry, *const c_void) -> Result<usize, Errno>;
+type CloneCall = unsafe fn(&CloneArgs, sys::EntryPoint, *const c_void) -> Result<usize, Errno>;
 
 /// A start that has begun: see [`Spawner::begin`].
 #[derive(Debug)]

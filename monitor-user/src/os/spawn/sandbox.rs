@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::prepared::c_path;
 use super::{SpawnError, Stage};
-use crate::model::{Exec, Place, Sandbox};
+use crate::model::{DirectoryKind, Exec, Sandbox};
 use crate::os::mounts;
 use crate::os::sys::{self, Errno};
 
@@ -100,7 +100,7 @@ impl Sandboxed {
         }
         let covered = own.clone();
         let directories = exec.confinement.directories.names.iter();
-        let directories = directories.map(|(place, name): &(Place, String)| {
+        let directories = directories.map(|(place, name): &(DirectoryKind, String)| {
             // They are made before.
             Path::new(place.parent()).join(name)
         });

@@ -12,9 +12,9 @@ pub(super) struct Field {
     pub(super) place: fn(&mut Offsets) -> &mut u32,
 }
 
-type Place = fn(&mut Offsets) -> &mut u32;
+type OffsetSlot = fn(&mut Offsets) -> &mut u32;
 
-const fn needed(of: &'static str, paths: &'static [&'static str], place: Place) -> Field {
+const fn needed(of: &'static str, paths: &'static [&'static str], place: OffsetSlot) -> Field {
     Field {
         of,
         paths,
@@ -24,7 +24,7 @@ const fn needed(of: &'static str, paths: &'static [&'static str], place: Place) 
 }
 
 /// One that not every kernel has.
-const fn maybe(of: &'static str, paths: &'static [&'static str], place: Place) -> Field {
+const fn maybe(of: &'static str, paths: &'static [&'static str], place: OffsetSlot) -> Field {
     Field {
         of,
         paths,

@@ -133,7 +133,7 @@ struct Type {
 
 /// Somewhere in a type.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct MemberPlace {
     /// In bits, from its beginning.
     bits: u64,
     /// What is there.
@@ -215,7 +215,7 @@ impl<S: Source> Types<S> {
 
     /// Where in a struct a member is, in bytes: `name`, `name.name`, `name[number].name`.
     pub(super) fn offset(&self, of: u32, path: &str) -> Result<u32, NoOffset> {
-        let mut place = Place {
+        let mut place = MemberPlace {
             bits: 0,
             id: of,
             bit_field: 0,
@@ -237,17 +237,17 @@ impl<S: Source> Types<S> {
     }
 
     /// The member of this name of the struct that is there.
-    fn step_into(&self, place: Place, name: &str) -> Result<Place, NoOffset> {
+    fn step_into(&self, place: MemberPlace, name: &str) -> Result<MemberPlace, NoOffset> {
         let member = self.member(place.id, name, &mut MOST_NAMELESS.clone())?;
         let member = member.ok_or(NoOffset::Missing)?;
-        Ok(Place {
+        Ok(MemberPlace {
             bits: place.bits + member.bits,
             ..member
         })
     }
 
     /// The member of this name of a struct, or of a nameless struct or union in it.
-    fn member(&self, of: u32, name: &str, nameless: &mut u32) -> Result<Option<Place>> {
+    fn member(&self, of: u32, name: &str, nameless: &mut u32) -> Result<Option<MemberPlace>> {
         let (id, type_) = self.target(of)?;
         if ![kind::STRUCT, kind::UNION].contains(&type_.kind) {
             return Ok(None);
@@ -263,13 +263,13 @@ impl<S: Source> Types<S> {
             *nameless = left.context("nameless structs without an end")?;
             if let Some(within) = self.member(place.id, name, nameless)? {
                 let bits = place.bits + within.bits;
-                return Ok(Some(Place { bits, ..within }));
+                return Ok(Some(MemberPlace { bits, ..within }));
             }
         }
         Ok(None)
     }
 
-    fn members(&self, id: u32, of: &Type) -> Result<Vec<(u32, Place)>> {
+    fn members(&self, id: u32, of: &Type) -> Result<Vec<(u32, MemberPlace)>> {
         let bytes = self.rest(id, usize::from(of.count) * MEMBER_BYTES)?;
         let members = bytes.chunks_exact(MEMBER_BYTES).map(|member| {
             let offset = word(member, 8);
@@ -278,7 +278,7 @@ impl<S: Source> Types<S> {
             } else {
                 (offset, 0)
             };
-            let place = Place {
+            let place = MemberPlace {
                 bits: bits.into(),
                 id: word(member, 4),
                 bit_field,
@@ -289,7 +289,7 @@ impl<S: Source> Types<S> {
     }
 
     /// An element of the array that is there.
-    fn element(&self, place: Place, index: u32) -> Result<Place, NoOffset> {
+    fn element(&self, place: MemberPlace, index: u32) -> Result<MemberPlace, NoOffset> {
         let (id, array) = self.target(place.id)?;
         if array.kind != kind::ARRAY {
             return Err(NoOffset::Missing);
@@ -300,7 +300,7 @@ impl<S: Source> Types<S> {
             return Err(NoOffset::Missing);
         }
         let size = u64::from(self.size(element)?);
-        Ok(Place {
+        Ok(MemberPlace {
             bits: place.bits + u64::from(index) * size * 8,
             id: element,
             bit_field: 0,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Action, Leaving, Service, ServiceState, Start, Step, Stop, after, background};
 use crate::model::{
-    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, Instance, Kind, Notice, Phase,
-    Reach, Rest, RestartPolicy, SpawnFailure, StopMode,
+    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DownReason, Instance, Kind, Notice,
+    Phase, Reach, RestartPolicy, SpawnFailure, StopMode,
 };
 
 /// What the restart policy says of a death.
@@ -213,7 +213,7 @@ impl Service {
         } else if self.is_wanted() {
             self.enter(ServiceState::Due(Start::Counted), step);
         } else {
-            self.enter(ServiceState::Ending(Rest::Stopped), step);
+            self.enter(ServiceState::Ending(DownReason::Stopped), step);
         }
         self.last_exit = Some(death);
     }
@@ -239,10 +239,10 @@ impl Service {
             Verdict::Restart => self.back_off(BackoffReason::Exited, step),
             Verdict::Mend => self.mend(Start::Free, step),
             Verdict::Retry => self.mend(Start::Counted, step),
-            Verdict::Finish => self.enter(ServiceState::Ending(Rest::Finished), step),
+            Verdict::Finish => self.enter(ServiceState::Ending(DownReason::Finished), step),
             Verdict::Fail => {
                 let reason = death.cause.to_string();
-                self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+                self.enter(ServiceState::Ending(DownReason::Failed { reason }), step);
             }
         }
     }
@@ -254,7 +254,7 @@ impl Service {
         self.backoff.ran_for(uptime, &self.spec.policy);
         match self.spec.policy.restart {
             RestartPolicy::No | RestartPolicy::OnAbort => {
-                self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+                self.enter(ServiceState::Ending(DownReason::Failed { reason }), step);
             }
             RestartPolicy::Always | RestartPolicy::OnFailure | RestartPolicy::OnAbnormal => {
                 self.back_off(BackoffReason::Exited, step);

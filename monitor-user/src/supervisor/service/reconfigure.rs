@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{RequestId, Service, ServiceState, Step};
 use crate::model::{
-    Desired, Exec, Hooks, Policy, Relations, Reply, Rest, RestartPolicy, Spec, Steps,
+    Desired, DownReason, Exec, Hooks, Policy, Relations, Reply, RestartPolicy, Spec, Steps,
 };
 
 /// What a newer config changes of a service.
@@ -91,7 +91,7 @@ impl Service {
     fn is_new_try(&self, spec: &Spec) -> bool {
         let is_tried = matches!(
             self.state,
-            ServiceState::Down(Rest::Failed { .. } | Rest::Skipped { .. })
+            ServiceState::Down(DownReason::Failed { .. } | DownReason::Skipped { .. })
                 | ServiceState::Backoff { .. }
                 | ServiceState::Starting { .. }
         );
@@ -113,7 +113,7 @@ impl Service {
         if self.is_wanted() {
             self.overtake_down("reload", step);
         } else if let ServiceState::Ending(rest) = &mut self.state {
-            *rest = Rest::Stopped;
+            *rest = DownReason::Stopped;
         }
         self.begin(step);
     }

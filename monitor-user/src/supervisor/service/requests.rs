@@ -6,7 +6,9 @@ use std::mem;
 use std::time::Duration;
 
 use super::{Action, RequestId, Service, ServiceState, Step, after};
-use crate::model::{DeniedReason, Desired, Notice, Reply, Rest, ServiceName, Signal, SpawnFailure};
+use crate::model::{
+    DeniedReason, Desired, DownReason, Notice, Reply, ServiceName, Signal, SpawnFailure,
+};
 
 impl Service {
     pub(crate) fn start(&mut self, request: RequestId, step: &mut Step<'_>) {
@@ -44,22 +46,22 @@ impl Service {
         self.overtake_up("stop", step);
         match &mut self.state {
             ServiceState::Down(rest) => {
-                if matches!(rest, Rest::Failed { .. } | Rest::Skipped { .. }) {
+                if matches!(rest, DownReason::Failed { .. } | DownReason::Skipped { .. }) {
                     step.publish(Notice::Stopped {
                         service: self.name.clone(),
                     });
                     self.since = step.now;
                 }
-                if *rest != Rest::Finished {
-                    *rest = Rest::Stopped;
+                if *rest != DownReason::Finished {
+                    *rest = DownReason::Stopped;
                 }
             }
-            ServiceState::Ending(rest) => *rest = Rest::Stopped,
+            ServiceState::Ending(rest) => *rest = DownReason::Stopped,
             _ => {}
         }
         self.bring_down(step);
         if let ServiceState::Down(rest) = &mut self.state {
-            *rest = Rest::Stopped;
+            *rest = DownReason::Stopped;
         }
     }
 
@@ -74,7 +76,8 @@ impl Service {
             self.overtake_down("start", step);
         }
         match &self.state {
-            ServiceState::Down(Rest::Finished) | ServiceState::Ending(Rest::Finished) => {}
+            ServiceState::Down(DownReason::Finished)
+            | ServiceState::Ending(DownReason::Finished) => {}
             _ => self.start_afresh(step),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Action, Backoff, End, Service, ServiceState, Start, Step, Stop, after};
 use crate::model::{
-    Attempt, Desired, Instance, Memory, Notice, Phase, Reach, Rest, RestartMode, ServiceName,
+    Attempt, Desired, DownReason, Instance, Memory, Notice, Phase, Reach, RestartMode, ServiceName,
 };
 
 /// What an earlier agent left of one service.
@@ -181,9 +181,9 @@ impl Service {
     fn resume_down(&mut self, memory: &Memory, now: Instant) {
         let rest = match &memory.rest {
             Some(rest) if self.end == End::Came => Some(rest.clone()),
-            _ if self.desired == Desired::Down || self.removed => Some(Rest::Stopped),
-            Some(Rest::Stopped) | None if self.shutdown => Some(Rest::Stopped),
-            Some(Rest::Stopped) | None => None,
+            _ if self.desired == Desired::Down || self.removed => Some(DownReason::Stopped),
+            Some(DownReason::Stopped) | None if self.shutdown => Some(DownReason::Stopped),
+            Some(DownReason::Stopped) | None => None,
             Some(rest) => Some(rest.clone()),
         };
         self.since = memory.since(now);

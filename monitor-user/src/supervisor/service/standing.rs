@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Service, ServiceState, Standing};
-use crate::model::{Rest, ServiceName};
+use crate::model::{DownReason, ServiceName};
 
 impl Service {
     /// How far it is, for services that come after it and are to start.
@@ -18,9 +18,8 @@ impl Service {
                 Standing::Going
             }
             _ if !self.is_wanted() => Standing::Clear,
-            ServiceState::Down(Rest::Failed { .. }) | ServiceState::Ending(Rest::Failed { .. }) => {
-                Standing::Failed
-            }
+            ServiceState::Down(DownReason::Failed { .. })
+            | ServiceState::Ending(DownReason::Failed { .. }) => Standing::Failed,
             ServiceState::Running { .. } if !self.is_up() => Standing::Coming,
             ServiceState::Down(_) | ServiceState::Ending(_) | ServiceState::Running { .. } => {
                 Standing::Clear
@@ -98,8 +97,8 @@ impl Service {
     /// Why it does not run, as far as that is known.
     pub(crate) fn trouble(&self) -> Option<String> {
         match (&self.state, &self.last_failure, &self.last_exit) {
-            (ServiceState::Down(Rest::Failed { reason }), ..)
-            | (ServiceState::Ending(Rest::Failed { reason }), ..) => Some(reason.clone()),
+            (ServiceState::Down(DownReason::Failed { reason }), ..)
+            | (ServiceState::Ending(DownReason::Failed { reason }), ..) => Some(reason.clone()),
             (_, Some(failure), _) => Some(failure.to_string()),
             (_, None, last) => last.as_ref().map(|last| last.cause.to_string()),
         }

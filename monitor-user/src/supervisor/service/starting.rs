@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::reconfigure::is_described;
 use super::{Action, End, Service, ServiceState, Start, Step};
 use crate::model::{
-    Attempt, BackoffReason, Instance, Notice, Reply, Rest, RestartPolicy, SpawnFailure, Spec,
+    Attempt, BackoffReason, DownReason, Instance, Notice, Reply, RestartPolicy, SpawnFailure, Spec,
 };
 
 impl Service {
@@ -69,7 +69,7 @@ impl Service {
         let outdated = spec.exec != self.spec.exec;
         self.last_failure = Some(failure.clone());
         if !self.is_wanted() {
-            self.enter(ServiceState::Ending(Rest::Stopped), step);
+            self.enter(ServiceState::Ending(DownReason::Stopped), step);
         } else if outdated {
             self.backoff.reset();
             self.enter(ServiceState::Due(Start::Counted), step);
@@ -77,7 +77,7 @@ impl Service {
             self.deny_up(&failure, step);
             if self.spec.policy.restart == RestartPolicy::No {
                 let reason = failure.message;
-                self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+                self.enter(ServiceState::Ending(DownReason::Failed { reason }), step);
             } else {
                 self.back_off(BackoffReason::SpawnFailed(failure), step);
             }
@@ -96,7 +96,7 @@ impl Service {
         if self.is_wanted() {
             self.enter(ServiceState::Due(Start::Free), step);
         } else {
-            self.enter(ServiceState::Ending(Rest::Stopped), step);
+            self.enter(ServiceState::Ending(DownReason::Stopped), step);
         }
         self.settle(step);
     }
@@ -111,7 +111,7 @@ impl Service {
         };
         self.last_failure = None;
         if !self.is_wanted() {
-            self.enter(ServiceState::Ending(Rest::Stopped), step);
+            self.enter(ServiceState::Ending(DownReason::Stopped), step);
         } else if is_stale || spec != self.spec {
             self.enter(ServiceState::Due(Start::Free), step);
         } else {
@@ -119,7 +119,7 @@ impl Service {
                 let reason = reason.clone();
                 step.reply(request, Reply::Skipped { reason });
             }
-            self.enter(ServiceState::Ending(Rest::Skipped { reason }), step);
+            self.enter(ServiceState::Ending(DownReason::Skipped { reason }), step);
         }
         self.settle(step);
     }
@@ -136,7 +136,7 @@ impl Service {
             self.backoff.reset();
             self.enter(ServiceState::Due(Start::Counted), step);
         } else {
-            self.enter(ServiceState::Ending(Rest::Stopped), step);
+            self.enter(ServiceState::Ending(DownReason::Stopped), step);
         }
         self.settle(step);
     }
@@ -248,7 +248,7 @@ impl Service {
         let reason = self.limit_reason();
         let message = reason.clone();
         self.deny_up(&SpawnFailure { message }, step);
-        self.enter(ServiceState::Ending(Rest::Failed { reason }), step);
+        self.enter(ServiceState::Ending(DownReason::Failed { reason }), step);
     }
 
     /// "start limit reached: 5 starts within 10s; last: exited with 1"

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{End, Service, ServiceState, Start, essential};
 use crate::model::{
-    Desired, Doing, Instance, Memory, Phase, Reach, Rest, State, Status, StopMemory,
+    Desired, Doing, DownReason, Instance, Memory, Phase, Reach, State, Status, StopMemory,
 };
 
 impl Service {
@@ -25,12 +25,12 @@ impl Service {
             last_exit: self.last_exit.as_ref(),
             last_failure: self.last_failure.as_ref(),
             failed: match &self.state {
-                ServiceState::Down(Rest::Failed { reason })
-                | ServiceState::Ending(Rest::Failed { reason }) => Some(reason),
+                ServiceState::Down(DownReason::Failed { reason })
+                | ServiceState::Ending(DownReason::Failed { reason }) => Some(reason),
                 _ => None,
             },
             skipped: match &self.state {
-                ServiceState::Down(Rest::Skipped { reason }) => Some(reason),
+                ServiceState::Down(DownReason::Skipped { reason }) => Some(reason),
                 _ => None,
             },
             phase: self.phase(),
@@ -64,13 +64,13 @@ impl Service {
         let last = last.filter(|_| self.last_failure.is_none());
         match &self.state {
             ServiceState::Down(rest) => essential::exit_status(rest, last),
-            _ => essential::exit_status(&Rest::Stopped, last),
+            _ => essential::exit_status(&DownReason::Stopped, last),
         }
     }
 
     /// The agent ends with it: a later one begins afresh.
     pub(crate) fn end_is_told(&mut self) {
-        self.end = End::Told;
+        self.end = End::LastNotice;
         self.backoff.reset();
     }
 
@@ -123,8 +123,9 @@ impl Service {
             stopping: !self.shutdown && self.is_to_stop(),
             has_ended: self.end == End::Came,
             rest: match &self.state {
-                _ if self.end == End::Told => None,
-                ServiceState::Down(Rest::Stopped) | ServiceState::Ending(Rest::Stopped) => None,
+                _ if self.end == End::LastNotice => None,
+                ServiceState::Down(DownReason::Stopped)
+                | ServiceState::Ending(DownReason::Stopped) => None,
                 ServiceState::Down(rest) | ServiceState::Ending(rest) => Some(rest.clone()),
                 _ => None,
             },
@@ -179,9 +180,9 @@ impl Service {
 
     fn contract_state(&self) -> State {
         match &self.state {
-            ServiceState::Down(Rest::Failed { .. }) => State::Failed,
-            ServiceState::Down(Rest::Skipped { .. }) => State::Skipped,
-            ServiceState::Down(Rest::Finished) if self.is_oneshot() => State::Done,
+            ServiceState::Down(DownReason::Failed { .. }) => State::Failed,
+            ServiceState::Down(DownReason::Skipped { .. }) => State::Skipped,
+            ServiceState::Down(DownReason::Finished) if self.is_oneshot() => State::Done,
             ServiceState::Down(_) => State::Stopped,
             ServiceState::Due(_) if self.waits().is_some_and(|it| !it.is_empty()) => State::Waiting,
             ServiceState::Due(_) => State::Starting,

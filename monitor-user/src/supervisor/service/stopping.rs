@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::reconfigure::is_described;
 use super::{Action, Leaving, Service, ServiceState, Step, Stop, after};
-use crate::model::{Instance, Notice, Phase, Reach, Rest, Signal, StopMode};
+use crate::model::{DownReason, Instance, Notice, Phase, Reach, Signal, StopMode};
 
 impl Service {
     /// Whom a stop is for. What nothing is known of now goes by what was known last.
@@ -149,12 +149,12 @@ impl Service {
         match self.state {
             ServiceState::Running { instance } => self.close(instance, step),
             ServiceState::Due(_) | ServiceState::Backoff { .. } => {
-                self.enter(ServiceState::Ending(Rest::Stopped), step);
+                self.enter(ServiceState::Ending(DownReason::Stopped), step);
             }
             ServiceState::Starting { .. } => self.abandon_start(step),
-            ServiceState::Down(Rest::Finished) if self.can_undo() => {
+            ServiceState::Down(DownReason::Finished) if self.can_undo() => {
                 self.begin_undo();
-                self.enter(ServiceState::Ending(Rest::Stopped), step);
+                self.enter(ServiceState::Ending(DownReason::Stopped), step);
             }
             ServiceState::Down(_)
             | ServiceState::Ending(_)

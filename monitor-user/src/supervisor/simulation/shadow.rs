@@ -9,7 +9,7 @@ use crate::model::*;
 
 /// The last notice of a service, as far as it tells the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum LastNotice {
     Started,
     Exited,
     Stopping,
@@ -32,7 +32,7 @@ pub(super) struct Shadow {
     pub(super) unwanted_since: Option<(Instant, Duration)>,
     /// The instance that lives by the journal.
     pub(super) live: Option<Instance>,
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<LastNotice>,
     /// By the journal, those that are to replace that one or that it has replaced, and live.
     pub(super) beside: BTreeSet<Instance>,
     starts: u64,
@@ -119,7 +119,7 @@ impl Shadow {
 
     /// If it runs, it may be restarted for another service: then delay and limit are afresh.
     pub(super) fn may_restart_with_another(&mut self) {
-        if self.told == Some(Told::Started) {
+        if self.told == Some(LastNotice::Started) {
             self.forget_starts();
         }
     }
@@ -199,7 +199,7 @@ impl Shadow {
                 let fits = self.live.is_none() && *restarts == self.starts;
                 self.starts += 1;
                 self.live = Some(*instance);
-                (Told::Started, fits)
+                (LastNotice::Started, fits)
             }
             Notice::Adopted { instance, .. } => {
                 // A start that the earlier agent had no time to tell.
@@ -208,7 +208,7 @@ impl Shadow {
                     self.starts += 1;
                 }
                 self.live = Some(*instance);
-                (Told::Started, fits)
+                (LastNotice::Started, fits)
             }
             Notice::Replaced {
                 instance,
@@ -224,7 +224,7 @@ impl Shadow {
                 self.starts += 1;
                 let fits = fits && self.live.is_none_or(|live| live == *former);
                 self.live = Some(*instance);
-                (Told::Started, fits)
+                (LastNotice::Started, fits)
             }
             Notice::NextStarted { instance, .. } => {
                 self.beside.insert(*instance);
@@ -238,22 +238,27 @@ impl Shadow {
             Notice::Exited { instance, .. } => {
                 let fits = self.live == Some(*instance);
                 self.live = None;
-                (Told::Exited, fits)
+                (LastNotice::Exited, fits)
             }
             Notice::Stopping { instance, .. } => {
                 self.stop_begins(*instance, now);
-                (Told::Stopping, self.live == Some(*instance))
+                (LastNotice::Stopping, self.live == Some(*instance))
             }
-            Notice::Stopped { .. } | Notice::Done { .. } => (Told::Stopped, self.live.is_none()),
-            Notice::Failed { .. } => (Told::Failed, self.live.is_none() && self.may_fail),
-            Notice::Skipped { .. } => (Told::Skipped, self.live.is_none()),
+            Notice::Stopped { .. } | Notice::Done { .. } => {
+                (LastNotice::Stopped, self.live.is_none())
+            }
+            Notice::Failed { .. } => (LastNotice::Failed, self.live.is_none() && self.may_fail),
+            Notice::Skipped { .. } => (LastNotice::Skipped, self.live.is_none()),
             Notice::Backoff {
                 delay,
                 reason: BackoffReason::TooOften,
                 ..
             } => {
                 let range = Duration::from_millis(100)..=Duration::from_secs(30);
-                (Told::Backoff, self.live.is_none() && range.contains(delay))
+                (
+                    LastNotice::Backoff,
+                    self.live.is_none() && range.contains(delay),
+                )
             }
             Notice::Backoff { delay, .. } => {
                 let policy = &self.spec.policy;
@@ -264,18 +269,18 @@ impl Shadow {
                     longest
                 };
                 let fits = (policy.restart_delay..=longest).contains(delay);
-                (Told::Backoff, self.live.is_none() && fits)
+                (LastNotice::Backoff, self.live.is_none() && fits)
             }
             Notice::Ready { instance, .. } => {
                 let wrong = || format!("journal_agrees: {instance:?} is ready and does not run");
-                let runs = self.live == Some(*instance) && self.told != Some(Told::Stopping);
+                let runs = self.live == Some(*instance) && self.told != Some(LastNotice::Stopping);
                 return runs.then_some(()).ok_or_else(wrong);
             }
             Notice::MainChanged {
                 instance, former, ..
             } => {
                 let wrong = || format!("journal_agrees: {former:?} does not run");
-                let runs = self.live == Some(*former) && self.told == Some(Told::Started);
+                let runs = self.live == Some(*former) && self.told == Some(LastNotice::Started);
                 self.live = Some(*instance);
                 return runs.then_some(()).ok_or_else(wrong);
             }
@@ -296,9 +301,9 @@ impl Shadow {
                 reason: BackoffReason::TooOften,
                 ..
             } => false,
-            _ => told == Told::Backoff,
+            _ => told == LastNotice::Backoff,
         };
-        if costs && (self.is_free || self.is_unseen && told == Told::Backoff) {
+        if costs && (self.is_free || self.is_unseen && told == LastNotice::Backoff) {
             return Err(format!("start_limit: {notice:?} after no failure"));
         }
         if fits {
@@ -312,19 +317,19 @@ impl Shadow {
     pub(super) fn agree(&self, status: &Status<'_>) -> Check {
         let told = self.told;
         let agrees = match status.state {
-            State::Running => told == Some(Told::Started),
+            State::Running => told == Some(LastNotice::Started),
             // It may wait for others before the stop begins.
             State::Stopping if status.instance.is_some() => {
-                told == Some(Told::Stopping)
-                    || told == Some(Told::Started) && status.waits_for.is_some()
+                told == Some(LastNotice::Stopping)
+                    || told == Some(LastNotice::Started) && status.waits_for.is_some()
             }
-            State::Backoff => told == Some(Told::Backoff),
-            State::Failed => told == Some(Told::Failed),
-            State::Skipped => told == Some(Told::Skipped),
+            State::Backoff => told == Some(LastNotice::Backoff),
+            State::Failed => told == Some(LastNotice::Failed),
+            State::Skipped => told == Some(LastNotice::Skipped),
             // Added while the agent goes, it never was anything else.
-            State::Stopped => matches!(told, Some(Told::Stopped) | None),
-            State::Starting if status.instance.is_some() => told == Some(Told::Started),
-            State::Done => told == Some(Told::Stopped) && self.may_finish,
+            State::Stopped => matches!(told, Some(LastNotice::Stopped) | None),
+            State::Starting if status.instance.is_some() => told == Some(LastNotice::Started),
+            State::Done => told == Some(LastNotice::Stopped) && self.may_finish,
             State::Waiting | State::Starting | State::Stopping => self.live.is_none(),
         };
         if agrees && self.live == status.instance {

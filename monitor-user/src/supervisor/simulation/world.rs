@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::tests::{default_spec, some_step};
 use super::super::*;
-use super::shadow::{Shadow, Told, initially};
+use super::shadow::{LastNotice, Shadow, initially};
 use super::{Check, Random};
 use crate::model::*;
 
@@ -776,7 +776,7 @@ impl Simulation {
         match (kind, shadow) {
             (Asked::Start | Asked::Restart, Some(shadow)) if shadow.is_listed && !is_going => {
                 shadow.desired = Desired::Up;
-                if kind == Asked::Restart || shadow.told != Some(Told::Started) {
+                if kind == Asked::Restart || shadow.told != Some(LastNotice::Started) {
                     shadow.forget_starts();
                 }
                 self.pull(&service);
@@ -1099,7 +1099,7 @@ impl Simulation {
                     && seen.insert(start.clone())
                 {
                     shadow.desired = Desired::Up;
-                    if shadow.told != Some(Told::Started) {
+                    if shadow.told != Some(LastNotice::Started) {
                         shadow.forget_starts();
                     }
                     rest.push(start.clone());
@@ -1412,7 +1412,7 @@ impl Simulation {
         }
         let was_stable = |uptime| uptime >= shadow.spec.policy.stable_after;
         shadow.is_fresh = !is_held && death.uptime.is_some_and(was_stable);
-        let is_counted = shadow.told == Some(Told::Started) && !is_stop_due;
+        let is_counted = shadow.told == Some(LastNotice::Started) && !is_stop_due;
         shadow.is_unseen = is_counted && death.cause == Cause::Unknown;
         let is_mended = death.blame == Blame::SomeoneElse || is_beside && !was_stable(uptime);
         // Of one whose policy is not known, every end is mended.
@@ -2097,7 +2097,7 @@ impl Simulation {
             };
             let is_stopping = |it: &Process| {
                 let shadow = self.shadows.get(name);
-                !it.exited && shadow.is_some_and(|it| it.told == Some(Told::Stopping))
+                !it.exited && shadow.is_some_and(|it| it.told == Some(LastNotice::Stopping))
             };
             let is_there = self.of(name).any(|it| !it.exited && tie >= Tie::Requires);
             let is_left = self.of(name).any(is_stopping);
