@@ -10,8 +10,8 @@ use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Problem};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
 use crate::model::{
-    By, DeniedReason, Event, Instance, Kind, Listen, Reload, Reply, Request, ServiceName, Signal,
-    SpawnFailure, State, Status, What,
+    By, DeniedReason, Event, Instance, Listen, Reload, Reply, Request, ServiceName, ServiceType,
+    Signal, SpawnFailure, State, Status, What,
 };
 use crate::os::proc;
 use crate::supervisor::{Fact, RequestId};
@@ -177,7 +177,7 @@ impl Agent {
 
     /// How a oneshot service has failed, if it has.
     fn had_its_run(&self, service: &str) -> Option<String> {
-        let is_oneshot = self.supervisor.spec(service)?.policy.kind == Kind::Oneshot;
+        let is_oneshot = self.supervisor.spec(service)?.policy.kind == ServiceType::Oneshot;
         let status = self.supervisor.status(service).filter(|_| is_oneshot)?;
         status.failed.map(str::to_owned)
     }

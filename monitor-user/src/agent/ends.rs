@@ -19,7 +19,7 @@ pub(super) const DEATHS_AT_ONCE: usize = 16;
 
 /// What the kernel need not keep any longer, once memory and journal have it.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Forgettable {
     /// So many records at the ring's beginning.
     pub(super) records: usize,
     /// Records beside the ring, by their keys.
@@ -30,7 +30,7 @@ pub(super) struct Told {
     pub(super) previous: bool,
 }
 
-impl Told {
+impl Forgettable {
     const RECORD: Self = Self {
         records: 1,
         spilled: Vec::new(),
@@ -73,7 +73,9 @@ impl Agent {
             self.finish_late();
             // Who has ended has said before that another process is the main one.
             self.hear_first();
-            let records = records.into_iter().map(|record| (record, Told::RECORD));
+            let records = records
+                .into_iter()
+                .map(|record| (record, Forgettable::RECORD));
             self.take_records(records.collect());
         }
         self.take_spilled();
@@ -96,13 +98,13 @@ impl Agent {
         }
         self.spilled = count;
         let spilled = probe.peek_spilled(decode::exit).into_iter();
-        let spilled = spilled.map(|(key, record)| (record, Told::spilled(key)));
+        let spilled = spilled.map(|(key, record)| (record, Forgettable::spilled(key)));
         let spilled = spilled.collect();
         self.finish_late();
         self.take_records(spilled);
     }
 
-    fn take_records(&mut self, records: Vec<(Option<ProcessExit>, Told)>) {
+    fn take_records(&mut self, records: Vec<(Option<ProcessExit>, Forgettable)>) {
         let mut facts = Vec::new();
         for (exit, told) in records {
             facts.push((self.fact_of(exit), told));
@@ -227,7 +229,7 @@ impl Agent {
     fn tell_ends(&mut self, ends: Vec<Fact>) {
         let mut facts = Vec::new();
         for fact in ends {
-            let mut told = Told::default();
+            let mut told = Forgettable::default();
             if let Fact::ProcessReleased { instance, .. } = &fact {
                 self.unwatch_tree(*instance);
                 // It is still in the watch map if the ring had no room for its exit, or if it ended
@@ -248,7 +250,7 @@ impl Agent {
         if told.previous {
             probe.forget_previous();
         }
-        let Told {
+        let Forgettable {
             records,
             spilled,
             instances,

@@ -56,7 +56,7 @@ use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use self::due::Due;
-use self::ends::{DEATHS_AT_ONCE, Told};
+use self::ends::{DEATHS_AT_ONCE, Forgettable};
 use self::fd_store::FdStore;
 use self::hooks::HookRunner;
 use self::instances::{Ground, Instances};
@@ -328,7 +328,7 @@ struct Agent {
     /// What instances say of themselves, in words.
     says: BTreeMap<ServiceName, (Instance, String)>,
     notices: Notices,
-    told: Told,
+    told: Forgettable,
     server: Server,
     requests: Requests,
     signals: Signals,
@@ -442,7 +442,7 @@ impl Agent {
             standbys: Standbys::new(),
             says: BTreeMap::new(),
             notices,
-            told: Told::default(),
+            told: Forgettable::default(),
             server: Server::bind(&control::socket(runtime_dir), groups)?,
             requests: Requests::default(),
             signals,
@@ -758,7 +758,7 @@ impl Agent {
     /// Tells the supervisor several facts, and what the kernel may forget after each. Of different
     /// services, many are told before anything that follows from them is done, so that those that
     /// ended together are started side by side.
-    fn tell_together(&mut self, facts: Vec<(Option<Fact>, Told)>) {
+    fn tell_together(&mut self, facts: Vec<(Option<Fact>, Forgettable)>) {
         let mut services = BTreeSet::new();
         for (fact, told) in facts {
             let service = fact.as_ref().and_then(Fact::service);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::ends::{Told, child_of};
+use super::ends::{Forgettable, child_of};
 use super::memory::{RecordedBirth, Remembered};
 use super::{Agent, instances, runtime_dir};
 use crate::aftermath;
@@ -69,7 +69,7 @@ struct Recorded {
 impl Agent {
     /// Tells the supervisor all of it, before the first config; returns what the kernel may forget
     /// after that.
-    pub(super) fn recover(&mut self) -> Result<Told> {
+    pub(super) fn recover(&mut self) -> Result<Forgettable> {
         let mut known = AllKnown::new();
         let mut untold = Vec::new();
         let recalled = self.memory.read()?;
@@ -125,7 +125,7 @@ impl Agent {
         let recorded = self.read_records(&names, &mut known);
         self.tell_children(&recorded, &known, config);
         self.tell_untold(untold, &recorded, config);
-        let mut told = Told {
+        let mut told = Forgettable {
             records: recorded.count,
             spilled: recorded.spilled.clone(),
             instances: Vec::new(),
@@ -492,7 +492,7 @@ impl Agent {
         service: &ServiceName,
         known: Known,
         recorded: &Recorded,
-        told: &mut Told,
+        told: &mut Forgettable,
     ) {
         let remembered = |memory: &Memory, instance| Fact::Remembered {
             service: service.clone(),
@@ -530,7 +530,7 @@ impl Agent {
         attempt: Attempt,
         instance: Instance,
         exit: Option<&ProcessExit>,
-        told: &mut Told,
+        told: &mut Forgettable,
     ) {
         if let Some(exit) = exit {
             let exited = self.fact_of_exit(service.clone(), exit);

@@ -19,7 +19,9 @@ use super::{Agent, instances, late};
 use crate::aftermath::OutputStart;
 use crate::config::{self, Variables};
 use crate::decode::Birth;
-use crate::model::{Attempt, Instance, Kind, Ready, ServiceName, SpawnFailure, Spec, Unusable};
+use crate::model::{
+    Attempt, Instance, Ready, ServiceName, ServiceType, SpawnFailure, Spec, Unusable,
+};
 use crate::os::progress;
 use crate::os::spawn::Flight;
 use crate::probe::KernelProbe;
@@ -106,7 +108,7 @@ impl Agent {
             }
         };
         let spec = self.supervisor.spec(&service).cloned();
-        if let Some(spec) = spec.filter(|spec| spec.policy.kind == Kind::Forking) {
+        if let Some(spec) = spec.filter(|spec| spec.policy.kind == ServiceType::Forking) {
             let fact = self.launch_forking(&service, attempt, &spec, &places);
             return Err(fact.map(Box::new));
         }

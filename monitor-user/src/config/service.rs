@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{
-    Address, Check, Confinement, EnvironmentFile, Exec, FIRST_DESCRIPTOR, Hooks, Identity, Kind,
-    Limit, Listen, Log, MOST_STORED, Output, Policy, Probe, Ready, Relations, Reload, RestartMode,
-    RestartPolicy, ServiceName, Signal, Spec, StartLimit, Steps, StopMode, UnknownSignal,
+    Address, Check, Confinement, EnvironmentFile, Exec, FIRST_DESCRIPTOR, Hooks, Identity, Limit,
+    Listen, Log, MOST_STORED, Output, Policy, Probe, Ready, Relations, Reload, RestartMode,
+    RestartPolicy, ServiceName, ServiceType, Signal, Spec, StartLimit, Steps, StopMode,
+    UnknownSignal,
 };
 use crate::os::mounts::may_hang;
 
@@ -120,10 +121,10 @@ pub(super) fn key_names() -> Vec<&'static str> {
     KEYS.iter().map(|(name, _)| *name).collect()
 }
 
-pub(super) const KINDS: &[(&str, Kind)] = &[
-    ("simple", Kind::Simple),
-    ("oneshot", Kind::Oneshot),
-    ("forking", Kind::Forking),
+pub(super) const KINDS: &[(&str, ServiceType)] = &[
+    ("simple", ServiceType::Simple),
+    ("oneshot", ServiceType::Oneshot),
+    ("forking", ServiceType::Forking),
 ];
 
 pub(super) const RESTARTS: &[(&str, RestartPolicy)] = &[
@@ -321,7 +322,7 @@ fn warn_of_access(program: &Path, identity: Option<&Identity>, command: &Item<'_
 
 /// Checks what holds between the keys that say how it is known how a service is.
 fn check_readiness(draft: &ServiceDraft, table: &Table<'_>) {
-    let is_oneshot = draft.policy.kind == Kind::Oneshot;
+    let is_oneshot = draft.policy.kind == ServiceType::Oneshot;
     for (key, why) in [
         ("ready", "is ready when it is done"),
         ("watchdog", "ends by itself"),
@@ -356,7 +357,7 @@ fn check_readiness(draft: &ServiceDraft, table: &Table<'_>) {
         || !before_start.is_empty()
         || !after_start.is_empty()
         || !conditions.is_empty()
-        || draft.policy.kind == Kind::Forking
+        || draft.policy.kind == ServiceType::Forking
         || matches!(
             draft.reload,
             Some(Reload::Command { .. } | Reload::Notify(_))
@@ -371,7 +372,7 @@ fn check_readiness(draft: &ServiceDraft, table: &Table<'_>) {
 
 /// A program that goes into the background has nothing passed to it.
 fn check_forking(draft: &ServiceDraft, table: &Table<'_>) {
-    if draft.policy.kind != Kind::Forking {
+    if draft.policy.kind != ServiceType::Forking {
         if let Some(item) = table.get("pid_file") {
             item.problem_at_key("this has a meaning for type = \"forking\" alone; leave it out");
         }
@@ -402,7 +403,7 @@ fn check_rolling(draft: &ServiceDraft, table: &Table<'_>) {
     };
     let says = matches!(draft.ready, Some(Ready::Notify | Ready::Fd(_)));
     let needs = match () {
-        () if draft.policy.kind != Kind::Simple => "type = \"simple\"",
+        () if draft.policy.kind != ServiceType::Simple => "type = \"simple\"",
         () if draft.listen.is_empty() => {
             "held sockets: set listen, so that both instances can serve at one address"
         }
@@ -429,7 +430,7 @@ fn check_standby(draft: &ServiceDraft, table: &Table<'_>) {
     let Some(item) = table.get("standby").filter(|_| draft.policy.standby) else {
         return;
     };
-    if draft.policy.kind != Kind::Simple {
+    if draft.policy.kind != ServiceType::Simple {
         item.problem_at_key("this needs type = \"simple\"");
     }
 }
@@ -457,7 +458,7 @@ fn check_descriptors(draft: &ServiceDraft, table: &Table<'_>) {
         ("listen", !draft.listen.is_empty()),
         ("fd_store", draft.fd_store > 0),
     ] {
-        if draft.policy.kind == Kind::Oneshot
+        if draft.policy.kind == ServiceType::Oneshot
             && is_there
             && let Some(item) = table.get(key)
         {
@@ -581,7 +582,7 @@ fn find_probes(draft: &mut ServiceDraft, table: &Table<'_>, search: &str) -> Opt
 
 /// A oneshot service that has done its work has done it.
 fn restart(draft: &ServiceDraft, table: &Table<'_>) -> RestartPolicy {
-    let is_oneshot = draft.policy.kind == Kind::Oneshot;
+    let is_oneshot = draft.policy.kind == ServiceType::Oneshot;
     let restart = match draft.restart {
         None if is_oneshot => RestartPolicy::No,
         None => RestartPolicy::Always,

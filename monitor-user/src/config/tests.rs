@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::model::{
-    Address, Check, Kind, Limit, Listen, Log, Output, Policy, Probe, Ready, Reload, RestartPolicy,
-    Signal, StartLimit, StopMode, Target,
+    Address, Check, Limit, Listen, Log, Output, Policy, Probe, Ready, Reload, RestartPolicy,
+    ServiceType, Signal, StartLimit, StopMode, Target,
 };
 
 use super::*;
@@ -87,7 +87,7 @@ fn a_command_is_all_that_a_service_needs() {
     assert_eq!(
         spec.policy,
         Policy {
-            kind: Kind::Simple,
+            kind: ServiceType::Simple,
             pid_file: None,
             start_timeout: Duration::from_secs(90),
             restart: RestartPolicy::Always,
@@ -164,7 +164,7 @@ fn every_key_reaches_the_spec() {
     assert_eq!(
         spec.policy,
         Policy {
-            kind: Kind::Simple,
+            kind: ServiceType::Simple,
             pid_file: None,
             start_timeout: Duration::from_secs(90),
             restart: RestartPolicy::OnFailure,
@@ -1331,7 +1331,7 @@ fn a_oneshot_is_not_restarted_after_success() {
     let spec = service("command = [\"/bin/true\"]\ntype = \"oneshot\"");
     assert_eq!(
         (spec.policy.kind, spec.policy.restart),
-        (Kind::Oneshot, RestartPolicy::No)
+        (ServiceType::Oneshot, RestartPolicy::No)
     );
     let text = "command = [\"/bin/true\"]\ntype = \"oneshot\"\nrestart = \"on-failure\"";
     assert_eq!(service(text).policy.restart, RestartPolicy::OnFailure);

@@ -113,7 +113,7 @@ pub(crate) struct Hook {
 /// When a service counts as up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub(crate) enum ServiceType {
     /// While it runs.
     #[default]
     Simple,
@@ -123,7 +123,7 @@ pub(crate) enum Kind {
     Forking,
 }
 
-impl Kind {
+impl ServiceType {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -187,8 +187,8 @@ impl RestartMode {
 /// What the supervisor decides by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Policy {
-    #[serde(default, skip_serializing_if = "Kind::is_default")]
-    pub(crate) kind: Kind,
+    #[serde(default, skip_serializing_if = "ServiceType::is_default")]
+    pub(crate) kind: ServiceType,
     /// Of a forking service: where it writes the pid of its main process; `None`: that is the only one left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pid_file: Option<PathBuf>,
@@ -252,7 +252,7 @@ fn is_default_start_timeout(timeout: &Duration) -> bool {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            kind: Kind::Simple,
+            kind: ServiceType::Simple,
             pid_file: None,
             restart: RestartPolicy::Always,
             restart_delay: Duration::ZERO,

@@ -130,8 +130,8 @@ use super::fact::RequestId;
 use super::order::Standing;
 use super::own_reload::Reload;
 use crate::model::{
-    Attempt, Death, Desired, DownReason, Instance, Kind, Notice, Phase, Reach, Reply, ServiceName,
-    SpawnFailure, Spec, StopMode,
+    Attempt, Death, Desired, DownReason, Instance, Notice, Phase, Reach, Reply, ServiceName,
+    ServiceType, SpawnFailure, Spec, StopMode,
 };
 
 /// What a service is told along with each fact, and where it leaves its actions.
@@ -419,12 +419,12 @@ impl Service {
     }
 
     fn is_oneshot(&self) -> bool {
-        self.spec.policy.kind == Kind::Oneshot
+        self.spec.policy.kind == ServiceType::Oneshot
     }
 
     /// Whether its instance has gone into the background, and was known to run then.
     fn is_forking(&self) -> bool {
-        self.spec.policy.kind == Kind::Forking
+        self.spec.policy.kind == ServiceType::Forking
     }
 
     /// Whether it is up, if an instance runs.

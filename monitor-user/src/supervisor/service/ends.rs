@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Action, Leaving, Service, ServiceState, Start, Step, Stop, after, background};
 use crate::model::{
-    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DownReason, Instance, Kind, Notice,
-    Phase, Reach, RestartPolicy, SpawnFailure, StopMode,
+    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DownReason, Instance, Notice, Phase,
+    Reach, RestartPolicy, ServiceType, SpawnFailure, StopMode,
 };
 
 /// What the restart policy says of a death.
@@ -141,7 +141,7 @@ impl Service {
     fn is_to_background(&self, death: &Death, step: &Step<'_>) -> bool {
         let uptime = death.uptime;
         let uptime = uptime.unwrap_or_else(|| step.now.saturating_duration_since(self.since));
-        let is_simple = self.spec.policy.kind == Kind::Simple;
+        let is_simple = self.spec.policy.kind == ServiceType::Simple;
         let is_early = uptime < background::WITHIN && is_simple;
         death.cause == Cause::Exited { code: 0 } && is_early
     }

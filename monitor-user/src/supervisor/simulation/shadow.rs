@@ -98,7 +98,7 @@ impl Shadow {
         );
         self.may_fail |= is_on_signals || !prevents.is_empty();
         // Its end may be unseen.
-        self.may_fail |= policy.kind == Kind::Oneshot;
+        self.may_fail |= policy.kind == ServiceType::Oneshot;
         self.may_finish |= policy.restart != RestartPolicy::Always || !prevents.is_empty();
     }
 

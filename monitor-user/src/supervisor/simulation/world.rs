@@ -614,7 +614,7 @@ impl Simulation {
     /// A oneshot service does its work, however quiet it is.
     fn let_finish(&mut self, service: &ServiceName, instance: Instance) {
         let shadow = self.shadows.get(service);
-        if shadow.is_some_and(|it| it.spec.policy.kind == Kind::Oneshot) {
+        if shadow.is_some_and(|it| it.spec.policy.kind == ServiceType::Oneshot) {
             self.later(LONGEST_LATENCY, Happening::Finish(instance));
         }
     }
@@ -948,16 +948,16 @@ impl Simulation {
         if random.chance(30) {
             spec.exec.ready = Some(Ready::Fd(3));
         } else if random.chance(20) {
-            spec.policy.kind = Kind::Oneshot;
+            spec.policy.kind = ServiceType::Oneshot;
             spec.policy.restart = random.pick(&[RestartPolicy::OnFailure, RestartPolicy::No]);
         }
         if may_roll(&spec) && random.chance(60) {
             spec.policy.restart_mode = RestartMode::Rolling;
         }
-        if spec.policy.kind == Kind::Simple && random.chance(30) {
+        if spec.policy.kind == ServiceType::Simple && random.chance(30) {
             spec.exec.watchdog = Some(WATCHDOG);
-        } else if spec.policy.kind == Kind::Simple && random.chance(20) {
-            spec.policy.kind = Kind::Forking;
+        } else if spec.policy.kind == ServiceType::Simple && random.chance(20) {
+            spec.policy.kind = ServiceType::Forking;
         }
         spec
     }
@@ -2186,7 +2186,7 @@ impl Simulation {
             .is_some_and(|shadow| shadow.is_wanted(self.is_going));
         let is_finished = status.as_ref().is_some_and(has_finished);
         let shadow = self.shadows.get(service);
-        let is_oneshot = shadow.is_some_and(|it| it.spec.policy.kind == Kind::Oneshot);
+        let is_oneshot = shadow.is_some_and(|it| it.spec.policy.kind == ServiceType::Oneshot);
         let of_it = self.of(service).find(|it| Some(it.instance) == live);
         let is_unready = of_it.is_some_and(|it| self.is_unready(it));
         let is_failing = of_it.is_some_and(|it| it.is_broken || self.is_silent(it));
@@ -2259,7 +2259,7 @@ impl Simulation {
         };
         shadow.agree(&status)?;
         let (state, instance) = (status.state, status.instance);
-        let is_oneshot = shadow.spec.policy.kind == Kind::Oneshot;
+        let is_oneshot = shadow.spec.policy.kind == ServiceType::Oneshot;
         let of_it = self
             .processes
             .iter()

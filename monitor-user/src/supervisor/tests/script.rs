@@ -309,7 +309,7 @@ impl Bench {
                     _ => RestartPolicy::No,
                 }
             }
-            "type" => policy.kind = Kind::Oneshot,
+            "type" => policy.kind = ServiceType::Oneshot,
             "before_start" => spec.steps.before_start = vec![some_step()],
             "after_start" => spec.steps.after_start = vec![some_step()],
             "before_stop" => spec.steps.before_stop = vec![some_step()],
