@@ -110,10 +110,9 @@ impl Agent {
             facts.push((self.fact_of(exit), told));
         }
         self.tell_together(facts);
-        self.circumstances.clear();
     }
 
-    /// What a record says to the supervisor; what else is in it is kept for the journal.
+    /// What a record says to the supervisor, along with what it tells the journal alone.
     fn fact_of(&mut self, exit: Option<ProcessExit>) -> Option<Fact> {
         let Some(mut exit) = exit else {
             tracing::error!("the ring holds a record that is not of this build");
@@ -126,8 +125,6 @@ impl Agent {
         let tree = exit.tree?;
         let service = self.families.get(&tree.birth.service).cloned()?;
         aftermath::complete(&mut exit);
-        self.circumstances
-            .insert(exit.instance, Circumstances::of(&exit));
         Some(Fact::ChildExited {
             service,
             attempt: Attempt(tree.birth.attempt),
@@ -143,8 +140,7 @@ impl Agent {
         }
     }
 
-    /// What the kernel's record of an exit says to the supervisor; what else is in it is kept for the
-    /// journal.
+    /// What the kernel's record of an exit says to the supervisor, along with what it tells the journal alone.
     pub(super) fn fact_of_exit(&mut self, service: ServiceName, exit: &ProcessExit) -> Fact {
         let instance = exit.instance;
         self.instances.told(&instance);
@@ -152,11 +148,11 @@ impl Agent {
             children_left_out: self.unwatch_tree(instance),
             ..Circumstances::of(exit)
         };
-        self.circumstances.insert(instance, circumstances);
         Fact::ProcessExited {
             service,
             instance,
             death: self.death_of_instance(Some(exit)),
+            circumstances: Some(Box::new(circumstances)),
         }
     }
 
@@ -367,6 +363,7 @@ pub(super) fn child_of(tree: OfTree, exit: &ProcessExit) -> Child {
     Child {
         process: exit.instance,
         death: death_of(Some(exit)),
+        circumstances: Circumstances::of(exit),
         left_out: tree.left_out,
     }
 }

@@ -141,9 +141,6 @@ impl Agent {
         if let Some(tree) = self.trees.remove(&from) {
             self.trees.insert(to, tree);
         }
-        if let Some(start) = self.output_starts.remove(&from) {
-            self.output_starts.insert(to, start);
-        }
         if let Some((of, _)) = self.says.get_mut(service) {
             *of = to;
         }

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::children::Children;
 use super::steps::Laid;
+use crate::aftermath::OutputStart;
 use crate::clock;
 use crate::config::{self, Variables};
 use crate::decode;
@@ -151,6 +152,8 @@ struct HeldInstance {
     owed_kill: Option<Reach>,
     /// What tells of it.
     tokens: Vec<u64>,
+    /// How long its output file was when it was started, if the end of that is kept.
+    output_start: Option<OutputStart>,
 }
 
 enum HeldState {
@@ -783,12 +786,25 @@ impl Instances {
             }
             if let Some(new) = self.held.get_mut(&to) {
                 (new.owed_signal, new.owed_kill) = (old.owed_signal, old.owed_kill);
+                new.output_start = old.output_start;
             }
         }
         if let Some(of_service) = self.by_service.get_mut(service) {
             of_service.retain(|other| *other != from);
         }
         Ok(to)
+    }
+
+    /// Its output begins there.
+    pub(super) fn note_output_start(&mut self, instance: &Instance, start: OutputStart) {
+        if let Some(held) = self.held.get_mut(instance) {
+            held.output_start = Some(start);
+        }
+    }
+
+    /// Where its output began, if this agent has started it.
+    pub(super) fn output_start(&self, instance: &Instance) -> Option<OutputStart> {
+        self.held.get(instance)?.output_start
     }
 
     /// The environment of what is run on behalf of a service: with what its files say now, or said at its
@@ -895,6 +911,7 @@ impl Instances {
                 owed_signal: None,
                 owed_kill: None,
                 tokens,
+                output_start: None,
             }),
         );
     }

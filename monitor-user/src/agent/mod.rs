@@ -78,7 +78,6 @@ use self::sockets::{Donors, Pool, Sockets};
 use self::standby::Standbys;
 use self::steps::Steps;
 use self::unwatched::Unwatched;
-use crate::aftermath::OutputStart;
 use crate::clock::{self};
 use crate::config::{self, AgentConfig, Config, Essential, Invalid, Surroundings};
 use crate::control::{self, Groups, Server};
@@ -87,8 +86,8 @@ use crate::init::rearm::SpareKeeper;
 use crate::journal::Journal;
 use crate::manager::{self, Manager};
 use crate::model::{
-    Circumstances, DeniedReason, Desired, Event, Exec, Instance, Memory, Notice, Ready, Reply,
-    Request, ServiceName, Signal, State, Status, Unusable, What,
+    DeniedReason, Desired, Event, Exec, Instance, Memory, Notice, Ready, Reply, Request,
+    ServiceName, Signal, State, Status, Unusable, What,
 };
 use crate::os::cgroup::{self, Refused};
 use crate::os::spawn::raise_fd_limit;
@@ -303,10 +302,6 @@ struct Agent {
     last_good: LastGood,
     journal: Journal,
     journal_failed: bool,
-    /// What the kernel's records of exits that are not published yet tell beside the deaths.
-    circumstances: HashMap<Instance, Circumstances>,
-    /// How long the output files were, whose ends are kept, when these were started.
-    output_starts: HashMap<Instance, OutputStart>,
     /// The cgroups that the kernel watches for each instance's other processes.
     trees: HashMap<Instance, u64>,
     /// Whose they are, by the numbers of the kernel's records.
@@ -424,8 +419,6 @@ impl Agent {
             last_good,
             journal,
             journal_failed: false,
-            circumstances: HashMap::new(),
-            output_starts: HashMap::new(),
             trees: HashMap::new(),
             families: HashMap::new(),
             actions: VecDeque::new(),
@@ -481,7 +474,6 @@ impl Agent {
         agent.outputs.forget_others(is_there);
         let services = agent.config.services.keys();
         agent.instances.prune_cgroups(services);
-        agent.circumstances.clear();
         agent.adopt_notify_sockets();
         agent.hear_first();
         agent.release_unwanted_sockets();
@@ -896,7 +888,7 @@ impl Agent {
 
     fn publish_all(&mut self, notices: &mut Vec<Notice>) {
         for notice in notices.drain(..) {
-            self.publish(&notice);
+            self.publish(notice);
         }
     }
 
@@ -1019,7 +1011,7 @@ impl Agent {
             }
             Action::End { service, status } => self.end_with(&service, status),
             Action::Publish(notice) => {
-                self.publish(&notice);
+                self.publish(notice);
                 None
             }
         };

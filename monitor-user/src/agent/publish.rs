@@ -6,39 +6,35 @@ use super::{Agent, hooks};
 use crate::aftermath::{self, OutputStart};
 use crate::clock;
 use crate::journal::JournalLine;
-use crate::model::{Circumstances, Event, ExtraFacts, Log, Notice, Output, ServiceName, Spec};
+use crate::model::{Event, Log, Notice, Output, ServiceName, Spec};
 use crate::os::mounts;
 use crate::text;
 
 impl Agent {
-    pub(super) fn publish(&mut self, notice: &Notice) {
+    pub(super) fn publish(&mut self, mut notice: Notice) {
         tracing::debug!("{notice:?}");
         if let Notice::WentToBackground {
             service, advice, ..
-        } = notice
+        } = &notice
         {
             tracing::warn!(%service, "{advice}");
         }
-        let mut facts = ExtraFacts::at(clock::now());
-        if let Notice::ChildExited { child, .. } = notice {
-            let known = self.circumstances.get(&child.process).cloned();
-            facts.circumstances = known.unwrap_or_default();
-        }
         if let Notice::Exited {
-            service, instance, ..
-        } = notice
+            service,
+            instance,
+            circumstances,
+            ..
+        } = &mut notice
         {
-            let known = self.circumstances.get(instance).cloned();
-            let start = self.output_starts.remove(instance).unwrap_or_default();
-            facts.circumstances = Circumstances {
-                last_output: self.last_output(service, start),
-                ..known.unwrap_or_default()
-            };
+            let start = self.instances.output_start(instance).unwrap_or_default();
+            if let Some(output) = self.last_output(service, start) {
+                circumstances.get_or_insert_default().last_output = Some(output);
+            }
             self.outputs.end_line(service);
         }
         let spec = notice.service().and_then(|it| self.supervisor.spec(it));
         let spec = spec.cloned();
-        self.tell_all(notice, facts, spec.as_deref());
+        self.tell_all(notice, spec.as_deref());
     }
 
     /// Whether nothing of it is lost if other services, or the next instance, start before it is published.
@@ -91,12 +87,12 @@ impl Agent {
     }
 
     /// Tells the journal and all others, the hooks of this spec among them.
-    pub(super) fn tell_all(&mut self, notice: &Notice, facts: ExtraFacts, spec: Option<&Spec>) {
-        let line = self.record(Event::from_notice(notice, facts));
-        if let (Some(spec), Some(service)) = (spec, notice.service())
-            && let Some(hook) = hooks::called_by(notice, &spec.hooks)
-        {
-            self.hooks.call(service, hook, line, Self::now());
+    pub(super) fn tell_all(&mut self, notice: Notice, spec: Option<&Spec>) {
+        let hook = spec.and_then(|spec| hooks::called_by(&notice, &spec.hooks));
+        let hook = hook.zip(notice.service().cloned());
+        let line = self.record(Event::from_notice(notice, clock::now()));
+        if let Some((hook, service)) = hook {
+            self.hooks.call(&service, hook, line, Self::now());
         }
     }
 

@@ -27,8 +27,8 @@ use crate::config::Config;
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::journal::Reader;
 use crate::model::{
-    Attempt, Cause, Circumstances, Death, Event, ExtraFacts, Hooks, How, Instance, Memory, Notice,
-    ServiceName, Signal, Spec, Unusable, What,
+    Attempt, Cause, Circumstances, Death, Event, Hooks, How, Instance, Memory, Notice, ServiceName,
+    Signal, Spec, Unusable, What,
 };
 use crate::os::process::{self, Orphan};
 use crate::os::{pidfd, proc, spawn};
@@ -180,12 +180,8 @@ impl Agent {
                 service: service.clone(),
                 child: Box::new(child_of(*tree, exit)),
             };
-            let facts = ExtraFacts {
-                circumstances: Circumstances::of(exit),
-                ..ExtraFacts::at(clock::now())
-            };
             let spec = config.services.get(service);
-            self.tell_all(&notice, facts, spec.map(AsRef::as_ref));
+            self.tell_all(notice, spec.map(AsRef::as_ref));
         }
     }
 
@@ -466,12 +462,9 @@ impl Agent {
                 service: exit.service,
                 instance: exit.instance,
                 death: exit.death.unwrap_or_else(|| self.death_of_instance(record)),
+                circumstances: record.map(|record| Box::new(Circumstances::of(record))),
             };
-            let facts = ExtraFacts {
-                circumstances: record.map(Circumstances::of).unwrap_or_default(),
-                ..ExtraFacts::at(clock::now())
-            };
-            self.tell_all(&notice, facts, spec.map(AsRef::as_ref));
+            self.tell_all(notice, spec.map(AsRef::as_ref));
         }
     }
 

@@ -265,7 +265,7 @@ impl Agent {
         output_start: Option<OutputStart>,
     ) -> Fact {
         if let Some(start) = output_start {
-            self.output_starts.insert(instance, start);
+            self.instances.note_output_start(&instance, start);
         }
         self.watch_tree(instance, birth);
         Fact::Spawned {

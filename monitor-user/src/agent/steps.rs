@@ -33,8 +33,8 @@ use crate::clock;
 use crate::config::Variables;
 use crate::decode::Birth;
 use crate::model::{
-    Attempt, Condition, Confinement, Event, Exec, ExtraFacts, Identity, Instance, Notice, Output,
-    Phase, ServiceName, SpawnFailure, Spec, Step,
+    Attempt, Condition, Confinement, Event, Exec, Identity, Instance, Notice, Output, Phase,
+    ServiceName, SpawnFailure, Spec, Step,
 };
 use crate::os::cgroup::Slot;
 use crate::os::spawn::{FdLimit, Spawner};
@@ -759,8 +759,9 @@ impl Agent {
             service: service.clone(),
             instance,
             death,
+            circumstances: None,
         };
-        let event = Event::from_notice(&notice, ExtraFacts::at(clock::now()));
+        let event = Event::from_notice(notice, clock::now());
         hooks::variables(&event)
     }
 }

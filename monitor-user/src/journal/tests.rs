@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::{
-    BackoffReason, Blame, Cause, Death, Event, ExtraFacts, Instance, Notice, Signal, SpawnFailure,
-    What,
+    BackoffReason, Blame, Cause, Circumstances, Death, Event, Instance, Notice, Signal,
+    SpawnFailure, What,
 };
 use crate::os::proc;
 
@@ -23,8 +23,8 @@ fn open(dir: &Path) -> Journal {
     Journal::open(dir, MAX_SIZE, None).unwrap()
 }
 
-fn at(second: i64) -> ExtraFacts {
-    ExtraFacts::at(Timestamp::from_second(second).unwrap())
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
 }
 
 fn current_path(dir: &Path) -> PathBuf {
@@ -37,7 +37,7 @@ fn older_path(dir: &Path) -> PathBuf {
 
 fn agent_started_at(second: i64, pid: u32) -> Event {
     let version = "0.1.0".into();
-    Event::new(at(second).time, None, What::AgentStarted { pid, version })
+    Event::new(at(second), None, What::AgentStarted { pid, version })
 }
 
 /// An event of no service, whose share nobody counts.
@@ -58,7 +58,7 @@ fn started_of(service: &str, pid: u32) -> Event {
         },
         restarts: 2,
     };
-    Event::from_notice(&notice, at(0))
+    Event::from_notice(notice, at(0))
 }
 
 /// The lines of a file that are JSON.
@@ -131,7 +131,7 @@ fn every_notice_is_told_in_the_words_of_the_contract() {
         ),
     ];
     for (notice, expected) in cases {
-        let entry = Event::from_notice(&notice, at(5));
+        let entry = Event::from_notice(notice, at(5));
         assert_eq!(serde_json::to_value(entry).unwrap(), expected);
     }
 }
@@ -145,7 +145,7 @@ fn a_backoff_tells_why_and_how_long() {
             delay,
             reason,
         };
-        let value = serde_json::to_value(Event::from_notice(&notice, at(5))).unwrap();
+        let value = serde_json::to_value(Event::from_notice(notice, at(5))).unwrap();
         assert_eq!(value["event"], "backoff");
         (
             value["delay_ns"].as_u64().unwrap(),
@@ -182,10 +182,12 @@ fn an_exit_is_told_with_the_time_at_which_it_was_final() {
             time: Some(Timestamp::from_second(3).unwrap()),
             since_boot: None,
         },
+        circumstances: Some(Box::new(Circumstances {
+            uid: Some(33),
+            ..Circumstances::default()
+        })),
     };
-    let mut facts = at(5);
-    facts.circumstances.uid = Some(33);
-    let value = serde_json::to_value(Event::from_notice(&notice, facts)).unwrap();
+    let value = serde_json::to_value(Event::from_notice(notice.clone(), at(5))).unwrap();
     assert_eq!(value["time"], "1970-01-01T00:00:03Z");
     assert_eq!(
         (&value["event"], &value["service"]),
@@ -203,7 +205,7 @@ fn an_exit_is_told_with_the_time_at_which_it_was_final() {
         unreachable!()
     };
     death.time = None;
-    let value = serde_json::to_value(Event::from_notice(&notice, at(5))).unwrap();
+    let value = serde_json::to_value(Event::from_notice(notice, at(5))).unwrap();
     assert_eq!(value["time"], "1970-01-01T00:00:05Z");
 }
 

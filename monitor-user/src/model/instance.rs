@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Death;
+use super::exit::Circumstances;
 
 /// The name of a service, as its file is named.
 pub(crate) type ServiceName = Arc<str>;
@@ -40,6 +41,8 @@ pub(crate) struct Child {
     pub(crate) process: Instance,
     /// How it ended.
     pub(crate) death: Death,
+    /// What else the kernel's record tells of it.
+    pub(crate) circumstances: Circumstances,
     /// So many others of the tree that ended so before it are not told.
     pub(crate) left_out: u64,
 }

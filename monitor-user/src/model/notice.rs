@@ -67,6 +67,8 @@ pub(crate) enum Notice {
         service: ServiceName,
         instance: Instance,
         death: Death,
+        /// What else the kernel's record tells of it, for whoever reads the journal.
+        circumstances: Option<Box<Circumstances>>,
     },
     /// A signal ended another process of a service that runs.
     ChildExited {
@@ -156,55 +158,49 @@ pub(crate) enum BackoffReason {
     TooOften,
 }
 
-/// What a [`Notice`] does not tell.
-#[derive(Debug, Clone)]
-pub(crate) struct ExtraFacts {
-    /// When it became known.
-    pub(crate) time: Timestamp,
-    /// Of an exit.
-    pub(crate) circumstances: Circumstances,
-}
-
-impl ExtraFacts {
-    /// Nothing but when it became known.
-    pub(crate) fn at(time: Timestamp) -> Self {
-        Self {
-            time,
-            circumstances: Circumstances::default(),
-        }
-    }
-}
-
 impl Event {
-    /// What the supervisor tells, with what else is known of it.
-    pub(crate) fn from_notice(notice: &Notice, facts: ExtraFacts) -> Self {
-        let time = match notice {
+    /// What the supervisor tells, which became known `now`.
+    pub(crate) fn from_notice(notice: Notice, now: Timestamp) -> Self {
+        let time = match &notice {
             Notice::Exited { death, .. } => death.time,
             Notice::ChildExited { child, .. } => child.death.time,
             _ => None,
         };
-        let time = time.unwrap_or(facts.time);
-        let service = notice.service().map(AsRef::as_ref);
-        Self::new(time, service, what(notice, facts.circumstances))
+        let service = notice.service().cloned();
+        Self::new(time.unwrap_or(now), service.as_deref(), what(notice))
     }
 }
 
 #[expect(clippy::too_many_lines, reason = "an arm a notice")]
-fn what(notice: &Notice, circumstances: Circumstances) -> What {
+fn what(notice: Notice) -> What {
     match notice {
         Notice::Exited {
-            instance, death, ..
-        } => What::Exited(Box::new(exit(*instance, death, circumstances))),
-        Notice::ChildExited { child, .. } => What::ChildExited(Box::new(Exit {
-            left_out: Some(child.left_out),
-            ..exit(child.process, &child.death, circumstances)
-        })),
+            instance,
+            death,
+            circumstances,
+            ..
+        } => {
+            let circumstances = circumstances.map_or_else(Circumstances::default, |it| *it);
+            What::Exited(Box::new(exit(instance, death, circumstances)))
+        }
+        Notice::ChildExited { child, .. } => {
+            let Child {
+                process,
+                death,
+                circumstances,
+                left_out,
+            } = *child;
+            What::ChildExited(Box::new(Exit {
+                left_out: Some(left_out),
+                ..exit(process, death, circumstances)
+            }))
+        }
         Notice::Started {
             instance, restarts, ..
         } => What::Started {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
-            restarts: *restarts,
+            restarts,
         },
         Notice::Adopted { instance, .. } => What::Adopted {
             pid: instance.pid,
@@ -227,10 +223,10 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
             former_pid: former.pid,
-            restarts: *restarts,
+            restarts,
         },
         Notice::NotReplaced { failure, .. } => What::NotReplaced {
-            message: failure.message.clone(),
+            message: failure.message,
         },
         Notice::MainChanged {
             instance, former, ..
@@ -247,8 +243,8 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
         } => What::Stopping {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
-            signal: *signal,
-            reason: reason.clone(),
+            signal,
+            reason,
         },
         Notice::Done { .. } => What::Done,
         Notice::Stopped { .. } => What::Stopped,
@@ -257,40 +253,36 @@ fn what(notice: &Notice, circumstances: Circumstances) -> What {
         } => What::WentToBackground {
             pid: instance.pid,
             start_time_ns: instance.start_time_ns,
-            message: advice.clone(),
+            message: advice,
         },
-        Notice::Backoff { delay, reason, .. } => backoff(*delay, reason),
-        Notice::Failed { reason, .. } => What::Failed {
-            reason: reason.clone(),
-        },
-        Notice::Skipped { reason, .. } => What::Skipped {
-            reason: reason.clone(),
-        },
+        Notice::Backoff { delay, reason, .. } => backoff(delay, reason),
+        Notice::Failed { reason, .. } => What::Failed { reason },
+        Notice::Skipped { reason, .. } => What::Skipped { reason },
         Notice::StepFailed { phase, message, .. } => What::StepFailed {
             step: Cow::Borrowed(phase.key()),
-            message: message.clone(),
+            message,
         },
-        Notice::EventsLost { count } => What::EventsLost { count: *count },
+        Notice::EventsLost { count } => What::EventsLost { count },
     }
 }
 
-fn exit(instance: Instance, death: &Death, circumstances: Circumstances) -> Exit {
+fn exit(instance: Instance, death: Death, circumstances: Circumstances) -> Exit {
     Exit {
         pid: instance.pid,
         start_time_ns: Some(instance.start_time_ns),
-        comm: death.comm.clone(),
+        comm: death.comm,
         uptime_ns: death.uptime.map(nanoseconds),
-        cause: death.cause.clone(),
+        cause: death.cause,
         circumstances,
         at_ns: death.since_boot.map(nanoseconds),
         left_out: None,
     }
 }
 
-fn backoff(delay: Duration, reason: &BackoffReason) -> What {
+fn backoff(delay: Duration, reason: BackoffReason) -> What {
     let (reason, message) = match reason {
         BackoffReason::Exited => ("exited", None),
-        BackoffReason::SpawnFailed(failure) => ("start_failed", Some(failure.message.clone())),
+        BackoffReason::SpawnFailed(failure) => ("start_failed", Some(failure.message)),
         BackoffReason::TooOften => (
             "too_often",
             Some("it ended more than 20 times within a second".to_owned()),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    Attempt, Child, Death, Instance, Memory, Phase, ServiceName, Signal, SpawnFailure, Spec,
+    Attempt, Child, Circumstances, Death, Instance, Memory, Phase, ServiceName, Signal,
+    SpawnFailure, Spec,
 };
 
 /// Who waits for an answer: a control connection's pending command.
@@ -123,6 +124,8 @@ pub(crate) enum Fact {
         service: ServiceName,
         instance: Instance,
         death: Death,
+        /// Decides nothing.
+        circumstances: Option<Box<Circumstances>>,
     },
     /// A signal has ended another process of the tree of that start.
     ChildExited {

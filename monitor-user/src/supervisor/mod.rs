@@ -298,7 +298,10 @@ impl Supervisor {
                 service,
                 instance,
                 death,
-            } => self.visit(&service, now, |it, step| it.exited(instance, death, step)),
+                circumstances,
+            } => self.visit(&service, now, |it, step| {
+                it.exited(instance, death, circumstances, step);
+            }),
             Fact::ChildExited {
                 service,
                 attempt,

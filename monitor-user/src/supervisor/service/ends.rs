@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Action, Leaving, Service, ServiceState, Start, Step, Stop, after, background};
 use crate::model::{
-    Attempt, BackoffReason, Blame, Cause, Child, Clear, Death, DownReason, Instance, Notice, Phase,
-    Reach, RestartPolicy, ServiceType, SpawnFailure, StopMode,
+    Attempt, BackoffReason, Blame, Cause, Child, Circumstances, Clear, Death, DownReason, Instance,
+    Notice, Phase, Reach, RestartPolicy, ServiceType, SpawnFailure, StopMode,
 };
 
 /// What the restart policy says of a death.
@@ -37,13 +37,19 @@ impl Service {
         }
     }
 
-    pub(crate) fn exited(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
-        self.count_death(instance, death, step);
+    pub(crate) fn exited(
+        &mut self,
+        instance: Instance,
+        death: Death,
+        circumstances: Option<Box<Circumstances>>,
+        step: &mut Step<'_>,
+    ) {
+        self.count_death(instance, death, circumstances, step);
         self.settle(step);
     }
 
     pub(crate) fn released(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
-        self.count_death(instance, death, step);
+        self.count_death(instance, death, None, step);
         let leaving = self
             .leaving
             .iter_mut()
@@ -178,9 +184,15 @@ impl Service {
     }
 
     /// Counts a death once, whichever fact tells it first.
-    fn count_death(&mut self, instance: Instance, death: Death, step: &mut Step<'_>) {
+    fn count_death(
+        &mut self,
+        instance: Instance,
+        death: Death,
+        circumstances: Option<Box<Circumstances>>,
+        step: &mut Step<'_>,
+    ) {
         if self.live_instance() != Some(instance) {
-            self.count_death_beside(instance, &death, step);
+            self.count_death_beside(instance, &death, circumstances, step);
             return;
         }
         let (stop, is_stopping) = match self.state {
@@ -192,6 +204,7 @@ impl Service {
             service: self.name.clone(),
             instance,
             death: death.clone(),
+            circumstances,
         });
         let went = !is_stopping && self.is_to_background(&death, step);
         self.end_steps(Phase::AfterStart, instance, step);

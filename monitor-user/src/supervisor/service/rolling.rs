@@ -17,7 +17,8 @@ use std::time::Instant;
 
 use super::{Action, Service, ServiceState, Start, Step, Stop, after};
 use crate::model::{
-    Attempt, Death, Instance, NextMemory, Notice, Phase, RestartMode, SpawnFailure, Spec,
+    Attempt, Circumstances, Death, Instance, NextMemory, Notice, Phase, RestartMode, SpawnFailure,
+    Spec,
 };
 
 /// The instance that is to replace the one that runs.
@@ -261,12 +262,14 @@ impl Service {
         &mut self,
         instance: Instance,
         death: &Death,
+        circumstances: Option<Box<Circumstances>>,
         step: &mut Step<'_>,
     ) -> bool {
         let exited = Notice::Exited {
             service: self.name.clone(),
             instance,
             death: death.clone(),
+            circumstances,
         };
         if self.next_instance() == Some(instance) {
             step.publish(exited);

@@ -664,6 +664,7 @@ impl Simulation {
                 service,
                 instance,
                 death,
+                circumstances: None,
             };
             self.later(Duration::from_secs(1), Happening::Tell(early));
         }
@@ -1302,6 +1303,7 @@ impl Simulation {
                 service,
                 instance,
                 death,
+                ..
             } => self.learn_death(service, *instance, death),
             Fact::ProcessReleased {
                 service,
@@ -1483,6 +1485,7 @@ impl Simulation {
                 service,
                 instance,
                 death,
+                circumstances: None,
             },
             3 => Fact::ProcessReleased {
                 service,
@@ -1495,6 +1498,7 @@ impl Simulation {
                 child: Box::new(Child {
                     process: instance,
                     death,
+                    circumstances: Circumstances::default(),
                     left_out: 0,
                 }),
             },

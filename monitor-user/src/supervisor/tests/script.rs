@@ -253,6 +253,7 @@ impl Bench {
                 service,
                 instance,
                 death,
+                circumstances: None,
             });
         }
         if all || kind == "release" {
@@ -413,6 +414,7 @@ fn child_exited(service: ServiceName, attempt: u64) -> Fact {
         child: Box::new(Child {
             process: instance(90),
             death: death(&["SIGSEGV"]),
+            circumstances: Circumstances::default(),
             left_out: 0,
         }),
     }
