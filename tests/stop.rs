@@ -183,6 +183,12 @@ fn a_grandchild_with_its_own_session_that_holds_the_output_goes_too() {
         "(setsid sh -c 'trap \"\" TERM HUP; : >{}; echo held; exec sleep 1000' &) ; exec sleep 1000",
         ready.display()
     );
+    // For a moment of its exec a process is not seen to be of the service.
+    let both = |agent: &Agent| {
+        eventually("both run", || {
+            Some(agent.live("daemon")).filter(|live| live.len() == 2)
+        })
+    };
     for sight in SIGHTS {
         let _ = std::fs::remove_file(&ready);
         let keys = format!("stdout = {output:?}\nstop_timeout = \"200ms\"");
@@ -193,31 +199,23 @@ fn a_grandchild_with_its_own_session_that_holds_the_output_goes_too() {
         }
         let pid = agent.running("daemon");
         wait_for_file(&ready);
-        eventually("both run", || {
-            (agent.live("daemon").len() == 2).then_some(())
-        });
+        let old = both(&agent);
         let _ = std::fs::remove_file(&ready);
-        let old = agent.live("daemon");
         signal_to(pid, Signal::SIGKILL);
         agent.replaced("daemon", pid);
         assert!(!old.into_iter().any(is_alive));
         wait_for_file(&ready);
-        eventually("both run", || {
-            (agent.live("daemon").len() == 2).then_some(())
-        });
+        both(&agent);
         // An adopted one's tree goes as well, at its death and at a stop.
         let _ = std::fs::remove_file(&ready);
         agent.kill();
         agent.start_again();
-        let (pid, old) = (agent.running("daemon"), agent.live("daemon"));
-        assert_eq!(old.len(), 2);
+        let (pid, old) = (agent.running("daemon"), both(&agent));
         signal_to(pid, Signal::SIGKILL);
         agent.replaced("daemon", pid);
         assert!(!old.into_iter().any(is_alive));
         wait_for_file(&ready);
-        eventually("both run", || {
-            (agent.live("daemon").len() == 2).then_some(())
-        });
+        both(&agent);
         agent.kill();
         agent.start_again();
         agent.running("daemon");
