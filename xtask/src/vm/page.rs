@@ -30,8 +30,9 @@ What was tried where, and what came of it. Each kernel is Debian's cloud kernel,
 and the tests are the black-box tests of `tests/`, run there as root under a real init as PID 1.
 
 `cargo xtask vm --all` runs the tests and writes this page; do not edit it by hand. The runs are kept in
-[kernels.json](kernels.json), so that one kernel can be run by itself: `cargo xtask vm --all 6.1 --arch x86_64`. All
-tests run on one more kernel, that of the host of `cargo xtask ci`, which is not in these tables.
+[kernels.json](kernels.json), so that one kernel can be run by itself, and a part of its tests: `cargo xtask vm --all
+6.1 --arch x86_64 --test 'pins::*'`. All tests run on one more kernel, that of the host of `cargo xtask ci`, which is
+not in these tables.
 
 `commit` is the last one that changed `respawn` or a test before the run; with a `+`, it had further
 changes.
@@ -112,8 +113,9 @@ fn kernels(places: &[&Place<'_>]) -> String {
 /// The names of what was run, as [`tests`] explains them.
 fn names_of_tests(place: &Place<'_>) -> Vec<String> {
     let mut names = Vec::new();
-    for run in &place.runs {
-        let tests = &run.done.cell.tests;
+    let is_full = place.has_run(Set::Matrix);
+    names.extend(is_full.then(|| set_name(Set::Matrix).to_owned()));
+    for tests in beyond_sets(place) {
         match Set::of(tests) {
             Some(set) => names.push(set_name(set).to_owned()),
             None if is_short(tests) => names.extend(tests.iter().map(|test| format!("`{test}`"))),
@@ -123,6 +125,13 @@ fn names_of_tests(place: &Place<'_>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
+}
+
+/// The tests of each run, but for those that say nothing more once the full set has been run.
+fn beyond_sets<'a>(place: &'a Place<'_>) -> impl Iterator<Item = &'a [String]> {
+    let is_full = place.has_run(Set::Matrix);
+    let runs = place.runs.iter().map(|run| &*run.done.cell.tests);
+    runs.filter(move |tests| !is_full || !tests.iter().all(|test| Set::Matrix.covers(test)))
 }
 
 /// Whether there are so few patterns that they can stand in a table.
@@ -152,11 +161,7 @@ fn not_tried(places: &[&Place<'_>]) -> String {
         true => String::new(),
         false => format!("\nNot tried: {}.\n", missing.join(", ")),
     };
-    let is_full = |place: &Place<'_>| {
-        let mut runs = place.runs.iter();
-        runs.any(|run| Set::of(&run.done.cell.tests) == Some(Set::Matrix))
-    };
-    let in_part = places.iter().filter(|place| !is_full(place));
+    let in_part = places.iter().filter(|place| !place.has_run(Set::Matrix));
     let in_part: Vec<String> = in_part.map(|place| place.label()).collect();
     if !in_part.is_empty() {
         let labels = in_part.join(", ");
@@ -410,8 +415,8 @@ fn tests(places: &[&Place<'_>]) -> String {
         }
     }
     for place in places {
-        let others = place.runs.iter().map(|run| &run.done.cell.tests);
-        for tests in others.filter(|tests| Set::of(tests).is_none() && !is_short(tests)) {
+        for tests in beyond_sets(place).filter(|tests| Set::of(tests).is_none() && !is_short(tests))
+        {
             let (label, tests) = (place.label(), tests.join("`, `"));
             text += &format!("- others, on {label}: `{tests}`\n");
         }
@@ -508,5 +513,36 @@ mod tests {
         ] {
             assert!(page.contains(expected), "{expected}\n{page}");
         }
+    }
+
+    #[test]
+    fn the_full_set_may_be_run_in_parts() {
+        let done = |tests: &[&str]| {
+            let mut ran = ran("6.1.0", &[]);
+            for test in &mut ran.tests {
+                test.name = format!("{} of {}", test.name, tests.len());
+            }
+            let mut done = done("6.1", Init::Busybox, Ok(ran));
+            done.cell.tests = strings(tests);
+            done
+        };
+        let (first, second) = Set::Matrix.tests().split_at(7);
+        let mut runs = vec![done(first), done(&["a::*", "b::*", "c::*"])];
+        let not_yet = "The full set of tests (`--set matrix`) has not been run on: 6.1.";
+        let page = write(&runs);
+        assert!(page.contains(not_yet), "{page}");
+        assert!(page.contains("| x86_64 | others |"), "{page}");
+        runs.extend([done(second), done(Set::Ci.tests()), done(&["deaths::*"])]);
+        let page = write(&runs);
+        assert!(!page.contains(not_yet), "{page}");
+        for expected in [
+            "| 6.1.0 | x86_64 | full, others, `deaths::*` |",
+            "- full: `verifier::*`, `doctor::*`",
+            "- others, on 6.1: `a::*`, `b::*`, `c::*`\n",
+        ] {
+            assert!(page.contains(expected), "{expected}\n{page}");
+        }
+        assert_eq!(page.matches("- others").count(), 1, "{page}");
+        assert!(!page.contains("most important"), "{page}");
     }
 }

@@ -10,6 +10,8 @@ use super::{
     matrix::{Done, KERNELS},
     results::{Outcome, Tested},
     run::{A_MACHINE, OnKernel},
+    scenarios,
+    sets::Set,
 };
 use crate::static_build::Arch;
 
@@ -33,6 +35,20 @@ impl Run<'_> {
     fn result(&self) -> Option<&OnKernel> {
         self.done.result.as_ref().ok()
     }
+
+    /// Whether all tests that it was to run have come to an end, here or in a later run.
+    fn is_whole(&self) -> bool {
+        let mut tests = self.tests.iter();
+        self.result().is_some() && !tests.any(|test| test.name.starts_with(A_MACHINE))
+    }
+}
+
+/// Whether a failure is that of a machine for one test alone, which has run since.
+fn has_come_up(failure: &str, tests: &BTreeSet<&str>) -> bool {
+    let machine = failure.strip_prefix(A_MACHINE);
+    let mut scenarios = scenarios::ALL.iter();
+    let scenario = scenarios.find(|scenario| Some(scenario.name) == machine);
+    scenario.is_some_and(|scenario| tests.iter().any(|test| scenario.is_for(test)))
 }
 
 /// One place for each kernel, processor and init that was tried: x86-64 first, the oldest kernel first.
@@ -70,7 +86,8 @@ impl<'a> Place<'a> {
         let tests: Vec<&Tested> = done.result.iter().flat_map(|done| &done.tests).collect();
         let names: BTreeSet<&str> = tests.iter().map(|test| &*test.name).collect();
         for run in &mut self.runs {
-            run.tests.retain(|test| !names.contains(&*test.name));
+            run.tests
+                .retain(|test| !names.contains(&*test.name) && !has_come_up(&test.name, &names));
         }
         let says = |run: &Run<'_>| {
             let is_of_a_test = |test: &&Tested| !test.name.starts_with(A_MACHINE);
@@ -80,6 +97,16 @@ impl<'a> Place<'a> {
         // the next one.
         self.runs.retain(says);
         self.runs.push(Run { done, tests });
+    }
+
+    /// Whether all tests of a set were run here, in one run or in several. A run whose machine did not
+    /// come to its end does not count.
+    pub(super) fn has_run(&self, set: Set) -> bool {
+        let whole = self.runs.iter().filter(|run| run.is_whole());
+        let ran: BTreeSet<&str> = whole
+            .flat_map(|run| run.done.cell.tests.iter().map(|test| &**test))
+            .collect();
+        set.tests().iter().all(|test| ran.contains(test))
     }
 
     pub(super) fn last(&self) -> &'a Done {
@@ -252,6 +279,39 @@ mod tests {
         let expected = [("y", "b", Outcome::Passed), ("x", "c", Outcome::Failed)];
         assert_eq!(outcomes(&places[0]), expected);
         assert_eq!(places[0].commits(), "b, c");
+    }
+
+    #[test]
+    fn a_set_was_run_once_each_of_its_patterns_was_in_runs_that_came_to_their_end() {
+        let (first, second) = Set::Matrix.tests().split_at(20);
+        let part = |commit, tests: &[&str], ran: &[(&str, bool)]| {
+            let mut done = run(commit, ran);
+            done.cell.tests = tests.iter().map(ToString::to_string).collect();
+            done
+        };
+        let has_run = |runs: &[Done]| places(runs)[0].has_run(Set::Matrix);
+        let one = part("a", first, &[("x", true)]);
+        assert!(!has_run(std::slice::from_ref(&one)));
+        // A test that failed has been run.
+        let two = part("b", second, &[("y", false)]);
+        assert!(has_run(&[one.clone(), two]));
+        let ended = part("c", second, &[("y", true), ("the_machine_plain", false)]);
+        assert!(!has_run(&[one.clone(), ended]));
+        // The machine of one test did not come up, and then it did.
+        let mut down = part("c", second, &[("y", true)]);
+        let result = down.result.as_mut().unwrap();
+        let mut failure = result.tests[0].clone();
+        failure.outcome = Outcome::Failed;
+        failure.name = format!("{A_MACHINE}suspend");
+        result.tests.push(failure);
+        assert!(!has_run(&[one.clone(), down.clone()]));
+        let mut up = part("d", &["machine::suspend::*"], &[("y", true)]);
+        let test = "machine::suspend::a_machine_that_was_asleep_has_the_same_agent";
+        up.result.as_mut().unwrap().tests[0].name = test.into();
+        assert!(has_run(&[one.clone(), down, up]));
+        let mut gone = part("d", second, &[]);
+        gone.result = Err("Debian has no cloud kernel 6.1 any more".into());
+        assert!(!has_run(&[one, gone]));
     }
 
     #[test]

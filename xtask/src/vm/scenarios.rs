@@ -140,6 +140,11 @@ impl Scenario {
         }
     }
 
+    /// Whether it is for one test alone, which is this one.
+    pub(super) fn is_for(&self, test: &str) -> bool {
+        self.tests == [test]
+    }
+
     /// What the machine is to run, and to keep.
     pub(super) fn script(&self, patterns: &[String], limit_s: u64) -> String {
         let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));

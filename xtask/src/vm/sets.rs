@@ -2,6 +2,8 @@
 //!
 //! Says which tests, not on which kernels: that is for whoever runs a set.
 
+use super::glob;
+
 /// A set by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Set {
@@ -16,6 +18,12 @@ impl Set {
     pub(super) fn of(tests: &[String]) -> Option<Self> {
         let sets = <Self as clap::ValueEnum>::value_variants().iter().copied();
         sets.into_iter().find(|set| set.tests() == tests)
+    }
+
+    /// Whether the set has all tests that fit this pattern.
+    pub(super) fn covers(self, test: &str) -> bool {
+        // What a `*` stands for in a pattern may be a pattern itself.
+        self.tests().iter().any(|own| glob::fits(own, test))
     }
 
     /// Patterns of bash (extglob).
@@ -89,3 +97,25 @@ const MATRIX: [&str; 33] = [
     "control::*",
     "machine::*",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::Set;
+
+    #[test]
+    fn a_set_covers_its_patterns_and_those_that_are_narrower() {
+        for (test, expected) in [
+            ("causes::*", true),
+            ("causes::a_*", true),
+            ("causes::a_cgroup_kill_has_its_writer", true),
+            ("restart::each_of_twenty_*", true),
+            ("restart::*", false),
+            ("deaths::*", false),
+            ("*", false),
+        ] {
+            assert_eq!(Set::Matrix.covers(test), expected, "{test}");
+        }
+        // What matters most is run by those who run all.
+        assert!(Set::Ci.tests().iter().all(|test| Set::Matrix.covers(test)));
+    }
+}
