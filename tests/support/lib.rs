@@ -146,13 +146,18 @@ pub fn previous() -> Result<PathBuf, String> {
 /// Says that a test cannot run on this host, and why; `cargo xtask test` counts these.
 pub fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");
-    if let Some(path) = std::env::var_os("RESPAWN_SKIPS") {
+    add_line("RESPAWN_SKIPS", &format!("{test}\t{reason}"));
+}
+
+/// Adds a line to the file that a variable names, if it is set.
+pub(crate) fn add_line(variable: &str, line: &str) {
+    if let Some(path) = std::env::var_os(variable) {
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
             .open(path)
-            .expect("RESPAWN_SKIPS");
-        writeln!(file, "{test}\t{reason}").expect("RESPAWN_SKIPS");
+            .expect(variable);
+        writeln!(file, "{line}").expect(variable);
     }
 }
 

@@ -652,8 +652,9 @@ impl Distribution {
     }
 }
 
-/// Says a test's figures, past the capture of its output.
+/// Says a test's figures, past the capture of its output; `cargo xtask vm` keeps them.
 pub fn report(line: &str) {
+    crate::add_line("RESPAWN_FIGURES", line);
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -8,7 +8,7 @@
 shopt -s extglob
 limit=$1 pattern=$2
 shift 2
-export RESPAWN_BIN=/usr/sbin/respawn RESPAWN_SKIPS=/tmp/vm.skips
+export RESPAWN_BIN=/usr/sbin/respawn RESPAWN_SKIPS=/tmp/vm.skips RESPAWN_FIGURES=/tmp/vm.figures
 failed=0
 
 is_chosen() {
@@ -43,6 +43,7 @@ clear_up() {
 run_one() {
     local name=$1 begun=$EPOCHREALTIME status word reason
     : > "$RESPAWN_SKIPS"
+    : > "$RESPAWN_FIGURES"
     timeout -k 5 "$limit" /vm/tests --exact "$name" > /tmp/vm.out 2> /tmp/vm.err < /dev/null
     status=$?
     local took=$(((${EPOCHREALTIME/./} - ${begun/./}) / 1000))
@@ -63,7 +64,8 @@ run_one() {
         tail -n 150 /tmp/vm.err
         clear_up
     else
-        sed 's/^/@@figure /' /tmp/vm.err
+        # What its programs wrote to stderr is no figure.
+        sed 's/^/@@figure /' "$RESPAWN_FIGURES"
     fi
     printf '@@test %s %s %s\t%s\n' "$word" "$took" "$name" "$reason"
 }
