@@ -30,6 +30,10 @@ use crate::{
 /// How often the tests of inits kill something.
 const KILLS: u32 = 500;
 
+/// How often 1,000 processes are started and killed by four others: a process takes some 40 ms to start
+/// in an emulated machine.
+const STORMS: u32 = 2;
+
 /// Runs a script on each kernel.
 ///
 /// # Errors
@@ -147,7 +151,8 @@ fn tests_on(
             false => "",
         };
         let script = format!(
-            "export RESPAWN_INIT={} RESPAWN_BURSTS={} RESPAWN_KILLS={}\n{ask_doctor}{}",
+            "export RESPAWN_INIT={} RESPAWN_BURSTS={} RESPAWN_STORMS={STORMS} RESPAWN_KILLS={}\n\
+             {ask_doctor}{}",
             args.init().name(),
             args.bursts,
             args.kills.unwrap_or(KILLS),
