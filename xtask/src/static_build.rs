@@ -132,10 +132,17 @@ pub(crate) fn tests(workspace: &Workspace, arch: Arch) -> Result<Tests> {
     for executable in programs.iter().chain([&binary]) {
         refuse(executable, dynamic_loader_in(&read(executable)?)?)?;
     }
+    let temporary = target_folder(workspace).join(arch.target()).join("tmp");
+    // Cargo makes it where it tells the tests that it is.
+    anyhow::ensure!(
+        temporary.is_dir(),
+        "cargo made no {}, where the tests were to have temporary files",
+        temporary.display()
+    );
     Ok(Tests {
         binary,
         programs,
-        temporary: target_folder(workspace).join("tmp"),
+        temporary,
     })
 }
 
