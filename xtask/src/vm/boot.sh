@@ -46,6 +46,10 @@ case $(wanted cgroup) in
         ;;
 esac
 
-ln -sf /proc/self/fd /dev/fd
+# As udev makes them, for what opens its own output by name.
+ln -sfn /proc/self/fd /dev/fd
+ln -sf /proc/self/fd/0 /dev/stdin
+ln -sf /proc/self/fd/1 /dev/stdout
+ln -sf /proc/self/fd/2 /dev/stderr
 busybox ip link set lo up
 busybox hostname -F /etc/hostname
