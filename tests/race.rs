@@ -52,8 +52,11 @@ struct Figures {
     recovery: Distribution,
 }
 
+/// 1,000 rounds, or as many as `RESPAWN_RACES` has it.
 fn race(next: Next, memory: Memory) {
-    let rounds = if is_soak() { 10_000 } else { 1_000 };
+    let asked = std::env::var("RESPAWN_RACES").map(|text| text.parse().unwrap());
+    let rounds = asked.unwrap_or(if is_soak() { 10_000 } else { 1_000 });
+    assert!(rounds > 0);
     let mut random = Seeded(rounds);
     let mut race = Race::begin(next, memory);
     for round in 0..rounds {

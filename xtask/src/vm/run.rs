@@ -34,6 +34,9 @@ const KILLS: u32 = 500;
 /// in an emulated machine.
 const STORMS: u32 = 2;
 
+/// How often an agent and a service are killed in the same instant: a round takes a second or more there.
+const RACES: u32 = 50;
+
 /// Runs a script on each kernel.
 ///
 /// # Errors
@@ -151,8 +154,8 @@ fn tests_on(
             false => "",
         };
         let script = format!(
-            "export RESPAWN_INIT={} RESPAWN_BURSTS={} RESPAWN_STORMS={STORMS} RESPAWN_KILLS={}\n\
-             {ask_doctor}{}",
+            "export RESPAWN_INIT={} RESPAWN_BURSTS={} RESPAWN_STORMS={STORMS} RESPAWN_RACES={RACES} \
+             RESPAWN_KILLS={}\n{ask_doctor}{}",
             args.init().name(),
             args.bursts,
             args.kills.unwrap_or(KILLS),
