@@ -326,6 +326,11 @@ impl KernelProbe {
         let map = |name: &str| pins.open_map(name);
         let mut probe = Self::new(map, options.sizes(), programs, true)?;
         let attached = probe.note(notes::PROGRAMS)?;
+        // Of two programs that see exits, one alone would see them late, or not all of them.
+        let mut needed = exits::ALL.iter().filter(|it| attached & it.note != 0);
+        if let Some(exit) = needed.find(|it| !pins.pin(it.name).exists()) {
+            anyhow::bail!("no pinned link {}", pins.pin(exit.name).display());
+        }
         for extra in EXTRA.iter().filter(|extra| attached & extra.note != 0) {
             probe.attached.push(pins.open_link(extra.program, &ids)?);
         }
