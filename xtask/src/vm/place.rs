@@ -36,11 +36,40 @@ impl Run<'_> {
         self.done.result.as_ref().ok()
     }
 
-    /// Whether all tests that it was to run have come to an end, here or in a later run.
-    fn is_whole(&self) -> bool {
-        let mut tests = self.tests.iter();
-        self.result().is_some() && !tests.any(|test| test.name.starts_with(A_MACHINE))
+    /// Whether it was to run this pattern, and all tests that fit it have come to their end.
+    fn has_done(&self, pattern: &str) -> bool {
+        let is_its_own = self.done.cell.tests.iter().any(|own| own == pattern);
+        let Some(result) = self.result().filter(|_| is_its_own) else {
+            return false;
+        };
+        let mut down = self.tests.iter().filter_map(|test| machine_of(test));
+        match file_of(pattern) == SPECIAL {
+            true => !down.any(|machine| machine != scenarios::PLAIN.name),
+            // A machine runs tests in the order of their names.
+            false => {
+                let tests = result
+                    .tests
+                    .iter()
+                    .filter(|test| machine_of(test).is_none());
+                let mut plain = tests.filter(|test| file_of(&test.name) != SPECIAL);
+                !down.any(|machine| machine == scenarios::PLAIN.name)
+                    || plain.any(|test| file_of(&test.name) > file_of(pattern))
+            }
+        }
     }
+}
+
+/// The file of the tests that get a machine each.
+const SPECIAL: &str = "machine::";
+
+/// The machine that did not come to its end, if this is such a failure.
+fn machine_of(test: &Tested) -> Option<&str> {
+    test.name.strip_prefix(A_MACHINE)
+}
+
+/// What the names of the tests of one file begin with.
+fn file_of(test: &str) -> &str {
+    test.find("::").map_or(test, |at| &test[..at + 2])
 }
 
 /// Whether a failure is that of a machine for one test alone, which has run since.
@@ -99,14 +128,20 @@ impl<'a> Place<'a> {
         self.runs.push(Run { done, tests });
     }
 
-    /// Whether all tests of a set were run here, in one run or in several. A run whose machine did not
-    /// come to its end does not count.
+    /// Whether all tests of a set were run here, in one run or in several.
     pub(super) fn has_run(&self, set: Set) -> bool {
-        let whole = self.runs.iter().filter(|run| run.is_whole());
-        let ran: BTreeSet<&str> = whole
-            .flat_map(|run| run.done.cell.tests.iter().map(|test| &**test))
-            .collect();
-        set.tests().iter().all(|test| ran.contains(test))
+        set.tests().iter().all(|pattern| self.has_done(pattern))
+    }
+
+    fn has_done(&self, pattern: &str) -> bool {
+        self.runs.iter().any(|run| run.has_done(pattern))
+    }
+
+    /// Whether it is the failure of a machine for many tests, all of which have been run all the same.
+    fn is_made_good(&self, failure: &Tested, run: &Run<'_>) -> bool {
+        let mut patterns = run.done.cell.tests.iter();
+        machine_of(failure) == Some(scenarios::PLAIN.name)
+            && patterns.all(|pattern| self.has_done(pattern))
     }
 
     pub(super) fn last(&self) -> &'a Done {
@@ -147,8 +182,11 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn tests(&self) -> impl Iterator<Item = (&'a Tested, &'a Done)> {
-        let runs = self.runs.iter();
-        runs.flat_map(|run| run.tests.iter().map(|test| (*test, run.done)))
+        self.runs.iter().flat_map(|run| {
+            let tests = run.tests.iter();
+            let tests = tests.filter(|test| !self.is_made_good(test, run));
+            tests.map(|test| (*test, run.done))
+        })
     }
 
     /// How many tests ended so.
@@ -295,8 +333,27 @@ mod tests {
         // A test that failed has been run.
         let two = part("b", second, &[("y", false)]);
         assert!(has_run(&[one.clone(), two]));
-        let ended = part("c", second, &[("y", true), ("the_machine_plain", false)]);
-        assert!(!has_run(&[one.clone(), ended]));
+        // Of one that was ended, what comes before the file of its last test.
+        let ended = part(
+            "c",
+            second,
+            &[("sandbox::y", true), ("the_machine_plain", false)],
+        );
+        let runs = [one.clone(), ended];
+        let before = &places(&runs)[0];
+        assert!(before.has_done("ownership::*") && before.has_done("machine::*"));
+        assert!(!before.has_done("sandbox::*") && !before.has_done("watch_exits::*"));
+        let failed = |place: &Place<'_>| place.count(Outcome::Failed);
+        assert_eq!((before.has_run(Set::Matrix), failed(before)), (false, 1));
+        let rest: Vec<&str> = second.iter().copied().filter(|it| *it >= "sa").collect();
+        let [one, ended] = runs;
+        let runs = [
+            one.clone(),
+            ended,
+            part("d", &rest, &[("sandbox::z", true)]),
+        ];
+        let after = &places(&runs)[0];
+        assert_eq!((after.has_run(Set::Matrix), failed(after)), (true, 0));
         // The machine of one test did not come up, and then it did.
         let mut down = part("c", second, &[("y", true)]);
         let result = down.result.as_mut().unwrap();
