@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use support::bpf::Object;
 use support::rig::{Memory, Rig, report};
 use support::scene::Scene;
-use support::{Victim, Watch, needs_root, respawn};
+use support::{Victim, Watch, needs_root, pidfd_open, respawn};
 
 /// The lines of `doctor`: verdict and detail by name.
 struct Diagnosis(BTreeMap<String, (String, String)>);
@@ -198,16 +198,6 @@ fn what_it_says_of_pins_is_what_is_pinned() {
     assert!(text.contains(&format!("{path}: the agent of ")), "{text}");
     assert!(rig.run(&["unpin", &path]).status.success());
     assert_eq!(set_of(), None);
-}
-
-fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers; the result is a new descriptor or an error.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel has just made it for us.
-        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 fn knows_clone3() -> bool {
