@@ -52,6 +52,30 @@ const LIVE_ZERO: ExitProgram = ExitProgram {
 /// Every one that there is.
 pub(super) const ALL: [&ExitProgram; 4] = [&EVENT, &GROUP_DEAD, &EARLY, &LIVE_ZERO];
 
+/// From this kernel on `synchronize_rcu_tasks` waits for no process that is ending.
+const NO_DEADLOCK_FROM: (u32, u32) = (6, 9);
+
+/// Why a program must not be attached here, if so.
+///
+/// Detaching one from a function calls `synchronize_rcu_tasks` (`unregister_ftrace_direct`,
+/// kernel/trace/ftrace.c), and before 6.9 that waits for each process between `exit_tasks_rcu_start` and
+/// `exit_tasks_rcu_finish` (`do_exit`, kernel/exit.c). PID 1 of a PID namespace waits there for its
+/// processes (`zap_pid_ns_processes`, kernel/pid_namespace.c). So one that is killed with PID 1, and
+/// detaches its program in its own exit, waits for PID 1 and PID 1 for it, for ever; and so does
+/// everybody on the host who attaches or detaches such a program from then on.
+pub(super) fn danger(
+    hook: Hook,
+    kernel: Option<(u32, u32)>,
+    is_in_namespace: bool,
+) -> Option<&'static str> {
+    let is_of_a_function = matches!(hook, Hook::Function(_));
+    let may_hang = kernel.is_none_or(|version| version < NO_DEADLOCK_FROM);
+    (is_of_a_function && may_hang && is_in_namespace).then_some(
+        "it is not attached within a PID namespace: before Linux 6.9, the kernel hangs if it is detached \
+         while PID 1 of the namespace ends",
+    )
+}
+
 /// What a kernel gets: the first is tried, and the second has to be taken.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
@@ -114,6 +138,23 @@ mod tests {
             (None, true),
         ] {
             assert_eq!(may_be_skipped(kernel), expected, "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn before_6_9_no_program_is_attached_to_a_function_within_a_pid_namespace() {
+        for (program, kernel, is_in_namespace, expected) in [
+            (&EARLY, Some((6, 1)), true, true),
+            (&EARLY, Some((6, 8)), true, true),
+            (&EARLY, None, true, true),
+            (&EARLY, Some((6, 9)), true, false),
+            (&EARLY, Some((6, 1)), false, false),
+            (&LIVE_ZERO, Some((6, 1)), true, false),
+            (&GROUP_DEAD, None, true, false),
+            (&EVENT, None, true, false),
+        ] {
+            let danger = danger(program.hook, kernel, is_in_namespace);
+            assert_eq!(danger.is_some(), expected, "{} {kernel:?}", program.name);
         }
     }
 

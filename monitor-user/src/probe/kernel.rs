@@ -925,12 +925,20 @@ impl<'a> Loaded<'a> {
     }
 
     fn attach(&mut self, name: &'static str, hook: Hook) -> Result<Attached> {
-        let attached = self
-            .known
-            .check(name, hook)
-            .and_then(|()| self.object.attach(name, hook, &self.types))
-            .map_err(|error| explained(error, &self.limit));
-        if let Err(error) = &attached {
+        let is_in_namespace = namespace::observer()? != 0;
+        let danger = exits::danger(hook, os::kernel_version(), is_in_namespace);
+        let attached = match danger {
+            Some(danger) => Err(anyhow::anyhow!("{danger}")),
+            None => self
+                .known
+                .check(name, hook)
+                .and_then(|()| self.object.attach(name, hook, &self.types))
+                .map_err(|error| explained(error, &self.limit)),
+        };
+        // A matter of the namespace is none of the kernel's.
+        if let Err(error) = &attached
+            && danger.is_none()
+        {
             self.known.note(name, hook, error);
         }
         let outcome = match &attached {
