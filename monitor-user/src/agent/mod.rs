@@ -789,8 +789,8 @@ impl Agent {
     /// kernel forgets: whenever this agent dies, an exit is known to the next one until it is in
     /// the journal, and not told again by it. Starts alone do not wait for the journal.
     fn settle(&mut self) {
-        let mut told = BTreeMap::new();
-        let mut changed = BTreeSet::new();
+        // Whose memory was written, and which exits it says are not in the journal.
+        let mut changed = BTreeMap::new();
         // What is published after the next starts, and what is published first.
         let (mut later, mut notices) = (Vec::new(), Vec::new());
         loop {
@@ -808,36 +808,32 @@ impl Agent {
             let is_start = matches!(self.actions.front(), Some(Action::Spawn { .. })) && may_wait;
             if !is_start {
                 // In memory since before the start.
-                told.extend(untold(&later));
                 self.publish_all(&mut later);
             }
             later.append(&mut notices);
-            let untold = untold(&later);
+            let mut untold = untold(&later);
             while let Some(service) = self.supervisor.next_changed() {
-                told.remove(&service);
-                self.remember(&service, untold.get(&service).map_or(&[], Vec::as_slice));
+                let of_service = untold.remove(&service).unwrap_or_default();
+                self.remember(&service, &of_service);
                 // Before anybody is told that the service is down.
                 self.tend_standby(&service);
-                changed.insert(service);
+                changed.insert(service, of_service);
             }
             if !is_start {
                 self.publish_all(&mut later);
                 self.let_kernel_forget();
-                told.extend(untold);
             }
             let Some(action) = self.actions.pop_front() else {
                 break;
             };
             self.perform(action);
         }
-        for (service, instances) in told {
+        for (service, told) in changed {
             // At the release of the process the file is written anyway. Until then the next agent finds in
             // the journal what was told.
-            if !instances.iter().all(|it| self.instances.is_main(*it)) {
+            if !told.iter().all(|it| self.instances.is_main(*it)) {
                 self.remember(&service, &[]);
             }
-        }
-        for service in changed {
             self.tend_probes(&service);
             self.tend_sockets(&service);
             self.tend_stored(&service);
