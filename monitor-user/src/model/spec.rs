@@ -69,14 +69,24 @@ impl Spec {
         };
         Self {
             policy,
-            exec: Exec::nothing(),
             hooks,
+            unusable: Some(unusable),
+            ..Self::nothing()
+        }
+    }
+
+    /// One that says nothing.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            policy: Policy::default(),
+            exec: Exec::nothing(),
+            hooks: Hooks::default(),
             relations: Relations::default(),
             log: None,
             check: None,
             reload: None,
             steps: Steps::default(),
-            unusable: Some(unusable),
+            unusable: None,
         }
     }
 

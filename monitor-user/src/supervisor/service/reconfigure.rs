@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::{RequestId, Service, ServiceState, Step};
-use crate::model::{
-    Desired, DownReason, Exec, Hooks, Policy, Relations, Reply, RestartPolicy, Spec, Steps,
-};
+use crate::model::{Desired, DownReason, Policy, Reply, RestartPolicy, Spec};
 
 /// What a newer config changes of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,13 +144,6 @@ pub(super) fn last_resort_spec() -> Spec {
             restart: RestartPolicy::No,
             ..Policy::default()
         },
-        exec: Exec::nothing(),
-        hooks: Hooks::default(),
-        relations: Relations::default(),
-        log: None,
-        check: None,
-        reload: None,
-        steps: Steps::default(),
-        unusable: None,
+        ..Spec::nothing()
     }
 }

@@ -38,13 +38,7 @@ pub(in crate::supervisor) fn default_spec() -> Spec {
             arguments: vec!["s".into()],
             ..Exec::nothing()
         },
-        hooks: Hooks::default(),
-        relations: Relations::default(),
-        log: None,
-        check: None,
-        reload: None,
-        steps: Steps::default(),
-        unusable: None,
+        ..Spec::nothing()
     }
 }
 
