@@ -102,9 +102,8 @@ impl Child {
                 },
             ),
             _ => {
-                let landed = spawner.finish(flight);
-                let landed = landed.or_else(|aborted| spawner.retry(aborted, None))?;
-                (landed.child.pid, Process::Running(landed.child.pidfd))
+                let child = spawner.finish_or_retry(flight)?;
+                (child.pid, Process::Running(child.pidfd))
             }
         };
         Ok(Self {

@@ -102,7 +102,7 @@ impl HookRunner {
             environment.insert("RESPAWN_RUNTIME_DIR".to_owned(), path.to_owned());
         }
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?,
+            spawner: Spawner::new(fd_limit)?.impatient(),
             environment,
             limit,
             waiting: VecDeque::new(),

@@ -66,7 +66,7 @@ struct Running {
 impl Probes {
     pub(super) fn new(fd_limit: Option<FdLimit>) -> io::Result<Self> {
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?,
+            spawner: Spawner::new(fd_limit)?.impatient(),
             jobs: HashMap::new(),
             running: HashMap::new(),
         })

@@ -34,7 +34,7 @@ struct Running {
 impl Reloads {
     pub(super) fn new(fd_limit: Option<FdLimit>) -> std::io::Result<Self> {
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?,
+            spawner: Spawner::new(fd_limit)?.impatient(),
             running: HashMap::new(),
         })
     }

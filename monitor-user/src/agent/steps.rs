@@ -146,7 +146,7 @@ pub(super) struct Laid {
 impl Steps {
     pub(super) fn new(fd_limit: Option<FdLimit>) -> io::Result<Self> {
         Ok(Self {
-            spawner: Spawner::new(fd_limit)?,
+            spawner: Spawner::new(fd_limit)?.impatient(),
             jobs: HashMap::new(),
             launching: HashMap::new(),
         })

@@ -387,6 +387,14 @@ impl Spawner {
         slot: Option<Slot>,
     ) -> Result<Child, SpawnError> {
         let flight = self.begin(command, slot, None);
+        self.finish_or_retry(flight)
+    }
+
+    /// The second half of that.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub(crate) fn finish_or_retry(&mut self, flight: Flight) -> Result<Child, SpawnError> {
         let landed = self.finish(flight);
         let landed = landed.or_else(|aborted| self.retry(aborted, None))?;
         Ok(landed.child)
