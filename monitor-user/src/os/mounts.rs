@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 /// The kernel's table: proc_pid_mountinfo(5).
 pub(crate) const TABLE: &str = "/proc/self/mountinfo";
@@ -127,7 +127,7 @@ impl Known {
     /// The question is the answer to the change: the next one is about what changes after it.
     fn has_changed(&self) -> bool {
         let mut table = [PollFd::new(self.table.as_fd(), PollFlags::POLLPRI)];
-        let polled = poll(&mut table, PollTimeout::ZERO);
+        let polled = super::poll_now(&mut table);
         let [table] = table;
         polled.is_err() || table.revents().is_none_or(|events| !events.is_empty())
     }

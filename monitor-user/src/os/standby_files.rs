@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_seen_to_run_what_is_on_disk_until_that_is_resnapshotd() {
+    fn a_process_is_seen_to_run_what_is_on_disk_until_that_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         fs::copy("/bin/sleep", &program).unwrap();
