@@ -74,3 +74,30 @@ fn a_thousand_services_die_at_once_come_back_once_and_then_nothing_stirs() {
     assert_eq!(answer["ok"], true);
     assert_eq!(agent.live_all(), [0; 0]);
 }
+
+/// Its restart does not wait for the starts of all others, nor does a client.
+#[test]
+fn one_that_dies_while_many_are_started_is_back_before_the_last_of_them() {
+    let marker = tempfile::tempdir().unwrap();
+    let path = marker.path().join("has-run").display().to_string();
+    let script = format!("[ -e {path} ] && exec sleep 1000; touch {path}; exit 1");
+    let first = format!("command = [\"sh\", \"-c\", \"{script}\"]");
+    let text = "command = [\"sleep\", \"1000\"]\nstdout = \"null\"";
+    let names: Vec<String> = (0..1500).map(|n| format!("service-{n:04}")).collect();
+    let mut services = vec![("a-first", first.as_str())];
+    services.extend(names.iter().map(|name| (name.as_str(), text)));
+    let agent = Agent::start(&services);
+    eventually("all run", || {
+        let statuses = agent.statuses();
+        let runs = |status: &Value| status["state"] == "running";
+        (statuses.len() == services.len() && statuses.iter().all(runs)).then_some(())
+    });
+    let events = agent.events();
+    let last_start = |service: &str| {
+        let is_start = |event: &&Value| event["event"] == "started" && event["service"] == service;
+        events.iter().rposition(|event| is_start(&event)).unwrap()
+    };
+    let [back, last] = ["a-first", "service-1499"].map(last_start);
+    assert!(back < last, "{back} of {last}: {:?}", events.get(back));
+    assert_eq!(agent.status("a-first")["restarts"], 1);
+}

@@ -1,4 +1,8 @@
-//! The agent: joins the parts in one loop on one thread, and decides nothing.
+//! The agent: joins the parts in one loop on one thread.
+//!
+//! What becomes of a service is the supervisor's to decide. The agent decides how its own work is done: how many
+//! deaths and starts it handles in a turn (`ends`, `start_queue`), when it tries again what failed, when its logger is
+//! started again (`output`), and which process may speak for a service (`hearing`).
 //!
 //! ```text
 //! ring ─▶ decode ─┐                        ┌─▶ instances (start, signal, kill)
@@ -39,6 +43,7 @@ mod show;
 mod sockets;
 mod spare;
 mod standby;
+mod start_queue;
 mod starts;
 mod steps;
 mod unwatched;
@@ -76,6 +81,7 @@ use self::restore::Restoring;
 use self::service_files::ServiceFiles;
 use self::sockets::{Donors, Pool, Sockets};
 use self::standby::Standbys;
+use self::start_queue::StartQueue;
 use self::steps::Steps;
 use self::unwatched::Unwatched;
 use crate::clock::{self};
@@ -308,6 +314,8 @@ struct Agent {
     families: HashMap<u64, ServiceName>,
     /// What is still to be done, in order.
     actions: VecDeque<Action>,
+    /// Starts for a later turn of the loop.
+    start_queue: StartQueue,
     /// Starts that take their time.
     late: LateStarts,
     hooks: HookRunner,
@@ -422,6 +430,7 @@ impl Agent {
             trees: HashMap::new(),
             families: HashMap::new(),
             actions: VecDeque::new(),
+            start_queue: StartQueue::default(),
             late: LateStarts::default(),
             hooks,
             probes: Probes::new(fd_limit)?,
@@ -514,7 +523,7 @@ impl Agent {
             false => "Ctrl-C ends it and leaves them running, `respawn shutdown` stops them first",
         };
         let pid = std::process::id();
-        format!("agent started, pid {pid}: {services} of {config}, steered through {dir}; {end}")
+        format!("agent started, pid {pid}: {services} of {config}, controlled through {dir}; {end}")
     }
 
     /// Has the kernel report an instance's exit. Without it the pidfd tells.
@@ -540,6 +549,7 @@ impl Agent {
             self.notices.flush();
             let more_hooks = self.start_hook();
             let more_standbys = self.make_standby();
+            let more_starts = !self.start_queue.is_empty();
             let deadlines = [
                 self.supervisor.poll_timeout(),
                 self.hooks.poll_timeout(),
@@ -556,7 +566,7 @@ impl Agent {
             self.due.set_deadline(deadline, Self::now());
             let timer = async {
                 match deadline {
-                    _ if more_hooks || more_standbys => (),
+                    _ if more_hooks || more_standbys || more_starts => (),
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
                     None => std::future::pending().await,
                 }
@@ -789,6 +799,7 @@ impl Agent {
     /// kernel forgets: whenever this agent dies, an exit is known to the next one until it is in
     /// the journal, and not told again by it. Starts alone do not wait for the journal.
     fn settle(&mut self) {
+        self.start_queue.begin_turn();
         // Whose memory was written, and which exits it says are not in the journal.
         let mut changed = BTreeMap::new();
         // What is published after the next starts, and what is published first.
@@ -888,13 +899,20 @@ impl Agent {
         }
     }
 
-    /// Takes what the supervisor wants done: what is to be published comes to `notices`.
+    /// Takes what the supervisor wants done: what is to be published comes to `notices`. Of many starts
+    /// some are left for later turns of the loop.
     fn take_actions(&mut self, notices: &mut Vec<Notice>) {
         while let Some(action) = self.supervisor.next_action() {
             match action {
                 Action::Publish(notice) => notices.push(notice),
+                Action::Spawn { service, attempt } => {
+                    self.actions.extend(self.start_queue.add(service, attempt));
+                }
                 other => self.actions.push_back(other),
             }
+        }
+        if self.actions.is_empty() {
+            self.actions.extend(self.start_queue.take());
         }
     }
 
@@ -1107,14 +1125,14 @@ fn load_probe(options: &Options, services: usize) -> (Option<KernelProbe>, Optio
     match pinned {
         Ok((probe, pins)) => return (Some(probe), Some(pins)),
         Err(error) => tracing::warn!(
-            "nothing is pinned: {error:#}; exits while no agent lives are not remembered"
+            "nothing is pinned: {error:#}; exits while no agent is running will not be recorded"
         ),
     }
     match KernelProbe::load(&settings) {
         Ok(probe) => (Some(probe), None),
         Err(error) => {
             tracing::warn!(
-                "without eBPF: {error:#}; exits are seen by pidfds alone, and later; \
+                "without eBPF: {error:#}; exits are detected through pidfds, later than with eBPF; \
                  `respawn doctor` tells more"
             );
             (None, None)

@@ -401,7 +401,7 @@ impl Setting {
         let files = self.spec.exec.environment_file.iter();
         let files: Vec<String> = files.map(|file| file.path.display().to_string()).collect();
         format!(
-            "cannot read its environment_file: nobody answers for {}: is it on a mount whose server is gone?",
+            "cannot read its environment_file: {} does not answer: is it on a mount whose server is gone?",
             files.join(", ")
         )
     }
@@ -536,6 +536,9 @@ impl Agent {
                 attempt,
                 with_prelude,
             } => {
+                if self.start_queue.remove(&service, attempt) {
+                    return Some(Fact::StartAbandoned { service, attempt });
+                }
                 let prelude = [Purpose::Start(attempt), Purpose::Launch(attempt)];
                 for purpose in prelude.into_iter().filter(|_| with_prelude) {
                     self.steps.end(&service, purpose, now);
