@@ -402,7 +402,7 @@ fn refusal(exec: &Exec) -> Option<String> {
     }
     let file = instances::may_hang(exec)?;
     Some(format!(
-        "its environment_file {} is where nobody may answer",
+        "its environment_file {} is on a mount whose server may be gone",
         file.path.display()
     ))
 }
@@ -464,8 +464,8 @@ impl Agent {
     /// Makes a standby, if one is due; `true`: there may be more. Those come first who have died
     /// meanwhile, so that no start is delayed by more than the making of one.
     pub(super) fn make_standby(&mut self) -> bool {
-        // While a process shares the agent's memory, that may not be traced without a capability.
-        if !self.standbys.may_make() || self.late.poll_timeout().is_some() {
+        // A standby is made by a child that shares the agent's memory until its exec, and is traced from before that.
+        if !self.standbys.may_make() || spawn::shares_memory() {
             return false;
         }
         self.read_pidfds(Ok(()));
@@ -515,7 +515,10 @@ impl Agent {
         let snapshots = snapshots(&spec.exec, log);
         if let Some(hidden) = snapshots.iter().find(|it| it.is_hidden()) {
             let path = hidden.path().display();
-            return Err((format!("{path} is where nobody may answer"), true));
+            return Err((
+                format!("{path} is on a mount whose server may be gone"),
+                true,
+            ));
         }
         let mut denied = None;
         let mut seize = |instance: Instance| match trace::seize(instance.pid) {

@@ -55,7 +55,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::process;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -305,9 +305,48 @@ fn room(fd: BorrowedFd<'_>, most: impl FnOnce(u64) -> u64) -> bool {
 pub(crate) fn out_of_descriptors() -> String {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     format!(
-        "out of file descriptors: the agent may have {limit} open, and keeps the last ones to be \
-         steered; raise its limit (ulimit -n, LimitNOFILE=)"
+        "out of file descriptors: the agent may have {limit} open, and reserves the last ones for \
+         requests; raise its limit (ulimit -n, LimitNOFILE=)"
     )
+}
+
+/// How many children share the memory of this process, whoever started them.
+struct Sharing {
+    children: usize,
+    /// Whether that memory may be dumped while none does.
+    dumpable: bool,
+}
+
+static SHARING: Mutex<Sharing> = Mutex::new(Sharing {
+    children: 0,
+    dumpable: false,
+});
+
+impl Sharing {
+    fn of_process() -> MutexGuard<'static, Self> {
+        SHARING.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&mut self) {
+        if self.children == 0 {
+            self.dumpable = is_dumpable();
+        }
+        self.children += 1;
+    }
+
+    fn end(&mut self) {
+        self.children = self.children.saturating_sub(1);
+        if self.children == 0 && self.dumpable {
+            // The children have forbidden it for the memory that they shared with us.
+            let _ = nix::sys::prctl::set_dumpable(true);
+        }
+    }
+}
+
+/// Whether a child still shares the memory of this process, as one does until its exec. If it has another user by
+/// then, only a tracer with `CAP_SYS_PTRACE` may trace what shares that memory.
+pub(crate) fn shares_memory() -> bool {
+    Sharing::of_process().children > 0
 }
 
 /// Starts processes. Knows what the kernel offers, and holds the stacks that children begin on.
@@ -317,8 +356,6 @@ pub(crate) struct Spawner {
     stacks: Vec<Stack>,
     /// How many children are on one.
     begun: usize,
-    /// Whether the agent's memory may be dumped while no child shares it.
-    dumpable: bool,
     /// Whether `clone3` may be called; found out once, and corrected by its first refusal.
     clone3: Cell<bool>,
     /// Whether `clone3` may put the child into its cgroup: not where that kills it ([`UNBORN`]).
@@ -343,7 +380,6 @@ impl Spawner {
         Ok(Self {
             stacks: vec![Stack::new()?],
             begun: 0,
-            dumpable: false,
             clone3: Cell::new(sys::has_clone3()),
             into_cgroup: Cell::new(true),
             wait_steps: WAIT_STEPS,
@@ -556,10 +592,8 @@ impl Spawner {
         // The child is in our PID namespace, so it sees us under the pid that we have there.
         let agent = record.as_ref().map_or(0, |_| process::id());
         stack.shared().hold(agent);
-        if self.begun == 0 {
-            self.dumpable = is_dumpable();
-        }
         self.begun += 1;
+        Sharing::of_process().begin();
         let old_mask = sys::set_signal_mask(u64::MAX);
         let made = self.clone(&stack, command.map(Arc::as_ref), cgroup);
         let result = match made {
@@ -588,10 +622,7 @@ impl Spawner {
     fn left(&mut self, stack: Option<Stack>) {
         self.stacks.extend(stack);
         self.begun = self.begun.saturating_sub(1);
-        if self.begun == 0 && self.dumpable {
-            // The children have forbidden it for the memory that they shared with us.
-            let _ = nix::sys::prctl::set_dumpable(true);
-        }
+        Sharing::of_process().end();
     }
 
     /// Makes the child, which begins to run at once.

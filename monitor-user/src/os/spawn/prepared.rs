@@ -309,14 +309,14 @@ impl Prepared {
             Stage::Stdout | Stage::Stderr | Stage::WorkingDirectory | Stage::Exec
                 if errno == libc::ETIMEDOUT =>
             {
-                Some("nobody answers there, as on a mount whose server is gone".to_owned())
+                Some("it does not answer, as on a mount whose server is gone".to_owned())
             }
             Stage::Exec if self.is_hidden() => {
                 Some("its sandbox hides what is there on the host".to_owned())
             }
             Stage::Exec => exec_hint(Path::new(OsStr::from_bytes(self.program.to_bytes())), errno),
             Stage::Stdout | Stage::Stderr if errno == libc::ENXIO => {
-                Some("nobody reads this FIFO".to_owned())
+                Some("this FIFO has no reader".to_owned())
             }
             Stage::Directories if errno == libc::ELOOP || errno == libc::ENOTDIR => {
                 Some("it is not a directory, and a link is not followed".to_owned())

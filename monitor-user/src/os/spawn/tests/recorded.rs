@@ -275,6 +275,40 @@ fn a_start_that_hangs_is_looked_at_and_given_up_without_waiting() {
     freeze(service.slot(0), false);
 }
 
+/// A user's process that shares the agent's memory could be read by that user otherwise.
+#[test]
+fn while_one_start_hangs_no_other_makes_the_shared_memory_dumpable() {
+    // Other tests' starts change what is dumpable.
+    if !alone(
+        "os::spawn::tests::recorded::while_one_start_hangs_no_other_makes_the_shared_memory_dumpable",
+    ) {
+        return;
+    }
+    let Some(cgroups) = TestCgroups::open("shares") else {
+        return;
+    };
+    let service = cgroups.for_service("web").unwrap();
+    nix::sys::prctl::set_dumpable(true).unwrap();
+    let (mut of_services, mut of_hooks) =
+        (Spawner::new(None).unwrap(), Spawner::new(None).unwrap());
+    let command = Arc::new(of_hooks.prepare(&exec(&["/bin/true"])).unwrap());
+    freeze(service.slot(0), true);
+    let hangs = of_hooks.begin(Arc::clone(&command), Some(service.slot(0).clone()), None);
+    let other = of_services.begin(command, None, None);
+    // As the one that hangs does when it takes its user.
+    nix::sys::prctl::set_dumpable(false).unwrap();
+    let other = of_services.finish(other).unwrap().child;
+    assert!(!is_dumpable());
+    assert!(shares_memory());
+    freeze(service.slot(0), false);
+    let hung = of_hooks.finish(hangs).unwrap().child;
+    assert!(is_dumpable());
+    assert!(!shares_memory());
+    for child in [other, hung] {
+        pidfd::reap_blocking(child.pidfd.as_fd()).unwrap();
+    }
+}
+
 #[test]
 fn a_service_has_no_parent_death_signal() {
     for mut spawner in spawners() {
