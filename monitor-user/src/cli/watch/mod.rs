@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     /// 16 MiB with --all, else 4 MiB]
     #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     ring_bytes: Option<u32>,
-    /// Switch the kernel's BPF statistics on, and tell in the summary what the hooks cost
+    /// Enable the kernel's BPF statistics, and show the cost of the hooks in the summary
     #[arg(long)]
     stats: bool,
     /// Use the kernel program for kernels before 6.16, to test it
@@ -69,9 +69,12 @@ pub(crate) struct Arguments {
     filters: Filters,
 }
 
-/// Exits that come sooner than this after the last ones wait as long for others: what it takes to be
-/// woken, and to write, is shared among them.
-const BUSY: Duration = Duration::from_millis(10);
+/// Where many exits come one after the other, they are shown together so often: what it takes to be woken, and to
+/// write, is shared among them.
+const WINDOW: Duration = Duration::from_millis(10);
+
+/// How often in that time exits are shown at once.
+const AT_ONCE: u32 = 3;
 
 /// Sizes of the ring: the larger one has room for what 20,000 processes leave that end as fast as two
 /// processors let them, while `watch` reads.
@@ -293,7 +296,7 @@ async fn follow(
     interrupts: &mut Interrupts,
     only_pids: bool,
 ) -> Result<()> {
-    let mut shown_at = Duration::ZERO;
+    let (mut window_began, mut shows) = (Duration::ZERO, 0);
     loop {
         match show(exits, view, interrupts).await? {
             Flushed::Done => {}
@@ -308,14 +311,18 @@ async fn follow(
             () = view.output.closed() => return Ok(()),
             ready = exits.ready() => ready?,
         }
-        if clock::since_boot().saturating_sub(shown_at) < BUSY {
+        let passed = clock::since_boot().saturating_sub(window_began);
+        shows += 1;
+        if passed < WINDOW && shows > AT_ONCE {
             tokio::select! {
                 () = interrupts.next() => break,
                 () = view.output.closed() => return Ok(()),
-                () = tokio::time::sleep(BUSY) => (),
+                () = tokio::time::sleep(WINDOW - passed) => (),
             }
         }
-        shown_at = clock::since_boot();
+        if passed >= WINDOW || shows > AT_ONCE {
+            (window_began, shows) = (clock::since_boot(), 1);
+        }
     }
     // What is in the ring by now is shown as well, as long as somebody reads it.
     let rest = async {
