@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::tools::{NOT_HERE, tool};
 use support::{
     Agent, Lines, Watch, eventually, is_alive, needs_root, readable_by_all, respawn, shell,
     signal_to, skip, sleeping, unprivileged,
@@ -90,7 +91,7 @@ fn check_looks_at_the_service_files_of_the_directory_that_it_is_given() {
 }
 
 #[test]
-fn what_hardly_is_as_meant_is_warned_of() {
+fn check_warns_of_what_is_probably_not_meant() {
     let dir = tempfile::tempdir().unwrap();
     let (script, file) = (dir.path().join("windows"), dir.path().join("web.toml"));
     fs::write(&script, "#!/bin/sh\r\nexec sleep 1000\r\n").unwrap();
@@ -543,7 +544,7 @@ fn who_has_no_right_is_told_what_to_join() {
     let commands = [&["status"][..], &["stop", "a"], &["events"], &["why", "a"]];
     for arguments in commands {
         let said = refused(&agent, arguments);
-        let advice = "for root alone; you are uid 65534: run this as root, or have access_group \
+        let advice = "for root only; you are uid 65534: run this as root, or have access_group \
                       in agent.toml name a group that you are in\n";
         assert!(said.ends_with(advice), "{arguments:?}: {said}");
     }
@@ -691,5 +692,36 @@ fn a_shutdown_leaves_nothing_in_the_pin_directory() {
         assert!(agent.run(&["shutdown"]).status.success());
         assert!(agent.wait().success());
         assert!(!pin_dir.exists(), "{}", pin_dir.display());
+    }
+}
+
+#[test]
+fn manual_pages_fit_a_terminal_of_80_columns() {
+    let test = "manual_pages_fit_a_terminal_of_80_columns";
+    let Some(mut groff) = tool("groff-base", "groff") else {
+        return skip(test, &format!("groff: {NOT_HERE}"));
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man8");
+    let written = respawn().args(["man", "--dir"]).arg(&pages).output();
+    assert!(written.unwrap().status.success());
+    // What man(1) does, with all of groff's warnings.
+    groff.args([
+        "-K", "utf8", "-man", "-T", "utf8", "-P-c", "-ww", "-rLL=80n",
+    ]);
+    let mut files = Vec::new();
+    for section in ["man8", "man5"] {
+        let entries = fs::read_dir(dir.path().join(section)).unwrap();
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    assert!(files.len() > 30, "{files:?}");
+    let shown = groff.args(&files).output().unwrap();
+    let warnings = String::from_utf8_lossy(&shown.stderr);
+    assert!(shown.status.success() && warnings.is_empty(), "{warnings}");
+    let text = String::from_utf8(shown.stdout).unwrap();
+    for line in text.lines() {
+        // A bold character is one, a backspace, and the same again.
+        let columns = line.chars().count() - 2 * line.matches('\u{8}').count();
+        assert!(columns <= 80, "{columns} columns: {line}");
     }
 }

@@ -20,6 +20,7 @@ mod crash_points;
 mod daemons;
 mod dead_time;
 mod deaths;
+mod docs;
 mod doctor;
 mod doctor_truth;
 mod dropins;

@@ -234,7 +234,7 @@ const SERVICE_KEYS: &[Key] = &[
     Key {
         name: "environment",
         form: Form::Table,
-        default: "`{}`",
+        default: "the agent's `PATH` and `LANG`",
         text: r#"Variables, as a table `{ KEY = "value" }`"#,
     },
     Key {
@@ -687,8 +687,10 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
+    use tempfile::TempDir;
+
     use super::*;
-    use crate::config::{agent, service};
+    use crate::config::{self, Config, Invalid, Surroundings, agent, service};
 
     /// With this in the environment the files are written, not compared.
     const UPDATE: &str = "RESPAWN_UPDATE_DOCS";
@@ -745,6 +747,95 @@ mod tests {
         for (file, name) in [(SERVICE, "service"), (AGENT, "agent")] {
             let schema = serde_json::to_string_pretty(&file.schema()).unwrap() + "\n";
             assert_written(&docs(&format!("{name}.schema.json")), &schema);
+        }
+    }
+
+    /// A config with one service, whose file has `command` and these lines.
+    fn loaded(lines: &str) -> Result<(TempDir, Config), Invalid> {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("services")).unwrap();
+        let text = format!("command = [\"/bin/true\"]\n{lines}\n");
+        fs::write(dir.path().join("services/web.toml"), text).unwrap();
+        let config = config::load(dir.path(), &Surroundings::default())?;
+        Ok((dir, config))
+    }
+
+    #[test]
+    fn the_documented_defaults_are_those_in_effect() {
+        let (dir, config) = loaded("").unwrap();
+        let description = config.describe("web", dir.path()).unwrap();
+        let mut compared = 0;
+        for setting in &description.settings {
+            let mut keys = SERVICE.keys.iter();
+            let key = keys.find(|key| key.name == setting.key).unwrap();
+            let value = &setting.value;
+            if key.default == "none" {
+                let is_none = [Value::Null, json!([]), json!({}), json!(0)].contains(value);
+                assert!(is_none, "{}: {value}", key.name);
+                compared += 1;
+            } else if let Some(rest) = key.default.strip_prefix('`') {
+                let line = format!("{} = {}", key.name, rest.split('`').next().unwrap());
+                let (dir, config) = loaded(&line).unwrap_or_else(|it| panic!("{line}: {it}"));
+                let written = config.describe("web", dir.path()).unwrap();
+                let mut settings = written.settings.iter();
+                let written = settings.find(|it| it.key == key.name).unwrap();
+                assert!(!written.default, "{line}");
+                assert_eq!(*value, written.value, "{line}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 45, "{compared}");
+    }
+
+    /// Which of [`VALUES`] are of the types of a form.
+    fn values_of(form: Form) -> &'static [&'static str] {
+        match form {
+            Form::Text | Form::Choice(_) => &["text"],
+            Form::Texts => &["texts"],
+            Form::TextOrTexts => &["text", "texts"],
+            Form::Number => &["number"],
+            Form::Numbers => &["numbers"],
+            Form::Boolean => &["boolean"],
+            Form::Table => &["table"],
+            Form::Tables => &["tables"],
+            Form::NameOrNumber | Form::Size => &["text", "number"],
+            Form::Mixed => &["texts", "numbers"],
+            Form::Step => &["texts", "table"],
+            Form::Steps => &["arrays", "tables"],
+            Form::SignalOrCommandOrTable => &["text", "number", "texts", "table"],
+            Form::NumberOrTexts => &["number", "texts"],
+        }
+    }
+
+    const VALUES: [(&str, &str); 8] = [
+        ("text", "\"x\""),
+        ("number", "7"),
+        ("boolean", "true"),
+        ("texts", "[\"x\"]"),
+        ("numbers", "[7]"),
+        ("table", "{ x = 1 }"),
+        ("tables", "[{ x = 1 }]"),
+        ("arrays", "[[\"x\"]]"),
+    ];
+
+    #[test]
+    fn a_value_of_another_type_than_the_documented_ones_is_refused() {
+        for key in SERVICE.keys.iter().filter(|key| key.name != "command") {
+            for (kind, value) in VALUES {
+                if values_of(key.form).contains(&kind) {
+                    continue;
+                }
+                let line = format!("{} = {value}", key.name);
+                let Err(invalid) = loaded(&line) else {
+                    panic!("{line} is accepted, and is documented as {}", key.form());
+                };
+                let mut keys = invalid
+                    .problems
+                    .iter()
+                    .map(|problem| problem.key.as_deref());
+                let is_of_key = keys.any(|it| it.is_some_and(|it| it.starts_with(key.name)));
+                assert!(is_of_key, "{line}: {invalid}");
+            }
         }
     }
 
