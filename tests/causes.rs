@@ -996,7 +996,7 @@ fn a_service_is_told_why_it_died() {
         "by pidfd_send_signal(2); it has ended".to_owned(),
         "last words".to_owned(),
         "started pid".to_owned(),
-        " runs, for ".to_owned(),
+        ", running for ".to_owned(),
     ] {
         assert!(text.contains(&part), "no {part:?} in:\n{text}");
     }

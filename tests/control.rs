@@ -29,7 +29,7 @@ fn in_background(agent: &Agent, arguments: &[&str]) -> Child {
 }
 
 #[test]
-fn status_has_what_the_contract_promises() {
+fn status_has_the_documented_keys() {
     let agent = Agent::start(&[("b", &sleeping("")), ("a", &sleeping(""))]);
     let pid = agent.assert_single("a");
     signal_to(pid, Signal::SIGKILL);
@@ -137,7 +137,7 @@ fn a_stop_survives_the_death_of_the_agent() {
 }
 
 #[test]
-fn of_a_restart_nobody_knows_when_the_agent_dies() {
+fn a_restart_that_the_agents_death_interrupts_is_reported_as_unknown() {
     let mut agent = Agent::start(&[("slow", &slow())]);
     let pid = agent.stubborn("slow");
     let mut restart = in_background(&agent, &["restart", "slow"]);

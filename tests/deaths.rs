@@ -219,7 +219,7 @@ fn what_is_lost_is_said_in_its_place_or_at_the_end() {
     assert_eq!(text.lines().count(), 3, "{text}");
     assert_eq!(
         said,
-        "respawn: 5 deaths of this time could not be recorded, or are no longer kept\n"
+        "respawn: 5 deaths of this time could not be recorded, or were removed to make room\n"
     );
     let (_, said) = shown(dir, &["deaths", "--unit", "nginx", "--since", "1h"]);
     assert_eq!(said, "");
@@ -372,7 +372,7 @@ fn who_may_not_read_is_told_who_may() {
     };
     append(dir, &[killed(1)]);
     for (of_dir, of_file, words) in [
-        (0o755, 0o600, "for root alone; you are uid 65534"),
+        (0o755, 0o600, "for root only; you are uid 65534"),
         (
             0o755,
             0o640,

@@ -160,7 +160,7 @@ fn where_the_agent_mounts_a_bpf_file_system_nothing_is_lost() {
         let lost = report["lost"].as_array().unwrap();
         let lost = lost.iter().any(|lost| {
             let lost = lost.as_str().unwrap();
-            lost == "the causes of exits while no agent lives"
+            lost == "the causes of exits while no agent is running"
         });
         (bpffs, lost)
     };

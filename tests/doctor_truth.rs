@@ -125,8 +125,10 @@ fn what_it_says_of_exits_is_what_a_watch_shows() {
         "senders",
         event["cause"]["sender"]["pid"] == std::process::id(),
     );
-    if said.works("cgroup_ids") {
-        assert!(event["cgroup_id"].is_number(), "{event}");
+    let cgroup_id = &event["cgroup_id"];
+    match said.works("cgroup_ids") {
+        true => assert!(cgroup_id.is_number(), "{event}"),
+        false => assert!(cgroup_id.is_null(), "{event}"),
     }
     let is_initial = event["host_pid"] == event["pid"];
     let told = said.detail("pid_namespace");

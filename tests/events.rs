@@ -298,7 +298,7 @@ fn a_service_that_ends_in_a_loop_leaves_the_others_their_history() {
         assert_eq!(pids.len(), exits.len(), "each is told once");
         let text = String::from_utf8(agent.run(&["events"]).stdout).unwrap();
         for words in [
-            "loop          has used its share of the journal: ",
+            "loop          exceeded its share of the journal: ",
             " events missing here",
         ] {
             assert!(text.contains(words), "{words}: {text}");

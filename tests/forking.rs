@@ -141,8 +141,8 @@ fn a_launch_that_fails_says_why_and_leaves_nothing() {
         ("kill -KILL $$", "/bin/sh killed by SIGKILL"),
         ("exit 0", "exited with 0 and left no process behind"),
         (of_nobody, "FILE (pid_file): No such file or directory"),
-        (of_init, "its first line is no pid"),
-        (of_another, "which is no process of this service"),
+        (of_init, "its first line is not a pid"),
+        (of_another, "which is not a process of this service"),
         ("exec sleep 1000", "its command has not ended"),
     ];
     let dir = tempfile::tempdir().unwrap();
@@ -298,7 +298,7 @@ fn a_file_that_cannot_mean_it_is_refused() {
     for (text, expected) in [
         (
             "command = [\"/bin/true\"]\npid_file = \"/run/x.pid\"".to_owned(),
-            "pid_file: this has a meaning for type = \"forking\" alone",
+            "pid_file: this only has a meaning for type = \"forking\"",
         ),
         (
             format!("{forking}pid_file = \"x.pid\""),

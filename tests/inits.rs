@@ -13,7 +13,7 @@ use crate::init_root::{Namespace, Plan, SERVICES, Service, kill_9, package, pid_
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::rig::report;
+use support::rig::{is_soak, report};
 use support::{cgroup_mount, eventually_or, needs_root, now, respawn, skip};
 
 /// A line of sysvinit's, of a process that only SIGKILL ends.
@@ -44,11 +44,7 @@ struct Case {
 }
 
 fn rounds(in_ci: usize, in_soak: usize) -> usize {
-    if std::env::var_os("RESPAWN_SOAK").is_some() {
-        in_soak
-    } else {
-        in_ci
-    }
+    if is_soak() { in_soak } else { in_ci }
 }
 
 /// Skips what cannot run here.
@@ -605,7 +601,9 @@ impl<'a> Trial<'a> {
                 "{name}: agent stopped {stops} times; the service is back after {median:.1?}, at most {longest:.1?}"
             ));
             assert!(median < Duration::from_secs(3), "{took:?}");
-            assert!(longest < Duration::from_secs(10), "{took:?}");
+            // A busy host may be slower.
+            let limit = if is_soak() { 3 } else { 10 };
+            assert!(longest < Duration::from_secs(limit), "{took:?}");
         }
     }
 

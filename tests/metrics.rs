@@ -481,7 +481,7 @@ fn a_socket_is_its_users_alone_and_goes_with_the_server() {
     fs::write(&path, "mine").unwrap();
     let (output, said) = run(&mut command());
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("is there and is no socket"), "{said}");
+    assert!(said.contains("exists and is not a socket"), "{said}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
 

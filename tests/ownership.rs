@@ -65,7 +65,7 @@ fn a_forged_last_good_config_runs_nobodys_command() {
     give_away(&rig.runtime_dir());
     let said = refused(&rig);
     assert!(said.contains("belongs to uid 65534"), "{said}");
-    assert!(said.contains("have commands run as root"), "{said}");
+    assert!(said.contains("could run commands as root"), "{said}");
     assert!(!trace.exists());
     // The directory is root's, and what is in it is not.
     chown(rig.runtime_dir(), Some(0), Some(0)).unwrap();
@@ -124,7 +124,7 @@ fn files_of_somebody_elses_in_the_state_directory_are_kept() {
     let state = rig.state_dir();
     symlink(&theirs, &state).unwrap();
     let said = refused(&rig);
-    assert!(said.contains("is there and is no directory"), "{said}");
+    assert!(said.contains("exists and is not a directory"), "{said}");
     assert_kept(&theirs);
     fs::remove_file(&state).unwrap();
     fs::rename(&theirs, &state).unwrap();
@@ -348,9 +348,9 @@ fn a_config_that_others_may_change_is_warned_of() {
             };
             assert_eq!(*place, format!("DIR/{name}"));
             for words in [
-                &format!("{who} (mode {mode:04o}), and so could have commands run as root"),
+                &format!("{who} (mode {mode:04o}), and could run commands as root"),
                 what,
-                "expected root alone",
+                "expected only root",
                 remedy,
             ] {
                 assert!(message.contains(words), "{name}: {words}: {message}");
@@ -496,11 +496,11 @@ fn an_agent_of_another_user_trusts_that_user_and_root() {
     assert!(
         told[0]
             .1
-            .contains("run as uid 65534: it is the program of "),
+            .contains("commands as uid 65534: it is the program of "),
         "{told:?}"
     );
     assert!(
-        told[0].1.contains("expected root and uid 65534 alone"),
+        told[0].1.contains("expected only root and uid 65534"),
         "{told:?}"
     );
 }

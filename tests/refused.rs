@@ -111,7 +111,7 @@ fn without_the_signal_program_only_senders_are_missing() {
     let log = rig.log();
     let told = "the kernel refused the program signal: ";
     assert!(log.contains(told) && log.contains(REASON), "{log}");
-    assert!(log.contains("who sent a signal is not known"), "{log}");
+    assert!(log.contains("who sent a signal will be unknown"), "{log}");
     assert!(
         !log.contains("without eBPF") && !log.contains("nothing is pinned"),
         "{log}"

@@ -152,7 +152,7 @@ fn a_file_that_has_changed_since_it_was_loaded_is_told_of() {
     for command in ["start", "restart"] {
         let (status, said) = ask(&[command, "new"]);
         assert_eq!(status, Some(1));
-        let words = "new.toml is there, but was not loaded; run `respawn reload`";
+        let words = "new.toml exists, but was not loaded; run `respawn reload`";
         assert!(said.contains(words), "{said}");
     }
     let (status, said) = ask(&["start", "../web"]);

@@ -495,11 +495,11 @@ fn what_cannot_be_bound_is_told_and_tried_again() {
         ),
         (
             "file",
-            "a regular file is there, and is not replaced".to_owned(),
+            "a regular file exists and is not replaced".to_owned(),
         ),
         (
             "link",
-            "a symbolic link is there, and is not replaced".to_owned(),
+            "a symbolic link exists and is not replaced".to_owned(),
         ),
         ("open", "everyone may write to".to_owned()),
         ("none", "there is no directory".to_owned()),
@@ -541,7 +541,7 @@ fn a_directory_of_the_services_user_is_refused() {
     ]);
     let status = agent.wait_state("own", "backoff");
     let error = status["error"].as_str().unwrap();
-    let expected = format!("{} belongs to uid 65534, and so could put", own.display());
+    let expected = format!("{} belongs to uid 65534, and could put", own.display());
     assert!(error.contains(&expected), "{error}");
     agent.running("good");
     let metadata = fs::metadata(roots.join("x")).unwrap();

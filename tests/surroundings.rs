@@ -125,7 +125,9 @@ fn a_config_that_leads_to_a_dead_mount_is_checked() {
     // The agent itself binds it.
     let refused = Agent::start(&[("socket", &socket)]).wait_state("socket", "backoff");
     assert!(
-        refused.to_string().contains("nobody may answer"),
+        refused
+            .to_string()
+            .contains("a mount whose server may be gone"),
         "{refused}"
     );
 }
@@ -150,7 +152,7 @@ fn a_directory_of_path_on_a_dead_mount_is_left_out() {
     let agent = Agent::with(&setup, &[("web", &sleeping(hook))]);
     agent.assert_single("web");
     let told = format!(
-        "{} in PATH was left out: nobody answers there",
+        "{} in PATH was left out: it does not answer",
         dead.display()
     );
     assert!(agent.log().contains(&told), "{}", agent.log());
@@ -169,7 +171,7 @@ fn a_directory_of_path_on_a_dead_mount_is_left_out() {
         .output()
         .unwrap();
     let said = String::from_utf8(check.stderr).unwrap();
-    let left_out = format!("left out: {}: nobody answers there", dead.display());
+    let left_out = format!("left out: {}: it does not answer", dead.display());
     let link = links.join("sleep").display().to_string();
     assert!(
         agent

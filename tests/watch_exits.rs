@@ -25,7 +25,7 @@ fn watch_pid(victim: &Victim, program: &[&str]) -> Watch {
     Watch::start(&[&["--pid", &victim.pid().to_string()], program].concat())
 }
 
-/// The cause as the contract words it, from what `wait` told the parent.
+/// The cause in the words of docs/events-json.md, from what `wait` told the parent.
 fn cause(status: ExitStatus) -> Value {
     let signal = status
         .signal()

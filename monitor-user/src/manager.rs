@@ -63,7 +63,7 @@ impl Manager {
         let connected = env::var_os("NOTIFY_SOCKET").map(|path| connect(&path));
         let socket = connected.and_then(|socket| {
             socket
-                .map_err(|error| tracing::warn!("cannot tell the service manager: {error}"))
+                .map_err(|error| tracing::warn!("cannot notify the service manager: {error}"))
                 .ok()
         });
         let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
@@ -113,7 +113,7 @@ impl Manager {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(words.as_bytes())
         {
-            tracing::warn!("cannot tell the service manager: {error}");
+            tracing::warn!("cannot notify the service manager: {error}");
         }
     }
 }

@@ -134,14 +134,17 @@ pub(crate) fn happening(event: &Event) -> String {
         What::NextStarted { pid, .. } => (plain, format!("the next instance starts, pid {pid}")),
         What::Replaced {
             pid, former_pid, ..
-        } => (green, format!("replaced by pid {pid}, so far {former_pid}")),
+        } => (green, format!("replaced: pid {pid}, before {former_pid}")),
         What::NotReplaced { message } => (
             red,
-            format!("not replaced, goes on: {}", printable(message)),
+            format!("not replaced, still running: {}", printable(message)),
         ),
         What::MainChanged {
             pid, former_pid, ..
-        } => (plain, format!("goes on as pid {pid}, so far {former_pid}")),
+        } => (
+            plain,
+            format!("main process is now pid {pid}, before {former_pid}"),
+        ),
         What::Stopping {
             pid,
             signal,
@@ -181,7 +184,8 @@ pub(crate) fn happening(event: &Event) -> String {
         }
         What::JournalShare => (
             yellow,
-            "has used its share of the journal: of what follows only the newest is kept".to_owned(),
+            "exceeded its share of the journal: from now on only its newest events are kept"
+                .to_owned(),
         ),
         What::JournalGap { count } => {
             let events = counted(*count, "event");
@@ -549,7 +553,7 @@ mod tests {
             ),
             (
                 json!({"event": "journal_share", "service": "web"}),
-                "has used its share of the journal: of what follows only the newest is kept",
+                "exceeded its share of the journal: from now on only its newest events are kept",
             ),
         ] {
             assert_eq!(told(&event), words, "{event}");

@@ -282,7 +282,7 @@ impl Agent {
         let ends = self.instances.look_at_all();
         self.tell_ends(ends);
         if count == 0 {
-            tracing::debug!("the kernel has skipped the exit programs {skipped} times so far");
+            tracing::debug!("the kernel has skipped the exit programs {skipped} times");
             return;
         }
         self.tell(Fact::EventsLost { count });

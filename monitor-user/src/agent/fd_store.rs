@@ -566,7 +566,7 @@ impl Pool {
                     if !std::mem::replace(&mut self.has_failed, true) {
                         tracing::warn!(
                             service,
-                            "the spare cannot hold all descriptors that services have stored: {error}; if the agent dies, those are lost that their services have closed"
+                            "the spare cannot hold all descriptors that services have stored: {error}; if the agent dies, those that their services have closed are lost"
                         );
                     }
                 }

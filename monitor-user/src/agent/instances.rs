@@ -316,7 +316,7 @@ impl Instances {
             Some(slot) => slot.limit(limits),
             None => cgroup_limits::keys(limits)
                 .into_iter()
-                .map(|key| format!("{key} has no effect: there are no cgroups to use"))
+                .map(|key| format!("{key} has no effect: no cgroups are available"))
                 .collect(),
         };
         for what in &without_effect {
@@ -1326,7 +1326,7 @@ pub(super) fn environment_now(
     if let Some(file) = may_hang(exec) {
         return Err(SpawnFailure {
             message: format!(
-                "cannot read its environment_file: {} is where nobody may answer, and is read at starts alone",
+                "cannot read its environment_file: {} is on a mount whose server may be gone, and is only read at starts",
                 file.path.display()
             ),
         });

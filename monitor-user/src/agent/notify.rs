@@ -380,7 +380,7 @@ impl Notify {
 
 fn message(service: &ServiceName, instance: Instance, datagram: Datagram) -> Option<Message> {
     let (Some(text), Some(sender)) = (datagram.text, datagram.sender) else {
-        tracing::warn!(%service, "a notification that is too long, not UTF-8 or of nobody was dropped");
+        tracing::warn!(%service, "dropped a notification that is too long, not UTF-8, or without a sender");
         return None;
     };
     let mut said: Vec<_> = text.lines().filter_map(said).collect();

@@ -62,7 +62,7 @@ impl Logger {
             .await
             .is_ok();
         if !ended {
-            tracing::warn!("the logger takes long to write the rest: it is left alone");
+            tracing::warn!("the logger takes long to write the rest: not waiting for it");
         }
         ended
     }

@@ -249,7 +249,7 @@ impl Agent {
             if let Some(attempt) = of.instances.remove(&main) {
                 of.instances.insert(to, attempt);
                 of.memory.change_main(to);
-                tracing::info!(%service, pid = to.pid, "goes on with the main process that the previous one, {}, has named", main.pid);
+                tracing::info!(%service, pid = to.pid, "continues with the main process that the previous one, {}, has named", main.pid);
             }
             if let Some(probe) = &mut self.probe {
                 probe.unwatch(main);
@@ -337,7 +337,7 @@ impl Agent {
                 tracing::warn!(%service, pid, uid = process.uid, "is marked, but is another user's");
                 continue;
             }
-            tracing::info!(%service, pid, "known by the marker in its environment alone");
+            tracing::info!(%service, pid, "known only by the marker in its environment");
             of.instances.insert(process.instance, process.attempt);
         }
     }

@@ -55,7 +55,7 @@ impl Restoring {
         }) {
             Ok(()) => {}
             Err(error) => tracing::warn!(
-                "cannot watch {}: {error}; if somebody removes what is in it, that is not put back",
+                "cannot watch {}: {error}; if its content is removed, it will not be restored",
                 runtime_dir.display()
             ),
         }
@@ -144,7 +144,7 @@ impl Agent {
             Kept::There => {}
             Kept::Again => {
                 tracing::warn!(
-                    "{} was removed, or what was in it: put back; what the journal had is lost",
+                    "{} or its content was removed: restored; earlier journal entries are lost",
                     runtime_dir.display()
                 );
                 progress::show_again(&runtime_dir, self.myself)?;
@@ -194,10 +194,12 @@ impl Agent {
         );
         let is_known_here = self.instances.has_cgroups() || self.pins.is_some();
         if self.restoring.looks == 1 && is_known_here {
-            tracing::warn!("the lock was removed, and {pid} has taken it: waiting for it");
+            tracing::warn!(
+                "the lock was removed, and {pid} has taken it: waiting for that agent to give it back"
+            );
         } else if self.restoring.looks > MOST_LOOKS || !is_known_here {
             tracing::error!(
-                "the lock was removed, and {pid} has taken it: leaving the services to it"
+                "the lock was removed, and {pid} has taken it: leaving the services to that agent"
             );
             self.restoring.gives_way = true;
         }

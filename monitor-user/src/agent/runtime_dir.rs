@@ -96,7 +96,7 @@ fn check_way(path: &Path) -> Result<()> {
 fn refuse(weakness: &Weakness) -> Result<()> {
     let (whom, remedy) = (in_words(own_uid()), weakness.stranger.remedy());
     bail!(
-        "{weakness}, and so could have commands run as {whom}; mend that ({remedy}), or choose another --runtime-dir"
+        "{weakness}, and could run commands as {whom}; fix that ({remedy}), or choose another --runtime-dir"
     )
 }
 
@@ -138,7 +138,7 @@ fn check_entry(path: &Path, kind: EntryKind) -> Result<()> {
     };
     if !kind.is(metadata.file_type()) {
         bail!(
-            "{} is there and is no {}; move it out of the way, or choose another --runtime-dir",
+            "{} exists and is not a {}; move it out of the way, or choose another --runtime-dir",
             path.display(),
             kind.name()
         );
@@ -236,7 +236,7 @@ mod tests {
             symlink(&elsewhere, &entry).unwrap();
             let said = refused(&path);
             assert!(said.contains(&*entry.to_string_lossy()), "{said}");
-            assert!(said.contains("is there and is no"), "{said}");
+            assert!(said.contains("exists and is not a"), "{said}");
             fs::remove_file(&entry).unwrap();
         }
         for name in ["lock", "journal", "journal.1", "journal.busy"] {

@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, AgentConfig, Config};
-use crate::model::ServiceName;
+use crate::model::{ServiceName, fnv1a};
 
 /// The files of the config in use.
 #[derive(Default)]
@@ -135,7 +134,5 @@ fn outside(path: &Path) -> Changed {
 }
 
 fn content(path: &Path) -> Option<u64> {
-    let mut hasher = DefaultHasher::new();
-    config::content(path)?.hash(&mut hasher);
-    Some(hasher.finish())
+    config::content(path).map(fnv1a)
 }

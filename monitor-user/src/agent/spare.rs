@@ -336,7 +336,7 @@ impl Spare<'_> {
         let what = in_words(state);
         if pid == 1 {
             tracing::error!(
-                "the agent is PID 1 and {what} while something is due: nobody can end it, and the spare does not start beside it"
+                "the agent is PID 1 and {what} while something is due: it cannot be ended, so the spare does not start"
             );
             return self.wait(None, pidfd, None);
         }
@@ -353,7 +353,7 @@ impl Spare<'_> {
         match self.wait(None, pidfd, Some(DYING)) {
             Woken::Time => {
                 let state = proc::stat(pid).map_or('?', |stat| stat.state);
-                tracing::error!(pid, %state, "the agent does not die, and the spare does not start beside it");
+                tracing::error!(pid, %state, "the agent does not die, so the spare does not start");
                 self.wait(None, pidfd, None)
             }
             woken => woken,

@@ -30,10 +30,10 @@ pub(crate) struct Arguments {
         value_parser = super::watch::ring_bytes
     )]
     ring_bytes: Option<u32>,
-    /// End with a service that is `essential`, and stop all services at SIGTERM
+    /// End with a service that is `essential`, and stop all services on SIGTERM
     ///
-    /// As the agent does that is PID 1 of a container, for a container with another init. When an
-    /// essential service has ended for good, the agent stops the others and exits with its status.
+    /// For containers with another init: the agent behaves as if it were PID 1. When an essential service
+    /// has ended for good, the agent stops the others and exits with its status.
     #[arg(long)]
     exit_with_essential: bool,
     #[command(flatten)]

@@ -12,8 +12,9 @@ use crate::text::printable;
 
 /// Validate the config, or one service file
 ///
-/// Tells everything that is wrong in one go, with file, line and key, and warns of what works but
-/// hardly as meant. Changes nothing and needs no agent. Exits with 1 if anything is wrong.
+/// Reports all problems at once, each with file, line and key, and warns about settings that are valid
+/// but probably not what you want. Changes nothing and needs no agent. Exits with 1 if there is a
+/// problem.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A config directory, a directory of service files, or a file, instead of the agent's own directory

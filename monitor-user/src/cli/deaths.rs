@@ -23,21 +23,21 @@ use crate::report::{Times, counted, happening};
 
 /// Show which processes of this host have died, and why
 ///
-/// Reads what `respawn recorder` has kept, also after a reboot, and shows it oldest first: when a
-/// process died, its name, the systemd unit or container it belonged to, how long it had lived, why it
-/// ended, and who sent the signal. The recorder need not be running. Times include the offset from
-/// UTC unless they go to a terminal.
+/// Reads what `respawn recorder` has recorded, also before the last reboot, and shows it oldest first:
+/// when a process died, its name, its systemd unit or container, how long it had run, the cause, and who
+/// sent the signal. The recorder does not have to run. Times include the offset from UTC unless they go
+/// to a terminal.
 ///
 /// Exits with 1 if the directory has no recorded deaths.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only deaths of so long ago or less, such as "10m", "1h30m" or "2 days"
+    /// Only deaths within this time before now, such as "10m", "1h30m" or "2 days"
     #[arg(long, value_name = "DURATION", value_parser = lines::past)]
     since: Option<Span>,
     /// Only deaths of one boot: 0 is the current one, -1 the one before, 1 the oldest
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     boot: Option<i32>,
-    /// Only the last N of these deaths, and with --follow those that come
+    /// Only the last N of these deaths; --follow also shows new ones
     #[arg(long, short = 'n', value_name = "N")]
     lines: Option<usize>,
     /// Continue with new deaths as they come, until Ctrl-C
@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     follow: bool,
     /// Begin after the line with this cursor, which --json shows
     ///
-    /// If that line is no longer kept, all that is kept is shown.
+    /// If that line has been removed to make room, begins at the oldest one.
     #[arg(long, value_name = "CURSOR", value_parser = lines::cursor)]
     after: Option<Cursor>,
     /// Print one JSON object a line
@@ -203,7 +203,7 @@ impl Chosen {
         if self.lost > 0 {
             let deaths = counted(self.lost, "death");
             eprint_line(&format!(
-                "{deaths} of this time could not be recorded, or are no longer kept"
+                "{deaths} of this time could not be recorded, or were removed to make room"
             ));
         }
     }

@@ -13,9 +13,8 @@ use crate::text::printable;
 
 /// Start services at boot
 ///
-/// Writes down in the config directory that they start with the agent, whatever `autostart` in their
-/// files says. That holds from the agent's next start without a memory of them: after a boot. It starts
-/// nothing now; `respawn start` does.
+/// Stores in the config directory that they start with the agent, whatever `autostart` in their files
+/// says. This takes effect at the next boot; to start them now, use `respawn start`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Enable {
     #[command(flatten)]
@@ -24,9 +23,9 @@ pub(crate) struct Enable {
 
 /// Do not start services at boot
 ///
-/// Writes down in the config directory that they do not start with the agent, whatever `autostart` in
-/// their files says. They start when somebody asks for it, or when a service that requires or wants them
-/// starts. It stops nothing now; `respawn stop` does.
+/// Stores in the config directory that they do not start with the agent, whatever `autostart` in their
+/// files says. They then start on request, or when a service that requires or wants them starts. This
+/// takes effect at the next boot; to stop them now, use `respawn stop`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Disable {
     #[command(flatten)]

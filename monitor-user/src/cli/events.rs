@@ -26,10 +26,10 @@ const NO_AGENT: u8 = 3;
 
 /// Show what happened to the services
 ///
-/// Shows starts, exits and their causes, restarts and stops, oldest first. Reads the agent's
-/// journal, which needs no living agent; a reboot clears it where the runtime directory is in
-/// memory. A time has date and zone unless it goes to a terminal. Exits with 1 if neither journal
-/// nor agent knows a service that is named, and with 3 if there is neither of the two.
+/// Shows starts, exits and their causes, restarts and stops, oldest first. Reads the agent's journal; the
+/// agent does not have to run. If the runtime directory is in memory, a reboot clears the journal. Times
+/// include date and zone unless they go to a terminal. Exits with 1 if neither the journal nor the agent
+/// knows one of the services, and with 3 if there is no journal and no agent.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only events of this service, or of those that match a pattern such as 'web*'
@@ -39,19 +39,19 @@ pub(crate) struct Arguments {
         add = ArgValueCompleter::new(complete::services)
     )]
     services: Vec<String>,
-    /// Go on with new events as they come, until Ctrl-C
+    /// Continue with new events as they come, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
-    /// Only events of so long ago or less, such as "10m", "1h30m" or "2 days"
+    /// Only events within this time before now, such as "10m", "1h30m" or "2 days"
     #[arg(long, value_name = "DURATION", value_parser = lines::past)]
     since: Option<Span>,
-    /// Only the last N of these events, and with --follow those that come
+    /// Only the last N of these events; --follow also shows new ones
     #[arg(long, short = 'n', value_name = "N")]
     lines: Option<usize>,
     /// Begin after the line with this cursor, which --json shows
     ///
-    /// Shows each later event once, whichever agents and readers have ended meanwhile. If that line
-    /// is no longer kept, all later ones that are kept are shown.
+    /// Each later event is shown exactly once, even if agents or readers are restarted in between. If
+    /// that line has been removed to make room, begins at the oldest one.
     #[arg(long, value_name = "CURSOR", value_parser = lines::cursor)]
     after: Option<Cursor>,
     /// The same as SERVICE; can be given several times

@@ -16,8 +16,8 @@ use crate::text::printable;
 
 /// Write service files from systemd units, an inittab or supervisord's config
 ///
-/// Reports each setting that is not carried over as it is, and why. Overwrites nothing, and runs nothing of
-/// what it reads. Exits with 1 if something that matters was lost.
+/// Reports each setting that is lost or approximated, and why. Overwrites nothing, and runs nothing of
+/// what it reads. Exits with 1 if something important was lost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Unit files (an instance of a template by its own name), inittabs, supervisord.conf, or directories of them

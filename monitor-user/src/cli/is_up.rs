@@ -14,11 +14,12 @@ use crate::control::ServiceStatus;
 use crate::model::{Desired, State};
 use crate::text::printable;
 
-/// Tell whether services run
+/// Check whether services are up
 ///
-/// Exit status 0 if each of them runs and is ready, or is a oneshot service that is done; 1 if one does
-/// not or does not exist. Prints a line for each that is not up. With --all, services with `autostart = false` that nobody has
-/// started are left out. `status` shows what services do, and its exit status says nothing of that.
+/// Exits with 0 if all of them are running and ready, or are oneshot services that have finished; with 1
+/// if one is not or does not exist. Prints a line for each that is not up. `--all` leaves out services
+/// with `autostart = false` that nobody has started. Use this in scripts: the exit status of `status`
+/// does not depend on the services.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -16,24 +16,24 @@ use crate::metrics::{Collector, Format, Places, State};
 /// The counters' file in a recorder's directory.
 const STATE: &str = "metrics.json";
 
-/// Show numbers of services and deaths, for a monitoring system
+/// Export metrics of services and deaths for a monitoring system
 ///
-/// Prints OpenMetrics text, or serves it over HTTP at /metrics for Prometheus and whatever else reads
-/// that: which state each service is in, how often it was restarted and by whose doing, how long that
-/// took, and how many processes of the host have died, by systemd unit and cause. Reads the agent's
-/// socket and journal, and what `respawn recorder` has kept. It needs none of them:
-/// `respawn_up{source="…"}` says which are there.
+/// Prints OpenMetrics text, or serves it over HTTP at /metrics for Prometheus and others: the state of
+/// each service, how often it was restarted and who caused that, how long restarts took, and how many
+/// processes of the host have died, by systemd unit and cause. Reads the agent's socket and journal, and
+/// what `respawn recorder` has recorded. None of them is required: `respawn_up{source="…"}` shows which
+/// are available.
 ///
-/// A served counter never goes back: the counts are kept in a file (--state), and go on from there after
-/// a restart. Printed once without --state, the counters count what is kept at the moment.
+/// Served counters never go back: they are stored in a file (--state) and continue after a restart.
+/// Printed once without --state, the counters count what is stored at the moment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Serve the metrics at an address: a port of this host alone ("9550"), "127.0.0.1:9550", or a
-    /// Unix socket's path
+    /// Serve the metrics at an address: a port on loopback ("9550"), "127.0.0.1:9550", or the path of a
+    /// Unix socket
     ///
-    /// Another address than loopback has to be written out, such as "192.0.2.1:9550" or "0.0.0.0:9550".
-    /// There is no encryption and no password: who can reach it can read the names of services and
-    /// units.
+    /// An address that other hosts can reach must be written in full, such as "192.0.2.1:9550" or
+    /// "0.0.0.0:9550". There is no encryption and no password: whoever reaches it can read the names of
+    /// services and units.
     #[arg(long, value_name = "ADDR", value_parser = Address::parse)]
     listen: Option<Address>,
     /// The file that keeps the counters; "none" counts from this start on

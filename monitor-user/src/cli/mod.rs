@@ -45,10 +45,10 @@ use crate::text;
 
 /// Keep services alive on a Linux host, whatever dies, the watcher included
 ///
-/// `respawn agent` runs the services that are described in /etc/respawn/services/*.toml, one file
-/// a service, and init keeps the agent running. `watch`, `check` and `doctor` need no agent,
-/// `events` and `why` read its journal, `logs` reads what services have written, and the other commands talk to it. `deaths` and `why` read what
-/// `respawn recorder` has kept of the whole host.
+/// `respawn agent` runs the services in /etc/respawn/services/*.toml, one file for each, and init keeps
+/// the agent running. `watch`, `check` and `doctor` need no agent, `events` and `why` read its journal,
+/// `logs` reads the output of services, and the other commands talk to the agent. `deaths` and `why` read
+/// what `respawn recorder` has recorded of the whole host.
 #[derive(Debug, Parser)]
 #[command(
     name = "respawn",

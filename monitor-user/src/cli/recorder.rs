@@ -19,13 +19,13 @@ const SMALLEST: u64 = 64 * 1024;
 
 /// Record the deaths of all processes of this host
 ///
-/// Runs in the foreground, as init wants it, and needs no agent. It records deaths by a signal, kills
-/// by the out-of-memory killer and core dumps, and exits with another status than 0 of children of PID
+/// Runs in the foreground, for init to keep running, and needs no agent. It records deaths by a signal,
+/// kills by the out-of-memory killer, core dumps, and exits with a status other than 0 of children of PID
 /// 1 and of a container's first process. For each death it records the program, its arguments, its
 /// ancestors and its cgroup, and the same of the process that sent the signal. `respawn deaths` and
 /// `respawn why` read the records, also after a reboot.
 ///
-/// The kernel keeps deaths in a buffer while no recorder runs, once one has run in this boot.
+/// Once a recorder has run since the boot, the kernel keeps deaths in a buffer while none is running.
 ///
 /// Arguments may contain secrets. Only root can read the files, or also a group that you choose with
 /// --group. Values of options such as --password are replaced by "***", as far as they are recognised;

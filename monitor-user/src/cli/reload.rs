@@ -14,18 +14,18 @@ use crate::control::{Command, Response};
 use crate::model::{FailedStart, ReloadSummary};
 use crate::text::printable;
 
-/// Read the config again, or have services read theirs
+/// Reload the agent's config, or that of services
 ///
-/// With services: has each do what `reload` in its file says, a signal or a command, and returns when that
-/// is done. Without: has the agent read its config.
+/// With services: runs what each service's file has for `reload`, a signal or a command, and waits until
+/// it is done.
 ///
-/// Stops what was removed, then starts what was added, and restarts what changed in a way that needs
-/// it; returns when all of that is done, and tells what that was. Exit status 1 if a service that it
-/// starts does not run. A config with a problem changes nothing, and all its problems and warnings
-/// are told, as by `respawn check`. Ctrl-C ends the waiting only.
+/// Without services: the agent reads its config again. It stops removed services, then starts new ones
+/// and restarts those whose changed settings need it, waits until that is done, and prints the changes.
+/// Exits with 1 if a service that it started is not running. A config with a problem changes nothing; its
+/// problems and warnings are shown as by `respawn check`. Ctrl-C only ends the waiting.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Have these services read their own configuration, by names or patterns such as 'web*'
+    /// Reload the configuration of these services, given as names or patterns such as 'web*'
     #[arg(
         value_name = "SERVICE",
         value_parser = name_or_pattern,

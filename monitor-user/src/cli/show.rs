@@ -23,11 +23,11 @@ use crate::control::{Command, Process, Response, Shown, Socket};
 use crate::report::{Age, Times};
 use crate::text::{self, printable};
 
-/// Show all that is known of a service
+/// Show everything about a service
 ///
-/// Shows its state, its processes and its cgroup, and every setting in effect with the file and line
-/// that it is from. A setting that no file has is marked as the default. Where no agent runs, shows
-/// what the file says, and exits with 3.
+/// Shows its state, its processes and its cgroup, and every setting in effect with the file and line that
+/// it comes from. A setting that is in no file is marked as the default. If no agent is running, shows
+/// what the files say, and exits with 3.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A service's name, or a pattern such as 'web*'

@@ -19,10 +19,9 @@ use crate::model::State;
 use crate::report::{Age, cause_style};
 use crate::text::{self, printable};
 
-/// Show the services and what they do
+/// Show the services and their state
 ///
-/// Shows state, pid, uptime, restarts and the last exit of each service, and why one does not
-/// run.
+/// Shows state, pid, uptime, restarts and the last exit of each service, and why it is not running.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Show only these services

@@ -16,9 +16,10 @@ use crate::model::{Signal, UnknownSignal};
 
 /// Start services
 ///
-/// Has the agent keep them running, and returns when each has run for its `start_check` (1 s by
-/// default); 0 only if all do, else it says how those have ended that did not. One that runs
-/// already is left alone; one that was given up gets a fresh start. Ctrl-C ends the waiting only.
+/// The agent starts them and keeps them running. Waits until each has run for its `start_check` (1 s by
+/// default), and exits with 0 only if all have; otherwise it shows how the others ended. A running
+/// service is left alone; the restart delay and start limit of a failed one are reset. Ctrl-C only ends
+/// the waiting.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Start {
     #[command(flatten)]
@@ -29,9 +30,9 @@ pub(crate) struct Start {
 
 /// Restart services
 ///
-/// Stops each that runs and starts it again, and returns when each has run for its `start_check`
-/// (1 s by default); 0 only if all do, else it says how those have ended that did not. One that is
-/// stopped is started. Ctrl-C ends the waiting only.
+/// Stops each running service and starts it again; a stopped one is started. Waits until each has run for
+/// its `start_check` (1 s by default), and exits with 0 only if all have; otherwise it shows how the
+/// others ended. Ctrl-C only ends the waiting.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Restart {
     #[command(flatten)]
@@ -42,13 +43,15 @@ pub(crate) struct Restart {
 
 /// Stop services
 ///
-/// Sends each its stop signal (SIGTERM by default), and SIGKILL to what is left after its stop timeout
-/// (10 s by default), both to all of it unless its stop mode is another, and returns when nothing is left of any; 0 only if that is so. They stay stopped until someone starts them, whatever
-/// happens to the agent; a reboot begins from the config. Ctrl-C ends the waiting only.
+/// Sends the stop signal (SIGTERM by default) to all processes of each service, and SIGKILL to what is
+/// left after its `stop_timeout` (10 s by default); `stop_mode` can limit both to the main process. Waits
+/// until no process is left, and exits with 0 only then. The services stay stopped until someone starts
+/// them, also if the agent is restarted; after a reboot, the config decides. Ctrl-C only ends the
+/// waiting.
 ///
-/// To stop everything there are three ways: `stop --all` stops all services and leaves the agent
-/// running; `shutdown` stops all services and then the agents; SIGTERM ends an agent and leaves
-/// the services running, for the next agent to adopt.
+/// There are three ways to stop everything: `stop --all` stops all services and leaves the agent running;
+/// `shutdown` stops all services and then the agents; SIGTERM ends an agent and leaves the services
+/// running for the next agent to adopt.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stop {
     #[command(flatten)]
@@ -59,8 +62,8 @@ pub(crate) struct Stop {
 
 /// Send a signal to services
 ///
-/// Sends it to the main process of each service, and returns at once. A service that dies of it has
-/// not failed: it is started again without delay, unless its restart policy is "no".
+/// Sends it to the main process of each service, and does not wait. If the signal ends the service, that
+/// is not a failure: the service is restarted without delay, unless it has `restart = "no"`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SignalArguments {
     /// A signal's name or number, such as SIGHUP, hup, 1, -9 or SIGRTMIN+3
@@ -73,8 +76,8 @@ pub(crate) struct SignalArguments {
     signal: Signal,
     #[command(flatten)]
     services: Services,
-    /// Taken as by `stop`; it changes nothing, as a signal is not waited for
-    #[arg(long = "no-wait")]
+    /// Accepted as by `stop`, without effect
+    #[arg(long = "no-wait", hide = true)]
     _no_wait: bool,
     /// Print one JSON object
     #[arg(long)]
@@ -83,13 +86,12 @@ pub(crate) struct SignalArguments {
 
 /// Stop all services, and then the agents
 ///
-/// Returns when nothing is left of any service. Ends the agent and its spare too; whether init
-/// starts them again is init's to decide: then they start the services that were not stopped
-/// before. Ctrl-C ends the waiting only.
+/// Waits until no process of any service is left, and ends the agent and its spare. If init then restarts
+/// the agent, it starts those services that were running before. Ctrl-C only ends the waiting.
 ///
-/// To stop everything there are three ways: `stop --all` stops all services and leaves the agent
-/// running; `shutdown` stops all services and then the agents; SIGTERM ends an agent and leaves
-/// the services running, for the next agent to adopt.
+/// There are three ways to stop everything: `stop --all` stops all services and leaves the agent running;
+/// `shutdown` stops all services and then the agents; SIGTERM ends an agent and leaves the services
+/// running for the next agent to adopt.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Shutdown {
     /// Print one JSON object
@@ -99,7 +101,7 @@ pub(crate) struct Shutdown {
 
 #[derive(Debug, clap::Args)]
 struct How {
-    /// Return as soon as it is under way
+    /// Do not wait until it is done
     #[arg(long)]
     no_wait: bool,
     /// Print one JSON object

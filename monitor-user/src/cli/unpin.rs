@@ -25,18 +25,17 @@ use crate::text::{printable, printable_lines};
 /// Where agents work that are not told otherwise.
 const DEFAULT_RUNTIME_DIR: &str = "/run/respawn";
 
-/// Remove the pinned kernel programs of agents that do not come back
+/// Remove the pinned kernel programs of agents that are gone
 ///
-/// An agent pins its kernel programs and maps, so that they remember what happens until the next
-/// agent starts. If none ever starts, they stay attached until the next boot, and every exit of the
-/// host pays for them. `respawn shutdown` and `respawn uninstall` remove them.
+/// An agent pins its kernel programs and maps, so that they record what happens until the next agent
+/// starts. If no agent starts again, they stay attached until the next boot and slow down every exit on
+/// the host. `respawn shutdown` and `respawn uninstall` remove them.
 ///
-/// Without arguments this lists every set of pins on the host, and what removes it. With a PATH it
-/// removes the sets there, if their agents are gone. The next agent with that runtime directory then
-/// knows of its services by its files alone: who ended a service in the meantime stays unknown. The
-/// programs of `respawn recorder` are listed and removed likewise, with the deaths that are not yet
-/// written. A set
-/// that a living agent has is never removed; the exit status is 1 if it was named.
+/// Without arguments, lists every set of pins on the host and how to remove it. With a PATH, removes the
+/// sets there whose agents are gone. The next agent with that runtime directory then recognises its
+/// services by its files alone, and who ended a service in the meantime stays unknown. The programs of
+/// `respawn recorder` are listed and removed in the same way, with the deaths that are not written yet.
+/// The set of a running agent is never removed; the exit status is 1 if it was named.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A set to remove, as the list shows it, or a directory with sets below it
@@ -168,7 +167,7 @@ fn text(outcomes: &[(Known, Outcome)], arguments: &Arguments) -> String {
         let _ = match outcome {
             Outcome::Removed => writeln!(text, "{path}: removed"),
             Outcome::Kept if arguments.all_dead => {
-                writeln!(text, "{path}: kept, {}", known.agent(&now))
+                writeln!(text, "{path}: not removed: {}", known.agent(&now))
             }
             Outcome::Kept => writeln!(text, "{path}\n{}", known.description(&now)),
             Outcome::Failed(_) => Ok(()),

@@ -32,7 +32,7 @@ pub(super) fn names(item: &Item<'_>, prefix: &str) -> Option<Vec<String>> {
             return None;
         }
         if !seen.insert(name.to_owned()) {
-            item.problem(format!("instance {} is there twice", quoted(name)));
+            item.problem(format!("instance {} is listed twice", quoted(name)));
             return None;
         }
         names.push(name.to_owned());

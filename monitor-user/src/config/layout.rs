@@ -401,7 +401,7 @@ mod tests {
             ),
             (
                 "instances = [\"a\", \"a\"]",
-                "x@.toml:1:19: instances[1]: instance \"a\" is there twice",
+                "x@.toml:1:19: instances[1]: instance \"a\" is listed twice",
             ),
             (
                 "instances = [\"../a\"]",

@@ -80,7 +80,7 @@ pub(super) fn listen(item: &Item<'_>) -> Option<Vec<Listen>> {
             continue;
         };
         if sockets.iter().any(|other| socket.conflicts_with(other)) {
-            item.problem(format!("{} is there twice", socket.address));
+            item.problem(format!("{} is listed twice", socket.address));
         }
         sockets.push(socket);
     }
@@ -119,7 +119,7 @@ fn one(item: &Item<'_>) -> Option<Listen> {
 fn refuse_useless(table: &Table<'_>, address: &Address) {
     let useless = |keys: &[&str], of: &str| {
         for item in keys.iter().filter_map(|key| table.get(key)) {
-            item.problem_at_key(format!("this has a meaning for {of} alone; leave it out"));
+            item.problem_at_key(format!("this only has a meaning for {of}; leave it out"));
         }
     };
     match address.ip() {
@@ -161,12 +161,12 @@ fn socket_path(item: &Item<'_>) -> Option<PathBuf> {
         return None;
     }
     if may_hang(&path) {
-        item.warn("it is on a mount where nobody may answer, so that the start fails");
+        item.warn("it is on a mount whose server may be gone, so the start fails");
         return Some(path);
     }
     let found = fs::symlink_metadata(&path);
     if found.is_ok_and(|found| !found.file_type().is_socket()) {
-        item.warn("what is there is no socket and is not replaced, so that the start fails");
+        item.warn("what is there is not a socket and is not replaced, so the start fails");
     }
     Some(path)
 }

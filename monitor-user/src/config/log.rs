@@ -101,7 +101,7 @@ pub(super) fn log(item: &Item<'_>) -> Option<Log> {
         useless.push("timestamps");
     }
     for item in useless.iter().filter_map(|key| table.get(key)) {
-        item.problem_at_key("this has a meaning for a file alone; leave it out");
+        item.problem_at_key("this only has a meaning for a file; leave it out");
     }
     keep(&mut log.max_size, draft.max_size);
     keep(&mut log.keep, draft.keep);

@@ -98,7 +98,7 @@ pub(crate) struct Config {
     /// Whether there may be more services: in files that cannot be read as what they are.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_partial: bool,
-    /// What works, but hardly as meant. It was told when this was loaded, and is not kept.
+    /// What works, but probably not what was meant. It was told when this was loaded, and is not kept.
     #[serde(skip)]
     pub(crate) warnings: Vec<Problem>,
 }

@@ -196,8 +196,8 @@ fn asked_by(spec: &Spec) -> impl Iterator<Item = (&'static str, &Path, &[String]
     reload.into_iter().chain(probes)
 }
 
-/// "group 27 may write to it (mode 0775), and so could have commands run as root: it leads to
-/// /srv/x, the program of web; expected root alone; remedy: chmod g-w"
+/// "group 27 may write to it (mode 0775), and could run commands as root: it leads to
+/// /srv/x, the program of web; expected only root; remedy: chmod g-w"
 fn message(weakness: &Weakness, whom: u32, path: &Path, what: &str) -> String {
     let Weakness {
         path: place,
@@ -215,12 +215,12 @@ fn message(weakness: &Weakness, whom: u32, path: &Path, what: &str) -> String {
         false => format!("it leads to {}, {what}", printable(path)),
     };
     let (user, expected) = match whom {
-        0 => ("root".to_owned(), "root alone".to_owned()),
-        uid => (format!("uid {uid}"), format!("root and uid {uid} alone")),
+        0 => ("root".to_owned(), "only root".to_owned()),
+        uid => (format!("uid {uid}"), format!("only root and uid {uid}")),
     };
     let remedy = stranger.remedy();
     format!(
-        "{who} (mode {mode:04o}), and so could have commands run as {user}: {to}; expected {expected}; \
+        "{who} (mode {mode:04o}), and could run commands as {user}: {to}; expected {expected}; \
          remedy: {remedy}"
     )
 }

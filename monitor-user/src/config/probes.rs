@@ -49,12 +49,11 @@ struct ProbeDraft {
 
 /// Reads `ready`.
 pub(super) fn ready(item: &Item<'_>) -> Option<Ready> {
-    const WHAT: &str =
-        "a table with one way to tell, such as { notify = true } or { tcp = \"127.0.0.1:80\" }";
+    const WHAT: &str = "a table with one way to report it, such as { notify = true } or { tcp = \"127.0.0.1:80\" }";
     let table = item.table(WHAT)?;
     let mut ready = Vec::new();
     table.read(READY, &mut ready);
-    if let Some(why) = not_one(table.items().count(), "one way to tell") {
+    if let Some(why) = not_one(table.items().count(), "one way to report it") {
         item.problem(format!("expected {WHAT}, found {why}"));
         return None;
     }

@@ -67,7 +67,7 @@ fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
 pub(crate) struct Invalid {
     /// At least one.
     pub(crate) problems: Vec<Problem>,
-    /// What would work, but hardly as meant.
+    /// What would work, but probably not what was meant.
     pub(crate) warnings: Vec<Problem>,
     /// What an agent can work with all the same: the services without a problem, and the others
     /// as unusable ones. `None` where it cannot even be told which services there are.

@@ -374,7 +374,7 @@ fn check_readiness(draft: &ServiceDraft, table: &Table<'_>) {
 fn check_forking(draft: &ServiceDraft, table: &Table<'_>) {
     if draft.policy.kind != ServiceType::Forking {
         if let Some(item) = table.get("pid_file") {
-            item.problem_at_key("this has a meaning for type = \"forking\" alone; leave it out");
+            item.problem_at_key("this only has a meaning for type = \"forking\"; leave it out");
         }
         return;
     }
@@ -738,7 +738,7 @@ pub(super) fn program(
 }
 
 /// Of a place that may be on a mount.
-const NO_ANSWER: &str = "nobody answers there, as on a mount whose server is gone";
+const NO_ANSWER: &str = "it does not answer, as on a mount whose server is gone";
 
 /// Whether it is a script whose line `#!…` has a Windows line end.
 fn ends_in_carriage_return(path: &Path) -> bool {
@@ -757,7 +757,7 @@ fn warn_of_missing_directories(draft: &ServiceDraft, table: &Table<'_>) {
     if let Some(item) = table.get("working_directory")
         && is_missing(&draft.working_directory)
     {
-        item.warn("is no directory, so that starting the service fails");
+        item.warn("is not a directory, so starting the service fails");
     }
     if let (Some(path), Some(item)) = (draft.log.as_ref().and_then(Log::path), table.get("log"))
         && path.parent().is_none_or(is_missing)

@@ -1067,7 +1067,7 @@ fn what_may_still_come_to_be_is_a_warning() {
     let config = dir.load().unwrap();
     let expected = [
         (1, "command[0]", "cannot find /no/such/program"),
-        (2, "working_directory", "is no directory"),
+        (2, "working_directory", "is not a directory"),
         (3, "stdout", "its directory does not exist"),
     ];
     assert_problems("warnings", &config.warnings, &expected);
@@ -1085,11 +1085,7 @@ fn what_everyone_can_write_to_is_a_warning_once_for_each_place() {
     }
     let config = dir.load().unwrap();
     let expected = [
-        (
-            0,
-            "",
-            "everyone may write to it (mode 0777), and so could have",
-        ),
+        (0, "", "everyone may write to it (mode 0777), and could run"),
         (0, "", "it is a service file; expected"),
     ];
     assert_problems("0777", &config.warnings, &expected);
@@ -1439,7 +1435,7 @@ fn each_form_of_reload_is_read() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "a line a case")]
 fn what_is_wrong_with_readiness_and_checks_is_told() {
-    const ONE_WAY: &str = "ready: expected a table with one way to tell";
+    const ONE_WAY: &str = "ready: expected a table with one way to report it";
     const CHECK: &str = "check: expected a table such as { tcp = \"127.0.0.1:80\", interval = \"10s\" } \
                          with one of tcp, unix, http and command";
     let command = "command = [\"/bin/true\"]\n";
@@ -1670,19 +1666,19 @@ fn what_is_wrong_with_sockets_is_told() {
         ),
         (
             of(&format!("{tcp}, mode = \"0600\"")),
-            "35: listen[0].mode: this has a meaning for Unix sockets",
+            "35: listen[0].mode: this only has a meaning for Unix sockets",
         ),
         (
             of(&format!("{tcp}, ipv6_only = true")),
-            "35: listen[0].ipv6_only: this has a meaning for IPv6",
+            "35: listen[0].ipv6_only: this only has a meaning for IPv6",
         ),
         (
             of("unix = \"/x\", freebind = true"),
-            "26: listen[0].freebind: this has a meaning for IP addresses",
+            "26: listen[0].freebind: this only has a meaning for IP addresses",
         ),
         (
             of("unix_datagram = \"/x\", backlog = 5"),
-            "35: listen[0].backlog: this has a meaning for sockets with connections",
+            "35: listen[0].backlog: this only has a meaning for sockets with connections",
         ),
         (
             of("unix = \"/x\", mode = \"0999\""),
@@ -1690,7 +1686,7 @@ fn what_is_wrong_with_sockets_is_told() {
         ),
         (
             of(&format!("{tcp} }}, {{ tcp = \"0.0.0.0:80\"")),
-            "37: listen[1]: 0.0.0.0:80 is there twice",
+            "37: listen[1]: 0.0.0.0:80 is listed twice",
         ),
         (many, "10: listen: expected at most 64 sockets"),
         (
@@ -1805,7 +1801,7 @@ fn a_socket_in_the_place_of_a_file_is_warned_of() {
         let text = format!("command = [\"/bin/true\"]\nlisten = [{{ unix = {path:?} }}]");
         let config = Dir::new(&[("services/web.toml", &text)]).load().unwrap();
         let mut warnings = config.warnings.iter();
-        let found = warnings.any(|it| it.message.starts_with("what is there is no socket"));
+        let found = warnings.any(|it| it.message.starts_with("what is there is not a socket"));
         assert_eq!(found, is_warned, "{path}");
     }
 }
@@ -1901,12 +1897,12 @@ fn a_bad_log_is_refused_with_line_and_key() {
         (
             "log = { journald = true, keep = 3 }",
             "log.keep",
-            "for a file alone",
+            "for a file",
         ),
         (
             "log = { syslog = true, timestamps = true }",
             "log.timestamps",
-            "for a file alone",
+            "for a file",
         ),
         (
             "log = { path = \"/tmp/x\", stdout = true }",

@@ -114,7 +114,7 @@ pub(crate) enum Response {
         /// What has changed.
         #[serde(flatten)]
         summary: ReloadSummary,
-        /// What works, but hardly as meant.
+        /// What works, but probably not what was meant.
         #[serde(default)]
         warnings: Vec<Problem>,
     },
@@ -122,7 +122,7 @@ pub(crate) enum Response {
     Invalid {
         /// All that is wrong with it.
         problems: Vec<Problem>,
-        /// What would work, but hardly as meant.
+        /// What would work, but probably not what was meant.
         #[serde(default)]
         warnings: Vec<Problem>,
     },
@@ -145,7 +145,7 @@ pub(crate) struct ServiceResult {
     pub(crate) note: Option<String>,
 }
 
-/// One service as it is now, in the words of the contract.
+/// One service as it is now, in the words of docs/stability.md.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ServiceStatus {
     pub(crate) service: String,
@@ -283,7 +283,7 @@ fn words(reason: &DeniedReason) -> String {
     match reason {
         DeniedReason::UnknownService(_) => "no service has this name".to_owned(),
         DeniedReason::NotLoaded { file } => format!(
-            "{} is there, but was not loaded; run `respawn reload`",
+            "{} exists, but was not loaded; run `respawn reload`",
             file.display()
         ),
         DeniedReason::NoInstance { template } => format!(

@@ -60,7 +60,7 @@ pub(crate) fn who_may(path: &Path, access: &Access) -> String {
     };
     if metadata.mode() & access.right == 0 {
         return format!(
-            "{owner} alone; you are uid {you}: run this as root, or {}",
+            "{owner} only; you are uid {you}: run this as root, or {}",
             access.grant
         );
     }

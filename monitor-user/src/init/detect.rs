@@ -100,7 +100,7 @@ pub(crate) fn decide(facts: &Facts) -> Result<Found> {
         _ => by_comm(facts),
     };
     let Some(init) = by_name else {
-        return Err(undecided(facts, "it is none that is known"));
+        return Err(undecided(facts, "it is not a known one"));
     };
     if facts.has_systemd_dir && init != Init::Systemd && !facts.is_image {
         return Err(undecided(

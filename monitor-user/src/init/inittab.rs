@@ -321,7 +321,7 @@ fn check_sysvinit(line: &[u8], number: usize) -> Result<Option<&[u8]>> {
     } else if line.len() > SYSVINIT_LINE {
         "a line has at most 254 characters"
     } else if !is_one_of(action, &SYSVINIT_ACTIONS) {
-        "its action is none of sysvinit's"
+        "sysvinit has no such action"
     } else {
         return Ok(Some(id));
     };
@@ -342,7 +342,7 @@ fn check_busybox(line: &[u8], number: usize) -> Result<Option<&[u8]>> {
     let problem = if process.is_empty() {
         "it has no command; is this --init sysvinit?"
     } else if !is_one_of(action, &BUSYBOX_ACTIONS) {
-        "its action is none of busybox's"
+        "busybox has no such action"
     } else {
         return Ok(Some(tty));
     };

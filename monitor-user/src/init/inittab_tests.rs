@@ -132,7 +132,7 @@ fn a_file_that_init_would_not_take_is_refused() {
         ("\n# x\nnonsense\n", "line 3: expected id:"),
         ("::respawn:/bin/sh\n", "is this --init busybox?"),
         ("toolong:2:respawn:/bin/sh\n", "at most 4"),
-        ("x:2:respwan:/bin/sh\n", "its action"),
+        ("x:2:respwan:/bin/sh\n", "no such action"),
         ("x:0123456789abS:once:/x\n", "at most 11"),
         (&long, "at most 127"),
         ("a:2:once:/x\nb:2:once:/x\na:3:once:/x\n", "lines 1 and 3"),
@@ -145,7 +145,7 @@ fn a_file_that_init_would_not_take_is_refused() {
         ("::respawn\n", "line 1: expected tty::"),
         ("::respawn:\n", "no command"),
         ("::respawn:#/bin/sh\n", "no command"),
-        ("::boot:/bin/sh\n", "its action"),
+        ("::boot:/bin/sh\n", "no such action"),
         ("id:2:initdefault:\n", "--init sysvinit?"),
     ] {
         let refusal = refusal(text, Dialect::Busybox);

@@ -432,7 +432,7 @@ fn fill(
     };
     if now.as_deref() != before {
         return Err(io::Error::other(
-            "somebody else has changed it meanwhile; try again",
+            "something else has changed it in the meantime; try again",
         ));
     }
     Ok(())
@@ -499,7 +499,7 @@ mod tests {
         let mut plan = Plan::default();
         plan.edit("/file", Some(b"old\n".to_vec()), b"new\n".to_vec(), 0o644);
         let error = plan.apply(&root).unwrap_err();
-        assert!(format!("{error:#}").contains("somebody else"), "{error:#}");
+        assert!(format!("{error:#}").contains("something else"), "{error:#}");
         assert_eq!(root.read("/file").unwrap().unwrap(), b"theirs\n");
         assert_eq!(root.names("/"), ["file"]);
     }

@@ -77,7 +77,7 @@ fn numbers(path: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn every_notice_is_told_in_the_words_of_the_contract() {
+fn every_notice_has_the_documented_words() {
     let service: Arc<str> = Arc::from("web");
     let s = || service.clone();
     let instance = Instance {

@@ -119,7 +119,7 @@ fn compress(settings: &Settings, age: u32, names: &Mutex<()>) -> io::Result<()> 
     let place = open::log_of(&path, owner)?;
     let found = from.metadata()?;
     if os::identity(&found) != os::identity(&place.file.metadata()?) {
-        return Err(io::Error::other("somebody else has renamed it"));
+        return Err(io::Error::other("something else has renamed it"));
     }
     drop(held);
     let file_name = settings

@@ -47,7 +47,7 @@ impl FileLog {
         record: &mut Record,
     ) -> io::Result<()> {
         let Some(path) = settings.log.path() else {
-            return Err(io::Error::other("the log is no file"));
+            return Err(io::Error::other("the log is not a file"));
         };
         if let Some(open) = &self.open {
             // Somebody may have moved or emptied it.

@@ -222,7 +222,7 @@ impl Sink {
         let left = pipe::peek(&self.fifo).map_or(0, |left| left.len());
         if left > 0 || self.has_rest() {
             let path = self.settings.log.name();
-            tracing::error!(service = %self.service, "it is no more, and the last of its output is lost: {path} cannot be written");
+            tracing::error!(service = %self.service, "it is gone, and the last of its output is lost: {path} cannot be written");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why an instance ended, in the words of the contract.
+//! Why an instance ended, in the words of docs/events-json.md.
 //!
 //! Says nothing of what follows from it: that is the supervisor's.
 
@@ -386,7 +386,7 @@ impl Origin {
                     address,
                     ..
                 }) => write!(f, " ({name} at {address:#x})"),
-                _ => f.write_str(", a fault of its own"),
+                _ => f.write_str(", its own fault"),
             },
             (Some(How::Seccomp), _) => f.write_str(", ended by seccomp"),
             (Some(How::CpuLimit), _) => f.write_str(" at its limit of CPU time"),
@@ -395,9 +395,9 @@ impl Origin {
             }
             (Some(How::Terminal), _) => f.write_str(" from its terminal (Ctrl-\\)"),
             (Some(How::Hangup), _) => f.write_str(" at a hangup of its terminal or session"),
-            (Some(How::Timer), _) => f.write_str(" from a timer of its own"),
+            (Some(How::Timer), _) => f.write_str(" from its own timer"),
             (Some(How::BrokenPipe), _) => {
-                f.write_str(" for writing to a pipe or socket that nobody reads")
+                f.write_str(" for writing to a pipe or socket without a reader")
             }
             (Some(How::FileSizeLimit), _) => f.write_str(" at its limit of file size"),
             (Some(How::Notification), _) => f.write_str(", a notification that it asked for"),

@@ -162,7 +162,7 @@ impl Memory {
         }
     }
 
-    /// That of an essential service which has ended for good, for an agent that begins afresh.
+    /// That of an essential service which has ended for good, for an agent that has no memory of it.
     pub(crate) fn forget_end(&mut self) {
         if std::mem::take(&mut self.has_ended) {
             self.rest = None;

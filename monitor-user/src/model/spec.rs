@@ -207,7 +207,7 @@ pub(crate) struct Policy {
     pub(crate) restart_delay: Duration,
     /// The longest delay.
     pub(crate) restart_max_delay: Duration,
-    /// Up this long, a service has its delay and its start limit afresh.
+    /// Up this long, the delay and the start limit of a service are reset.
     pub(crate) stable_after: Duration,
     /// `None`: never give up.
     pub(crate) start_limit: Option<StartLimit>,

@@ -1,4 +1,4 @@
-//! What `status` shows of a service: a view, in the words of the contract.
+//! What `status` shows of a service: a view, in the words of docs/stability.md.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::instance::{Instance, ServiceName, SpawnFailure};
 use super::memory::Desired;
 use super::steps::Phase;
 
-/// The contract's words for what a service does. Coarser than the machine in `service.rs`.
+/// What a service does, as users see it. Coarser than the machine in `service.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {

@@ -114,7 +114,7 @@ fn bind_to_path(
 ) -> io::Result<(u64, u64)> {
     if mounts::may_hang(path) {
         return Err(io::Error::other(
-            "it is on a mount where nobody may answer; hold it on a file system of this host",
+            "it is on a mount whose server may be gone; use a file system of this host",
         ));
     }
     make_room(path, own)?;
@@ -151,13 +151,13 @@ fn make_room(path: &Path, own: Option<(u64, u64)>) -> io::Result<()> {
     };
     if let Some(what) = found.as_ref().and_then(|found| foreign(found)) {
         return Err(io::Error::other(format!(
-            "{what} is there, and is not replaced"
+            "{what} exists and is not replaced"
         )));
     }
     if let Some(weakness) = stranger_on_way(path)? {
         let (directory, remedy) = (directory.display(), weakness.stranger.remedy());
         return Err(io::Error::other(format!(
-            "{weakness}, and so could put another socket there, or have the agent remove what is not its \
+            "{weakness}, and could put another socket there, or make the agent remove what is not its \
              own; mend that ({remedy} {directory}), or choose a directory that only root can write to, such \
              as /run"
         )));
@@ -183,7 +183,7 @@ fn foreign(found: &Metadata) -> Option<&'static str> {
     } else if kind.is_dir() {
         Some("a directory")
     } else {
-        Some("something that is no socket")
+        Some("something that is not a socket")
     }
 }
 
@@ -334,13 +334,10 @@ mod tests {
             bound(&listen, None).unwrap_err().to_string()
         };
         fs::write(&path, "precious").unwrap();
-        assert_eq!(error(&path), "a regular file is there, and is not replaced");
+        assert_eq!(error(&path), "a regular file exists and is not replaced");
         let link = dir.path().join("link");
         symlink(dir.path().join("nowhere"), &link).unwrap();
-        assert_eq!(
-            error(&link),
-            "a symbolic link is there, and is not replaced"
-        );
+        assert_eq!(error(&link), "a symbolic link exists and is not replaced");
         assert!(error(&dir.path().join("a/b")).starts_with("there is no directory"));
         let open = dir.path().join("open");
         fs::create_dir(&open).unwrap();

@@ -560,7 +560,7 @@ pub(super) fn in_words(errno: Errno) -> Option<&'static str> {
             "a symbolic link on its way is in a directory that others may write to, and is not followed",
         ),
         SECOND_NAME => Some("it has a second name, and is in a directory that others may write to"),
-        NOT_OURS => Some("it belongs to somebody else, in a directory that others may write to"),
+        NOT_OURS => Some("it belongs to another user, in a directory that others may write to"),
         _ => None,
     }
 }

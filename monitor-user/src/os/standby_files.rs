@@ -150,7 +150,7 @@ impl Files {
                 Look::File(was) => was.inode == inode || is_on_overlay(&path),
                 Look::Nothing => false,
                 Look::Hidden => {
-                    let why = format!("{} is where nobody may answer", path.display());
+                    let why = format!("{} is on a mount whose server may be gone", path.display());
                     return Err(io::Error::other(why));
                 }
             };

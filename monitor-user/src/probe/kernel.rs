@@ -899,7 +899,7 @@ impl<'a> Loaded<'a> {
             }
             match self.attach(extra.program, Hook::RawTracepoint(extra.tracepoint)) {
                 Ok(attached) => programs.push((extra, attached)),
-                Err(error) => tracing::warn!("{error:#}; {} is not known", extra.tells),
+                Err(error) => tracing::warn!("{error:#}; {} will be unknown", extra.tells),
             }
         }
         programs
@@ -992,7 +992,7 @@ fn make_object(
 
 fn ring(map: &Map, bytes: u32) -> Result<Ring> {
     let Map::RingBuf(data) = map else {
-        anyhow::bail!("the map {} is no ring buffer", maps::EVENTS);
+        anyhow::bail!("the map {} is not a ring buffer", maps::EVENTS);
     };
     let bytes = usize::try_from(bytes)?;
     Ring::of(data.fd().as_fd(), bytes).with_context(|| format!("cannot map {}", maps::EVENTS))
@@ -1000,14 +1000,14 @@ fn ring(map: &Map, bytes: u32) -> Result<Ring> {
 
 fn entries_of(map: &Map) -> Result<usize> {
     let Map::HashMap(data) = map else {
-        anyhow::bail!("the map {} is no hash", maps::WATCHED);
+        anyhow::bail!("the map {} is not a hash map", maps::WATCHED);
     };
     Ok(usize::try_from(data.info()?.max_entries())?)
 }
 
 fn counters(map: &Map) -> Result<Counters> {
     let Map::Array(data) = map else {
-        anyhow::bail!("the map {} is no array", maps::LOST);
+        anyhow::bail!("the map {} is not an array", maps::LOST);
     };
     Counters::of(data.fd().as_fd()).with_context(|| format!("cannot map {}", maps::LOST))
 }

@@ -135,7 +135,7 @@ impl Known {
         }
         if let Err(error) = write(directory, &self.file) {
             let path = directory.join(FILE);
-            tracing::debug!("{}: cannot be kept: {error:#}", path.display());
+            tracing::debug!("{}: cannot be stored: {error:#}", path.display());
         }
     }
 }

@@ -139,7 +139,7 @@ fn named_in(path: &Path) -> Result<u32> {
     let stat = stat.with_context(|| format!("{shown} names {pid}, which does not run"))?;
     ensure!(
         is_descendant(stat.parent),
-        "{shown} names {pid} ({}), which is no process of this service",
+        "{shown} names {pid} ({}), which is not a process of this service",
         stat.comm
     );
     Ok(pid)
@@ -157,7 +157,7 @@ fn read(path: &Path) -> Result<u32> {
     file.take(LONGEST_LINE).read_to_string(&mut line)?;
     let line = line.lines().next().unwrap_or_default().trim();
     let pid = line.parse().ok().filter(|pid| *pid > 1);
-    pid.context("its first line is no pid")
+    pid.context("its first line is not a pid")
 }
 
 fn is_descendant(parent: u32) -> bool {
@@ -307,7 +307,7 @@ mod tests {
             ),
             (
                 format!("echo > {shown}; sleep 20 &"),
-                format!("{shown} (pid_file): its first line is no pid"),
+                format!("{shown} (pid_file): its first line is not a pid"),
             ),
             (
                 format!("rm -f {shown}; mkfifo {shown}; sleep 20 &"),

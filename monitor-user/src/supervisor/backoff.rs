@@ -85,7 +85,7 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// It was up for so long: delay and limit start afresh if that was stable. A storm is over
+    /// It was up for so long: delay and limit are reset if that was stable. A storm is over
     /// only after a second without an end, however soon a service counts as stable.
     pub(super) fn ran_for(&mut self, uptime: Duration, policy: &Policy) {
         if uptime >= policy.stable_after {

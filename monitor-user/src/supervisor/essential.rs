@@ -26,7 +26,7 @@ pub(super) enum End {
     None,
     /// It has ended for good: the others are to stop.
     Came,
-    /// They have stopped, and the agent ends. A later one begins afresh.
+    /// They have stopped, and the agent ends. A later one has no memory of it.
     LastNotice,
 }
 

@@ -413,7 +413,7 @@ impl Supervisor {
         };
         let mut remarks = Vec::new();
         if self.order.is_loose(name) {
-            remarks.push("it is part of a cycle, and its order is not kept".to_owned());
+            remarks.push("it is part of a cycle, so its order is ignored".to_owned());
         }
         let status = service.status();
         if let Some(first) = status.waits_for.and_then(BTreeSet::first) {

@@ -31,7 +31,7 @@ use crate::probe::{
 };
 use crate::report::Age;
 
-const REMEMBER: Need = Need::Part("the causes of exits while no agent lives");
+const REMEMBER: Need = Need::Part("the causes of exits while no agent is running");
 const SENDERS: Need = Need::Part("who sent a signal");
 const TREES: Need = Need::Part(
     "stops of processes that have left their service's group, and events of a service's other processes",
@@ -183,7 +183,7 @@ fn kernel(host: &Host<'_>) -> Finding {
 
 fn pidfd(_: &Host<'_>) -> Finding {
     match Process::open(std::process::id()) {
-        Ok(_) => Finding::works("tells when a process has let go of everything"),
+        Ok(_) => Finding::works("shows when a process has released everything"),
         Err(error) => Finding::missing(format!("cannot open this process's own: {error:?}"))
             .advise("run a kernel from 5.3 on with /proc mounted, and allow pidfd_open in a container's seccomp filter"),
     }
@@ -196,7 +196,7 @@ fn runtime_dir(host: &Host<'_>) -> Finding {
     let place = existing(dir);
     if !place.is_dir() {
         let what = place.display();
-        return Finding::missing(format!("{what} is no directory")).advise(elsewhere);
+        return Finding::missing(format!("{what} is not a directory")).advise(elsewhere);
     }
     if let Err(error) = eaccess(&place, AccessFlags::W_OK | AccessFlags::X_OK) {
         let what = place.display();
@@ -257,10 +257,10 @@ fn tracepoint(host: &Host<'_>) -> Finding {
     };
     match types.exit_tracepoint() {
         Ok(ExitTracepoint::GroupDead) => {
-            Finding::works("sched_process_exit(task, group_dead): it tells the last thread")
+            Finding::works("sched_process_exit(task, group_dead): it shows the last thread")
         }
         Ok(ExitTracepoint::TaskOnly) => Finding::works(
-            "sched_process_exit(task), as before 6.16: the last thread is told by signal->live",
+            "sched_process_exit(task), as before 6.16: signal->live shows the last thread",
         ),
         Err(error) => {
             Finding::missing(one_line(&error)).advise("run a kernel with CONFIG_TRACEPOINTS=y")
@@ -391,7 +391,7 @@ fn map(host: &Host<'_>, kind: MapKind, job: &str) -> Finding {
 fn delivery(host: &Host<'_>) -> Finding {
     match &host.trial.delivered {
         Some(Ok(after)) => Finding::works(format!(
-            "a child's exit was told {} after it was final",
+            "a child's exit was reported {} after it was final",
             Age(*after)
         )),
         Some(Err(error)) => {
@@ -403,7 +403,7 @@ fn delivery(host: &Host<'_>) -> Finding {
 
 fn senders(host: &Host<'_>) -> Finding {
     match &host.trial.sender {
-        Some(Ok(())) => Finding::works("the sender of a child's signal was told"),
+        Some(Ok(())) => Finding::works("the sender of a child's signal was reported"),
         Some(Err(error)) => {
             let program = loaded(host, |name| name == programs::SIGNAL);
             if program.verdict == Verdict::Works {
@@ -468,8 +468,7 @@ fn mounted(kind: &str) -> Option<PathBuf> {
 }
 
 /// How to see what securityfs shows; nothing is mounted by looking.
-const SECURITYFS: &str =
-    "mount -t securityfs securityfs /sys/kernel/security, and look at it again";
+const SECURITYFS: &str = "mount -t securityfs securityfs /sys/kernel/security, and run this again";
 
 fn lockdown(host: &Host<'_>) -> Finding {
     let text = match fs::read_to_string("/sys/kernel/security/lockdown") {
@@ -526,12 +525,12 @@ fn bpf_lsm(_: &Host<'_>) -> Finding {
         Ok(active) => {
             let active = active.trim();
             Finding::missing(format!(
-                "not among the active ({active}); nothing uses it so far"
+                "not among the active ({active}); nothing uses it yet"
             ))
             .advise(format!("boot with lsm={active},bpf to have it"))
         }
         Err(_) if mounted("securityfs").is_none() => {
-            Finding::unknown("securityfs is not mounted; nothing uses it so far").advise(SECURITYFS)
+            Finding::unknown("securityfs is not mounted; nothing uses it yet").advise(SECURITYFS)
         }
         Err(error) => Finding::unknown(error.to_string()).advise("run as root"),
     }
@@ -564,12 +563,12 @@ fn cgroup(_: &Host<'_>) -> Finding {
 
 fn cgroup_ids(_: &Host<'_>) -> Finding {
     if cgroup_id::is_unified() {
-        return Finding::works("cgroup v2 alone: an event tells each process's cgroup");
+        return Finding::works("only cgroup v2: an event has each process's cgroup");
     }
     Finding::limited(
         "cgroup v1 is in use: an event has no cgroup_id of a process that is in the root of v2",
     )
-    .advise("boot with systemd.unified_cgroup_hierarchy=1, or have init mount cgroup2 alone at /sys/fs/cgroup")
+    .advise("boot with systemd.unified_cgroup_hierarchy=1, or have init mount only cgroup2 at /sys/fs/cgroup")
 }
 
 fn pid_namespace(_: &Host<'_>) -> Finding {
@@ -606,11 +605,9 @@ fn pidfd_getfd(host: &Host<'_>) -> Finding {
     // Yama: 0 leaves it to users, 1 allows it for descendants, more does not.
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     let found = match scope.trim() {
-        "" | "0" => {
-            "sockets are taken from services of the same user alone, without CAP_SYS_PTRACE"
-        }
+        "" | "0" => "without CAP_SYS_PTRACE, sockets are only taken from services of the same user",
         _ => {
-            "neither a spare nor the next agent takes sockets, without CAP_SYS_PTRACE: kernel.yama.ptrace_scope allows it for children alone"
+            "neither a spare nor the next agent takes sockets, without CAP_SYS_PTRACE: kernel.yama.ptrace_scope only allows it for children"
         }
     };
     Finding::limited(found).advise(ADVICE)

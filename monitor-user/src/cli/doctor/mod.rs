@@ -20,10 +20,10 @@ use super::Global;
 use super::unpin::Known;
 use crate::text::{self, printable};
 
-/// Tell what works on this host, what does not, why, and what to do
+/// Show what works on this host, what does not, why, and how to fix it
 ///
-/// Exits with 0 if the agent can do all of its work here, and with 1 if it lacks something for that;
-/// the last line says what is lost then. Nothing is mounted or changed by looking.
+/// Exits with 0 if the agent can do all of its work here, and with 1 if not; the last line says what is
+/// missing then. It changes and mounts nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print one JSON object
@@ -163,7 +163,7 @@ impl CheckLine {
 const WITHOUT_EBPF: [&str; 3] = [
     "who ended a service, if it was not itself",
     "the early event, and with it overlapping restarts",
-    "the causes of exits while no agent lives",
+    "the causes of exits while no agent is running",
 ];
 
 /// Runs every check.
@@ -335,7 +335,7 @@ mod tests {
                 [Works, Unknown, Works, Works],
                 "respawn works here without eBPF; lost: who ended a service, if it was not \
                  itself; the early event, and with it overlapping restarts; the causes of exits \
-                 while no agent lives",
+                 while no agent is running",
                 false,
             ),
             (

@@ -76,7 +76,7 @@ async fn see_an_exit(probe: &mut KernelProbe) -> Result<Duration> {
     let exit = see_the_end(probe, TestChild::end).await?;
     if exit.cause != (Cause::Exited { code: CODE }) {
         bail!(
-            "the child exited with {CODE}, but was told to have {}",
+            "the child exited with {CODE}, but was reported to have {}",
             exit.cause
         );
     }
@@ -86,11 +86,14 @@ async fn see_an_exit(probe: &mut KernelProbe) -> Result<Duration> {
 async fn see_a_sender(probe: &mut KernelProbe) -> Result<()> {
     let exit = see_the_end(probe, TestChild::kill).await?;
     let Cause::Signaled { origin, .. } = &exit.cause else {
-        bail!("the child was killed, but was told to have {}", exit.cause);
+        bail!(
+            "the child was killed, but was reported to have {}",
+            exit.cause
+        );
     };
     match &origin.sender {
         Some(sender) if sender.pid == std::process::id() => Ok(()),
-        Some(sender) => bail!("this process killed the child, but {sender} was told"),
+        Some(sender) => bail!("this process killed the child, but {sender} was reported"),
         None => bail!(
             "this process killed the child, but who did was not shown: it was {}",
             exit.cause
@@ -117,7 +120,7 @@ async fn see_the_end(
         }
         tokio::time::timeout(PATIENCE, probe.readable())
             .await
-            .map_err(|_| anyhow!("nothing was told of a child's exit within {PATIENCE:?}"))??;
+            .map_err(|_| anyhow!("a child's exit was not reported within {PATIENCE:?}"))??;
     }
 }
 

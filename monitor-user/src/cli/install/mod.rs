@@ -16,31 +16,30 @@ use crate::config::{self, Surroundings};
 use crate::init::{Init, InitEntry, Plan, Program, Root, Site, Takeover, detect, entry, takeover};
 use crate::probe::sets;
 
-/// Have the host's init keep the agent and its spare running, or the recorder
+/// Make the host's init keep the agent and its spare running, or the recorder
 ///
-/// With --recorder it is `respawn recorder` that init keeps running, and nothing is said or done about
-/// the agent: both can be installed, one after the other. With --takeover a package's init script
-/// reaches a service of respawn, and nothing else is done.
-///
-/// Writes an entry for each that init honours however often they die, asks init to look at it,
-/// and waits until the agent answers. Installing again changes nothing, or replaces the entry if
-/// the options are others; agents that run keep theirs until they are started again. Edits
-/// /etc/inittab between two marked lines, and keeps a copy from before the first edit in
+/// Writes init entries that restart the agent and its spare however often they die, makes init read them,
+/// and waits until the agent answers. Installing again changes nothing, or replaces the entries if the
+/// options differ; running agents keep their options until they are restarted. In /etc/inittab, the
+/// entries stand between two marked lines, and a copy of the file from before the first change is kept in
 /// /etc/inittab.respawn-backup.
 ///
-/// Agent and spare are the same command. The first to take the lock works, the other one takes
+/// With --recorder, init keeps `respawn recorder` running, and nothing is done about the agent; both can
+/// be installed, one after the other. With --takeover, a package's init script controls a service of
+/// respawn, and nothing else is done.
+///
+/// Agent and spare are the same command. The first one to take the lock is the agent, and the other takes
 /// over when it dies.
 ///
-/// What ends services, and what does not: the agents' own death, an upgrade, SIGTERM to them and
-/// `respawn uninstall` leave services running. `respawn stop --all` stops them; they stay down
-/// until they are started, or until the next boot. `respawn shutdown` stops them and then ends
-/// the agents, which init starts again, and with them the services: to be rid of both, run
-/// `respawn uninstall` after `respawn stop --all`. A shutdown of the host ends services as it ends
-/// all processes, and the agents before or with them, so that nothing is started again.
+/// Services keep running when the agents die, are upgraded, get SIGTERM, or are removed by `respawn
+/// uninstall`. `respawn stop --all` stops the services until they are started again or the host boots.
+/// `respawn shutdown` stops them and then ends the agents; init then restarts the agents, and they start
+/// the services. To remove both, run `respawn stop --all` and then `respawn uninstall`. When the host
+/// shuts down, init ends the agents before or with all other processes, so that nothing is restarted.
 #[derive(Debug, clap::Args)]
 #[command(mut_args(for_recorder_alone))]
 pub(crate) struct Arguments {
-    /// Which init keeps it: sysvinit, busybox, systemd, openrc, runit, s6, dinit or procd; "auto" looks at PID 1
+    /// The init: sysvinit, busybox, systemd, openrc, runit, s6, dinit or procd; "auto" looks at PID 1
     #[arg(
         long,
         value_name = "NAME",
@@ -51,11 +50,11 @@ pub(crate) struct Arguments {
     /// Install the recorder instead of the agent
     #[arg(long)]
     recorder: bool,
-    /// Have /etc/init.d/SCRIPT reach a service of respawn, of the same name unless another one is given
+    /// Make /etc/init.d/SCRIPT control a service of respawn, by default the one of the same name
     ///
-    /// `service SCRIPT restart`, logrotate's scripts and upgrades of the package ask the agent then. The
-    /// package's own script is moved to /etc/respawn/takeover, by dpkg-divert where there is dpkg. Starts
-    /// and stops nothing. SERVICE may be a pattern, such as 'postgresql@*'.
+    /// `service SCRIPT restart`, logrotate's scripts and upgrades of the package then reach the agent.
+    /// The package's own script is moved to /etc/respawn/takeover, by dpkg-divert where there is dpkg.
+    /// Starts and stops nothing. SERVICE may be a pattern, such as 'postgresql@*'.
     #[arg(
         long,
         value_name = "SCRIPT[=SERVICE]",
@@ -65,16 +64,16 @@ pub(crate) struct Arguments {
     takeover: Option<Takeover>,
     #[command(flatten)]
     config: ConfigDir,
-    /// The path of respawn that init is to run, if not that of this binary
+    /// The path of the respawn binary for init to run, if it is not this one
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
     /// Print one JSON object at the end
     ///
-    /// Its keys: `init` (null with --takeover); `why` it was taken for the host's, by "auto"; `dry_run`; `changes`, each
-    /// with `kind` ("write", "link", "backup", "remove", "move", "unlink", "remove_dir"), `path` and
-    /// `diff`; what init was `asked`; `notes`; the `agent` (`pid`, `services`) and the pid of its
-    /// `spare`, or the pid of the `recorder`, null if they are not waited for. With --dry-run, changes and what is asked are
-    /// what would be. An error leaves it out.
+    /// Its keys: `init` (null with --takeover); `why` "auto" chose it; `dry_run`; `changes`, each with
+    /// `kind` ("write", "link", "backup", "remove", "move", "unlink", "remove_dir"), `path` and `diff`;
+    /// what init was `asked`; `notes`; the `agent` (`pid`, `services`) and the pid of its `spare`, or the
+    /// pid of the `recorder`, null if they were not waited for. With --dry-run, `changes` and `asked` are
+    /// what would be done. If there is an error, no object is printed.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -83,23 +82,23 @@ pub(crate) struct Arguments {
     settings: recorder::Settings,
 }
 
-/// Take the agent and its spare from init again, or the recorder
+/// Remove the agent and its spare, or the recorder, from init
 ///
-/// Removes what `respawn install` has written, nothing else, has init end the agents, and removes
-/// what they have pinned in the kernel. The services keep running, with nobody to start them again:
-/// `respawn stop --all` stops them first.
+/// Removes what `respawn install` has written and nothing else, makes init end the agents, and removes
+/// their pins from the kernel. The services keep running, but nothing restarts them; run `respawn stop
+/// --all` first to stop them.
 ///
-/// With --recorder it takes the recorder from init, and nothing else. What it has recorded stays. With
-/// --takeover it puts a package's init script back, and nothing else.
+/// With --recorder, removes only the recorder; what it has recorded stays. With --takeover, only puts a
+/// package's init script back.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UninstallArguments {
-    /// Only from this init; by default from every one that has an entry
+    /// Only from this init [default: from all that have an entry]
     #[arg(long, value_name = "NAME")]
     init: Option<Init>,
     /// Remove the recorder instead of the agent
     #[arg(long)]
     recorder: bool,
-    /// Put the package's own /etc/init.d/SCRIPT back, and remove nothing else
+    /// Only put the package's own /etc/init.d/SCRIPT back
     #[arg(
         long,
         value_name = "SCRIPT",
@@ -109,8 +108,8 @@ pub(crate) struct UninstallArguments {
     takeover: Option<Takeover>,
     /// Print a JSON array at the end, with an object for each init that had an entry
     ///
-    /// The objects are those of `respawn install --json`; `agent` is one that still answers. The last
-    /// one's `changes` have the pins that were removed, of kind "unpin".
+    /// The objects are those of `respawn install --json`; `agent` is one that still answers. `changes` of
+    /// the last object include the removed pins, of kind "unpin".
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -119,7 +118,7 @@ pub(crate) struct UninstallArguments {
 
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Show what would be changed, as a diff, and what init would be asked; change nothing
+    /// Show what would be changed, as a diff, and what init would be asked, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Write to the file system below DIR, an image for instance; no init is asked then

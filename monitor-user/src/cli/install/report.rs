@@ -141,7 +141,7 @@ impl InstallReport {
         }
         self.perform(plan, site)?;
         if plan.changes.is_empty() {
-            self.say("the entry is there already, unchanged")?;
+            self.say("the entry exists already, unchanged")?;
         }
         if site.is_running {
             self.await_start(target, plan)?;

@@ -23,12 +23,11 @@ use crate::config::Description;
 use crate::os::inotify::Watch;
 use crate::text::printable;
 
-/// Show what services have written
+/// Show the output of services
 ///
-/// Shows the output of services with `log`, and of those whose `stdout` is a file: the live file and
-/// the rotated ones, the oldest line first. The lines of several services are merged by their timestamps,
-/// and each has its service's name. A file without timestamps keeps its own order. Works without an
-/// agent too.
+/// Shows the output of services with `log`, and of those whose `stdout` is a file, including rotated
+/// files, oldest line first. The lines of several services are merged by their timestamps and begin with
+/// the service's name. The lines of a file without timestamps keep their order. Needs no agent.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A service's name, or a pattern such as 'web*'
@@ -39,15 +38,15 @@ pub(crate) struct Arguments {
         add = ArgValueCompleter::new(complete::services)
     )]
     services: Vec<String>,
-    /// Go on with new lines as they come, through rotation, until Ctrl-C
+    /// Continue with new lines as they come, through rotation, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
-    /// Only lines of so long ago or less, such as "10m", "1h30m" or "2 days"
+    /// Only lines within this time before now, such as "10m", "1h30m" or "2 days"
     ///
     /// A file without timestamps is shown as a whole.
     #[arg(long, value_name = "DURATION", value_parser = lines::past)]
     since: Option<Span>,
-    /// Only the last N lines, and with --follow those that come
+    /// Only the last N lines; --follow also shows new ones
     #[arg(long, short = 'n', value_name = "N")]
     lines: Option<usize>,
     /// Print one JSON object a line, with service, time and message

@@ -52,12 +52,12 @@ const SECOND: Duration = Duration::from_secs(1);
 /// the config without an event.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// Show services and exits live, and steer services from the keyboard
+/// Show services and exits live, and control services from the keyboard
 ///
-/// Shows state, pid, uptime, restarts, the restarts of the last hour and the last exit of each
-/// service, and below them the exits of this host's processes as they happen, which takes root.
-/// Starts, stops and restarts the selected service, and shows why it ended the last times; `?`
-/// shows the keys. Goes on without an agent, and waits for the next.
+/// Shows state, pid, uptime, restarts, the restarts of the last hour and the last exit of each service,
+/// and below them the exits of this host's processes as they happen, which needs root. Starts, stops and
+/// restarts the selected service, and shows why it ended the last times; `?` shows the keys. If the agent
+/// ends, `top` waits for the next one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Panic after the first picture, to test what becomes of the terminal

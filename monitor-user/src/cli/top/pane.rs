@@ -47,7 +47,7 @@ impl View<'_> {
         match (deaths, &self.model.no_journal) {
             (Some(deaths), _) if !deaths.is_empty() => deaths,
             (_, Some(why)) => vec![why.clone()],
-            (_, None) => vec![format!("the journal tells of no death of {service}")],
+            (_, None) => vec![format!("the journal has no death of {service}")],
         }
     }
 

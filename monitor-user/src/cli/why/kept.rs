@@ -147,7 +147,7 @@ impl Incident {
         let asked = format!("to end by {} {before} before, ", last.signal);
         let Some(sender) = &last.sender else {
             let from = match last.how.and_then(no_sender) {
-                Some(words) => format!("from nobody: {words}"),
+                Some(words) => format!("without a sender: {words}"),
                 None => "from an unknown sender".to_owned(),
             };
             return vec![asked + &from];

@@ -25,25 +25,25 @@ use crate::journal::Reader;
 use crate::report::happening;
 use crate::text::printable;
 
-/// Tell why a service, a unit, a container or a process died
+/// Show why a service, a unit, a container or a process died
 ///
-/// NAME is a service of the agent. If the agent has none of that name, it is what `respawn recorder` has
-/// kept deaths of: a systemd unit ("nginx" means nginx.service too), a service of OpenRC, a container's
-/// ID or the first characters of it, a pod's uid, a pid, or the name of a process.
+/// NAME is a service of the agent. If the agent has no such service, NAME is looked for in what `respawn
+/// recorder` has recorded: a systemd unit ("nginx" means nginx.service too), an OpenRC service, a
+/// container's ID or its first characters, a pod's uid, a pid, or the name of a process.
 ///
-/// Tells the last death, or with `-n` the last few, newest first: what ended it, when, who sent the
-/// signal and who had started that process, whether it still lives, how long the dead process had
-/// lived and what it had used; of a service also what the agent did about it and what came of it. Of a
-/// unit or container, processes that died within ten seconds of its main process are told with that.
+/// Shows the last death, or with `-n` the last few, newest first: the cause, the time, who sent the
+/// signal and who started that process, whether the sender is still running, how long the dead process
+/// had run, and the resources it used. For a service, it also shows what the agent did about it. For a
+/// unit or container, it includes processes that died within ten seconds of the main process.
 ///
-/// Neither agent nor recorder need to run. Exits with 1 if nothing is known of NAME, and with 3 if there
-/// is no agent and no recorder has kept anything.
+/// Neither the agent nor the recorder has to run. Exits with 1 if nothing is known of NAME, and with 3 if
+/// there is no agent and nothing was recorded.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A service, unit, container, pid or process name
     #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::services_and_units))]
     name: String,
-    /// How many deaths to tell
+    /// How many deaths to show
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
     /// Print one JSON object for each death

@@ -126,7 +126,7 @@ impl ServiceDeath {
         let before = Age(Duration::from_nanos(last.before_exit_ns));
         let sender = match (&last.sender, last.how.and_then(no_sender)) {
             (Some(sender), _) => format!("from {}", of_sender(sender, last.how, accounts)),
-            (None, Some(words)) => format!("from nobody: {words}"),
+            (None, Some(words)) => format!("without a sender: {words}"),
             (None, None) => "from an unknown sender".to_owned(),
         };
         Some(format!("to end by {signal} {before} before, {sender}"))
@@ -174,12 +174,12 @@ impl ServiceDeath {
         let pid = instance.pid;
         if !runs {
             return Some(format!(
-                "pid {pid} is gone as well, and no agent has told of it yet"
+                "pid {pid} has ended as well, and no agent has reported it yet"
             ));
         }
         let uptime = proc::since_boot_ns().saturating_sub(instance.start_time_ns);
         let uptime = Age(Duration::from_nanos(uptime));
-        Some(format!("pid {pid} runs, for {uptime} by now"))
+        Some(format!("pid {pid}, running for {uptime}"))
     }
 }
 

@@ -195,7 +195,7 @@ pub(super) fn no_sender(how: How) -> Option<&'static str> {
         How::Terminal => "somebody pressed the key for it at its terminal",
         How::Hangup => "its terminal was closed, or its session's leader ended",
         How::Timer => "a timer that it had set ran out (alarm, setitimer or timer_create)",
-        How::BrokenPipe => "it wrote to a pipe or socket that nobody reads",
+        How::BrokenPipe => "it wrote to a pipe or socket without a reader",
         How::FileSizeLimit => "it wrote past its limit on the size of files (RLIMIT_FSIZE)",
         How::Notification => "it had asked to be notified by it (O_ASYNC or mq_notify)",
         _ => return None,

@@ -48,7 +48,7 @@ fn check_replaceable(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
         Ok(_) => bail!(
-            "{} is there and is no socket; move it out of the way, or choose another place",
+            "{} exists and is not a socket; move it out of the way, or choose another place",
             path.display()
         ),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

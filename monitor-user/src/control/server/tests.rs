@@ -509,18 +509,18 @@ async fn nothing_but_a_socket_is_replaced() {
         format!("{error:#}")
     };
     fs::write(&path, "precious").unwrap();
-    assert!(refused().contains("is no socket"), "{}", refused());
+    assert!(refused().contains("is not a socket"), "{}", refused());
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(refused().contains("is no socket"));
+    assert!(refused().contains("is not a socket"));
     fs::remove_dir(&path).unwrap();
     std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-    assert!(refused().contains("is no socket"));
+    assert!(refused().contains("is not a socket"));
     fs::remove_file(&path).unwrap();
     let unready = path.with_extension("new");
     fs::write(&unready, "precious").unwrap();
-    assert!(refused().contains("control.new is there"), "{}", refused());
+    assert!(refused().contains("control.new exists"), "{}", refused());
     fs::remove_file(&unready).unwrap();
     assert!(Server::bind(&path, SETUP.groups).is_ok() && !unready.exists());
 
@@ -670,7 +670,7 @@ fn another_user_is_refused_unless_of_the_group() {
     fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
     let told = ask_as(dir, &[]);
     assert!(
-        told.contains("control.sock is for root alone; you are uid 65534"),
+        told.contains("control.sock is for root only; you are uid 65534"),
         "{told}"
     );
     // Even where somebody has made the socket everybody's.

@@ -19,7 +19,7 @@ impl Service {
     /// The first start of a service that was not known before.
     pub(crate) fn begin(&mut self, step: &mut Step<'_>) {
         if self.is_wanted() {
-            self.start_afresh(step);
+            self.start_with_reset_limits(step);
         }
     }
 

@@ -21,7 +21,7 @@ impl Service {
         } else if matches!(self.state, ServiceState::Running { .. }) {
             self.await_pass(step);
         } else {
-            self.start_afresh(step);
+            self.start_with_reset_limits(step);
         }
     }
 
@@ -78,7 +78,7 @@ impl Service {
         match &self.state {
             ServiceState::Down(DownReason::Finished)
             | ServiceState::Ending(DownReason::Finished) => {}
-            _ => self.start_afresh(step),
+            _ => self.start_with_reset_limits(step),
         }
     }
 

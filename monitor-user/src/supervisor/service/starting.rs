@@ -169,7 +169,7 @@ impl Service {
     }
 
     /// Starts without a delay, whatever came before; joins a start or a restart under way.
-    pub(super) fn start_afresh(&mut self, step: &mut Step<'_>) {
+    pub(super) fn start_with_reset_limits(&mut self, step: &mut Step<'_>) {
         match self.state {
             ServiceState::Running { .. } | ServiceState::Starting { .. } => {}
             ServiceState::StopDue { .. } | ServiceState::Stopping { .. } => {
@@ -200,7 +200,7 @@ impl Service {
         if self.is_done() && self.can_undo() {
             self.begin_undo();
         }
-        self.start_afresh(step);
+        self.start_with_reset_limits(step);
     }
 
     pub(super) fn spawn(&mut self, start: Start, step: &mut Step<'_>) {

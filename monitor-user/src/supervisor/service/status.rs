@@ -12,7 +12,7 @@ impl Service {
     pub(crate) fn status(&self) -> Status<'_> {
         Status {
             service: &self.name,
-            state: self.contract_state(),
+            state: self.shown_state(),
             desired: if self.removed {
                 Desired::Down
             } else {
@@ -68,7 +68,7 @@ impl Service {
         }
     }
 
-    /// The agent ends with it: a later one begins afresh.
+    /// The agent ends with it: a later one has no memory of it.
     pub(crate) fn end_is_told(&mut self) {
         self.end = End::LastNotice;
         self.backoff.reset();
@@ -178,7 +178,7 @@ impl Service {
         remembered.collect()
     }
 
-    fn contract_state(&self) -> State {
+    fn shown_state(&self) -> State {
         match &self.state {
             ServiceState::Down(DownReason::Failed { .. }) => State::Failed,
             ServiceState::Down(DownReason::Skipped { .. }) => State::Skipped,

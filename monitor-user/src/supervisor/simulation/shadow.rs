@@ -110,14 +110,14 @@ impl Shadow {
             .is_none_or(|exec| *exec == self.spec.exec);
     }
 
-    /// Delay and limit are afresh.
+    /// Delay and limit are reset.
     pub(super) fn forget_starts(&mut self) {
         self.window.clear();
         self.second.clear();
         self.is_free = false;
     }
 
-    /// If it runs, it may be restarted for another service: then delay and limit are afresh.
+    /// If it runs, it may be restarted for another service: then delay and limit are reset.
     pub(super) fn may_restart_with_another(&mut self) {
         if self.told == Some(LastNotice::Started) {
             self.forget_starts();
@@ -168,7 +168,7 @@ impl Shadow {
             .or_insert(time.unwrap_or(now));
     }
 
-    /// Whatever is stopped to be restarted has its delay and limit afresh.
+    /// The delay and limit of whatever is stopped to be restarted are reset.
     fn stop_begins(&mut self, instance: Instance, now: Instant) {
         self.stopping(instance, now);
         self.forget_starts();

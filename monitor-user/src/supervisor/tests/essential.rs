@@ -140,7 +140,7 @@ fn an_agent_that_does_not_end_with_services_goes_on() {
 }
 
 #[test]
-fn the_next_agent_goes_on_with_the_end_and_the_one_after_it_begins_afresh() {
+fn the_next_agent_continues_the_end_and_the_one_after_it_has_no_memory_of_it() {
     check(&format!(
         "
         {RUNNING}

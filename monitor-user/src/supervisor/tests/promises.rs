@@ -1,4 +1,4 @@
-//! Each promise of the contract by its own script.
+//! Each promise of docs/behaviour.md and docs/service-files.md by its own script.
 
 use std::time::{Duration, Instant};
 
@@ -460,7 +460,7 @@ fn a_hundred_failures_overflow_nothing() {
 }
 
 #[test]
-fn a_stable_run_has_the_delay_afresh() {
+fn a_stable_run_resets_the_delay() {
     check(
         "
         set stable_after=10s ->
@@ -611,7 +611,7 @@ fn out_of_memory_is_its_own_failure() {
 }
 
 #[test]
-fn a_kill_after_a_stable_run_has_the_count_afresh() {
+fn a_kill_after_a_stable_run_resets_the_count() {
     check(
         "
         set start_limit=1/60s ->

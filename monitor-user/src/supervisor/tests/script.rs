@@ -26,7 +26,7 @@ pub(super) struct Bench {
     memories: BTreeMap<ServiceName, Memory>,
 }
 
-/// The spec that a `Bench` starts from: the contract's defaults.
+/// The spec that a `Bench` starts from: the defaults of docs/service-files.md.
 pub(in crate::supervisor) fn default_spec() -> Spec {
     Spec {
         policy: Policy {
