@@ -276,3 +276,31 @@ fn a_spare_waits_and_takes_over() {
         assert_eq!(agent.count("web", "started"), 1);
     }
 }
+
+/// The kernel closes a dying agent's files from the highest number down, and takes tens of milliseconds for an inotify
+/// instance: an agent that takes over would wait for that.
+#[test]
+fn what_the_next_agent_waits_for_is_closed_before_what_takes_long() {
+    let agent = Agent::seeing(Sight::Best, &[("web", &sleeping(""))]);
+    agent.assert_single("web");
+    let files = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap();
+    let (mut locks, mut slow) = (Vec::new(), Vec::new());
+    for file in files {
+        let path = file.unwrap().path();
+        let number: u32 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let target = fs::read_link(&path).unwrap_or_default();
+        let target = target.to_string_lossy();
+        if target.ends_with("inotify") {
+            slow.push(number);
+        }
+        let is_pin_dir = target.starts_with("/sys/fs/bpf/");
+        if is_pin_dir || target.ends_with("/lock") || target.ends_with("/cgroup.procs") {
+            locks.push(number);
+        }
+    }
+    assert!(!slow.is_empty() && !locks.is_empty(), "{slow:?}, {locks:?}");
+    assert!(
+        slow.iter().max() < locks.iter().min(),
+        "{slow:?}, {locks:?}"
+    );
+}

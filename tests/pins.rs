@@ -405,7 +405,7 @@ fn without_a_place_for_pins_it_works_without() {
         rig.set_pin_dir(&place);
         let mut scene = Scene::with(rig);
         let place = place.display().to_string();
-        let words = ["nothing is pinned", &place, "are not remembered"];
+        let words = ["nothing is pinned", &place, "will not be recorded"];
         assert_says(&scene.rig.log(), &words);
         // Its memory files are there all the same.
         scene.between_agents(|_| {});

@@ -141,10 +141,7 @@ pub(crate) fn happening(event: &Event) -> String {
         ),
         What::MainChanged {
             pid, former_pid, ..
-        } => (
-            plain,
-            format!("main process is now pid {pid}, before {former_pid}"),
-        ),
+        } => (plain, format!("main pid is now {pid}, before {former_pid}")),
         What::Stopping {
             pid,
             signal,

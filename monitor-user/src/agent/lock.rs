@@ -21,7 +21,7 @@ use super::sockets::Pool;
 use super::{runtime_dir, spare};
 use crate::manager::Manager;
 use crate::model::Instance;
-use crate::os::{self, proc, progress};
+use crate::os::{self, descriptor, proc, progress};
 
 /// The lock's name in the runtime directory.
 pub(super) const NAME: &str = "lock";
@@ -313,14 +313,15 @@ fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(nix::libc::O_CLOEXEC | nix::libc::O_NOFOLLOW)
-        .open(path)
+        .open(path)?;
+    Ok(descriptor::first_to_close(file))
 }
 
 /// Whether a file still has a name.

@@ -86,13 +86,14 @@ pub(super) fn beside<T>(
             return wait();
         }
     };
-    thread::scope(|scope| {
+    let changes = changes();
+    let result = thread::scope(|scope| {
         let spare = Spare {
             runtime_dir,
             end: &end,
             manager,
             pool: RefCell::new(pool),
-            changes: changes(),
+            changes: changes.as_ref(),
         };
         let watch = move || spare.watch();
         if let Err(error) = thread::Builder::new().spawn_scoped(scope, watch) {
@@ -102,7 +103,16 @@ pub(super) fn beside<T>(
         // It cannot overflow.
         let _ = end.write(1);
         result
-    })
+    });
+    close_apart(changes);
+    result
+}
+
+/// In a thread of its own: the kernel makes who closes an inotify instance wait until nobody looks at its watches any
+/// more, which takes tens of milliseconds (`fsnotify_destroy_group`, fs/notify/group.c). The services cannot.
+fn close_apart(changes: Option<Inotify>) {
+    // Without a thread, the closure is dropped here.
+    let _ = thread::Builder::new().spawn(move || drop(changes));
 }
 
 fn blind(error: &io::Error) {
@@ -128,7 +138,7 @@ struct Spare<'a> {
     /// The sockets of services.
     pool: RefCell<&'a mut Pool>,
     /// Tells when there are others; `None`: it cannot.
-    changes: Option<Inotify>,
+    changes: Option<&'a Inotify>,
 }
 
 /// The agent that is watched.

@@ -34,12 +34,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::cgroup_limits;
 use super::mounts::{self, Mount};
 use super::pidfd::is_gone;
 use super::place::Place;
 use super::spawn::{Spawner, UNBORN};
 use super::tree::stop_signals;
+use super::{cgroup_limits, descriptor};
 use super::{marker, pidfd, proc, progress, signal};
 use crate::model::{CgroupLimits, Signal, fnv1a};
 
@@ -355,6 +355,7 @@ fn lock(base: &Path) -> io::Result<Option<File>> {
         .read(true)
         .write(true)
         .open(base.join("cgroup.procs"))?;
+    let file = descriptor::first_to_close(file);
     let flock = |kind: libc::c_int| -> io::Result<libc::flock> {
         let narrow = |number| i16::try_from(number).map_err(io::Error::other);
         Ok(libc::flock {

@@ -2,7 +2,7 @@
 //! and taken over in another process. For descriptors that outlive an agent. Reads and writes nothing
 //! through them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -19,6 +19,22 @@ const MOST_LOOKED_AT: usize = 4096;
 
 /// `KCMP_FILE` of `kcmp(2)`.
 const SAME_FILE: usize = 0;
+
+/// Higher than the numbers of what an agent opens at its start.
+const HIGH_NUMBER: RawFd = 200;
+
+/// Has the kernel close this file before most others when this process dies: it closes those with high numbers first
+/// (`task_work_run`, kernel/task_work.c: what was added last). For locks that the next agent waits for: to close an
+/// inotify instance takes the kernel tens of milliseconds (`fsnotify_destroy_group`, fs/notify/group.c). Of several locks
+/// the one that was taken last goes first.
+pub(crate) fn first_to_close(file: File) -> File {
+    match fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(HIGH_NUMBER)) {
+        // SAFETY: fcntl(2) has just made this descriptor, and nobody else has it.
+        Ok(number) => File::from(unsafe { OwnedFd::from_raw_fd(number) }),
+        // So many may not be open.
+        Err(_) => file,
+    }
+}
 
 /// What tells a file from the others that are open, and where to look for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

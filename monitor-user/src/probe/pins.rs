@@ -26,7 +26,7 @@ use super::holder::{self, Holder};
 use super::object::Attached;
 use super::previous::Previous;
 use super::sets::RECORDER;
-use crate::os::{self, bpf};
+use crate::os::{self, bpf, descriptor};
 
 /// Where the kernel's own mount point for bpffs is.
 const SYS_FS_BPF: &str = "/sys/fs/bpf";
@@ -412,7 +412,7 @@ impl PinDir {
 fn lock(pin_dir: &Path) -> Result<Flock<File>> {
     for _ in 0..TRIES {
         make(pin_dir)?;
-        let directory = File::open(pin_dir)?;
+        let directory = descriptor::first_to_close(File::open(pin_dir)?);
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             // Else it was removed meanwhile.
             Ok(lock) if is_in_place(&lock, pin_dir) => return Ok(lock),
