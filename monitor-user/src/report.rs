@@ -135,10 +135,7 @@ pub(crate) fn happening(event: &Event) -> String {
         What::Replaced {
             pid, former_pid, ..
         } => (green, format!("replaced: pid {pid}, before {former_pid}")),
-        What::NotReplaced { message } => (
-            red,
-            format!("not replaced, still running: {}", printable(message)),
-        ),
+        What::NotReplaced { message } => (red, format!("not replaced: {}", printable(message))),
         What::MainChanged {
             pid, former_pid, ..
         } => (plain, format!("main pid is now {pid}, before {former_pid}")),
