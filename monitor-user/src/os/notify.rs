@@ -78,12 +78,23 @@ impl NotifySocket {
     /// It has another one or none there, or this process may not take it: that needs the right to trace
     /// the service.
     pub(crate) fn of(process: BorrowedFd<'_>, path: &Path, cookie: u64) -> io::Result<Self> {
-        let socket = Self(super::socket::taken_from(process, DESCRIPTOR, cookie)?);
+        Self::known(
+            super::socket::taken_from(process, DESCRIPTOR, cookie)?,
+            path,
+        )
+    }
+
+    /// One that this process has, if it is that of this path.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub(crate) fn known(socket: OwnedFd, path: &Path) -> io::Result<Self> {
+        let socket = Self(socket);
         let name: UnixAddr = getsockname(socket.0.as_raw_fd())?;
         if name.path() == Some(path) {
             Ok(socket)
         } else {
-            Err(io::Error::other("the service has another socket there"))
+            Err(io::Error::other("it is another socket"))
         }
     }
 
