@@ -58,7 +58,7 @@ fn served_by(address: SocketAddr) -> u32 {
 }
 
 /// What a socket is among all of this boot.
-fn inode(pid: u32, descriptor: u32) -> String {
+pub(crate) fn inode(pid: u32, descriptor: u32) -> String {
     let target = fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).unwrap();
     target.to_str().unwrap().to_owned()
 }
@@ -73,35 +73,63 @@ fn has(pid: u32, inode: &str) -> bool {
         .any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == inode))
 }
 
-fn holds(pid: u32, inode: &str) {
+pub(crate) fn holds(pid: u32, inode: &str) {
     eventually("it holds the socket", || has(pid, inode).then_some(()));
 }
 
-/// Connects again and again.
-struct Clients {
+/// Sends HTTP requests, each on a connection of its own, again and again.
+pub(crate) struct Clients {
     end: Arc<AtomicBool>,
-    counts: Arc<[AtomicUsize; 2]>,
+    counts: Arc<[AtomicUsize; 3]>,
     threads: Vec<JoinHandle<Duration>>,
 }
 
+/// What has come of their requests.
+#[derive(Debug)]
+pub(crate) struct Load {
+    /// So many could not connect.
+    pub(crate) refused: usize,
+    /// So many had no answer: what is in flight in a process that is killed.
+    pub(crate) failed: usize,
+    pub(crate) served: usize,
+    /// The longest time that one client went unserved.
+    pub(crate) longest: Duration,
+}
+
+impl Load {
+    pub(crate) fn words(&self) -> String {
+        let Self {
+            refused,
+            failed,
+            served,
+            longest,
+        } = self;
+        format!("{served} served, {refused} refused, {failed} failed, longest gap {longest:.2?}")
+    }
+
+    /// Fails if anybody was refused, or if more was lost than what was in flight in killed processes.
+    pub(crate) fn assert_held(&self, clients: usize, kills: usize) {
+        assert_eq!(self.refused, 0, "{self:?}");
+        assert!(self.failed <= clients * kills, "{kills} kills: {self:?}");
+    }
+}
+
 impl Clients {
-    fn of(address: SocketAddr, count: usize) -> Self {
+    pub(crate) fn of(address: SocketAddr, count: usize) -> Self {
         let end = Arc::new(AtomicBool::new(false));
-        let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let counts: Arc<[AtomicUsize; 3]> = Arc::default();
         let threads = (0..count).map(|_| {
             let (end, counts) = (Arc::clone(&end), Arc::clone(&counts));
             thread::spawn(move || {
                 let mut last = now();
                 let mut longest = Duration::ZERO;
                 while !end.load(Ordering::Relaxed) {
-                    let Ok(mut stream) = TcpStream::connect(address) else {
-                        counts[0].fetch_add(1, Ordering::Relaxed);
-                        continue;
+                    let which = match TcpStream::connect(address) {
+                        Err(_) => 0,
+                        Ok(stream) => 1 + usize::from(answers(stream)),
                     };
-                    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-                    // What is in flight in a process that is killed fails.
-                    if said(&mut stream).is_some() {
-                        counts[1].fetch_add(1, Ordering::Relaxed);
+                    counts[which].fetch_add(1, Ordering::Relaxed);
+                    if which == 2 {
                         longest = longest.max(last.elapsed());
                         last = now();
                     }
@@ -117,21 +145,37 @@ impl Clients {
         }
     }
 
-    /// How many were refused, how many were served, and the longest time that one client went unserved.
-    fn end(self) -> (usize, usize, Duration) {
+    /// What has come of them.
+    pub(crate) fn end(self) -> Load {
         self.end.store(true, Ordering::Relaxed);
         let longest = self.threads.into_iter().map(|it| it.join().unwrap()).max();
-        let [refused, served] = [0, 1].map(|at| self.counts[at].load(Ordering::Relaxed));
-        (refused, served, longest.unwrap())
+        let [refused, failed, served] = [0, 1, 2].map(|at| self.counts[at].load(Ordering::Relaxed));
+        Load {
+            refused,
+            failed,
+            served,
+            longest: longest.unwrap(),
+        }
     }
 
     /// Waits until some more were served.
-    fn go_on(&self) {
-        let before = self.counts[1].load(Ordering::Relaxed);
+    pub(crate) fn go_on(&self) {
+        let before = self.counts[2].load(Ordering::Relaxed);
         eventually("clients are served", || {
-            (self.counts[1].load(Ordering::Relaxed) > before + 5).then_some(())
+            (self.counts[2].load(Ordering::Relaxed) > before + 5).then_some(())
         });
     }
+}
+
+/// Whether a request is answered, to its end.
+fn answers(mut stream: TcpStream) -> bool {
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(request).is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.starts_with("HTTP/1.")
+        && answer.split(' ').nth(1) == Some("200")
 }
 
 fn reload(agent: &Agent) {
@@ -220,9 +264,9 @@ fn nobody_is_refused_while_the_service_is_killed() {
         agent.replaced("web", pid);
     }
     clients.go_on();
-    let (refused, served, _) = clients.end();
-    assert_eq!(refused, 0);
-    assert!(served > 50, "{served}");
+    let load = clients.end();
+    load.assert_held(3, 15);
+    assert!(load.served > 50, "{load:?}");
 }
 
 #[test]
@@ -290,8 +334,7 @@ fn nobody_is_refused_when_agent_and_service_are_killed_together() {
         assert_eq!(inode(pid, 3), socket);
     }
     clients.go_on();
-    let (refused, _, _) = clients.end();
-    assert_eq!(refused, 0);
+    clients.end().assert_held(3, 5);
     spare.kill().unwrap();
     spare.wait().unwrap();
 }
@@ -326,7 +369,7 @@ fn nobody_is_refused_when_the_spare_takes_over_as_a_new_binary() {
     let pid = agent.replaced("web", pid);
     assert_eq!(inode(pid, 3), socket);
     clients.go_on();
-    assert_eq!(clients.end().0, 0);
+    clients.end().assert_held(3, 1);
     let log = agent.log();
     assert!(
         log.contains("was replaced: going on as the new one"),
@@ -344,25 +387,29 @@ fn the_next_agent_takes_the_socket_from_the_living_instance() {
     if !is_root("the_next_agent_takes_the_socket_from_the_living_instance") {
         return;
     }
-    let addresses = [free(), free(), free(), free()];
-    let [plain, moved, child, closed] = addresses;
+    let [plain, moved, child, swapped, closed] = [free(), free(), free(), free(), free()];
     let mut agent = Agent::start(&[
         ("plain", &serving("", &tcp(plain), "")),
         ("moved", &serving("move", &tcp(moved), "")),
         ("child", &serving("child", &tcp(child), "")),
+        ("swapped", &serving("swap", &tcp(swapped), "")),
         ("closed", &serving("close", &tcp(closed), "")),
     ]);
-    let names = ["plain", "moved", "child"];
+    let names = ["plain", "moved", "child", "swapped"];
     let pids = names.map(|name| agent.running(name));
     agent.running("closed");
-    for address in [plain, moved, child] {
+    for address in [plain, moved, child, swapped] {
         served_by(address);
     }
     let socket = inode(pids[0], 3);
+    let [real, other] = [50, 3].map(|number| inode(pids[3], number));
     agent.kill();
     TcpStream::connect(closed).unwrap_err();
     agent.start_again();
     holds(agent.pid(), &socket);
+    // By its number in the kernel.
+    holds(agent.pid(), &real);
+    assert!(!has(agent.pid(), &other));
     let clients = Clients::of(plain, 2);
     for (name, pid) in names.into_iter().zip(pids) {
         assert_eq!(agent.running(name), pid);
@@ -372,10 +419,10 @@ fn the_next_agent_takes_the_socket_from_the_living_instance() {
             assert_eq!(inode(pid, 3), socket);
         }
     }
-    for address in [plain, moved, child] {
+    for address in [plain, moved, child, swapped] {
         served_by(address);
     }
-    assert_eq!(clients.end().0, 0);
+    clients.end().assert_held(2, 1);
     // What nobody has any more is bound again at the next start.
     let log = agent.log();
     let words = format!("cannot take over its socket {closed}: no process of the service has it");
@@ -397,6 +444,7 @@ fn nobody_is_refused_while_one_of_them_lives() {
     let socket = inode(agent.running("web"), 3);
     let clients = Clients::of(address, 3);
     let mut spare = agent.another();
+    let mut kills = 0;
     for round in 0..if is_soak() { 500 } else { 12 } {
         let pid = agent.running("web");
         holds(spare.id(), &socket);
@@ -405,15 +453,16 @@ fn nobody_is_refused_while_one_of_them_lives() {
         let was_killed;
         (spare, was_killed) = agent.kill_some(spare, pid, &mut random);
         if was_killed {
+            kills += 1;
             agent.replaced("web", pid);
             rest();
         }
         assert_eq!(inode(agent.running("web"), 3), socket, "{round}");
     }
     clients.go_on();
-    let (refused, served, _) = clients.end();
-    report(&format!("{served} served, {refused} refused"));
-    assert_eq!(refused, 0);
+    let load = clients.end();
+    report(&load.words());
+    load.assert_held(3, kills);
     spare.kill().unwrap();
     spare.wait().unwrap();
 }
@@ -457,7 +506,7 @@ fn a_reload_binds_what_is_new_and_leaves_the_rest() {
     assert_eq!(inode(pid, 4), stays);
     assert_eq!(eventually("an answer", || ask(three))[3], "x:web");
     clients.go_on();
-    assert_eq!(clients.end().0, 0);
+    assert_eq!(clients.end().refused, 0);
     // A service that is gone from the config has none.
     fs::remove_file(agent.service_file("web")).unwrap();
     agent.write_service("other", "command = [\"sleep\", \"1000\"]");
@@ -629,35 +678,122 @@ fn what_the_next_agent_needs_is_put_back() {
     spare.wait().unwrap();
 }
 
-/// HTTP requests while the server is killed every 100 ms: for figures. How many of them at once and for
-/// how long: `RESPAWN_LOAD_CLIENTS`, `RESPAWN_LOAD_SECONDS`.
 #[test]
-#[ignore = "measures"]
-fn load() {
+fn what_listen_says_of_a_socket_is_so() {
+    const NAME: &str = "what_listen_says_of_a_socket_is_so";
+    let Ok(six) = TcpListener::bind("[::1]:0") else {
+        return support::skip(NAME, "this host has no IPv6");
+    };
+    let ports = [six.local_addr().unwrap().port(), free().port()];
+    drop(six);
+    let any = |port: u16, alone: bool| {
+        let listen = format!("{{ tcp = \"[::]:{port}\", ipv6_only = {alone} }}");
+        serving("", &listen, "")
+    };
+    let few = free();
+    let waiting = |backlog: usize| {
+        format!(
+            "command = [\"sleep\", \"1000\"]\nlisten = [{{ tcp = \"{few}\", backlog = {backlog} }}]\n"
+        )
+    };
+    let agent = Agent::start(&[
+        ("alone", &any(ports[0], true)),
+        ("both", &any(ports[1], false)),
+        ("few", &waiting(3)),
+    ]);
+    for service in ["alone", "both", "few"] {
+        agent.running(service);
+    }
+    for (port, alone) in ports.into_iter().zip([true, false]) {
+        served_by(format!("[::1]:{port}").parse().unwrap());
+        let old = TcpStream::connect(("127.0.0.1", port));
+        assert_eq!(old.is_err(), alone);
+    }
+    // The kernel lets one more wait than it is told (`sk_acceptq_is_full`), and answers no others.
+    let wait = |backlog: usize| {
+        let connect = || TcpStream::connect_timeout(&few, Duration::from_millis(700)).ok();
+        let connected: Vec<_> = (0..backlog + 3).map_while(|_| connect()).collect();
+        assert_eq!(connected.len(), backlog + 1);
+    };
+    wait(3);
+    agent.must("stop", "few");
+    agent.write_service("few", &waiting(6));
+    reload(&agent);
+    agent.must("start", "few");
+    wait(6);
+}
+
+/// How many clients there are, and for how long: for two seconds, or ten with `RESPAWN_SOAK=1`, or what
+/// `RESPAWN_LOAD_CLIENTS` and `RESPAWN_LOAD_SECONDS` say.
+fn load() -> (usize, Duration) {
     let number = |name: &str, default| {
         let said = std::env::var(name).ok().and_then(|text| text.parse().ok());
         said.unwrap_or(default)
     };
-    let (clients, seconds) = (
-        number("RESPAWN_LOAD_CLIENTS", 4),
-        number("RESPAWN_LOAD_SECONDS", 10),
-    );
+    let seconds = number("RESPAWN_LOAD_SECONDS", if is_soak() { 10 } else { 2 });
+    let clients = usize::try_from(number("RESPAWN_LOAD_CLIENTS", 4)).unwrap();
+    (clients, Duration::from_secs(seconds))
+}
+
+/// HTTP requests while the server is killed every 100 ms.
+#[test]
+fn load_while_the_service_is_killed() {
+    let (count, time) = load();
     let address = free();
     let agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
     agent.running("web");
-    let clients = Clients::of(address, usize::try_from(clients).unwrap());
+    let clients = Clients::of(address, count);
     let begin = now();
     let mut kills = 0;
-    while begin.elapsed() < Duration::from_secs(seconds) {
+    while begin.elapsed() < time {
         thread::sleep(Duration::from_millis(100));
         if let Some(pid) = agent.status("web")["pid"].as_u64() {
             signal_to(u32::try_from(pid).unwrap(), Signal::SIGKILL);
             kills += 1;
         }
     }
-    let (refused, served, longest) = clients.end();
-    eprintln!("{kills} kills, {served} served, {refused} refused, longest gap {longest:?}");
-    assert_eq!(refused, 0);
+    agent.running("web");
+    clients.go_on();
+    let load = clients.end();
+    report(&format!("{kills} kills of the service: {}", load.words()));
+    load.assert_held(count, kills);
+}
+
+/// The same where the agent is killed at the same time, and only its spare has the socket. Each kill comes 100 ms
+/// after the one before, or as soon as there is another spare.
+#[test]
+fn load_while_agent_and_service_are_killed() {
+    let (count, time) = load();
+    let address = free();
+    let mut agent = Agent::start(&[("web", &serving("", &tcp(address), ""))]);
+    let mut pid = agent.running("web");
+    let socket = inode(pid, 3);
+    let mut spare = agent.another();
+    let clients = Clients::of(address, count);
+    let begin = now();
+    let mut kills = 0;
+    while begin.elapsed() < time {
+        let pause = now();
+        holds(spare.id(), &socket);
+        thread::sleep(Duration::from_millis(100).saturating_sub(pause.elapsed()));
+        // So that it starts no other one before it is dead itself.
+        agent.signal(Signal::SIGSTOP);
+        signal_to(pid, Signal::SIGKILL);
+        agent.replace_by(spare);
+        spare = agent.another();
+        pid = agent.replaced("web", pid);
+        assert_eq!(inode(pid, 3), socket);
+        kills += 1;
+    }
+    clients.go_on();
+    let load = clients.end();
+    report(&format!(
+        "{kills} kills of agent and service: {}",
+        load.words()
+    ));
+    load.assert_held(count, kills);
+    spare.kill().unwrap();
+    spare.wait().unwrap();
 }
 
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
@@ -722,9 +858,9 @@ fn a_rolling_restart_has_one_serve_all_the_time() {
     assert!(agent.run(&["reload"]).status.success());
     assert_eq!(agent.running("web"), pid);
     clients.go_on();
-    let (refused, served, _) = clients.end();
-    assert_eq!(refused, 0);
-    assert!(served > 50, "{served}");
+    let load = clients.end();
+    assert_eq!(load.refused, 0);
+    assert!(load.served > 50, "{load:?}");
     // Whoever requires it has noticed nothing.
     assert_eq!(agent.running("app"), app);
     let count = |kind| agent.count("web", kind);
@@ -836,8 +972,7 @@ fn the_next_agent_goes_on_with_a_rolling_restart() {
         });
     }
     clients.go_on();
-    let (refused, ..) = clients.end();
-    assert_eq!(refused, 0);
+    assert_eq!(clients.end().refused, 0);
     // Each instance was told of once, and its end as well.
     let pids = |kinds: &[&str]| {
         let events = agent.events_of("web").into_iter();

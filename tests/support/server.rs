@@ -1,14 +1,15 @@
 //! A server of the tests that takes its sockets as `sd_listen_fds(3)` has it.
 //!
-//! `server [move|close|child|nonblock]`: answers each connection and each datagram with one line: its
+//! `server [move|swap|close|child|nonblock]`: answers each connection and each datagram with one line: its
 //! pid, `LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES` and the number of the descriptor. Connections that
-//! begin with `GET` are answered as HTTP; `die` ends it. `move`: has its first socket elsewhere. `close`: has closed all.
+//! begin with `GET` are answered as HTTP; `die` ends it. `move`: has its first socket elsewhere. `swap`: has
+//! it elsewhere, and another one in its place. `close`: has closed all.
 //! `child`: a child has them, and it itself has closed them. `nonblock`: leaves them so that nobody waits.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
-use std::os::fd::{FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
@@ -28,6 +29,14 @@ fn main() -> Outcome {
             unsafe { libc::dup2(3, 50) };
             // SAFETY: as above.
             unsafe { libc::close(3) };
+            sockets[0] = 50;
+        }
+        "swap" => {
+            let other = std::net::TcpListener::bind("127.0.0.1:0")?;
+            // SAFETY: as above.
+            unsafe { libc::dup2(3, 50) };
+            // SAFETY: as above.
+            unsafe { libc::dup2(other.as_raw_fd(), 3) };
             sockets[0] = 50;
         }
         "close" => {
