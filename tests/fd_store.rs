@@ -14,6 +14,11 @@ use serde_json::json;
 use support::rig::{Seeded, is_soak};
 use support::{Agent, DEADLINE, Setup, Victim, eventually, is_root, pid_of, rest, signal_to};
 
+use crate::sockets::inode;
+
+/// Under which number a service has its notify socket open.
+const NOTIFY: u32 = 900;
+
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
 
 /// A service that stores what it is told to, and who has the other ends.
@@ -358,6 +363,74 @@ fn it_outlives_agent_and_service_together_where_there_is_a_spare() {
     assert_closed(&a);
     spare.kill().unwrap();
     spare.wait().unwrap();
+}
+
+/// The message is in a queue that only the spare has open when both are dead.
+#[test]
+fn what_nobody_has_read_outlives_agent_and_service_together() {
+    if !is_root("what_nobody_has_read_outlives_agent_and_service_together") {
+        return;
+    }
+    let scene = Scene::new();
+    let mut agent = Agent::start(&[("web", &scene.service("fd_store = 9"))]);
+    let mut pid = agent.running("web");
+    let mut spare = agent.another();
+    let names = ["a", "b", "c"];
+    let mut others = Vec::new();
+    for round in 1..=names.len() {
+        holds(spare.id(), &inode(pid, NOTIFY));
+        agent.signal(Signal::SIGSTOP);
+        let text = format!("FDSTORE=1\nFDNAME={}\n@", names[round - 1]);
+        others.push(scene.say(&text).unwrap());
+        signal_to(pid, Signal::SIGKILL);
+        eventually("the service is dead", || {
+            (!support::is_alive(pid)).then_some(())
+        });
+        agent.replace_by(spare);
+        spare = agent.another();
+        pid = agent.replaced("web", pid);
+        assert_eq!(scene.names(pid), names[..round]);
+        rest();
+    }
+    assert_eq!(heard(&others[2]), format!("{pid} c\n"));
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+}
+
+#[test]
+fn the_next_one_of_a_rolling_restart_has_it_too() {
+    let scene = Scene::new();
+    let address = crate::sockets::free();
+    let script = format!(
+        "(sleep 0.1; {CULPRIT} say READY=1) & exec {CULPRIT} keeper {}",
+        scene.dir.path().display()
+    );
+    let web = format!(
+        "command = {}\nlisten = [{{ tcp = \"{address}\", name = \"http\" }}]\nready = {{ notify = true }}\n\
+         restart_mode = \"rolling\"\nfd_store = 4\n",
+        json!(["/bin/sh", "-c", script])
+    );
+    let agent = Agent::start(&[("web", &web)]);
+    let mut pid = agent.running("web");
+    let a = scene.say("FDSTORE=1\nFDNAME=a\n@").unwrap();
+    stored(&agent, &["a"]);
+    for _ in 0..3 {
+        let socket = inode(pid, 3);
+        agent.must("restart", "web");
+        let next = agent.running("web");
+        assert_ne!(next, pid);
+        pid = next;
+        assert_eq!(scene.names(pid), ["http", "a"]);
+        assert_eq!(heard(&a), format!("{pid} a\n"));
+        assert_eq!(inode(pid, 3), socket);
+        eventually("nothing is left of the one before", || {
+            let main = |it: &u32| support::proc_status(*it, "Name").trim() == "culprit";
+            (agent.live("web").into_iter().filter(main).count() == 1).then_some(())
+        });
+    }
+    assert_eq!(agent.count("web", "replaced"), 3);
+    agent.must("stop", "web");
+    assert_closed(&a);
 }
 
 /// The same, with a spare that goes on as the new program.

@@ -184,5 +184,6 @@ impl Agent {
                 self.notify.adopt(&service, identity, instance, process);
             }
         }
+        self.notify.forget_pool();
     }
 }

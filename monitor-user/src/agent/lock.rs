@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::sockets::Pool;
+use super::pool::Pool;
 use super::{runtime_dir, spare};
 use crate::manager::Manager;
 use crate::model::Instance;

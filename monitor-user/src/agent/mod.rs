@@ -29,6 +29,7 @@ mod memory;
 mod notices;
 mod notify;
 mod output;
+mod pool;
 mod probes;
 mod publish;
 mod readiness;
@@ -73,13 +74,14 @@ use self::memory::MemoryDir;
 use self::notices::Notices;
 use self::notify::Notify;
 use self::output::Outputs;
+use self::pool::Pool;
 use self::probes::{Job, Probes};
 use self::readiness::Readiness;
 use self::reloads::Reloads;
 use self::requests::Requests;
 use self::restore::Restoring;
 use self::service_files::ServiceFiles;
-use self::sockets::{Donors, Pool, Sockets};
+use self::sockets::{Donors, Sockets};
 use self::standby::Standbys;
 use self::start_queue::StartQueue;
 use self::steps::Steps;
@@ -385,7 +387,7 @@ impl Agent {
         lock: Lock,
         ground: Ground,
         manager: Manager,
-        mut pool: Pool,
+        pool: Pool,
     ) -> Result<Self> {
         let signals = Signals::listen()?;
         let surroundings = options.surroundings();
@@ -438,9 +440,9 @@ impl Agent {
             steps: Steps::new(fd_limit)?,
             readiness: Readiness::of(runtime_dir),
             outputs: Outputs::of(runtime_dir, fd_limit)?,
-            notify: Notify::of(runtime_dir)?,
-            fd_store: FdStore::of(runtime_dir, std::mem::take(&mut pool.stored))?,
-            sockets: Sockets::of(runtime_dir, pool),
+            notify: Notify::of(runtime_dir, pool.notify)?,
+            fd_store: FdStore::of(runtime_dir, pool.stored)?,
+            sockets: Sockets::of(runtime_dir, pool.sockets),
             standbys: Standbys::new(),
             says: BTreeMap::new(),
             notices,

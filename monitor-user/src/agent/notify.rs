@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! NOTIFY_DIR/SERVICE         the socket, made before the first start and kept from then on
-//! NOTIFY_DIR.cookies/SERVICE its number in the kernel, so that the next agent knows it again
+//! NOTIFY_DIR.cookies/SERVICE its numbers in the kernel and in the agent, for the spare and the next agent
 //! ```
 //!
-//! An instance has its service's socket open, so what it says while no agent lives waits in the queue. The
-//! next agent takes the socket from the instance; where it may not, or the instance has closed it, it makes
-//! another one at the same path, and what was said in between is lost.
+//! An instance has its service's socket open, and so has the spare, so what it says while no agent lives
+//! waits in the queue. The next agent has the socket from the spare that it was, or takes it from the
+//! instance; where it may not, or the instance has closed it, it makes another one at the same path, and
+//! what was said in between is lost.
 //!
 //! Polls nothing, and decides nothing: says who has sent what. A message counts if its sender is in the
 //! cgroup of the instance, or has ended and was of its user.
@@ -17,14 +18,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
 use super::fd_store::Order;
+use super::pool::SocketPool;
+use super::records::{Records, read};
 use super::runtime_dir::{COOKIES, NOTIFY};
 use crate::model::{Identity, Instance, ServiceName};
 use crate::os;
@@ -36,6 +40,9 @@ const AT_ONCE: usize = 64;
 
 /// So many messages of an instance that has ended are read.
 const MOST_LEFT: usize = 1024;
+
+/// What the records are of, for people.
+const WHAT: &str = "notifications";
 
 /// One line of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,12 +79,22 @@ pub(super) struct Message {
 /// The sockets of all services that have one.
 pub(super) struct Notify {
     sockets_dir: PathBuf,
-    cookies_dir: PathBuf,
+    records: Records<Record>,
+    /// What this process held as the spare.
+    pool: SocketPool,
     /// Ready when one of them has something to read.
     waiter: AsyncFd<Waiter>,
     services: BTreeMap<ServiceName, Ears>,
     tokens: HashMap<u64, ServiceName>,
     last_token: u64,
+}
+
+/// What is known of a socket in a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Record {
+    cookie: u64,
+    /// Which descriptor of the agent it is.
+    descriptor: RawFd,
 }
 
 struct Ears {
@@ -93,15 +110,16 @@ struct Ears {
 }
 
 impl Notify {
-    /// Of the agent of a runtime directory.
+    /// Of the agent of a runtime directory. `pool`: what it held before.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub(super) fn of(runtime_dir: &Path) -> io::Result<Self> {
+    pub(super) fn of(runtime_dir: &Path, pool: SocketPool) -> io::Result<Self> {
         let waiter = os::async_fd(Waiter::new()?, tokio::io::Interest::READABLE)?;
         Ok(Self {
             sockets_dir: runtime_dir.join(NOTIFY),
-            cookies_dir: runtime_dir.join(COOKIES),
+            records: Records::of(runtime_dir.join(COOKIES)),
+            pool,
             waiter,
             services: BTreeMap::new(),
             tokens: HashMap::new(),
@@ -117,11 +135,6 @@ impl Notify {
     /// Where a service sends its notifications to.
     pub(super) fn path(&self, service: &str) -> PathBuf {
         self.sockets_dir.join(service)
-    }
-
-    /// Where its number in the kernel is.
-    fn cookie(&self, service: &str) -> PathBuf {
-        self.cookies_dir.join(service)
     }
 
     /// The socket for the next instance of a service, which runs as `identity`: with nothing in it of the
@@ -230,27 +243,52 @@ impl Notify {
         Ok(named)
     }
 
+    /// Holds what an instance has sent that has ended while no agent ran, as far as this process has it:
+    /// it is read before the next instance starts.
+    pub(super) fn adopt_rest(
+        &mut self,
+        service: &ServiceName,
+        identity: Option<&Identity>,
+        instance: Instance,
+    ) {
+        if !self.services.contains_key(service) {
+            let Ok(socket) = self.take_over(service, None) else {
+                return;
+            };
+            self.insert(service, owner(identity), socket);
+        }
+        if let Some(ears) = self.services.get_mut(service) {
+            ears.instance.get_or_insert(instance);
+        }
+    }
+
+    /// All services are known: nobody wants the rest.
+    pub(super) fn forget_pool(&mut self) {
+        self.pool.clear();
+    }
+
+    /// From the spare that this process was, or else from a process of the service.
     fn take_over(
-        &self,
+        &mut self,
         service: &ServiceName,
         process: Option<BorrowedFd<'_>>,
     ) -> io::Result<NotifySocket> {
+        let path = self.path(service);
+        let records: Vec<Record> = read(self.records.dir(), service);
+        let record = records.first().ok_or(io::ErrorKind::NotFound)?;
+        if let Some(socket) = self.pool.take(service, record.cookie) {
+            return NotifySocket::known(socket, &path);
+        }
         let process = process.ok_or(io::ErrorKind::NotFound)?;
-        let cookie = fs::read_to_string(self.cookie(service))?;
-        let cookie = cookie.trim().parse().map_err(io::Error::other)?;
-        NotifySocket::of(process, &self.path(service), cookie)
+        NotifySocket::of(process, &path, record.cookie)
     }
 
-    fn bind(&self, service: &ServiceName, owner: Owner) -> io::Result<NotifySocket> {
-        // Services may pass through the one, and have no business in the other.
-        for (dir, mode) in [(&self.sockets_dir, 0o711), (&self.cookies_dir, 0o700)] {
-            os::make_dir(dir, mode)?;
-        }
-        let cookie = self.cookie(service);
-        os::remove_file(&cookie)?;
-        let socket = NotifySocket::bind(&self.path(service), owner)?;
-        fs::write(cookie, socket.cookie()?.to_string())?;
-        Ok(socket)
+    fn bind(&mut self, service: &ServiceName, owner: Owner) -> io::Result<NotifySocket> {
+        // Services may pass through it.
+        os::make_dir(&self.sockets_dir, 0o711)?;
+        // Nobody is to take the old one for this one.
+        self.records.write(service, Vec::new(), WHAT);
+        NotifySocket::bind(&self.path(service), owner)
     }
 
     fn insert(
@@ -272,12 +310,29 @@ impl Notify {
         if let Some(old) = self.services.insert(service.clone(), ears) {
             self.tokens.remove(&old.token);
         }
+        self.write(service);
         socket
+    }
+
+    /// For the spare, and for the next agent.
+    fn write(&mut self, service: &ServiceName) {
+        let socket = self.services.get(service).map(|ears| &ears.socket);
+        let record = socket.and_then(|socket| {
+            let cookie = socket.cookie().ok()?;
+            let descriptor = socket.as_fd().as_raw_fd();
+            Some(Record { cookie, descriptor })
+        });
+        self.records
+            .write(service, record.into_iter().collect(), WHAT);
     }
 
     /// Somebody has removed what is in the runtime directory: puts the sockets back. What the instances
     /// have open is reached by nobody any more.
     pub(super) fn restore(&mut self) {
+        self.records.forget_written();
+        for service in self.services.keys().cloned().collect::<Vec<_>>() {
+            self.write(&service);
+        }
         let services = self.services.iter();
         let gone: Vec<_> = services
             .filter(|(service, _)| fs::symlink_metadata(self.path(service)).is_err())
@@ -303,19 +358,22 @@ impl Notify {
         }
         // The next agent finds nothing that it could mistake for its own.
         let _ = os::remove_file(&self.path(service));
-        let _ = os::remove_file(&self.cookie(service));
+        self.records.write(service, Vec::new(), WHAT);
     }
 
     /// What an instance that has ended has sent, and nobody has read.
     pub(super) fn rest(&mut self, service: &ServiceName) -> Vec<Message> {
-        let Some(ears) = self.services.get(service) else {
+        let Some(ears) = self.services.get_mut(service) else {
             return Vec::new();
         };
         let Some(instance) = ears.instance else {
             return Vec::new();
         };
+        let backlog = std::mem::take(&mut ears.backlog).into_iter();
         let rest = (0..MOST_LEFT).map_while(|_| ears.socket.receive().ok().flatten());
-        rest.filter_map(|datagram| message(service, instance, datagram))
+        backlog
+            .chain(rest)
+            .filter_map(|datagram| message(service, instance, datagram))
             .collect()
     }
 
@@ -452,7 +510,7 @@ mod tests {
     async fn what_an_instance_says_is_told_and_not_as_that_of_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
-        let mut notify = Notify::of(dir.path()).unwrap();
+        let mut notify = Notify::of(dir.path(), SocketPool::default()).unwrap();
         notify.begin(&web, None, false).unwrap();
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect(notify.path("web")).unwrap();
@@ -481,7 +539,7 @@ mod tests {
     async fn more_than_one_turn_takes_is_told_in_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
-        let mut notify = Notify::of(dir.path()).unwrap();
+        let mut notify = Notify::of(dir.path(), SocketPool::default()).unwrap();
         notify.begin(&web, None, false).unwrap();
         notify.listen(&web, FIRST);
         let sender = UnixDatagram::unbound().unwrap();

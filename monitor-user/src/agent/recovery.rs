@@ -118,6 +118,7 @@ impl Agent {
         self.add_marked(config, &mut known);
         self.settle_main_processes(&mut known);
         self.hear_of_main_processes(&mut known, config);
+        self.hold_last_words(&known, config);
         for (service, known) in &known {
             let instances = known.instances.keys().copied();
             self.instances.adopt(service, instances);
@@ -253,6 +254,26 @@ impl Agent {
             }
             if let Some(probe) = &mut self.probe {
                 probe.unwatch(main);
+            }
+        }
+    }
+
+    /// What instances have sent that have ended while no agent ran: the spare that this agent was has it.
+    fn hold_last_words(&mut self, known: &AllKnown, config: &Config) {
+        for (service, of) in known {
+            let spec = config.services.get(service);
+            let Some(spec) = spec.filter(|spec| spec.exec.notifies()) else {
+                continue;
+            };
+            let last = of
+                .memory
+                .instance
+                .or(of.instances.keys().next_back().copied());
+            if let Some(last) = last
+                && !of.instances.keys().copied().any(lives)
+            {
+                let identity = spec.exec.identity.as_ref();
+                self.notify.adopt_rest(service, identity, last);
             }
         }
     }

@@ -12,24 +12,21 @@
 //!
 //! Accepts and reads nothing, and decides nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::fd_store;
 use super::instances::Instances;
-use super::records::{Records, make_dir, names, read};
+use super::pool::SocketPool;
+use super::records::{Records, read};
 use super::runtime_dir::SOCKETS;
 use crate::control::Socket;
 use crate::model::{FIRST_DESCRIPTOR, Listen, ServiceName};
 use crate::os::{listen, pidfd, progress, socket, spawn};
-
-/// Names the descriptors that this process has from the program that it was before: `PID:FD,FD`.
-pub(super) const INHERITED: &str = "RESPAWN_SOCKETS";
 
 /// So many processes of a service are looked at for its sockets.
 const MOST_PROCESSES: usize = 64;
@@ -39,7 +36,7 @@ pub(super) struct Sockets {
     records: Records<Record>,
     services: BTreeMap<ServiceName, Vec<HeldSocket>>,
     /// What this process held as the spare.
-    pool: Pool,
+    pool: SocketPool,
 }
 
 /// One socket.
@@ -128,7 +125,7 @@ impl HeldSocket {
 
 impl Sockets {
     /// Of the agent of a runtime directory. `pool`: what it held before.
-    pub(super) fn of(runtime_dir: &Path, pool: Pool) -> Self {
+    pub(super) fn of(runtime_dir: &Path, pool: SocketPool) -> Self {
         Self {
             records: Records::of(runtime_dir.join(SOCKETS)),
             services: BTreeMap::new(),
@@ -319,7 +316,7 @@ impl Sockets {
 
     /// All services are known: nobody wants the rest.
     pub(super) fn forget_pool(&mut self) {
-        self.pool.sockets.clear();
+        self.pool.clear();
     }
 
     /// Somebody has removed what is in the runtime directory: puts it back.
@@ -383,148 +380,12 @@ fn take(record: &Record, index: usize, from: &Donors<'_>) -> io::Result<OwnedFd>
     }
 }
 
-/// What a spare holds, for the time when it is the agent.
-#[derive(Default)]
-pub(super) struct Pool {
-    dir: PathBuf,
-    sockets: HashMap<String, Vec<(u64, OwnedFd)>>,
-    has_failed: bool,
-    /// What services have stored.
-    pub(super) stored: fd_store::Pool,
-}
-
-impl Pool {
-    /// Of this process, with what it has from the program that it was before. To be called once.
-    pub(super) fn of(runtime_dir: &Path) -> Self {
-        let mut pool = Self {
-            dir: runtime_dir.join(SOCKETS),
-            stored: fd_store::Pool::of(runtime_dir),
-            ..Self::default()
-        };
-        let said = std::env::var(INHERITED).unwrap_or_default();
-        let sockets: HashMap<u64, OwnedFd> = named(&said, std::process::id())
-            .into_iter()
-            .filter_map(socket::inherited)
-            .filter_map(|socket| Some((socket::cookie(socket.as_fd()).ok()?, socket)))
-            .collect();
-        pool.sort(sockets);
-        pool
-    }
-
-    /// Keeps those that are recorded.
-    fn sort(&mut self, mut sockets: HashMap<u64, OwnedFd>) {
-        if sockets.is_empty() {
-            return;
-        }
-        for service in names(&self.dir) {
-            for record in read::<Record>(&self.dir, &service) {
-                if let Some(socket) = sockets.remove(&record.cookie) {
-                    let of = self.sockets.entry(service.clone()).or_default();
-                    of.push((record.cookie, socket));
-                }
-            }
-        }
-    }
-
-    /// The directories to watch; they are there.
-    ///
-    /// # Errors
-    /// One cannot be made.
-    pub(super) fn dirs(&self) -> io::Result<[&Path; 2]> {
-        make_dir(&self.dir)?;
-        Ok([&self.dir, self.stored.dir()?])
-    }
-
-    /// Holds what an agent holds now.
-    pub(super) fn follow_all(&mut self, agent: BorrowedFd<'_>) {
-        self.stored.follow_all(agent);
-        let names = names(&self.dir);
-        self.sockets.retain(|service, _| names.contains(service));
-        for service in names {
-            self.follow_sockets(agent, &service);
-        }
-    }
-
-    /// The same of one service, whose sockets may have changed.
-    pub(super) fn follow(&mut self, agent: BorrowedFd<'_>, service: &str) {
-        self.follow_sockets(agent, service);
-        self.stored.follow(agent, service);
-    }
-
-    fn follow_sockets(&mut self, agent: BorrowedFd<'_>, service: &str) {
-        let records: Vec<Record> = read(&self.dir, service);
-        let mut held = self.sockets.remove(service).unwrap_or_default();
-        held.retain(|(cookie, _)| records.iter().any(|record| record.cookie == *cookie));
-        for record in records {
-            if held.iter().any(|(cookie, _)| *cookie == record.cookie) {
-                continue;
-            }
-            let taken = socket::taken_from(agent, record.descriptor, record.cookie);
-            let taken = taken.and_then(|socket| match spawn::leaves_reserve(&socket) {
-                true => Ok(socket),
-                // It needs some to take over.
-                false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
-            });
-            match taken {
-                Ok(socket) => held.push((record.cookie, socket)),
-                // Without the right to it, or a descriptor; else it has just been closed.
-                Err(error) if error.raw_os_error().is_some_and(|it| it != libc::EBADF) => {
-                    if !std::mem::replace(&mut self.has_failed, true) {
-                        tracing::warn!(
-                            service,
-                            "the spare cannot hold all sockets of services: {error}; it takes the others from their instances"
-                        );
-                    }
-                }
-                Err(_) => {}
-            }
-        }
-        if !held.is_empty() {
-            self.sockets.insert(service.to_owned(), held);
-        }
-    }
-
-    fn take(&mut self, service: &str, cookie: u64) -> Option<OwnedFd> {
-        let held = self.sockets.get_mut(service)?;
-        let index = held.iter().position(|(other, _)| *other == cookie)?;
-        Some(held.swap_remove(index).1)
-    }
-
-    /// Has all of them go along, or not, when this process becomes another program; returns what that
-    /// one's environment has to say.
-    pub(super) fn hand_on(&self, is_handed: bool) -> String {
-        let sockets = self.sockets.values().flatten().map(|(_, socket)| socket);
-        let handed = sockets.filter(|socket| {
-            // One that does not go along is taken from the instance.
-            socket::set_inherited(socket.as_fd(), is_handed).is_ok()
-        });
-        let numbers: Vec<String> = handed.map(|it| it.as_raw_fd().to_string()).collect();
-        format!("{}:{}", std::process::id(), numbers.join(","))
-    }
-}
-
-/// The descriptors that a text names for this process.
-fn named(text: &str, pid: u32) -> Vec<RawFd> {
-    let Some((of, numbers)) = text.split_once(':') else {
-        return Vec::new();
-    };
-    if of.parse() != Ok(pid) {
-        return Vec::new();
-    }
-    let mut numbers: Vec<RawFd> = numbers
-        .split(',')
-        .filter_map(|it| it.parse().ok())
-        .collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::slice;
 
+    use super::super::pool::Pool;
     use super::*;
     use crate::model::Address;
 
@@ -546,7 +407,7 @@ mod tests {
     fn what_stays_is_the_same_socket_and_what_goes_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
-        let mut sockets = Sockets::of(dir.path(), Pool::default());
+        let mut sockets = Sockets::of(dir.path(), SocketPool::default());
         let [one, two, three] = [free(), free(), free()];
         let first = sockets.begin(&web, &[one.clone(), two.clone()]).unwrap();
         let before = cookies(&first);
@@ -577,7 +438,7 @@ mod tests {
     fn a_port_in_use_changes_nothing_before_a_restart_and_is_told_at_a_start() {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
-        let mut sockets = Sockets::of(dir.path(), Pool::default());
+        let mut sockets = Sockets::of(dir.path(), SocketPool::default());
         let one = free();
         let taker = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = Listen::at(Address::Tcp(taker.local_addr().unwrap()));
@@ -597,7 +458,7 @@ mod tests {
     fn a_socket_moves_from_one_service_to_another_unless_both_may_have_it() {
         let dir = tempfile::tempdir().unwrap();
         let [web, app]: [ServiceName; 2] = ["web".into(), "app".into()];
-        let mut sockets = Sockets::of(dir.path(), Pool::default());
+        let mut sockets = Sockets::of(dir.path(), SocketPool::default());
         let plain = free();
         let shared = Listen {
             reuse_port: true,
@@ -617,7 +478,7 @@ mod tests {
     fn a_spare_holds_what_the_agent_holds_and_the_next_agent_goes_on() {
         let dir = tempfile::tempdir().unwrap();
         let web: ServiceName = "web".into();
-        let mut sockets = Sockets::of(dir.path(), Pool::default());
+        let mut sockets = Sockets::of(dir.path(), SocketPool::default());
         let [one, two] = [free(), free()];
         let before = cookies(&sockets.begin(&web, slice::from_ref(&one)).unwrap());
         let mut pool = Pool::of(dir.path());
@@ -628,7 +489,7 @@ mod tests {
         // The agent dies.
         drop(sockets);
         TcpStream::connect(address(&two)).unwrap();
-        let mut next = Sockets::of(dir.path(), pool);
+        let mut next = Sockets::of(dir.path(), pool.sockets);
         assert_eq!(next.recorded(), slice::from_ref(&web));
         let nobody = Donors {
             instances: Vec::new(),
@@ -643,13 +504,5 @@ mod tests {
         next.release(&web, false);
         pool.follow(agent.as_fd(), "web");
         assert!(pool.sockets.is_empty());
-    }
-
-    #[test]
-    fn descriptors_are_named_for_one_process() {
-        assert_eq!(named("7:3,5,3,x", 7), [3, 5]);
-        for text in ["8:3", "", "7", ":3", "7:"] {
-            assert!(named(text, 7).is_empty(), "{text}");
-        }
     }
 }

@@ -36,7 +36,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::sockets::Pool;
+use super::pool::Pool;
 use super::{lock, records};
 use crate::clock;
 use crate::manager::Manager;

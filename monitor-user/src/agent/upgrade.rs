@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::fd_store;
-use super::sockets::{INHERITED, Pool};
+use super::pool::{INHERITED, Pool};
 use crate::os;
 
 /// What the kernel adds to the name of a file that has none any more: `d_path`, fs/d_path.c.
