@@ -15,6 +15,8 @@ use support::{
     Agent, Setup, Victim, copy_program, eventually, is_root, pid_of, shell, signal_to, sleeping,
 };
 
+use crate::sockets::holds;
+
 const CULPRIT: &str = env!("CARGO_BIN_EXE_culprit");
 
 /// A service that says what is put into `dir`.
@@ -146,6 +148,125 @@ fn fifty_services_say_so_while_no_agent_lives() {
     for (name, pid) in names.iter().zip(pids) {
         assert_eq!(agent.running(name), pid, "{name}");
         says(&agent, name, "2");
+    }
+}
+
+/// Without the spare that would be lost.
+#[test]
+fn what_a_service_says_that_has_closed_the_socket_is_with_the_spare() {
+    if !is_root("what_a_service_says_that_has_closed_the_socket_is_with_the_spare") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let script = format!(
+        "exec 900>&-; touch {dir}/closed; for n in 1 2 3; do while ! [ -e {dir}/$n ]; do sleep 0.02; done; \
+         {CULPRIT} say \"STATUS=$n\nREADY=1\" && touch {dir}/$n.done; done; while :; do sleep 1; done",
+        dir = dir.path().display()
+    );
+    let web = format!(
+        "command = {}\nready = {{ notify = true }}\n",
+        json!(["/bin/bash", "-c", script])
+    );
+    let mut agent = Agent::start(&[("web", &web)]);
+    let pid = pid_of(&agent.wait_state("web", "starting"));
+    eventually("it has closed it", || at("closed").exists().then_some(()));
+    let socket = agent.runtime_dir().join("notify/web");
+    let inode = inode_of(&socket);
+    let mut spare = agent.another();
+    for round in ["1", "2", "3"] {
+        holds(spare.id(), &inode);
+        agent.signal(Signal::SIGSTOP);
+        fs::write(at(round), "").unwrap();
+        let done = at(&format!("{round}.done"));
+        eventually("it has said so", || done.exists().then_some(()));
+        agent.replace_by(spare);
+        spare = agent.another();
+        says(&agent, "web", round);
+        assert_eq!(agent.running("web"), pid);
+    }
+    let log = agent.log();
+    assert!(!log.contains("cannot take over its notify socket"), "{log}");
+    assert_eq!(agent.count("web", "ready"), 1);
+    spare.kill().unwrap();
+    spare.wait().unwrap();
+}
+
+/// The socket of this path, as `/proc/PID/fd` names it.
+fn inode_of(path: &Path) -> String {
+    let text = fs::read_to_string("/proc/net/unix").unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.ends_with(&format!(" {}", path.display())));
+    let inode = line.unwrap().split_whitespace().nth(6).unwrap();
+    format!("socket:[{inode}]")
+}
+
+/// In a network namespace where a queue holds ten messages unless the agent asks for more. Each message has
+/// to be there afterwards.
+#[test]
+fn more_messages_than_the_kernels_default_queue_holds_block_nobody() {
+    const DEFAULT: usize = 10;
+    const MESSAGES: usize = 14;
+    if !is_root("more_messages_than_the_kernels_default_queue_holds_block_nobody") {
+        return;
+    }
+    let setting = "/proc/sys/net/unix/max_dgram_qlen";
+    let script = format!("echo {DEFAULT} > {setting} && exec \"$@\"");
+    let wrapper = ["/usr/bin/unshare", "--net", "/bin/sh", "-c", &script, "sh"];
+    let setup = Setup {
+        wrapper: wrapper.map(str::to_owned).into(),
+        ..Setup::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..50).map(|number| format!("s{number:02}")).collect();
+    let keys = format!("ready = {{ notify = true }}\nfd_store = {MESSAGES}");
+    let services: Vec<String> = names
+        .iter()
+        .map(|name| {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            speaking(&dir.path().join(name), &keys)
+        })
+        .collect();
+    let pairs = names.iter().zip(&services);
+    let pairs: Vec<_> = pairs.map(|(name, text)| (&**name, &**text)).collect();
+    let mut agent = Agent::with(&setup, &pairs);
+    let pids: Vec<u32> = names
+        .iter()
+        .map(|name| pid_of(&agent.wait_state(name, "starting")))
+        .collect();
+    // It asks for no more than it needs, for no longer.
+    let net = format!("--net=/proc/{}/ns/net", agent.pid());
+    let read = Command::new("nsenter")
+        .args([&*net, "cat", setting])
+        .output();
+    let read = String::from_utf8(read.unwrap().stdout).unwrap();
+    assert_eq!(read.trim(), DEFAULT.to_string());
+    agent.kill();
+    let stored: Vec<String> = (1..MESSAGES)
+        .map(|number| format!("m{number:02}"))
+        .collect();
+    for name in &names {
+        let at = |file: &str| dir.path().join(name).join(file);
+        for (number, word) in stored.iter().enumerate() {
+            fs::write(
+                at("draft"),
+                format!("FDSTORE=1\nFDNAME={word}\n@open {}", at(word).display()),
+            )
+            .unwrap();
+            fs::rename(at("draft"), at(&format!("{number:02}.say"))).unwrap();
+        }
+        fs::write(at("draft"), "READY=1").unwrap();
+        fs::rename(at("draft"), at("99.say")).unwrap();
+    }
+    for name in &names {
+        let last = dir.path().join(name).join("99.say");
+        eventually("it has sent all", || (!last.exists()).then_some(()));
+    }
+    agent.start_again();
+    for (name, pid) in names.iter().zip(pids) {
+        assert_eq!(agent.running(name), pid, "{name}");
+        assert_eq!(agent.status(name)["stored"], json!(stored), "{name}");
     }
 }
 

@@ -29,6 +29,50 @@ const MOST_BYTES: usize = 4096;
 /// else a service may have switched on.
 const CONTROL_BYTES: usize = 4096;
 
+/// How many messages a queue holds at least, if the kernel lets this process say so: what systemd sets for
+/// the whole host when it boots.
+const QUEUE: u32 = 512;
+
+/// How many it holds otherwise. A socket has what this says when it is made (`unix_create1`,
+/// net/unix/af_unix.c); nothing changes it later.
+const QUEUE_SETTING: &str = "/proc/sys/net/unix/max_dgram_qlen";
+
+/// While it lives, sockets that are made in this network namespace have queues of [`QUEUE`] messages or more.
+/// The setting is as it was afterwards; it stays at [`QUEUE`] if this process is killed meanwhile, which
+/// takes nothing from anybody.
+struct LongerQueues {
+    before: u32,
+}
+
+impl LongerQueues {
+    /// `None`: they have them already, or this process may not change that.
+    fn begin() -> Option<Self> {
+        let before = queue_setting().filter(|length| *length < QUEUE)?;
+        std::fs::write(QUEUE_SETTING, QUEUE.to_string()).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for LongerQueues {
+    fn drop(&mut self) {
+        // Unless somebody else has set it meanwhile.
+        if queue_setting() == Some(QUEUE)
+            && let Err(error) = std::fs::write(QUEUE_SETTING, self.before.to_string())
+        {
+            tracing::warn!("{QUEUE_SETTING} stays at {QUEUE}: {error}");
+        }
+    }
+}
+
+/// How many messages the queue of a socket holds that is made now.
+fn queue_setting() -> Option<u32> {
+    std::fs::read_to_string(QUEUE_SETTING)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
 /// A socket to which one service sends notifications.
 #[derive(Debug)]
 pub(crate) struct NotifySocket(OwnedFd);
@@ -56,7 +100,9 @@ impl NotifySocket {
     /// The path is too long for a socket, and the kernel's.
     pub(crate) fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let longer = LongerQueues::begin();
         let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        drop(longer);
         setsockopt(&socket, sockopt::PassCred, &true)?;
         // The mode of a socket's file is that of the socket before it is bound (`unix_bind_bsd`,
         // net/unix/af_unix.c).
