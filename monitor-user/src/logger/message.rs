@@ -3,10 +3,11 @@
 //! A line is sent, and then the record says so. A logger that is killed in between sends it once more:
 //! unlike a file, nobody there can take it back.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -104,21 +105,72 @@ fn is_writable(fd: &impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Writes as much at a time as a pipe takes that is ready. The rest of a line may take long, as it is no
-/// line without it.
+/// What is left of a line that the reader of standard output has the beginning of. Whoever writes there
+/// next writes this first, whichever service it is of.
+static BEGUN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Whether there is such a line.
+pub(super) fn has_begun_line() -> bool {
+    !BEGUN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_empty()
+}
+
+/// Writes as much of its rest as the reader takes.
+pub(super) fn go_on_with_line() {
+    let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
+    // An error is told of the next line.
+    let taken = pieces_to(&io::stdout(), &begun).unwrap_or(0);
+    drop(begun.drain(..taken));
+}
+
+/// Writes a line to standard output, and waits for nobody: what a slow reader does not take of a line that
+/// is begun goes before the next one.
 fn stdout(bytes: &[u8]) -> io::Result<()> {
     let stdout = io::stdout();
-    for (index, piece) in bytes.chunks(PIPE_BUF).enumerate() {
-        while !is_writable(&stdout)? {
-            if index == 0 {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-        }
-        let mut stdout = stdout.lock();
-        stdout.write_all(piece)?;
-        stdout.flush()?;
+    let mut begun = BEGUN.lock().unwrap_or_else(PoisonError::into_inner);
+    line_to(&stdout, &mut begun, bytes)
+}
+
+/// The same, to anybody.
+///
+/// # Errors
+/// Nothing of this line was written.
+fn line_to<T: AsFd>(to: &T, begun: &mut Vec<u8>, line: &[u8]) -> io::Result<()> {
+    let taken = pieces_to(to, begun)?;
+    drop(begun.drain(..taken));
+    if !begun.is_empty() {
+        return Err(io::ErrorKind::WouldBlock.into());
     }
+    let taken = pieces_to(to, line)?;
+    if taken == 0 {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    begun.extend_from_slice(line.get(taken..).unwrap_or_default());
     Ok(())
+}
+
+/// Writes as much at a time as a pipe takes that is ready; returns how much it has taken.
+fn pieces_to<T: AsFd>(to: &T, bytes: &[u8]) -> io::Result<usize> {
+    let mut taken = 0;
+    while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+        let piece = rest.get(..PIPE_BUF).unwrap_or(rest);
+        let written = match is_writable(to) {
+            Ok(true) => nix::unistd::write(to, piece).map_err(io::Error::from),
+            Ok(false) => return Ok(taken),
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(written) => taken += written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
+            // The next line finds out why.
+            Err(_) if taken > 0 => return Ok(taken),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(taken)
 }
 
 #[cfg(test)]
@@ -155,6 +207,31 @@ mod tests {
         messages.send(&syslog, "web", &[b'x'; 9000], now).unwrap();
         assert!(received(&socket).ends_with(&"x".repeat(8000)));
         assert!(received(&socket).ends_with(&"x".repeat(1000)));
+    }
+
+    #[test]
+    fn a_reader_that_stops_in_a_line_holds_nobody_up_and_gets_the_rest_first() {
+        use std::io::Read;
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut begun = Vec::new();
+        let long = [vec![b'x'; 10_000], b"\n".to_vec()].concat();
+        let mut sent = 0;
+        let error = loop {
+            match line_to(&writer, &mut begun, &long) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(!begun.is_empty(), "it has stopped between two lines");
+        let mut text = vec![0; 20_000];
+        reader.read_exact(&mut text).unwrap();
+        line_to(&writer, &mut begun, b"next\n").unwrap();
+        assert!(begun.is_empty());
+        drop(writer);
+        reader.read_to_end(&mut text).unwrap();
+        let expected = [long.repeat(sent), b"next\n".to_vec()].concat();
+        assert!(text == expected, "{} of {}", text.len(), expected.len());
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Logger {
     }
 
     fn is_well(&self) -> bool {
-        self.blocked.is_empty() && self.owing.is_empty()
+        self.blocked.is_empty() && self.owing.is_empty() && !message::has_begun_line()
     }
 
     fn read_signals(&mut self) -> Result<Flow> {
@@ -259,12 +259,14 @@ impl Logger {
                     sink.set(settings);
                     return;
                 }
-                self.remove(service, number);
+                drop(self.remove(service, number));
                 self.add(service, settings);
             }
             (Some(settings), None) => self.add(service, settings),
             (None, Some(number)) => {
-                self.remove(service, number);
+                if let Some(mut sink) = self.remove(service, number) {
+                    sink.give_up();
+                }
                 self.place.forget(service);
             }
             (None, None) => {}
@@ -294,15 +296,15 @@ impl Logger {
     }
 
     /// Reads the rest, and then no more.
-    fn remove(&mut self, service: &str, number: u64) {
+    fn remove(&mut self, service: &str, number: u64) -> Option<Sink> {
         self.numbers.remove(service);
         self.blocked.remove(&number);
         self.owing.remove(&number);
-        if let Some(mut sink) = self.sinks.remove(&number) {
-            sink.finish();
-            // It goes with the descriptor in any case.
-            let _ = self.epoll.delete(sink.fifo());
-        }
+        let mut sink = self.sinks.remove(&number)?;
+        sink.finish();
+        // It goes with the descriptor in any case.
+        let _ = self.epoll.delete(sink.fifo());
+        Some(sink)
     }
 
     fn turn(&mut self, number: u64) {
@@ -337,12 +339,13 @@ impl Logger {
         }
     }
 
-    /// Once a second, as long as one cannot be written.
+    /// Once a second, as long as something cannot be written.
     fn try_again(&mut self) {
         if self.is_well() || clock::awake() < self.retry_at {
             return;
         }
         self.retry_at = clock::awake() + PAUSE;
+        message::go_on_with_line();
         for number in self.blocked.union(&self.owing).copied().collect::<Vec<_>>() {
             self.turn(number);
         }

@@ -210,7 +210,7 @@ impl Sink {
         }
     }
 
-    /// Writes all that there is, for the end of the service.
+    /// Writes all that there is, for the end of the FIFO.
     pub(super) fn finish(&mut self) {
         self.drain();
         let has_carry = |work: &Work| !work.record.carry.is_empty();
@@ -219,11 +219,42 @@ impl Sink {
             let _ = io::Write::write_all(&mut &self.fifo, lines::END);
             self.drain();
         }
-        let left = pipe::peek(&self.fifo).map_or(0, |left| left.len());
-        if left > 0 || self.has_rest() {
-            let path = self.settings.log.name();
-            tracing::error!(service = %self.service, "it is gone, and the last of its output is lost: {path} cannot be written");
+    }
+
+    /// Gives up what could not be written of a service that is no more. Returns how many lines that were.
+    pub(super) fn give_up(&mut self) -> u64 {
+        self.work = None;
+        let path = self.settings.log.name();
+        match self.count_rest() {
+            Ok(0) => 0,
+            Ok(lost) => {
+                let lines = if lost == 1 { "line" } else { "lines" };
+                tracing::error!(service = %self.service, "it is gone, and {lost} {lines} of its output are lost: {path} cannot be written");
+                lost
+            }
+            Err(error) => {
+                tracing::error!(service = %self.service, "it is gone, and it is not known whether some of its output is lost: {error}");
+                0
+            }
         }
+    }
+
+    /// Counts the lines that are not written, and lets them go.
+    fn count_rest(&self) -> io::Result<u64> {
+        let mut work = Work::begin(&self.place, &self.service)?;
+        for _ in 0..MOST_TURNS {
+            if work.spooled == 0 {
+                let moved = pipe::move_into(work.spool(), 0, &self.fifo, TURN)?;
+                work.spooled = u64::try_from(moved).unwrap_or(0);
+            }
+            if work.spooled == 0 {
+                break;
+            }
+            work.drop_all()?;
+        }
+        // The last one may have no end.
+        let half = u64::from(!work.record.carry.is_empty());
+        Ok(work.record.dropped + half)
     }
 }
 
@@ -564,6 +595,24 @@ mod tests {
         }
         fs::remove_dir(&log).unwrap();
         sink.finish();
+        assert_eq!(sink.give_up(), 0);
         assert_eq!(scene.log(), "one\ntw\n");
+    }
+
+    #[test]
+    fn what_is_left_of_a_service_that_is_no_more_is_counted() {
+        for on_full in [OnFull::Wait, OnFull::Drop] {
+            let mut scene = Scene::new(1 << 20);
+            scene.settings.log.on_full = on_full;
+            fs::create_dir(scene.dir.path().join("log")).unwrap();
+            scene.write("one\ntwo\nth");
+            let mut sink = scene.sink();
+            assert_eq!(sink.turn().is_err(), on_full == OnFull::Wait);
+            // In the spool, in the carry, and in the FIFO.
+            scene.write("ree\nfour\nfi");
+            sink.finish();
+            assert_eq!(sink.give_up(), 5, "{on_full:?}");
+            assert!(!sink.has_rest());
+        }
     }
 }
