@@ -18,7 +18,14 @@ use crate::{
 };
 
 /// What has a long form. `inits` needs what `cargo xtask setup` unpacks, and is skipped without.
-const LONG: [&str; 5] = ["race", "crash_points", "inits", "sockets", "fd_store"];
+const LONG: [&str; 6] = [
+    "race",
+    "crash_points",
+    "inits",
+    "sockets",
+    "fd_store",
+    "output",
+];
 
 /// The simulation of the core, in `monitor-user/src/supervisor/simulation.rs`.
 const SIMULATION: &str = "simulation";
@@ -30,11 +37,11 @@ const FUZZ_FOR: Duration = Duration::from_secs(10 * 60);
 const SIMULATE_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// Kill agents and services for an hour or so: 10,000 rounds of each race, at every system call,
-/// under every init, and where sockets are held; and simulate the core for ten minutes, in worlds of new seeds, and fuzz for ten
+/// under every init, where sockets are held and where output is logged; and simulate the core for ten minutes, in worlds of new seeds, and fuzz for ten
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all
-    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], LONG[3], LONG[4], SIMULATION, FUZZ])]
+    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], LONG[3], LONG[4], LONG[5], SIMULATION, FUZZ])]
     tests: Vec<String>,
 }
 
