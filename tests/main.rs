@@ -56,6 +56,7 @@ mod reload;
 mod restart;
 mod sandbox;
 mod scale;
+mod servers;
 mod shortage;
 mod sockets;
 mod standby;
