@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 38] = [
+const CHECKS: [&str; 39] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -44,6 +44,7 @@ const CHECKS: [&str; 38] = [
     "pid_namespace",
     "pidfd_exit_info",
     "pidfd_getfd",
+    "notify_queue",
     "clone3",
     "init",
     "running",

@@ -64,6 +64,25 @@ impl Drop for LongerQueues {
     }
 }
 
+/// How many messages the queue of a notify socket holds that this process makes, if the kernel says so. Makes
+/// none.
+pub(crate) fn queue_length() -> Option<u32> {
+    let setting = queue_setting()?;
+    let mut options = std::fs::File::options();
+    // Whoever may not change it may not open it either.
+    let may_change = options.write(true).open(QUEUE_SETTING).is_ok();
+    Some(if may_change {
+        setting.max(QUEUE)
+    } else {
+        setting
+    })
+}
+
+/// Whether that is as long as it should be.
+pub(crate) fn is_long(queue: u32) -> bool {
+    queue >= QUEUE
+}
+
 /// How many messages the queue of a socket holds that is made now.
 fn queue_setting() -> Option<u32> {
     std::fs::read_to_string(QUEUE_SETTING)

@@ -24,7 +24,7 @@ use crate::os::cgroup::{Cgroups, Name};
 use crate::os::cgroup_id;
 use crate::os::process::Process;
 use crate::os::spawn::Spawner;
-use crate::os::{mounts, pipe, proc};
+use crate::os::{mounts, notify, pipe, proc};
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use crate::probe::{
     MOST_WATCHED, MapKind, ProgramReport, Refused, bpffs_target, has_map_kind, namespace, sets,
@@ -86,6 +86,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("pid_namespace", NOTHING, pid_namespace),
     check("pidfd_exit_info", NOTHING, pidfd_exit_info),
     check("pidfd_getfd", SOCKETS, pidfd_getfd),
+    check("notify_queue", NOTHING, notify_queue),
     check("clone3", NOTHING, clone3),
     check("init", NOTHING, init),
     check("running", NOTHING, running),
@@ -611,6 +612,19 @@ fn pidfd_getfd(host: &Host<'_>) -> Finding {
         }
     };
     Finding::limited(found).advise(ADVICE)
+}
+
+/// Whether the agent may make the queues of notify sockets longer than the kernel's default.
+fn notify_queue(_: &Host<'_>) -> Finding {
+    let Some(length) = notify::queue_length() else {
+        return Finding::unknown("cannot read net.unix.max_dgram_qlen").advise("mount /proc");
+    };
+    let found = format!("{length} notifications of a service wait while no agent runs");
+    if notify::is_long(length) {
+        return Finding::works(found);
+    }
+    Finding::limited(format!("{found}, and a service that sends more waits"))
+        .advise("run the agent as root, or set net.unix.max_dgram_qlen to 512")
 }
 
 fn clone3(_: &Host<'_>) -> Finding {
