@@ -151,7 +151,7 @@ fn assert_shown(language: &str, first: &str, services: &[(&str, &str)]) {
     let shown = shown.replace(dir.path().to_str().unwrap(), "/etc/respawn");
     let found = blocks(language);
     let block = found.iter().find(|block| block.text.starts_with(first));
-    let block = block.expect("a block that begins with this");
+    let block = block.unwrap();
     for line in block.text.lines().filter(|line| !line.starts_with("# ")) {
         assert!(shown.contains(line), "{}: {line}\n{shown}", block.place);
     }
