@@ -38,6 +38,7 @@ mod inherited;
 mod inits;
 mod instance;
 mod kernel_memory;
+mod killers;
 mod machine;
 mod metrics;
 mod notify;

@@ -3,7 +3,7 @@
 //!
 //! `culprit send HOW SIGNAL PID | write FILE TEXT | raise SIGNAL | fault WHAT | spin SECONDS |
 //! parent SIGNAL [thread] | trace | handle SIGNAL CODE | again SIGNAL | block SIGNAL | hold SIGNAL RAISED | seccomp WHAT |
-//! threads N | eat | share | pipe | timer WHAT | grow | notify | terminal WHAT | storm N | die N`.
+//! threads N | as UID PROGRAM … | eat | share | pipe | timer WHAT | grow | notify | terminal WHAT | storm N | die N`.
 //! Each does it when its standard input ends, so that a test can look at it before. Those that wait
 //! for a signal say `ready`.
 
@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         ["storm", count] => storm(count),
         ["die", count] => die(count),
         ["untraced", program, ref rest @ ..] => untraced(program, rest),
+        ["as", user, program, ref rest @ ..] => become_user(user, program, rest),
         _ => Err(format!("unknown arguments {words:?}").into()),
     };
     match outcome {
@@ -666,6 +667,14 @@ fn notify() -> Outcome {
     go()?;
     nix::unistd::write(&writer, b"x")?;
     wait_for_ever()
+}
+
+/// Becomes a program of another user, as what sudo runs.
+fn become_user(user: &str, program: &str, arguments: &[&str]) -> Outcome {
+    use std::os::unix::process::CommandExt;
+    let user = user.parse()?;
+    let mut command = std::process::Command::new(program);
+    Err(command.args(arguments).uid(user).gid(user).exec().into())
 }
 
 /// Prints the pid of a child that leads the session of a terminal, and presses a key of that or

@@ -67,12 +67,14 @@ fn profile(bytes: &[u8; size_of::<Details>()]) -> Option<Profile> {
         cut & CUT_CGROUP != 0,
     );
     let profile = Profile {
-        exe: path(at(offset_of!(Details, exe), exe_len), cut & CUT_EXE != 0),
+        exe: path(at(offset_of!(Details, exe), exe_len), cut & CUT_EXE != 0)
+            // No program is a directory: its file is in no directory, as that of a memfd is not.
+            .filter(|path| path != "/"),
         argv: (argv_len > 0).then(|| arguments(argv)),
         argv_cut: argv_len > ARGV_BYTES,
         login_uid: set(number(offset_of!(Details, login_uid))),
         login_session: set(number(offset_of!(Details, login_session))),
-        tty: (!tty.is_empty()).then_some(tty),
+        tty: (!tty.is_empty()).then(|| terminal(&tty)),
         owner: cgroup.as_deref().map(Owner::of_cgroup).unwrap_or_default(),
         cgroup,
         ancestors: ancestors.collect(),
@@ -103,6 +105,17 @@ fn path(names: &[u8], is_cut: bool) -> Option<String> {
     Some(path)
 }
 
+/// A terminal's name below `/dev`. The kernel's own name of a pseudo-terminal has no slash: `pts3` is
+/// `/dev/pts/3` (`tty_line_name`, drivers/tty/tty_io.c).
+fn terminal(name: &str) -> String {
+    match name.strip_prefix("pts") {
+        Some(number) if number.starts_with(|digit: char| digit.is_ascii_digit()) => {
+            format!("pts/{number}")
+        }
+        _ => name.to_owned(),
+    }
+}
+
 /// Arguments, each with a NUL but for one that was cut.
 fn arguments(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
@@ -130,6 +143,20 @@ mod tests {
             (b"", true, None),
         ] {
             assert_eq!(path(names, is_cut).as_deref(), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn terminals_have_their_names_below_dev() {
+        for (name, expected) in [
+            ("pts0", "pts/0"),
+            ("pts12", "pts/12"),
+            ("tty1", "tty1"),
+            ("ttyS0", "ttyS0"),
+            ("pts/3", "pts/3"),
+            ("pts", "pts"),
+        ] {
+            assert_eq!(terminal(name), expected);
         }
     }
 
