@@ -14,9 +14,10 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
+use support::cgroup::Cgroup;
 use support::rig::{Agent, Ledger, Rig};
 use support::tmux::{self, Tmux};
-use support::{eventually, is_root, needs_root, proc_status};
+use support::{Victim, cgroup_mount, eventually, is_root, needs_root, proc_status, skip};
 
 /// Ends the test as skipped where there is no tmux.
 macro_rules! needs_tmux {
@@ -332,6 +333,38 @@ fn a_death_shows_up_at_once() {
             .lines()
             .any(|line| is_it(line) && line.ends_with("[calm]"))
     });
+}
+
+#[test]
+fn exits_of_the_host_have_their_unit_and_filters_choose_among_them() {
+    const TEST: &str = "exits_of_the_host_have_their_unit_and_filters_choose_among_them";
+    needs_root!(TEST);
+    needs_tmux!(TEST);
+    let unit = format!("respawn-top-{}.service", std::process::id());
+    let cgroup = cgroup_mount().and_then(|mount| Cgroup::named(&mount, &unit));
+    let Some(cgroup) = cgroup else {
+        return skip(TEST, "no cgroup can be made");
+    };
+    let rig = Rig::new();
+    let words = shell_words(&rig, &format!("top --unit '{unit}' --signal KILL"));
+    let tmux = Tmux::start(120, 24, &format!("export LC_ALL=C.UTF-8\n{words}\ncat"));
+    let tag = format!("[{unit}]");
+    // The kernel program is loaded some time after the first picture.
+    tmux.until("a death of the unit", |screen| {
+        let mut victim = Victim::start("sleep", &["100000"]);
+        cgroup.add(victim.pid());
+        victim.signal(Signal::SIGKILL);
+        victim.wait();
+        screen.contains(&tag)
+    });
+    let screen = tmux.screen();
+    let exits = screen.lines().skip_while(|line| !line.contains("COMM"));
+    let exits: Vec<&str> = exits.skip(1).take_while(|line| !line.is_empty()).collect();
+    let is_of_unit = |line: &&str| line.contains("killed by SIGKILL") && line.ends_with(&tag);
+    assert!(
+        !exits.is_empty() && exits.iter().all(is_of_unit),
+        "{screen}"
+    );
 }
 
 #[test]

@@ -12,7 +12,14 @@ impl Cgroup {
     pub fn new(parent: &Path) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("respawn-test-{}-{number}", std::process::id());
+        Self::named(
+            parent,
+            &format!("respawn-test-{}-{number}", std::process::id()),
+        )
+    }
+
+    /// The same, with that name.
+    pub fn named(parent: &Path, name: &str) -> Option<Self> {
         let path = parent.join(name);
         fs::create_dir(&path).ok()?;
         Some(Self(path))

@@ -13,9 +13,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::model::{Absence, Input, Order};
+use super::model::{Absence, HostExit, Input, Order};
 use crate::control::client::{self, AskError};
 use crate::control::{self, Command, Response};
+use crate::deaths::{self, Filter};
 use crate::host_exits::{HostExits, Loss, Sink};
 use crate::journal::{Changes, Reader};
 use crate::model::{Exited, Profile};
@@ -239,14 +240,15 @@ pub(super) struct ExitFeed(Option<Box<HostExits>>);
 /// What one take has brought.
 #[derive(Default)]
 struct Taken {
-    exits: Vec<Exited>,
+    exits: Vec<HostExit>,
     lost: u64,
     room: usize,
 }
 
 impl Sink for Taken {
-    fn exited(&mut self, exited: Exited, _: Option<Profile>) -> Result<()> {
-        self.exits.push(exited);
+    fn exited(&mut self, exited: Exited, profile: Option<Profile>) -> Result<()> {
+        let owner = profile.and_then(|profile| deaths::owner(&profile.owner));
+        self.exits.push(HostExit { exited, owner });
         Ok(())
     }
 
@@ -271,9 +273,13 @@ impl ExitFeed {
     }
 
     /// Has the kernel program loaded by a thread, which may take a while.
-    pub(super) fn open(options: probe::Options, bring: mpsc::UnboundedSender<Brought>) {
+    pub(super) fn open(
+        options: probe::Options,
+        filter: Filter,
+        bring: mpsc::UnboundedSender<Brought>,
+    ) {
         spawn_blocking(move || {
-            let exits = HostExits::open(&options, false, None).map(Box::new);
+            let exits = HostExits::open(&options, false, Some(filter)).map(Box::new);
             let _ = bring.send(Brought::Exits(exits));
         });
     }

@@ -34,8 +34,11 @@ use self::model::{Input, Model, Moment, Wish};
 use self::terminal::{Screen, Terminal};
 use self::view::View;
 use super::Global;
+use super::filters::Filters;
 use super::output::Interrupts;
 use super::output::eprint_line;
+use super::watch::{RING_OF_ALL, wanted};
+use crate::deaths::Filter;
 use crate::{clock, probe};
 
 /// The exit status of wrong usage.
@@ -55,14 +58,16 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// Show services and exits live, and control services from the keyboard
 ///
 /// Shows state, pid, uptime, restarts, the restarts of the last hour and the last exit of each service,
-/// and below them the exits of this host's processes as they happen, which needs root. Starts, stops and
-/// restarts the selected service, and shows why it ended the last times; `?` shows the keys. If the agent
-/// ends, `top` waits for the next one.
+/// and below them the exits of this host's processes as they happen, with the service, unit or container of
+/// each, which needs root. Filters choose among those exits. Starts, stops and restarts the selected service,
+/// and shows why it ended the last times; `?` shows the keys. If the agent ends, `top` waits for the next one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Panic after the first picture, to test what becomes of the terminal
     #[arg(long, hide = true)]
     panic: bool,
+    #[command(flatten)]
+    filters: Filters,
 }
 
 /// Runs until `q`, Ctrl-C or a signal; with status 2 where there is no terminal to show it on.
@@ -86,10 +91,11 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Result<ExitCode> {
 }
 
 async fn top(global: &Global, arguments: &Arguments) -> Result<()> {
+    let filter = arguments.filters.filter()?;
     let mut interrupts = Interrupts::listen()?;
     let mut resumed = signal(SignalKind::from_raw(Signal::SIGCONT as i32))?;
     let terminal = Terminal::take()?;
-    let mut top = Top::new(global);
+    let mut top = Top::new(global, filter);
     top.draw()?;
     if arguments.panic {
         top.screen.written().await?;
@@ -140,17 +146,19 @@ struct Top {
 }
 
 impl Top {
-    fn new(global: &Global) -> Self {
+    fn new(global: &Global, filter: Filter) -> Self {
         let (bring, brought) = mpsc::unbounded_channel();
         read_keyboard(bring.clone());
         let options = probe::Options {
             all: true,
+            wanted: Some(Box::new(wanted::of(&filter))),
+            ring_bytes: Some(RING_OF_ALL),
             btf: global.btf.clone(),
             object: global.bpf_object.clone(),
             known: probe::KnownIn::At(global.runtime_dir.clone()),
             ..probe::Options::default()
         };
-        ExitFeed::open(options, bring.clone());
+        ExitFeed::open(options, filter, bring.clone());
         Self {
             model: Model::new(),
             look: Look::from_environment(),

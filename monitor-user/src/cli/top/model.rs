@@ -37,7 +37,7 @@ pub(super) enum Input {
     /// A line of the journal.
     Happened(Box<JournalLine>),
     /// A process of the host ended.
-    Exited(Box<Exited>),
+    Exited(Box<HostExit>),
     /// So many exits of the host could not be told.
     Lost(u64),
     /// The exits of the host cannot be seen, and why.
@@ -46,6 +46,14 @@ pub(super) enum Input {
     Done(Order, Result<(), String>),
     /// A key was pressed.
     Key(KeyEvent),
+}
+
+/// The exit of a process of the host.
+#[derive(Debug)]
+pub(super) struct HostExit {
+    pub(super) exited: Exited,
+    /// The unit or container that it was of.
+    pub(super) owner: Option<String>,
 }
 
 /// Why there is no answer.
@@ -161,7 +169,7 @@ pub(super) struct Model {
     pub(super) no_journal: Option<String>,
     selected: Option<String>,
     /// The latest last.
-    pub(super) host_exits: VecDeque<Exited>,
+    pub(super) host_exits: VecDeque<HostExit>,
     /// The same of services alone, from the journal.
     pub(super) service_exits: VecDeque<Exited>,
     pub(super) lost: u64,
@@ -331,7 +339,7 @@ impl Model {
     }
 }
 
-fn push(exits: &mut VecDeque<Exited>, exited: Exited) {
+fn push<T>(exits: &mut VecDeque<T>, exited: T) {
     if exits.len() == EXITS {
         exits.pop_front();
     }

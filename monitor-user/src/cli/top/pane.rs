@@ -5,7 +5,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use super::canvas::Canvas;
-use super::model::Pane;
+use super::model::{HostExit, Pane};
 use super::view::View;
 use crate::model::Exited;
 use crate::report::{Age, Times, cause_style};
@@ -54,10 +54,9 @@ impl View<'_> {
     fn exits(&self, canvas: &mut Canvas<'_>, mut y: u16) {
         let model = self.model;
         let only_services = model.only_services || model.blind.is_some();
-        let (title, exits) = if only_services {
-            ("exits of services".to_owned(), &model.service_exits)
-        } else {
-            ("exits of this host".to_owned(), &model.host_exits)
+        let title = match only_services {
+            true => "exits of services",
+            false => "exits of this host",
         };
         let lost = match model.lost {
             0 => String::new(),
@@ -77,9 +76,17 @@ impl View<'_> {
         let header = self.times().header();
         canvas.put(2, y, u16::MAX, &header, Style::new().dimmed());
         let room = usize::from(canvas.end.saturating_sub(y + 1));
-        let first = exits.len().saturating_sub(room);
-        for (exited, y) in exits.iter().skip(first).zip(y + 1..) {
-            self.exit(canvas, y, exited);
+        if only_services {
+            let first = model.service_exits.len().saturating_sub(room);
+            for (exited, y) in model.service_exits.iter().skip(first).zip(y + 1..) {
+                self.exit(canvas, y, exited, None);
+            }
+        } else {
+            let first = model.host_exits.len().saturating_sub(room);
+            for (HostExit { exited, owner }, y) in model.host_exits.iter().skip(first).zip(y + 1..)
+            {
+                self.exit(canvas, y, exited, owner.as_deref());
+            }
         }
     }
 
@@ -87,8 +94,9 @@ impl View<'_> {
         Times::of_day(self.zone.clone())
     }
 
-    /// A line under [`Times::header`], and whose exit it was.
-    fn exit(&self, canvas: &mut Canvas<'_>, y: u16, exited: &Exited) {
+    /// A line under [`Times::header`], and whose exit it was: a service's of the agent, or else the owner's
+    /// that its cgroup names.
+    fn exit(&self, canvas: &mut Canvas<'_>, y: u16, exited: &Exited, owner: Option<&str>) {
         let plain = Style::new();
         let exit = &exited.exit;
         let time = self.times().of(exited.time);
@@ -101,7 +109,8 @@ impl View<'_> {
         canvas.put(25, y, 16, exit.comm.as_deref().unwrap_or("?"), plain);
         canvas.right(43, y, 7, &lived, plain);
         let cause = exit.why();
-        let service = self.service_of(exited).map(|name| format!("[{name}]"));
+        let service = self.service_of(exited).or(owner);
+        let service = service.map(|name| format!("[{name}]"));
         // A cause may be long, by its sender: whose exit it was has its room first.
         let reserved = service.as_ref().map_or(0, |name| columns(name) + 1);
         let reserved = u16::try_from(reserved).unwrap_or(u16::MAX);

@@ -11,7 +11,7 @@ use ratatui::style::{Color, Modifier};
 use serde_json::{Value, json};
 
 use super::look::Look;
-use super::model::{Absence, Input, Model, Moment, Order, Verb, Wish};
+use super::model::{Absence, HostExit, Input, Model, Moment, Order, Verb, Wish};
 use super::view::View;
 use crate::control::ServiceStatus;
 use crate::journal::JournalLine;
@@ -72,12 +72,17 @@ fn died(service: &str, time: &str, pid: u32) -> Input {
 }
 
 fn exited(pid: u32, comm: &str) -> Input {
+    exited_of(pid, comm, None)
+}
+
+fn exited_of(pid: u32, comm: &str, owner: Option<&str>) -> Input {
     let mut exited = Exited::unknown(at(0).wall, pid);
     exited.exit.start_time_ns = Some(7);
     exited.exit.comm = Some(comm.to_owned());
     exited.exit.uptime_ns = Some(1_500_000);
     exited.exit.cause = Cause::Exited { code: 1 };
-    Input::Exited(Box::new(exited))
+    let owner = owner.map(str::to_owned);
+    Input::Exited(Box::new(HostExit { exited, owner }))
 }
 
 fn key(code: KeyCode) -> Input {
@@ -331,6 +336,25 @@ fn without_ebpf_the_exits_of_services_are_left() {
     let shown = screen(&model);
     assert_eq!(shown[7], "  without eBPF: no right\\nto it");
     assert!(shown[9].ends_with("killed by SIGKILL [a]"), "{}", shown[9]);
+}
+
+#[test]
+fn an_exit_of_the_host_has_its_unit_or_container_unless_it_is_a_services() {
+    let mut model = three();
+    model.take(exited_of(8, "nginx", Some("nginx.service")), at(0));
+    model.take(exited_of(9, "sh", Some("docker 4f797c539e6c")), at(0));
+    model.take(exited_of(10, "sh", None), at(0));
+    model.take(exited_of(5, "sh", Some("of another")), at(0));
+    model.take(died("a", "2026-01-01T11:00:00Z", 5), at(0));
+    let shown = lines(&picture(&model, PLAIN, 120, 24, at(0)));
+    let ends: Vec<&str> = shown[8..12]
+        .iter()
+        .map(|line| line.split_once("exited with 1").unwrap().1)
+        .collect();
+    assert_eq!(
+        ends,
+        [" [nginx.service]", " [docker 4f797c539e6c]", "", " [a]"]
+    );
 }
 
 #[test]

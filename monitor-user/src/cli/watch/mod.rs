@@ -79,7 +79,7 @@ const AT_ONCE: u32 = 3;
 /// Sizes of the ring: the larger one has room for what 20,000 processes leave that end as fast as two
 /// processors let them, while `watch` reads.
 const RING: u32 = 4 << 20;
-const RING_OF_ALL: u32 = 16 << 20;
+pub(super) const RING_OF_ALL: u32 = 16 << 20;
 
 /// How many processes are watched at most.
 #[derive(Debug, clap::Args)]

@@ -15,7 +15,7 @@ use crate::os;
 use crate::probe::namespace;
 
 /// What the kernel program can choose by.
-pub(super) fn of(filter: &Filter) -> Wanted {
+pub(in crate::cli) fn of(filter: &Filter) -> Wanted {
     let mut wanted = Wanted {
         failed: filter.failed.into(),
         by_signal: (!filter.signals.is_empty()).into(),
