@@ -602,6 +602,209 @@ fn a_units_death_is_among_its_lines_in_a_real_journald() {
     assert_eq!(journal.entries().len(), 1);
 }
 
+/// The name of that user, or the number of one that has none.
+fn user(uid: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut users = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let number = uid.to_string();
+    let found = users.find(|fields| fields.get(2) == Some(&number.as_str()));
+    found.map_or(number.clone(), |fields| fields[0].to_owned())
+}
+
+/// An entry of journald beside the line of the same death.
+struct Told<'a> {
+    entry: &'a Value,
+    death: &'a Value,
+}
+
+impl Told<'_> {
+    fn is(&self, key: &str, value: &Value) {
+        let told = &self.entry[key];
+        match value {
+            Value::Null => assert_eq!(*told, Value::Null, "{key}: {}", self.entry),
+            Value::String(text) => assert_eq!(told, text, "{key}: {}", self.entry),
+            other => assert_eq!(*told, other.to_string(), "{key}: {}", self.entry),
+        }
+    }
+
+    fn check(&self) {
+        let death = self.death;
+        let last = &death["last_signal"];
+        for (key, value) in [
+            ("RESPAWN_CURSOR", &death["cursor"]),
+            ("RESPAWN_COMM", &death["comm"]),
+            ("RESPAWN_UID", &death["uid"]),
+            ("RESPAWN_HOST_PID", &death["host_pid"]),
+            ("RESPAWN_PARENT_PID", &death["parent_pid"]),
+            ("RESPAWN_UPTIME_NS", &death["uptime_ns"]),
+            ("RESPAWN_CAUSE_KIND", &json!("signaled")),
+            ("RESPAWN_SIGNAL", &json!("SIGKILL")),
+            ("RESPAWN_SIGNAL_NUMBER", &json!("9")),
+            ("RESPAWN_CORE_DUMPED", &json!("0")),
+            ("RESPAWN_EXIT_CODE", &Value::Null),
+            ("RESPAWN_HOW", &death["cause"]["how"]),
+            ("RESPAWN_ASKED_SIGNAL", &json!("SIGTERM")),
+            ("RESPAWN_ASKED_SIGNAL_NUMBER", &json!("15")),
+            ("RESPAWN_ASKED_BEFORE_NS", &last["before_exit_ns"]),
+            ("RESPAWN_ASKED_HOW", &last["how"]),
+        ] {
+            self.is(key, value);
+        }
+        self.check_process("RESPAWN", death);
+        for (prefix, of) in [
+            ("RESPAWN_SENDER", &death["cause"]["sender"]),
+            ("RESPAWN_ASKER", &last["sender"]),
+        ] {
+            self.check_process(prefix, of);
+            for key in ["pid", "comm", "uid"] {
+                self.is(&format!("{prefix}_{}", key.to_uppercase()), &of[key]);
+            }
+        }
+    }
+
+    fn check_process(&self, prefix: &str, of: &Value) {
+        for key in [
+            "exe",
+            "cgroup",
+            "unit",
+            "user_unit",
+            "slice",
+            "container",
+            "runtime",
+            "pod",
+            "qos",
+            "tty",
+            "login_uid",
+            "login_session",
+        ] {
+            self.is(&format!("{prefix}_{}", key.to_uppercase()), &of[key]);
+        }
+        let each = of["ancestors"].as_array().unwrap().iter();
+        let each = each.map(|it| format!("{} (pid {})", it["comm"].as_str().unwrap(), it["pid"]));
+        let all: Vec<String> = each.collect();
+        self.is(&format!("{prefix}_ANCESTORS"), &json!(all.join(" < ")));
+    }
+}
+
+#[test]
+fn journald_has_what_is_known_of_a_death_in_fields() {
+    let name = "journald_has_what_is_known_of_a_death_in_fields";
+    needs_root!(name);
+    let journal = match Journal::start() {
+        Ok(journal) => journal,
+        Err(reason) => return skip(name, reason),
+    };
+    let place = Place::new();
+    let socket = journal.path("systemd/journal/socket");
+    let _recorder = place.start(&["--journald-socket", socket.to_str().unwrap()]);
+    let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut victim = Victim::start("sh", &["-c", script]);
+    assert_eq!(victim.line(), "ready");
+    journal.take(victim.pid());
+    victim.signal(Signal::SIGTERM);
+    assert_eq!(victim.line(), "asked");
+    // For a user that most hosts have a name for.
+    let script = "{ echo 1 > /proc/self/loginuid; } 2> /dev/null; kill -9 $0; true";
+    let pid = kill_by(victim, script);
+    let death = place.death_of(pid);
+    let shown = pid.to_string();
+    let is_it = |entry: &Value| entry["OBJECT_PID"] == shown;
+    let entry = eventually("journald has it", || {
+        journal.entries().into_iter().find(is_it)
+    });
+    let told = Told {
+        entry: &entry,
+        death: &death,
+    };
+    told.check();
+    let sender = &death["cause"]["sender"];
+    let by = format!("sh killed by SIGKILL from sh (pid {}, uid 0", sender["pid"]);
+    let message = entry["MESSAGE"].as_str().unwrap();
+    assert!(message.starts_with(&by), "{message}");
+    assert!(message.contains(", asked to by SIGTERM from "), "{message}");
+    if sender["login_uid"] == Value::Null {
+        return skip(name, "no login uid can be set here");
+    }
+    let by = format!("{by}, login user {}) after ", user(1));
+    assert!(message.starts_with(&by), "{message}");
+    told.is("RESPAWN_SENDER_LOGIN_USER", &json!(user(1)));
+}
+
+/// One that hangs, or has more to do than it can.
+#[test]
+fn what_journald_does_not_read_waits_and_what_it_never_gets_is_counted() {
+    // More than the kernel holds for a socket.
+    const DEATHS: u64 = 150;
+    let name = "what_journald_does_not_read_waits_and_what_it_never_gets_is_counted";
+    needs_root!(name);
+    let journal = match Journal::start() {
+        Ok(journal) => journal,
+        Err(reason) => return skip(name, reason),
+    };
+    let place = Place::new();
+    let socket = journal.path("systemd/journal/socket");
+    let socket = ["--journald-socket", socket.to_str().unwrap()];
+    let recorder = place.start(&socket);
+    let mut killed = Vec::new();
+    let mut kill_some = || {
+        signal_to(journal.pid(), Signal::SIGSTOP);
+        for _ in 0..DEATHS {
+            let mut victim = sleeper();
+            journal.take(victim.pid());
+            victim.signal(Signal::SIGKILL);
+            victim.wait();
+            killed.push(victim.pid().to_string());
+        }
+        place.death_of(killed.last().unwrap().parse().unwrap());
+        killed.clone()
+    };
+    let entries = |killed: &[String]| {
+        let entries = journal.entries();
+        let pids = entries
+            .iter()
+            .map(|it| it["OBJECT_PID"].as_str().unwrap().to_owned());
+        let pids: Vec<String> = pids.filter(|pid| killed.contains(pid)).collect();
+        pids
+    };
+    let missed = || {
+        let lines = place.lines();
+        let lines = lines
+            .iter()
+            .filter(|line| line["event"] == "journald_missed");
+        lines
+            .map(|line| line["count"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let all = kill_some();
+    signal_to(journal.pid(), Signal::SIGCONT);
+    eventually("journald has all", || {
+        (entries(&all).len() >= all.len()).then_some(())
+    });
+    assert_eq!(entries(&all), all);
+    assert_eq!(missed(), 0);
+    // What waits when the recorder ends never comes.
+    let all = kill_some();
+    assert!(recorder.stop().success());
+    signal_to(journal.pid(), Signal::SIGCONT);
+    let missed = missed();
+    assert!(0 < missed && missed < DEATHS, "{missed}");
+    let expected = all.len() - usize::try_from(missed).unwrap();
+    eventually("journald has the rest", || {
+        (entries(&all).len() >= expected).then_some(())
+    });
+    assert_eq!(entries(&all), all[..expected]);
+    let shown = place.command(&["deaths"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let words = format!("{missed} deaths not in journald, which took no more");
+    assert!(shown.contains(&words), "{shown}");
+    let metrics = place.command(&["metrics"]).output().unwrap();
+    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    let line = format!("respawn_journald_missed_total {missed}\n");
+    assert!(metrics.contains(&line), "{metrics}");
+}
+
 #[test]
 fn there_is_one_recorder_for_a_pin_directory() {
     needs_root!("there_is_one_recorder_for_a_pin_directory");

@@ -168,27 +168,30 @@ pub(crate) fn happening(event: &Event) -> String {
             let words = format!("killed, left unrecorded by an agent, pid {pid}");
             (red, words)
         }
-        What::EventsLost { count } => {
-            let exits = counted(*count, "exit");
-            (red, format!("{exits} lost: the kernel's ring was full"))
-        }
-        What::DeathsLost { count } => {
-            let deaths = counted(*count, "death");
-            (red, format!("{deaths} lost: the kernel's ring was full"))
+        What::EventsLost { count } => (red, absent(*count, "exit", RING_FULL)),
+        What::DeathsLost { count } => (red, absent(*count, "death", RING_FULL)),
+        What::JournaldMissed { count } => {
+            let words = "not in journald, which took no more";
+            (yellow, absent(*count, "death", words))
         }
         What::JournalShare => (
             yellow,
             "exceeded its share of the journal: from now on only its newest events are kept"
                 .to_owned(),
         ),
-        What::JournalGap { count } => {
-            let events = counted(*count, "event");
-            (red, format!("{events} could not be written here"))
-        }
-        What::EventsMissed { count } => (red, format!("{} missing here", counted(*count, "event"))),
+        What::JournalGap { count } => (red, absent(*count, "event", "could not be written here")),
+        What::EventsMissed { count } => (red, absent(*count, "event", "missing here")),
         What::Unknown { kind, keys } => (plain, unknown(kind, keys)),
     };
     format!("{style}{words}{style:#}")
+}
+
+/// Why what the kernel has seen is not here.
+const RING_FULL: &str = "lost: the kernel's ring was full";
+
+/// "3 deaths lost: the kernel's ring was full"
+fn absent(count: u64, what: &str, why: &str) -> String {
+    format!("{} {why}", counted(count, what))
 }
 
 /// "stop asked for by uid 0, pid 123"
@@ -487,6 +490,10 @@ mod tests {
             (
                 json!({"event": "events_lost", "count": 1}),
                 "1 exit lost: the kernel's ring was full",
+            ),
+            (
+                json!({"event": "journald_missed", "count": 2}),
+                "2 deaths not in journald, which took no more",
             ),
             (
                 json!({"event": "journal_gap", "count": 2}),

@@ -51,6 +51,11 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Of the daemon.
+    pub fn pid(&self) -> u32 {
+        self.journald.id()
+    }
+
     /// A file of its own `/run`.
     pub fn path(&self, below_run: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root/run/{below_run}", self.journald.id()))

@@ -19,4 +19,6 @@ pub(crate) use incident::{FoundBy, Incident, KeptDeath, look_up};
 pub(crate) use kept::Kept;
 pub(crate) use of_service::{ServiceDeath, ServiceDeaths};
 pub(crate) use told::told;
-pub(crate) use words::{ancestry, command_line, descent, header, line, login, owner, within};
+pub(crate) use words::{
+    ancestry, brief, command_line, descent, header, line, login, login_in_file, owner, within,
+};

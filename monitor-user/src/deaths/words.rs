@@ -68,15 +68,25 @@ fn why(exit: &Exit, accounts: &Accounts) -> String {
 fn sender(sender: &Sender, accounts: &Accounts) -> String {
     let profile = sender.profile();
     let name = profile.exe.as_deref().unwrap_or(&sender.comm);
+    let who = named(name, sender, login(profile, accounts));
+    let from = ancestry(sender);
+    let from = from.map_or_else(String::new, |from| format!(" < {from}"));
+    who + &from
+}
+
+/// "kill (pid 5, uid 0, login user alice)". Asks nobody but the host's file of users.
+pub(crate) fn brief(sender: &Sender, accounts: &Accounts) -> String {
+    let login = login_in_file(sender.profile(), accounts);
+    named(&sender.comm, sender, login)
+}
+
+fn named(name: &str, sender: &Sender, login: Option<String>) -> String {
     let pid = match sender.pid {
         0 => format!("pid {} of the host", sender.host_pid),
         pid => format!("pid {pid}"),
     };
-    let login = login(profile, accounts);
     let login = login.map_or_else(String::new, |user| format!(", login user {user}"));
-    let from = ancestry(sender);
-    let from = from.map_or_else(String::new, |from| format!(" < {from}"));
-    format!("{name} ({pid}, uid {}{login}){from}", sender.uid)
+    format!("{name} ({pid}, uid {}{login})", sender.uid)
 }
 
 /// The name of the user who had logged in, or the number of one that this host does not know.
@@ -84,6 +94,16 @@ pub(crate) fn login(profile: &Profile, accounts: &Accounts) -> Option<String> {
     let uid = profile.login_uid?;
     let user = accounts.user_of(uid).ok().flatten();
     Some(user.map_or_else(|| uid.to_string(), |user| user.name))
+}
+
+/// The same, by the host's file of users alone.
+pub(crate) fn login_in_file(profile: &Profile, accounts: &Accounts) -> Option<String> {
+    let uid = profile.login_uid?;
+    Some(
+        accounts
+            .name_in_file(uid)
+            .unwrap_or_else(|| uid.to_string()),
+    )
 }
 
 /// "bash (pid 3) < sshd (pid 2)": its parent, that one's parent and so on.

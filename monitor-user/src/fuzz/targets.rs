@@ -139,6 +139,7 @@ fn deaths() {
         "4294967296",
         "-1",
         "\"deaths_lost\"",
+        "\"journald_missed\"",
     ];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("deaths");

@@ -102,7 +102,10 @@ impl Scrape {
             let labels = [("source", of), ("reason", reason)];
             counter(&mut family, labels, count.unwrap_or(0))?;
         }
-        Ok(())
+        let help = "Deaths of units that a recorder has kept, and that journald did not take";
+        let name = "journald_missed";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        family.encode_counter::<NoLabelSet, _, u64>(&self.totals.journald_missed, None)
     }
 
     fn restarts(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {

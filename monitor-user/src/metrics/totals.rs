@@ -39,6 +39,8 @@ pub(super) struct Totals {
     pub(super) restarts: Counts<Restart>,
     pub(super) exit_to_start: Histogram,
     pub(super) lost: Counts<Lost>,
+    /// Deaths of units that a recorder could not tell journald of.
+    pub(super) journald_missed: u64,
     /// Of each service that is down: how that came.
     down: BTreeMap<String, Down>,
     /// Of each service that is replaced while it runs: the pids of those beside the one that runs.
@@ -213,6 +215,10 @@ impl Totals {
     pub(super) fn death(&mut self, line: &JournalLine) {
         if let What::DeathsLost { count } = line.event.what {
             return self.lose(By::Recorder, Reason::RingFull, count);
+        }
+        if let What::JournaldMissed { count } = line.event.what {
+            self.journald_missed = self.journald_missed.saturating_add(count);
+            return;
         }
         let Some(kept) = Kept::of(line) else {
             return;
@@ -674,6 +680,12 @@ mod tests {
             "cause": {"kind": "oom_killed", "core_dumped": false, "oom": {"scope": "cgroup"}}});
         totals.death(&line(oom));
         totals.death(&line(json!({"seq": 1, "event": "deaths_lost", "count": 3})));
+        for count in [4, 5] {
+            totals.death(&line(
+                json!({"seq": 1, "event": "journald_missed", "count": count}),
+            ));
+        }
+        assert_eq!(totals.journald_missed, 9);
         totals.missed(By::Recorder, 2);
         let keys: Vec<[&str; 4]> = totals
             .deaths

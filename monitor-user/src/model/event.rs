@@ -190,6 +190,11 @@ pub(crate) enum What {
         #[serde(default)]
         count: u64,
     },
+    /// So many deaths of units that a recorder has kept are not in journald, which took no more.
+    JournaldMissed {
+        #[serde(default)]
+        count: u64,
+    },
     AgentStarted {
         #[serde(default)]
         pid: u32,
@@ -328,6 +333,7 @@ impl What {
             Self::Unrecorded { .. } => "unrecorded",
             Self::EventsLost { .. } => "events_lost",
             Self::DeathsLost { .. } => "deaths_lost",
+            Self::JournaldMissed { .. } => "journald_missed",
             Self::AgentStarted { .. } => "agent_started",
             Self::AgentStopped { .. } => "agent_stopped",
             Self::JournalShare => "journal_share",
@@ -620,6 +626,7 @@ mod tests {
             What::Unrecorded { pid, start_time_ns },
             What::EventsLost { count },
             What::DeathsLost { count },
+            What::JournaldMissed { count },
             What::AgentStarted {
                 pid,
                 version: "0.1.0".into(),

@@ -129,11 +129,16 @@ async fn work(options: &Options) -> Result<()> {
                     tokio::time::sleep(BUSY).await;
                 }
             }
+            () = journald_ready(recorder.journald.as_mut()) => recorder.tell_journald(),
         }
         manager.handle_timeout(now());
     }
     // What is in the ring by now is the next one's if the disk takes nothing.
     while recorder.record()? {}
+    if let Some(journald) = &mut recorder.journald {
+        journald.give_up();
+    }
+    recorder.tell_missed();
     Ok(())
 }
 
@@ -143,6 +148,13 @@ async fn work(options: &Options) -> Result<()> {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+async fn journald_ready(journald: Option<&mut Journald>) {
+    match journald {
+        Some(journald) => journald.ready().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -231,7 +243,31 @@ impl Recorder {
             self.probe.forget_next();
         }
         self.tell_lost()?;
+        self.tell_missed();
         Ok(more)
+    }
+
+    /// Sends on what journald has not taken so far.
+    fn tell_journald(&mut self) {
+        if let Some(journald) = &mut self.journald {
+            journald.flush();
+        }
+        self.tell_missed();
+    }
+
+    /// Writes down how many deaths journald was never told of, once that is known.
+    fn tell_missed(&mut self) {
+        let missed = self.journald.as_ref().map_or(0, Journald::missed);
+        if missed == 0 {
+            return;
+        }
+        let what = What::JournaldMissed { count: missed };
+        let mut event = Event::new(clock::now(), None, what);
+        if self.append(&mut event, None, clock::since_boot())
+            && let Some(journald) = &mut self.journald
+        {
+            journald.told_missed(missed);
+        }
     }
 
     fn tell_lost(&mut self) -> Result<()> {
