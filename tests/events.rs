@@ -14,6 +14,7 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use support::shipper::Shipped;
 use support::{Agent, Lines, Setup, respawn, signal_to, sleeping};
 
 fn line(seq: u64, time: &str, service: &str) -> String {
@@ -353,40 +354,13 @@ fn each_line_says_where_and_when_it_was_written() {
     );
 }
 
-/// What somebody who ships events keeps: the lines that came whole, in a file.
-struct Shipped(std::path::PathBuf);
+/// Begins to ship the agent's events.
+fn ship(shipped: &Shipped, agent: &Agent) -> std::process::Child {
+    shipped.start(agent.command(&["events", "--follow", "--json"]))
+}
 
-impl Shipped {
-    fn lines(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.0).unwrap_or_default();
-        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines.collect()
-    }
-
-    /// Waits until the journal's last line is shipped; its number.
-    fn wait_for_all(&self, agent: &Agent) -> u64 {
-        let last = |lines: &[Value]| lines.last()?["seq"].as_u64();
-        let is_all = || {
-            let all = last(&after(agent, &[]).0)?;
-            (last(&self.lines()) == Some(all)).then_some(all)
-        };
-        let describe = || format!("{:?}", self.lines().last());
-        support::eventually_or("all is shipped", is_all, describe)
-    }
-
-    /// Begins to ship after the last whole line.
-    fn start(&self, agent: &Agent) -> std::process::Child {
-        let mut text = fs::read_to_string(&self.0).unwrap_or_default();
-        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
-        fs::write(&self.0, &text).unwrap();
-        let cursor = self.lines().last().map(|line| line["cursor"].clone());
-        let file = fs::OpenOptions::new().append(true).open(&self.0).unwrap();
-        let mut command = agent.command(&["events", "--follow", "--json"]);
-        if let Some(cursor) = cursor {
-            command.args(["--after", cursor.as_str().unwrap()]);
-        }
-        command.stdout(file).stderr(Stdio::null()).spawn().unwrap()
-    }
+fn last_seq(agent: &Agent) -> Option<u64> {
+    after(agent, &[]).0.last()?["seq"].as_u64()
 }
 
 fn restart(agent: &Agent, service: &str) -> std::process::Child {
@@ -405,16 +379,16 @@ fn a_shipper_gets_each_event_once_whoever_is_killed() {
     let service = sleeping("");
     let services = ["a", "b", "c", "d", "e"].map(|name| (name, service.as_str()));
     let mut agent = Agent::within(dir, &Setup::default(), &services);
-    let shipped = Shipped(agent.dir().join("shipped"));
-    let undisturbed = Shipped(agent.dir().join("undisturbed"));
-    let mut witness = undisturbed.start(&agent);
+    let shipped = Shipped::new(agent.dir().join("shipped"));
+    let undisturbed = Shipped::new(agent.dir().join("undisturbed"));
+    let mut witness = ship(&undisturbed, &agent);
     let mut random = support::rig::Seeded(7);
     let mut turned_over = std::collections::HashSet::new();
     for round in 0..50 {
-        let mut shipper = shipped.start(&agent);
+        let mut shipper = ship(&shipped, &agent);
         // However slow the machine is, no file is removed before it is shipped.
         if round % 3 == 0 {
-            shipped.wait_for_all(&agent);
+            shipped.wait_for_all(|| last_seq(&agent));
         }
         let asked = [services[round % 5].0, services[round / 10].0, "a"];
         let clients = asked.map(|name| restart(&agent, name));
@@ -438,9 +412,9 @@ fn a_shipper_gets_each_event_once_whoever_is_killed() {
         }
     }
     agent.must("stop", "a");
-    let mut shipper = shipped.start(&agent);
-    let all = shipped.wait_for_all(&agent);
-    assert_eq!(undisturbed.wait_for_all(&agent), all);
+    let mut shipper = ship(&shipped, &agent);
+    let all = shipped.wait_for_all(|| last_seq(&agent));
+    assert_eq!(undisturbed.wait_for_all(|| last_seq(&agent)), all);
     for child in [&mut shipper, &mut witness] {
         child.kill().unwrap();
         child.wait().unwrap();

@@ -2,6 +2,7 @@
 //! or there twice, whatever happens to it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
@@ -13,11 +14,13 @@ use std::time::Duration;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use support::bpf::Object;
 use support::cgroup::small_cgroup;
 use support::clock::wall_clock;
 use support::journald::Journal;
 use support::recorder::Place;
-use support::rig::report;
+use support::rig::{Seeded, report};
+use support::shipper::Shipped;
 use support::{Victim, eventually, in_pid_namespace, needs_root, signal_to, skip};
 
 fn sleeper() -> Victim {
@@ -803,6 +806,149 @@ fn what_journald_does_not_read_waits_and_what_it_never_gets_is_counted() {
     let metrics = String::from_utf8(metrics.stdout).unwrap();
     let line = format!("respawn_journald_missed_total {missed}\n");
     assert!(metrics.contains(&line), "{metrics}");
+}
+
+/// Shipper and recorder are killed again and again while processes die and files are turned over.
+#[test]
+fn a_shipper_gets_each_death_once_whoever_is_killed() {
+    const DEATHS: &str = "30";
+    needs_root!("a_shipper_gets_each_death_once_whoever_is_killed");
+    let place = Place::new();
+    let start = || place.start(&["--max-size=2MiB"]);
+    let [shipped, undisturbed] =
+        ["shipped", "undisturbed"].map(|name| Shipped::new(place.path().join(name)));
+    let follow = || place.command(&["deaths", "--follow", "--json"]);
+    let last_seq = || place.lines().last()?["seq"].as_u64();
+    let mut recorder = start();
+    let mut witness = undisturbed.start(follow());
+    let mut random = Seeded(11);
+    let mut turned_over = HashSet::new();
+    for round in 0..40 {
+        let mut shipper = shipped.start(follow());
+        // However slow the machine is, no file is removed before it is shipped.
+        if round % 3 == 0 {
+            shipped.wait_for_all(last_seq);
+            undisturbed.wait_for_all(last_seq);
+        }
+        let mut dying = Command::new(env!("CARGO_BIN_EXE_culprit"));
+        let dying = dying
+            .args(["die", DEATHS])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let mut dying = dying.spawn().unwrap();
+        thread::sleep(Duration::from_micros(random.below(30_000)));
+        let is_killed = round % 2 == 0;
+        if is_killed {
+            recorder = {
+                recorder.kill();
+                start()
+            };
+        }
+        thread::sleep(Duration::from_micros(random.below(10_000)));
+        shipper.kill().unwrap();
+        shipper.wait().unwrap();
+        assert!(dying.wait().unwrap().success());
+        let older = fs::read_to_string(place.dir().join("deaths.1")).unwrap_or_default();
+        turned_over.extend(older.lines().next().map(str::to_owned));
+    }
+    // What else dies on the host is the next recorder's.
+    assert!(recorder.stop().success());
+    let mut shipper = shipped.start(follow());
+    let all = shipped.wait_for_all(last_seq);
+    assert_eq!(undisturbed.wait_for_all(last_seq), all);
+    for child in [&mut shipper, &mut witness] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let lines = shipped.lines();
+    let seqs: Vec<u64> = lines
+        .iter()
+        .map(|line| line["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs, (1..=all).collect::<Vec<_>>());
+    assert_eq!(lines, undisturbed.lines());
+    let own = lines
+        .iter()
+        .filter(|line| line["comm"] == "culprit")
+        .count();
+    assert!(own >= 40 * 30, "{own}");
+    assert!(!turned_over.is_empty());
+    report(&format!(
+        "{all} deaths, 40 killed shippers, 20 killed recorders, {} files turned over: each shipped once",
+        turned_over.len()
+    ));
+}
+
+/// In a PID namespace, whose deaths are those of its own processes alone.
+#[test]
+fn what_is_not_kept_takes_no_room_in_the_ring_and_wakes_nobody() {
+    const UNKEPT: u64 = 1000;
+    const KEPT: u64 = 20;
+    needs_root!("what_is_not_kept_takes_no_room_in_the_ring_and_wakes_nobody");
+    let place = Place::new();
+    // Each shell ends with 0, and of its three children each with 1: nobody's main process.
+    let script = format!(
+        "$RESPAWN recorder & recorder=$!
+         while read what; do
+             i=0
+             while [ $what = unkept ] && [ $i -lt {} ]; do
+                 sh -c '/bin/false; /bin/false; /bin/false; exit 0'; i=$((i+1)); done
+             while [ $what = kept ] && [ $i -lt {KEPT} ]; do
+                 sleep 1000 & kill -9 $!; wait $!; i=$((i+1)); done
+             echo $(grep ^voluntary /proc/$recorder/status)
+         done
+         kill $recorder; wait $recorder",
+        UNKEPT / 4
+    );
+    let binary = place.command(&[]).get_program().to_owned();
+    let mut namespace = in_pid_namespace(&script);
+    for (key, value) in place.command(&[]).get_envs() {
+        namespace.env(key, value.unwrap());
+    }
+    let log = File::create(place.path().join("log")).unwrap();
+    namespace
+        .env("RESPAWN", binary)
+        .env("RESPAWN_LOG", "info")
+        .stderr(log);
+    let mut victim = Victim::from_command(&mut namespace);
+    let mut input = victim.stdin().unwrap();
+    eventually("the recorder records", || {
+        place.log().contains("recording deaths in").then_some(())
+    });
+    let ring = Object::pinned(&place.pinned("EVENTS").unwrap()).unwrap();
+    let mut count = |what: &str| {
+        input.write_all(format!("{what}\n").as_bytes()).unwrap();
+        let line = victim.line();
+        let switches: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        (switches, ring.produced().unwrap())
+    };
+    count("kept");
+    eventually("all are recorded", || {
+        (place.lines().len() as u64 == KEPT).then_some(())
+    });
+    let (before, produced) = count("nothing");
+    let (after, still) = count("unkept");
+    assert_eq!(still, produced, "bytes in the ring");
+    // It may just have gone to sleep.
+    assert!(after - before <= 2, "{before} {after}");
+    assert_eq!(place.lines().len() as u64, KEPT);
+    let (_, more) = count("kept");
+    eventually("all are recorded", || {
+        (place.lines().len() as u64 == 2 * KEPT).then_some(())
+    });
+    assert!(more >= produced + KEPT * 1000, "{produced} {more}");
+    let (woken, _) = count("nothing");
+    assert!(woken > after, "{after} {woken}");
+    report(&format!(
+        "{UNKEPT} exits that are not kept: {} bytes in the ring, {} context switches of the recorder; \
+         {KEPT} that are: {} bytes, {} switches",
+        still - produced,
+        after - before,
+        more - still,
+        woken - after
+    ));
+    drop(input);
+    victim.wait();
 }
 
 #[test]

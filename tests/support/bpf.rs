@@ -34,6 +34,33 @@ impl Object {
         bpf(PROG_GET_FD_BY_ID, id)
     }
 
+    /// Of a ring buffer: how many bytes have ever been reserved in it.
+    pub fn produced(&self) -> io::Result<u64> {
+        // SAFETY: a number, and a constant.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let length = usize::try_from(page).map_err(io::Error::other)?;
+        // The second page, which is for reading alone: kernel/bpf/ringbuf.c.
+        // SAFETY: a new mapping, of a file that this value holds.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                self.0.as_raw_fd(),
+                page,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the page begins with the position, and is mapped until the next line.
+        let position = unsafe { address.cast::<u64>().read_volatile() };
+        // SAFETY: mapped above, and not used any more.
+        unsafe { libc::munmap(address, length) };
+        Ok(position)
+    }
+
     /// A figure of it, as `/proc` has it.
     pub fn figure(&self, key: &str) -> Option<u64> {
         let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());

@@ -23,6 +23,7 @@ pub mod journald;
 pub mod recorder;
 pub mod rig;
 pub mod scene;
+pub mod shipper;
 pub mod tmux;
 pub mod tools;
 pub mod tracer;

@@ -64,6 +64,13 @@ impl Place {
         command
     }
 
+    /// What recorders have pinned under that name.
+    pub fn pinned(&self, name: &str) -> Option<PathBuf> {
+        let sets = fs::read_dir(self.pin_dir.join("recorder")).ok()?.flatten();
+        let mut there = sets.map(|set| set.path().join(name));
+        there.find(|path| path.exists())
+    }
+
     /// Starts a recorder, with more arguments, and waits until it records.
     pub fn start(&self, arguments: &[&str]) -> Recorder {
         self.start_with(arguments, &[])
