@@ -554,15 +554,24 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes that port, in that directory.
+    /// Starts one with the configuration of the examples that scrapes that port, in that directory.
     fn start(mut program: Command, dir: &Path, scraped: u16) -> Self {
-        let config = json!({
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-            "scrape_configs": [{"job_name": "respawn",
-                "static_configs": [{"targets": [format!("127.0.0.1:{scraped}")]}]}],
-        });
+        let example = |name: &str| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/fleet");
+            fs::read_to_string(folder.join(name)).unwrap()
+        };
+        let config = example("prometheus.yml");
+        let changed = config
+            .replace("127.0.0.1:9550", &format!("127.0.0.1:{scraped}"))
+            .replace("scrape_interval: 15s", "scrape_interval: 1s");
+        assert!(
+            !changed.contains("9550") && !changed.contains("15s"),
+            "{config}"
+        );
         let file = dir.join("prometheus.yml");
-        fs::write(&file, config.to_string()).unwrap();
+        fs::write(&file, changed).unwrap();
+        let rules = "respawn.rules.yml";
+        fs::write(dir.join(rules), example(rules)).unwrap();
         // Free a moment ago; another one would make it end, and the test fail.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -638,6 +647,13 @@ fn a_real_prometheus_reads_it() {
         (prometheus.one(restarts).1 == "2").then_some(())
     });
     assert_eq!(prometheus.one("up").1, "1");
+    let groups = prometheus.get("/api/v1/rules")["data"]["groups"].clone();
+    assert_eq!(groups[0]["name"], "respawn", "{groups}");
+    assert!(
+        groups[0]["rules"]
+            .as_array()
+            .is_some_and(|rules| !rules.is_empty())
+    );
     let running = prometheus.one(r#"respawn_service_state{state="running"}"#);
     assert_eq!(running.0["service"], "web");
     assert_eq!(prometheus.one("respawn_exit_to_start_seconds_count").1, "2");

@@ -27,6 +27,7 @@ pub mod shipper;
 pub mod tmux;
 pub mod tools;
 pub mod tracer;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
