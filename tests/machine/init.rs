@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::rig::{Seeded, report};
 use support::{eventually_or, now};
 
@@ -21,6 +21,10 @@ const DEATHS: &str = "/var/lib/respawn-deaths.json";
 /// Where the recorder keeps deaths, and whose death is among them.
 const RECORDS: &str = "/var/lib/respawn-recorder";
 const KILLED: &str = "/var/lib/respawn-killed";
+/// A shell that kills its child, once that is its program.
+const KILL_ONE: &str =
+    "sleep 4242 & until [ \"$(tr '\\0' ' ' < /proc/$!/cmdline)\" = 'sleep 4242 ' ]; do :; done
+                        kill -9 $!; wait $!; echo $!";
 const MARK: &str = "machine";
 
 /// Which init this machine has, for `install --init`.
@@ -262,8 +266,7 @@ impl Trial {
 
     /// A process that a shell kills, which has ended then.
     fn kill_one(&self) -> String {
-        let script = "sleep 4242 & kill -9 $!; wait $!; echo $!";
-        let said = self.machine.run(&["/bin/sh", "-c", script]).stdout;
+        let said = self.machine.run(&["/bin/sh", "-c", KILL_ONE]).stdout;
         String::from_utf8(said).unwrap().trim().to_owned()
     }
 
@@ -280,6 +283,40 @@ impl Trial {
             || self.machine.describe(),
         );
         assert_eq!(death["cause"]["sender"]["comm"], "sh", "{death}");
+        self.check_why(&death, pid);
+    }
+
+    /// What `why` tells of a recorded death. Another process may have had its pid since.
+    fn check_why(&self, death: &Value, pid: &str) {
+        let why = [
+            "respawn", "why", pid, "-n", "50", "--json", "--dir", RECORDS,
+        ];
+        let output = self.machine.run(&why);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut told = told.map(|told| told["exited"].clone());
+        let told = told.find(|told| told["cursor"] == death["cursor"]);
+        assert!(told.is_some(), "{death}\n{text}");
+        let told = told.unwrap();
+        let sender = &told["cause"]["sender"];
+        assert_eq!(sender["argv"], json!(["/bin/sh", "-c", KILL_ONE]), "{told}");
+        // A kernel that has let go of the memory by then knows neither.
+        if told["exe"].is_string() {
+            assert_eq!(told["argv"], json!(["sleep", "4242"]), "{told}");
+        }
+        for of in [&told, sender] {
+            let ancestors = of["ancestors"].as_array().unwrap();
+            let is_known = |it: &Value| it["pid"].as_u64() > Some(0) && it["comm"].is_string();
+            assert!(
+                !ancestors.is_empty() && ancestors.iter().all(is_known),
+                "{told}"
+            );
+            let cgroup = of["cgroup"].as_str();
+            assert!(cgroup.is_some_and(|path| path.starts_with('/')), "{told}");
+        }
+        assert_eq!(told["ancestors"][0]["comm"], "sh", "{told}");
     }
 
     /// The journal has both boots, without a gap in its numbers.
