@@ -313,10 +313,14 @@ mod tests {
     use nix::sys::signal::kill;
 
     use super::*;
-    use crate::os::testing::until;
+    use crate::os::testing::{alone, until};
 
     #[test]
     fn a_sigcont_while_it_is_loaded_does_nothing() {
+        // Another test that waits for any child would take its stop.
+        if !alone("os::trace::tests::a_sigcont_while_it_is_loaded_does_nothing") {
+            return;
+        }
         let script = "read line; exec sleep 60";
         let mut child = Command::new("/bin/sh")
             .args(["-c", script])
