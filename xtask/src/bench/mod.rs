@@ -40,7 +40,7 @@ use crate::{
 /// Measure respawn beside other supervisors, and write docs/benchmarks.md; or one thing alone
 ///
 /// Without a name it compares: all supervisors that `cargo xtask setup` has unpacked, and the least that one can do
-/// in C, take part in the same run, which takes 20 minutes, or 4 with `--quick`. `RESPAWN_BENCH_DINIT` names a dinit,
+/// in C, take part in the same run, which takes 23 minutes, or 4 with `--quick`. `RESPAWN_BENCH_DINIT` names a dinit,
 /// which Debian does not package. `RESPAWN_BIN` names a binary to measure in place of this checkout's release build, and
 /// `RESPAWN_BPF_OBJECT` a kernel object to measure in place of the committed one.
 #[derive(clap::Args)]

@@ -74,7 +74,7 @@ pub(crate) struct Arguments {
 const WINDOW: Duration = Duration::from_millis(10);
 
 /// How often in that time exits are shown at once.
-const AT_ONCE: u32 = 3;
+const AT_ONCE: u32 = 2;
 
 /// Sizes of the ring: the larger one has room for what 20,000 processes leave that end as fast as two
 /// processors let them, while `watch` reads.

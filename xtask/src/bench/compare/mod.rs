@@ -110,18 +110,18 @@ pub(super) fn run(
             readable(began.elapsed())
         );
     }
+    let load = super::load()?;
     let page = Page {
         head: format!(
-            "{}; load {:.2} at its end; it took {}{}.{}",
+            "{}; load {load:.2} at its end; it took {}{}.{}",
             machine.line(),
-            super::load()?,
             readable(began.elapsed()),
             if bench.quick {
                 ", with few rounds (`--quick`)"
             } else {
                 ""
             },
-            busy(machine)
+            busy(machine, load)
         ),
         machine: machine.json(),
         sections,
@@ -132,12 +132,11 @@ pub(super) fn run(
     Ok((page.text(&peers, &missing, false), page.json()))
 }
 
-/// What a reader should know of a machine that did more than this.
-fn busy(machine: &Machine) -> &'static str {
-    match machine.is_busy() {
-        true => {
-            " The machine was busy with other things all the time, so little of this can be relied upon."
-        }
+/// What a reader should know of a machine that did more than this. Before the start the benchmark itself may have been
+/// built.
+fn busy(machine: &Machine, load_at_end: f64) -> &'static str {
+    match machine.is_busy() && load_at_end > 1.0 {
+        true => " The machine was busy with other things, so little of this can be relied upon.",
         false => "",
     }
 }
