@@ -18,10 +18,11 @@ use crate::{
 };
 
 /// What has a long form. `inits` needs what `cargo xtask setup` unpacks, and is skipped without.
-const LONG: [&str; 6] = [
+const LONG: [&str; 7] = [
     "race",
     "crash_points",
     "inits",
+    "hang",
     "sockets",
     "fd_store",
     "output",
@@ -41,7 +42,7 @@ const SIMULATE_FOR: Duration = Duration::from_secs(10 * 60);
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which of these, if not all
-    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], LONG[3], LONG[4], LONG[5], SIMULATION, FUZZ])]
+    #[arg(value_parser = [LONG[0], LONG[1], LONG[2], LONG[3], LONG[4], LONG[5], LONG[6], SIMULATION, FUZZ])]
     tests: Vec<String>,
 }
 
