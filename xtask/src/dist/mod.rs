@@ -15,6 +15,8 @@ mod stage;
 mod sums;
 mod tools;
 mod tree;
+#[cfg(test)]
+mod versions;
 
 use std::{
     env, fs,
