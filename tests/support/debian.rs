@@ -13,31 +13,46 @@ use crate::{cgroup_mount, skip};
 /// Makes it, step by step.
 const SCRIPT: &str = include_str!("debian_root.sh");
 
+/// Makes a layer over it, with systemd and rpm.
+const SYSTEMD_SCRIPT: &str = include_str!("debian_systemd.sh");
+
 /// The root, made first if it is not there yet; `None` if it cannot be made, and the test is skipped.
 ///
 /// # Panics
 /// When a package cannot be installed.
 pub fn root(test: &str) -> Option<PathBuf> {
-    match try_root() {
-        Ok(root) => Some(root),
-        Err(reason) => {
-            skip(test, &reason);
-            None
-        }
-    }
+    told(test, try_root())
+}
+
+/// The layers of a root that has systemd and rpm too, the upper one first; else as [`root`].
+///
+/// # Panics
+/// As [`root`].
+pub fn with_systemd(test: &str) -> Option<[PathBuf; 2]> {
+    told(test, try_systemd())
+}
+
+fn told<T>(test: &str, made: Result<T, String>) -> Option<T> {
+    made.inspect_err(|reason| skip(test, reason)).ok()
+}
+
+/// The directory that all of it is in, and what has it alone.
+fn place() -> Result<(PathBuf, Flock<File>), String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-packages/debian");
+    fs::create_dir_all(&dir).expect("a directory beside the build");
+    let dir = dir.canonicalize().expect("a directory beside the build");
+    let lock = File::create(dir.join("lock")).expect("a lock file");
+    let lock =
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error.to_string())?;
+    Ok((dir, lock))
 }
 
 fn try_root() -> Result<PathBuf, String> {
     if cgroup_mount().is_none() {
         return Err("no cgroup2 is mounted".to_owned());
     }
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-packages/debian");
-    fs::create_dir_all(&dir).expect("a directory beside the build");
-    let dir = dir.canonicalize().expect("a directory beside the build");
-    let lock = File::create(dir.join("lock")).expect("a lock file");
     // Held until the root is there: another test may want it at the same time.
-    let _lock =
-        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error.to_string())?;
+    let (dir, _lock) = place()?;
     let root = dir.join("root");
     let stamp = dir.join("made-by");
     if fs::read_to_string(&stamp).is_ok_and(|made_by| made_by == SCRIPT) {
@@ -47,11 +62,42 @@ fn try_root() -> Result<PathBuf, String> {
     if !release.lines().any(|line| line == "ID=debian") {
         return Err("Debian's packages are for Debian: this is another system".to_owned());
     }
-    for old in ["root", "cache", "lists"] {
-        let _ = fs::remove_dir_all(dir.join(old));
+    remove(&dir, &["root", "cache", "lists", "made-by"]);
+    make(SCRIPT, "debian_root.sh", &dir)?;
+    fs::write(stamp, SCRIPT).expect("a stamp");
+    Ok(root)
+}
+
+fn try_systemd() -> Result<[PathBuf; 2], String> {
+    let root = try_root()?;
+    let (dir, _lock) = place()?;
+    let layers = [dir.join("systemd"), root];
+    let stamp = dir.join("systemd-made-by");
+    let made_by = [SCRIPT, SYSTEMD_SCRIPT].concat();
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == made_by) {
+        return Ok(layers);
     }
-    let _ = fs::remove_file(&stamp);
-    step("fetch", &dir, &[]).map_err(|_| {
+    remove(
+        &dir,
+        &["systemd", "systemd-work", "systemd-root", "systemd-made-by"],
+    );
+    make(SYSTEMD_SCRIPT, "debian_systemd.sh", &dir)?;
+    remove(&dir, &["systemd-work", "systemd-root"]);
+    fs::write(stamp, made_by).expect("a stamp");
+    Ok(layers)
+}
+
+/// Removes files and directories, as far as they are there.
+fn remove(dir: &Path, names: &[&str]) {
+    for path in names.iter().map(|name| dir.join(name)) {
+        let _ = fs::remove_dir_all(&path);
+        let _ = fs::remove_file(&path);
+    }
+}
+
+/// Runs both steps of a script.
+fn make(script: &str, name: &str, dir: &Path) -> Result<(), String> {
+    step((script, name), "fetch", dir, &[]).map_err(|_| {
         let log = dir.join("fetch.log");
         format!("Debian's archive cannot be reached; see {}", log.display())
     })?;
@@ -65,22 +111,26 @@ fn try_root() -> Result<PathBuf, String> {
         "--ipc",
         "--net",
     ];
-    if let Err(log) = step("build", &dir, &namespaces) {
+    if let Err(log) = step((script, name), "build", dir, &namespaces) {
         panic!("Debian's packages cannot be installed in a root:\n{log}");
     }
     for old in ["cache", "lists"] {
         fs::remove_dir_all(dir.join(old)).expect("the downloads");
     }
-    fs::write(stamp, SCRIPT).expect("a stamp");
-    Ok(root)
+    Ok(())
 }
 
-/// Runs a step of the script; an error is the end of what it has said.
-fn step(name: &str, dir: &Path, wrapper: &[&str]) -> Result<(), String> {
+/// Runs a step of a script; an error is the end of what it has said.
+fn step(
+    (script, script_name): (&str, &str),
+    name: &str,
+    dir: &Path,
+    wrapper: &[&str],
+) -> Result<(), String> {
     let log = dir.join(format!("{name}.log"));
     let output = File::create(&log).expect("a log");
     let mut words = wrapper.to_vec();
-    words.extend(["sh", "-c", SCRIPT, "debian_root.sh", name]);
+    words.extend(["sh", "-c", script, script_name, name]);
     let mut command = Command::new(words[0]);
     let status = command
         .args(&words[1..])

@@ -61,7 +61,7 @@ exec chroot . "$@" < /dev/null > dev/console 2>&1
 "#;
 
 /// The same for a root of Debian's packages, which stays as it is: what changes is held in memory.
-/// $RESPAWN is the binary. It has a network of its own, too.
+/// $RESPAWN is the binary, if there is to be one already. It has a network of its own, too.
 const BOOT_DEBIAN: &str = r#"
 mkdir "$test/changes"
 mount -t tmpfs -o mode=755 changes "$test/changes"
@@ -70,8 +70,10 @@ chmod 755 "$test/changes/upper"
 mount -t overlay -o "lowerdir=$LAYERS,upperdir=$test/changes/upper,workdir=$test/changes/work" root "$root"
 cd "$root"
 cp -a "$test/image/etc/." etc
-: > usr/sbin/respawn
-mount --bind "$RESPAWN" usr/sbin/respawn
+if [ -n "$RESPAWN" ]; then
+    : > usr/sbin/respawn
+    mount --bind "$RESPAWN" usr/sbin/respawn
+fi
 mount_kernels
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts
@@ -80,6 +82,18 @@ ln -s pts/ptmx dev/ptmx
 mkdir run/lock
 : > run/utmp
 chroot . ip link set lo up
+exec chroot . "$@" < /dev/null > dev/console 2>&1
+"#;
+
+/// The same for a root of one static program, $LAYERS, which is busybox: there is no C library.
+const BOOT_BARE: &str = r#"
+mount -t tmpfs -o mode=755 root "$root"
+cd "$root"
+mkdir bin sbin usr usr/bin usr/sbin etc proc sys dev run tmp var var/cache var/log root
+cp "$LAYERS" bin/busybox
+chroot . /bin/busybox --install -s
+cp -a "$test/image/etc/." etc
+mount_kernels
 exec chroot . "$@" < /dev/null > dev/console 2>&1
 "#;
 
@@ -126,6 +140,14 @@ struct Held {
     dir: TempDir,
 }
 
+/// A root that stays as it is: what changes is held in memory.
+pub(crate) enum Root {
+    /// Layers of Debian's packages, the upper one first.
+    Debian(Vec<PathBuf>),
+    /// This static busybox alone.
+    Bare(PathBuf),
+}
+
 /// How a root is booted.
 struct Boot<'a> {
     /// What follows [`PREPARE`].
@@ -134,6 +156,8 @@ struct Boot<'a> {
     /// Namespaces of its own, in addition to those of pids and mounts.
     namespaces: &'static str,
     init: &'a [&'static str],
+    /// Has the binary under test, where the script has not put it there before.
+    has_respawn: bool,
 }
 
 /// A service, as the agent tells of it.
@@ -179,6 +203,7 @@ impl Namespace {
             layers: layers.join(":"),
             namespaces: "--uts --ipc --cgroup",
             init: &plan.init,
+            has_respawn: true,
         };
         Self::start(dir, mark, &boot)
     }
@@ -186,21 +211,57 @@ impl Namespace {
     /// Boots a root of Debian's packages, with these files in its `/etc`, as [`Plan::etc`] has them.
     /// Nothing of it is started but the init that they are for, which is sysvinit.
     pub(crate) fn boot_debian(root: &Path, etc: Vec<(&'static str, String)>) -> Self {
+        Self::boot_root(
+            &Root::Debian(vec![root.to_owned()]),
+            &["/sbin/init"],
+            etc,
+            true,
+        )
+    }
+
+    /// Boots a root with another init, these files in its `/etc`, three services configured, and no `respawn` yet.
+    pub(crate) fn boot_fresh(
+        root: &Root,
+        init: &[&'static str],
+        etc: Vec<(&'static str, String)>,
+    ) -> Self {
+        Self::boot_root(root, init, etc, false)
+    }
+
+    fn boot_root(
+        root: &Root,
+        init: &[&'static str],
+        etc: Vec<(&'static str, String)>,
+        has_respawn: bool,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Users of the packages have to get to their own files.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let mark = format!("{}-{}", std::process::id(), dir.path().display());
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("console"), "").unwrap();
+        let mut files: Vec<(String, String)> = Vec::new();
+        if !has_respawn {
+            files.extend(service_files(&mark));
+        }
+        let given = etc.into_iter();
+        files.extend(given.map(|(path, text)| (path.to_owned(), text)));
         write_files(
             &dir.path().join("image/etc"),
-            etc.iter().map(|(path, text)| (*path, text.as_str())),
+            files.iter().map(|(path, text)| (&**path, &**text)),
         );
+        let (script, layers, namespaces) = match root {
+            Root::Debian(layers) => (BOOT_DEBIAN, layers.clone(), "--uts --ipc --cgroup --net"),
+            Root::Bare(busybox) => (BOOT_BARE, vec![busybox.clone()], "--uts --ipc --cgroup"),
+        };
+        let layers = layers.iter().map(|path| path.canonicalize().unwrap());
+        let layers: Vec<String> = layers.map(|path| path.display().to_string()).collect();
         let boot = Boot {
-            script: BOOT_DEBIAN,
-            layers: root.canonicalize().unwrap().display().to_string(),
-            namespaces: "--uts --ipc --cgroup --net",
-            init: &["/sbin/init"],
+            script,
+            layers: layers.join(":"),
+            namespaces,
+            init,
+            has_respawn,
         };
         Self::start(dir, mark, &boot)
     }
@@ -210,7 +271,12 @@ impl Namespace {
         // Into the cgroup first, so that the cgroup namespace begins there.
         let script = "echo $$ > \"$CGROUP/cgroup.procs\" && exec unshare --pid --fork \
                       --kill-child=KILL --mount $NAMESPACES sh -c \"$BOOT\" boot \"$@\"";
-        let binary = PathBuf::from(respawn().get_program());
+        let binary = match boot.has_respawn {
+            true => PathBuf::from(respawn().get_program())
+                .canonicalize()
+                .unwrap(),
+            false => PathBuf::new(),
+        };
         let unshare = Command::new("sh")
             .args(["-c", script, "sh"])
             .arg(dir.path())
@@ -221,7 +287,7 @@ impl Namespace {
             .env("BOOT", [PREPARE, boot.script].concat())
             .env("NAMESPACES", boot.namespaces)
             .env("LAYERS", &boot.layers)
-            .env("RESPAWN", binary.canonicalize().unwrap())
+            .env("RESPAWN", binary)
             .env("CGROUP", &cgroup)
             .stdin(Stdio::null())
             .spawn()
@@ -557,12 +623,7 @@ fn write_etc(image: &Path, plan: &Plan, mark: &str) {
         ),
         ("group".to_owned(), "root:x:0:\n".to_owned()),
     ];
-    for name in SERVICES {
-        files.push((
-            format!("respawn/services/{name}.toml"),
-            service_file(mark, name),
-        ));
-    }
+    files.extend(service_files(mark));
     let given = plan.etc.iter();
     files.extend(given.map(|(path, text)| ((*path).to_owned(), text.clone())));
     let files = files.iter();
@@ -583,6 +644,16 @@ fn write_files<'a>(dir: &Path, files: impl Iterator<Item = (&'a str, &'a str)>) 
             }
         }
     }
+}
+
+/// The files of the services, below `/etc`.
+fn service_files(mark: &str) -> [(String, String); 3] {
+    SERVICES.map(|name| {
+        (
+            format!("respawn/services/{name}.toml"),
+            service_file(mark, name),
+        )
+    })
 }
 
 /// The file of one of the services.

@@ -29,6 +29,12 @@ pub(crate) const BLACK_BOX: &str = "black_box";
 /// Names the files that are to run, with spaces between them; all by default.
 const FILES: &str = "RESPAWN_TEST_FILES";
 
+/// Files whose tests run once more with the static binary, where libc works in another way.
+const ALSO_STATIC: [&str; 1] = ["accounts"];
+
+/// Names that binary, where it is built.
+pub(crate) const STATIC_BINARY: &str = "RESPAWN_STATIC_BIN";
+
 /// A test binary, with the arguments that cargo gives it
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -83,7 +89,13 @@ fn run_tests(args: &Args) -> Result<Verdict> {
         note!("     tests/{file}.rs");
         let mut command = Command::new(&args.program);
         command.args(args.arguments.iter().filter(|word| *word != "--exact"));
-        if run_one(command.arg("--exact").args(tests))? == Verdict::Fail {
+        command.arg("--exact").args(tests);
+        let mut verdicts = vec![run_one(&mut command)?];
+        if let Some(binary) = env::var_os(STATIC_BINARY).filter(|_| ALSO_STATIC.contains(&file)) {
+            note!("     tests/{file}.rs, with the static binary");
+            verdicts.push(run_one(command.env("RESPAWN_BIN", binary))?);
+        }
+        if verdicts.contains(&Verdict::Fail) {
             verdict = Verdict::Fail;
         }
     }

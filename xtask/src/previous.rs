@@ -19,7 +19,7 @@ use crate::{
 
 /// The last commit of 0.1.0.
 const COMMIT: &str = "25a9a3a4c18f12333b92f14bb139344e45c35d98";
-const VERSION: &str = "0.1.0";
+pub(crate) const VERSION: &str = "0.1.0";
 
 /// Settings that make the build cheap: what the binary does is tested, not how fast.
 const CHEAP: [(&str, &str); 4] = [

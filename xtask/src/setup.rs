@@ -28,7 +28,12 @@ pub(crate) struct Args {
 }
 
 /// Programs that tests call and a bare Debian lacks: the program, and the package that has it.
-const TEST_PROGRAMS: [(&str, &str); 1] = [("tmux", "tmux")];
+const TEST_PROGRAMS: [(&str, &str); 4] = [
+    ("tmux", "tmux"),
+    ("rpmbuild", "rpm"),
+    ("lintian", "lintian"),
+    ("rpmlint", "rpmlint"),
+];
 
 /// Debian's compilers with their library sources, in the order of trying: the one that is kept
 /// up to date for browsers, and the release's own.

@@ -118,7 +118,8 @@ fn tests_the_binary(command: &Command) -> bool {
 
 /// Whether the tests of packages are among these files; all are if none is named.
 fn tests_packages(files: &[String]) -> bool {
-    let is_one = |file: &String| ["packages", "image"].contains(&file.as_str());
+    let is_one =
+        |file: &String| ["packages", "image", "container", "accounts"].contains(&file.as_str());
     files.is_empty() || files.iter().any(is_one)
 }
 
@@ -136,9 +137,10 @@ pub(crate) fn run_tests(
     }
     let binary = workspace.build_respawn(Profile::Release, None)?;
     if tests_the_binary(&command) {
-        previous::build(workspace)?.tell(&mut command);
+        let previous = previous::build(workspace)?;
+        previous.tell(&mut command);
         if tests_packages(files) {
-            dist::for_tests::tell(workspace, &binary, &mut command)?;
+            dist::for_tests::tell(workspace, &previous, &mut command)?;
         }
     }
     let skips = tempfile::NamedTempFile::new().context("make the file for skipped tests")?;

@@ -14,7 +14,10 @@ use super::{
     tools::{self, fill},
     tree::Tree,
 };
-use crate::workspace::{output_of, run_to_end};
+use crate::{
+    static_build::Arch,
+    workspace::{output_of, run_to_end},
+};
 
 /// Of the package; nobody answers there, as the project has no mailing list.
 const MAINTAINER: &str = "the respawn contributors <respawn@packages.invalid>";
@@ -32,9 +35,7 @@ pub(super) fn build(release: &Release<'_>) -> Result<PathBuf> {
     let files = tree.files()?;
     control(release, &tree, &files)?;
     tree.settle(release.epoch)?;
-    let version = package_version(release);
-    let name = format!("respawn_{version}_{}.deb", release.arch.debian());
-    let file = release.out.join(name);
+    let file = release.out.join(file_name(&release.version, release.arch));
     let mut command = Command::new("dpkg-deb");
     command
         .args(["--build", "--root-owner-group", "-Zxz"])
@@ -46,6 +47,11 @@ pub(super) fn build(release: &Release<'_>) -> Result<PathBuf> {
         .stdout(std::process::Stdio::null());
     run_to_end(&mut command)?;
     Ok(file)
+}
+
+/// The name of its file.
+pub(super) fn file_name(version: &str, arch: Arch) -> String {
+    format!("respawn_{version}-1_{}.deb", arch.debian())
 }
 
 fn package_version(release: &Release<'_>) -> String {

@@ -35,6 +35,9 @@ use crate::{
     workspace::{Profile, Workspace, output_of, run_to_end},
 };
 
+/// What this checkout is the source of.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Make what a release consists of: a static binary, packages, an image, an SBOM and checksums
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -109,6 +112,8 @@ struct Release<'a> {
     binary: PathBuf,
     /// One that runs on this machine, of the same sources: it prints manual pages and completions.
     runnable: PathBuf,
+    /// Whether the binary has a recorder, which gets a unit.
+    has_recorder: bool,
     /// Where the files go.
     out: PathBuf,
     /// For what is needed on the way. Removed before and after.
@@ -117,32 +122,46 @@ struct Release<'a> {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let arch = args.arch.map_or_else(Arch::of_this_machine, Ok)?;
+    let kinds = wanted(&args.kinds)?;
     let out = match &args.out {
         Some(out) => env::current_dir()?.join(out),
         None => workspace.target.join("dist"),
     };
+    let mut stdout = std::io::stdout();
+    for file in make(workspace, arch, &kinds, &out, epoch(workspace)?)? {
+        writeln!(stdout, "{}", file.display())?;
+    }
+    Ok(Verdict::Pass)
+}
+
+/// Makes these files and their checksums, and returns their paths.
+fn make(
+    workspace: &Workspace,
+    arch: Arch,
+    kinds: &[Kind],
+    out: &Path,
+    epoch: u64,
+) -> Result<Vec<PathBuf>> {
     let work = workspace.target.join("dist-work").join(arch.name());
     empty(&work)?;
-    fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
+    fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
     let (binary, runnable) = binaries(workspace, arch, &work)?;
     let release = Release {
         workspace,
         arch,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        epoch: epoch(workspace)?,
+        version: VERSION.to_owned(),
+        epoch,
         binary,
         runnable,
-        out,
+        has_recorder: true,
+        out: out.to_owned(),
         work,
     };
-    let mut stdout = std::io::stdout();
-    for kind in wanted(&args.kinds)? {
-        let file = kind.make(&release)?;
-        writeln!(stdout, "{}", file.display())?;
-    }
-    writeln!(stdout, "{}", sums::write(&release)?.display())?;
+    let made = kinds.iter().map(|kind| kind.make(&release));
+    let mut files = made.collect::<Result<Vec<_>>>()?;
+    files.push(sums::write(&release)?);
     fs::remove_dir_all(&release.work)?;
-    Ok(Verdict::Pass)
+    Ok(files)
 }
 
 /// Builds the static binary with the committed kernel object, and strips it. The second one runs here.

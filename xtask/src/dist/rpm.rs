@@ -14,7 +14,7 @@ use super::{
     tools::{self, fill},
     tree::Tree,
 };
-use crate::workspace::run_to_end;
+use crate::{static_build::Arch, workspace::run_to_end};
 
 /// Builds it.
 ///
@@ -61,9 +61,14 @@ pub(super) fn build(release: &Release<'_>) -> Result<PathBuf> {
         .env("SOURCE_DATE_EPOCH", release.epoch.to_string())
         .stdout(Stdio::null());
     run_to_end(&mut command)?;
-    let name = format!("respawn-{}-1.{}.rpm", release.version, release.arch.name());
+    let name = file_name(&release.version, release.arch);
     let built = top.join("RPMS").join(release.arch.name()).join(&name);
     let file = release.out.join(name);
     fs::copy(&built, &file).with_context(|| format!("copy {}", built.display()))?;
     Ok(file)
+}
+
+/// The name of its file.
+pub(super) fn file_name(version: &str, arch: Arch) -> String {
+    format!("respawn-{version}-1.{}.rpm", arch.name())
 }

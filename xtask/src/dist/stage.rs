@@ -74,12 +74,13 @@ fn units(release: &Release<'_>, tree: &Tree) -> Result<()> {
         "--root",
         &root,
     ];
-    for more in [&[][..], &["--recorder"]] {
+    let both = [&[][..], &["--recorder"]];
+    for more in &both[..1 + usize::from(release.has_recorder)] {
         super::empty(&image)?;
         // It is looked for, and not read.
         fs::create_dir_all(image.join("usr/sbin"))?;
         fs::write(image.join(BINARY), "")?;
-        printed(release, &[&install, more].concat())?;
+        printed(release, &[&install, *more].concat())?;
         let units = image.join("etc/systemd/system");
         for entry in fs::read_dir(&units).with_context(|| format!("read {}", units.display()))? {
             let path = entry?.path();
