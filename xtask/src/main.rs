@@ -10,6 +10,7 @@ mod demo;
 mod dist;
 mod ebpf;
 mod fuzz;
+mod install;
 mod setup;
 mod soak;
 mod survey;
@@ -47,6 +48,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Install(install::Args),
     Dist(dist::Args),
     Ebpf(ebpf::Args),
     Test(test::Args),
@@ -88,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let verdict = match command {
         Command::Setup(args) => setup::run(&workspace()?, &args),
         Command::Build(args) => build::run(&workspace()?, &args),
+        Command::Install(args) => install::run(&workspace()?, &args),
         Command::Dist(args) => dist::run(&workspace()?, &args),
         Command::Ebpf(args) => ebpf::run(&workspace()?, &args),
         Command::Test(args) => test::run(&workspace()?, &args),

@@ -19,10 +19,14 @@ mod tree;
 mod versions;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::Write as _,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::Command,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -54,7 +58,7 @@ pub(crate) struct Args {
 
 /// A file of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Kind {
+pub(crate) enum Kind {
     /// The static binary alone
     Binary,
     /// The binary with its manual pages, completions and units
@@ -162,6 +166,48 @@ fn make(
     files.push(sums::write(&release)?);
     fs::remove_dir_all(&release.work)?;
     Ok(files)
+}
+
+/// A package of this version for this machine: that in target/dist, which is made first where there is none or
+/// where a source is newer.
+///
+/// # Errors
+/// When it cannot be made, or is no package.
+pub(crate) fn package(workspace: &Workspace, kind: Kind) -> Result<PathBuf> {
+    let arch = Arch::of_this_machine()?;
+    let name = match kind {
+        Kind::Deb => deb::file_name(VERSION, arch),
+        Kind::Rpm => rpm::file_name(VERSION, arch),
+        kind => bail!("{kind:?} is no package"),
+    };
+    let out = workspace.target.join("dist");
+    let file = out.join(name);
+    if file.exists() && newest_source(workspace)? <= fs::metadata(&file)?.modified()? {
+        return Ok(file);
+    }
+    note!("making {}, which takes some minutes", file.display());
+    make(workspace, arch, &[kind], &out, epoch(workspace)?)?;
+    Ok(file)
+}
+
+/// When a file of this checkout was changed last; long ago where git does not know its files.
+fn newest_source(workspace: &Workspace) -> Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for file in sources(workspace).unwrap_or_default() {
+        let changed = fs::metadata(workspace.root.join(file))?.modified()?;
+        newest = newest.max(changed);
+    }
+    Ok(newest)
+}
+
+/// The files of this checkout that git knows and that are there, below its root.
+fn sources(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let mut git = workspace.command("git".as_ref());
+    let list = output_of(git.args(["ls-files", "-z"]))?;
+    let names = list.split(|byte| *byte == 0);
+    let paths = names.map(|name| PathBuf::from(OsStr::from_bytes(name)));
+    let is_there = |path: &PathBuf| workspace.root.join(path).is_file();
+    Ok(paths.filter(is_there).collect())
 }
 
 /// Builds the static binary with the committed kernel object, and strips it. The second one runs here.
