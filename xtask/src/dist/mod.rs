@@ -9,6 +9,7 @@ mod deb;
 pub(crate) mod for_tests;
 mod image;
 mod notices;
+mod reproducible;
 mod rpm;
 mod sbom;
 mod stage;
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Where to write it; target/dist by default
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Make it twice, the second time from a copy of this checkout in another folder, and compare the bytes
+    #[arg(long, conflicts_with = "out")]
+    check_reproducible: bool,
 }
 
 /// A file of a release.
@@ -127,6 +131,9 @@ struct Release<'a> {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<Verdict> {
     let arch = args.arch.map_or_else(Arch::of_this_machine, Ok)?;
     let kinds = wanted(&args.kinds)?;
+    if args.check_reproducible {
+        return reproducible::check(workspace, arch, &kinds);
+    }
     let out = match &args.out {
         Some(out) => env::current_dir()?.join(out),
         None => workspace.target.join("dist"),
