@@ -12,6 +12,7 @@ mod recorder;
 mod sample;
 mod scratch;
 mod start;
+mod static_binary;
 mod table;
 mod wait;
 mod watch;
@@ -80,6 +81,8 @@ enum Name {
     Watch,
     /// From the agent's exec to the first line of its first service's main, and its memory
     Start,
+    /// The static binary beside the dynamic one: size, start, memory, look-ups of users
+    Static,
 }
 
 impl Name {
@@ -91,6 +94,7 @@ impl Name {
             Self::Recorder => "recorder",
             Self::Watch => "watch",
             Self::Start => "start",
+            Self::Static => "static",
         }
     }
 
@@ -105,6 +109,7 @@ impl Name {
             Self::Recorder => recorder::run(bench)?,
             Self::Watch => watch::run(bench)?,
             Self::Start => start::run(bench)?,
+            Self::Static => static_binary::run(bench)?,
         };
         Ok((
             format!("{}\n\n{}", machine.line(), figures.text()),
