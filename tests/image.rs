@@ -28,7 +28,7 @@ const VICTIM: &str = "5d0e2a2f1f6c4f0e9a5b7c1d3e8f4a605d0e2a2f1f6c4f0e9a5b7c1d3e
 const RUN: &str = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"";
 
 /// Who makes cgroups of containers: nobody, or crun itself.
-const NO_CGROUP: &str = "disabled";
+pub(crate) const NO_CGROUP: &str = "disabled";
 const OWN_CGROUP: &str = "cgroupfs";
 
 /// Where the dynamic loader and libraries are.
@@ -36,17 +36,17 @@ const LIBRARIES: [&str; 3] = ["/lib", "/lib64", "/usr/lib"];
 
 /// What a container gets beside the image.
 #[derive(Default)]
-struct Rights {
-    capabilities: Vec<String>,
-    namespaces: Vec<&'static str>,
+pub(crate) struct Rights {
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) namespaces: Vec<&'static str>,
     /// Directories of the host, and where they are inside.
-    mounts: Vec<(PathBuf, String)>,
+    pub(crate) mounts: Vec<(PathBuf, String)>,
     /// The cgroup that the runtime makes for it.
-    cgroup: Option<String>,
+    pub(crate) cgroup: Option<String>,
 }
 
 /// The image's content, and the containers' places.
-struct Runtime {
+pub(crate) struct Runtime {
     dir: TempDir,
     crun: PathBuf,
     libraries: Option<std::ffi::OsString>,
@@ -80,7 +80,7 @@ impl Runtime {
     ///
     /// # Errors
     /// Why there is none.
-    fn new(test: &str) -> Result<Self, String> {
+    pub(crate) fn new(test: &str) -> Result<Self, String> {
         let image = image()?;
         let crun = tool("crun", "crun").ok_or(format!("no crun: {NOT_HERE}"))?;
         let cgroups = cgroup_mount().ok_or("no cgroup2 is mounted")?;
@@ -100,7 +100,7 @@ impl Runtime {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -114,7 +114,7 @@ impl Runtime {
     }
 
     /// Makes a bundle of the image: a root, and what to run in it with which rights.
-    fn bundle(&self, name: &str, words: &[String], rights: &Rights) {
+    pub(crate) fn bundle(&self, name: &str, words: &[String], rights: &Rights) {
         let index = Self::json(&self.path("image/index.json"));
         let manifest = Self::json(&self.blob(&index["manifests"][0]));
         let config = Self::json(&self.blob(&manifest["config"]))["config"].take();
@@ -164,7 +164,7 @@ impl Runtime {
     }
 
     /// crun with these words.
-    fn crun(&self, words: &[&str], manager: &str) -> Command {
+    pub(crate) fn crun(&self, words: &[&str], manager: &str) -> Command {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c", RUN, "sh"])
@@ -200,7 +200,7 @@ impl Runtime {
         fs::read_to_string(&*pid).unwrap().trim().parse().unwrap()
     }
 
-    fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 

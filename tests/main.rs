@@ -14,6 +14,7 @@ mod causes;
 mod children;
 mod command_line;
 mod config_input;
+mod container;
 mod control;
 mod control_input;
 mod crash_points;
