@@ -559,7 +559,7 @@ fn a_service_reads_its_own_configuration_by_its_command() {
                 "reload = [\"/bin/cp\", \"${{FROM}}\", \"{path}/words\"]\nenvironment_file = \"{path}/file\""
             )),
         ),
-        ("bad", &reload("exit 3")),
+        ("bad", &reload("echo; echo unknown directive; exit 3")),
         (
             "slow",
             &reload(&format!("sleep 1000 & echo $! > {path}/slow; wait")),
@@ -579,11 +579,17 @@ fn a_service_reads_its_own_configuration_by_its_command() {
     fs::remove_file(&variables).unwrap();
     for (service, why) in [
         ("words", "cannot read its environment_file: "),
-        ("bad", "its command exited with 3"),
-        ("slow", "its command was killed after 500ms"),
+        (
+            "bad",
+            "its command exited with 3; its last output: unknown directive",
+        ),
+        (
+            "slow",
+            "its command did not end within 500ms, and was killed",
+        ),
         (
             "gone",
-            "cannot run /no/such/program: No such file or directory",
+            "its command cannot be run: No such file or directory",
         ),
     ] {
         let pid = agent.running(service);
@@ -599,4 +605,59 @@ fn a_service_reads_its_own_configuration_by_its_command() {
     eventually("nothing is left of it", || {
         (!support::is_alive(left)).then_some(())
     });
+}
+
+#[test]
+fn a_command_that_reloads_has_its_user_its_time_and_its_output_where_the_services_goes() {
+    support::needs_root!("a reload with a user of its own");
+    let dir = tempfile::tempdir().unwrap();
+    let (out, log) = (dir.path().join("out"), dir.path().join("log"));
+    let script = |text: &str| json!(["/bin/sh", "-c", text]);
+    let whoami = script("echo reloaded as $(id -u); echo and more >&2");
+    let slow = script("exec sleep 1000");
+    let agent = Agent::start(&[
+        (
+            "file",
+            &sleeping(&format!(
+                "user = \"nobody\"\nreload = {{ run = {whoami}, user = \"root\" }}\nstdout = \"{}\"",
+                out.display()
+            )),
+        ),
+        (
+            "log",
+            &sleeping(&format!(
+                "user = \"nobody\"\nreload = {whoami}\nlog = {{ path = \"{}\" }}",
+                log.display()
+            )),
+        ),
+        (
+            "slow",
+            &sleeping(&format!("reload = {{ run = {slow}, timeout = \"300ms\" }}")),
+        ),
+        (
+            "ignored",
+            &sleeping(&format!(
+                "reload = {{ run = {}, ignore_failure = true }}",
+                script("exit 3")
+            )),
+        ),
+    ]);
+    for service in ["file", "log", "slow", "ignored"] {
+        agent.running(service);
+    }
+
+    for (service, path, uid) in [("file", &out, 0), ("log", &log, 65_534)] {
+        agent.must("reload", service);
+        eventually("what it wrote is there", || {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let is_there = text.contains(&format!("reloaded as {uid}\n"));
+            (is_there && text.contains("and more\n")).then_some(())
+        });
+    }
+    agent.must("reload", "ignored");
+    let output = agent.run(&["reload", "slow"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let why = "its command did not end within 300ms, and was killed";
+    assert!(text.contains(why), "{text}");
 }

@@ -154,7 +154,7 @@ fn a_failure_may_be_ignored_and_a_program_that_is_not_there_fails() {
     );
     let why = error(&agent.wait_state("none", "failed"));
     assert!(
-        why.contains("before_start: /nonexistent/program cannot run it: No such file"),
+        why.contains("before_start: /nonexistent/program cannot be run: No such file"),
         "{why}"
     );
 }

@@ -77,6 +77,17 @@ impl ChildEnd {
             Self::NotStarted(_) | Self::Unknown(_) => None,
         }
     }
+
+    /// Why the process below which a command was run did not do what it was to, in words that follow the
+    /// command's name. `said`: what it has left of that.
+    pub(super) fn failure(&self, was_killed: bool, said: impl FnOnce() -> String) -> String {
+        match self {
+            Self::NotStarted(error) => format!("cannot be run: {error}"),
+            _ if self.exit_code() == Some(1) => said(),
+            _ if was_killed => "did not end in time, and was killed".to_owned(),
+            _ => "was not run to its end, for the process that runs it ended too early".to_owned(),
+        }
+    }
 }
 
 impl Child {

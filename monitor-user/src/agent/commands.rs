@@ -2,10 +2,11 @@
 //! nobody else.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::service_files::ServiceFiles;
-use super::{Agent, groups, log_warnings, requests, usable_part};
+use super::{Agent, groups, log_warnings, reloads, requests, usable_part};
 use crate::clock::{self, WallClock};
 use crate::config::{self, Config, Problem};
 use crate::control::{Command, Incoming, Peer, Response, ServiceStatus};
@@ -242,14 +243,22 @@ impl Agent {
                 at: clock::awake(),
                 request,
             })),
-            Some((spec, Reload::Command { program, arguments })) => {
+            Some((spec, Reload::Command(step))) => {
+                let denied = |failure: SpawnFailure| not_reloaded(service.clone(), failure.message);
                 let environment = self
                     .instances
                     .environment_now(&service, &spec.exec, instance)
-                    .map_err(|failure| not_reloaded(service.clone(), failure.message))?;
-                let of = (&service, &**spec, environment);
-                let command = (program.as_path(), arguments.as_slice());
-                let started = self.reloads.start(of, command, request, Self::now());
+                    .map_err(denied)?;
+                self.prepare_output(&service)
+                    .map_or(Ok(()), Err)
+                    .map_err(denied)?;
+                let setting = reloads::Setting {
+                    spec: Arc::clone(spec),
+                    environment,
+                    fifo: self.outputs.fifo(&service),
+                };
+                let now = Self::now();
+                let started = self.reloads.start(&service, step, &setting, request, now);
                 started.map_err(|error| not_reloaded(service, format!("{error:#}")))?;
                 Ok(None)
             }

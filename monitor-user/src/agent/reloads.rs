@@ -1,19 +1,21 @@
-//! Runs the commands by which services read their configuration again (`reload = […]`), as their users, and
-//! answers who asked. Decides nothing else.
+//! Runs the commands by which services read their configuration again (`reload = […]`), and answers who asked.
+//! Decides nothing else.
 //!
-//! They are the agent's children, and no services. Those of an agent that dies run on, and nobody waits for
-//! them any more.
+//! Each runs below a process of its own (`prober`), as the commands around a run do (`steps.rs`): as its user, in its
+//! time, with its output where the service's goes. They end with the agent, and nobody is answered then.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 
-use super::children::{Child, ChildEnd};
-use crate::config;
-use crate::model::{Cause, DeniedReason, Exec, Output, Reply, ServiceName, Spec};
+use super::children::Child;
+use super::probes::read_sheet;
+use super::steps;
+use crate::model::{DeniedReason, Reply, ServiceName, Spec, Step};
 use crate::os::spawn::{FdLimit, Spawner};
 use crate::supervisor::RequestId;
 
@@ -24,11 +26,22 @@ pub(super) struct Reloads {
     running: HashMap<u32, Running>,
 }
 
+/// What one is run with.
+pub(super) struct Setting {
+    pub(super) spec: Arc<Spec>,
+    /// The service's, with the pid of its main process.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Where the service's output goes, if it has a log.
+    pub(super) fifo: PathBuf,
+}
+
 struct Running {
     service: ServiceName,
     request: RequestId,
     child: Child,
-    timeout: Duration,
+    /// Where its process leaves why it has failed.
+    sheet: File,
+    ignores_failure: bool,
 }
 
 impl Reloads {
@@ -45,29 +58,28 @@ impl Reloads {
     /// Why it cannot be started.
     pub(super) fn start(
         &mut self,
-        (service, spec, environment): (&ServiceName, &Spec, BTreeMap<String, String>),
-        (program, arguments): (&Path, &[String]),
+        service: &ServiceName,
+        step: &Step,
+        setting: &Setting,
         request: RequestId,
         now: Instant,
     ) -> Result<()> {
-        let exec = Exec {
-            program: program.to_owned(),
-            arguments: config::expand(arguments, &environment)?,
+        let Setting {
+            spec,
             environment,
-            stderr: Output::Inherit,
-            ..spec.exec.with_its_rights()
-        };
-        let prepared = Arc::new(self.spawner.prepare(&exec)?);
+            fifo,
+        } = setting;
         let timeout = spec.policy.start_timeout;
-        let child = Child::start(&mut self.spawner, prepared, None, Some(timeout), now)?;
-        let pid = child.pid();
+        let exec = steps::exec_of(step, &spec.exec, environment.clone());
+        let (child, sheet) = steps::start_one(&mut self.spawner, step, exec, fifo, (timeout, now))?;
         let running = Running {
             service: service.clone(),
             request,
             child,
-            timeout,
+            sheet,
+            ignores_failure: step.ignore_failure,
         };
-        self.running.insert(pid, running);
+        self.running.insert(running.child.pid(), running);
         Ok(())
     }
 
@@ -91,26 +103,25 @@ impl Reloads {
 
     /// Reaps one that has ended, and says what is to be answered.
     pub(super) fn reap(&mut self, pid: u32) -> Option<(RequestId, Reply)> {
-        let running = self.running.remove(&pid)?;
-        let was_killed = running.child.was_killed();
-        let why = match running.child.reap(&mut self.spawner) {
-            ChildEnd::NotStarted(error) => Some(error.to_string()),
-            _ if was_killed => Some(format!(
-                "its command was killed after {:?}",
-                running.timeout
-            )),
-            ChildEnd::Status(0) => None,
-            ChildEnd::Status(status) => {
-                Some(format!("its command {}", Cause::from_wait_status(status)))
-            }
-            ChildEnd::Unknown(error) => Some(format!("its command cannot be reaped: {error}")),
-        };
-        let reply = why.map_or(Reply::Done, |why| {
-            Reply::Denied(DeniedReason::NotReloaded {
-                service: running.service,
-                why,
-            })
-        });
-        Some((running.request, reply))
+        let Running {
+            service,
+            request,
+            child,
+            sheet,
+            ignores_failure,
+        } = self.running.remove(&pid)?;
+        let was_killed = child.was_killed();
+        let ended = child.reap(&mut self.spawner);
+        if ended.exit_code() == Some(0) {
+            return Some((request, Reply::Done));
+        }
+        let said = || read_sheet(&sheet).unwrap_or_default();
+        let why = format!("its command {}", ended.failure(was_killed, said));
+        if ignores_failure {
+            tracing::warn!(%service, "reload: {why}");
+            return Some((request, Reply::Done));
+        }
+        let denied = DeniedReason::NotReloaded { service, why };
+        Some((request, Reply::Denied(denied)))
     }
 }

@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -382,13 +382,13 @@ impl Setting {
         was_killed: bool,
         said: impl FnOnce() -> String,
     ) -> String {
-        let failure = match ended {
-            ChildEnd::NotStarted(error) => return format!("{}: {error}", item.name()),
-            _ if was_killed && matches!(item, Item::Files(_)) => return self.no_answer(),
-            _ if ended.exit_code() == Some(1) => said(),
-            _ if was_killed => "did not end in time, and was killed".to_owned(),
-            _ => "the process that runs it ended too early".to_owned(),
-        };
+        if let ChildEnd::NotStarted(error) = ended {
+            return format!("{}: {error}", item.name());
+        }
+        if was_killed && matches!(item, Item::Files(_)) {
+            return self.no_answer();
+        }
+        let failure = ended.failure(was_killed, said);
         match item {
             Item::Files(_) => failure,
             Item::Conditions(_) => format!("{}: {failure}", item.name()),
@@ -478,22 +478,46 @@ fn start(
         let exec = laid.exec.clone();
         return start_prober(spawner, order, exec, Some(&setting.fifo), slot, time).map(started);
     }
-    let exec = match item.command() {
-        // The service may not be able to see what they are about.
-        None => Exec::nothing(),
-        Some(step) => exec(step.identity.as_ref(), &setting.spec.exec),
-    };
     let of_service = &setting.spec.exec;
-    let mut exec = Exec {
-        environment: setting.environment.clone(),
-        stdout: of_service.stdout.clone(),
-        stderr: of_service.stderr.clone(),
-        ..exec
+    let environment = setting.environment.clone();
+    let mut exec = match item.command() {
+        // The service may not be able to see what they are about.
+        None => with_its_output(Exec::nothing(), of_service, environment),
+        Some(step) => exec_of(step, of_service, environment),
     };
     if let Item::Step(Phase::BeforeStart, _) = item {
         exec.confinement.directories = of_service.confinement.directories.clone();
     }
     start_prober(spawner, order, exec, Some(&setting.fifo), None, time).map(started)
+}
+
+/// Starts a command of a service that belongs to no run, in `timeout` if it names no other time. With it,
+/// where its process leaves why it has failed.
+pub(super) fn start_one(
+    spawner: &mut Spawner,
+    step: &Step,
+    exec: Exec,
+    fifo: &Path,
+    (timeout, now): (Duration, Instant),
+) -> Result<(Child, File)> {
+    let until = step.timeout.unwrap_or(timeout).checked_add(GRACE);
+    let order = Order::Run(step.clone(), timeout);
+    start_prober(spawner, order, exec, Some(fifo), None, (until, now))
+}
+
+/// What a command of that service is run with.
+pub(super) fn exec_of(step: &Step, service: &Exec, environment: BTreeMap<String, String>) -> Exec {
+    with_its_output(exec(step.identity.as_ref(), service), service, environment)
+}
+
+/// The same, with its output where that of the service goes.
+fn with_its_output(exec: Exec, service: &Exec, environment: BTreeMap<String, String>) -> Exec {
+    Exec {
+        environment,
+        stdout: service.stdout.clone(),
+        stderr: service.stderr.clone(),
+        ..exec
+    }
 }
 
 /// Those that look at files together, and then each command.

@@ -324,7 +324,7 @@ fn reload(reload: &Reload) -> Value {
     match reload {
         Reload::Signal(signal) => json!(signal),
         Reload::Notify(signal) => json!({"signal": signal, "notify": true}),
-        Reload::Command { arguments, .. } => json!(arguments),
+        Reload::Command(step) => steps::describe_one(step),
     }
 }
 

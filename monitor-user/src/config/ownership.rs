@@ -151,7 +151,11 @@ fn commands_of<'s>(name: &str, spec: &'s Spec, own: u32) -> Vec<Command<'s>> {
     let steps = steps.map(|(phase, step)| (phase.to_string(), step));
     let conditions = spec.steps.conditions.iter();
     let conditions = conditions.filter_map(|it| Some(("conditions".to_owned(), it.command()?)));
-    for (key, step) in steps.chain(conditions) {
+    let reload = match &spec.reload {
+        Some(Reload::Command(step)) => Some(("reload".to_owned(), step)),
+        _ => None,
+    };
+    for (key, step) in steps.chain(conditions).chain(reload) {
         let as_service = step.identity.is_none();
         let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
         if whom == 0 || as_service && whom == own {
@@ -173,27 +177,20 @@ fn commands_of<'s>(name: &str, spec: &'s Spec, own: u32) -> Vec<Command<'s>> {
     commands
 }
 
-/// By which commands a service is asked for something, by their keys.
+/// By which commands a service is looked at, by their keys.
 fn asked_by(spec: &Spec) -> impl Iterator<Item = (&'static str, &Path, &[String])> {
-    let reload = match &spec.reload {
-        Some(Reload::Command { program, arguments }) => {
-            Some(("reload", program.as_path(), arguments.as_slice()))
-        }
-        _ => None,
-    };
     let ready = match &spec.exec.ready {
         Some(Ready::Probe(probe)) => Some(("ready", probe)),
         _ => None,
     };
     let check = spec.check.as_ref().map(|check| ("check", &check.probe));
     let probes = ready.into_iter().chain(check);
-    let probes = probes.filter_map(|(key, probe)| match probe {
+    probes.filter_map(|(key, probe)| match probe {
         Probe::Command { program, arguments } => {
             Some((key, program.as_path(), arguments.as_slice()))
         }
         _ => None,
-    });
-    reload.into_iter().chain(probes)
+    })
 }
 
 /// "group 27 may write to it (mode 0775), and could run commands as root: it leads to

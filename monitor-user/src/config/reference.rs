@@ -481,7 +481,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "reload",
         form: Form::SignalOrCommandOrTable,
         default: "none",
-        text: r#"What `respawn reload SERVICE` does. It sends a signal, `"SIGHUP"`, or runs a command, `["/usr/sbin/nginx", "-s", "reload"]`, as the service's user, with the service's environment and the pid of its main process in `$MAINPID`. The command may take `start_timeout`. With `{ signal = "SIGHUP", notify = true }` it also waits until the service has sent `RELOADING=1` and then `READY=1`, which may take `start_timeout`"#,
+        text: r#"What `respawn reload SERVICE` does. It sends a signal, `"SIGHUP"`, or runs a command, `["/usr/sbin/nginx", "-s", "reload"]`, as the service's user, with the service's environment and the pid of its main process in `$MAINPID`. The command may take `start_timeout`. In the long form it is `{ run = […], user = "root", timeout = "5s", ignore_failure = true }`. With `{ signal = "SIGHUP", notify = true }` it also waits until the service has sent `RELOADING=1` and then `READY=1`, which may take `start_timeout`"#,
     },
     Key {
         name: "conditions",

@@ -358,10 +358,7 @@ fn check_readiness(draft: &ServiceDraft, table: &Table<'_>) {
         || !after_start.is_empty()
         || !conditions.is_empty()
         || draft.policy.kind == ServiceType::Forking
-        || matches!(
-            draft.reload,
-            Some(Reload::Command { .. } | Reload::Notify(_))
-        );
+        || matches!(draft.reload, Some(Reload::Command(_) | Reload::Notify(_)));
     if !may_take_long && let Some(item) = table.get("start_timeout") {
         item.warn(
             "it limits how long `ready`, `before_start`, `after_start` and a command in `reload` may \
@@ -539,19 +536,17 @@ fn reload(item: &Item<'_>) -> Option<Reload> {
         table.read(RELOAD, &mut draft);
         return Some(match draft.notify {
             true => Reload::Notify(draft.signal),
-            false => Reload::Signal(draft.signal),
-        });
+    let is_command = |table: &Table<'_>| table.get("run").is_some();
+    if item.as_array().is_some() || item.as_table().as_ref().is_some_and(is_command) {
+        return steps::step(item).map(Reload::Command);
     }
-    if item.as_array().is_some() {
-        return Some(Reload::Command {
-            program: PathBuf::new(),
-            arguments: command(item)?,
+            false => Reload::Signal(draft.signal),
         });
     }
     if item.as_str().is_none() && item.as_integer().is_none() {
         item.expected(
-            "a signal such as \"SIGHUP\", a command such as [\"/usr/sbin/example\", \"reload\"], or \
-             { signal = \"SIGHUP\", notify = true }",
+            "a signal such as \"SIGHUP\", a command such as [\"/usr/sbin/example\", \"reload\"] or \
+             { run = [..], timeout = \"5s\" }, or { signal = \"SIGHUP\", notify = true }",
             None,
         );
         return None;
@@ -561,15 +556,8 @@ fn reload(item: &Item<'_>) -> Option<Reload> {
 
 /// Looks up the programs of its probes, and of its reload.
 fn find_probes(draft: &mut ServiceDraft, table: &Table<'_>, search: &str) -> Option<()> {
-    if let (
-        Some(Reload::Command {
-            program: path,
-            arguments,
-        }),
-        Some(item),
-    ) = (&mut draft.reload, table.get("reload"))
-    {
-        *path = program(arguments.first()?, &item, search, "reloading it fails")?;
+    if let (Some(Reload::Command(step)), Some(item)) = (&mut draft.reload, table.get("reload")) {
+        steps::look_up_one(step, &item, search, "reloading it fails")?;
     }
     if let (Some(Ready::Probe(probe)), Some(item)) = (&mut draft.ready, table.get("ready")) {
         probes::look_up(probe, &item, search)?;

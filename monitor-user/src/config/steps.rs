@@ -219,7 +219,12 @@ pub(super) fn look_up(steps: &mut Steps, table: &Table<'_>, search: &str) -> Opt
     Some(())
 }
 
-fn look_up_one(step: &mut Step, item: &Item<'_>, search: &str, fails: &str) -> Option<()> {
+pub(super) fn look_up_one(
+    step: &mut Step,
+    item: &Item<'_>,
+    search: &str,
+    fails: &str,
+) -> Option<()> {
     let fails = match step.ignore_failure {
         true => "it fails, which is ignored",
         false => fails,
@@ -241,7 +246,7 @@ pub(super) fn describe_single(steps: &[Step]) -> Value {
     steps.first().map_or(Value::Null, describe_one)
 }
 
-fn describe_one(step: &Step) -> Value {
+pub(super) fn describe_one(step: &Step) -> Value {
     let Step {
         program: _,
         arguments,

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::model::{
-    Address, Check, Limit, Listen, Log, Output, Policy, Probe, Ready, Reload, RestartPolicy,
-    ServiceType, Signal, StartLimit, StopMode, Target,
+    Address, Check, Limit, Listen, Log, Output, Policy, Probe, Ready, Reload,
+    RestartPolicy, ServiceType, Signal, StartLimit, Step, StopMode, Target,
 };
 
 use super::*;
@@ -1419,10 +1419,23 @@ fn each_form_of_reload_is_read() {
         ("{ notify = true }", Reload::Notify(Signal::HUP)),
         (
             "[\"true\", \"${MAINPID}\"]",
-            Reload::Command {
+            Reload::Command(Step {
                 program: "/bin/true".into(),
                 arguments: vec!["true".to_owned(), "${MAINPID}".to_owned()],
-            },
+                identity: None,
+                timeout: None,
+                ignore_failure: false,
+            }),
+        ),
+        (
+            "{ run = [\"true\"], timeout = \"5s\", ignore_failure = true }",
+            Reload::Command(Step {
+                program: "/bin/true".into(),
+                arguments: vec!["true".to_owned()],
+                identity: None,
+                timeout: Some(Duration::from_secs(5)),
+                ignore_failure: true,
+            }),
         ),
     ] {
         let spec = service(&format!(

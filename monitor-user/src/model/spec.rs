@@ -13,7 +13,7 @@ use super::listen::Listen;
 use super::log::Log;
 use super::relations::Relations;
 use super::signal::Signal;
-use super::steps::Steps;
+use super::steps::{Step, Steps};
 
 /// One service, validated by `config`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -413,10 +413,7 @@ pub(crate) enum Reload {
     /// The same, and it notifies when it begins and when it is done.
     Notify(Signal),
     /// This is run, with the pid of its main process in `MAINPID`.
-    Command {
-        program: PathBuf,
-        arguments: Vec<String>,
-    },
+    Command(Step),
 }
 
 /// What is looked at as long as a service runs.

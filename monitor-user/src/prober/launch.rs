@@ -82,7 +82,7 @@ async fn main_process(launch: &Launch, met: &mut anyhow::Error) -> Result<u32> {
     if let Some(name) = launch.arguments.first() {
         command.arg0(name);
     }
-    let status = command.spawn().context("cannot run it")?.wait().await?;
+    let status = command.spawn().context("cannot be run")?.wait().await?;
     let cause = Cause::from_wait_status(status.into_raw());
     if cause != (Cause::Exited { code: 0 }) {
         bail!("{cause}");

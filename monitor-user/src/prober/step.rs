@@ -41,7 +41,7 @@ enum Ended {
 /// It cannot be run.
 async fn run(step: &Step, timeout: Duration) -> Result<(Ended, String)> {
     let environment = Surroundings::of_this_process().environment;
-    let words = config::expand(&step.arguments, &environment).context("cannot expand it")?;
+    let words = config::expand(&step.arguments, &environment).context("cannot be expanded")?;
     let (from_stdout, stdout) = io::pipe()?;
     let (from_stderr, stderr) = io::pipe()?;
     let mut command = Command::new(&step.program);
@@ -54,7 +54,7 @@ async fn run(step: &Step, timeout: Duration) -> Result<(Ended, String)> {
         command.arg0(name);
     }
     let started = Started;
-    let child = command.spawn().context("cannot run it");
+    let child = command.spawn().context("cannot be run");
     // With it this process's own ends of the pipes go.
     drop(command);
     let mut child = child?;
@@ -275,7 +275,7 @@ mod tests {
             ..shell("")
         };
         let told = failure(&missing, MINUTE).await.unwrap();
-        assert!(told.starts_with("cannot run it: No such file"), "{told}");
+        assert!(told.starts_with("cannot be run: No such file"), "{told}");
     }
 
     #[tokio::test]

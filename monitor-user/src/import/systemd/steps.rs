@@ -75,8 +75,7 @@ pub(super) fn with_pid(mut prefixed: Prefixed) -> words::Command {
 impl Unit<'_> {
     /// Commands before and after start and stop. `earlier`: those of a oneshot that come before its last.
     pub(super) fn steps(&mut self, kind: &str, earlier: &[(Assignment, Vec<String>)]) {
-        let as_root = self.last("Service", "PermissionsStartOnly");
-        let as_root = as_root.is_some_and(|it| values::boolean(&it.value));
+        let as_root = self.steps_are_roots();
         for (directive, key) in STEPS {
             // Those are among the commands of a oneshot.
             if kind == "oneshot" && *directive == "ExecStartPost" {
@@ -112,6 +111,12 @@ impl Unit<'_> {
             }
         }
         self.conditions(as_root);
+    }
+
+    /// Whether its user is that of its main command alone.
+    pub(super) fn steps_are_roots(&mut self) -> bool {
+        let as_root = self.last("Service", "PermissionsStartOnly");
+        as_root.is_some_and(|it| values::boolean(&it.value))
     }
 
     /// Directories below /etc are made by a command: `directories` has none there.
@@ -151,7 +156,12 @@ impl Unit<'_> {
     }
 
     /// One command, as the keys have it.
-    fn step(&mut self, from: &Assignment, words: Vec<String>, as_root: bool) -> Option<Value> {
+    pub(super) fn step(
+        &mut self,
+        from: &Assignment,
+        words: Vec<String>,
+        as_root: bool,
+    ) -> Option<Value> {
         let prefixed = prefixed(words)?;
         if prefixed.had_name {
             self.find(Harmless, from, "its argv[0] is its program");

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Unit, steps};
 use crate::import::Severity::{Approximated, Harmless, Lost};
+use crate::import::unit::Assignment;
 use crate::import::{values, words};
 
 /// How long systemd waits before SIGKILL if a unit says nothing.
@@ -44,14 +45,15 @@ impl Unit<'_> {
         let Some(last) = all.last().cloned() else {
             return;
         };
+        let lines = self.commands(&all);
         let mut commands = Vec::new();
-        for (from, words) in self.commands(&all) {
-            match steps::prefixed(words) {
+        for (from, words) in &lines {
+            match steps::prefixed(words.clone()) {
                 Some(prefixed) => commands.push(prefixed),
-                None => self.find(Lost, &from, "it cannot be read"),
+                None => self.find(Lost, from, "it cannot be read"),
             }
         }
-        let Some(only) = commands.pop() else {
+        let Some(only) = commands.last() else {
             return;
         };
         let signal = kill_signal(&only.words);
@@ -59,23 +61,36 @@ impl Unit<'_> {
             let message = "a oneshot that is done has no process to send a signal to";
             return self.find(Harmless, &last, message);
         }
-        if let (Some(signal), []) = (&signal, commands.as_slice()) {
+        if let (Some(signal), [_]) = (&signal, commands.as_slice()) {
             return self.set("reload", signal.clone(), &all);
         }
-        commands.push(only);
         let is_path = |it: &steps::Prefixed| it.words.first().is_some_and(|it| it.starts_with('/'));
         if !commands.iter().all(is_path) {
             let message = "it has no reload of its own; run the command, or restart it";
             return self.find(Approximated, &last, message);
         }
-        let words = match commands.len() {
-            1 => commands
-                .pop()
-                .map(|only| steps::with_pid(only).words)
-                .unwrap_or_default(),
-            _ => words::script(&commands),
+        let as_root = self.steps_are_roots();
+        let reload = match lines.as_slice() {
+            [(from, words)] => self.step(from, words.clone(), as_root),
+            _ => Some(self.reload_script(&last, &commands)),
         };
-        self.set("reload", json!(words), &all);
+        if let Some(reload) = reload {
+            self.set("reload", reload, &all);
+        }
+    }
+
+    /// Several commands as one.
+    fn reload_script(&mut self, last: &Assignment, commands: &[steps::Prefixed]) -> Value {
+        let script = words::script(commands);
+        let privileged = commands.iter().filter(|it| it.is_privileged).count();
+        if self.steps_are_roots() || privileged == commands.len() {
+            return self.as_root(script);
+        }
+        if privileged > 0 && self.has_user() {
+            let message = "all its commands run as its user, for one shell runs them";
+            self.find(Approximated, last, message);
+        }
+        json!(script)
     }
 
     /// `Type=notify-reload`: a signal, after which it says when it is done.
@@ -119,7 +134,11 @@ impl Unit<'_> {
         let start = self.last("Service", "TimeoutStartSec").or(both);
         let keys = ["ready", "before_start", "after_start"];
         let is_forking = self.service.get("type").is_some_and(|it| it == "forking");
-        let takes_time = keys.iter().any(|key| self.service.get(key).is_some()) || is_forking;
+        // All but a signal.
+        let reload = self.service.get("reload");
+        let takes_time = keys.iter().any(|key| self.service.get(key).is_some())
+            || is_forking
+            || reload.is_some_and(|it| !it.is_string());
         if let Some(from) = start {
             match values::time_span(&from.value) {
                 Some(span) if takes_time => {
