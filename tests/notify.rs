@@ -338,6 +338,48 @@ fn a_stranger_is_not_heard() {
     agent.running("db");
 }
 
+/// Of children that run, and of those that have ended.
+#[test]
+fn with_access_main_no_child_is_heard() {
+    let (dir, childs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let forged = "READY=1\\nSTATUS=forged\\nSTOPPING=1\\nWATCHDOG=trigger\\nMAINPID=";
+    let script = format!(
+        "{CULPRIT} say '{forged}'$$; {CULPRIT} speaker {0} & echo $! > {0}/pid; exec {CULPRIT} speaker {1}",
+        childs.path().display(),
+        dir.path().display()
+    );
+    let keys = "ready = { notify = true, access = \"main\" }\nwatchdog = \"1h\"";
+    let agent = Agent::start(&[("db", &shell(&script, keys))]);
+    let pid = pid_of(&agent.wait_state("db", "starting"));
+    let child: u32 = eventually("its child runs", || {
+        let text = fs::read_to_string(childs.path().join("pid")).ok()?;
+        text.trim().parse().ok()
+    });
+    say(
+        childs.path(),
+        &format!("{}{child}", forged.replace("\\n", "\n")),
+    );
+    // Its main process is heard. Messages come in their order: that one comes after all of those.
+    say(dir.path(), "STATUS=own");
+    let status = says(&agent, "db", "own");
+    assert_eq!(
+        (&status["state"], pid_of(&status), &status["step"]),
+        (&json!("starting"), pid, &Value::Null)
+    );
+    say(dir.path(), "READY=1");
+    assert_eq!(agent.running("db"), pid);
+    // It may name the child as its main process, which is heard from then on.
+    say(dir.path(), &format!("MAINPID={child}"));
+    eventually("the child is the main process", || {
+        (agent.running("db") == child).then_some(())
+    });
+    say(dir.path(), &format!("WATCHDOG=trigger\nMAINPID={pid}"));
+    say(childs.path(), "STATUS=child");
+    says(&agent, "db", "child");
+    assert_eq!(agent.running("db"), child);
+    assert_eq!(reasons(&agent, "db"), [""; 0]);
+}
+
 /// As mosquitto does.
 #[test]
 fn a_service_of_roots_may_say_it_as_another_user() {

@@ -455,7 +455,7 @@ impl Agent {
                 ..
             } = message;
             if let Some(order) = order
-                && self.is_of_service(service, &instance, sender)
+                && self.may_notify(service, &instance, sender)
             {
                 self.store(service, order);
             }

@@ -6,7 +6,7 @@ use std::io;
 use super::notify::{Message, Said};
 use super::{Agent, runtime_dir};
 use crate::decode::Birth;
-use crate::model::{Instance, ServiceName, State};
+use crate::model::{Instance, NotifyAccess, ServiceName, State};
 use crate::supervisor::Fact;
 
 impl Agent {
@@ -42,9 +42,13 @@ impl Agent {
             order,
         } = message;
         let (mut instance, is_certain) = self.speaker(&service, instance, sender.0);
-        if !self.is_of_service(&service, &instance, sender) {
+        if !self.may_notify(&service, &instance, sender) {
             let (pid, uid) = sender;
-            tracing::warn!(%service, pid, uid, "a notification of a process that is not of the service was dropped");
+            let who = match self.is_of_service(&service, &instance, sender) {
+                true => "is not its main one (ready.access)",
+                false => "is not of the service",
+            };
+            tracing::warn!(%service, pid, uid, "a notification of a process that {who} was dropped");
             return;
         }
         if let Some(order) = order {
@@ -155,14 +159,25 @@ impl Agent {
         Ok(to)
     }
 
-    /// Whether a notification is from the tree of the instance; of a sender that has ended, whether it
-    /// was of its user.
-    pub(super) fn is_of_service(
+    /// Whether a notification of that process counts.
+    pub(super) fn may_notify(
         &self,
         service: &ServiceName,
         of: &Instance,
-        (pid, uid): (u32, u32),
+        sender: (u32, u32),
     ) -> bool {
+        let spec = self.supervisor.spec(service);
+        let access = spec.map(|spec| spec.policy.notify_access);
+        match access.unwrap_or_default() {
+            // Until its end is handled, its pid is nobody else's.
+            NotifyAccess::Main => sender.0 == of.pid,
+            NotifyAccess::All => self.is_of_service(service, of, sender),
+        }
+    }
+
+    /// Whether a notification is from the tree of the instance; of a sender that has ended, whether it
+    /// was of its user.
+    fn is_of_service(&self, service: &ServiceName, of: &Instance, (pid, uid): (u32, u32)) -> bool {
         self.instances.has_in_tree(of, pid).unwrap_or_else(|| {
             let spec = self.supervisor.spec(service);
             let identity = spec.and_then(|spec| spec.exec.identity.as_ref());

@@ -27,8 +27,8 @@ use crate::config::Config;
 use crate::decode::{self, Birth, OfTree, ProcessExit};
 use crate::journal::Reader;
 use crate::model::{
-    Attempt, Cause, Circumstances, Death, Event, Hooks, How, Instance, Memory, Notice, ServiceName,
-    Signal, Spec, Unusable, What,
+    Attempt, Cause, Circumstances, Death, Event, Hooks, How, Instance, Memory, Notice,
+    NotifyAccess, ServiceName, Signal, Spec, Unusable, What,
 };
 use crate::os::process::{self, Orphan};
 use crate::os::{pidfd, proc, spawn};
@@ -244,7 +244,7 @@ impl Agent {
                 continue;
             }
             let [processes, _] = self.instances.processes(service).unwrap_or_default();
-            let Some(to) = self.main_process_named(service, spec, &processes) else {
+            let Some(to) = self.main_process_named(service, spec, main, &processes) else {
                 continue;
             };
             if let Some(attempt) = of.instances.remove(&main) {
@@ -278,11 +278,13 @@ impl Agent {
         }
     }
 
-    /// Which of its processes a service has named last as its main one, while no agent heard it.
+    /// Which of its processes a service has named last as its main one, which was `main`, while no agent
+    /// heard it.
     fn main_process_named(
         &mut self,
         service: &ServiceName,
         spec: &Spec,
+        main: Instance,
         processes: &BTreeSet<u32>,
     ) -> Option<Instance> {
         let identity = spec.exec.identity.as_ref();
@@ -295,9 +297,11 @@ impl Agent {
             named.ok()
         });
         let mut named = named?.into_iter();
-        let is_of_service = |(pid, uid): (u32, u32)| processes.contains(&pid) || uid == own;
-        let (pid, _) =
-            named.find(|(pid, sender)| processes.contains(pid) && is_of_service(*sender))?;
+        let counts = |(pid, uid): (u32, u32)| match spec.policy.notify_access {
+            NotifyAccess::Main => pid == main.pid,
+            NotifyAccess::All => processes.contains(&pid) || uid == own,
+        };
+        let (pid, _) = named.find(|(pid, sender)| processes.contains(pid) && counts(*sender))?;
         let start_time_ns = proc::start_time_ns(pid).ok()?;
         Some(Instance { pid, start_time_ns })
     }

@@ -15,7 +15,7 @@ use super::service::{KINDS, RESTART_MODES, RESTARTS, STOP_MODES};
 use super::value::INFINITY;
 use super::{AGENT_FILE, Config, DropIns};
 use super::{autostart, confinement, environment, limits, steps};
-use crate::model::{Check, Hook, Output, Probe, Ready, Reload, Spec};
+use crate::model::{Check, Hook, NotifyAccess, Output, Probe, Ready, Reload, Spec};
 use crate::text;
 
 /// The lines of the keys that a file has for one service, or for the agent; of a key in a table that
@@ -301,7 +301,10 @@ fn start_limit(spec: &Spec) -> Value {
 fn ready(spec: &Spec) -> Value {
     match &spec.exec.ready {
         Some(Ready::Fd(fd)) => json!({ "fd": fd }),
-        Some(Ready::Notify) => json!({ "notify": true }),
+        Some(Ready::Notify) => match spec.policy.notify_access {
+            NotifyAccess::All => json!({ "notify": true }),
+            NotifyAccess::Main => json!({ "notify": true, "access": "main" }),
+        },
         Some(Ready::Probe(it)) => {
             let (key, value) = probe(it);
             json!({ key: value })

@@ -10,20 +10,31 @@ use hyper::http::uri::Scheme;
 use super::cursor::{Item, Keys, keep};
 use super::hooks;
 use super::service::{command, interval, program};
-use super::value::absolute_path;
-use crate::model::{Check, Probe, Ready};
+use super::value::{absolute_path, word};
+use crate::model::{Check, NotifyAccess, Probe, Ready};
 
-/// The forms of `ready`, a line each.
+/// The forms of `ready`, a line each, and what goes with one.
 #[rustfmt::skip]
-const READY: &Keys<Vec<Ready>> = &[
-    ("fd", |d, i| d.extend(i.integer::<u8>("the number of a file descriptor", 3..=255).map(Ready::Fd))),
-    ("notify", |d, i| d.extend(notify(i))),
-    ("tcp", |d, i| d.extend(tcp(i).map(Ready::Probe))),
-    ("unix", |d, i| d.extend(absolute_path(i).map(Probe::Unix).map(Ready::Probe))),
-    ("http", |d, i| d.extend(http(i).map(Ready::Probe))),
-    ("file", |d, i| d.extend(absolute_path(i).map(Probe::File).map(Ready::Probe))),
-    ("command", |d, i| d.extend(words(i).map(Ready::Probe))),
+const READY: &Keys<ReadyDraft> = &[
+    ("fd", |d, i| d.ways.extend(i.integer::<u8>("the number of a file descriptor", 3..=255).map(Ready::Fd))),
+    ("notify", |d, i| d.ways.extend(notify(i))),
+    ("tcp", |d, i| d.ways.extend(tcp(i).map(Ready::Probe))),
+    ("unix", |d, i| d.ways.extend(absolute_path(i).map(Probe::Unix).map(Ready::Probe))),
+    ("http", |d, i| d.ways.extend(http(i).map(Ready::Probe))),
+    ("file", |d, i| d.ways.extend(absolute_path(i).map(Probe::File).map(Ready::Probe))),
+    ("command", |d, i| d.ways.extend(words(i).map(Ready::Probe))),
+    ("access", |d, i| keep(&mut d.access, word(i, ACCESSES).map(Some))),
 ];
+
+/// Whose notifications count.
+const ACCESSES: &[(&str, NotifyAccess)] =
+    &[("all", NotifyAccess::All), ("main", NotifyAccess::Main)];
+
+#[derive(Default)]
+struct ReadyDraft {
+    ways: Vec<Ready>,
+    access: Option<NotifyAccess>,
+}
 
 /// The keys of `check`, a line each.
 #[rustfmt::skip]
@@ -48,16 +59,24 @@ struct ProbeDraft {
 }
 
 /// Reads `ready`.
-pub(super) fn ready(item: &Item<'_>) -> Option<Ready> {
+pub(super) fn ready(item: &Item<'_>) -> Option<(Ready, NotifyAccess)> {
     const WHAT: &str = "a table with one way to report it, such as { notify = true } or { tcp = \"127.0.0.1:80\" }";
     let table = item.table(WHAT)?;
-    let mut ready = Vec::new();
-    table.read(READY, &mut ready);
-    if let Some(why) = not_one(table.items().count(), "one way to report it") {
+    let mut draft = ReadyDraft::default();
+    table.read(READY, &mut draft);
+    let ways = table.items().filter(|(key, _)| *key != "access");
+    if let Some(why) = not_one(ways.count(), "one way to report it") {
         item.problem(format!("expected {WHAT}, found {why}"));
         return None;
     }
-    ready.pop()
+    let ready = draft.ways.pop()?;
+    if draft.access.is_some()
+        && ready != Ready::Notify
+        && let Some(item) = table.get("access")
+    {
+        item.problem_at_key("this needs notify = true");
+    }
+    Some((ready, draft.access.unwrap_or_default()))
 }
 
 /// Reads `check`.

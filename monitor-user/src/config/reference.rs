@@ -445,7 +445,7 @@ const SERVICE_KEYS: &[Key] = &[
         name: "ready",
         form: Form::Table,
         default: "none",
-        text: r#"How the agent learns that the service is ready. The service reports it: `{ notify = true }` (`READY=1` of sd_notify), `{ fd = 3 }` (a line on this file descriptor, as with s6). Or a probe succeeds: `{ tcp = "127.0.0.1:80" }`, `{ unix = PATH }`, `{ http = URL }`, `{ file = PATH }`, `{ command = […] }`. Until then the service is `starting`, and services that come after it wait. See [Readiness](services.md#readiness)"#,
+        text: r#"How the agent learns that the service is ready. The service reports it: `{ notify = true }` (`READY=1` of sd_notify; with `access = "main"`, of its main process alone), `{ fd = 3 }` (a line on this file descriptor, as with s6). Or a probe succeeds: `{ tcp = "127.0.0.1:80" }`, `{ unix = PATH }`, `{ http = URL }`, `{ file = PATH }`, `{ command = […] }`. Until then the service is `starting`, and services that come after it wait. See [Readiness](services.md#readiness)"#,
     },
     Key {
         name: "start_timeout",

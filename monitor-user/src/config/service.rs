@@ -85,7 +85,7 @@ const KEYS: &Keys<ServiceDraft> = &[
     ("stop_signal", |d, i| keep(&mut d.policy.stop_signal, signal(i))),
     ("stop_timeout", |d, i| keep(&mut d.policy.stop_timeout, stop_timeout(i))),
     ("stop_mode", |d, i| keep(&mut d.policy.stop_mode, word(i, STOP_MODES))),
-    ("ready", |d, i| keep(&mut d.ready, probes::ready(i))),
+    ("ready", |d, i| ready(d, i)),
     ("start_timeout", |d, i| keep(&mut d.policy.start_timeout, start_timeout(i))),
     ("listen", |d, i| keep(&mut d.listen, listen::listen(i))),
     ("fd_store", |d, i| keep(&mut d.fd_store, fd_store(i))),
@@ -514,6 +514,14 @@ fn fd_store(item: &Item<'_>) -> Option<u16> {
     item.integer("a number of descriptors", 0..=MOST_STORED.into())
 }
 
+/// How it says that it is ready, and who may.
+fn ready(draft: &mut ServiceDraft, item: &Item<'_>) {
+    if let Some((ready, access)) = probes::ready(item) {
+        draft.ready = Some(ready);
+        draft.policy.notify_access = access;
+    }
+}
+
 /// The keys of `reload` as a table, a line each.
 #[rustfmt::skip]
 const RELOAD: &Keys<NotifyingReload> = &[
@@ -528,6 +536,10 @@ struct NotifyingReload {
 
 /// A signal, the same with a notification that it is done, or a command.
 fn reload(item: &Item<'_>) -> Option<Reload> {
+    let is_command = |table: &Table<'_>| table.get("run").is_some();
+    if item.as_array().is_some() || item.as_table().as_ref().is_some_and(is_command) {
+        return steps::step(item).map(Reload::Command);
+    }
     if let Some(table) = item.as_table() {
         let mut draft = NotifyingReload {
             signal: Signal::HUP,
@@ -536,10 +548,6 @@ fn reload(item: &Item<'_>) -> Option<Reload> {
         table.read(RELOAD, &mut draft);
         return Some(match draft.notify {
             true => Reload::Notify(draft.signal),
-    let is_command = |table: &Table<'_>| table.get("run").is_some();
-    if item.as_array().is_some() || item.as_table().as_ref().is_some_and(is_command) {
-        return steps::step(item).map(Reload::Command);
-    }
             false => Reload::Signal(draft.signal),
         });
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::model::{
-    Address, Check, Limit, Listen, Log, Output, Policy, Probe, Ready, Reload,
+    Address, Check, Limit, Listen, Log, NotifyAccess, Output, Policy, Probe, Ready, Reload,
     RestartPolicy, ServiceType, Signal, StartLimit, Step, StopMode, Target,
 };
 
@@ -101,6 +101,7 @@ fn a_command_is_all_that_a_service_needs() {
             stop_timeout: Duration::from_secs(10),
             stop_mode: StopMode::Group,
             start_check: Duration::from_secs(1),
+            notify_access: NotifyAccess::All,
             restart_mode: crate::model::RestartMode::StopFirst,
             overlap: false,
             standby: false,
@@ -181,6 +182,7 @@ fn every_key_reaches_the_spec() {
             stop_timeout: Duration::ZERO,
             stop_mode: StopMode::Main,
             start_check: Duration::from_millis(300),
+            notify_access: NotifyAccess::All,
             restart_mode: crate::model::RestartMode::StopFirst,
             overlap: true,
             standby: false,
@@ -1394,6 +1396,13 @@ fn each_form_of_readiness_is_read() {
         let spec = service(&format!("{command}ready = {{ {text} }}"));
         assert_eq!(spec.exec.ready, Some(expected), "{text}");
     }
+    for (access, expected) in [("all", NotifyAccess::All), ("main", NotifyAccess::Main)] {
+        let spec = service(&format!(
+            "{command}ready = {{ access = \"{access}\", notify = true }}"
+        ));
+        assert_eq!(spec.exec.ready, Some(Ready::Notify));
+        assert_eq!(spec.policy.notify_access, expected);
+    }
     let spec = service(&format!(
         "{command}watchdog = \"30s\"\ncheck = {{ command = [\"/bin/true\"], failures = 1, timeout = \"infinity\" }}"
     ));
@@ -1470,6 +1479,18 @@ fn what_is_wrong_with_readiness_and_checks_is_told() {
             ":2:16: ready.fd: expected the number of a file descriptor from 3 to 255",
         ),
         ("ready = {}", &format!(":2:9: {ONE_WAY}")),
+        (
+            "ready = { fd = 3, access = \"main\" }",
+            ":2:19: ready.access: this needs notify = true",
+        ),
+        (
+            "ready = { access = \"main\" }",
+            ":2:9: ready: expected a table with one way to report it",
+        ),
+        (
+            "ready = { notify = true, access = \"none\" }",
+            ":2:35: ready.access: expected \"all\" or \"main\"",
+        ),
         (
             "ready = { fd = 3, notify = true }",
             &format!(":2:9: {ONE_WAY}"),

@@ -31,7 +31,8 @@ const UNIT: &[Rule] = &[
 const SERVICE: &[Rule] = &[
     (&["SyslogIdentifier", "SyslogFacility", "SyslogLevel", "SyslogLevelPrefix", "LogLevelMax", "LogExtraFields", "LogFilterPatterns",
        "LogRateLimitIntervalSec", "LogRateLimitBurst", "LogNamespace"], Harmless, "output goes where stdout and stderr say"),
-    (&["NotifyAccess", "BusName", "GuessMainPID", "RemainAfterExit", "RootDirectoryStartOnly", "NonBlocking", "TimeoutStartFailureMode",
+    (&["NotifyAccess"], Harmless, "nothing depends on what it notifies"),
+    (&["BusName", "GuessMainPID", "RemainAfterExit", "RootDirectoryStartOnly", "NonBlocking", "TimeoutStartFailureMode",
        "TimeoutStopFailureMode", "TimeoutAbortSec", "RuntimeDirectoryPreserve", "ExitType", "WatchdogSignal",
        "KeyringMode", "TTYVHangup", "TTYReset", "UtmpIdentifier", "UtmpMode", "SetLoginEnvironment", "IPAccounting",
        "CPUAccounting", "MemoryAccounting", "TasksAccounting", "IOAccounting", "BlockIOAccounting"], Harmless, "has no meaning here"),

@@ -231,6 +231,8 @@ pub(crate) struct Policy {
         skip_serializing_if = "is_default_start_timeout"
     )]
     pub(crate) start_timeout: Duration,
+    #[serde(default, skip_serializing_if = "NotifyAccess::is_default")]
+    pub(crate) notify_access: NotifyAccess,
     /// What a restart does that somebody asks for.
     #[serde(default, skip_serializing_if = "RestartMode::is_default")]
     pub(crate) restart_mode: RestartMode,
@@ -276,6 +278,7 @@ impl Default for Policy {
             stop_mode: StopMode::Group,
             start_check: default_start_check(),
             start_timeout: default_start_timeout(),
+            notify_access: NotifyAccess::All,
             restart_mode: RestartMode::StopFirst,
             overlap: false,
             standby: false,
@@ -383,6 +386,23 @@ pub(crate) enum Ready {
     Notify,
     /// A probe succeeds.
     Probe(Probe),
+}
+
+/// Whose notifications count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum NotifyAccess {
+    /// Those of all processes of the service.
+    #[default]
+    All,
+    /// Those of its main process.
+    Main,
+}
+
+impl NotifyAccess {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What shows from outside that a service works.

@@ -23,20 +23,34 @@ impl Unit<'_> {
         match kind.as_str() {
             "simple" | "exec" | "forking" => {}
             "oneshot" => self.set("type", "oneshot", &[given]),
-            "notify" | "notify-reload" => {
-                let ready = json!({"notify": true});
-                if self.host.knows("ready = { notify = true }") {
-                    self.set("ready", ready, &[given]);
-                } else {
-                    let message = "it counts as ready as soon as it runs: others start sooner";
-                    self.find(Approximated, &given, message);
-                }
-            }
+            "notify" | "notify-reload" => self.notifies(given),
             "dbus" => self.bus_name(&given),
             "idle" => self.find(Harmless, &given, "it does not wait for others' output"),
             _ => self.find(Lost, &given, "this type is not known"),
         }
         kind
+    }
+
+    /// Ready when it says so. Unless `NotifyAccess=all`, its main process has to.
+    fn notifies(&mut self, kind: Assignment) {
+        let given = self.last("Service", "NotifyAccess");
+        let ready = match given.as_ref().map(|it| it.value.as_str()) {
+            Some("all") => json!({"notify": true}),
+            _ => json!({"notify": true, "access": "main"}),
+        };
+        match &given {
+            Some(from) if from.value == "exec" => {
+                let message = "its main process alone may notify, and its other commands may not";
+                self.find(Approximated, from, message);
+            }
+            Some(from) if from.value == "none" => {
+                let message = "its main process may notify, as with systemd: it is of that type";
+                self.find(Harmless, from, message);
+            }
+            _ => {}
+        }
+        let from: Vec<_> = [kind].into_iter().chain(given).collect();
+        self.set("ready", ready, &from);
     }
 
     /// Ready when it has its name on the system's bus.
