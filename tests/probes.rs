@@ -2,11 +2,17 @@
 //! and whether they still work (`check`).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::{Agent, eventually, is_alive, is_root, pid_of, shell, signal_to, sleeping};
@@ -331,4 +337,101 @@ fn a_probe_has_no_more_rights_than_its_service() {
     assert_eq!(of("CapEff:"), format!("{:016x}", 1 << 5), "{status}");
     assert_eq!(of("CapBnd:"), format!("{:016x}", 1 << 5), "{status}");
     assert_eq!(of("NoNewPrivs:"), "1");
+}
+
+/// A server for all of them, which accepts and does not answer.
+struct Backend {
+    port: u16,
+    held: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Backend {
+    fn start(answers: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (held, is_over) = (Arc::default(), Arc::default());
+        let (count, over): (Arc<AtomicUsize>, Arc<AtomicBool>) =
+            (Arc::clone(&held), Arc::clone(&is_over));
+        let thread = std::thread::spawn(move || {
+            let mut clients = Vec::new();
+            for client in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let mut client = client.unwrap();
+                match answers {
+                    true => {
+                        let _ = client.read(&mut [0; 4096]);
+                        let _ = client.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 0\r\n\r\n");
+                    }
+                    false => clients.push(client),
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Self {
+            port,
+            held,
+            is_over,
+            thread,
+        }
+    }
+
+    /// It has had so many clients.
+    fn had(&self, count: usize) {
+        eventually("all were here", || {
+            (self.held.load(Ordering::SeqCst) >= count).then_some(())
+        });
+    }
+
+    /// It ends, and lets go of all its clients in one instant.
+    fn end(self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        let _last = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+/// When the services began to be stopped for their checks, on the clock since boot.
+fn stopped_at(agent: &Agent, names: &[String]) -> Vec<Duration> {
+    let mut times: Vec<Duration> = eventually("all are stopped for their checks", || {
+        let mut first = BTreeMap::new();
+        for event in agent.events() {
+            let is_it = event["event"] == "stopping" && event["reason"].is_string();
+            if let Some(name) = event["service"].as_str().filter(|_| is_it) {
+                let time = event["since_boot_ns"].as_u64().unwrap();
+                first
+                    .entry(name.to_owned())
+                    .or_insert(Duration::from_nanos(time));
+            }
+        }
+        (first.len() == names.len()).then(|| first.into_values().collect())
+    });
+    times.sort();
+    times
+}
+
+#[test]
+fn services_that_fail_together_are_not_restarted_in_one_instant() {
+    for answers in [true, false] {
+        let backend = Backend::start(answers);
+        let keys = format!(
+            "check = {{ http = \"http://127.0.0.1:{}/\", interval = \"4s\", timeout = \"1h\", failures = 1 }}\n\
+             restart_delay = \"1h\"",
+            backend.port
+        );
+        let names: Vec<String> = (0..50).map(|number| format!("s{number:02}")).collect();
+        let text = sleeping(&keys);
+        let services: Vec<_> = names.iter().map(|name| (&**name, &*text)).collect();
+        let agent = Agent::start(&services);
+        // Each has been looked at, or is being looked at.
+        backend.had(names.len());
+        backend.end();
+        let times = stopped_at(&agent, &names);
+        let half = times[names.len() / 2] - times[0];
+        println!("answers: {answers}; half of them within {half:?}");
+        assert!(half > Duration::from_millis(500), "{half:?}: {times:?}");
+    }
 }

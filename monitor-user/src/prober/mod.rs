@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::clock;
 use crate::config;
 use crate::model::{Check, Condition, EnvironmentFile, Identity, Probe, Step};
 
@@ -188,7 +189,12 @@ async fn until_broken(check: &Check) -> String {
     let mut failures = 0;
     loop {
         ticks.tick().await;
-        match look::at(&check.probe, check.timeout).await {
+        let begun = clock::awake();
+        let looked = look::at(&check.probe, check.timeout).await;
+        if is_let_go(check, looked.is_ok(), clock::awake().saturating_sub(begun)) {
+            sleep(part_of(check.interval)).await;
+        }
+        match looked {
             Ok(()) => failures = 0,
             Err(error) => {
                 failures += 1;
@@ -202,6 +208,18 @@ async fn until_broken(check: &Check) -> String {
             }
         }
     }
+}
+
+/// Whether others may have come to the end of a look at the same moment: it was kept waiting, and not by its own
+/// `timeout` alone. The looks of services are at moments of their own, but what answers to none of them for
+/// a while may let go of all at once.
+fn is_let_go(check: &Check, works: bool, waited: Duration) -> bool {
+    let long = match works {
+        // From now on the looks would be together.
+        true => check.interval,
+        false => check.interval / 10,
+    };
+    (long..check.timeout).contains(&waited)
 }
 
 /// Some random part of it.
