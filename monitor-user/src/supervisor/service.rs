@@ -90,12 +90,20 @@
 //! - `stop_ends`: a stop needs no more than its timeout and the facts that answer its actions.
 //! - `one_stop_signal`: an instance whose stop signal was sent is sent no other, by no agent.
 //! - `no_start_while_down`: nothing is spawned while it is not wanted.
+//! - `checks_count`: no agent stops an instance twice for not working, and its end counts towards the delay and
+//!   the start limit, whatever agents die meanwhile.
 //! - `heard_in_time`: nothing that says in time that it is alive is stopped for its watchdog.
 //! - `steps_in_order`: the commands of a phase are run at its time, and never twice at once.
 //! - `one_reply`: each request is replied to once, with the words that are true at that moment.
 //! - `journal_agrees`: the notices, read in order, tell the state.
 //! - `standby_has_room`: the next instance is to be loaded only beside an instance that is up, of which
 //!   nothing earlier is left.
+//! - `ready_is_told`, `ready_is_sticky`: nothing is up that has to say so and has not, or whose `after_start` has
+//!   not ended; what is up stays so, whatever agents die.
+//! - `start_limit`: nothing is started more often than that allows, and what somebody else has ended costs none.
+//! - `start_in_order`, `stop_in_order`: nothing starts before what it requires is ready, or stops before what
+//!   requires it has stopped; with `no_cycle` and `waits_agree` of `order.rs`.
+//! - `essential_ends`: of `essential.rs`.
 //! - `no_storm`: whoever ends a service all the time, it is not started all the time.
 //! - `timers_ahead`: after a timeout was handled, the next one is ahead: no busy loop.
 

@@ -251,8 +251,16 @@ impl Service {
         else {
             return;
         };
+        self.end_next(
+            instance,
+            format!("not ready within start_timeout ({timeout:?})"),
+            step,
+        );
+    }
+
+    /// It does not work: it is stopped, and the old one goes on.
+    pub(super) fn end_next(&mut self, instance: Instance, reason: String, step: &mut Step<'_>) {
         self.next = None;
-        let reason = format!("not ready within start_timeout ({timeout:?})");
         self.retire(instance, Some(reason.clone()), step);
         self.next_failed(reason, step);
     }

@@ -162,7 +162,9 @@ impl Service {
 
     /// It is found not to work, for that reason: it is stopped, and that is its own failure.
     pub(crate) fn fail(&mut self, instance: Instance, reason: String, step: &mut Step<'_>) {
-        if self.runs(instance) && self.ends_by.is_none() {
+        if self.next_instance() == Some(instance) {
+            self.end_next(instance, reason, step);
+        } else if self.runs(instance) && self.ends_by.is_none() {
             self.stop_for(reason, instance, step);
         }
     }

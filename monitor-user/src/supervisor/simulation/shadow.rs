@@ -53,6 +53,10 @@ pub(super) struct Shadow {
     may_finish: bool,
     /// When each stop signal was first asked for, and the time from then is up.
     kill_not_before: BTreeMap<Instance, Instant>,
+    /// Those that were stopped as they did not work.
+    failing: BTreeSet<Instance>,
+    /// The end of one of them has not cost its delay yet.
+    owes_delay: bool,
 }
 
 impl Shadow {
@@ -75,6 +79,8 @@ impl Shadow {
             may_fail: false,
             may_finish: false,
             kill_not_before: BTreeMap::new(),
+            failing: BTreeSet::new(),
+            owes_delay: false,
         };
         shadow.take_spec(spec);
         shadow
@@ -115,6 +121,7 @@ impl Shadow {
         self.window.clear();
         self.second.clear();
         self.is_free = false;
+        self.owes_delay = false;
     }
 
     /// If it runs, it may be restarted for another service: then delay and limit are reset.
@@ -146,6 +153,9 @@ impl Shadow {
         }
         let policy = self.spec.policy.clone();
         self.allow(&policy);
+        if std::mem::take(&mut self.owes_delay) && !policy.restart_delay.is_zero() {
+            return Err("checks_count: started without the delay for its failure".to_owned());
+        }
         if std::mem::take(&mut self.is_free) {
             return Ok(());
         }
@@ -172,6 +182,16 @@ impl Shadow {
     fn stop_begins(&mut self, instance: Instance, now: Instant) {
         self.stopping(instance, now);
         self.forget_starts();
+    }
+
+    /// `checks_count`: its end is like one of its own, and no agent stops it for that twice.
+    fn stops_as_it_fails(&mut self, instance: Instance, now: Instant) -> Check {
+        if !self.failing.insert(instance) {
+            return Err(format!("checks_count: {instance:?} is stopped twice"));
+        }
+        self.stopping(instance, now);
+        self.owes_delay = true;
+        Ok(())
     }
 
     /// The stop of an instance is of no account any more: the signal was not sent.
@@ -207,6 +227,8 @@ impl Shadow {
                 if self.live.is_none() {
                     self.starts += 1;
                 }
+                // This agent tells of its stop, too, and goes on with it.
+                self.failing.remove(instance);
                 self.live = Some(*instance);
                 (LastNotice::Started, fits)
             }
@@ -240,8 +262,13 @@ impl Shadow {
                 self.live = None;
                 (LastNotice::Exited, fits)
             }
-            Notice::Stopping { instance, .. } => {
-                self.stop_begins(*instance, now);
+            Notice::Stopping {
+                instance, reason, ..
+            } => {
+                match reason {
+                    None => self.stop_begins(*instance, now),
+                    Some(_) => self.stops_as_it_fails(*instance, now)?,
+                }
                 (LastNotice::Stopping, self.live == Some(*instance))
             }
             Notice::Stopped { .. } | Notice::Done { .. } => {
@@ -295,6 +322,7 @@ impl Shadow {
             | Notice::EventsLost { .. } => return Ok(()),
         };
         self.told = Some(told);
+        self.owes_delay &= matches!(told, LastNotice::Stopping | LastNotice::Exited);
         let costs = match notice {
             Notice::Failed { reason, .. } => reason.starts_with("start limit"),
             Notice::Backoff {

@@ -88,6 +88,96 @@ const STATES: &[(&str, &[&str])] = &[
     ("restarting", &["config", "spawned 1", "restart a"]),
     ("removing", &["config", "spawned 1", "drop", "config"]),
     ("going", &["config", "spawned 1", "shutdown a"]),
+    (
+        "waiting",
+        &[
+            "add @db",
+            "set ready=fd @db",
+            "set requires=db",
+            "config",
+            "spawned 1 @db",
+        ],
+    ),
+    ("unready", &["set ready=fd", "config", "spawned 1"]),
+    (
+        "ready",
+        &[
+            "set ready=fd",
+            "set watchdog=5s",
+            "config",
+            "spawned 1",
+            "ready 1",
+        ],
+    ),
+    (
+        "rereading",
+        &[
+            "set ready=fd",
+            "config",
+            "spawned 1",
+            "ready 1",
+            "reread 1s a",
+            "reloading 1 2s",
+        ],
+    ),
+    ("skipped", &["config", "skipped 1"]),
+    ("starting steps", &["set before_start=x", "config"]),
+    ("after_start", &["set after_start=x", "config", "spawned 1"]),
+    (
+        "before_stop",
+        &["set before_stop=x", "config", "spawned 1", "stop a"],
+    ),
+    (
+        "stop_command",
+        &["set stop_command=x", "config", "spawned 1", "stop a"],
+    ),
+    (
+        "after_stop",
+        &[
+            "set after_stop=x",
+            "config",
+            "spawned 1",
+            "stop a",
+            "ends 1",
+        ],
+    ),
+    (
+        "rolling",
+        &[
+            "set ready=fd",
+            "set restart_mode=rolling",
+            "config",
+            "spawned 1",
+            "ready 1",
+            "restart a",
+            "spawned 2",
+        ],
+    ),
+    (
+        "rolling asked",
+        &[
+            "set ready=fd",
+            "set restart_mode=rolling",
+            "config",
+            "spawned 1",
+            "ready 1",
+            "restart a",
+        ],
+    ),
+    (
+        "oneshot",
+        &["set type=oneshot", "set restart=no", "config", "spawned 1"],
+    ),
+    (
+        "oneshot done",
+        &[
+            "set type=oneshot",
+            "set restart=no",
+            "config",
+            "spawned 1",
+            "ends 1 code=0",
+        ],
+    ),
 ];
 
 /// What may happen in each. Requests are answered to `z`.
@@ -125,6 +215,35 @@ const FACTS: &[(&str, &[&str])] = &[
     ("timeout late", &["+60s"]),
     ("lost", &["lost 3"]),
     ("remembered late", &["remember 5"]),
+    ("ready", &["ready 1"]),
+    ("ready next", &["ready 2"]),
+    ("lives", &["lives 1"]),
+    // `watchdog` is over, but for that.
+    ("lives in time", &["+4s", "lives 1", "+4s"]),
+    ("silent", &["+4s", "+4s"]),
+    ("broken", &["broken 1 check: no answer"]),
+    ("broken next", &["broken 2 check: no answer"]),
+    ("skipped", &["skipped 1"]),
+    ("skipped next", &["skipped 2"]),
+    ("abandoned", &["abandoned 1"]),
+    ("started up", &["did after_start 1"]),
+    ("start failed", &["failed after_start 1"]),
+    ("stops now", &["did before_stop 1"]),
+    ("told to stop", &["did stop_command 1"]),
+    ("not told", &["failed stop_command 1"]),
+    ("tidied", &["did after_stop 1"]),
+    ("not tidied", &["failed after_stop 1"]),
+    // The stop's time is over, but for that.
+    ("needs time", &["needs 1 60s", "+11s"]),
+    ("new main", &["main 1 9"]),
+    ("reloading", &["reloading 1 5s"]),
+    ("reread", &["reread 1s z"]),
+    ("says it ends", &["ending 1"]),
+    ("stop sent", &["sent 1"]),
+    ("remains", &["remains 1"]),
+    ("met", &["met 1 refused"]),
+    ("db is ready", &["ready 1 @db"]),
+    ("db fails", &["ends 1 @db"]),
 ];
 
 /// `state | fact | actions | state after`. Where a pair has no row, nothing happens.
