@@ -183,6 +183,147 @@ fn a_supervisord_conf_is_imported_and_runs() {
     assert_eq!(arguments, ["/bin/sleep", "1008"]);
 }
 
+/// Scripts for programs, and where they leave what they have seen.
+struct Scripts<'d>(&'d Path);
+
+impl Scripts<'_> {
+    /// A program's section. In the script, `$F` is its file.
+    fn program(&self, name: &str, script: &str, keys: &str) -> String {
+        let path = self.0.join(format!("{name}.sh"));
+        let own = self.0.join(name);
+        write(&path, &format!("F={}\n{script}\n", own.display()));
+        format!(
+            "[program:{name}]\ncommand=/bin/sh {}\n{keys}\n\n",
+            path.display()
+        )
+    }
+
+    fn seen(&self, name: &str) -> String {
+        fs::read_to_string(self.0.join(name)).unwrap_or_default()
+    }
+
+    fn sees(&self, name: &str, what: &str) {
+        support::eventually(&format!("{name} has seen {what:?}"), || {
+            self.seen(name).contains(what).then_some(())
+        });
+    }
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a program a promise")]
+fn programs_of_supervisord_behave_as_told_there() {
+    support::needs_root!("programs of supervisord with a user");
+    let (dir, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::set_permissions(own.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let scripts = Scripts(own.path());
+    let place = own.path().display();
+    // Its child says what it gets.
+    let family = "(trap 'echo term >> $F; exit' TERM; echo $(exec sh -c 'echo $PPID') > $F; while :; do sleep 0.05; done) &\n\
+                  trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let conf: String = [
+        scripts.program("db", "exec sleep 1000", "priority=1\nautorestart=true"),
+        scripts.program(
+            "queue",
+            "trap 'echo quit >> $F; exit 0' QUIT; echo up > $F; while :; do sleep 0.05; done",
+            "priority=5\nstopsignal=QUIT\nstopwaitsecs=60",
+        ),
+        scripts.program(
+            "stubborn",
+            "trap '' TERM; echo up > $F; while :; do sleep 0.05; done",
+            "stopwaitsecs=1",
+        ),
+        scripts.program(
+            "web",
+            "pwd > $F; umask >> $F; echo \"$A $B\" >> $F; id -u >> $F; exec sleep 1000",
+            &format!("directory={place}\numask=027\nuser=nobody\nenvironment=A=\"one, two\",B='%(program_name)s'"),
+        ),
+        scripts.program("group", family, "stopasgroup=true\nkillasgroup=true"),
+        scripts.program("single", family, ""),
+        scripts.program("picky", "echo x >> $F; exit 2", "exitcodes=0,2\nstartsecs=0"),
+        scripts.program("wrong", "echo x >> $F; exit 3", "exitcodes=0,2\nstartsecs=0"),
+        scripts.program("once", "exec sleep 1000", "autorestart=false"),
+        scripts.program(
+            "loud",
+            "while :; do printf '%01000d\\n' 7; echo err >&2; sleep 0.01; done",
+            &format!("stdout_logfile={place}/loud.log\nstdout_logfile_maxbytes=8KB\nstdout_logfile_backups=2\nredirect_stderr=true"),
+        ),
+    ]
+    .concat();
+    let conf = write(&dir.path().join("supervisord.conf"), &conf);
+    let imported = import(dir.path(), &[], &[conf]);
+    let told = stderr(&imported);
+    assert!(imported.status.success(), "{told}");
+    assert!(told.contains("it is rotated at 64 KiB"), "{told}");
+    check(dir.path());
+    let agent = run(dir, &Setup::default());
+
+    // priority: by the order in which they were started.
+    for service in [
+        "db", "queue", "stubborn", "web", "group", "single", "once", "loud",
+    ] {
+        agent.running(service);
+    }
+    let events = agent.events().into_iter();
+    let started = events.filter(|event| event["event"] == "started");
+    let started: Vec<_> = started
+        .map(|event| event["service"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(started[..2], ["db", "queue"], "{started:?}");
+
+    // stopsignal, stopwaitsecs.
+    scripts.sees("queue", "up");
+    agent.must("stop", "queue");
+    assert_eq!(scripts.seen("queue"), "up\nquit\n");
+    assert_eq!(agent.status("queue")["last_exit"]["code"], 0);
+    scripts.sees("stubborn", "up");
+    agent.must("stop", "stubborn");
+    assert_eq!(agent.status("stubborn")["last_exit"]["signal"], "SIGKILL");
+
+    // directory, umask, user, environment.
+    scripts.sees("web", "65534");
+    let expected = format!("{place}\n0027\none, two web\n65534\n");
+    assert_eq!(scripts.seen("web"), expected);
+
+    // stopasgroup; without it a child is not told, and does not outlive its program.
+    for (service, is_told) in [("group", true), ("single", false)] {
+        scripts.sees(service, "\n");
+        let child: u32 = scripts.seen(service).trim().parse().unwrap();
+        agent.must("stop", service);
+        support::eventually("its child is gone", || {
+            (!support::is_alive(child)).then_some(())
+        });
+        assert_eq!(scripts.seen(service).contains("term"), is_told, "{service}");
+    }
+
+    // exitcodes, autorestart=unexpected.
+    agent.wait_state("picky", "stopped");
+    assert_eq!(scripts.seen("picky"), "x\n");
+    scripts.sees("wrong", "x\nx\nx\n");
+
+    // autorestart after a kill.
+    let (db, once) = (agent.running("db"), agent.running("once"));
+    for pid in [db, once] {
+        support::signal_to(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    agent.replaced("db", db);
+    support::eventually("it stays down", || {
+        let status = agent.status("once");
+        status["pid"].is_null().then_some(())
+    });
+    assert_eq!(agent.status("once")["restarts"], 0);
+
+    // Log rotation, of both streams.
+    let kept = || {
+        let entries = fs::read_dir(own.path()).unwrap().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("loud.log")).count()
+    };
+    support::eventually("its log is rotated", || (kept() >= 3).then_some(()));
+    let text = fs::read_to_string(own.path().join("loud.log")).unwrap();
+    assert!(text.contains("0007\n") && text.contains("err\n"), "{text}");
+    assert!(text.len() <= 65 << 10, "{}", text.len());
+}
+
 #[test]
 fn inittabs_of_both_kinds_are_imported_and_run() {
     for (file, from, running) in [

@@ -11,6 +11,9 @@ use super::{Host, Imported, Service, Text, values, words};
 /// The order of programs that do not say.
 const DEFAULT_PRIORITY: i64 = 999;
 
+/// No log is rotated at a smaller size.
+pub(super) const SMALLEST_LOG: u64 = 64 << 10;
+
 /// Keys of a program that are read below.
 const KNOWN: &[&str] = &[
     "command",
@@ -566,6 +569,7 @@ impl Program<'_> {
                 let keep = self.plain(&format!("{stream}_logfile_backups"));
                 let size = size.map_or(Some(50 << 20), |(value, _)| values::size(&value));
                 let keep = keep.map_or(Some(10), |(value, _)| value.parse::<u32>().ok());
+                let size = self.large_enough(size, &pair);
                 let log = json!({
                     "path": path,
                     "max_size": values::size_value(size.unwrap_or(0)),
@@ -596,6 +600,21 @@ impl Program<'_> {
             }
         }
         true
+    }
+}
+
+impl Program<'_> {
+    /// The size at which a log is rotated, which is at least the smallest one that there is.
+    fn large_enough(&mut self, size: Option<u64>, pair: &Pair) -> Option<u64> {
+        let is_small = size.is_some_and(|size| (1..SMALLEST_LOG).contains(&size));
+        if is_small {
+            self.find(
+                Approximated,
+                pair,
+                "it is rotated at 64 KiB, the smallest size",
+            );
+        }
+        if is_small { Some(SMALLEST_LOG) } else { size }
     }
 }
 
