@@ -427,7 +427,7 @@ fn what_cannot_be_imported_is_refused_with_its_name() {
     let words = write(&dir.path().join("words"), "hello\n");
     for (path, why) in [
         (timer, "it is not known what this is"),
-        (words, "--from systemd, inittab or supervisord"),
+        (words, "--from systemd, inittab, supervisord, runit or s6"),
     ] {
         let refused = import(dir.path(), &[], &[path]);
         assert_eq!(refused.status.code(), Some(1));
@@ -508,4 +508,77 @@ fn the_socket_unit_that_a_service_requires_is_read_along() {
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, format!("{pid} {pid} 1 http 3\n"));
     assert_eq!(agent.status("other")["sockets"], serde_json::json!([]));
+}
+
+#[test]
+fn run_directories_are_imported_and_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let services = dir.path().join("service");
+    let script = |path: &str, text: &str| {
+        let path = write(&services.join(path), text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let touched = dir.path().join("touched");
+    // Nothing of it is executed.
+    script(
+        "plain/run",
+        &format!(
+            "#!/bin/sh\nexec 2>&1\ntouch {}\nexec chpst -e ./env -o 500 -C /tmp sleep 1001\n",
+            touched.display()
+        ),
+    );
+    write(&services.join("plain/env/A"), "one\n");
+    script("plain/log/run", "#!/bin/sh\nexec svlogd -tt ./main\n");
+    script(
+        "script/run",
+        "#!/bin/sh\nif [ -r ./conf ]; then . ./conf; fi\nexec sleep $SECONDS_TO_SLEEP\n",
+    );
+    write(&services.join("script/conf"), "SECONDS_TO_SLEEP=1002\n");
+    write(&services.join("script/down"), "");
+    script("script/finish", "#!/bin/sh\necho $1 $2 > finished\n");
+    script(
+        "ready/run",
+        "#!/bin/sh\nexec sh -c 'echo >&3; exec sleep 1003'\n",
+    );
+    write(&services.join("ready/notification-fd"), "3\n");
+    let imported = import(dir.path(), &[], std::slice::from_ref(&services));
+    let told = stderr(&imported);
+    assert!(imported.status.success(), "{told}");
+    assert!(told.contains("3 services; settings: 0 lost"), "{told}");
+    assert!(
+        told.contains("script/run:2: script: if [ -r ./conf ]"),
+        "{told}"
+    );
+    assert!(!touched.exists());
+    assert_eq!(
+        files(dir.path()),
+        ["plain.toml", "ready.toml", "script.toml"]
+    );
+    check(dir.path());
+    let agent = run(dir, &Setup::default());
+    let pid = agent.running("plain");
+    assert_eq!(support::arguments(pid), ["sleep", "1001"]);
+    assert_eq!(support::environment(pid)["A"], "one");
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    assert!(files.split_whitespace().nth(3) == Some("500"), "{files}");
+    assert_eq!(
+        fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
+        Path::new("/tmp")
+    );
+    // The step before it has run now.
+    assert!(touched.exists());
+    agent.running("ready");
+    assert_eq!(agent.status("script")["state"], "stopped");
+    agent.must("start", "script");
+    let pid = agent.running("script");
+    support::eventually("the script has become sleep", || {
+        (support::arguments(pid) == ["sleep", "1002"]).then_some(())
+    });
+    agent.must("stop", "script");
+    let finished = fs::read_to_string(services.join("script/finished")).unwrap();
+    assert_eq!(finished, "-1 SIGTERM\n");
 }

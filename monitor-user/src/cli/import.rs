@@ -1,4 +1,5 @@
-//! `respawn import`: service files from systemd's units, inittabs and supervisord's config.
+//! `respawn import`: service files from systemd's units, inittabs, supervisord's config, and run directories of
+//! runit and s6.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,13 +15,14 @@ use crate::config::{self, Surroundings};
 use crate::import::{self, Finding, Format, Host, Imported, Severity};
 use crate::text::printable;
 
-/// Write service files from systemd units, an inittab or supervisord's config
+/// Write service files from systemd units, an inittab, supervisord's config, or runit's and s6's directories
 ///
 /// Reports each setting that is lost or approximated, and why. Overwrites nothing, and runs nothing of
 /// what it reads. Exits with 1 if something important was lost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Unit files (an instance of a template by its own name), inittabs, supervisord.conf, or directories of them
+    /// Unit files (an instance of a template by its own name), inittabs, supervisord.conf, run directories, or
+    /// directories of these
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// What the files are for, if their names and contents do not say

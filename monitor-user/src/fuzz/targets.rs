@@ -305,6 +305,13 @@ const UNIT_WORDS: &[&str] = &[
     ";",
     "\r\n",
     ":respawn:",
+    "#!/bin/sh\nexec ",
+    "#!/bin/execlineb -P\n",
+    "chpst -u ",
+    "s6-softlimit -o ",
+    "s6-envdir ",
+    "2>&1\n",
+    "export A=",
     "\u{202e}",
 ];
 
@@ -316,6 +323,8 @@ fn units() {
         ("x@a.service", Format::Systemd),
         ("supervisord.conf", Format::Supervisord),
         ("inittab", Format::Inittab),
+        ("x/run", Format::Runit),
+        ("x/run", Format::S6),
     ];
     let host = Host::default();
     let mut kinds = kinds.iter().cycle();

@@ -11,7 +11,7 @@ use std::process;
 
 use anyhow::{Context, Result, bail};
 
-use super::{Service, Text, unit};
+use super::{Service, Text, run_directory, unit};
 use crate::config::SERVICES;
 
 /// No unit is larger.
@@ -51,13 +51,26 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Reads a file, or the service units of a directory.
+/// Reads a file, a run directory, or the service units or run directories of a directory.
 ///
 /// # Errors
 /// What cannot be read.
 pub(crate) fn read(path: &Path) -> Result<Vec<Text>> {
     if !path.is_dir() {
-        return Ok(vec![read_one(path)?]);
+        return match path.parent() {
+            Some(of) if path.ends_with("run") => Ok(vec![read_run_directory(of)?]),
+            _ => Ok(vec![read_one(path)?]),
+        };
+    }
+    if is_run_directory(path) {
+        return Ok(vec![read_run_directory(path)?]);
+    }
+    let directories = run_directories(path)?;
+    if !directories.is_empty() {
+        return directories
+            .iter()
+            .map(|it| read_run_directory(it))
+            .collect();
     }
     let mut paths = Vec::new();
     let entries = fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -80,12 +93,98 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Text>> {
     }
     if paths.is_empty() {
         bail!(
-            "{} has no units (*.service) and no programs (*.conf, *.ini)",
+            "{} has no units (*.service), no programs (*.conf, *.ini) and no run directories",
             path.display()
         );
     }
     paths.sort();
     paths.iter().map(|path| read_one(path)).collect()
+}
+
+/// Whether runit, s6 or s6-rc has a service there.
+fn is_run_directory(path: &Path) -> bool {
+    ["run", "type"].iter().any(|name| path.join(name).is_file())
+}
+
+/// Those in a directory, by their names. Hidden ones are no services.
+fn run_directories(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", path.display()))?;
+        let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if !is_hidden && is_run_directory(&entry.path()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Its script, and as what is added to it the files of the directory, and those that the script names.
+fn read_run_directory(directory: &Path) -> Result<Text> {
+    let directory = std::path::absolute(directory)?;
+    let mut added = Vec::new();
+    let mut is_secret = false;
+    for name in run_directory::FILES {
+        let path = directory.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        // What may be a program: that it is there is enough.
+        let text = match *name {
+            "finish" | "check" => String::new(),
+            _ => {
+                let (text, is_also_secret) = read_text(&path)?;
+                is_secret |= is_also_secret && *name == "run";
+                text
+            }
+        };
+        added.push((path, text));
+    }
+    for name in run_directory::DIRECTORIES {
+        let entries = fs::read_dir(directory.join(name)).into_iter().flatten();
+        added.extend(entries.flatten().map(|entry| (entry.path(), String::new())));
+    }
+    let text_of = |name: &str| {
+        let mut files = added.iter();
+        let found = files.find(|(path, _)| *path == directory.join(name));
+        found.map_or_else(String::new, |(_, text)| text.clone())
+    };
+    let main = ["type", "run"]
+        .into_iter()
+        .find(|name| directory.join(name).is_file());
+    let main = main.unwrap_or("run");
+    let (run, log, text) = (text_of("run"), text_of("log/run"), text_of(main));
+    for place in run_directory::environment_directories(&run, &directory) {
+        let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+        for path in entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file())
+        {
+            let (text, is_also_secret) = read_text(&path)?;
+            is_secret |= is_also_secret;
+            added.push((path, text));
+        }
+    }
+    let log = run_directory::log_directory(&log, &directory.join("log"));
+    let config = log.map(|place| place.join("config"));
+    if let Some(path) = config.filter(|path| path.is_file()) {
+        let (text, _) = read_text(&path)?;
+        added.push((path, text));
+    }
+    added.sort();
+    let name = directory.file_name().unwrap_or_default();
+    Ok(Text {
+        path: directory.join(main),
+        name: name.to_string_lossy().into_owned(),
+        text,
+        is_secret,
+        added,
+        variables: BTreeSet::new(),
+        sockets: Vec::new(),
+        tmpfiles: Vec::new(),
+    })
 }
 
 fn read_one(path: &Path) -> Result<Text> {

@@ -1,7 +1,9 @@
-//! Service files from what other supervisors read: systemd's units, inittabs, supervisord's config.
+//! Service files from what other supervisors read: systemd's units, inittabs, supervisord's config, run
+//! directories of runit and s6.
 //!
 //! ```text
 //! text ─▶ unit, ini: lines with their places ─▶ systemd, inittab, supervisord ─▶ Service (TOML), Finding
+//!      └▶ run_script: words ─▶ run_directory ──────────────────────────────────▶
 //! ```
 //! The converters are pure: they get texts and a [`Host`], and run, write and look up nothing. What a
 //! setting that is not carried over costs is in one table for each format. Reading and writing files
@@ -12,6 +14,8 @@ mod directives;
 mod files;
 mod ini;
 mod inittab;
+mod run_directory;
+mod run_script;
 mod sockets;
 mod supervisord;
 mod systemd;
@@ -40,6 +44,8 @@ pub(crate) enum Format {
     Systemd,
     Inittab,
     Supervisord,
+    Runit,
+    S6,
 }
 
 /// How much a finding matters.
@@ -299,21 +305,24 @@ pub(crate) struct Text {
 /// Converts them all; `format`: as what, else by name and content of each.
 pub(crate) fn convert(texts: &[Text], format: Option<Format>, host: &Host) -> Imported {
     let mut imported = Imported::default();
-    let (mut units, mut others) = (Vec::new(), Vec::new());
+    let (mut units, mut others, mut directories) = (Vec::new(), Vec::new(), Vec::new());
     for text in texts {
         match format.or_else(|| guess(text)) {
             Some(Format::Systemd) => units.push(text),
+            Some(Format::Runit) => directories.push((run_directory::Kind::Runit, text)),
+            Some(Format::S6) => directories.push((run_directory::Kind::S6, text)),
             Some(format) => others.push((format, text)),
             None => imported.find(
                 Severity::Lost,
                 None,
                 (&text.path, None),
                 "",
-                "it is not known what this is; say it with --from systemd, inittab or supervisord",
+                "it is not known what this is; say it with --from systemd, inittab, supervisord, runit or s6",
             ),
         }
     }
     systemd::convert(&units, host, &mut imported);
+    run_directory::convert(&directories, host, &mut imported);
     for (format, text) in others {
         match format {
             Format::Inittab => inittab::convert(text, host, &mut imported),
@@ -360,6 +369,12 @@ fn guess(text: &Text) -> Option<Format> {
     let name = text.path.file_name()?.to_string_lossy().into_owned();
     if name.ends_with(".service") || name.ends_with(".socket") {
         return Some(Format::Systemd);
+    }
+    if run_directory::FILES.contains(&name.as_str()) {
+        return Some(match run_directory::kind(text) {
+            run_directory::Kind::Runit => Format::Runit,
+            run_directory::Kind::S6 => Format::S6,
+        });
     }
     if name.contains("inittab") {
         return Some(Format::Inittab);

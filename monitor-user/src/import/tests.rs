@@ -266,16 +266,16 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("Type=notify-reload", "reload", r#"{"signal":"SIGHUP","notify":true}"#),
     ("Type=notify-reload\nReloadSignal=SIGUSR1", "reload", r#"{"signal":"SIGUSR1","notify":true}"#),
     ("Type=oneshot\nExecReload=/bin/kill -HUP $MAINPID", "reload", r#"null"#),
-    ("Type=oneshot\nExecReload=/bin/a -f /x", "reload", r#"["/bin/a", "-f", "/x"]"#),
-    ("User=1\nConfigurationDirectory=x\nExecStartPre=/bin/b", "before_start",
-     r#"[{"run": ["/usr/bin/install", "-d", "-m", "0755", "/etc/x"], "user": "root"}, ["/bin/b"]]"#),
-    ("[Unit]\nConditionVirtualization=no\n[Service]", "conditions", r#"{"container": false, "virtual_machine": false}"#),
     ("User=daemon\nExecReload=-+/usr/sbin/x -r", "reload", r#"{"run":["/usr/sbin/x","-r"],"user":"root","ignore_failure":true}"#),
     ("User=daemon\nExecReload=!/usr/sbin/x -t\nExecReload=+/usr/sbin/x -r", "reload",
         r#"{"run":["/bin/sh","-c","set -ef; /usr/sbin/x -t; /usr/sbin/x -r"],"user":"root"}"#),
     ("User=daemon\nPermissionsStartOnly=yes\nExecReload=/usr/sbin/x", "reload", r#"{"run":["/usr/sbin/x"],"user":"root"}"#),
     ("ExecReload=/usr/sbin/x -r\nTimeoutStartSec=5", "start_timeout", r#""5s""#),
     ("ExecReload=/bin/kill -HUP $MAINPID\nTimeoutStartSec=5", "start_timeout", r#"null"#),
+    ("Type=oneshot\nExecReload=/bin/a -f /x", "reload", r#"["/bin/a", "-f", "/x"]"#),
+    ("User=1\nConfigurationDirectory=x\nExecStartPre=/bin/b", "before_start",
+     r#"[{"run": ["/usr/bin/install", "-d", "-m", "0755", "/etc/x"], "user": "root"}, ["/bin/b"]]"#),
+    ("[Unit]\nConditionVirtualization=no\n[Service]", "conditions", r#"{"container": false, "virtual_machine": false}"#),
     ("Type=dbus\nBusName=a.b", "ready", r#"{"command": ["/usr/bin/dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus",
       "/org/freedesktop/DBus", "org.freedesktop.DBus.GetNameOwner", "string:a.b"]}"#),
     ("Restart=on-watchdog", "restart", r#""on-failure""#),
@@ -860,4 +860,197 @@ fn a_file_that_several_write_to_is_nobodys_log() {
     }
     let told = found(&imported, "log");
     assert_eq!(told.len(), 2, "{told:?}");
+}
+
+/// A run directory, with its other files.
+fn directory(name: &str, run: &str, files: &[(&str, &str)]) -> Text {
+    let place = Path::new("/from").join(name);
+    let main = match files.iter().any(|(name, _)| *name == "type") {
+        true => "type",
+        false => "run",
+    };
+    let mut read = text(name, run);
+    read.path = place.join(main);
+    let all = [("run", run)]
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty());
+    let all = all.chain(files.iter().copied());
+    read.added = all
+        .map(|(name, text)| (place.join(name), text.to_owned()))
+        .collect();
+    read
+}
+
+fn import_directories(texts: &[Text]) -> Imported {
+    let imported = convert(texts, None, &host());
+    assert_checked(&imported);
+    imported
+}
+
+#[test]
+fn a_run_directory_of_runit_becomes_a_service() {
+    let run = "#!/bin/sh\nexec 2>&1\nmkdir -p /run/web\nsv start there || exit 1\nulimit -n 4096\n\
+               exec chpst -u daemon:adm -e ./env -n 5 -o 1024 -C /srv ./bin/web -f 'a b' $$X\n";
+    let run = run.replace(" $$X", "");
+    let web = directory(
+        "web",
+        &run,
+        &[
+            ("finish", ""),
+            ("check", ""),
+            ("down", ""),
+            ("env/A", "one \ntwo\n"),
+            ("env/B", ""),
+            (
+                "log/run",
+                "#!/bin/sh\nexec chpst -u log svlogd -tt ./main\n",
+            ),
+            ("log/main/config", "s65536\nn3\nu1.2.3.4\n"),
+            ("control/t", ""),
+        ],
+    );
+    let imported = import_directories(&[web]);
+    let service = &imported.services[0];
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    for (key, expected) in [
+        ("command", r#"["/srv/bin/web", "-f", "a b"]"#),
+        ("working_directory", r#""/srv""#),
+        ("user", r#""daemon""#),
+        ("group", r#""adm""#),
+        ("nice", "5"),
+        ("limits", r#"{"nofile": 1024}"#),
+        ("environment", r#"{"A": "one"}"#),
+        (
+            "before_start",
+            r#"[{"run": ["mkdir", "-p", "/run/web"], "user": "root", "ignore_failure": true}]"#,
+        ),
+        ("requires", r#"["there"]"#),
+        ("autostart", "false"),
+        ("ready", r#"{"command": ["/from/web/check"]}"#),
+        ("stop_mode", r#""mixed""#),
+        (
+            "log",
+            r#"{"path": "/from/web/log/main/current", "max_size": "64KiB", "keep": 3, "timestamps": true}"#,
+        ),
+        (
+            "after_stop",
+            r#"[{"run": ["/from/web/finish", "${RESPAWN_CODE:--1}", "${RESPAWN_SIGNAL:-0}"], "user": "root", "ignore_failure": true}]"#,
+        ),
+    ] {
+        assert_eq!(value(service, key), json(expected), "{key}");
+    }
+    assert_eq!(found(&imported, "u1.2.3.4")[0].0, Severity::Lost);
+    let lost: Vec<_> = imported
+        .findings
+        .iter()
+        .filter(|it| it.file.ends_with("control/t"))
+        .collect();
+    assert_eq!(lost[0].severity, Severity::Lost);
+}
+
+#[test]
+fn a_run_directory_of_s6_becomes_a_service() {
+    let run = "#!/command/execlineb -P\nfdmove -c 2 1\ncd /srv\nexport X \"y z\"\ns6-softlimit -o 512\n\
+               s6-setuidgid daemon\n/bin/sleep 1000\n";
+    let db = directory(
+        "db",
+        run,
+        &[
+            ("notification-fd", "3\n"),
+            ("timeout-kill", "7000\n"),
+            ("down-signal", "INT\n"),
+            ("finish", ""),
+        ],
+    );
+    let imported = import_directories(&[db]);
+    let service = &imported.services[0];
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    for (key, expected) in [
+        ("command", r#"["/bin/sleep", "1000"]"#),
+        ("user", r#""daemon""#),
+        ("limits", r#"{"nofile": 512}"#),
+        ("environment", r#"{"X": "y z"}"#),
+        ("ready", r#"{"fd": 3}"#),
+        ("stop_timeout", r#""7s""#),
+        ("stop_signal", r#""SIGINT""#),
+        (
+            "after_stop",
+            r#"[{"run": ["/from/db/finish", "${RESPAWN_CODE:-256}", "${RESPAWN_SIGNAL:-0}", "db"], "user": "root", "timeout": "5s", "ignore_failure": true}]"#,
+        ),
+    ] {
+        assert_eq!(value(service, key), json(expected), "{key}");
+    }
+    // One that does more is run as it is, and the line is named.
+    let app = directory(
+        "app",
+        "#!/bin/sh\n[ -r conf ] && . ./conf\nexec sleep $TIME\n",
+        &[],
+    );
+    let imported = import_directories(&[app]);
+    assert_eq!(
+        value(&imported.services[0], "command"),
+        json(r#"["/from/app/run"]"#)
+    );
+    let (severity, _) = &found(&imported, "[ -r conf ]")[0];
+    assert_eq!(*severity, Severity::Approximated);
+}
+
+#[test]
+fn source_directories_of_s6_rc_name_each_other() {
+    let longrun = "longrun\n";
+    let imported = import_directories(&[
+        directory(
+            "app",
+            "#!/bin/execlineb -P\n/bin/sleep 1\n",
+            &[
+                ("type", longrun),
+                ("dependencies.d/base", ""),
+                ("dependencies.d/gone", ""),
+                ("producer-for", "app-log\n"),
+                ("timeout-up", "0"),
+            ],
+        ),
+        directory(
+            "app-log",
+            "#!/bin/execlineb -P\ns6-setuidgid log\ns6-log n5 s100000 T /var/log/app\n",
+            &[("type", longrun), ("consumer-for", "app\n")],
+        ),
+        directory(
+            "base",
+            "",
+            &[("type", "bundle\n"), ("contents", "mounts\nthere\n")],
+        ),
+        directory(
+            "mounts",
+            "",
+            &[
+                ("type", "oneshot\n"),
+                ("up", "/bin/mount -a\n"),
+                ("down", "/bin/umount -a\n"),
+            ],
+        ),
+    ]);
+    let names: Vec<_> = imported
+        .services
+        .iter()
+        .map(|it| it.name.as_str())
+        .collect();
+    assert_eq!(names, ["app", "mounts"]);
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let (app, mounts) = (&imported.services[0], &imported.services[1]);
+    assert_eq!(value(app, "requires"), json(r#"["mounts", "there"]"#));
+    assert_eq!(value(app, "start_timeout"), "infinity");
+    assert_eq!(
+        value(app, "log"),
+        json(
+            r#"{"path": "/var/log/app/current", "max_size": 100000, "keep": 5, "timestamps": true}"#
+        )
+    );
+    assert_eq!(value(mounts, "type"), "oneshot");
+    assert_eq!(value(mounts, "command"), json(r#"["/bin/mount", "-a"]"#));
+    assert_eq!(
+        value(mounts, "before_stop"),
+        json(r#"[["/bin/umount", "-a"]]"#)
+    );
+    assert_eq!(found(&imported, "dependencies: gone").len(), 1);
 }
