@@ -136,6 +136,9 @@ fn a_launch_that_fails_says_why_and_leaves_nothing() {
     let of_init = "echo 1 > FILE; setsid sleep 1000 &";
     let of_nobody = "setsid sleep 1000 &";
     let of_another = "echo PID > FILE; setsid sleep 1000 &";
+    let link_to_another = "echo PID > FILE.real; ln -sf FILE.real FILE; setsid sleep 1000 &";
+    let link_to_device = "ln -sf /dev/zero FILE; setsid sleep 1000 &";
+    let link_to_nothing = "ln -sf FILE.none FILE; setsid sleep 1000 &";
     let cases = [
         ("exit 3", "/bin/sh exited with 3"),
         ("kill -KILL $$", "/bin/sh killed by SIGKILL"),
@@ -144,6 +147,12 @@ fn a_launch_that_fails_says_why_and_leaves_nothing() {
         (of_init, "its first line is not a pid"),
         (of_another, "which is not a process of this service"),
         ("exec sleep 1000", "its command has not ended"),
+        (link_to_another, "which is no process of this service"),
+        (link_to_device, "not a file"),
+        (
+            link_to_nothing,
+            "FILE (pid_file): No such file or directory",
+        ),
     ];
     let dir = tempfile::tempdir().unwrap();
     let services: Vec<_> = cases
@@ -179,6 +188,10 @@ fn a_launch_that_fails_says_why_and_leaves_nothing() {
         assert_eq!(agent.wait_state(&name, "failed")["pid"], json!(null));
         assert!(agent.live(&name).is_empty(), "{script}");
     }
+    // What a link leads to is read, and never removed.
+    let real = dir.path().join("7.pid.real");
+    agent.run(&["start", "s7"]);
+    assert_eq!(read_pid(&real), Some(std::process::id()));
 }
 
 #[test]

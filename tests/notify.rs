@@ -475,6 +475,66 @@ fn a_watchdog_is_not_held_against_a_service_while_its_agent_is_stopped_or_dead()
     assert_eq!(reasons(&agent, "db"), [""; 0]);
 }
 
+/// As `systemd-notify` without `--no-block` waits.
+#[test]
+fn a_barrier_ends_when_all_before_it_was_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&[("db", &speaking(dir.path(), "ready = { notify = true }"))]);
+    agent.wait_state("db", "starting");
+    for number in 0..20 {
+        say(dir.path(), &format!("STATUS=at {number}"));
+        say(dir.path(), "BARRIER=1\n@barrier");
+        assert_eq!(agent.status("db")["says"], format!("at {number}"));
+    }
+    // Without an agent it waits for the next one.
+    agent.kill();
+    say(dir.path(), "STATUS=later\nREADY=1");
+    let barrier = dir.path().join("barrier.say");
+    fs::write(dir.path().join("draft"), "BARRIER=1\n@barrier").unwrap();
+    fs::rename(dir.path().join("draft"), &barrier).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(barrier.exists());
+    agent.start_again();
+    eventually("the barrier has ended", || {
+        (!barrier.exists()).then_some(())
+    });
+    let status = agent.status("db");
+    assert_eq!(
+        (&status["says"], &status["state"]),
+        (&json!("later"), &json!("running"))
+    );
+}
+
+#[test]
+fn a_stop_and_a_reload_that_take_longer_may_ask_for_more_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let go = dir.path().join("go");
+    let wait = format!("while ! [ -e {} ]; do sleep 0.02; done", go.display());
+    let more = "EXTEND_TIMEOUT_USEC=600000000";
+    // Longer than its timeouts, and until the test says so.
+    let reloads = format!(
+        "trap '{CULPRIT} say \"RELOADING=1\nMONOTONIC_USEC=@now\n{more}\"; {wait}; {CULPRIT} say READY=1' HUP"
+    );
+    let stops = format!("trap '{CULPRIT} say {more}; {wait}; exit 0' TERM");
+    let script = format!("{reloads}; {stops}; {CULPRIT} say READY=1; while :; do sleep 0.05; done");
+    let keys = "ready = { notify = true }\nreload = { notify = true }\nstart_timeout = \"4s\"\n\
+                stop_timeout = \"4s\"\nstop_mode = \"main\"";
+    let agent = Agent::start(&[("db", &shell(&script, keys))]);
+    let pid = agent.running("db");
+    for command in ["reload", "stop"] {
+        let _ = fs::remove_file(&go);
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| agent.run(&[command, "db"]));
+            std::thread::sleep(std::time::Duration::from_millis(5500));
+            assert!(support::is_alive(pid), "{command}");
+            fs::write(&go, "").unwrap();
+            let output = asked.join().unwrap();
+            assert!(output.status.success(), "{command}: {output:?}");
+        });
+    }
+    assert_eq!(agent.status("db")["last_exit"]["code"], 0);
+}
+
 #[test]
 fn a_start_that_takes_longer_may_ask_for_more_time() {
     let dir = tempfile::tempdir().unwrap();

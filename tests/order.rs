@@ -207,6 +207,26 @@ fn a_start_whose_requirement_fails_says_which_and_why() {
 }
 
 #[test]
+fn a_failed_requirement_is_told_with_its_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&[
+        ("app", &sleeping("autostart = false\nrequires = [\"mid\"]")),
+        ("mid", &sleeping("autostart = false\nrequires = [\"db\"]")),
+        ("db", &absent(dir.path(), "db", "autostart = false")),
+    ]);
+    let output = agent.run(&["start", "app"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let chain = "it waits for mid, which waits for db, which failed";
+    assert!(
+        said.contains(chain) && said.contains("No such file"),
+        "{said}"
+    );
+    appears(dir.path(), "db");
+    agent.running("app");
+}
+
+#[test]
 fn a_cycle_and_a_requirement_that_does_not_exist_are_refused() {
     let agent = Agent::start(&[("app", &sleeping("")), ("db", &sleeping(""))]);
     let before = (agent.running("app"), agent.running("db"));

@@ -435,3 +435,66 @@ fn services_that_fail_together_are_not_restarted_in_one_instant() {
         assert!(half > Duration::from_millis(500), "{half:?}: {times:?}");
     }
 }
+
+/// An answer to whoever asks, as often as it is asked.
+fn answering(answer: &'static [u8], is_endless: bool) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let _ = client.read(&mut [0; 4096]);
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut written = client.write_all(answer);
+            // Until the other end has had enough.
+            while is_endless && written.is_ok() {
+                written = client.write_all(&[b'x'; 4096]);
+            }
+        }
+    });
+    (port, asked)
+}
+
+#[test]
+fn a_check_follows_no_redirect_and_reads_no_body() {
+    let (elsewhere, followed) = answering(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n", false);
+    let redirect = format!(
+        "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{elsewhere}/\r\ncontent-length: 0\r\n\r\n"
+    );
+    let redirect: &'static [u8] = redirect.into_bytes().leak();
+    let endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\n";
+    let head = b"HTTP/1.1 200 OK\r\nx: ";
+    let (redirects, asked) = answering(redirect, false);
+    let (endless, asked_endless) = answering(endless, true);
+    let (headless, _) = answering(head, true);
+    let check = |port: u16| {
+        sleeping(&format!(
+            "check = {{ http = \"http://127.0.0.1:{port}/\", interval = \"50ms\", timeout = \"5s\", failures = 2 }}"
+        ))
+    };
+    let agent = Agent::start(&[
+        ("redirects", &check(redirects)),
+        ("endless", &check(endless)),
+        ("headless", &check(headless)),
+    ]);
+    let pids = (agent.running("redirects"), agent.running("endless"));
+    // A head without an end is no answer.
+    eventually("the headless one is restarted", || {
+        reason(&agent, "headless").map(drop)
+    });
+    for asked in [asked, asked_endless] {
+        eventually("it was looked at often", || {
+            (asked.load(Ordering::SeqCst) > 10).then_some(())
+        });
+    }
+    assert_eq!(pids, (agent.running("redirects"), agent.running("endless")));
+    assert_eq!(followed.load(Ordering::SeqCst), 0);
+    for pid in lookers(&agent) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak: u64 = peak.map_or(0, |it| it.trim().trim_end_matches(" kB").parse().unwrap());
+        assert!(peak < 64 << 10, "{peak} KiB");
+    }
+}

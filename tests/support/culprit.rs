@@ -455,6 +455,13 @@ fn tell(text: &str) -> Outcome {
             _ => {}
         }
     }
+    // It goes on once the other end is closed everywhere.
+    let mut barrier = None;
+    if own.contains(&"@barrier") {
+        let (ours, theirs) = std::io::pipe()?;
+        files.push(theirs.into());
+        barrier = Some(ours);
+    }
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let to = std::env::var_os("NOTIFY_SOCKET").ok_or("no NOTIFY_SOCKET")?;
     socket.set_nonblocking(true)?;
@@ -478,6 +485,11 @@ fn tell(text: &str) -> Outcome {
     )?;
     if own.contains(&"@keep") {
         std::mem::forget(files);
+    } else {
+        drop(files);
+    }
+    if let Some(mut barrier) = barrier {
+        barrier.read_to_end(&mut Vec::new())?;
     }
     Ok(())
 }
