@@ -57,7 +57,13 @@ pub(super) fn convert(texts: &[&Text], host: &Host, imported: &mut Imported) {
     let mut before = Vec::new();
     for (text, name) in units {
         let mut unit = Unit::read(text, &name, host, imported);
-        unit.sockets = text.sockets.iter().collect();
+        // One that it needs may be another service's, which is imported with it.
+        let is_own = |socket: &&Text| {
+            let of = sockets::service_of(socket);
+            let is_there = |name: &str| names.contains(&values::service_name(name));
+            of == text.name || !of.strip_suffix(".service").is_some_and(is_there)
+        };
+        unit.sockets = text.sockets.iter().filter(is_own).collect();
         for socket in &named {
             let is_there = unit.sockets.iter().any(|it| it.path == socket.path);
             if !is_there && sockets::service_of(socket) == text.name {
@@ -162,6 +168,7 @@ impl<'a> Unit<'a> {
         self.listen(&kind);
         self.fd_store(&kind);
         self.relations(names, before);
+        self.conflicts(names);
         self.consequences(names);
         self.restart(&kind);
         self.stop(&kind);
@@ -295,7 +302,6 @@ impl<'a> Unit<'a> {
             let mut message = message.to_owned();
             match from.key.as_str() {
                 "OOMPolicy" if from.value == "continue" => severity = Harmless,
-                "Conflicts" if from.value == "shutdown.target" => severity = Harmless,
                 "PartOf" if are_targets(&from.value) => severity = Harmless,
                 "IgnoreSIGPIPE" | "Delegate" | "DynamicUser" | "SendSIGHUP" if is_off => {
                     severity = Harmless;

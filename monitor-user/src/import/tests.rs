@@ -259,6 +259,10 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
      r#"["/bin/sh", "-c", "set -ef; /usr/sbin/x -t; /bin/kill -HUP \"${MAINPID-}\""]"#),
     ("ExecReload=/usr/sbin/x -s $MAINPID", "reload", r#"["/usr/sbin/x", "-s", "${MAINPID-}"]"#),
     ("ExecReload=/usr/sbin/x $OPTS", "reload", r#"["/bin/sh", "-c", "set -f; exec /usr/sbin/x $OPTS"]"#),
+    ("[Unit]\nConditionPathExists=|/a\nConditionPathExists=|!/b\nConditionDirectoryNotEmpty=|/c\nConditionPathExists=/d\n[Service]", "conditions",
+     r#"{"path_exists": "/d", "command": ["/bin/sh", "-c", "[ -e /a ] || [ ! -e /b ] || [ -n \"$(ls -A /c 2>/dev/null)\" ]"]}"#),
+    ("[Unit]\nRequires=there.socket\n[Service]", "requires", r#"["there"]"#),
+    ("TasksMax=99%", "pids_max", r#"null"#),
     ("Type=notify", "ready", r#"{"notify":true,"access":"main"}"#),
     ("Type=notify\nNotifyAccess=all", "ready", r#"{"notify":true}"#),
     ("Type=notify\nNotifyAccess=exec", "ready", r#"{"notify":true,"access":"main"}"#),
@@ -309,6 +313,9 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("User=1\nCapabilityBoundingSet=CAP_CHOWN", "capabilities", r#"null"#),
     ("CPUAffinity=0 2-3", "cpu_affinity", r#"["0", "2-3"]"#),
     ("RuntimeDirectory=a b/c\nRuntimeDirectoryMode=0700", "directories", r#"{"runtime": ["a", "b/c"], "mode": "0700"}"#),
+    ("RuntimeDirectory=a\nRuntimeDirectoryMode=2755", "before_start", r#"[["/bin/chmod", "2755", "/run/a"]]"#),
+    ("User=1\nRuntimeDirectory=a\nLogsDirectory=b c\nLogsDirectoryMode=0750\nExecStartPre=/bin/x", "before_start",
+     r#"[{"run": ["/bin/chmod", "0750", "/var/log/b"], "user": "root"}, {"run": ["/bin/chmod", "0750", "/var/log/c"], "user": "root"}, ["/bin/x"]]"#),
     ("MemoryMax=512M", "memory_max", r#""512MiB""#),
     ("CPUQuota=150%", "cpu_max", r#""150%""#),
     ("TasksMax=50", "pids_max", r#"50"#),
@@ -337,7 +344,9 @@ const CARRIED_OVER: &[(&str, &str, &str)] = &[
     ("ExecCondition=/bin/a", "conditions", r#"{"command": ["/bin/a"]}"#),
     ("[Unit]\nConditionPathExists=/a\nConditionPathExists=!/b\nConditionFileNotEmpty=|/c\n[Service]", "conditions",
      r#"{"path_exists": ["/a", "!/b"], "file_not_empty": "/c"}"#),
-    ("[Unit]\nConditionPathExists=|/a\nConditionPathExists=|/b\n[Service]", "conditions", r#"null"#),
+    ("[Unit]\nConditionPathExists=|/a\nConditionPathExists=|/b\n[Service]", "conditions", r#"{"command": ["/bin/sh", "-c", "[ -e /a ] || [ -e /b ]"]}"#),
+    ("[Unit]\nConditionPathExists=|/a\nConditionHost=|b\n[Service]", "conditions", r#"null"#),
+    ("[Unit]\nConditionPathExists=|/a\nConditionPathExists=|/b;c\n[Service]", "conditions", r#"null"#),
     ("[Unit]\nAssertPathExistsGlob=/etc/*\n[Service]", "conditions", r#"{"path_matches": "/etc/*"}"#),
     ("[Unit]\nConditionVirtualization=!container\nConditionKernelCommandLine=!a=b\n[Service]", "conditions",
      r#"{"container": false, "kernel_command_line": ["!a=b"]}"#),
@@ -559,6 +568,57 @@ fn every_directive_has_its_cost() {
     let (_, imported) = unit("Frobnicate=1\nX-Mine=2");
     assert_eq!(found(&imported, "Frobnicate")[0].0, Severity::Lost);
     assert_eq!(found(&imported, "X-Mine")[0].0, Severity::Harmless);
+}
+
+/// Of which nothing need be told here: what is off, of a template alone, overridden by another one, or told of with
+/// another one.
+const UNTOLD: [&str; 6] = [
+    "NoNewPrivileges",
+    "DefaultInstance",
+    "TimeoutSec",
+    "StartLimitBurst",
+    "ConfigurationDirectoryMode",
+    "Description",
+];
+
+/// Not of this table's, but of systemd's manual.
+const DIRECTIVES: (&str, &str) = fixture!("systemd.directives");
+
+#[test]
+fn every_directive_of_systemds_manual_is_known() {
+    let (_, names) = DIRECTIVES;
+    let names = names.lines().filter(|line| !line.starts_with('#'));
+    let names: Vec<_> = names.filter_map(|line| line.split_once(' ')).collect();
+    assert!(names.len() > 300, "{}", names.len());
+    let mut whole = String::new();
+    for section in ["Unit", "Service", "Install"] {
+        whole.push_str(&format!("[{section}]\n"));
+        for (_, key) in names.iter().filter(|(of, _)| *of == section) {
+            let value = match *key {
+                "ExecStart" => "/bin/true",
+                "Type" => "notify",
+                _ => "x",
+            };
+            whole.push_str(&format!("{key}={value}\n"));
+        }
+    }
+    let imported = import(&[("web.service", &whole)]);
+    assert_checked(&imported);
+    assert_eq!(imported.services.len(), 1);
+    let toml = imported.services[0].to_toml();
+    let untold = names.iter().filter(|(_, key)| {
+        let found = found(&imported, &format!("{key}="));
+        let is_unknown = found
+            .iter()
+            .any(|(_, it)| it.contains("is not known") && it.contains("directive"));
+        let is_told =
+            !found.is_empty() || toml.contains(&format!(": {key}")) || *key == "Environment";
+        is_unknown || !is_told && !UNTOLD.contains(key)
+    });
+    let untold: Vec<_> = untold
+        .map(|(section, key)| format!("{section} {key}"))
+        .collect();
+    assert_eq!(untold, Vec::<String>::new());
 }
 
 #[test]

@@ -53,8 +53,16 @@ impl Unit<'_> {
             .filter(|word| !word.is_empty())
             .map(str::to_owned)
             .collect();
-        if !words.is_empty() {
-            self.set("cpu_affinity", json!(words), &cpus);
+        let is_number = |text: &str| text.parse::<u16>().is_ok_and(|number| number < 8192);
+        let is_range = |word: &String| word.split('-').all(is_number);
+        match cpus.last() {
+            Some(from) if !words.iter().all(is_range) => {
+                // "numa", for instance.
+                let message = "only processors by their numbers can be named: it runs on all";
+                self.find(Approximated, from, message);
+            }
+            _ if !words.is_empty() => self.set("cpu_affinity", json!(words), &cpus),
+            _ => {}
         }
     }
 
@@ -177,6 +185,9 @@ impl Unit<'_> {
         {
             match from.value.parse::<u32>().ok().filter(|tasks| *tasks > 0) {
                 Some(tasks) => self.set("pids_max", tasks, &[from]),
+                None if ["99%", "100%"].contains(&from.value.as_str()) => {
+                    self.find(Harmless, &from, "the host has no more than that");
+                }
                 None => self.find(Approximated, &from, "write it as a number"),
             }
         }

@@ -27,7 +27,9 @@ impl Unit<'_> {
         ] {
             for from in self.all("Unit", key) {
                 for other in from.value.split_ascii_whitespace() {
-                    let stem = other.strip_suffix(".service");
+                    let stem = other
+                        .strip_suffix(".service")
+                        .or_else(|| self.stands_for(other, names));
                     let name = stem
                         .map(|stem| values::service_name(&stem.replace(INSTANCE, "")))
                         // It need not be there.
@@ -71,6 +73,33 @@ impl Unit<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// The name of the service that another one's socket stands for: what needs that socket needs who
+    /// answers there.
+    fn stands_for<'o>(&self, other: &'o str, names: &BTreeSet<String>) -> Option<&'o str> {
+        let stem = other.strip_suffix(".socket")?;
+        let name = values::service_name(stem);
+        let is_passed = self.sockets.iter().any(|it| it.name == other);
+        (!is_passed && name != self.service.name && names.contains(&name)).then_some(stem)
+    }
+
+    /// Services that it must not run beside, where they are.
+    pub(super) fn conflicts(&mut self, names: &BTreeSet<String>) {
+        for from in self.all("Unit", "Conflicts") {
+            let mut others = from
+                .value
+                .split_ascii_whitespace()
+                .filter_map(imported_name);
+            let (severity, message) = match others.find(|name| names.contains(name)) {
+                Some(name) => (
+                    Approximated,
+                    format!("services do not exclude each other: {name} is not stopped for it"),
+                ),
+                None => (Harmless, "none of these is here".to_owned()),
+            };
+            self.find(severity, &from, message);
         }
     }
 

@@ -7,6 +7,7 @@ use super::stop::stop_signal;
 use crate::import::Severity::{Approximated, Harmless, Lost};
 use crate::import::unit::Assignment;
 use crate::import::{values, words};
+use crate::model::CAPABILITIES;
 
 /// Directives whose commands become those of a key.
 const STEPS: &[(&str, &str)] = &[
@@ -197,6 +198,7 @@ impl Unit<'_> {
     fn conditions(&mut self, as_root: bool) {
         let mut table = Map::new();
         let mut origins = Vec::new();
+        let choices = self.choices();
         for (name, key) in CONDITIONS {
             let mut paths = Vec::new();
             for kind in ["Condition", "Assert"] {
@@ -213,6 +215,7 @@ impl Unit<'_> {
                     let path = from.value.trim_start_matches('|');
                     let is_path = path.trim_start_matches('!').starts_with('/');
                     match (is_choice, is_path) {
+                        (true, true) if choices.is_some() => origins.push(from),
                         (true, _) => {
                             let message = "all conditions have to hold, and this one is left out";
                             self.find(Approximated, &from, message);
@@ -234,6 +237,10 @@ impl Unit<'_> {
             }
         }
         self.conditions_of_the_host(&mut table, &mut origins);
+        if let Some(script) = choices {
+            let words = ["/bin/sh", "-c", &script].map(str::to_owned);
+            table.insert("command".to_owned(), self.as_root(words.into()));
+        }
         let given = self.all("Service", "ExecCondition");
         for (from, words) in self.commands(&given) {
             if table.contains_key("command") {
@@ -284,11 +291,17 @@ impl Unit<'_> {
             };
             let value = match into {
                 "ac_power" => json!(values::boolean(&from.value)),
-                _ if from.value.starts_with('!') => {
-                    self.find(Approximated, &from, "it starts even if that does not hold");
-                    continue;
-                }
-                _ => json!(from.value),
+                _ => match CAPABILITIES
+                    .iter()
+                    .find(|name| name.eq_ignore_ascii_case(&from.value))
+                {
+                    Some(name) => json!(name),
+                    // With a `!`, or one that is not known.
+                    None => {
+                        self.find(Approximated, &from, "it starts even if that does not hold");
+                        continue;
+                    }
+                },
             };
             table.insert(into.to_owned(), value);
             origins.push(from);
@@ -299,6 +312,44 @@ impl Unit<'_> {
             table.insert("kernel_command_line".to_owned(), Value::Array(words));
             origins.extend(given);
         }
+    }
+
+    /// Conditions of which one is enough, as one command of a shell; `None`: it has none, or none that a shell
+    /// could look at, or has a command already.
+    fn choices(&self) -> Option<String> {
+        let of_unit = self.assignments.iter();
+        let of_unit = of_unit.filter(|it| super::is_condition(&it.section, &it.key));
+        let choices: Vec<&Assignment> = of_unit.filter(|it| it.value.starts_with('|')).collect();
+        let has_command = self.assignments.iter().any(|it| it.key == "ExecCondition");
+        if choices.len() < 2 || has_command {
+            return None;
+        }
+        let test = |from: &Assignment| {
+            let kind = from.key.strip_prefix("Condition").unwrap_or(&from.key);
+            let option = match kind {
+                "PathExists" => "-e",
+                "PathIsDirectory" => "-d",
+                "FileNotEmpty" => "-s",
+                "FileIsExecutable" => "-x",
+                "DirectoryNotEmpty" => "",
+                _ => return None,
+            };
+            let path = from.value.trim_start_matches('|');
+            let (sign, path) = match path.strip_prefix('!') {
+                Some(path) => ("! ", path),
+                None => ("", path),
+            };
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+            if !path.starts_with('/') || !path.chars().all(is_plain) {
+                return None;
+            }
+            Some(match option {
+                "" => format!("{sign}[ -n \"$(ls -A {path} 2>/dev/null)\" ]"),
+                option => format!("[ {sign}{option} {path} ]"),
+            })
+        };
+        let tests: Option<Vec<String>> = choices.into_iter().map(test).collect();
+        Some(tests?.join(" || "))
     }
 
     /// Whether there is another condition of which one is enough.

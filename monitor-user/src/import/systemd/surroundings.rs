@@ -1,6 +1,6 @@
 //! What a unit's service runs in: user, environment, limits, directories and output.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
@@ -178,7 +178,9 @@ impl Unit<'_> {
     pub(super) fn directories(&mut self) {
         let mut table = Map::new();
         let mut origins = Vec::new();
-        let mut modes = BTreeSet::new();
+        // The modes that they all have, and those of single ones.
+        let mut mode = None;
+        let mut own_modes = Vec::new();
         for (key, into) in [
             ("RuntimeDirectory", "runtime"),
             ("StateDirectory", "state"),
@@ -186,7 +188,7 @@ impl Unit<'_> {
             ("CacheDirectory", "cache"),
         ] {
             let given = self.all("Service", key);
-            let mode = self.last("Service", &format!("{key}Mode"));
+            let given_mode = self.last("Service", &format!("{key}Mode"));
             let mut names = Vec::new();
             for from in &given {
                 for word in from.value.split_ascii_whitespace() {
@@ -201,30 +203,20 @@ impl Unit<'_> {
                 continue;
             }
             table.insert(into.to_owned(), json!(names));
-            let value = mode.as_ref().map_or("0755", |it| it.value.as_str());
+            let value = given_mode.as_ref().map_or("0755", |it| it.value.as_str());
             let bits = u32::from_str_radix(value, 8).unwrap_or(0o755);
-            if bits > 0o777
-                && let Some(from) = &mode
-            {
-                self.find(
-                    Approximated,
-                    from,
-                    "only the rights of owner, group and others are set",
-                );
+            let common = *mode.get_or_insert(bits & 0o777);
+            if bits != common {
+                let parent = parent_of(into);
+                let paths = names.iter().map(|name| format!("{parent}/{name}"));
+                own_modes.extend(paths.map(|path| (format!("{bits:04o}"), path)));
             }
-            modes.insert(bits & 0o777);
             origins.extend(given);
-            origins.extend(mode);
+            origins.extend(given_mode);
         }
-        let Some(mode) = modes.first().copied() else {
+        let Some(mode) = mode else {
             return;
         };
-        if modes.len() > 1
-            && let Some(from) = origins.last().cloned()
-        {
-            let message = format!("all directories of a service have one mode, {mode:04o}");
-            self.find(Approximated, &from, message);
-        }
         if mode != 0o755 {
             table.insert("mode".to_owned(), json!(format!("{mode:04o}")));
         }
@@ -232,6 +224,29 @@ impl Unit<'_> {
             Some(user) => self.directories_of(&user, &table, mode, &origins),
             None => self.set("directories", Value::Object(table), &origins),
         }
+        if !own_modes.is_empty() {
+            self.set_modes(own_modes, &origins);
+        }
+    }
+
+    /// Directories of which each has a mode of its own, by what runs behind the steps that make them.
+    fn set_modes(&mut self, modes: Vec<(String, String)>, origins: &[Assignment]) {
+        let before = self.service.get("before_start").and_then(Value::as_array);
+        let before = before.cloned().unwrap_or_default();
+        let (mut steps, others): (Vec<Value>, Vec<Value>) = before.into_iter().partition(is_making);
+        for (mode, path) in modes {
+            steps.push(self.as_root(vec!["/bin/chmod".to_owned(), mode, path]));
+        }
+        steps.extend(others);
+        let entries = self.service.entries.iter();
+        let mut entries = entries.filter(|entry| entry.key == "before_start");
+        let kept = entries
+            .next()
+            .map_or(Vec::new(), |entry| entry.origins.clone());
+        let origins = origins.iter().map(Assignment::origin);
+        let origins: Vec<String> = origins.chain(kept).collect();
+        self.service
+            .set("before_start", Value::Array(steps), &origins);
     }
 
     /// What `directories` has belongs to the user that the service starts as: these belong to another.
@@ -294,6 +309,22 @@ impl Unit<'_> {
         {
             self.find(Lost, &from, "its input is /dev/null");
         }
+    }
+}
+
+/// Whether it makes a directory, or gives it away.
+fn is_making(step: &Value) -> bool {
+    let text = step.to_string();
+    text.contains("/usr/bin/install\"") || text.contains("/bin/chown\"")
+}
+
+/// Where the directories of that kind are.
+fn parent_of(kind: &str) -> &'static str {
+    match kind {
+        "runtime" => "/run",
+        "state" => "/var/lib",
+        "logs" => "/var/log",
+        _ => "/var/cache",
     }
 }
 
