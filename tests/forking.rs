@@ -147,7 +147,7 @@ fn a_launch_that_fails_says_why_and_leaves_nothing() {
         (of_init, "its first line is not a pid"),
         (of_another, "which is not a process of this service"),
         ("exec sleep 1000", "its command has not ended"),
-        (link_to_another, "which is no process of this service"),
+        (link_to_another, "which is not a process of this service"),
         (link_to_device, "not a file"),
         (
             link_to_nothing,

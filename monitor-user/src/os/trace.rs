@@ -307,7 +307,7 @@ fn go_back_to(pid: Pid, address: u64) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::process::{Command, Stdio};
 
     use nix::sys::signal::kill;
@@ -321,11 +321,20 @@ mod tests {
         if !alone("os::trace::tests::a_sigcont_while_it_is_loaded_does_nothing") {
             return;
         }
-        let script = "read line; exec sleep 60";
+        let script = "echo; read line; exec sleep 60";
         let mut child = Command::new("/bin/sh")
             .args(["-c", script])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
+            .unwrap();
+        // Its own exec is over then.
+        let mut newline = [0];
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_exact(&mut newline)
             .unwrap();
         seize(child.id()).unwrap();
         let mut traced = Traced::new(child.id()).unwrap();
