@@ -89,6 +89,20 @@ fn recipes_and_documentation_name_this_version() {
     }
 }
 
+/// What is released has its notes: at the head of its own section, below one for what comes next.
+#[test]
+fn the_changelog_has_a_section_of_this_version() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = fs::read_to_string(root.join("CHANGELOG.md")).unwrap();
+    let mut sections = text.split("\n## ").skip(1);
+    assert!(sections.next().unwrap().starts_with("[Unreleased]\n"));
+    let this = sections.next().unwrap();
+    let head = format!("[{VERSION}] - 20");
+    assert!(this.starts_with(&head), "the second section is no {head}");
+    let notes = this.split("\n### ").next().unwrap();
+    assert!(notes.contains("Upgrading from "), "no notes: {notes}");
+}
+
 #[test]
 fn finds_versions_in_names_of_files_and_in_sentences() {
     assert_eq!(
