@@ -12,7 +12,7 @@ use support::rig::Rig;
 use support::{in_pid_namespace, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 /// What every host is asked.
-const CHECKS: [&str; 39] = [
+const CHECKS: [&str; 40] = [
     "kernel",
     "pidfd",
     "runtime_dir",
@@ -45,6 +45,7 @@ const CHECKS: [&str; 39] = [
     "pidfd_exit_info",
     "pidfd_getfd",
     "notify_queue",
+    "landlock",
     "clone3",
     "init",
     "running",

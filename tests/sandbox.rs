@@ -1,11 +1,13 @@
 //! Services with a view of the host of their own: `sandbox`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::json;
-use support::{Agent, eventually, needs_root, respawn, shell, sleeping, unprivileged};
+use support::{Agent, eventually, needs_root, respawn, shell, skip, sleeping, unprivileged};
 
 /// What a script says in a sandbox: its output, without the last line that says that it has ended.
 fn said(agent: &Agent, out: &Path, service: &str) -> String {
@@ -259,39 +261,71 @@ fn what_is_not_allowed_is_a_start_that_fails_and_names_it() {
     agent.replaced("tmp", pid);
 }
 
+/// An agent of an unprivileged user.
+struct Unprivileged {
+    dir: tempfile::TempDir,
+    agent: support::Victim,
+    _copy: tempfile::TempDir,
+}
+
+impl Unprivileged {
+    fn start(services: &[(&str, &str)]) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config/services");
+        fs::create_dir_all(&config).unwrap();
+        for (name, text) in services {
+            fs::write(config.join(format!("{name}.toml")), text).unwrap();
+        }
+        let (copy, program) = support::readable_by_all(&respawn())?;
+        let mut command = std::process::Command::new(program);
+        nix::unistd::chown(dir.path(), Some(nix::unistd::Uid::from_raw(65534)), None).unwrap();
+        command
+            .arg("agent")
+            .env("RESPAWN_CONFIG", dir.path().join("config"))
+            .env("RESPAWN_RUNTIME_DIR", dir.path().join("run"))
+            .env("RESPAWN_PIN_DIR", dir.path().join("pins"))
+            .stderr(fs::File::create(dir.path().join("log")).unwrap());
+        let agent = support::Victim::from_command(unprivileged(&mut command));
+        Some(Self {
+            dir,
+            agent,
+            _copy: copy,
+        })
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = respawn();
+        command.args(arguments);
+        command.env("RESPAWN_RUNTIME_DIR", self.dir.path().join("run"));
+        command
+    }
+
+    fn status(&self, service: &str) -> Option<serde_json::Value> {
+        let output = self.command(&["status", "--json", service]).output();
+        let value: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).ok()?;
+        Some(value[0].clone())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    fn shut_down(mut self) {
+        assert!(self.command(&["shutdown"]).status().unwrap().success());
+        self.agent.wait();
+    }
+}
+
 #[test]
 fn without_the_right_it_fails_unless_it_is_optional() {
     needs_root!("without_the_right_it_fails_unless_it_is_optional");
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("config/services");
-    fs::create_dir_all(&config).unwrap();
     let must = sleeping("restart = \"no\"\nsandbox = { private_tmp = true }");
     let may = sleeping("sandbox = { private_tmp = true, optional = true }");
-    fs::write(config.join("must.toml"), must).unwrap();
-    fs::write(config.join("may.toml"), may).unwrap();
-    let mut command = respawn();
-    let Some((_copy, program)) = support::readable_by_all(&command) else {
+    let Some(agent) = Unprivileged::start(&[("must", &must), ("may", &may)]) else {
         return;
     };
-    command = std::process::Command::new(program);
-    nix::unistd::chown(dir.path(), Some(nix::unistd::Uid::from_raw(65534)), None).unwrap();
-    let run = dir.path().join("run");
-    command
-        .arg("agent")
-        .env("RESPAWN_CONFIG", dir.path().join("config"))
-        .env("RESPAWN_RUNTIME_DIR", &run)
-        .env("RESPAWN_PIN_DIR", dir.path().join("pins"))
-        .stderr(fs::File::create(dir.path().join("log")).unwrap());
-    let mut agent = support::Victim::from_command(unprivileged(&mut command));
-    let status = |service: &str| {
-        let mut command = respawn();
-        command.args(["status", "--json", service]);
-        let output = command.env("RESPAWN_RUNTIME_DIR", &run).output().unwrap();
-        let value: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-        Some(value[0].clone())
-    };
     eventually("one runs, and one has failed", || {
-        let (may, must) = (status("may")?, status("must")?);
+        let (may, must) = (agent.status("may")?, agent.status("must")?);
         (may["state"] == "running" && must["state"] == "failed").then(|| {
             let error = must["error"].as_str().unwrap();
             assert!(
@@ -300,10 +334,119 @@ fn without_the_right_it_fails_unless_it_is_optional() {
             );
         })
     });
-    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    let log = agent.log();
     assert!(log.contains("sandbox has no effect"), "{log}");
-    let mut command = respawn();
-    command.arg("shutdown").env("RESPAWN_RUNTIME_DIR", &run);
-    assert!(command.status().unwrap().success());
-    agent.wait();
+    agent.shut_down();
+}
+
+/// Directories in which everybody may write, "open" and "closed", and services of an unprivileged agent that try to.
+struct Tries(tempfile::TempDir);
+
+impl Tries {
+    /// What a service says that may write to "open" and not to "closed".
+    const EXPECTED: [&str; 7] = [
+        "/dev/shm",
+        "open",
+        "truncated open",
+        "moved open",
+        "NoNewPrivs:\t1",
+        "socket",
+        "clean",
+    ];
+
+    /// `None`: this kernel cannot do it, which `test` is told.
+    fn new(test: &str) -> Option<Self> {
+        let doctor = respawn().args(["doctor", "--json"]).output().unwrap();
+        let doctor: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+        let mut checks = doctor["checks"].as_array().unwrap().iter();
+        let landlock = checks.find(|it| it["name"] == "landlock").unwrap();
+        if landlock["verdict"] != "works" {
+            skip(test, &landlock["detail"].to_string());
+            return None;
+        }
+        let tries = Self(tempfile::tempdir().unwrap());
+        tries.make("", "open");
+        tries.make("open", "file");
+        tries.make("", "closed");
+        tries.make("closed", "file");
+        Some(tries)
+    }
+
+    fn make(&self, dir: &str, name: &str) {
+        let path = self.0.path().join(dir).join(name);
+        match name {
+            "file" => fs::write(&path, "text").unwrap(),
+            _ => fs::create_dir(&path).unwrap(),
+        }
+        for (path, mode) in [(self.0.path(), 0o777), (&path, 0o777)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    /// A service that tries all, with these keys of `sandbox` beside the read-only root.
+    fn service(&self, name: &str, others: &str) -> String {
+        let script = format!(
+            "cd {}; for p in /tmp /var/tmp /dev/shm open closed; do \
+             touch $p/respawn-test && rm $p/respawn-test && echo $p; done; \
+             for p in open closed; do truncate -s 1 $p/file && echo truncated $p; \
+             mv $p/file $p/moved && mv $p/moved $p/file && echo moved $p; done; \
+             grep NoNewPrivs /proc/self/status; \
+             [ -S /proc/self/fd/3 ] && echo socket; [ -e /proc/self/fd/901 ] || echo clean",
+            self.0.path().display()
+        );
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        shell(
+            &format!("{{ {script}\n}} 2>/dev/null; echo end; exec sleep 1000"),
+            &format!(
+                "stdout = {}\nlisten = [{{ tcp = \"{}\" }}]\nrestart = \"no\"\n\
+                 sandbox = {{ read_only = [\"/\"], writable = [{}]{others} }}",
+                json!(self.0.path().join("open").join(name)),
+                free.local_addr().unwrap(),
+                json!(self.0.path().join("open")),
+            ),
+        )
+    }
+
+    fn assert_said(&self, name: &str) {
+        let text = eventually("it has said all", || {
+            let text = fs::read_to_string(self.0.path().join("open").join(name)).ok()?;
+            text.strip_suffix("end\n").map(str::to_owned)
+        });
+        assert_eq!(text.lines().collect::<Vec<_>>(), Self::EXPECTED);
+    }
+}
+
+/// Landlock leaves it read-only for an agent that may make no mounts.
+#[test]
+fn a_read_only_root_needs_no_right() {
+    needs_root!("a_read_only_root_needs_no_right");
+    let Some(tries) = Tries::new("a_read_only_root_needs_no_right") else {
+        return;
+    };
+    let Some(agent) = Unprivileged::start(&[("web", &tries.service("web", ""))]) else {
+        return;
+    };
+    tries.assert_said("web");
+    agent.shut_down();
+}
+
+#[test]
+fn beside_a_read_only_root_the_rest_fails_or_is_left_out() {
+    needs_root!("beside_a_read_only_root_the_rest_fails_or_is_left_out");
+    let Some(tries) = Tries::new("beside_a_read_only_root_the_rest_fails_or_is_left_out") else {
+        return;
+    };
+    let must = tries.service("must", ", private_tmp = true");
+    let may = tries.service("may", ", private_tmp = true, optional = true");
+    let Some(agent) = Unprivileged::start(&[("must", &must), ("may", &may)]) else {
+        return;
+    };
+    tries.assert_said("may");
+    eventually("the other one has failed", || {
+        (agent.status("must")?["state"] == "failed").then_some(())
+    });
+    let log = agent.log();
+    let words = "of sandbox, only read_only has an effect";
+    assert!(log.contains(words), "{log}");
+    agent.shut_down();
 }

@@ -774,6 +774,13 @@ pub(super) fn set_no_new_privileges() -> Result<(), Errno> {
     control(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop)
 }
 
+/// Restricts the calling task, and what descends from it, by a ruleset of Landlock.
+pub(super) fn restrict_self(ruleset: c_int) -> Result<(), Errno> {
+    let args = [word(ruleset), 0, 0, 0, 0, 0];
+    // SAFETY: touches no memory.
+    unsafe { call(libc::SYS_landlock_restrict_self, args) }.map(drop)
+}
+
 /// Whether a process shares the caller's memory; `None`: the kernel does not say.
 pub(super) fn shares_memory(pid: u32) -> Option<bool> {
     /// `KCMP_VM` in include/uapi/linux/kcmp.h

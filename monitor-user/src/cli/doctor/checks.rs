@@ -23,7 +23,7 @@ use crate::os;
 use crate::os::cgroup::{Cgroups, Name};
 use crate::os::cgroup_id;
 use crate::os::process::Process;
-use crate::os::spawn::Spawner;
+use crate::os::spawn::{self, Spawner};
 use crate::os::{mounts, notify, pipe, proc};
 use crate::probe::btf::{ExitTracepoint, KERNEL_BTF, KernelTypes};
 use crate::probe::{
@@ -87,6 +87,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("pidfd_exit_info", NOTHING, pidfd_exit_info),
     check("pidfd_getfd", SOCKETS, pidfd_getfd),
     check("notify_queue", NOTHING, notify_queue),
+    check("landlock", NOTHING, landlock),
     check("clone3", NOTHING, clone3),
     check("init", NOTHING, init),
     check("running", NOTHING, running),
@@ -625,6 +626,15 @@ fn notify_queue(_: &Host<'_>) -> Finding {
     }
     Finding::limited(format!("{found}, and a service that sends more waits"))
         .advise("run the agent as root, or set net.unix.max_dgram_qlen to 512")
+}
+
+/// Whether a sandbox's read-only root holds without CAP_SYS_ADMIN.
+fn landlock(_: &Host<'_>) -> Finding {
+    match spawn::has_landlock() {
+        true => Finding::works("a sandbox's read-only root does not need CAP_SYS_ADMIN"),
+        false => Finding::limited("missing, or older than its version 3 (Linux 6.2): a sandbox needs CAP_SYS_ADMIN")
+            .advise("boot with landlock among those of `lsm=`, and allow it in a container's seccomp filter"),
+    }
 }
 
 fn clone3(_: &Host<'_>) -> Finding {

@@ -9,7 +9,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::Stage;
-use super::descriptors::Handed;
+use super::descriptors::{Handed, RULESET};
+use super::landlock;
 use super::prepared::{Prepared, Stream};
 use crate::os::open::{self, Trust};
 use crate::os::sys::{self, Errno};
@@ -207,6 +208,9 @@ fn become_service(shared: &Shared, command: &Prepared) -> Result<Infallible, Err
         sys::set_uid(identity.uid)?;
     }
     command.confined.with_own_rights(reach)?;
+    if command.landlock.is_some() {
+        landlock::enter(RULESET, reach)?;
+    }
     if let Some(pid) = &command.listen_pid {
         pid.name(sys::process_id());
     }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::landlock::Landlocked;
 use super::prepared::Prepared;
 use crate::model::FIRST_DESCRIPTOR;
 use crate::os::notify;
@@ -65,7 +66,12 @@ pub(super) struct Handed<'a> {
     stdin: c_int,
     notify: c_int,
     sockets: &'a [Arc<OwnedFd>],
+    /// For the child alone: exec closes it.
+    ruleset: c_int,
 }
+
+/// Where the ruleset of Landlock is in a child.
+pub(super) const RULESET: c_int = notify::DESCRIPTOR + 1;
 
 impl<'a> Handed<'a> {
     pub(super) fn of(command: &'a Prepared) -> Self {
@@ -74,6 +80,7 @@ impl<'a> Handed<'a> {
             stdin: command.stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             notify: notify.map_or(-1, |socket| socket.as_fd().as_raw_fd()),
             sockets: &command.sockets,
+            ruleset: command.landlock.as_ref().map_or(-1, Landlocked::number),
         }
     }
 
@@ -84,7 +91,8 @@ impl<'a> Handed<'a> {
     /// The highest of the agent's numbers.
     pub(super) fn last(&self) -> c_int {
         let sockets = self.sockets.iter().map(|socket| socket.as_raw_fd());
-        sockets.fold(self.stdin.max(self.notify), c_int::max)
+        let others = self.stdin.max(self.notify).max(self.ruleset);
+        sockets.fold(others, c_int::max)
     }
 
     /// Puts all of it where it belongs, and closes the rest, in a file table that is the caller's own.
@@ -93,12 +101,18 @@ impl<'a> Handed<'a> {
         let count = c_int::try_from(self.sockets.len()).unwrap_or(c_int::MAX);
         // Above all that is read and written here, so that nothing is overwritten before it was read.
         let above = self.last().max(first.saturating_add(count));
-        let above = if self.notify >= 0 {
+        let above = if self.ruleset >= 0 {
+            above.max(RULESET)
+        } else if self.notify >= 0 {
             above.max(notify::DESCRIPTOR)
         } else {
             above
         };
         let above = above.saturating_add(1);
+        let ruleset = above.saturating_add(count);
+        if self.ruleset >= 0 {
+            sys::duplicate_for_now(self.ruleset, ruleset)?;
+        }
         for (socket, offset) in self.sockets.iter().zip(0..) {
             sys::duplicate_for_now(socket.as_raw_fd(), above.saturating_add(offset))?;
         }
@@ -113,11 +127,17 @@ impl<'a> Handed<'a> {
             let socket = above.saturating_add(offset);
             sys::duplicate(socket, first.saturating_add(offset))?;
         }
-        let next = first.saturating_add(count);
-        if self.notify >= 0 {
-            sys::close_from_to(next, notify::DESCRIPTOR - 1);
-            sys::close_from_to(notify::DESCRIPTOR + 1, c_int::MAX);
-        } else if self.stdin >= 0 || count > 0 {
+        if self.ruleset >= 0 {
+            sys::duplicate_for_now(ruleset, RULESET)?;
+        }
+        let mut next = first.saturating_add(count);
+        for (number, place) in [(self.notify, notify::DESCRIPTOR), (self.ruleset, RULESET)] {
+            if number >= 0 {
+                sys::close_from_to(next, place - 1);
+                next = place + 1;
+            }
+        }
+        if self.last() >= 0 {
             sys::close_from_to(next, c_int::MAX);
         }
         Ok(())

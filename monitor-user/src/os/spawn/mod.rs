@@ -71,6 +71,7 @@ use crate::model::{Exec, MOST_SOCKETS, Signal, SpawnFailure};
 mod child;
 mod confine;
 mod descriptors;
+mod landlock;
 mod prepared;
 mod sandbox;
 mod stack;
@@ -347,6 +348,11 @@ impl Sharing {
 /// then, only a tracer with `CAP_SYS_PTRACE` may trace what shares that memory.
 pub(crate) fn shares_memory() -> bool {
     Sharing::of_process().children > 0
+}
+
+/// Whether this kernel has what a sandbox without CAP_SYS_ADMIN needs.
+pub(crate) fn has_landlock() -> bool {
+    landlock::Landlocked::is_supported()
 }
 
 /// Starts processes. Knows what the kernel offers, and holds the stacks that children begin on.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::confine::Confined;
 use super::descriptors::ListenPid;
+use super::landlock::{LANDLOCK, Landlocked};
 use super::sandbox::Sandboxed;
 use super::{FdLimit, SpawnError, Stage};
 use crate::model::{Attempt, Exec, Identity, Instance, Limit, Output};
@@ -81,6 +82,8 @@ pub(crate) struct Prepared {
     pub(super) nice: Option<i32>,
     pub(super) confined: Confined,
     pub(super) sandbox: Option<Sandboxed>,
+    /// What of it holds instead.
+    pub(super) landlock: Option<Landlocked>,
     pub(super) limits: Vec<(u32, Limit64)>,
     /// Which of them are not as the config has them, in words.
     lowered: Vec<String>,
@@ -139,12 +142,7 @@ impl Prepared {
         let trusted = open::trusted_uids();
         let mut limits = limits(&exec.limits, fd_limit);
         let mut lowered = lower(&mut limits);
-        let mut sandbox = Sandboxed::new(exec);
-        let wanted = &exec.confinement.sandbox;
-        if wanted.optional && !wanted.is_nothing() && !sys::has_capability(CAP_SYS_ADMIN) {
-            lowered.push("sandbox has no effect: it takes CAP_SYS_ADMIN".to_owned());
-            sandbox = Ok(None);
-        }
+        let (sandbox, landlock) = sandbox(exec, &mut lowered)?;
         let confined = Confined::new(exec, trusted)?;
         lowered.extend(confined.skipped(exec));
         Ok(Self {
@@ -157,7 +155,8 @@ impl Prepared {
             identity: exec.identity.clone().filter(|wanted| !is_own(wanted)),
             trusted,
             confined,
-            sandbox: sandbox?,
+            sandbox,
+            landlock,
             working_directory: c_path(&exec.working_directory, Stage::WorkingDirectory, "enter")?,
             umask: exec.umask.unwrap_or(DEFAULT_UMASK),
             nice: exec.nice,
@@ -292,6 +291,7 @@ impl Prepared {
             Stage::Limits => self.limit_action(detail),
             Stage::Nice => format!("set nice to {}", self.nice.unwrap_or(0)),
             Stage::Sandbox => match &self.sandbox {
+                _ if detail == LANDLOCK => "restrict it by Landlock".to_owned(),
                 Some(sandbox) => sandbox.action(detail),
                 None => "set up its sandbox".to_owned(),
             },
@@ -377,6 +377,38 @@ fn stream(output: &Output, stage: Stage) -> Result<Stream, SpawnError> {
         Output::File(path) => Stream::File(c_path(path, stage, "open")?),
         Output::Log => Stream::Fifo(CString::default()),
     })
+}
+
+/// What a service sees of the host, and what holds of that where the agent may not make a mount namespace; what
+/// does not hold comes to `lowered`.
+///
+/// # Errors
+/// A path that is not there.
+fn sandbox(
+    exec: &Exec,
+    lowered: &mut Vec<String>,
+) -> Result<(Option<Sandboxed>, Option<Landlocked>), SpawnError> {
+    let sandbox = Sandboxed::new(exec)?;
+    let wanted = &exec.confinement.sandbox;
+    if wanted.is_nothing() || sys::has_capability(CAP_SYS_ADMIN) {
+        return Ok((sandbox, None));
+    }
+    let landlock = Landlocked::new(exec)?;
+    match &landlock {
+        Some(_) if Landlocked::is_all_of(wanted) => Ok((None, landlock)),
+        // It fails, and says why.
+        _ if !wanted.optional => Ok((sandbox, None)),
+        Some(_) => {
+            lowered.push(
+                "of sandbox, only read_only has an effect: the rest takes CAP_SYS_ADMIN".to_owned(),
+            );
+            Ok((None, landlock))
+        }
+        None => {
+            lowered.push("sandbox has no effect: it takes CAP_SYS_ADMIN".to_owned());
+            Ok((None, None))
+        }
+    }
 }
 
 /// Lowers what is above the agent's own hard limits to these, where it may not raise them. Returns

@@ -19,7 +19,7 @@ use crate::os::mounts;
 use crate::os::sys::{self, Errno};
 
 /// What stays writable under a read-only root.
-const KERNEL_PLACES: [&str; 3] = ["/dev", "/proc", "/sys"];
+pub(super) const KERNEL_PLACES: [&str; 3] = ["/dev", "/proc", "/sys"];
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
@@ -311,7 +311,7 @@ fn read_only(
 }
 
 /// Where a path leads. `None`: it is not there, and need not be.
-fn real(path: &Path, own: &[PathBuf]) -> Result<Option<PathBuf>, SpawnError> {
+pub(super) fn real(path: &Path, own: &[PathBuf]) -> Result<Option<PathBuf>, SpawnError> {
     let text = path.as_os_str().as_bytes();
     let (path, is_optional) = match text.strip_prefix(b"-") {
         Some(rest) => (Path::new(OsStr::from_bytes(rest)), true),
