@@ -7,13 +7,13 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::rig::{Agent, Rig};
+use support::rig::{AgentProcess, Rig};
 use support::{eventually, is_alive, needs_root, skip};
 
 /// A service that runs children, whose pids are in the file `children` of the rig's directory.
 struct Family {
     rig: Rig,
-    agent: Agent,
+    agent: AgentProcess,
 }
 
 impl Family {

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use support::eventually;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, is_soak, report};
+use support::rig::{AgentProcess, Instance, Ledger, Memory, Rig, Seeded, is_soak, report};
 use support::tracer::{Traced, Went};
 use support::{needs_root, rest};
 
@@ -49,7 +49,7 @@ struct Scene {
 
 impl Scene {
     /// An agent with the bystander alone.
-    fn new(memory: Memory) -> (Self, Agent) {
+    fn new(memory: Memory) -> (Self, AgentProcess) {
         let rig = Rig::with(memory);
         rig.sleeper("bystander");
         let mut ledger = rig.ledger();
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// The next agent, once it has taken up work.
-    fn next_agent(&mut self) -> Agent {
+    fn next_agent(&mut self) -> AgentProcess {
         self.ledger.read();
         let before = self.ledger.agents.len();
         let agent = self.rig.agent();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, report};
+use support::rig::{AgentProcess, Instance, Ledger, Memory, Rig, report};
 use support::{eventually, now};
 
 const SERVICES: usize = 2_000;
@@ -17,7 +17,7 @@ const SERVICES: usize = 2_000;
 struct Crowd {
     rig: Rig,
     ledger: Ledger,
-    agent: Agent,
+    agent: AgentProcess,
     names: Vec<String>,
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::recorder::Place;
+use support::recorder::RecorderDirs;
 use support::{Lines, Victim, needs_root, readable_by_all, respawn, skip, unprivileged};
 
 const NOW: &str = "2999-01-01T00:00:00Z";
@@ -838,7 +838,7 @@ fn kill_one() -> u32 {
 #[test]
 fn what_a_real_recorder_has_kept_is_told() {
     needs_root!("what_a_real_recorder_has_kept_is_told");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let pid = kill_one();
     place.death_of(pid);
@@ -866,7 +866,7 @@ fn what_a_real_recorder_has_kept_is_told() {
 #[test]
 fn a_cursor_holds_over_recorders_that_are_killed() {
     needs_root!("a_cursor_holds_over_recorders_that_are_killed");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let mut cursor: Option<String> = None;
     let mut seen: Vec<Value> = Vec::new();
     for round in 0..4 {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::journald::Journal;
-use support::recorder::Place;
+use support::recorder::RecorderDirs;
 use support::tools::{NOT_HERE, tool};
 use support::{Agent, Victim, eventually, needs_root, respawn, signal_to, skip};
 
@@ -234,7 +234,7 @@ fn journald_ships_the_deaths_of_units() {
         Ok(journal) => journal,
         Err(reason) => return skip(NAME, reason),
     };
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let socket = journal.path("systemd/journal/socket");
     let _recorder = place.start(&["--journald-socket", socket.to_str().unwrap()]);
     let there = place.path().join("there");

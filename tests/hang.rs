@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::cgroup::Cgroup;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, is_soak, report, switches};
+use support::rig::{AgentProcess, Instance, Ledger, Memory, Rig, is_soak, report, switches};
 use support::{
     cgroup_mount, eventually, needs_root, now, proc_status, shell, signal_to, skip, sleeping,
     start_time_ns,
@@ -30,13 +30,13 @@ const BACK_WITHIN: Duration = Duration::from_secs(4);
 const LONGER: Duration = Duration::from_millis(2500);
 
 /// A spare, once it watches the agent: by a descriptor of that.
-fn watching_spare(rig: &Rig) -> Agent {
+fn watching_spare(rig: &Rig) -> AgentProcess {
     let spare = rig.spare();
     await_watching(&spare);
     spare
 }
 
-fn await_watching(spare: &Agent) {
+fn await_watching(spare: &AgentProcess) {
     eventually("the spare watches", || {
         let open = fs::read_dir(format!("/proc/{}/fd", spare.pid())).ok()?;
         let mut open = open
@@ -47,7 +47,7 @@ fn await_watching(spare: &Agent) {
     });
 }
 
-fn stop(agent: &Agent) {
+fn stop(agent: &AgentProcess) {
     agent.signal(Signal::SIGSTOP);
     eventually("it is stopped", || {
         proc_status(agent.pid(), "State")
@@ -63,7 +63,7 @@ fn next(ledger: &mut Ledger, service: &str, old: Instance) -> Instance {
     })
 }
 
-fn has_ended(agent: &Agent) -> bool {
+fn has_ended(agent: &AgentProcess) -> bool {
     let state = proc_status(agent.pid(), "State");
     state.starts_with('Z')
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::cgroup::{Cgroup, small_cgroup};
-use support::recorder::Place;
+use support::recorder::RecorderDirs;
 use support::tools::{NOT_HERE, tool};
 use support::{
     Victim, cgroup_mount, copy_program, eventually, in_pid_namespace, needs_root, skip,
@@ -416,7 +416,7 @@ fn bundle() -> Value {
 }
 
 /// What `why` says of a pid, in JSON and in words.
-fn why(place: &Place, pid: u32) -> (Value, String) {
+fn why(place: &RecorderDirs, pid: u32) -> (Value, String) {
     let name = pid.to_string();
     let said = |more: &[&str]| {
         let words = [&["why", &name], more].concat();
@@ -438,7 +438,7 @@ fn command_line(argv: &[String]) -> String {
 }
 
 impl Killed {
-    fn check(&self, place: &Place, scene: &Scene) {
+    fn check(&self, place: &RecorderDirs, scene: &Scene) {
         let death = place.death_of(self.pid);
         let (told, words) = why(place, self.pid);
         let all = format!("{}: {told}\n{words}", self.way);
@@ -507,7 +507,7 @@ impl Killer {
     }
 }
 
-fn check_all(place: &Place, scene: &Scene, killed: &[Killed]) {
+fn check_all(place: &RecorderDirs, scene: &Scene, killed: &[Killed]) {
     let mut ways = HashMap::new();
     for one in killed {
         one.check(place, scene);
@@ -524,7 +524,7 @@ fn check_all(place: &Place, scene: &Scene, killed: &[Killed]) {
 fn why_names_each_killer_that_has_ended_since() {
     let test = "why_names_each_killer_that_has_ended_since";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let scene = Scene::new();
     let killed = scene.kill_in_all_ways(test);
@@ -535,7 +535,7 @@ fn why_names_each_killer_that_has_ended_since() {
 fn why_names_each_killer_also_if_no_recorder_lived() {
     let test = "why_names_each_killer_also_if_no_recorder_lived";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     place.start(&[]).kill();
     let scene = Scene::new();
     let killed = scene.kill_in_all_ways(test);
@@ -551,7 +551,7 @@ fn why_names_each_killer_also_if_no_recorder_lived() {
 fn four_ancestors_the_session_and_the_terminal_of_a_killer_are_known() {
     let test = "four_ancestors_the_session_and_the_terminal_of_a_killer_are_known";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let scene = Scene::new();
     let nested = scene.folder.path().join("nested");
@@ -600,7 +600,7 @@ fn four_ancestors_the_session_and_the_terminal_of_a_killer_are_known() {
 fn a_core_is_recorded_with_its_place() {
     let test = "a_core_is_recorded_with_its_place";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("prlimit");
@@ -635,7 +635,7 @@ fn a_core_is_recorded_with_its_place() {
 fn failed_exits_are_kept_of_first_processes_and_their_children_alone() {
     let test = "failed_exits_are_kept_of_first_processes_and_their_children_alone";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     // An orphan ends once it is PID 1's, and PID 1 once nobody else is left.
     let orphan = "while read pid comm state parent rest < /proc/$$/stat; [ $parent != 1 ]; do sleep 0.01; done

@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 use support::journald::Journal;
-use support::rig::Agent as Process;
+use support::rig::AgentProcess;
 use support::tools::{NOT_HERE, tool};
 use support::tracer::{Traced, Went};
 use support::{Agent, Lines, Setup, eventually, is_alive, shell, signal_to, sleeping};
@@ -840,7 +840,7 @@ fn a_logger_killed_at_any_point_of_a_rotation_loses_and_doubles_nothing() {
     let mut fifo = options.read(true).write(true).open(fifo).unwrap();
     let mut last = 0;
     let mut attempt = |point| {
-        let traced = Traced::seize(Process::from_command(&mut Alone::command(dir.path())));
+        let traced = Traced::seize(AgentProcess::from_command(&mut Alone::command(dir.path())));
         let lines = (last + 1..=last + LINES).map(|number| format!("{number:07}\n"));
         fifo.write_all(lines.collect::<String>().as_bytes())
             .unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use serde_json::Value;
-use support::rig::{Agent, Rig};
+use support::rig::{AgentProcess, Rig};
 use support::{copy_program, eventually, needs_root, readable_by_all, respawn, skip};
 
 const NOBODY: u32 = 65534;
@@ -145,7 +145,7 @@ fn an_agent_with_another_config_is_no_spare() {
     symlink(rig.path().join("config"), &link).unwrap();
     let before = rig.log().len();
     let mut command = rig.agent_command();
-    let mut spare = Agent::from_command(command.arg("--config").arg(&link));
+    let mut spare = AgentProcess::from_command(command.arg("--config").arg(&link));
     let says = format!("spare of pid {}: ", agent.pid());
     eventually("the spare waits", || {
         rig.log()[before..].contains(&says).then_some(())
@@ -155,7 +155,7 @@ fn an_agent_with_another_config_is_no_spare() {
     fs::create_dir_all(other.join("services")).unwrap();
     let before = rig.log().len();
     let mut command = rig.agent_command();
-    let mut second = Agent::from_command(command.arg("--config").arg(&other));
+    let mut second = AgentProcess::from_command(command.arg("--config").arg(&other));
     let status = second.ended();
     let said = rig.log()[before..].to_owned();
     assert_eq!(status.code(), Some(1), "{said}");
@@ -177,7 +177,7 @@ fn an_agent_with_another_config_is_no_spare() {
     // An agent that works no more decides nothing for the next one.
     let before = ledger.agents.len();
     let mut command = rig.agent_command();
-    let mut next = Agent::from_command(command.arg("--config").arg(&other));
+    let mut next = AgentProcess::from_command(command.arg("--config").arg(&other));
     ledger.next_agent(before);
     assert!(rig.run(&["shutdown"]).status.success());
     next.ended();

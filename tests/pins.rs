@@ -974,7 +974,7 @@ fn a_runtime_directory_that_went_with_its_mount_namespace_is_gone() {
     for (key, value) in inner.get_envs() {
         outer.env(key, value.unwrap());
     }
-    let mut agent = support::rig::Agent::from_command(outer.stdin(Stdio::null()));
+    let mut agent = support::rig::AgentProcess::from_command(outer.stdin(Stdio::null()));
     eventually("the service runs", || {
         (rig.live("web").len() == 1).then_some(())
     });

@@ -10,7 +10,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::needs_root;
-use support::rig::{Agent, Distribution, Ledger, Memory, Rig, Seeded, is_soak, report};
+use support::rig::{AgentProcess, Distribution, Ledger, Memory, Rig, Seeded, is_soak, report};
 use support::{eventually, now, rest};
 
 /// Who starts work again after an agent's death.
@@ -74,8 +74,8 @@ struct Race {
     next: Next,
     rig: Rig,
     ledger: Ledger,
-    agent: Agent,
-    spare: Option<Agent>,
+    agent: AgentProcess,
+    spare: Option<AgentProcess>,
     /// The one that is killed with the agent.
     victim: (u32, u64),
     /// The one that is not.

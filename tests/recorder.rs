@@ -18,7 +18,7 @@ use support::bpf::Object;
 use support::cgroup::small_cgroup;
 use support::clock::wall_clock;
 use support::journald::Journal;
-use support::recorder::Place;
+use support::recorder::RecorderDirs;
 use support::rig::{Seeded, report};
 use support::shipper::Shipped;
 use support::{Victim, eventually, in_pid_namespace, needs_root, signal_to, skip};
@@ -58,7 +58,7 @@ fn knows_programs(death: &Value) -> bool {
 #[test]
 fn who_killed_it_is_known_though_the_killer_is_gone() {
     needs_root!("who_killed_it_is_known_though_the_killer_is_gone");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     // Three shells deep, none of which is left afterwards.
     let pid = kill_by(
@@ -101,7 +101,7 @@ fn who_killed_it_is_known_though_the_killer_is_gone() {
 #[test]
 fn what_asked_for_the_end_before_is_known_too() {
     needs_root!("what_asked_for_the_end_before_is_known_too");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     // It handles SIGTERM, says so, and is killed by another.
     let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done";
@@ -129,7 +129,7 @@ fn what_asked_for_the_end_before_is_known_too() {
 fn a_login_is_known_whatever_the_sender_has_become() {
     let name = "a_login_is_known_whatever_the_sender_has_become";
     needs_root!(name);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let victim = sleeper();
     let pid = victim.pid();
@@ -151,7 +151,7 @@ fn a_login_is_known_whatever_the_sender_has_become() {
 #[test]
 fn a_timeout_is_known_for_what_it_is() {
     needs_root!("a_timeout_is_known_for_what_it_is");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let mut timeout = Command::new("timeout");
     timeout.args(["-s", "KILL", "0.2", "sh", "-c", "echo $$; exec sleep 4242"]);
@@ -172,7 +172,7 @@ fn an_out_of_memory_kill_in_a_cgroup_is_known() {
     let Some(cgroup) = small_cgroup() else {
         return skip(NAME, "no cgroup whose memory can be limited");
     };
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let mut victim = Victim::start(env!("CARGO_BIN_EXE_culprit"), &["eat"]);
     cgroup.add(victim.pid());
@@ -197,7 +197,7 @@ fn an_out_of_memory_kill_in_a_cgroup_is_known() {
 #[test]
 fn normal_ends_are_left_out_unless_all_are_asked_for() {
     needs_root!("normal_ends_are_left_out_unless_all_are_asked_for");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let recorder = place.start(&[]);
     let [zero, three] = [0, 3].map(ended_with);
     let mut first = in_pid_namespace("exit 7");
@@ -226,7 +226,7 @@ fn normal_ends_are_left_out_unless_all_are_asked_for() {
 #[test]
 fn what_happens_while_no_recorder_runs_is_recorded_by_the_next() {
     needs_root!("what_happens_while_no_recorder_runs_is_recorded_by_the_next");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     place.start(&[]).kill();
     let pids: Vec<u32> = (0..20)
         .map(|_| kill_by(sleeper(), "kill -9 $0; true"))
@@ -243,7 +243,7 @@ fn what_happens_while_no_recorder_runs_is_recorded_by_the_next() {
 #[test]
 fn a_recorder_that_is_killed_at_any_moment_loses_and_doubles_nothing() {
     needs_root!("a_recorder_that_is_killed_at_any_moment_loses_and_doubles_nothing");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let mut pids = Vec::new();
     for round in 0..20_u64 {
         let recorder = place.start(&[]);
@@ -279,7 +279,7 @@ fn a_recorder_that_is_killed_at_any_moment_loses_and_doubles_nothing() {
 fn while_the_disk_is_full_deaths_wait() {
     let name = "while_the_disk_is_full_deaths_wait";
     needs_root!(name);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     fs::create_dir(place.dir()).unwrap();
     let size = Some("size=8m,mode=0700");
     if mount(
@@ -316,7 +316,7 @@ fn while_the_disk_is_full_deaths_wait() {
 #[test]
 fn arguments_are_told_as_they_are_and_secrets_are_not() {
     needs_root!("arguments_are_told_as_they_are_and_secrets_are_not");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let recorder = place.start(&[]);
     let killed = |arguments: &[&str]| {
         // Whatever the arguments, it sleeps.
@@ -375,7 +375,7 @@ fn place_of_arguments(pid: u32) -> u64 {
 fn arguments_that_a_process_has_rewritten_are_told_as_they_are_then() {
     let test = "arguments_that_a_process_has_rewritten_are_told_as_they_are_then";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&[]);
     let mut victim = sleeper();
     // As PostgreSQL and others say in `ps` what they do.
@@ -404,7 +404,7 @@ fn arguments_that_a_process_has_rewritten_are_told_as_they_are_then() {
 fn a_clock_that_is_set_back_changes_neither_order_nor_age() {
     let test = "a_clock_that_is_set_back_changes_neither_order_nor_age";
     needs_root!(test);
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let flag = place.path().join("set-back");
     let Some(library) = wall_clock(place.path(), &flag) else {
         return skip(test, "no C compiler, with which another wall clock is made");
@@ -445,7 +445,7 @@ fn a_clock_that_is_set_back_changes_neither_order_nor_age() {
 #[test]
 fn a_file_that_ends_in_the_middle_of_a_line_is_gone_on_with() {
     needs_root!("a_file_that_ends_in_the_middle_of_a_line_is_gone_on_with");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let recorder = place.start(&[]);
     let before = kill_by(sleeper(), "kill -9 $0");
     let seq = place.death_of(before)["seq"].as_u64().unwrap();
@@ -473,7 +473,7 @@ fn a_file_that_ends_in_the_middle_of_a_line_is_gone_on_with() {
 fn what_finds_no_room_in_the_kernel_is_counted_one_by_one() {
     const DEATHS: u64 = 400;
     needs_root!("what_finds_no_room_in_the_kernel_is_counted_one_by_one");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     // The recorder is stopped while they die, and has room for some.
     let script = format!(
         "$RESPAWN recorder --ring-bytes 65536 & recorder=$!; read line
@@ -525,7 +525,7 @@ fn what_finds_no_room_in_the_kernel_is_counted_one_by_one() {
 #[test]
 fn the_files_stay_within_their_size_and_are_for_root_and_a_group() {
     needs_root!("the_files_stay_within_their_size_and_are_for_root_and_a_group");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let _recorder = place.start(&["--max-size=64KiB", "--group=0"]);
     for _ in 0..60 {
         let mut victim = sleeper();
@@ -553,7 +553,7 @@ fn the_files_stay_within_their_size_and_are_for_root_and_a_group() {
 #[test]
 fn a_directory_that_others_may_change_is_refused() {
     needs_root!("a_directory_that_others_may_change_is_refused");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let dir = place.dir();
     let refused = || {
         let output = place.command(&["recorder"]).output().unwrap();
@@ -581,7 +581,7 @@ fn a_units_death_is_among_its_lines_in_a_real_journald() {
         Ok(journal) => journal,
         Err(reason) => return skip(name, reason),
     };
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let socket = journal.path("systemd/journal/socket");
     let _recorder = place.start(&["--journald-socket", socket.to_str().unwrap()]);
     let victim = Victim::start("/usr/bin/sleep", &["100000"]);
@@ -699,7 +699,7 @@ fn journald_has_what_is_known_of_a_death_in_fields() {
         Ok(journal) => journal,
         Err(reason) => return skip(name, reason),
     };
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let socket = journal.path("systemd/journal/socket");
     let _recorder = place.start(&["--journald-socket", socket.to_str().unwrap()]);
     let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done";
@@ -746,7 +746,7 @@ fn what_journald_does_not_read_waits_and_what_it_never_gets_is_counted() {
         Ok(journal) => journal,
         Err(reason) => return skip(name, reason),
     };
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let socket = journal.path("systemd/journal/socket");
     let socket = ["--journald-socket", socket.to_str().unwrap()];
     let recorder = place.start(&socket);
@@ -813,7 +813,7 @@ fn what_journald_does_not_read_waits_and_what_it_never_gets_is_counted() {
 fn a_shipper_gets_each_death_once_whoever_is_killed() {
     const DEATHS: &str = "30";
     needs_root!("a_shipper_gets_each_death_once_whoever_is_killed");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let start = || place.start(&["--max-size=2MiB"]);
     let [shipped, undisturbed] =
         ["shipped", "undisturbed"].map(|name| Shipped::new(place.path().join(name)));
@@ -885,7 +885,7 @@ fn what_is_not_kept_takes_no_room_in_the_ring_and_wakes_nobody() {
     const UNKEPT: u64 = 1000;
     const KEPT: u64 = 20;
     needs_root!("what_is_not_kept_takes_no_room_in_the_ring_and_wakes_nobody");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     // Each shell ends with 0, and of its three children each with 1: nobody's main process.
     let script = format!(
         "$RESPAWN recorder & recorder=$!
@@ -954,7 +954,7 @@ fn what_is_not_kept_takes_no_room_in_the_ring_and_wakes_nobody() {
 #[test]
 fn there_is_one_recorder_for_a_pin_directory() {
     needs_root!("there_is_one_recorder_for_a_pin_directory");
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let recorder = place.start(&[]);
     let output = place.command(&["recorder"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

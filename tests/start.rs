@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::rig::{Agent, Rig, report};
+use support::rig::{AgentProcess, Rig, report};
 use support::{Watch, needs_root, now, proc_status, skip};
 
 /// The most that either may take, in KiB.
@@ -48,7 +48,7 @@ fn assert_small(what: &str, pid: u32) {
 }
 
 /// Starts an agent, and waits until the service runs.
-fn started(rig: &Rig, what: &str, known: usize) -> Agent {
+fn started(rig: &Rig, what: &str, known: usize) -> AgentProcess {
     let mut ledger = rig.ledger();
     let before = now();
     let agent = rig.agent();
@@ -136,7 +136,7 @@ fn an_agent_starts_in_a_small_cgroup() {
                 .filter_map(|(key, value)| Some((key, value?))),
         )
         .stdin(Stdio::null());
-    let mut agent = Agent::from_command(&mut command);
+    let mut agent = AgentProcess::from_command(&mut command);
     let mut ledger = rig.ledger();
     ledger.current("web");
     assert!(rig.pin("EVENTS").exists(), "without eBPF");

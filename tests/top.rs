@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use support::cgroup::Cgroup;
-use support::rig::{Agent, Ledger, Rig};
+use support::rig::{AgentProcess, Ledger, Rig};
 use support::tmux::{self, Tmux};
 use support::{Victim, cgroup_mount, eventually, is_root, needs_root, proc_status, skip};
 
@@ -81,7 +81,7 @@ fn break_it(rig: &Rig, name: &str) {
 }
 
 /// An agent with services of which one has failed, one has ended, and one just runs.
-fn scene(rig: &Rig) -> (Agent, Ledger) {
+fn scene(rig: &Rig) -> (AgentProcess, Ledger) {
     rig.sleeper("calm");
     rig.service("done", r#"["/bin/true"]"#, r#"restart = "no""#);
     fragile(rig, "flaky");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::rig::{Agent, Memory, Rig};
+use support::rig::{AgentProcess, Memory, Rig};
 use support::{eventually, needs_root, skip};
 
 /// One of several agents with one config, each with directories of its own.
@@ -48,14 +48,14 @@ impl Side<'_> {
         command
     }
 
-    fn agent(&self) -> Agent {
+    fn agent(&self) -> AgentProcess {
         let mut command = self.command(&self.rig.command(&["agent", "--log=info"]));
         let log = fs::File::options()
             .append(true)
             .create(true)
             .open(self.rig.path().join("log"))
             .unwrap();
-        Agent::from_command(command.stdout(Stdio::null()).stderr(log))
+        AgentProcess::from_command(command.stdout(Stdio::null()).stderr(log))
     }
 
     /// The pid of its service, once it runs.
@@ -88,7 +88,7 @@ fn kill_9(pid: u32) {
 
 /// Each agent dies and comes back, and each has its service as before.
 fn assert_apart(sides: &[Side<'_>]) {
-    let mut agents: Vec<Agent> = Vec::new();
+    let mut agents: Vec<AgentProcess> = Vec::new();
     let mut pids: Vec<u32> = Vec::new();
     for side in sides {
         agents.push(side.agent());

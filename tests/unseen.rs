@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig};
+use support::rig::{AgentProcess, Instance, Ledger, Memory, Rig};
 use support::{eventually, signal_to};
 
 /// A service that a failure of its own keeps down for longer than any test.
 struct Scene {
     rig: Rig,
     ledger: Ledger,
-    agent: Agent,
+    agent: AgentProcess,
     web: Instance,
 }
 

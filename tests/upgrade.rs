@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
-use support::rig::{Agent, Instance, Ledger, Memory, Rig, Seeded, report};
+use support::rig::{AgentProcess, Instance, Ledger, Memory, Rig, Seeded, report};
 use support::scene::Scene;
 use support::{eventually, is_alive, needs_root, now, previous, respawn, signal_to, skip};
 
@@ -338,7 +338,7 @@ struct Crowd {
     upgrade: Upgrade,
     names: Vec<String>,
     ledger: Ledger,
-    agent: Agent,
+    agent: AgentProcess,
     /// Those whose exits may not be in the journal yet.
     dead: Vec<Option<Instance>>,
     /// How long the last takeover took.

@@ -9,8 +9,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-use support::recorder::Place;
-use support::rig::{Agent, Rig, report};
+use support::recorder::RecorderDirs;
+use support::rig::{AgentProcess, Rig, report};
 use support::{IN_PID_NAMESPACE, Lines, needs_root, respawn};
 
 /// Instructions that the verifier may process for one program.
@@ -59,7 +59,7 @@ fn of_an_agent(wrapper: &[&str]) -> Vec<String> {
             .get_envs()
             .filter_map(|(key, value)| Some((key, value?))),
     );
-    let _agent = Agent::from_command(&mut command);
+    let _agent = AgentProcess::from_command(&mut command);
     rig.ledger().next_agent(0);
     let said = fs::read_to_string(path).unwrap();
     said.lines().map(str::to_owned).collect()
@@ -67,7 +67,7 @@ fn of_an_agent(wrapper: &[&str]) -> Vec<String> {
 
 /// What a recorder says until it records.
 fn of_a_recorder(more: &[&str]) -> Vec<String> {
-    let place = Place::new();
+    let place = RecorderDirs::new();
     let arguments = [more, &["--log", LOG]].concat();
     place.start(&arguments).kill();
     place.log().lines().map(str::to_owned).collect()

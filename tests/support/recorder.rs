@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::{eventually, respawn, signal_to};
 
 /// Directories that outlive the recorders of one test.
-pub struct Place {
+pub struct RecorderDirs {
     dir: TempDir,
     pin_dir: PathBuf,
 }
@@ -20,7 +20,7 @@ pub struct Place {
 /// A recorder that runs.
 pub struct Recorder(Child);
 
-impl Default for Place {
+impl Default for RecorderDirs {
     /// New directories.
     fn default() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -36,7 +36,7 @@ impl Default for Place {
     }
 }
 
-impl Place {
+impl RecorderDirs {
     /// New directories.
     pub fn new() -> Self {
         Self::default()
@@ -128,7 +128,7 @@ impl Place {
 
 const RECORDING: &str = "recording deaths in";
 
-impl Drop for Place {
+impl Drop for RecorderDirs {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the recorder's log:\n{}", self.log());

@@ -207,12 +207,12 @@ impl Rig {
     }
 
     /// Starts an agent.
-    pub fn agent(&self) -> Agent {
-        Agent(self.agent_command().spawn().expect("respawn"))
+    pub fn agent(&self) -> AgentProcess {
+        AgentProcess(self.agent_command().spawn().expect("respawn"))
     }
 
     /// Starts an agent that has to wait, and returns when it does.
-    pub fn spare(&self) -> Agent {
+    pub fn spare(&self) -> AgentProcess {
         let waits = |log: &str| log.matches("another agent works in").count();
         let before = waits(&self.log());
         let spare = self.agent();
@@ -404,9 +404,9 @@ pub(crate) fn remove_folders(path: &Path) {
 }
 
 /// An agent that the test started; killed when the value goes.
-pub struct Agent(Child);
+pub struct AgentProcess(Child);
 
-impl Agent {
+impl AgentProcess {
     /// Starts a command that ends up as an agent.
     pub fn from_command(command: &mut Command) -> Self {
         Self(command.spawn().expect("respawn"))
@@ -439,7 +439,7 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for AgentProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -451,7 +451,7 @@ pub type Instance = (u32, u64);
 
 /// What the journal tells of one instance.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct InstanceEvents {
     /// Events `started`.
     pub started: usize,
     /// Events `adopted`.
@@ -469,7 +469,7 @@ pub struct Ledger {
     file: Option<File>,
     rest: Vec<u8>,
     /// By service and instance.
-    pub instances: BTreeMap<(String, Instance), Told>,
+    pub instances: BTreeMap<(String, Instance), InstanceEvents>,
     /// For each service, the last instance that was started or adopted, and by how many agents'
     /// starts that was preceded.
     pub last: BTreeMap<String, (Instance, usize)>,
@@ -537,7 +537,7 @@ impl Ledger {
     }
 
     /// All instances of a service that were told of.
-    pub fn instances_of(&self, service: &str) -> impl Iterator<Item = (Instance, &Told)> {
+    pub fn instances_of(&self, service: &str) -> impl Iterator<Item = (Instance, &InstanceEvents)> {
         let first = (service.to_owned(), (0, 0));
         let last = (service.to_owned(), (u32::MAX, u64::MAX));
         let of = self.instances.range(first..=last);
@@ -545,7 +545,7 @@ impl Ledger {
     }
 
     /// What is told of an instance.
-    pub fn told(&self, service: &str, instance: Instance) -> &Told {
+    pub fn told(&self, service: &str, instance: Instance) -> &InstanceEvents {
         &self.instances[&(service.to_owned(), instance)]
     }
 

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::rig::{Agent, Instance, Ledger, Memory, Rig};
+use crate::rig::{AgentProcess, Instance, Ledger, Memory, Rig};
 use crate::signal_to;
 
 /// The service "web" that sleeps, and its agent.
@@ -13,7 +13,7 @@ pub struct Scene {
     /// What the journal tells.
     pub ledger: Ledger,
     /// The agent at work.
-    pub agent: Agent,
+    pub agent: AgentProcess,
     /// The instance that runs.
     pub web: Instance,
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::rig::Agent;
+use crate::rig::AgentProcess;
 use crate::{eventually, now};
 
 /// After so many looks without a stop the agent is taken to wait for something.
@@ -29,7 +29,7 @@ const WAITS: &[i64] = &[
 
 /// A traced agent, stopped. It goes with its tracer.
 pub struct Traced {
-    agent: Agent,
+    agent: AgentProcess,
 }
 
 /// How far the agent went.
@@ -43,7 +43,7 @@ pub enum Went {
 
 impl Traced {
     /// Begins to trace a running agent, once it has nothing to do.
-    pub fn seize(agent: Agent) -> Self {
+    pub fn seize(agent: AgentProcess) -> Self {
         let traced = Self { agent };
         eventually("the agent waits", || {
             let call = std::fs::read_to_string(format!("/proc/{}/syscall", traced.pid()));
@@ -61,7 +61,7 @@ impl Traced {
         // SAFETY: the call is safe between fork and exec: it touches no memory.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
         let traced = Self {
-            agent: Agent::from_command(&mut command),
+            agent: AgentProcess::from_command(&mut command),
         };
         waitpid(traced.pid(), None).expect("waitpid");
         ptrace::setoptions(traced.pid(), options()).expect("ptrace");

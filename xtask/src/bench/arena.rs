@@ -62,7 +62,7 @@ struct Service {
 
 /// One line of a service.
 #[derive(Debug, PartialEq, Eq)]
-struct Told<'a> {
+struct ServiceLine<'a> {
     what: &'a str,
     id: &'a str,
     pid: Pid,
@@ -206,14 +206,15 @@ impl Arena {
     fn hear(&mut self) -> Result<()> {
         self.told.fill()?;
         while let Some(line) = self.told.take() {
-            let told = Told::read(&line).with_context(|| format!("a service told {line:?}"))?;
+            let told =
+                ServiceLine::read(&line).with_context(|| format!("a service told {line:?}"))?;
             take_in(&mut self.services, &told);
         }
         Ok(())
     }
 }
 
-fn take_in(services: &mut HashMap<String, Service>, told: &Told<'_>) {
+fn take_in(services: &mut HashMap<String, Service>, told: &ServiceLine<'_>) {
     let known = services.entry(told.id.to_string());
     let service = known.or_insert(Service {
         pid: told.pid,
@@ -236,7 +237,7 @@ fn take_in(services: &mut HashMap<String, Service>, told: &Told<'_>) {
     }
 }
 
-impl<'a> Told<'a> {
+impl<'a> ServiceLine<'a> {
     fn read(line: &'a str) -> Option<Self> {
         let mut words = line.split(' ');
         let told = Self {
@@ -257,7 +258,7 @@ mod tests {
     fn hears_of_starts_in_order() {
         let mut services = HashMap::new();
         let mut hear = |line| {
-            take_in(&mut services, &Told::read(line).unwrap());
+            take_in(&mut services, &ServiceLine::read(line).unwrap());
             services["a"].clone()
         };
         assert!(hear("running a 7 100").ready);
@@ -270,7 +271,7 @@ mod tests {
         );
         assert!(hear("touched a 8 250").ready);
         for wrong in ["", "started a 7", "started a x 1", "started a 7 1 2"] {
-            assert_eq!(Told::read(wrong), None, "{wrong}");
+            assert_eq!(ServiceLine::read(wrong), None, "{wrong}");
         }
     }
 }

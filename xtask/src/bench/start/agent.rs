@@ -24,7 +24,7 @@ pub(super) struct Service {
 
 /// A running `respawn agent` with a config of its own; stopped, with its services, when the value
 /// goes.
-pub(super) struct Agent<'a> {
+pub(super) struct MeasuredAgent<'a> {
     bench: &'a Bench,
     process: Started,
     runtime_dir: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Agent<'a> {
     is_killed: bool,
 }
 
-impl<'a> Agent<'a> {
+impl<'a> MeasuredAgent<'a> {
     /// Starts one whose services each touch so much memory.
     pub(super) fn start(
         bench: &'a Bench,
@@ -83,7 +83,7 @@ impl<'a> Agent<'a> {
     }
 }
 
-impl Drop for Agent<'_> {
+impl Drop for MeasuredAgent<'_> {
     fn drop(&mut self) {
         if self.is_killed {
             return;

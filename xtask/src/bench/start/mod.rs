@@ -8,7 +8,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use self::agent::{Agent, Service};
+use self::agent::{MeasuredAgent, Service};
 use super::{
     Aim, Bench, Figures,
     arena::Arena,
@@ -87,7 +87,7 @@ pub(super) fn run(bench: &Bench) -> Result<Figures> {
                 }
                 Found::Kernel => {}
                 Found::Pins => {
-                    let agent = Agent::start(bench, &arena, &services, 0)?;
+                    let agent = MeasuredAgent::start(bench, &arena, &services, 0)?;
                     arena.wait_until_back(&ids, monotonic_ns()?, &bench.interrupt)?;
                     agent.kill()?;
                     arena.kill(&ids)?;
@@ -95,7 +95,7 @@ pub(super) fn run(bench: &Bench) -> Result<Figures> {
                 }
             }
             let started_at = monotonic_ns()?;
-            let agent = Agent::start(bench, &arena, &services, 0)?;
+            let agent = MeasuredAgent::start(bench, &arena, &services, 0)?;
             let took = arena.wait_until_back(&ids, started_at, &bench.interrupt)?;
             measured.times_ns.push(took);
             measured.peak_kib = measured.peak_kib.max(peak_kib(agent.pid())?);
