@@ -265,7 +265,7 @@ fn read_text(path: &Path) -> Result<(String, bool)> {
     let text = String::from_utf8(bytes)
         .ok()
         .filter(|text| !text.contains('\0'))
-        .with_context(|| format!("cannot read {}: it is no text in UTF-8", path.display()))?;
+        .with_context(|| format!("cannot read {}: it is not UTF-8 text", path.display()))?;
     Ok((text, found.mode() & 0o004 == 0))
 }
 

@@ -175,7 +175,7 @@ impl Conversion<'_> {
             return;
         }
         if is_login {
-            let message = "it is no login shell: its name has no '-'";
+            let message = "it is not a login shell: its name has no '-'";
             imported.find(Approximated, Some(&name), place, text, message);
         }
         let file = self.text.path.file_name().unwrap_or_default();

@@ -400,7 +400,7 @@ impl Directory<'_> {
             Ok(0) => Some(json!("infinity")),
             Ok(number) => Some(values::duration(std::time::Duration::from_millis(number))),
             Err(_) => {
-                self.find(Lost, name, &text, "this is no number of milliseconds");
+                self.find(Lost, name, &text, "this is not a number of milliseconds");
                 None
             }
         }
@@ -816,7 +816,7 @@ impl Chain {
                 Ok(nice) => _ = self.keys.insert("nice".to_owned(), json!(nice)),
                 Err(_) => self
                     .lost
-                    .push((number, format!("-n {value}"), "this is no number")),
+                    .push((number, format!("-n {value}"), "this is not a number")),
             },
             'm' => {
                 for which in ["data", "stack", "memlock", "as"] {
@@ -928,7 +928,7 @@ impl Chain {
             }
             None => self
                 .lost
-                .push((number, format!("umask {text}"), "this is no mask")),
+                .push((number, format!("umask {text}"), "this is not a mask")),
         }
     }
 }

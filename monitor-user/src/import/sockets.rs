@@ -138,7 +138,7 @@ impl Sockets {
             },
             None if SILENT.contains(&from.key.as_str()) => {}
             None if from.key.starts_with("Listen") => {
-                self.find(Lost, from, "it is no socket that can be held");
+                self.find(Lost, from, "it is not a socket that can be held");
             }
             None => self.find(Approximated, from, "it is not carried over"),
         }
@@ -149,7 +149,7 @@ impl Sockets {
         if let Some(directory) = directory.filter(|it| it.is_absolute() && *it != Path::new("/run"))
         {
             let message = format!(
-                "{} has to be there before the start, and writable for root alone",
+                "{} has to be there before the start, and writable only for root",
                 directory.display()
             );
             self.find(Approximated, from, message);

@@ -46,7 +46,7 @@ const KNOWN: &[&str] = &[
 pub(super) fn convert(text: &Text, host: &Host, imported: &mut Imported) {
     let (pairs, bad) = ini::parse(&text.text);
     for (line, bad) in bad {
-        let message = "it is no section and no key with a value, and is left out";
+        let message = "it is neither a section nor a key with a value, and is left out";
         imported.find(Approximated, None, (&text.path, Some(line)), &bad, message);
     }
     let mut sections: BTreeMap<&str, Vec<&Pair>> = BTreeMap::new();
@@ -205,7 +205,7 @@ impl Program<'_> {
                 ["0", "false", "no", "off"].contains(&pair.value.to_ascii_lowercase().as_str());
             match (is_log, is_off) {
                 (true, true) => {}
-                (true, false) => self.find(Approximated, &pair, "output goes to its file alone"),
+                (true, false) => self.find(Approximated, &pair, "output only goes to its file"),
                 (false, _) if pair.key == "serverurl" => {
                     self.find(Harmless, &pair, "there is none")
                 }
@@ -351,7 +351,7 @@ impl Program<'_> {
                 .filter(|mask| *mask <= 0o777)
             {
                 Some(mask) => service.set("umask", format!("{mask:04o}"), &self.origin(&pair)),
-                None => self.find(Lost, &pair, "this is no mask"),
+                None => self.find(Lost, &pair, "this is not a mask"),
             }
         }
         self.start(service);
@@ -431,7 +431,7 @@ impl Program<'_> {
             return self.find(
                 Lost,
                 &pair,
-                "it is no list of KEY=value with commas between",
+                "it is not a list of KEY=value with commas between",
             );
         };
         let mut table = Map::new();
@@ -466,7 +466,7 @@ impl Program<'_> {
         match pair.value.parse() {
             Ok(seconds) => Some((seconds, pair)),
             Err(_) => {
-                self.find(Lost, &pair, "this is no number of seconds");
+                self.find(Lost, &pair, "this is not a number of seconds");
                 None
             }
         }
@@ -496,7 +496,7 @@ impl Program<'_> {
             let codes = pair.value.split(',').map(|code| code.trim().parse::<u8>());
             match codes.collect::<Result<BTreeSet<_>, _>>() {
                 Ok(codes) => service.set("success_exit_status", json!(codes), &self.origin(&pair)),
-                Err(_) => self.find(Lost, &pair, "these are no exit statuses"),
+                Err(_) => self.find(Lost, &pair, "these are not exit statuses"),
             }
         }
         if let Some((seconds, pair)) = self.seconds("startsecs") {

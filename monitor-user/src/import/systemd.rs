@@ -132,7 +132,7 @@ impl<'a> Unit<'a> {
             bad.extend(worse.into_iter().map(|bad| (path.clone(), bad)));
         }
         for (path, bad) in bad {
-            let message = "it is no section, no KEY=VALUE and no comment, and is left out";
+            let message = "it is not a section, a KEY=VALUE or a comment, and is left out";
             imported.find(
                 Approximated,
                 Some(name),

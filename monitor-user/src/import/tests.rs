@@ -819,7 +819,7 @@ fn socket_units_become_the_sockets_of_their_service() {
         (
             "ListenFIFO",
             Severity::Lost,
-            "it is no socket that can be held",
+            "it is not a socket that can be held",
         ),
         (
             "KeepAlive",

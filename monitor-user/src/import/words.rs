@@ -67,7 +67,7 @@ fn unescape(rest: &mut std::str::Chars<'_>) -> Result<char, String> {
             .collect();
         let code = u32::from_str_radix(&text, radix).ok();
         let found = code.and_then(char::from_u32).filter(|c| *c != '\0');
-        found.ok_or_else(|| format!("the escape \\{text} is no character"))
+        found.ok_or_else(|| format!("the escape \\{text} is not a character"))
     };
     match c {
         'a' => Ok('\u{7}'),

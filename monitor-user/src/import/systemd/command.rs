@@ -96,8 +96,7 @@ impl Unit<'_> {
             let message = "the commands before the last one are in before_start";
             self.find(Harmless, &from, message);
         } else if !before.is_empty() {
-            let message =
-                "systemd takes several commands of a oneshot alone; only this one is kept";
+            let message = "systemd takes several commands only of a oneshot; only this one is kept";
             self.find(Lost, &from, message);
             before.clear();
         }

@@ -30,7 +30,7 @@ impl Unit<'_> {
                 Ok(names) => self.set("capabilities", json!(names), &meant),
                 Err(name) => {
                     if let Some(from) = meant.last() {
-                        self.find(Lost, from, format!("{name} is no capability"));
+                        self.find(Lost, from, format!("{name} is not a capability"));
                     }
                 }
             }

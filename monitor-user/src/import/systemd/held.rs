@@ -57,7 +57,7 @@ impl Unit<'_> {
                 self.set("fd_store", MOST_STORED, &[from]);
             }
             Ok(number) => self.set("fd_store", number, &[from]),
-            Err(_) => self.find(Lost, &from, "this is no such number"),
+            Err(_) => self.find(Lost, &from, "this is not such a number"),
         }
     }
 }

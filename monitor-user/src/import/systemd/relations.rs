@@ -67,7 +67,7 @@ impl Unit<'_> {
                             self.find(Lost, &from, message);
                         }
                         (None, None) => {
-                            let message = format!("{other} is no service, and is left out");
+                            let message = format!("{other} is not a service, and is left out");
                             self.find(Harmless, &from, message);
                         }
                     }

@@ -70,7 +70,7 @@ impl Unit<'_> {
         match values::time_span(&from.value) {
             Some(Some(span)) => self.set(into, values::duration(span), &[from]),
             Some(None) => self.find(Approximated, &from, "it is not without an end here"),
-            None => self.find(Lost, &from, "this is no time span"),
+            None => self.find(Lost, &from, "this is not a time span"),
         }
     }
 
@@ -112,7 +112,7 @@ impl Unit<'_> {
             }
             _ => {
                 if let Some(last) = from.last().cloned() {
-                    self.find(Lost, &last, "this is no number or time span");
+                    self.find(Lost, &last, "this is not a number or time span");
                 }
             }
         }
@@ -150,7 +150,7 @@ impl Unit<'_> {
                     }
                     Err(_) => match EXIT_NAMES.iter().find(|(name, _)| *name == word) {
                         Some((_, status)) => _ = statuses.insert(*status),
-                        None => self.find(Lost, from, format!("{word} is no exit status")),
+                        None => self.find(Lost, from, format!("{word} is not an exit status")),
                     },
                 }
             }

@@ -221,7 +221,7 @@ impl Unit<'_> {
                             self.find(Approximated, &from, message);
                         }
                         (false, false) => {
-                            self.find(Lost, &from, "this is no absolute path");
+                            self.find(Lost, &from, "this is not an absolute path");
                         }
                         (false, true) => {
                             paths.push(json!(path));

@@ -120,7 +120,7 @@ impl Unit<'_> {
                     let span = span.filter(|span| !span.is_zero());
                     self.set("stop_timeout", values::timeout(span), &[from]);
                 }
-                None => self.find(Lost, &from, "this is no time span"),
+                None => self.find(Lost, &from, "this is not a time span"),
             },
             None => {
                 let origin = "systemd's default".to_owned();
@@ -149,7 +149,7 @@ impl Unit<'_> {
                     self.find(Approximated, &from, "it may run for as long as it takes");
                 }
                 Some(_) => self.find(Harmless, &from, "it is up as soon as it runs"),
-                None => self.find(Lost, &from, "this is no time span"),
+                None => self.find(Lost, &from, "this is not a time span"),
             }
         }
         if let Some(from) = self.last("Service", "WatchdogSec") {
@@ -158,7 +158,7 @@ impl Unit<'_> {
                 Some(Some(span)) if !is_forking && self.host.knows("watchdog = \"30s\"") => {
                     self.set("watchdog", values::duration(span), &[from]);
                 }
-                _ => self.find(Lost, &from, "nobody watches whether it still works"),
+                _ => self.find(Lost, &from, "nothing checks whether it still works"),
             }
         }
     }

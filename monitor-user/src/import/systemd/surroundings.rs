@@ -68,7 +68,7 @@ impl Unit<'_> {
             let mask = u32::from_str_radix(&from.value, 8).ok();
             match mask.filter(|mask| *mask <= 0o777) {
                 Some(mask) => self.set("umask", format!("{mask:04o}"), &[from]),
-                None => self.find(Lost, &from, "this is no mask"),
+                None => self.find(Lost, &from, "this is not a mask"),
             }
         }
         self.number("Nice", "nice", -20..=19);
@@ -82,7 +82,7 @@ impl Unit<'_> {
         };
         match from.value.parse().ok().filter(|it| range.contains(it)) {
             Some(number) => self.set(into, number, &[from]),
-            None => self.find(Lost, &from, "this is no such number"),
+            None => self.find(Lost, &from, "this is not such a number"),
         }
     }
 
@@ -121,7 +121,7 @@ impl Unit<'_> {
                     Some((name, value)) if !name.is_empty() => {
                         table.insert(name.to_owned(), value.to_owned());
                     }
-                    _ => self.find(Lost, from, "a word of it is no NAME=VALUE"),
+                    _ => self.find(Lost, from, "a word of it is not NAME=VALUE"),
                 }
             }
         }
