@@ -60,6 +60,28 @@ pub(crate) struct Args {
     check_reproducible: bool,
 }
 
+/// Make the container image, an archive with an OCI layout: the same as `dist image`
+#[derive(clap::Args)]
+pub(crate) struct ImageArgs {
+    /// The architecture; this machine's own by default
+    #[arg(long)]
+    arch: Option<Arch>,
+    /// Where to write it; target/dist by default
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl From<ImageArgs> for Args {
+    fn from(image: ImageArgs) -> Self {
+        Self {
+            kinds: vec![Kind::Image],
+            arch: image.arch,
+            out: image.out,
+            check_reproducible: false,
+        }
+    }
+}
+
 /// A file of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
