@@ -1,6 +1,7 @@
 //! The configurations of `docs/fleet.md`, run by the programs that they are for.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::journald::Journal;
 use support::recorder::RecorderDirs;
+use support::rig::report;
 use support::tools::{NOT_HERE, tool};
 use support::{Agent, Victim, eventually, needs_root, respawn, signal_to, skip};
 
@@ -132,10 +134,11 @@ fn stop(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// It is stopped and started again, and files are turned over while it runs and while it does not.
+/// It is stopped and started again, and files are turned over while it runs and while it does not. Stopped just after
+/// that, rsyslogd may forget how far it had read the file that was renamed, and sends it once more: twice in some 40 runs.
 #[test]
-fn rsyslog_ships_each_line_once() {
-    const NAME: &str = "rsyslog_ships_each_line_once";
+fn rsyslog_ships_each_line() {
+    const NAME: &str = "rsyslog_ships_each_line";
     if tool("rsyslog", "rsyslogd").is_none() {
         return skip(NAME, NOT_HERE);
     }
@@ -176,9 +179,9 @@ fn rsyslog_ships_each_line_once() {
             let log = fs::read_to_string(path("log")).unwrap();
             format!("of {}: {:?}\n{log}", records.seq, received.seqs())
         };
-        let are_there = || (received.seqs().len() as u64 >= records.seq).then_some(());
+        let all: BTreeSet<u64> = (1..=records.seq).collect();
+        let are_there = || (BTreeSet::from_iter(received.seqs()) == all).then_some(());
         support::eventually_or("all lines come", are_there, log);
-        assert_eq!(received.seqs(), (1..=records.seq).collect::<Vec<_>>());
     };
     for round in 0..5 {
         records.append(20);
@@ -201,6 +204,11 @@ fn rsyslog_ships_each_line_once() {
     let rsyslogd = start();
     all_come(&records);
     stop(rsyslogd);
+    let repeated = received.seqs().len() as u64 - records.seq;
+    report(&format!(
+        "{} lines shipped, {repeated} of them twice",
+        records.seq
+    ));
 }
 
 /// Ends with the test, however that ends.
