@@ -128,6 +128,23 @@ impl Records {
     }
 }
 
+/// rsyslogd, with its configuration and its log in `folder`.
+fn start(folder: &Path) -> Child {
+    let mut rsyslogd = tool("rsyslog", "rsyslogd").unwrap();
+    rsyslogd.args(["-n", "-f"]).arg(folder.join("rsyslog.conf"));
+    rsyslogd.arg("-i").arg(folder.join("pid"));
+    let log = fs::File::options()
+        .append(true)
+        .create(true)
+        .open(folder.join("log"));
+    rsyslogd
+        .stderr(log.unwrap())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 /// Ends when rsyslogd does: it writes what it has on its way.
 fn stop(mut child: Child) {
     signal_to(child.id(), Signal::SIGTERM);
@@ -156,28 +173,17 @@ fn rsyslog_ships_each_line() {
         .replace("/var/lib/respawn", path("records").to_str().unwrap())
         .replace("/run/respawn", path("run").to_str().unwrap());
     fs::write(path("rsyslog.conf"), config).unwrap();
-    let start = || {
-        let mut rsyslogd = tool("rsyslog", "rsyslogd").unwrap();
-        rsyslogd.arg("-n").arg("-f").arg(path("rsyslog.conf"));
-        let log = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(path("log"));
-        rsyslogd.arg("-i").arg(path("pid")).stderr(log.unwrap());
-        rsyslogd
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
     let mut records = Records {
         dir: path("records"),
         seq: 0,
     };
     let all_come = |records: &Records| {
         let log = || {
-            let log = fs::read_to_string(path("log")).unwrap();
-            format!("of {}: {:?}\n{log}", records.seq, received.seqs())
+            format!(
+                "{:?}\n{:?}",
+                received.seqs(),
+                fs::read_to_string(path("log"))
+            )
         };
         let all: BTreeSet<u64> = (1..=records.seq).collect();
         let are_there = || (BTreeSet::from_iter(received.seqs()) == all).then_some(());
@@ -185,7 +191,7 @@ fn rsyslog_ships_each_line() {
     };
     for round in 0..5 {
         records.append(20);
-        let rsyslogd = start();
+        let rsyslogd = start(folder.path());
         all_come(&records);
         records.append(20);
         records.turn_over();
@@ -201,7 +207,7 @@ fn rsyslog_ships_each_line() {
         }
     }
     records.append(1);
-    let rsyslogd = start();
+    let rsyslogd = start(folder.path());
     all_come(&records);
     stop(rsyslogd);
     let repeated = received.seqs().len() as u64 - records.seq;
