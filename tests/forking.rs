@@ -287,6 +287,8 @@ fn agents_may_die_at_any_moment_of_a_launch() {
     }
     for round in 0..40 {
         let pid = agent.running("web");
+        // More than 20 ends within a second would be a storm, and delay its starts.
+        std::thread::sleep(std::time::Duration::from_millis(60));
         signal_to(pid, Signal::SIGKILL);
         // From at once to after the whole of it.
         std::thread::sleep(std::time::Duration::from_millis(round * 2));
