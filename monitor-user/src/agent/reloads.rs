@@ -41,7 +41,7 @@ struct Running {
     child: Child,
     /// Where its process leaves why it has failed.
     sheet: File,
-    ignores_failure: bool,
+    step: Step,
 }
 
 impl Reloads {
@@ -77,7 +77,7 @@ impl Reloads {
             request,
             child,
             sheet,
-            ignores_failure: step.ignore_failure,
+            step: step.clone(),
         };
         self.running.insert(running.child.pid(), running);
         Ok(())
@@ -108,7 +108,7 @@ impl Reloads {
             request,
             child,
             sheet,
-            ignores_failure,
+            step,
         } = self.running.remove(&pid)?;
         let was_killed = child.was_killed();
         let ended = child.reap(&mut self.spawner);
@@ -116,8 +116,12 @@ impl Reloads {
             return Some((request, Reply::Done));
         }
         let said = || read_sheet(&sheet).unwrap_or_default();
-        let why = format!("its command {}", ended.failure(was_killed, said));
-        if ignores_failure {
+        let mut why = format!("its command {}", ended.failure(was_killed, said));
+        if was_killed {
+            // Its start may have hung, as on a mount whose server is gone.
+            why += &format!(": {}", step.program.display());
+        }
+        if step.ignore_failure {
             tracing::warn!(%service, "reload: {why}");
             return Some((request, Reply::Done));
         }

@@ -159,7 +159,9 @@ fn commands_of<'s>(name: &str, spec: &'s Spec, own: u32) -> Vec<Command<'s>> {
         let as_service = step.identity.is_none();
         let whom = step.identity.as_ref().map_or(uid, |identity| identity.uid);
         if whom == 0 || as_service && whom == own {
-            let what = format!("a program of {name}'s {key}");
+            // There is one of `reload`, and any number of the others.
+            let article = if key == "reload" { "the" } else { "a" };
+            let what = format!("{article} program of {name}'s {key}");
             commands.push(command(whom, &step.program, &step.arguments, what));
         }
     }
