@@ -26,8 +26,8 @@ const VERSION: ABI = ABI::V3;
 pub(super) struct Landlocked(OwnedFd);
 
 impl Landlocked {
-    /// `None`: there is no read-only root in this sandbox, or this kernel cannot do it. Own directories are made later, and
-    /// cannot be named here.
+    /// `None`: there is no read-only root in this sandbox, something read-only is below what is writable, or this kernel
+    /// cannot do it. Own directories are made later, and cannot be named here.
     ///
     /// # Errors
     /// A path that is not there.
@@ -38,9 +38,19 @@ impl Landlocked {
         if !sandbox.read_only.iter().any(is_root) || !confinement.directories.names.is_empty() {
             return Ok(None);
         }
-        let mut writable: Vec<PathBuf> = KERNEL_PLACES.iter().map(PathBuf::from).collect();
-        for path in &sandbox.writable {
-            writable.extend(real(path, &[])?);
+        let reals = |paths: &[PathBuf]| -> Result<Vec<PathBuf>, SpawnError> {
+            let found = paths.iter().filter_map(|path| real(path, &[]).transpose());
+            found.collect()
+        };
+        let read_only = reals(&sandbox.read_only)?;
+        let mut writable = reals(&sandbox.writable)?;
+        let kernel_places = KERNEL_PLACES.iter().map(PathBuf::from);
+        writable.extend(kernel_places.filter(|path| path.exists()));
+        writable.retain(|path| !read_only.contains(path));
+        let is_in_writable =
+            |path: &PathBuf| writable.iter().any(|writable| path.starts_with(writable));
+        if read_only.iter().any(is_in_writable) {
+            return Ok(None);
         }
         Ok(ruleset(&writable).ok().flatten().map(Self))
     }
@@ -81,14 +91,15 @@ pub(super) fn enter(ruleset: i32, reach: impl Fn(Stage, u32)) -> Result<(), Errn
 pub(super) const LANDLOCK: u32 = u32::MAX;
 
 /// Nothing can be written but below these paths.
-fn ruleset(writable: &[PathBuf]) -> Result<Option<OwnedFd>, ::landlock::RulesetError> {
+fn ruleset(writable: &[PathBuf]) -> anyhow::Result<Option<OwnedFd>> {
     let all = AccessFs::from_write(VERSION);
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(all)?
         .create()?;
-    let rules = writable.iter().filter_map(|path| rule(path, all).ok());
-    let ruleset = ruleset.add_rules(rules.map(Ok::<_, ::landlock::RulesetError>))?;
+    let ruleset = writable.iter().try_fold(ruleset, |ruleset, path| {
+        anyhow::Ok(ruleset.add_rule(rule(path, all)?)?)
+    })?;
     Ok(ruleset.into())
 }
 
@@ -99,4 +110,34 @@ fn rule(path: &Path, all: ::landlock::BitFlags<AccessFs>) -> io::Result<PathBene
     };
     let place = PathFd::new(path).map_err(io::Error::other)?;
     Ok(PathBeneath::new(place, access))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn landlocked(read_only: &[&str], writable: &[&str]) -> bool {
+        let mut exec = Exec::nothing();
+        let sandbox = &mut exec.confinement.sandbox;
+        sandbox.read_only = read_only.iter().map(PathBuf::from).collect();
+        sandbox.writable = writable.iter().map(PathBuf::from).collect();
+        Landlocked::new(&exec).unwrap().is_some()
+    }
+
+    #[test]
+    fn nothing_read_only_is_left_writable() {
+        if !Landlocked::is_supported() {
+            eprintln!("SKIPPED nothing_read_only_is_left_writable: no Landlock");
+            return;
+        }
+        assert!(landlocked(&["/"], &["/var"]));
+        assert!(landlocked(&["/", "/var"], &["/var/tmp"]));
+        // The same path as both is read-only, and so may be a place of the kernel's.
+        assert!(landlocked(&["/", "/var"], &["/var"]));
+        assert!(landlocked(&["/", "/sys"], &[]));
+        // It cannot take back what it gives.
+        assert!(!landlocked(&["/", "/var/tmp"], &["/var"]));
+        assert!(!landlocked(&["/", "/proc/sys"], &[]));
+        assert!(!landlocked(&["/usr"], &[]));
+    }
 }

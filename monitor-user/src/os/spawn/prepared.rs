@@ -388,16 +388,15 @@ fn sandbox(
     exec: &Exec,
     lowered: &mut Vec<String>,
 ) -> Result<(Option<Sandboxed>, Option<Landlocked>), SpawnError> {
-    let sandbox = Sandboxed::new(exec)?;
     let wanted = &exec.confinement.sandbox;
     if wanted.is_nothing() || sys::has_capability(CAP_SYS_ADMIN) {
-        return Ok((sandbox, None));
+        return Ok((Sandboxed::new(exec)?, None));
     }
     let landlock = Landlocked::new(exec)?;
     match &landlock {
         Some(_) if Landlocked::is_all_of(wanted) => Ok((None, landlock)),
         // It fails, and says why.
-        _ if !wanted.optional => Ok((sandbox, None)),
+        _ if !wanted.optional => Ok((Sandboxed::new(exec)?, None)),
         Some(_) => {
             lowered.push(
                 "of sandbox, only read_only has an effect: the rest takes CAP_SYS_ADMIN".to_owned(),
