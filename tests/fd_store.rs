@@ -346,12 +346,7 @@ fn it_outlives_agent_and_service_together_where_there_is_a_spare() {
     let mut spare = agent.another();
     for _ in 0..4 {
         holds(spare.id(), &got[0].1);
-        agent.signal(Signal::SIGSTOP);
-        signal_to(pid, Signal::SIGKILL);
-        eventually("the service is dead", || {
-            (!support::is_alive(pid)).then_some(())
-        });
-        agent.replace_by(spare);
+        agent.dies_with(pid, spare);
         spare = agent.another();
         pid = agent.replaced("web", pid);
         assert_eq!(scene.got(pid), got);
@@ -382,11 +377,7 @@ fn what_nobody_has_read_outlives_agent_and_service_together() {
         agent.signal(Signal::SIGSTOP);
         let text = format!("FDSTORE=1\nFDNAME={}\n@", names[round - 1]);
         others.push(scene.say(&text).unwrap());
-        signal_to(pid, Signal::SIGKILL);
-        eventually("the service is dead", || {
-            (!support::is_alive(pid)).then_some(())
-        });
-        agent.replace_by(spare);
+        agent.dies_with(pid, spare);
         spare = agent.another();
         pid = agent.replaced("web", pid);
         assert_eq!(scene.names(pid), names[..round]);
@@ -442,11 +433,7 @@ fn it_outlives_an_upgrade() {
     let scene = Scene::new();
     let (binary, new) = (scene.path("respawn"), scene.path("new"));
     support::copy_program(support::respawn().get_program(), &binary);
-    let script = format!("shift; exec {} \"$@\"", binary.display());
-    let setup = Setup {
-        wrapper: ["/bin/sh", "-c", &script, "sh"].map(str::to_owned).into(),
-        ..Setup::default()
-    };
+    let setup = Setup::of_binary(&binary);
     let mut agent = Agent::with(&setup, &[("web", &scene.service("fd_store = 9"))]);
     let pid = agent.running("web");
     let a = scene.say("FDSTORE=1\nFDNAME=a\n@").unwrap();
@@ -458,12 +445,7 @@ fn it_outlives_an_upgrade() {
     holds(spare.id(), &got[0].1);
     fs::copy(&binary, &new).unwrap();
     fs::rename(&new, &binary).unwrap();
-    agent.signal(Signal::SIGSTOP);
-    signal_to(pid, Signal::SIGKILL);
-    eventually("the service is dead", || {
-        (!support::is_alive(pid)).then_some(())
-    });
-    agent.replace_by(spare);
+    agent.dies_with(pid, spare);
     let pid = agent.replaced("web", pid);
     assert_eq!(scene.got(pid), got);
     assert_eq!(heard(&a), format!("{pid} a\n"));

@@ -263,11 +263,7 @@ fn an_upgrade_costs_no_line_request_message_or_descriptor() {
     fs::create_dir(&counts).unwrap();
     let (binary, new) = (at("respawn"), at("new"));
     support::copy_program(support::respawn().get_program(), &binary);
-    let script = format!("shift; exec {} \"$@\"", binary.display());
-    let setup = Setup {
-        wrapper: ["/bin/sh", "-c", &script, "sh"].map(str::to_owned).into(),
-        ..Setup::default()
-    };
+    let setup = Setup::of_binary(&binary);
     let address = free();
     let web = busy(dir.path(), address);
     let mut agent = Agent::with(&setup, &[("web", &web)]);

@@ -323,12 +323,7 @@ fn nobody_is_refused_when_agent_and_service_are_killed_together() {
     for _ in 0..5 {
         holds(spare.id(), &socket);
         clients.go_on();
-        agent.signal(Signal::SIGSTOP);
-        signal_to(pid, Signal::SIGKILL);
-        eventually("the service is dead", || {
-            (!support::is_alive(pid)).then_some(())
-        });
-        agent.replace_by(spare);
+        agent.dies_with(pid, spare);
         spare = agent.another();
         pid = agent.replaced("web", pid);
         assert_eq!(inode(pid, 3), socket);
@@ -345,11 +340,7 @@ fn nobody_is_refused_when_the_spare_takes_over_as_a_new_binary() {
     let dir = tempfile::tempdir().unwrap();
     let (binary, new) = (dir.path().join("respawn"), dir.path().join("new"));
     support::copy_program(support::respawn().get_program(), &binary);
-    let script = format!("shift; exec {} \"$@\"", binary.display());
-    let setup = Setup {
-        wrapper: ["/bin/sh", "-c", &script, "sh"].map(str::to_owned).into(),
-        ..Setup::default()
-    };
+    let setup = Setup::of_binary(&binary);
     let address = free();
     let mut agent = Agent::with(&setup, &[("web", &serving("", &tcp(address), ""))]);
     let pid = agent.running("web");
@@ -360,12 +351,7 @@ fn nobody_is_refused_when_the_spare_takes_over_as_a_new_binary() {
     clients.go_on();
     fs::copy(&binary, &new).unwrap();
     fs::rename(&new, &binary).unwrap();
-    agent.signal(Signal::SIGSTOP);
-    signal_to(pid, Signal::SIGKILL);
-    eventually("the service is dead", || {
-        (!support::is_alive(pid)).then_some(())
-    });
-    agent.replace_by(spare);
+    agent.dies_with(pid, spare);
     let pid = agent.replaced("web", pid);
     assert_eq!(inode(pid, 3), socket);
     clients.go_on();

@@ -47,6 +47,15 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Of the binary that is at that path whenever an agent is started.
+    pub fn of_binary(path: &Path) -> Self {
+        let script = format!("shift; exec {} \"$@\"", path.display());
+        Self {
+            wrapper: ["/bin/sh", "-c", &script, "sh"].map(str::to_owned).into(),
+            ..Self::default()
+        }
+    }
+
     /// As PID 1 of a PID namespace.
     pub fn as_pid_1() -> Self {
         Self {
@@ -130,6 +139,15 @@ impl Agent {
         self.kill();
         self.child = spare;
         self.wait_until_it_answers(before.as_ref());
+    }
+
+    /// Kills a process of a service while this agent is stopped, and then the agent: nobody but the spare, which this
+    /// agent goes on as, can have seen to it.
+    pub fn dies_with(&mut self, service: u32, spare: Child) {
+        self.signal(Signal::SIGSTOP);
+        signal_to(service, Signal::SIGKILL);
+        eventually("the service is dead", || (!is_alive(service)).then_some(()));
+        self.replace_by(spare);
     }
 
     /// Kills some of these at random, but not all: this agent, its spare, and a process of a service. Goes on
