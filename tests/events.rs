@@ -381,7 +381,7 @@ fn a_shipper_gets_each_event_once_whoever_is_killed() {
     let mut agent = Agent::within(dir, &Setup::default(), &services);
     let shipped = Shipped::new(agent.dir().join("shipped"));
     let undisturbed = Shipped::new(agent.dir().join("undisturbed"));
-    let mut witness = ship(&undisturbed, &agent);
+    let witness = ship(&undisturbed, &agent);
     let mut random = support::rig::Seeded(7);
     let mut turned_over = std::collections::HashSet::new();
     for round in 0..50 {
@@ -412,20 +412,8 @@ fn a_shipper_gets_each_event_once_whoever_is_killed() {
         }
     }
     agent.must("stop", "a");
-    let mut shipper = ship(&shipped, &agent);
-    let all = shipped.wait_for_all(|| last_seq(&agent));
-    assert_eq!(undisturbed.wait_for_all(|| last_seq(&agent)), all);
-    for child in [&mut shipper, &mut witness] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    let lines = shipped.lines();
-    let seqs: Vec<u64> = lines
-        .iter()
-        .map(|line| line["seq"].as_u64().unwrap())
-        .collect();
-    assert_eq!(seqs, (1..=all).collect::<Vec<_>>());
-    assert_eq!(lines, undisturbed.lines());
+    let shipper = ship(&shipped, &agent);
+    let lines = shipped.assert_same(&undisturbed, [shipper, witness], || last_seq(&agent));
     let mut cursors: Vec<&str> = lines
         .iter()
         .map(|line| line["cursor"].as_str().unwrap())

@@ -820,7 +820,7 @@ fn a_shipper_gets_each_death_once_whoever_is_killed() {
     let follow = || place.command(&["deaths", "--follow", "--json"]);
     let last_seq = || place.lines().last()?["seq"].as_u64();
     let mut recorder = start();
-    let mut witness = undisturbed.start(follow());
+    let witness = undisturbed.start(follow());
     let mut random = Seeded(11);
     let mut turned_over = HashSet::new();
     for round in 0..40 {
@@ -853,20 +853,9 @@ fn a_shipper_gets_each_death_once_whoever_is_killed() {
     }
     // What else dies on the host is the next recorder's.
     assert!(recorder.stop().success());
-    let mut shipper = shipped.start(follow());
-    let all = shipped.wait_for_all(last_seq);
-    assert_eq!(undisturbed.wait_for_all(last_seq), all);
-    for child in [&mut shipper, &mut witness] {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    let lines = shipped.lines();
-    let seqs: Vec<u64> = lines
-        .iter()
-        .map(|line| line["seq"].as_u64().unwrap())
-        .collect();
-    assert_eq!(seqs, (1..=all).collect::<Vec<_>>());
-    assert_eq!(lines, undisturbed.lines());
+    let shipper = shipped.start(follow());
+    let lines = shipped.assert_same(&undisturbed, [shipper, witness], last_seq);
+    let all = lines.len();
     let own = lines
         .iter()
         .filter(|line| line["comm"] == "culprit")

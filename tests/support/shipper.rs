@@ -43,6 +43,28 @@ impl Shipped {
         eventually_or("all is shipped", is_all, describe)
     }
 
+    /// Waits until all is there, ends both shippers, and asserts that each line came once, as to the one that nobody
+    /// disturbed. The lines.
+    pub fn assert_same(
+        &self,
+        undisturbed: &Self,
+        shippers: [Child; 2],
+        last: impl Fn() -> Option<u64>,
+    ) -> Vec<Value> {
+        let all = self.wait_for_all(&last);
+        assert_eq!(undisturbed.wait_for_all(&last), all);
+        for mut child in shippers {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+        let lines = self.lines();
+        let seqs = lines.iter().map(|line| line["seq"].as_u64());
+        let seqs: Option<Vec<u64>> = seqs.collect();
+        assert_eq!(seqs, Some((1..=all).collect()));
+        assert_eq!(lines, undisturbed.lines());
+        lines
+    }
+
     /// Begins to ship what `command` follows, after the last whole line.
     pub fn start(&self, mut command: Command) -> Child {
         fs::write(&self.0, self.text()).expect("the file");
